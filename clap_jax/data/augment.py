@@ -1,0 +1,74 @@
+"""Random changes of a whole clip, the same for all of its frames."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+  """Off by default. Flipping stays off wherever texts name directions."""
+
+  shift_px: int = 0  # up to this many pixels, the edge repeated
+  flip_probability: float = 0.0
+  brightness: float = 0.0  # up to this fraction of 255 added or taken
+  contrast: float = 0.0  # gain in [1 - contrast, 1 + contrast]
+  colour: float = 0.0  # gain of each channel in [1 - colour, 1 + colour]
+
+  def __post_init__(self):
+    if self.shift_px < 0 or not 0 <= self.flip_probability <= 1:
+      raise ValueError(
+        f"shift_px {self.shift_px} must be at least 0 and flip_probability "
+        f"{self.flip_probability} in [0, 1]"
+      )
+    for name in ("brightness", "contrast", "colour"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} is {getattr(self, name)}; expected [0, 1)")
+
+
+def augment_clip(
+  frames: np.ndarray, options: AugmentOptions, *, seed: int
+) -> np.ndarray:
+  """Augments uint8 (t, h, w, 3); a function of its arguments alone.
+
+  The number of random draws does not depend on the options, so that switching
+  one on leaves the others' choices as they were.
+  """
+  rng = np.random.Generator(np.random.PCG64(seed))
+  down, right, flip, bright, gain = rng.random(5)
+  channel_gains = rng.random(3)
+  frames = _shift(frames, options.shift_px, down=down, right=right)
+  if flip < options.flip_probability:
+    frames = frames[:, :, ::-1]
+  gains = 1 + options.contrast * (2 * gain - 1)
+  gains = gains * (1 + options.colour * (2 * channel_gains - 1))
+  offset = options.brightness * (2 * bright - 1) * 255
+  return _recolour(frames, gains, offset)
+
+
+def _shift(
+  frames: np.ndarray, limit_px: int, *, down: float, right: float
+) -> np.ndarray:
+  if not limit_px:
+    return frames
+  height, width = frames.shape[1:3]
+  rows = np.arange(height) + int(down * (2 * limit_px + 1)) - limit_px
+  columns = np.arange(width) + int(right * (2 * limit_px + 1)) - limit_px
+  rows = rows.clip(0, height - 1)
+  columns = columns.clip(0, width - 1)
+  return frames[:, rows][:, :, columns]
+
+
+def _recolour(
+  frames: np.ndarray, gains: np.ndarray, offset: float
+) -> np.ndarray:
+  """One table of 256 values per channel is much cheaper than float pixels."""
+  if offset == 0 and np.all(gains == 1):
+    return np.ascontiguousarray(frames)
+  levels = np.arange(256, dtype=np.float64)
+  tables = (levels - 127.5) * gains[:, None] + 127.5 + offset
+  tables = np.rint(tables).clip(0, 255).astype(np.uint8)
+  result = np.empty(frames.shape, np.uint8)
+  for channel in range(frames.shape[-1]):
+    result[..., channel] = tables[channel][frames[..., channel]]
+  return result

@@ -1,0 +1,393 @@
+"""Which clips a training run sees, and with which texts: plans, no pixels.
+
+Item i of a run is a function of (seed, i) alone. Action and background items
+alternate in a fixed proportion, each kind in its own shuffled epochs over the
+segments of that kind.
+"""
+
+import dataclasses
+import fractions
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from clap_jax.data import order
+from clap_jax.data.records import ExampleInfo
+
+TEXT_SOURCES = (
+  "captions",
+  "labels",
+  "prompted_background",
+  "captions_and_labels",
+)
+_LABEL_SHARE = 0.5  # of action clips under captions_and_labels
+GENERIC_BACKGROUND_TEXT = "nothing is happening, there is only background"
+LABEL_PROMPTS = (
+  "{}",
+  "a video of {}",
+  "a clip that shows {}",
+  "the action is {}",
+  "this is {}",
+  "an example of {}",
+)
+NO_TEXT_ID = -1
+NO_CLASS_ID = -1
+
+_ACTION_TAG, _BACKGROUND_TAG, _ITEM_TAG = 1, 2, 3
+_SHARE_DENOMINATOR = 1000
+# A caption with at least this IoU with an action segment describes it; if
+# several actions overlap, the others' captions are then not considered.
+_OWN_CAPTION_IOU = 0.75
+
+Caption = tuple[float, float, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipItem:
+  """One planned clip; times are seconds in its video."""
+
+  record_index: int
+  start_sec: float
+  end_sec: float
+  is_action: bool
+  class_id: int = NO_CLASS_ID  # -1 for background
+  text: str = ""
+  caption_start_sec: float = 0.0
+  caption_end_sec: float = 0.0
+  generic_text: bool = False
+  seed: int = 0  # for the random choices made with its pixels
+
+  @property
+  def has_text(self) -> bool:
+    return bool(self.text)
+
+  @property
+  def text_id(self) -> int:
+    return text_id(self.text) if self.text else NO_TEXT_ID
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSamplerOptions:
+  """How clips are drawn.
+
+  `text_source` gives a clip the caption that describes it, a sentence made of
+  its class name, that and a fixed sentence for background, or one of the first
+  two by lot.
+  `hidden_classes` removes the segments of these classes and every caption that
+  overlaps one of them in time (few-shot: the novel classes must not be seen).
+  `same_video_background` takes each background clip from the video of the
+  action item before it, where that video has background: the hardest negative.
+  With `clips_per_video` above 1, as many items in a row come from one video,
+  its actions and its background: who acts and where is then the same in most
+  pairs of a batch, and what happens has to tell them apart.
+  """
+
+  clip_sec: float
+  text_source: str = "captions"
+  background_share: float = 0.5  # of all items, in [0, 1)
+  action_only: bool = False
+  hidden_classes: frozenset[int] = frozenset()
+  same_video_background: bool = False
+  clips_per_video: int = 1
+  label_prompts: tuple[str, ...] = LABEL_PROMPTS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Region:
+  """A span that clips are drawn from, and the example that it belongs to."""
+
+  example: ExampleInfo
+  start_sec: float
+  end_sec: float
+  class_id: int
+
+  @property
+  def is_action(self) -> bool:
+    return self.class_id != NO_CLASS_ID
+
+
+class ClipSampler:
+  """Plans of clips, balanced over segments."""
+
+  def __init__(
+    self,
+    examples: Sequence[ExampleInfo],
+    options: ClipSamplerOptions,
+    *,
+    label_names: Sequence[str],
+  ):
+    """Lists the regions of all examples.
+
+    Raises:
+      ValueError: an option is out of range, or there is nothing to draw from.
+    """
+    _check_options(options)
+    self._options = options
+    self._label_names = tuple(label_names)
+    self._actions = action_regions(examples, options.hidden_classes)
+    self._backgrounds = (
+      [] if options.action_only else background_regions(examples, options)
+    )
+    if not self._actions:
+      raise ValueError(
+        f"no action segment in {len(examples)} examples after hiding "
+        f"{len(options.hidden_classes)} classes; check the split"
+      )
+    share = fractions.Fraction(
+      round(options.background_share * _SHARE_DENOMINATOR), _SHARE_DENOMINATOR
+    )
+    self._share = share if self._backgrounds else fractions.Fraction(0)
+    self._captions = {
+      example.index: visible_captions(example, options.hidden_classes)
+      for example in examples
+    }
+    self._backgrounds_of: dict[int, list[_Region]] = {}
+    for region in self._backgrounds:
+      self._backgrounds_of.setdefault(region.example.index, []).append(region)
+    self._actions_of: dict[int, list[_Region]] = {}
+    for region in self._actions:
+      self._actions_of.setdefault(region.example.index, []).append(region)
+    self._videos = list(self._actions_of)  # those with at least one action
+
+  def __len__(self) -> int:
+    """Items until every action segment has been seen once."""
+    return math.ceil(len(self._actions) / (1 - self._share))
+
+  def item(self, index: int, *, seed: int, attempt: int = 0) -> ClipItem:
+    """Item `index` (0 or more, without end) of the run with this seed.
+
+    `attempt` above 0 gives a substitute for an item whose video turned out to
+    be unreadable; it is as pure a function of its arguments.
+    """
+    substitute = order.mix(seed, attempt) if attempt else seed
+    region = self._region(index, substitute)
+    item_seed = order.mix(substitute, _ITEM_TAG, index)
+    rng = np.random.Generator(np.random.PCG64(item_seed))
+    clip_sec = self._options.clip_sec
+    start_sec = _draw_start(region, clip_sec, rng.random())
+    item = ClipItem(
+      record_index=region.example.index,
+      start_sec=start_sec,
+      end_sec=start_sec + clip_sec,
+      is_action=region.is_action,
+      class_id=region.class_id,
+      seed=item_seed,
+    )
+    return self._with_text(item, region, rng)
+
+  def _region(self, index: int, seed: int) -> _Region:
+    """Background items stand where the running count of the share rises."""
+    if self._options.clips_per_video > 1:
+      return self._grouped_region(index, seed)
+    num_before = int(index * self._share)
+    if int((index + 1) * self._share) == num_before:
+      return self._action_region(index - num_before, seed)
+    if self._options.same_video_background:
+      action = self._action_region(max(0, index - num_before - 1), seed)
+      regions = self._backgrounds_of.get(action.example.index)
+      if regions:
+        return regions[order.mix(seed, _BACKGROUND_TAG, index) % len(regions)]
+    position = order.shuffled(
+      num_before,
+      length=len(self._backgrounds),
+      seed=order.mix(seed, _BACKGROUND_TAG),
+    )
+    return self._backgrounds[position]
+
+  def _grouped_region(self, index: int, seed: int) -> _Region:
+    """One of a group's items: videos in shuffled epochs, regions likewise."""
+    group, place = divmod(index, self._options.clips_per_video)
+    video = self._videos[
+      order.shuffled(group, length=len(self._videos), seed=seed)
+    ]
+    num_before = int(place * self._share)
+    is_background = int((place + 1) * self._share) > num_before
+    regions, number, tag = self._actions_of[video], place, _ACTION_TAG
+    if video in self._backgrounds_of:
+      number = num_before if is_background else place - num_before
+      if is_background:
+        regions, tag = self._backgrounds_of[video], _BACKGROUND_TAG
+    return regions[
+      order.shuffled(
+        number, length=len(regions), seed=order.mix(seed, tag, group)
+      )
+    ]
+
+  def _action_region(self, number: int, seed: int) -> _Region:
+    position = order.shuffled(
+      number, length=len(self._actions), seed=order.mix(seed, _ACTION_TAG)
+    )
+    return self._actions[position]
+
+  def _with_text(
+    self, item: ClipItem, region: _Region, rng: np.random.Generator
+  ) -> ClipItem:
+    options = self._options
+    source = options.text_source
+    if source == "captions_and_labels":
+      is_labelled = region.is_action and rng.random() < _LABEL_SHARE
+      source = "labels" if is_labelled else "captions"
+    if source == "captions":
+      captions = self._captions[region.example.index]
+      found = matching_captions(item, captions, region=_span(region))
+      if not found:
+        return item
+      start_sec, end_sec, text = found[rng.integers(len(found))]
+      return _describe(item, start_sec, end_sec, text)
+    if region.is_action:
+      prompts = options.label_prompts
+      prompt = prompts[rng.integers(len(prompts))]
+      text = prompt.format(readable_label(self._label_names[region.class_id]))
+      return _describe(item, *_span(region), text)
+    if source == "prompted_background":
+      item = _describe(item, *_span(region), GENERIC_BACKGROUND_TEXT)
+      return dataclasses.replace(item, generic_text=True)
+    return item
+
+
+def normalize_text(text: str) -> str:
+  """Lower case, single spaces, no full stop: what 'equal text' means."""
+  return re.sub(r"\s+", " ", text).strip().rstrip(".").rstrip().lower()
+
+
+def text_id(text: str) -> int:
+  """An int32 >= 0 that equal normalised texts share, on every machine."""
+  digest = hashlib.blake2b(normalize_text(text).encode(), digest_size=4)
+  return int.from_bytes(digest.digest(), "little") & 0x7FFFFFFF
+
+
+def readable_label(name: str) -> str:
+  """'CleanAndJerk' and 'clean_and_jerk' as words: 'clean and jerk'."""
+  spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+  return re.sub(r"[_\s]+", " ", spaced).strip().lower()
+
+
+def action_regions(
+  examples: Sequence[ExampleInfo], hidden_classes: frozenset[int]
+) -> list[_Region]:
+  return [
+    _Region(example, float(start_sec), float(end_sec), int(label))
+    for example in examples
+    for (start_sec, end_sec), label in zip(
+      example.segments, example.labels, strict=True
+    )
+    if int(label) not in hidden_classes
+  ]
+
+
+def background_regions(
+  examples: Sequence[ExampleInfo], options: ClipSamplerOptions
+) -> list[_Region]:
+  """Spans of at least half a clip: in shorter ones action would prevail."""
+  return [
+    _Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
+    for example in examples
+    for start_sec, end_sec in example.background
+    if end_sec - start_sec >= options.clip_sec / 2
+  ]
+
+
+def visible_captions(
+  example: ExampleInfo, hidden_classes: frozenset[int]
+) -> list[Caption]:
+  """Captions that no segment of a hidden class overlaps in time."""
+  hidden = [
+    segment
+    for segment, label in zip(example.segments, example.labels, strict=True)
+    if int(label) in hidden_classes
+  ]
+  return [
+    caption
+    for caption in example.captions
+    if normalize_text(caption[2])
+    and all(_overlap_sec(caption, segment) <= 0 for segment in hidden)
+  ]
+
+
+def matching_captions(
+  item: ClipItem,
+  captions: Sequence[Caption],
+  *,
+  region: tuple[float, float],
+) -> list[Caption]:
+  """The captions that describe a clip.
+
+  A caption does when it covers the clip or at least half of it. For an action
+  clip, half of a caption shorter than the clip is enough, and the captions of
+  the very segment, if there are any, rule out those of other segments.
+  """
+  clip = (item.start_sec, item.end_sec)
+  found = []
+  for caption in captions:
+    needed_sec = item.end_sec - item.start_sec
+    if item.is_action:
+      needed_sec = min(needed_sec, caption[1] - caption[0])
+    overlap_sec = _overlap_sec(caption, clip)
+    if overlap_sec > 0 and overlap_sec >= needed_sec / 2:
+      found.append(caption)
+  if not item.is_action:
+    return found
+  own = [
+    caption
+    for caption in found
+    if _temporal_iou(caption, region) >= _OWN_CAPTION_IOU
+  ]
+  return own or found
+
+
+def _check_options(options: ClipSamplerOptions) -> None:
+  if options.text_source not in TEXT_SOURCES:
+    raise ValueError(
+      f"unknown text_source {options.text_source!r}; choose from "
+      f"{', '.join(TEXT_SOURCES)}"
+    )
+  if not options.clip_sec > 0:
+    raise ValueError(f"clip_sec is {options.clip_sec}; expected more than 0")
+  if options.clips_per_video < 1:
+    raise ValueError(
+      f"clips_per_video is {options.clips_per_video}; expected at least 1"
+    )
+  if not 0 <= options.background_share < 1:
+    raise ValueError(
+      f"background_share is {options.background_share}; expected [0, 1)"
+    )
+
+
+def _draw_start(region: _Region, clip_sec: float, fraction: float) -> float:
+  """Uniform where the clip fits in the region, else centred, never below 0.
+
+  A clip that would pass the end of the video is moved back.
+  """
+  slack_sec = region.end_sec - region.start_sec - clip_sec
+  if slack_sec >= 0:
+    return region.start_sec + fraction * slack_sec
+  latest_sec = max(0.0, region.example.duration_sec - clip_sec)
+  return min(max(0.0, region.start_sec + slack_sec / 2), latest_sec)
+
+
+def _describe(
+  item: ClipItem, start_sec: float, end_sec: float, text: str
+) -> ClipItem:
+  return dataclasses.replace(
+    item,
+    text=text,
+    caption_start_sec=float(start_sec),
+    caption_end_sec=float(end_sec),
+  )
+
+
+def _span(region: _Region) -> tuple[float, float]:
+  return region.start_sec, region.end_sec
+
+
+def _overlap_sec(first: Sequence, second: Sequence) -> float:
+  return min(first[1], second[1]) - max(first[0], second[0])
+
+
+def _temporal_iou(first: Sequence, second: Sequence) -> float:
+  overlap_sec = max(0.0, _overlap_sec(first, second))
+  union_sec = first[1] - first[0] + second[1] - second[0] - overlap_sec
+  return overlap_sec / union_sec if union_sec > 0 else 0.0

@@ -1,0 +1,267 @@
+"""From planned clips to batches: pixels, tokens, masks, metadata."""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clap_jax.data.augment import AugmentOptions, augment_clip
+from clap_jax.data.clips import ClipItem, ClipSampler
+from clap_jax.data.container import VideoError
+from clap_jax.data.decode import DecodedVideo, decode_clip, decode_video
+from clap_jax.data.frame_cache import FrameCache, cut_clip
+from clap_jax.data.records import ExampleInfo, RecordSource
+from clap_jax.data.tfrecord import CorruptRecordError
+from clap_jax.data.tokenizer import Tokenizer
+from clap_jax.types import ClipBatch, PairMetadata
+
+_MAX_ATTEMPTS = 20
+
+
+class ClipExample(NamedTuple):
+  item: ClipItem
+  frames: np.ndarray  # uint8 (t, size, size, 3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+  """How a clip's frames are made."""
+
+  num_frames: int
+  size: int  # px
+  mode: str = "squash"  # squash | crop
+
+
+class BadRecords:
+  """What could not be used, by name, with its reason; thread-safe."""
+
+  def __init__(self):
+    self._reasons: dict[str, str] = {}
+    self._lock = threading.Lock()
+
+  def add(self, name: str, reason: str) -> None:
+    with self._lock:
+      self._reasons.setdefault(name, reason)
+
+  def __len__(self) -> int:
+    return len(self._reasons)
+
+  @property
+  def reasons(self) -> dict[str, str]:
+    with self._lock:
+      return dict(self._reasons)
+
+
+class FrameLoader:
+  """Frames of planned clips, through the cache when there is one."""
+
+  def __init__(
+    self,
+    records: RecordSource,
+    options: FrameOptions,
+    *,
+    cache: FrameCache | None = None,
+    infos: Sequence[ExampleInfo] = (),
+  ):
+    """`infos` tells the cache how large videos are; needed with a cache."""
+    self._records = records
+    self._options = options
+    self._cache = cache
+    self._expected_bytes = {
+      info.index: info.num_frames * options.size**2 * 3 for info in infos
+    }
+
+  @property
+  def frame_shape(self) -> tuple[int, int, int, int]:
+    size = self._options.size
+    return self._options.num_frames, size, size, 3
+
+  def frames(self, item: ClipItem) -> np.ndarray:
+    """uint8 (t, size, size, 3), not augmented.
+
+    Raises:
+      CorruptRecordError: the record is damaged.
+      VideoError: its video is.
+    """
+    times = {
+      "start_sec": item.start_sec,
+      "clip_sec": item.end_sec - item.start_sec,
+      "num_frames": self._options.num_frames,
+    }
+    video = self._cached(item.record_index)
+    if video is not None:
+      return cut_clip(video, **times)
+    return decode_clip(
+      self._records[item.record_index].video,
+      size=self._options.size,
+      mode=self._options.mode,
+      **times,
+    )
+
+  def _cached(self, record_index: int) -> DecodedVideo | None:
+    if self._cache is None or record_index not in self._expected_bytes:
+      return None
+
+    def decode() -> DecodedVideo:
+      return decode_video(
+        self._records[record_index].video,
+        fps=None,
+        size=self._options.size,
+        mode=self._options.mode,
+      )
+
+    return self._cache.get(
+      record_index,
+      expected_bytes=self._expected_bytes[record_index],
+      decode=decode,
+    )
+
+
+class ClipSource:
+  """Training clips: item `index` of a run is a function of (seed, index).
+
+  With `on_bad='skip'` a clip of an unreadable record is replaced by another
+  one, which depends on (seed, index) only, and the record is named in
+  `bad_records`; with 'raise' the error is raised.
+  """
+
+  def __init__(
+    self,
+    sampler: ClipSampler,
+    loader: FrameLoader,
+    *,
+    tokenizer: Tokenizer,
+    text_length: int,
+    augment: AugmentOptions = AugmentOptions(),
+    on_bad: str = "skip",
+  ):
+    if on_bad not in ("skip", "raise"):
+      raise ValueError(f"on_bad is {on_bad!r}; choose skip or raise")
+    self._sampler = sampler
+    self._loader = loader
+    self._tokenizer = tokenizer
+    self._text_length = text_length
+    self._augment = augment
+    self._on_bad = on_bad
+    self.bad_records = BadRecords()
+
+  def __len__(self) -> int:
+    return len(self._sampler)
+
+  def item(self, index: int, *, seed: int) -> ClipExample:
+    for attempt in range(_MAX_ATTEMPTS):
+      item = self._sampler.item(index, seed=seed, attempt=attempt)
+      try:
+        frames = self._loader.frames(item)
+      except (CorruptRecordError, VideoError) as error:
+        if self._on_bad == "raise":
+          raise
+        self.bad_records.add(f"record {item.record_index}", str(error))
+        continue
+      return ClipExample(
+        item, augment_clip(frames, self._augment, seed=item.seed)
+      )
+    raise VideoError(
+      f"{_MAX_ATTEMPTS} unreadable records in a row; the last: {error}"
+    )
+
+  def collate(
+    self, examples: Sequence[ClipExample], *, batch_size: int
+  ) -> ClipBatch:
+    return collate_clips(
+      examples,
+      batch_size=batch_size,
+      tokenizer=self._tokenizer,
+      text_length=self._text_length,
+      frame_shape=self._loader.frame_shape,
+    )
+
+
+class EvaluationClipSource:
+  """A fixed list of clips, each once; an unreadable one raises."""
+
+  def __init__(
+    self,
+    items: Sequence[ClipItem],
+    loader: FrameLoader,
+    *,
+    tokenizer: Tokenizer,
+    text_length: int,
+  ):
+    self._items = items
+    self._loader = loader
+    self._tokenizer = tokenizer
+    self._text_length = text_length
+
+  def __len__(self) -> int:
+    return len(self._items)
+
+  def __getitem__(self, index: int) -> ClipExample:
+    item = self._items[index]
+    return ClipExample(item, self._loader.frames(item))
+
+  def collate(
+    self, examples: Sequence[ClipExample], *, batch_size: int
+  ) -> ClipBatch:
+    return collate_clips(
+      examples,
+      batch_size=batch_size,
+      tokenizer=self._tokenizer,
+      text_length=self._text_length,
+      frame_shape=self._loader.frame_shape,
+    )
+
+
+def collate_clips(
+  examples: Sequence[ClipExample],
+  *,
+  batch_size: int,
+  tokenizer: Tokenizer,
+  text_length: int,
+  frame_shape: tuple[int, int, int, int],
+) -> ClipBatch:
+  """Stacks clips and pads to `batch_size` rows with valid = False.
+
+  Rows without text hold the tokens of the empty text: a row always has a valid
+  token, `pairs.has_text` tells whether it means anything.
+
+  Raises:
+    ValueError: more than `batch_size` clips, or frames of another shape.
+  """
+  if len(examples) > batch_size:
+    raise ValueError(f"{len(examples)} clips for a batch of {batch_size}")
+  frames = np.zeros((batch_size, *frame_shape), np.uint8)
+  for row, example in enumerate(examples):
+    frames[row] = example.frames
+  items = [example.item for example in examples]
+  texts = [item.text for item in items] + [""] * (batch_size - len(items))
+  tokens, token_mask = tokenizer.encode(texts, length=text_length)
+  return ClipBatch(frames, tokens, token_mask, pair_metadata(items, batch_size))
+
+
+def pair_metadata(items: Sequence[ClipItem], batch_size: int) -> PairMetadata:
+  """The metadata of clips, padded to `batch_size` rows."""
+
+  def column(values: list, dtype: type, padding: float = 0) -> np.ndarray:
+    values = values + [padding] * (batch_size - len(values))
+    return np.asarray(values, dtype)
+
+  return PairMetadata(
+    text_id=column([item.text_id for item in items], np.int32, -1),
+    class_id=column([item.class_id for item in items], np.int32, -1),
+    video_id=column([item.record_index for item in items], np.int32, -1),
+    clip_start_sec=column([item.start_sec for item in items], np.float32),
+    clip_end_sec=column([item.end_sec for item in items], np.float32),
+    caption_start_sec=column(
+      [item.caption_start_sec for item in items], np.float32
+    ),
+    caption_end_sec=column(
+      [item.caption_end_sec for item in items], np.float32
+    ),
+    is_action=column([item.is_action for item in items], np.bool_),
+    has_text=column([item.has_text for item in items], np.bool_),
+    generic_text=column([item.generic_text for item in items], np.bool_),
+    valid=column([True] * len(items), np.bool_, False),
+  )

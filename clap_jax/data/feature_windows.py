@@ -1,0 +1,130 @@
+"""Windows of feature sequences: random crops, and segments seen from them."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from clap_jax.data.features import FeatureError, VideoFeatures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+  """How sequences are brought to one length.
+
+  In training a longer sequence is always cropped at random, a shorter one with
+  `crop_probability`; a crop is as long as `min_crop_share` to 1 times what
+  there is room for. A segment stays when at least `min_visible_share` of it
+  remains, cut to the window. In evaluation a longer sequence is an error.
+  """
+
+  max_length: int
+  crop_probability: float = 0.0
+  min_crop_share: float = 0.9
+  min_visible_share: float = 0.5
+
+  def __post_init__(self):
+    if self.max_length < 1:
+      raise ValueError(f"max_length is {self.max_length}; expected at least 1")
+    if not 0 <= self.crop_probability <= 1 or not 0 < self.min_crop_share <= 1:
+      raise ValueError(
+        f"crop_probability {self.crop_probability} must lie in [0, 1] and "
+        f"min_crop_share {self.min_crop_share} in (0, 1]"
+      )
+    if not 0 < self.min_visible_share <= 1:
+      raise ValueError(
+        f"min_visible_share is {self.min_visible_share}; expected (0, 1]"
+      )
+
+
+class Window(NamedTuple):
+  """Features [start, start + length) of a sequence."""
+
+  start: int
+  length: int
+
+
+def whole_window(
+  video: VideoFeatures, options: SequenceOptions, *, name: str
+) -> Window:
+  """All features.
+
+  Raises:
+    FeatureError: there are more than `max_length`.
+  """
+  length = len(video.features)
+  if length > options.max_length:
+    raise FeatureError(
+      f"{name} has {length} features, max_length is {options.max_length}; "
+      "raise max_length for evaluation, where nothing may be cut"
+    )
+  return Window(0, length)
+
+
+def random_window(
+  video: VideoFeatures,
+  options: SequenceOptions,
+  *,
+  anchors: np.ndarray,
+  rng: np.random.Generator,
+) -> Window:
+  """A crop that keeps the middle of one anchor, drawn at random.
+
+  Args:
+    video: the sequence.
+    options: lengths and shares.
+    anchors: (n, 2) in grid units; with n = 0 the crop lies anywhere.
+    rng: a fixed number of values is drawn from it.
+  """
+  total = len(video.features)
+  is_cropped, share, position, choice = rng.random(4)
+  room = min(total, options.max_length)
+  if total <= options.max_length and is_cropped >= options.crop_probability:
+    return Window(0, total)
+  share = options.min_crop_share + share * (1 - options.min_crop_share)
+  length = max(1, round(room * share))
+  low, high = 0, total - length
+  if len(anchors):
+    anchor = anchors[int(choice * len(anchors))]
+    middle = int(np.clip(round(float(anchor.mean())), 0, total - 1))
+    low = max(low, middle - length + 1)
+    high = min(high, middle)
+  return Window(low + int(position * (high - low + 1)), length)
+
+
+def see_segments(
+  segments: np.ndarray,
+  window: Window,
+  *,
+  total: int,
+  min_visible_share: float,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Segments in the coordinates of a window, and which of them remain.
+
+  Args:
+    segments: (n, 2) in grid units of the whole sequence.
+    window: the part that is seen; the whole sequence changes nothing.
+    total: length of the whole sequence.
+    min_visible_share: least part of a segment, in (0, 1], for it to remain.
+
+  Returns:
+    segments float32 (n, 2), cut to the window, and a mask bool (n,).
+  """
+  moved = segments - window.start
+  if window == Window(0, total):
+    return moved.astype(np.float32), np.ones(len(segments), np.bool_)
+  # Each feature stands for half a stride to either side of its middle.
+  cut = moved.clip(-0.5, window.length - 0.5)
+  lengths = (moved[:, 1] - moved[:, 0]).clip(1e-6, window.length)
+  visible = (cut[:, 1] - cut[:, 0]) / lengths
+  return cut.astype(np.float32), visible >= min_visible_share
+
+
+def pad_features(
+  video: VideoFeatures, window: Window, max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A window's features float32 (max_length, d), zeros behind, and the mask."""
+  padded = np.zeros((max_length, video.features.shape[1]), np.float32)
+  stop = window.start + window.length
+  padded[: window.length] = video.features[window.start : stop]
+  return padded, np.arange(max_length) < window.length

@@ -1,0 +1,261 @@
+"""Dense features of videos: their time grid, and files of them.
+
+Feature i of a video stands for the clip [start_sec + i * stride_sec, +
+clip_sec). Grid coordinate g of a time x counts from the middle of clip 0 in
+strides: g = i is the middle of clip i.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+_VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
+_REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
+_FILE_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
+
+
+class FeatureError(ValueError):
+  """Features that are missing, malformed or of another grid or width."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureGrid:
+  """Where in time the features of a video stand; seconds."""
+
+  start_sec: float
+  stride_sec: float
+  clip_sec: float
+
+  def __post_init__(self):
+    values = (self.start_sec, self.stride_sec, self.clip_sec)
+    if not all(map(math.isfinite, values)) or min(values[1:]) <= 0:
+      raise FeatureError(
+        f"start, stride, clip = {values} s; expected finite numbers, stride "
+        "and clip positive"
+      )
+
+  @classmethod
+  def from_frames(
+    cls,
+    *,
+    fps: float,
+    stride_frames: int,
+    clip_frames: int,
+    first_frame: int = 0,
+  ) -> "FeatureGrid":
+    """The grid of features that were made of counted frames."""
+    return cls(
+      start_sec=first_frame / fps,
+      stride_sec=stride_frames / fps,
+      clip_sec=clip_frames / fps,
+    )
+
+  def to_grid(self, seconds: np.ndarray | float) -> np.ndarray | float:
+    return (seconds - self.start_sec - self.clip_sec / 2) / self.stride_sec
+
+  def to_seconds(self, grid: np.ndarray | float) -> np.ndarray | float:
+    return grid * self.stride_sec + self.start_sec + self.clip_sec / 2
+
+  def num_features(self, duration_sec: float) -> int:
+    """Clips that lie in a video of this length; one in a shorter video."""
+    slack_sec = duration_sec - self.start_sec - self.clip_sec
+    return max(0, math.floor(slack_sec / self.stride_sec + 1e-6)) + 1
+
+
+class VideoFeatures(NamedTuple):
+  features: np.ndarray  # float32 (t, d)
+  grid: FeatureGrid
+
+
+def features_path(directory: str | os.PathLike, video_id: str) -> pathlib.Path:
+  """DIRECTORY/<video id>.npz; an id that could leave the directory raises."""
+  if not _VIDEO_ID.fullmatch(video_id):
+    raise FeatureError(
+      f"video id {video_id!r} is no file name; expected letters, digits and "
+      "_-. , at most 255, not beginning with a dot"
+    )
+  return pathlib.Path(directory) / f"{video_id}.npz"
+
+
+def save_features(
+  directory: str | os.PathLike, video_id: str, video: VideoFeatures
+) -> pathlib.Path:
+  """Writes one video's file; it appears complete or not at all."""
+  path = features_path(directory, video_id)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  features = _checked(video.features, str(path))
+  temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+  with open(temporary, "wb") as file:
+    np.savez(file, features=features, **dataclasses.asdict(video.grid))
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  return path
+
+
+def load_features(directory: str | os.PathLike, video_id: str) -> VideoFeatures:
+  """Reads a file that `save_features` wrote.
+
+  Raises:
+    FeatureError: it is missing, damaged or lacks an entry.
+  """
+  path = features_path(directory, video_id)
+  arrays = _load_npz(path)
+  missing = [key for key in _FILE_KEYS if key not in arrays]
+  if missing:
+    raise FeatureError(
+      f"{path} lacks {missing}; community files need read_features and a grid"
+    )
+  grid = {key: float(arrays[key]) for key in _FILE_KEYS[1:]}
+  features = _checked(arrays["features"], str(path))
+  return VideoFeatures(features, FeatureGrid(**grid))
+
+
+def load_split_features(
+  directory: str | os.PathLike,
+  video_ids: Iterable[str],
+  *,
+  on_missing: str = "raise",
+) -> dict[str, VideoFeatures]:
+  """The features of many videos, all of one stride, clip length and width.
+
+  Args:
+    directory: what `clap extract` wrote.
+    video_ids: the videos of a split.
+    on_missing: 'raise', naming all that are missing, or 'skip' to leave them
+      out (subset evaluation: the caller says so on the card).
+
+  Raises:
+    FeatureError: files are missing, damaged or disagree.
+  """
+  if on_missing not in ("raise", "skip"):
+    raise ValueError(f"on_missing is {on_missing!r}; choose raise or skip")
+  loaded, missing = {}, []
+  for video_id in video_ids:
+    if features_path(directory, video_id).exists():
+      loaded[video_id] = load_features(directory, video_id)
+    else:
+      missing.append(video_id)
+  if missing and on_missing == "raise":
+    raise FeatureError(
+      f"{directory} lacks the features of {len(missing)} videos "
+      f"({', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}); "
+      "extract them first"
+    )
+  kinds = {
+    (video.features.shape[1], video.grid.stride_sec, video.grid.clip_sec)
+    for video in loaded.values()
+  }
+  if len(kinds) > 1:
+    raise FeatureError(
+      f"{directory} mixes features of different (width, stride_sec, clip_sec): "
+      f"{sorted(kinds)}; extract all with one model and one grid"
+    )
+  return loaded
+
+
+def read_features(
+  path: str | os.PathLike, *, axis_order: str = "td", key: str | None = None
+) -> np.ndarray:
+  """Reads community features as float32 (t, d): .npy, .npz or .csv.
+
+  Args:
+    path: the file; pickled kinds are refused.
+    axis_order: 'td' for rows of time, 'dt' for files that store (d, t).
+    key: the entry of an .npz; None where it has only one array.
+
+  Raises:
+    FeatureError: another kind of file, or not a finite matrix.
+  """
+  path = pathlib.Path(path)
+  if axis_order not in ("td", "dt"):
+    raise ValueError(f"axis_order is {axis_order!r}; choose td or dt")
+  suffix = path.suffix.lower()
+  if suffix in _REFUSED_SUFFIXES:
+    raise FeatureError(
+      f"{path}: {suffix} files are pickles, and loading one can run any code "
+      "that its author put there; convert it to .npz where you trust it: "
+      "np.savez(name, features=array)"
+    )
+  if suffix == ".npz":
+    features = _pick_array(_load_npz(path), key, path)
+  elif suffix == ".npy":
+    features = _load_npy(path)
+  elif suffix == ".csv":
+    features = _load_csv(path)
+  else:
+    raise FeatureError(f"{path}: unknown kind; expected .npy, .npz or .csv")
+  if features.ndim == 3 and features.shape[0] == 1:
+    features = features[0]
+  return _checked(features if axis_order == "td" else features.T, str(path))
+
+
+def _checked(features: np.ndarray, name: str) -> np.ndarray:
+  if (
+    features.ndim != 2 or not features.size or features.dtype.kind not in "fiu"
+  ):
+    raise FeatureError(
+      f"{name}: features of shape {features.shape}, type {features.dtype}; "
+      "expected numbers of shape (time, width), neither of them 0"
+    )
+  if not np.isfinite(features).all():
+    raise FeatureError(f"{name}: features hold NaN or infinite values")
+  return np.ascontiguousarray(features, np.float32)
+
+
+def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      return {key: archive[key] for key in archive.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def _load_npy(path: pathlib.Path) -> np.ndarray:
+  try:
+    return np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def _load_csv(path: pathlib.Path) -> np.ndarray:
+  """Comma-separated rows; a first row that is no numbers is a header."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      first = file.readline()
+    cells = [cell.strip() for cell in first.split(",")]
+    num_header_rows = 0 if all(map(_is_number, cells)) else 1
+    return np.loadtxt(
+      path, delimiter=",", skiprows=num_header_rows, ndmin=2, dtype=np.float32
+    )
+  except (OSError, ValueError) as error:
+    raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def _is_number(cell: str) -> bool:
+  try:
+    float(cell)
+  except ValueError:
+    return False
+  return True
+
+
+def _pick_array(
+  arrays: dict[str, np.ndarray], key: str | None, path: pathlib.Path
+) -> np.ndarray:
+  if key is None and len(arrays) > 1 and "features" in arrays:
+    key = "features"
+  if key is None and len(arrays) == 1:
+    key = next(iter(arrays))
+  if key not in arrays:
+    raise FeatureError(
+      f"{path} has the entries {sorted(arrays)}; name one of them as the key"
+    )
+  return arrays[key]

@@ -1,0 +1,163 @@
+"""Batches in the background: threads ahead of the training loop, no state.
+
+The batch of step n is a function of (seed, n): a run resumes by starting at
+another step, and every host takes its rows of the same global batch. Nothing
+has to be saved with a checkpoint but the step.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import grain
+
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+_ENDLESS = 1 << 60
+
+
+class TrainingSource(Protocol[BatchT_co]):
+  """Endless items, each a function of (seed, index)."""
+
+  def item(self, index: int, *, seed: int) -> Any: ...
+
+  def collate(self, examples: Sequence, *, batch_size: int) -> BatchT_co: ...
+
+
+class EvaluationSource(Protocol[BatchT_co]):
+  """A fixed list of examples."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Any: ...
+
+  def collate(self, examples: Sequence, *, batch_size: int) -> BatchT_co: ...
+
+
+class BatchIterator(Generic[BatchT_co]):
+  """Iterates over batches; close it, or use it in a with statement."""
+
+  def __init__(self, dataset: grain.IterDataset):
+    self._iterator = iter(dataset)
+    self._is_closed = False
+
+  def __iter__(self) -> Iterator[BatchT_co]:
+    return self
+
+  def __next__(self) -> BatchT_co:
+    if self._is_closed:
+      raise StopIteration
+    return next(self._iterator)
+
+  def close(self) -> None:
+    """Stops the threads and lets the buffered batches go."""
+    if not self._is_closed:
+      self._is_closed = True
+      self._iterator.close()
+
+  def __enter__(self) -> "BatchIterator[BatchT_co]":
+    return self
+
+  def __exit__(self, *unused) -> None:
+    self.close()
+
+  def __del__(self):
+    if not getattr(self, "_is_closed", True):
+      self.close()
+
+
+def training_batches(
+  item_source: TrainingSource[BatchT_co],
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  stop_step: int | None = None,
+  num_threads: int = 2,
+  buffer_size: int = 4,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> BatchIterator[BatchT_co]:
+  """This host's rows of the global batches of steps start_step, ...
+
+  Args:
+    item_source: where items come from.
+    batch_size: rows of the global batch, over all hosts.
+    seed: of the order and of every random choice.
+    start_step: first step, e.g. that of the checkpoint.
+    stop_step: the step to stop before; None goes on without end.
+    num_threads: background threads; 0 reads in the caller's.
+    buffer_size: batches that may wait, at least `num_threads`.
+    process_index: this host.
+    process_count: number of hosts; divides `batch_size`.
+
+  Raises:
+    ValueError: sizes that do not fit each other.
+  """
+  rows = _host_rows(batch_size, process_index, process_count)
+
+  def make_batch(step: int) -> BatchT_co:
+    first = step * batch_size
+    items = [item_source.item(first + row, seed=seed) for row in rows]
+    return item_source.collate(items, batch_size=len(rows))
+
+  stop_step = _ENDLESS if stop_step is None else stop_step
+  if not 0 <= start_step <= stop_step:
+    raise ValueError(f"start_step {start_step} is not in [0, {stop_step}]")
+  steps = grain.MapDataset.range(start_step, stop_step)
+  return _start(steps.map(make_batch), num_threads, buffer_size)
+
+
+def evaluation_batches(
+  source: EvaluationSource[BatchT_co],
+  *,
+  batch_size: int,
+  num_threads: int = 2,
+  buffer_size: int = 4,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> BatchIterator[BatchT_co]:
+  """Every example exactly once over all hosts, the rest of a batch padded.
+
+  All hosts get the same number of batches, as collectives need; a host whose
+  rows of the last batch lie beyond the end gets padding only.
+
+  Raises:
+    ValueError: sizes that do not fit each other, or nothing to evaluate.
+  """
+  rows = _host_rows(batch_size, process_index, process_count)
+  if not len(source):
+    raise ValueError("there is nothing to evaluate: the source is empty")
+
+  def make_batch(number: int) -> BatchT_co:
+    indices = [number * batch_size + row for row in rows]
+    examples = [source[index] for index in indices if index < len(source)]
+    return source.collate(examples, batch_size=len(rows))
+
+  numbers = grain.MapDataset.range(0, -(-len(source) // batch_size))
+  return _start(numbers.map(make_batch), num_threads, buffer_size)
+
+
+def _host_rows(
+  batch_size: int, process_index: int, process_count: int
+) -> range:
+  if batch_size < 1 or batch_size % process_count:
+    raise ValueError(
+      f"batch_size {batch_size} is not a multiple of {process_count} hosts"
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f"process_index {process_index} is not in [0, {process_count})"
+    )
+  num_rows = batch_size // process_count
+  return range(process_index * num_rows, (process_index + 1) * num_rows)
+
+
+def _start(
+  dataset: grain.MapDataset, num_threads: int, buffer_size: int
+) -> BatchIterator:
+  if num_threads < 0:
+    raise ValueError(f"num_threads is {num_threads}; expected 0 or more")
+  options = grain.ReadOptions(
+    num_threads=num_threads,
+    prefetch_buffer_size=max(buffer_size, num_threads) if num_threads else 0,
+  )
+  return BatchIterator(dataset.to_iter_dataset(options))

@@ -1,0 +1,315 @@
+"""Built datasets: versions, splits, manifests, and records as examples.
+
+The directory follows TFDS's convention, DATA_DIR/<name>/<config>/<version>/,
+with TFRecord shards and their `.idx` sidecars. TensorFlow is not imported.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import threading
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
+
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_NAME = re.compile(
+  r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+)
+
+
+class DatasetError(ValueError):
+  """A dataset directory that is missing, incomplete or inconsistent."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleInfo:
+  """One untrimmed video's metadata; times are seconds from its start."""
+
+  index: int  # position in the split
+  id: str
+  fps: float
+  duration_sec: float
+  num_frames: int
+  height: int
+  width: int
+  segments: np.ndarray  # float32 (n, 2)
+  labels: np.ndarray  # int32 (n,)
+  captions: tuple[tuple[float, float, str], ...]  # (start, end, text)
+  background: np.ndarray  # float32 (m, 2): spans that no action covers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(ExampleInfo):
+  """`ExampleInfo` with the encoded video, one complete file as bytes."""
+
+  video: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class MetadataTable:
+  """All readable examples of a split without their videos, in split order."""
+
+  examples: tuple[ExampleInfo, ...]
+  corrupt: tuple[CorruptRecordError, ...]  # the records that were left out
+
+
+class RecordSource:
+  """The examples of one split by position; thread-safe."""
+
+  def __init__(
+    self,
+    shard_paths: list[pathlib.Path],
+    *,
+    features: tfds.features.FeaturesDict,
+    name: str,
+  ):
+    self.name = name
+    self._features = features
+    self._shards = [ShardReader(path) for path in shard_paths]
+    self._ends = np.cumsum([len(shard) for shard in self._shards])
+    self._metadata: MetadataTable | None = None
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return int(self._ends[-1]) if len(self._ends) else 0
+
+  @property
+  def shard_lengths(self) -> list[int]:
+    return [len(shard) for shard in self._shards]
+
+  def locate(self, index: int) -> tuple[ShardReader, int]:
+    """The shard that holds record `index`, and its number there."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
+    shard = int(np.searchsorted(self._ends, index, side="right"))
+    first = int(self._ends[shard - 1]) if shard else 0
+    return self._shards[shard], index - first
+
+  def __getitem__(self, index: int) -> Example:
+    """Reads, checks and parses record `index`.
+
+    Raises:
+      IndexError: `index` is outside the split.
+      CorruptRecordError: a checksum fails or the record does not parse.
+    """
+    shard, number = self.locate(index)
+    data = shard.read(number)
+    try:
+      parsed = self._features.deserialize_example_np(data)
+      return _to_example(parsed, index)
+    except Exception as error:
+      # The protobuf and feature layers raise many kinds; for a caller they
+      # are all one thing, a record that cannot be used.
+      reason = f"it does not parse ({type(error).__name__}: {error})"
+      raise CorruptRecordError(
+        shard.path, int(shard.offsets[number]), reason
+      ) from error
+
+  def metadata(self, *, on_corrupt: str = "raise") -> MetadataTable:
+    """Every example without its video; read once, then kept in memory.
+
+    Args:
+      on_corrupt: 'raise', or 'skip' to leave damaged records out and name
+        them in the table's `corrupt`.
+    """
+    if on_corrupt not in ("raise", "skip"):
+      raise ValueError(f"on_corrupt is {on_corrupt!r}; choose raise or skip")
+    with self._lock:
+      if self._metadata is None:
+        self._metadata = self._read_metadata()
+    if self._metadata.corrupt and on_corrupt == "raise":
+      raise self._metadata.corrupt[0]
+    return self._metadata
+
+  def _read_metadata(self) -> MetadataTable:
+    names = [field.name for field in dataclasses.fields(ExampleInfo)]
+    examples, corrupt = [], []
+    for index in range(len(self)):
+      try:
+        example = self[index]
+      except CorruptRecordError as error:
+        corrupt.append(error)
+        continue
+      fields = {name: getattr(example, name) for name in names}
+      examples.append(ExampleInfo(**fields))
+    return MetadataTable(tuple(examples), tuple(corrupt))
+
+  def close(self) -> None:
+    for shard in self._shards:
+      shard.close()
+
+
+class Dataset:
+  """A built dataset on disk; see `open_dataset`."""
+
+  def __init__(self, directory: pathlib.Path, *, name: str):
+    self.name = name
+    self.directory = directory
+    info = json.loads((directory / "dataset_info.json").read_text("utf-8"))
+    self._builder_name = info["name"]
+    self._shard_lengths = {
+      split["name"]: [int(length) for length in split.get("shardLengths", ())]
+      for split in info.get("splits", ())
+    }
+    file_format = info.get("fileFormat", "tfrecord")
+    if file_format != "tfrecord":
+      raise DatasetError(
+        f"{directory} is stored as {file_format}, expected tfrecord; "
+        "build it again with the tfrecord format"
+      )
+    self._features = tfds.features.FeaturesDict.from_config(str(directory))
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(self._shard_lengths)
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    return tuple(self._features["segments"].feature["label"].names or ())
+
+  def class_ids(self, names: list[str] | tuple[str, ...]) -> frozenset[int]:
+    """Ids of the named classes; unknown names raise and list the choices."""
+    unknown = sorted(set(names) - set(self.label_names))
+    if unknown:
+      raise DatasetError(
+        f"unknown classes {unknown} of {self.name}; choose from "
+        f"{', '.join(self.label_names)}"
+      )
+    return frozenset(self.label_names.index(name) for name in names)
+
+  def manifest(self, split: str) -> dict:
+    """What the builder found and left out; `<split>/manifest.json`."""
+    self._check_split(split)
+    path = self.directory / split / "manifest.json"
+    if not path.exists():
+      raise DatasetError(f"{path} is missing; build {self.name} again")
+    return json.loads(path.read_text("utf-8"))
+
+  def split(self, split: str) -> RecordSource:
+    """The records of a split, its shards checked against dataset_info.json.
+
+    Raises:
+      DatasetError: the split is unknown, or shards are missing, extra, or of
+        another length than the builder recorded.
+      CorruptRecordError: an index does not fit its shard.
+    """
+    self._check_split(split)
+    lengths = self._shard_lengths[split]
+    stem = f"{self._builder_name}-{split}.tfrecord-"
+    expected = [
+      f"{stem}{number:05d}-of-{len(lengths):05d}"
+      for number in range(len(lengths))
+    ]
+    present = {
+      path.name
+      for path in self.directory.iterdir()
+      if path.name.startswith(stem) and not path.name.endswith(".idx")
+    }
+    missing = sorted(set(expected) - present)
+    extra = sorted(present - set(expected))
+    if missing or extra:
+      raise DatasetError(
+        f"split {split} of {self.directory}: shards missing {missing}, "
+        f"unexpected {extra}; remove what does not belong or build it again"
+      )
+    source = RecordSource(
+      [self.directory / name for name in expected],
+      features=self._features,
+      name=f"{self.name} {split}",
+    )
+    if source.shard_lengths != lengths:
+      raise DatasetError(
+        f"split {split} of {self.directory}: shards hold "
+        f"{source.shard_lengths} records, dataset_info.json says {lengths}; "
+        "build it again"
+      )
+    return source
+
+  def _check_split(self, split: str) -> None:
+    if split not in self._shard_lengths:
+      raise DatasetError(
+        f"unknown split {split!r} of {self.name}; choose from "
+        f"{', '.join(self.splits)}"
+      )
+
+
+def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
+  """Opens the newest version of a built dataset.
+
+  Args:
+    data_dir: the directory that `clap build` wrote to.
+    name: `<name>`, `<name>/<config>`, e.g. 'motion_sprites/demo', with
+      ':<version>' appended for a version that is not the newest.
+
+  Raises:
+    DatasetError: nothing by that name; the message lists what is there.
+  """
+  base, _, version = name.partition(":")
+  if not _NAME.fullmatch(base) or (version and not _VERSION.fullmatch(version)):
+    raise DatasetError(
+      f"{name!r} is not a dataset name; expected name or name/config, "
+      "optionally followed by :major.minor.patch"
+    )
+  root = pathlib.Path(data_dir)
+  versions = _versions(root / base)
+  if version:
+    versions = {key: path for key, path in versions.items() if key == version}
+  if not versions:
+    found = ", ".join(_list_datasets(root)) or "no built dataset"
+    raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
+  newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
+  return Dataset(versions[newest], name=base)
+
+
+def _versions(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+  if not directory.is_dir():
+    return {}
+  return {
+    path.name: path
+    for path in directory.iterdir()
+    if _VERSION.fullmatch(path.name) and (path / "dataset_info.json").exists()
+  }
+
+
+def _list_datasets(root: pathlib.Path) -> list[str]:
+  if not root.is_dir():
+    return []
+  parents = {
+    path.parent.parent
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+    for path in root.glob(pattern)
+    if _VERSION.fullmatch(path.parent.name)
+  }
+  return sorted(str(parent.relative_to(root)) for parent in parents)
+
+
+def _to_example(parsed: dict, index: int) -> Example:
+  segments, captions = parsed["segments"], parsed["captions"]
+  texts = [text.decode("utf-8") for text in captions["text"]]
+  return Example(
+    index=index,
+    id=parsed["id"].decode("utf-8"),
+    video=parsed["video"],
+    fps=float(parsed["fps"]),
+    duration_sec=float(parsed["duration_sec"]),
+    num_frames=int(parsed["num_frames"]),
+    height=int(parsed["height"]),
+    width=int(parsed["width"]),
+    segments=_to_spans(segments),
+    labels=np.asarray(segments["label"], np.int32).reshape(-1),
+    captions=tuple(
+      (float(start), float(end), text)
+      for (start, end), text in zip(_to_spans(captions), texts, strict=True)
+    ),
+    background=_to_spans(parsed["background"]),
+  )
+
+
+def _to_spans(columns: dict) -> np.ndarray:
+  starts = np.asarray(columns["start_sec"], np.float32).reshape(-1)
+  ends = np.asarray(columns["end_sec"], np.float32).reshape(-1)
+  return np.stack([starts, ends], axis=-1)

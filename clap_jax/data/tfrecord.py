@@ -1,0 +1,204 @@
+"""Random access to TFRecord shards without TensorFlow, every byte checked.
+
+A record on disk is: length (uint64, little endian), masked CRC32C of those
+eight bytes (uint32), the data, masked CRC32C of the data (uint32). A sidecar
+`<shard>.idx` holds the byte offset of each record as raw little-endian uint64,
+so that record i costs one `pread`, whatever the size of the shard.
+"""
+
+import os
+import pathlib
+import stat
+import struct
+import threading
+from collections.abc import Iterator
+
+import google_crc32c
+import numpy as np
+
+MAX_RECORD_BYTES = 2 << 30
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_MASK_DELTA = 0xA282EAD8
+
+
+class CorruptRecordError(ValueError):
+  """A record that cannot be trusted; names the shard and the byte offset.
+
+  Attributes:
+    shard: path of the shard file, as text.
+    offset: byte offset of the record in the shard.
+    reason: what is wrong with it.
+  """
+
+  def __init__(self, shard: str | os.PathLike, offset: int, reason: str):
+    self.shard = os.fspath(shard)
+    self.offset = int(offset)
+    self.reason = reason
+    super().__init__(
+      f"corrupt record in {self.shard} at byte {self.offset}: {reason}; "
+      "rebuild the dataset or copy the shard again"
+    )
+
+
+def masked_crc32c(data: bytes) -> int:
+  """The rotated and shifted CRC32C that TFRecord files store."""
+  crc = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame_record(data: bytes) -> bytes:
+  """The bytes that a TFRecord file holds for one record."""
+  length = struct.pack("<Q", len(data))
+  return b"".join(
+    (
+      length,
+      _FOOTER.pack(masked_crc32c(length)),
+      data,
+      _FOOTER.pack(masked_crc32c(data)),
+    )
+  )
+
+
+class ShardReader:
+  """Records of one shard by number; thread-safe, one open file descriptor.
+
+  Without the sidecar index the record headers are walked once, in memory.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    *,
+    max_record_bytes: int = MAX_RECORD_BYTES,
+  ):
+    """Opens a shard and its index.
+
+    Raises:
+      FileNotFoundError: there is no such shard.
+      CorruptRecordError: the index does not fit the shard, or, without an
+        index, a record header cannot be trusted.
+    """
+    self.path = pathlib.Path(path)
+    self._max_record_bytes = max_record_bytes
+    self._lock = threading.Lock()
+    self._descriptor: int | None = None
+    self._size = os.stat(self.path).st_size
+    index_path = self.path.with_name(self.path.name + ".idx")
+    if index_path.exists():
+      self.offsets = self._read_index(index_path)
+    else:
+      self.offsets = np.fromiter(self._scan(), dtype=np.uint64)
+
+  def __len__(self) -> int:
+    return len(self.offsets)
+
+  def read(self, number: int) -> bytes:
+    """The data of record `number`, both checksums verified.
+
+    Raises:
+      IndexError: `number` is not in [0, len(self)).
+      CorruptRecordError: the record is damaged or does not end where the next
+        one begins.
+    """
+    if not 0 <= number < len(self):
+      raise IndexError(
+        f"record {number} of {self.path.name}, which has {len(self)} records"
+      )
+    offset = int(self.offsets[number])
+    is_last = number + 1 == len(self)
+    end = self._size if is_last else int(self.offsets[number + 1])
+    length = self._read_length(offset)
+    expected = end - offset - _HEADER.size - _FOOTER.size
+    if length != expected:
+      raise self._error(
+        offset, f"{length} bytes of data where the index leaves {expected}"
+      )
+    body = self._pread(length + _FOOTER.size, offset + _HEADER.size)
+    if len(body) != length + _FOOTER.size:
+      raise self._error(offset, "the file ends inside the record")
+    data, (stored,) = body[:length], _FOOTER.unpack(body[length:])
+    if masked_crc32c(data) != stored:
+      raise self._error(offset, "checksum of the data does not match")
+    return data
+
+  def close(self) -> None:
+    with self._lock:
+      if self._descriptor is not None:
+        os.close(self._descriptor)
+        self._descriptor = None
+
+  def __del__(self):
+    if getattr(self, "_descriptor", None) is not None:
+      self.close()
+
+  def _error(self, offset: int, reason: str) -> CorruptRecordError:
+    return CorruptRecordError(self.path, offset, reason)
+
+  def _pread(self, num_bytes: int, offset: int) -> bytes:
+    with self._lock:
+      if self._descriptor is None:
+        self._descriptor = _open_regular(self.path)
+      descriptor = self._descriptor
+    pieces = []
+    while num_bytes:  # one pread returns at most 2 GiB on Linux
+      piece = os.pread(descriptor, num_bytes, offset)
+      if not piece:
+        break
+      pieces.append(piece)
+      num_bytes -= len(piece)
+      offset += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+  def _read_length(self, offset: int) -> int:
+    """Length of the record's data; refused before any allocation if wrong."""
+    header = self._pread(_HEADER.size, offset)
+    if len(header) != _HEADER.size:
+      raise self._error(offset, "the file ends inside the record header")
+    length, stored = _HEADER.unpack(header)
+    if masked_crc32c(header[:8]) != stored:
+      raise self._error(offset, "checksum of the length does not match")
+    if length > self._max_record_bytes:
+      raise self._error(
+        offset,
+        f"it claims {length} bytes, more than the limit of "
+        f"{self._max_record_bytes}",
+      )
+    return length
+
+  def _scan(self) -> Iterator[int]:
+    offset = 0
+    while offset < self._size:
+      length = self._read_length(offset)
+      following = offset + _HEADER.size + length + _FOOTER.size
+      if following > self._size:
+        raise self._error(offset, "the file ends inside the record")
+      yield offset
+      offset = following
+
+  def _read_index(self, index_path: pathlib.Path) -> np.ndarray:
+    data = index_path.read_bytes()
+    if len(data) % 8:
+      raise self._error(0, f"{index_path.name} has {len(data)} bytes, not 8*n")
+    offsets = np.frombuffer(data, dtype="<u8").astype(np.uint64)
+    if not len(offsets):
+      if self._size:
+        raise self._error(0, f"{index_path.name} is empty, the shard is not")
+      return offsets
+    if offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
+      raise self._error(0, f"{index_path.name} is not increasing from 0")
+    if offsets[-1] >= self._size:
+      raise self._error(
+        self._size,
+        f"{index_path.name} points beyond the end of the file "
+        f"({offsets[-1]} of {self._size} bytes)",
+      )
+    return offsets
+
+
+def _open_regular(path: pathlib.Path) -> int:
+  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    os.close(descriptor)
+    raise ValueError(f"{path} is not a regular file")
+  return descriptor

@@ -1,0 +1,132 @@
+"""SentencePiece tokens of texts, at a fixed length with a mask."""
+
+import functools
+import hashlib
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+
+PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+_MAX_CACHED_TEXTS = 1 << 16
+
+
+def train(
+  texts: Iterable[str],
+  *,
+  vocab_size: int,
+  path: str | os.PathLike,
+  strict_vocab_size: bool = False,
+) -> "Tokenizer":
+  """Trains a unigram model and writes it to `path`.
+
+  Deterministic: the texts are sorted first and one thread is used, so that the
+  same texts in any order give the same file.
+
+  Args:
+    texts: the training texts, repetitions counted.
+    vocab_size: at most this many pieces; fewer where the corpus does not
+      support as many, unless `strict_vocab_size`.
+    path: the model file, replaced at once when complete.
+    strict_vocab_size: raise rather than settle for fewer pieces.
+
+  Raises:
+    ValueError: no text, or the vocabulary does not fit the corpus.
+  """
+  corpus = sorted(text.strip() for text in texts if text.strip())
+  if not corpus:
+    raise ValueError("no text to train a tokenizer on; expected at least one")
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(corpus),
+      model_writer=model,
+      vocab_size=vocab_size,
+      model_type="unigram",
+      hard_vocab_limit=strict_vocab_size,
+      normalization_rule_name="nmt_nfkc_cf",  # folds case
+      character_coverage=1.0,
+      num_threads=1,
+      shuffle_input_sentence=False,
+      pad_id=PAD_ID,
+      unk_id=UNKNOWN_ID,
+      bos_id=BOS_ID,
+      eos_id=EOS_ID,
+      minloglevel=2,
+    )
+  except (RuntimeError, OSError) as error:
+    raise ValueError(
+      f"cannot train {vocab_size} pieces on {len(corpus)} texts: {error}; "
+      "choose another vocab_size"
+    ) from error
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+  temporary.write_bytes(model.getvalue())
+  os.replace(temporary, path)
+  return Tokenizer(model.getvalue())
+
+
+class Tokenizer:
+  """Encodes texts; thread-safe.
+
+  Attributes:
+    hash: sha256 of the model, to tell whether two runs share a vocabulary.
+    vocab_size: number of pieces, pad (0), unknown, begin and end included.
+  """
+
+  def __init__(self, model: bytes):
+    """Raises ValueError when `model` is not a model that `train` wrote."""
+    try:
+      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+      special = (
+        self._processor.pad_id(),
+        self._processor.unk_id(),
+        self._processor.bos_id(),
+        self._processor.eos_id(),
+      )
+    except RuntimeError as error:
+      raise ValueError(f"not a SentencePiece model: {error}") from error
+    if special != (PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID):
+      raise ValueError(
+        f"the model's pad, unknown, begin, end ids are {special}, expected "
+        f"{(PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID)}; train it with clap_jax"
+      )
+    self.model = model
+    self.hash = hashlib.sha256(model).hexdigest()
+    self.vocab_size = self._processor.vocab_size()
+    self._pieces = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "Tokenizer":
+    """Reads a model file.
+
+    Raises:
+      ValueError: the file is no model that `train` wrote.
+    """
+    try:
+      return cls(pathlib.Path(path).read_bytes())
+    except ValueError as error:
+      raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+  def encode(
+    self, texts: Sequence[str], *, length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens int32 (n, length) and mask bool (n, length), True = a token.
+
+    Every row begins with the begin piece and ends with the end piece, also
+    when it is cut to the length; an empty text is these two alone.
+    """
+    if length < 2:
+      raise ValueError(f"length is {length}; expected at least 2")
+    tokens = np.full((len(texts), length), PAD_ID, np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+      pieces = self._pieces(text)[: length - 2]
+      row[: len(pieces) + 2] = (BOS_ID, *pieces, EOS_ID)
+    return tokens, tokens != PAD_ID
+
+  def _encode_one(self, text: str) -> tuple[int, ...]:
+    return tuple(self._processor.encode(text, out_type=int))

@@ -1,0 +1,223 @@
+"""Dense clip features of whole videos, one .npz per video.
+
+Feature i is the tower's output for the clip that starts at i * stride_sec.
+Decoding runs ahead of encoding in threads; a video that cannot be decoded is
+skipped, counted and listed.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from clap_jax.data import (
+  container,
+  decode,
+  feature_sources,
+  features,
+  records,
+  tfrecord,
+)
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.trainers import feature_data, results
+
+CLIPS_PER_BATCH = 32
+
+Progress = Callable[[int, int], None]  # videos done, videos in all
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+  """What `extract` did: ids of done, kept and failed videos."""
+
+  directory: pathlib.Path
+  written: tuple[str, ...]
+  kept: tuple[str, ...]  # finished by an earlier call
+  failed: tuple[dict, ...]  # {"id", "reason"}
+
+
+def video_features(
+  encoder: encoder_lib.Encoder, clips: Iterable[decode.DecodedClip]
+) -> np.ndarray:
+  """Clips of one video, streamed, to features (t, d)."""
+  rows = []
+  for batch in _batched(clips, CLIPS_PER_BATCH):
+    frames = np.stack([clip.frames for clip in batch])
+    rows.append(encoder.clip_features(frames, CLIPS_PER_BATCH))
+  return np.concatenate(rows)
+
+
+def stream_clips(
+  encoder: encoder_lib.Encoder, video, *, stride_sec: float
+) -> Iterator[decode.DecodedClip]:
+  """The encoder's clips of a video, bytes or a local path."""
+  shape = encoder.clip
+  return decode.iter_clips(
+    video,
+    clip_sec=shape.clip_sec,
+    stride_sec=stride_sec,
+    num_frames=shape.num_frames,
+    size=shape.image_size,
+  )
+
+
+def extract(
+  encoder: encoder_lib.Encoder,
+  dataset: records.Dataset,
+  *,
+  out: str | pathlib.Path,
+  stride_sec: float,
+  splits: tuple[str, ...] | None = None,
+  overwrite: bool = False,
+  num_threads: int = 2,
+  on_progress: Progress | None = None,
+) -> Extraction:
+  """Writes features of every video and token vectors of every caption.
+
+  `<out>/<id>.npz` holds the features of a video, `<out>/texts/vectors.npz` the
+  texts of all captions with their token vectors (n, l, d) and mask (n, l).
+  Killed and called again, it goes on with what is missing.
+
+  Raises:
+    FileExistsError: if `out` holds features of another encoder or stride.
+  """
+  out = pathlib.Path(out)
+  if not stride_sec > 0:
+    raise ValueError(f"stride_sec must be above 0, got {stride_sec}.")
+  sources = [dataset.split(s) for s in splits or dataset.splits]
+  facts = _claim(out, encoder, dataset, stride_sec, overwrite=overwrite)
+  todo = [(source, i) for source in sources for i in range(len(source))]
+  written, kept, failed = [], [], []
+
+  def read(item):
+    source, index = item
+    try:
+      example = source[index]
+    except tfrecord.CorruptRecordError as error:
+      return None, f"{source.name} record {index}", str(error)
+    if features.features_path(out, example.id).is_file():
+      return example, None, None
+    try:
+      clips = stream_clips(encoder, example.video, stride_sec=stride_sec)
+      return example, list(clips), None
+    except container.VideoError as error:
+      return None, example.id, str(error)
+
+  for done, (example, clips, reason) in enumerate(
+    _ahead(read, todo, num_threads)
+  ):
+    if example is None:
+      failed.append({"id": clips, "reason": reason})
+    elif clips is None:
+      kept.append(example.id)
+    else:
+      grid = features.FeatureGrid(
+        start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+      )
+      video = features.VideoFeatures(video_features(encoder, clips), grid)
+      features.save_features(out, example.id, video)
+      written.append(example.id)
+    if on_progress:
+      on_progress(done + 1, len(todo))
+  _write_texts(out, encoder, sources)
+  # Other splits' failures, of earlier calls, stay on the record.
+  done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
+  others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]
+  _write_facts(out, facts | {"failed": [*others, *failed]})
+  return Extraction(out, tuple(written), tuple(kept), tuple(failed))
+
+
+def _write_texts(out, encoder, sources) -> None:
+  """Adds what is missing: another split may have been extracted before."""
+  infos = [i for s in sources for i in s.metadata(on_corrupt="skip").examples]
+  texts = feature_sources.unique_texts(feature_sources.grounding_queries(infos))
+  path = out / feature_data.TEXTS_FILE
+  known = {}
+  if path.is_file():
+    with np.load(path, allow_pickle=False) as arrays:
+      known = {key: arrays[key] for key in arrays.files}
+  old = set(known["texts"].tolist()) if known else set()
+  texts = [text for text in texts if text not in old]
+  if not texts:
+    return
+  vectors, mask = encoder.text_vectors(texts)
+  if known:
+    texts = [*known["texts"].tolist(), *texts]
+    vectors = np.concatenate([known["vectors"], vectors])
+    mask = np.concatenate([known["mask"], mask])
+  path.parent.mkdir(exist_ok=True)
+  partial = path.with_suffix(".tmp")
+  with partial.open("wb") as file:
+    np.savez(file, texts=np.array(texts), vectors=vectors, mask=mask)
+  partial.replace(path)
+
+
+def _write_facts(out, facts) -> None:
+  results.write_json(out / feature_data.EXTRACTION_FILE, facts)
+
+
+def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
+  """Notes whose features `out` holds, and refuses to mix them."""
+  facts = {
+    "encoder": encoder.name,
+    "seed": encoder.seed,
+    "encoder_directory": str(encoder.directory.absolute()),
+    "parameters": encoder.fingerprint,
+    "dataset": dataset.name,
+    "dataset_directory": str(dataset.directory.absolute()),
+    "stride_sec": stride_sec,
+    "clip": dataclasses.asdict(encoder.clip),
+    "training": encoder.training,
+  }
+  record = out / feature_data.EXTRACTION_FILE
+  if not record.is_file() and any(out.glob("*.npz")):
+    raise FileExistsError(
+      f"{out} holds .npz files but no {record.name}: `clap extract` has not "
+      "written them. Use another directory."
+    )
+  if record.is_file() and not overwrite:
+    old = json.loads(record.read_text())
+    changed = [
+      key
+      for key in ("parameters", "dataset", "stride_sec", "clip")
+      if key in old and old[key] != facts[key]
+    ]
+    if changed:
+      raise FileExistsError(
+        f"{out} holds features that differ in {', '.join(changed)}; use "
+        "another directory or pass --overwrite."
+      )
+    facts["failed"] = old.get("failed", [])
+  if overwrite and out.is_dir():
+    for path in [*out.glob("*.npz"), *out.glob(feature_data.TEXTS_FILE)]:
+      path.unlink()
+  out.mkdir(parents=True, exist_ok=True)
+  _write_facts(out, facts)
+  return facts
+
+
+def _batched(items: Iterable, size: int) -> Iterator[list]:
+  batch = []
+  for item in items:
+    batch.append(item)
+    if len(batch) == size:
+      yield batch
+      batch = []
+  if batch:
+    yield batch
+
+
+def _ahead(function: Callable, items: list, num_threads: int) -> Iterator:
+  """Results in order, at most `num_threads` + 1 of them waiting in memory."""
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    waiting: collections.deque = collections.deque()
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > num_threads:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()

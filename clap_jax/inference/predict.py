@@ -1,0 +1,287 @@
+"""Segments of whole videos, from a class list or free text."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from clap_jax.data import container, features
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import extract
+from clap_jax.trainers import grounding, localization, results
+from clap_jax.training import checkpoint
+
+MODEL_FILE = "model.json"
+ABSENT_FROM = 0.5  # the absence probability that says "no such moment"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """An encoder with the heads that were trained on its features."""
+
+  encoder: encoder_lib.Encoder
+  stride_sec: float
+  localizer: tuple[localization.LocalizationTask, dict, dict] | None
+  grounder: tuple[grounding.GroundingTask, dict, dict] | None
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    return tuple(self.localizer[1]["label_names"]) if self.localizer else ()
+
+  # Kept with the model: a program made anew for each video is compiled anew.
+  @functools.cached_property
+  def detect(self) -> Callable:
+    """LocalizationTask.detect, compiled."""
+    return jax.jit(self.localizer[0].detect)
+
+  @functools.cached_property
+  def find(self) -> Callable:
+    """GroundingTask.find, compiled."""
+    return jax.jit(self.grounder[0].find)
+
+
+def load_model(directory: str | pathlib.Path) -> Model:
+  """Loads DIR/model.json, which names the encoder and the heads.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+  """
+  directory = pathlib.Path(directory)
+  path = directory / MODEL_FILE
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{directory} is no model: it has no {MODEL_FILE}. Expected the model "
+      'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
+      '"localization": DIR, "grounding": DIR} in that file.'
+    )
+  parts = json.loads(path.read_text())
+  missing = sorted({"encoder", "stride_sec"} - set(parts))
+  if missing:
+    raise ValueError(f"{path} lacks {missing}; it has {sorted(parts)}.")
+  return Model(
+    encoder=encoder_lib.load_encoder(directory / parts["encoder"]),
+    stride_sec=parts["stride_sec"],
+    localizer=_load_head(directory, parts.get("localization"), localization),
+    grounder=_load_head(directory, parts.get("grounding"), grounding),
+  )
+
+
+def write_model(
+  directory: str | pathlib.Path,
+  *,
+  encoder: str,
+  stride_sec: float,
+  localization_dir: str | None,
+  grounding_dir: str | None,
+) -> pathlib.Path:
+  """Writes model.json; paths are relative to `directory`."""
+  path = pathlib.Path(directory) / MODEL_FILE
+  parts = {
+    "encoder": encoder,
+    "stride_sec": stride_sec,
+    "localization": localization_dir,
+    "grounding": grounding_dir,
+  }
+  results.write_json(path, parts)
+  return path
+
+
+def _load_head(directory, name, trainer):
+  """(task, facts, parameters) of a head's workdir; None without one."""
+  if not name:
+    return None
+  workdir = directory / name
+  facts = results.read_facts(workdir, trainer.MODEL_FILE)
+  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  return trainer.make_task(facts), facts, params
+
+
+def predict(
+  model: Model,
+  videos: Sequence[str | pathlib.Path],
+  *,
+  labels: Sequence[str] | None = None,
+  queries: Sequence[str] = (),
+  max_predictions: int = 20,
+  on_progress: Callable[[int, int], None] | None = None,
+) -> dict:
+  """Predictions for local video files, in the shape the contract promises.
+
+  Args:
+    model: encoder and heads.
+    videos: local files; one that fails is listed, the others go on.
+    labels: classes to report; all that the localizer knows without. Ignored
+      when there are only queries.
+    queries: free texts, each answered with its own moments.
+    max_predictions: best segments kept per video or query.
+    on_progress: called with (videos done, videos in all).
+
+  Returns:
+    {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
+    "failed": [{"video", "reason"}]}.
+
+  Raises:
+    ValueError: if the model lacks the head asked for, labels are unknown or
+      none, a query is empty, or `max_predictions` is below 1.
+  """
+  queries = tuple(dict.fromkeys(queries))  # asked twice, answered once
+  _check_request(model, labels, queries, max_predictions)
+  found, failed = [], []
+  for done, video in enumerate(videos):
+    try:
+      found.append(
+        _predict_one(
+          model,
+          pathlib.Path(video),
+          labels=labels,
+          queries=queries,
+          max_predictions=max_predictions,
+        )
+      )
+    except (container.VideoError, OSError) as error:
+      failed.append({"video": str(video), "reason": str(error)})
+    if on_progress:
+      on_progress(done + 1, len(videos))
+  return {"videos": found, "failed": failed}
+
+
+def _check_request(model, labels, queries, max_predictions) -> None:
+  if max_predictions < 1:
+    raise ValueError(f"max_predictions must be at least 1: {max_predictions}.")
+  if not all(query.strip() for query in queries):
+    raise ValueError("A query is empty; describe the moment in words.")
+  if queries and model.grounder is None:
+    raise ValueError("This model has no grounding head: it takes no --query.")
+  if labels is None and queries:
+    return
+  if model.localizer is None:
+    raise ValueError("This model has no localization head; give a --query.")
+  if labels is not None and not labels:
+    raise ValueError(
+      "The list of labels is empty; the model knows "
+      f"{', '.join(model.label_names)}, one per line."
+    )
+  unknown = sorted(set(labels or ()) - set(model.label_names))
+  if unknown:
+    raise ValueError(
+      f"The model does not know the labels {unknown}. It knows "
+      f"{', '.join(model.label_names)}. Ask for other actions with --query."
+    )
+
+
+def _predict_one(
+  model, video: pathlib.Path, *, labels, queries, max_predictions
+) -> dict:
+  duration_sec = container.probe(video).duration_sec
+  clips = extract.stream_clips(
+    model.encoder, video, stride_sec=model.stride_sec
+  )
+  grid = features.FeatureGrid(
+    start_sec=0.0,
+    stride_sec=model.stride_sec,
+    clip_sec=model.encoder.clip.clip_sec,
+  )
+  sequence = extract.video_features(model.encoder, clips)
+  result = {
+    "video": str(video),
+    "duration_sec": duration_sec,
+    "predictions": [],
+    "absent": None,
+  }
+  if labels is not None or not queries:
+    result["predictions"] += _localize(
+      model,
+      sequence,
+      grid=grid,
+      duration_sec=duration_sec,
+      labels=labels,
+      max_predictions=max_predictions,
+    )
+  if queries:
+    moments, absence = _ground(
+      model,
+      sequence,
+      grid=grid,
+      duration_sec=duration_sec,
+      queries=queries,
+      max_predictions=max_predictions,
+    )
+    result["predictions"] += moments
+    result["absence"] = dict(zip(queries, absence, strict=True))
+    result["absent"] = all(value >= ABSENT_FROM for value in absence)
+  return result
+
+
+def _localize(
+  model, sequence, *, grid, duration_sec, labels, max_predictions
+):
+  _, facts, params = model.localizer
+  names = facts["label_names"]
+  padded, mask = _padded(sequence, facts["max_length"])
+  output = model.detect(params, padded, mask)
+  keep = np.asarray(output.mask[0])
+  rows = zip(
+    np.asarray(output.segments[0])[keep],
+    np.asarray(output.scores[0])[keep],
+    np.asarray(output.labels[0])[keep],
+    strict=True,
+  )
+  wanted = set(names if labels is None else labels)
+  found = [
+    _entry(segment, score, grid, duration_sec) | {"label": names[label]}
+    for segment, score, label in rows
+    if names[label] in wanted
+  ]
+  return found[:max_predictions]
+
+
+def _ground(
+  model, sequence, *, grid, duration_sec, queries, max_predictions
+):
+  _, facts, params = model.grounder
+  vectors, query_mask = model.encoder.text_vectors(list(queries))
+  padded, mask = _padded(sequence, facts["max_length"])
+  output = model.find(params, padded, mask, vectors, query_mask)
+  kept, found = output["detections"], []
+  for row, query in enumerate(queries):
+    keep = np.asarray(kept.mask[row])
+    rows = zip(
+      np.asarray(kept.segments[row])[keep],
+      np.asarray(kept.scores[row])[keep],
+      strict=True,
+    )
+    moments = [
+      _entry(segment, score, grid, duration_sec) | {"query": query}
+      for segment, score in rows
+    ]
+    found += moments[:max_predictions]
+  return found, [float(x) for x in output["absence"]]
+
+
+def _padded(sequence, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+  """(1, t, d) and (1, t): at least `max_length` long, else the next double.
+
+  The heads are convolutional, so that a longer video needs no other weights;
+  doubling keeps the number of compiled programs small.
+  """
+  length = max_length
+  while length < len(sequence):
+    length *= 2
+  padded = np.zeros((1, length, sequence.shape[1]), np.float32)
+  padded[0, : len(sequence)] = sequence
+  return padded, (np.arange(length) < len(sequence))[None]
+
+
+def _entry(segment, score, grid, duration_sec) -> dict:
+  start_sec, end_sec = np.clip(
+    grid.to_seconds(np.asarray(segment, np.float64)), 0.0, duration_sec
+  )
+  return {
+    "start_sec": float(start_sec),
+    "end_sec": float(end_sec),
+    "score": float(score),
+  }

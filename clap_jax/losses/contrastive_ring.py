@@ -1,0 +1,381 @@
+"""The tiled contrastive loss over a mesh axis, with its own backward pass.
+
+Three schedules of the same sweep over tiles, all with linear memory:
+
+* ring: clips stay where they are, texts go round by `ppermute`; with them go
+  what the mask rules know of them and the log-sum-exps of their columns. After
+  one round everything is home. The backward pass is one more ring, which
+  carries the texts, their residuals and their gradient. Nothing of a ring is
+  saved: the residuals are the embeddings and a few numbers per item.
+* tiled: all texts are gathered on every device, which then works alone; the
+  column statistics are merged and the text gradient is reduce-scattered.
+  Fewer, larger messages, for memory that grows with the global batch, not with
+  a device's share of it.
+* canonical: clips and texts are gathered, and each device completes its own
+  rows and then its own columns, tile after tile in the order of the global
+  batch. No sum is split between devices and no tile depends on their number,
+  so the result has the same bits on any number of them. Every tile is computed
+  twice: 6 matrix products instead of 4.
+
+The derivative is defined outside of `shard_map`, on global arrays, so that no
+collective is ever transposed.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from clap_jax.losses import contrastive
+from clap_jax.losses import contrastive_states as states
+from clap_jax.losses import contrastive_tiles as tiles
+from clap_jax.types import PairMetadata
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepPlan:
+  """What is static in a loss over devices.
+
+  Attributes:
+    tile: how a block is visited.
+    axes: mesh axes of the batch; none on one device.
+    num_shards: devices along these axes together.
+    schedule: `ring`, `tiled` or `canonical`.
+  """
+
+  tile: tiles.TilePlan
+  axes: tuple[str, ...]
+  num_shards: int
+  schedule: str
+
+
+class Shard(NamedTuple):
+  """What one device works on."""
+
+  rows: tiles.Items
+  columns: tiles.Items
+  scalars: tiles.Scalars
+
+
+def _sum_devices(plan, tree):
+  return jax.lax.psum(tree, plan.axes) if plan.axes else tree
+
+
+def _gather(plan, tree):
+  if not plan.axes:
+    return tree
+  return jax.tree.map(
+    lambda leaf: jax.lax.all_gather(leaf, plan.axes, axis=0, tiled=True), tree
+  )
+
+
+def _to_next_device(plan, tree):
+  """Hands every leaf to the next device of the ring."""
+  if not plan.axes:
+    return tree
+  size = plan.num_shards
+  pairs = [(i, (i + 1) % size) for i in range(size)]
+  return jax.tree.map(
+    lambda leaf: jax.lax.ppermute(leaf, plan.axes, pairs), tree
+  )
+
+
+def _own_slice(plan, tree, size):
+  if not plan.axes:
+    return tree
+  start = jax.lax.axis_index(plan.axes) * size
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), tree
+  )
+
+
+def _merge_over_devices(plan, state):
+  """Log-sum-exps over the entries that different devices have seen."""
+
+  def merge(sums):
+    peak = jax.lax.pmax(sums.peak, plan.axes)
+    total = sums.total * jnp.exp(sums.peak - peak)
+    return contrastive.LogSums(peak, jax.lax.psum(total, plan.axes))
+
+  if not plan.axes:
+    return state
+  return jax.tree.map(
+    merge, state, is_leaf=lambda node: isinstance(node, contrastive.LogSums)
+  )
+
+
+def _forward_ring(plan, shard):
+  rows, columns, scalars = shard
+  size = rows.embedding.shape[0]
+  initial = states.initial_states(
+    plan.tile.objective, num_rows=size, num_columns=size
+  )
+
+  def hop(_, carry):
+    columns, row_state, column_state = carry
+    row_state, column_state = tiles.forward_block(
+      plan.tile,
+      rows,
+      columns,
+      row_state=row_state,
+      column_state=column_state,
+      scalars=scalars,
+    )
+    columns, column_state = _to_next_device(plan, (columns, column_state))
+    return columns, row_state, column_state
+
+  return jax.lax.fori_loop(0, plan.num_shards, hop, (columns, *initial))[1:]
+
+
+def _forward_tiled(plan, shard):
+  rows, columns, scalars = shard
+  size = rows.embedding.shape[0]
+  row_state, column_state = states.initial_states(
+    plan.tile.objective, num_rows=size, num_columns=size * plan.num_shards
+  )
+  row_state, column_state = tiles.forward_block(
+    plan.tile,
+    rows,
+    _gather(plan, columns),
+    row_state=row_state,
+    column_state=column_state,
+    scalars=scalars,
+  )
+  merged = _merge_over_devices(plan, column_state)
+  return row_state, _own_slice(plan, merged, size)
+
+
+def _forward_canonical(plan, shard):
+  rows, columns, scalars = shard
+  size = rows.embedding.shape[0]
+  initial = states.initial_states(
+    plan.tile.objective, num_rows=size, num_columns=size
+  )
+  forward = functools.partial(tiles.forward_block, plan.tile, scalars=scalars)
+  row_state, _ = forward(
+    rows, _gather(plan, columns), row_state=initial[0], column_state=None
+  )
+  if plan.tile.objective == "sigmoid":
+    return row_state, ()
+  _, column_state = forward(
+    _gather(plan, rows), columns, row_state=None, column_state=initial[1]
+  )
+  return row_state, column_state
+
+
+def _backward_ring(plan, shard, residuals, gradient):
+  rows, columns, scalars = shard
+
+  def hop(_, carry):
+    columns, residual, gradient = carry
+    gradient = tiles.backward_block(
+      plan.tile,
+      rows,
+      columns,
+      row_residual=residuals[0],
+      column_residual=residual,
+      gradient=gradient,
+      scalars=scalars,
+    )
+    columns, residual, by_column = _to_next_device(
+      plan, (columns, residual, gradient.columns)
+    )
+    return columns, residual, gradient._replace(columns=by_column)
+
+  carry = columns, residuals[1], gradient
+  return jax.lax.fori_loop(0, plan.num_shards, hop, carry)[-1]
+
+
+def _backward_tiled(plan, shard, residuals, gradient):
+  rows, columns, scalars = shard
+  size, width = rows.embedding.shape
+  by_column = jnp.zeros((size * plan.num_shards, width), jnp.float32)
+  gradient = tiles.backward_block(
+    plan.tile,
+    rows,
+    _gather(plan, columns),
+    row_residual=residuals[0],
+    column_residual=_gather(plan, residuals[1]),
+    gradient=gradient._replace(columns=by_column),
+    scalars=scalars,
+  )
+  if not plan.axes:
+    return gradient
+  scattered = jax.lax.psum_scatter(
+    gradient.columns, plan.axes, scatter_dimension=0, tiled=True
+  )
+  return gradient._replace(columns=scattered)
+
+
+def _backward_canonical(plan, shard, residuals, gradient):
+  rows, columns, scalars = shard
+  backward = functools.partial(tiles.backward_block, plan.tile, scalars=scalars)
+  by_row = backward(
+    rows,
+    _gather(plan, columns),
+    row_residual=residuals[0],
+    column_residual=_gather(plan, residuals[1]),
+    gradient=gradient._replace(columns=None),
+  )
+  by_column = backward(
+    _gather(plan, rows),
+    columns,
+    row_residual=_gather(plan, residuals[0]),
+    column_residual=residuals[1],
+    gradient=gradient._replace(rows=None, row_sums=None),
+  )
+  return by_row._replace(columns=by_column.columns)
+
+
+_FORWARD_SWEEPS = {
+  "ring": _forward_ring,
+  "tiled": _forward_tiled,
+  "canonical": _forward_canonical,
+}
+_BACKWARD_SWEEPS = {
+  "ring": _backward_ring,
+  "tiled": _backward_tiled,
+  "canonical": _backward_canonical,
+}
+
+
+def _whole(plan, tree):
+  """Gathers what a sum in a canonical order must see in one piece."""
+  return _gather(plan, tree) if plan.schedule == "canonical" else tree
+
+
+def _total(plan, values, scalars):
+  """The sum of a per-item array that `_whole` returned, over the batch.
+
+  The barrier keeps the array's shape, hence the order of a canonical sum, from
+  being merged with the tiles that it came from.
+  """
+  if plan.schedule != "canonical":
+    return _sum_devices(plan, jnp.sum(values))
+  values = tiles.fence_of(plan.tile, scalars)(values)
+  return jnp.sum(jax.lax.optimization_barrier(values))
+
+
+def _shard(plan, batch, scalars):
+  video, text, pairs = batch
+  sent = tiles.needed_pairs(pairs, plan.tile.rules)
+  return Shard(tiles.Items(video, sent), tiles.Items(text, sent), scalars)
+
+
+def _forward_shard(plan, batch, scalars):
+  """The two parts of the loss, and the residuals of this device's items."""
+  video, _, pairs = batch
+  final_states = _FORWARD_SWEEPS[plan.schedule](
+    plan, _shard(plan, batch, scalars)
+  )
+  row_state, column_state = _whole(plan, final_states)
+  weights = _whole(plan, contrastive.caption_weights(pairs))
+  count = _total(plan, weights, scalars)
+  if plan.tile.objective == "sigmoid":
+    losses, row_residual = states.finish_sigmoid(row_state, count)
+    residuals = row_residual, ()
+  else:
+    row_losses, row_residual = states.finish_softmax(row_state, weights, count)
+    column_losses, column_residual = states.finish_softmax(
+      column_state, weights, count
+    )
+    losses = row_losses, column_losses
+    residuals = row_residual, column_residual
+  if plan.schedule == "canonical":
+    residuals = _own_slice(plan, residuals, video.shape[0])
+  parts = tuple(
+    contrastive.safe_divide(_total(plan, part, scalars), count)
+    for part in losses
+  )
+  return parts, residuals
+
+
+def _backward_shard(plan, batch, scalars, residuals, cotangent):
+  """The gradient of this device's embeddings and of the scalars."""
+  video, text, _ = batch
+  size, width = video.shape
+  zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+  gradient = tiles.BlockGradient(
+    rows=zeros((size, width)),
+    columns=zeros((size, width)),
+    row_sums=zeros((size,)) if plan.tile.objective == "sigmoid" else None,
+  )
+  gradient = _BACKWARD_SWEEPS[plan.schedule](
+    plan, _shard(plan, batch, scalars), residuals, gradient
+  )
+  # sum_ij dL/ds_ij (v_i . u_j), without another pass over the tiles.
+  rows, entries, wide = _whole(
+    plan, (gradient.rows, gradient.row_sums, video.astype(jnp.float32))
+  )
+  by_scale = _total(plan, rows * wide, scalars)
+  by_bias = jnp.zeros(()) if entries is None else _total(plan, entries, scalars)
+  factor = cotangent * scalars.scale
+  return (
+    (factor * gradient.rows).astype(video.dtype),
+    (factor * gradient.columns).astype(text.dtype),
+    tiles.Scalars(cotangent * by_scale, cotangent * by_bias),
+  )
+
+
+def _over_devices(plan, shard, in_batch, out_batch):
+  """shard_map; the flags say which arguments and results go by the batch.
+
+  Nothing differentiates through it, so the check of replication, which the
+  carries of the loops would need casts for, buys nothing.
+  """
+  if not plan.axes:
+    return shard
+  rows, whole = PartitionSpec(plan.axes), PartitionSpec()
+  return jax.shard_map(
+    shard,
+    in_specs=tuple(rows if batch else whole for batch in in_batch),
+    out_specs=tuple(rows if batch else whole for batch in out_batch),
+    check_vma=False,
+  )
+
+
+def _forward(plan, video, text, pairs, scalars):
+  forward = _over_devices(
+    plan,
+    functools.partial(_forward_shard, plan),
+    in_batch=(True, False),
+    out_batch=(False, True),
+  )
+  batch = video, text, pairs
+  parts, residuals = forward(batch, scalars)
+  weight = 0.5 if plan.tile.objective == "softmax" else 1.0
+  loss = weight * (parts[0] + parts[1])
+  return (loss, parts), (batch, scalars, residuals)
+
+
+def _backward(plan, saved, cotangents):
+  backward = _over_devices(
+    plan,
+    functools.partial(_backward_shard, plan),
+    in_batch=(True, False, True, False),
+    out_batch=(True, True, False),
+  )
+  cotangent, _ = cotangents  # the parts are reported, never trained on
+  by_video, by_text, by_scalars = backward(*saved, cotangent)
+  return by_video, by_text, None, by_scalars
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sweep_loss(
+  plan: SweepPlan,
+  video: jax.Array,  # (b, d)
+  text: jax.Array,  # (b, d)
+  pairs: PairMetadata,  # (b,) each, as text_groups returned it
+  scalars: tiles.Scalars,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  """`contrastive.dense_loss` without ever holding a b x b array.
+
+  The two parts are for reporting: no gradient flows through them.
+  """
+  return _forward(plan, video, text, pairs, scalars)[0]
+
+
+sweep_loss.defvjp(_forward, _backward)

@@ -1,0 +1,289 @@
+"""The masked contrastive loss across the devices of a mesh.
+
+`contrastive_loss` is what a trainer calls; `contrastive.py` defines the value.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from clap_jax.losses import contrastive, contrastive_ring, contrastive_tiles
+from clap_jax.losses.contrastive import MaskRules
+from clap_jax.types import PairMetadata
+
+IMPLEMENTATIONS = ("auto", "dense", "gathered", "tiled", "ring")
+
+# Up to this many entries per device (16 MiB in float32) the whole slice of the
+# matrix is cheaper than tiles; up to this many floats per device (64 MiB) so is
+# one gather of the texts than a ring of small messages.
+_MAX_MATRIX_ENTRIES = 2**22
+_MAX_GATHERED_FLOATS = 2**24
+
+
+def batch_axes(axis_names: tuple[str, ...] | None) -> tuple[str, ...]:
+  """Those of the named axes that the ambient mesh has with a size above 1."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or not axis_names:
+    return ()
+  return tuple(
+    name
+    for name in axis_names
+    if name in mesh.axis_names and mesh.shape[name] > 1
+  )
+
+
+def num_shards(axes: tuple[str, ...]) -> int:
+  """Number of slices that the ambient mesh cuts the batch into."""
+  mesh = jax.sharding.get_abstract_mesh()
+  size = 1
+  for name in axes:
+    size *= mesh.shape[name]
+  return size
+
+
+def _gathered_column_sum(logits, masks, weights, axes):
+  """direction_sum over columns whose entries are spread over devices."""
+
+  def merge(sums):
+    peak = jax.lax.pmax(sums.peak, axes)
+    total = sums.total * jnp.exp(sums.peak - peak)
+    return contrastive.LogSums(peak, jax.lax.psum(total, axes))
+
+  merged = (
+    merge(contrastive.masked_log_sums(logits, mask, axis=0)) for mask in masks
+  )
+  return jnp.sum(contrastive.item_losses(*merged, weights))
+
+
+def _gathered_shard(
+  video, text, pairs, logit_scale, logit_bias, *, rules, objective, axes
+):
+  """One device's clips against the texts of all devices.
+
+  One product per device gives both directions: the rows are complete here, the
+  columns are completed by a sum over devices. Gradients flow back through the
+  gather as a reduce-scatter.
+  """
+  gather = functools.partial(
+    jax.lax.all_gather, axis_name=axes, axis=0, tiled=True
+  )
+  columns = jax.tree.map(gather, pairs)
+  masks = contrastive.pair_masks(pairs, columns, rules=rules)
+  weights = contrastive.caption_weights(pairs)
+  count = jax.lax.psum(jnp.sum(weights), axes)
+  logits = logit_scale * contrastive.similarity(video, gather(text))
+  if objective == "softmax":
+    rows = contrastive.direction_sum(logits, masks, weights, axis=1)
+    column_sum = _gathered_column_sum(
+      logits, masks, contrastive.caption_weights(columns), axes
+    )
+    parts = (jax.lax.psum(rows, axes), jax.lax.pmean(column_sum, axes))
+    parts = tuple(contrastive.safe_divide(part, count) for part in parts)
+    return 0.5 * (parts[0] + parts[1]), parts
+  sums = contrastive.pairwise_sum(logits + logit_bias, masks)
+  parts = tuple(
+    contrastive.safe_divide(jax.lax.psum(part, axes), count) for part in sums
+  )
+  return parts[0] + parts[1], parts
+
+
+def gathered_loss(
+  video, text, *, pairs, logit_scale, logit_bias, rules, objective, axes
+):
+  """`dense_loss` with the rows of the matrix spread over `axes`."""
+  rows, whole = PartitionSpec(axes), PartitionSpec()
+  shard = functools.partial(
+    _gathered_shard, rules=rules, objective=objective, axes=axes
+  )
+  return jax.shard_map(
+    shard,
+    in_specs=(rows, rows, rows, whole, whole),
+    out_specs=whole,
+  )(video, text, pairs, logit_scale, logit_bias)
+
+
+def resolve_implementation(
+  implementation: str, *, batch: int, width: int, shards: int
+) -> str:
+  """The implementation that `auto` stands for, or the given one.
+
+  On one device `gathered` is `dense` and `ring` is `tiled`.
+  """
+  if implementation == "auto":
+    if batch * batch // shards <= _MAX_MATRIX_ENTRIES:
+      implementation = "gathered"
+    elif shards == 1 or batch * width <= _MAX_GATHERED_FLOATS:
+      implementation = "tiled"
+    else:
+      implementation = "ring"
+  if shards == 1:
+    single = {"gathered": "dense", "ring": "tiled"}
+    return single.get(implementation, implementation)
+  return implementation
+
+
+def canonical_tile_size(batch: int, *, shards: int, tile_size: int) -> int:
+  """The largest tile that divides every one of the canonical shards."""
+  items = batch // shards
+  return max(
+    size for size in range(1, min(items, tile_size) + 1) if items % size == 0
+  )
+
+
+def _check_names(objective, implementation):
+  for name, value, choices in (
+    ("objective", objective, contrastive.OBJECTIVES),
+    ("implementation", implementation, IMPLEMENTATIONS),
+  ):
+    if value not in choices:
+      raise ValueError(
+        f"{name} must be one of {', '.join(choices)}, got {value!r}."
+      )
+
+
+def _check_shapes(video, text, pairs, shards):
+  if video.ndim != 2 or video.shape != text.shape:
+    raise ValueError(
+      "video and text must both be (b, d), one row per clip: got "
+      f"{video.shape} and {text.shape}. A clip without text needs a row too, "
+      "any finite values, with has_text False."
+    )
+  if pairs.valid.shape != video.shape[:1]:
+    raise ValueError(
+      f"pairs must hold ({video.shape[0]},) vectors like the embeddings, got "
+      f"{pairs.valid.shape}."
+    )
+  if video.shape[0] % shards:
+    raise ValueError(
+      f"The batch of {video.shape[0]} must be a multiple of the {shards} "
+      "devices it is spread over: pad it with items that have valid False."
+    )
+
+
+def _check_canonical(batch, *, implementation, canonical_shards, shards):
+  if implementation != "auto":
+    raise ValueError(
+      "deterministic=True has its own schedule: leave implementation at "
+      f"'auto', got {implementation!r}."
+    )
+  if batch % canonical_shards or canonical_shards % shards:
+    raise ValueError(
+      "deterministic=True needs canonical_shards that divide the batch and are "
+      f"a multiple of the devices: got canonical_shards={canonical_shards}, a "
+      f"batch of {batch} and {shards} devices."
+    )
+
+
+def contrastive_loss(
+  video: jax.Array,  # (b, d), L2-normalised
+  text: jax.Array,  # (b, d), L2-normalised
+  pairs: PairMetadata,  # (b,) each
+  logit_scale: jax.Array,  # (), already exponentiated
+  *,
+  rules: MaskRules,
+  objective: str = "softmax",
+  logit_bias: jax.Array | None = None,
+  axis_names: tuple[str, ...] | None = ("data", "fsdp"),
+  implementation: str = "auto",
+  tile_size: int = 512,
+  deterministic: bool = False,
+  canonical_shards: int = 8,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The masked contrastive loss of a global batch; see `contrastive`.
+
+  Call it inside jit under `jax.set_mesh(mesh)` with the batch spread over the
+  mesh axes `axis_names` (those the mesh has; all other axes hold copies). With
+  no mesh, or one device along these axes, it runs on one device.
+
+  Args:
+    video: clip projections.
+    text: text projections; rows without text are ignored, but must be finite.
+    pairs: what the mask rules know of each clip.
+    logit_scale: multiplies the cosines.
+    rules: a value of `contrastive.PRESETS`, or your own.
+    objective: `softmax` or `sigmoid`.
+    logit_bias: added to the logits of the sigmoid objective; None is 0.
+    axis_names: mesh axes of the batch; None ignores the mesh.
+    implementation: all give the same value; b is the batch, n the devices.
+      `dense`: left to the compiler's partitioner, b^2 / n floats a few times.
+      `gathered`: each device holds its rows of the matrix, the same memory.
+      `tiled`: texts gathered, 2 b d floats per device.
+      `ring`: texts go round, about 8 b d / n floats per device.
+      `auto`: the first of gathered, tiled, ring that is small enough.
+    tile_size: side of the tiles of `tiled` and `ring`, in items.
+    deterministic: the same bits, gradients included, on any number of devices
+      that divides `canonical_shards`; 6 matrix products where the ring has 4,
+      and memory for clips and texts of the whole batch on every device.
+    canonical_shards: slices of the batch that fix the order of all sums. A part
+      of the result: another number gives other last bits.
+
+  Returns:
+    The loss, float32 (), and metrics, float32 () each, without gradient:
+    `num_valid` clips, `num_captions`, and the two parts of the loss:
+    `video_to_text` and `text_to_video`, or `positive_pairs` and
+    `negative_pairs` for the sigmoid.
+
+  Raises:
+    ValueError: for an unknown name or shapes that do not match.
+  """
+  axes = batch_axes(axis_names)
+  shards = num_shards(axes)
+  _check_names(objective, implementation)
+  _check_shapes(video, text, pairs, shards)
+  pairs = jax.tree.map(jnp.asarray, pairs)
+  grouped = contrastive.text_groups(pairs, rules)
+  scalars = contrastive_tiles.Scalars(
+    scale=jnp.asarray(logit_scale, jnp.float32),
+    bias=jnp.asarray(0.0 if logit_bias is None else logit_bias, jnp.float32),
+  )
+  batch, width = video.shape
+  if deterministic:
+    _check_canonical(
+      batch,
+      implementation=implementation,
+      canonical_shards=canonical_shards,
+      shards=shards,
+    )
+    tile_size = canonical_tile_size(
+      batch, shards=canonical_shards, tile_size=tile_size
+    )
+    schedule = "canonical"
+  else:
+    schedule = resolve_implementation(
+      implementation, batch=batch, width=width, shards=shards
+    )
+  if schedule in ("dense", "gathered"):
+    function = contrastive.dense_loss
+    if schedule == "gathered":
+      function = functools.partial(gathered_loss, axes=axes)
+    loss, parts = function(
+      video,
+      text,
+      pairs=grouped,
+      logit_scale=scalars.scale,
+      logit_bias=scalars.bias,
+      rules=rules,
+      objective=objective,
+    )
+  else:
+    tile = contrastive_tiles.TilePlan(
+      rules, objective, tile_size, reproducible=deterministic
+    )
+    plan = contrastive_ring.SweepPlan(tile, axes, shards, schedule)
+    loss, parts = contrastive_ring.sweep_loss(
+      plan, video, text, grouped, scalars
+    )
+  return loss, _metrics(pairs, parts, objective)
+
+
+def _metrics(pairs, parts, objective):
+  if objective == "softmax":
+    names = ("video_to_text", "text_to_video")
+  else:
+    names = ("positive_pairs", "negative_pairs")
+  metrics = dict(zip(names, parts, strict=True))
+  metrics["num_valid"] = jnp.sum(pairs.valid.astype(jnp.float32))
+  metrics["num_captions"] = jnp.sum(contrastive.caption_weights(pairs))
+  return jax.lax.stop_gradient(metrics)

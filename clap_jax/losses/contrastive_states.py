@@ -1,0 +1,192 @@
+"""What the tiled contrastive loss keeps of rows and columns between tiles.
+
+A forward sweep updates what is known of every row and every column (`LogSums`,
+or plain sums for the sigmoid objective). From these comes, for every item, what
+gives any entry of the gradient again, G_ij = dL / ds_ij:
+
+  - e^(s_ij - peak) * factor, with those of the positives, if (i, j) is in P,
+    e^(s_ij - peak) * factor, with those of the negatives, if (i, j) is in N,
+
+and 0 if masked, summed over the row's and the column's direction. Derivation:
+with gap = lse_negative - lse_positive, an item's loss is softplus(gap), so its
+derivative is sigmoid(gap) times the softmax over the negatives, and minus that
+over the positives. The factor holds sigmoid(gap), the total of the softmax, the
+item's weight and the normaliser. Peaks are kept apart from totals because
+s - peak is exact near the peak, while s - lse is rounded at the size of s.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax.losses import contrastive
+from clap_jax.losses.contrastive import LogSums, PairMasks
+
+
+def no_fence(product: jax.Array) -> jax.Array:
+  """Lets the compiler fuse a product into the sum that follows it."""
+  return product
+
+
+def rounding_fence(scalar: jax.Array) -> Callable[[jax.Array], jax.Array]:
+  """A function that returns its float32 argument, rounded as it stands.
+
+  A compiler may contract a product and the sum after it into one operation
+  that rounds once; where it does depends on what else it fuses, hence on the
+  number of tiles. Adding to the bits a zero that only the run can know keeps
+  them apart, where `optimization_barrier` is dropped before that decision.
+
+  Args:
+    scalar: any scalar of the run that is not NaN; with NaN all is lost anyway.
+  """
+  zero = jnp.isnan(scalar).astype(jnp.int32)
+
+  def fence(product):
+    bits = jax.lax.bitcast_convert_type(product, jnp.int32) + zero
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+  return fence
+
+
+class Factors(NamedTuple):
+  """What one softmax leaves for the backward pass."""
+
+  peak: jax.Array  # float32 (n,)
+  factor: jax.Array  # float32 (n,); 0 for an item without loss
+
+
+def initial_states(
+  objective: str, *, num_rows: int, num_columns: int
+) -> tuple[Any, Any]:
+  """What is known of rows and columns before any tile was seen.
+
+  The softmax keeps log-sum-exps of the positives and of the negatives of each
+  row and column; the sigmoid sums its losses by row and keeps nothing by
+  column.
+  """
+  if objective == "sigmoid":
+    zeros = jnp.zeros((num_rows,), jnp.float32)
+    return PairMasks(zeros, zeros), ()
+
+  def empty(size):
+    return LogSums(
+      jnp.full((size,), contrastive.NO_ENTRY, jnp.float32),
+      jnp.zeros((size,), jnp.float32),
+    )
+
+  return (
+    PairMasks(empty(num_rows), empty(num_rows)),
+    PairMasks(empty(num_columns), empty(num_columns)),
+  )
+
+
+def _along(masks, pair, axis):
+  """Each entry's own value of two vectors, one per mask."""
+  positive, negative = (jnp.expand_dims(vector, axis) for vector in pair)
+  return jnp.where(masks.positive, positive, negative)
+
+
+def _online_update(state, logits, masks, *, axis, fence):
+  """Adds one tile to the log-sum-exps along an axis, one exp per entry."""
+  peaks = tuple(
+    jnp.maximum(
+      sums.peak,
+      jnp.max(logits, axis=axis, where=mask, initial=contrastive.NO_ENTRY),
+    )
+    for sums, mask in zip(state, masks, strict=True)
+  )
+  exponential = jnp.exp(logits - _along(masks, peaks, axis))
+  totals = (
+    fence(sums.total * jnp.exp(sums.peak - peak))
+    + jnp.sum(exponential, axis=axis, where=mask)
+    for sums, peak, mask in zip(state, peaks, masks, strict=True)
+  )
+  return PairMasks(*map(LogSums, peaks, totals))
+
+
+def update_states(
+  objective: str,
+  logits: jax.Array,
+  *,
+  masks: PairMasks,
+  row_state: Any,
+  column_state: Any,
+  fence: Callable[[jax.Array], jax.Array] = no_fence,
+) -> tuple[Any, Any]:
+  """Adds one tile to the states of its rows and columns.
+
+  A state that is None is not asked for and stays None.
+  """
+  if objective == "sigmoid":
+    losses = jax.nn.softplus(-logits), jax.nn.softplus(logits)
+    row_state = PairMasks(
+      *(
+        total + jnp.sum(loss, axis=1, where=mask)
+        for total, loss, mask in zip(row_state, losses, masks, strict=True)
+      )
+    )
+    return row_state, column_state
+  if row_state is not None:
+    row_state = _online_update(row_state, logits, masks, axis=1, fence=fence)
+  if column_state is not None:
+    column_state = _online_update(
+      column_state, logits, masks, axis=0, fence=fence
+    )
+  return row_state, column_state
+
+
+def finish_sigmoid(
+  row_state: PairMasks, count: jax.Array
+) -> tuple[PairMasks, jax.Array]:
+  """Losses of each row, before the normaliser, and the rows' residual."""
+  inverse = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1.0), 0.0)
+  return row_state, jnp.broadcast_to(inverse, row_state.positive.shape)
+
+
+def finish_softmax(
+  state: PairMasks, weights: jax.Array, count: jax.Array
+) -> tuple[jax.Array, PairMasks]:
+  """Weighted losses of each item, before the normaliser, and its factors.
+
+  The factors are 0, and so is the gradient, exactly, where an item has no
+  weight or no negatives.
+  """
+  losses = contrastive.item_losses(*state, weights)
+  gap, active = contrastive.item_gaps(*state, weights)
+  # The loss is half of the weighted mean over items, in each direction.
+  scale = 0.5 * weights / jnp.maximum(count, 1.0) * jax.nn.sigmoid(gap)
+  factors = (
+    jnp.where(active, scale / jnp.where(active, sums.total, 1.0), 0.0)
+    for sums in state
+  )
+  peaks = (sums.peak for sums in state)
+  return losses, PairMasks(*map(Factors, peaks, factors))
+
+
+def _softmax_gradient(logits, masks, factors, axis):
+  peak, factor = (
+    _along(masks, pair, axis) for pair in zip(*factors, strict=True)
+  )
+  return jnp.exp(logits - peak) * factor
+
+
+def tile_gradient(
+  objective: str,
+  logits: jax.Array,
+  *,
+  masks: PairMasks,
+  row_residual: Any,
+  column_residual: Any,
+  fence: Callable[[jax.Array], jax.Array] = no_fence,
+) -> jax.Array:
+  """dL / ds of one tile, float32 (r, c); exactly 0 where masked."""
+  if objective == "sigmoid":
+    signed = jnp.where(masks.positive, -logits, logits)
+    values = fence(jax.nn.sigmoid(signed) * row_residual[:, None])
+  else:
+    values = fence(_softmax_gradient(logits, masks, row_residual, 1))
+    values += fence(_softmax_gradient(logits, masks, column_residual, 0))
+  values = jnp.where(masks.positive, -values, values)
+  return jnp.where(masks.positive | masks.negative, values, 0.0)

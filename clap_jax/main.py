@@ -1,0 +1,446 @@
+"""The console script `clap`: subcommands and flags, nothing else.
+
+Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import traceback
+
+# Lines of compiled libraries would bury the ones that matter.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import ml_collections
+import rich.table
+from absl import flags
+from ml_collections import config_flags
+
+from clap_jax import demo, stages
+from clap_jax.data import records
+from clap_jax.inference import encoder, extract, predict
+from clap_jax.metrics import score
+from clap_jax.trainers import results
+from clap_jax.training import workdir
+from tfds_builders import build
+
+# What the caller can mend: exit code 2 and a message, no traceback.
+_BAD_INPUT = (
+  ValueError,
+  FileNotFoundError,
+  FileExistsError,
+  IsADirectoryError,
+  NotADirectoryError,
+  PermissionError,
+  workdir.WorkdirBusyError,
+)
+
+console = stages.console
+
+
+def _add_build(commands) -> None:
+  parser = commands.add_parser(
+    "build",
+    help="pack videos and annotations into sharded TFRecords",
+    description="Packs a dataset into DATA_DIR/NAME/VERSION: TFRecord shards, "
+    "their index and a manifest.json per split that lists what is missing or "
+    "broken. Nothing is downloaded.",
+  )
+  parser.add_argument("name", help=f"one of {', '.join(build.NAMES)}")
+  parser.add_argument("--data_dir", required=True, help="where datasets lie")
+  parser.add_argument("--manual_dir", help="files you put there by hand")
+  parser.add_argument("--videos", help="folder of videos (folder only)")
+  parser.add_argument("--annotations", help="JSON or CSV file (folder only)")
+  parser.add_argument("--subset", type=int, help="videos per split, at most")
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_build)
+
+
+def _build(args) -> dict:
+  with stages.Progress(f"build {args.name}") as progress:
+    report = build.build(
+      args.name,
+      data_dir=args.data_dir,
+      manual_dir=args.manual_dir,
+      videos=args.videos,
+      annotations=args.annotations,
+      subset=args.subset,
+      overwrite=args.overwrite,
+      on_progress=lambda _, done, total: progress(done, total),
+    )
+  for split, manifest in report["manifests"].items():
+    console.print(
+      f"{split}: {manifest['present']} videos, {manifest['segments']} segments,"
+      f" {manifest['captions']} captions; {len(manifest['missing'])} missing, "
+      f"{len(manifest['corrupt'])} corrupt"
+    )
+  console.print(f"written to {report['directory']}")
+  return report
+
+
+def _add_tokenizer(commands) -> None:
+  parser = commands.add_parser(
+    "tokenizer",
+    help="train a SentencePiece model on the captions of a split",
+    description="Trains a SentencePiece unigram model on the captions of one "
+    "split and on the class names.",
+  )
+  parser.add_argument("--data", required=True, help="dataset name")
+  parser.add_argument("--data_dir", required=True)
+  parser.add_argument("--split", default="train")
+  parser.add_argument("--vocab_size", type=int, default=512)
+  parser.add_argument("--out", required=True, help="model file to write")
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_tokenizer)
+
+
+def _tokenizer(args) -> dict:
+  dataset = records.open_dataset(args.data_dir, args.data)
+  trained = stages.train_tokenizer(
+    dataset,
+    out=args.out,
+    split=args.split,
+    vocab_size=args.vocab_size,
+    overwrite=args.overwrite,
+  )
+  console.print(f"{trained.vocab_size} pieces, written to {args.out}")
+  return {"vocab_size": trained.vocab_size, "sha256": trained.hash}
+
+
+def _add_train(commands) -> None:
+  parser = commands.add_parser(
+    "train",
+    help="run the trainer that a config names",
+    description="Trains, or continues, the run in WORKDIR: pretrain, "
+    "localization or grounding, as the config says. Any value is overridden by "
+    "--config.KEY=VALUE, for example --config.loop.steps=100.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.set_defaults(run=_train)
+
+
+def _train(args) -> dict:
+  config = _read_config(args.config, args.overrides)
+  rows = stages.train(config, args.workdir)
+  table = rich.table.Table("task", "metric", "value")
+  for row in rows:
+    table.add_row(row["task"], row["metric"], _number(row["value"]))
+  console.print(table)
+  console.print(f"metrics, checkpoints and results lie in {args.workdir}")
+  return {"rows": rows}
+
+
+def _number(value: float | None) -> str:
+  return "undefined" if value is None else f"{value:.4f}"
+
+
+def _read_config(name: str, overrides: list[str]):
+  """The ConfigDict of a file with overrides, by ml_collections' own rules."""
+  config = _load_config(name)
+  for override in overrides:
+    _check_key(config, override)
+  values = flags.FlagValues()
+  arguments = ["clap", *overrides]
+  try:
+    # Which keys are overridden is read from `sys_argv`, by default sys.argv.
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=values, sys_argv=arguments
+    )
+    values(arguments)
+  except (flags.Error, KeyError, AttributeError, TypeError) as error:
+    raise ValueError(f"--config: {error}") from error
+  return values.config
+
+
+def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
+  """Raises a ValueError if "--config.a.b=..." names no key of the config."""
+  flag = override.partition("=")[0]
+  section = config
+  for key in flag.split(".")[1:]:
+    if not isinstance(section, ml_collections.ConfigDict) or (
+      key not in section
+    ):
+      known = (
+        f"choose from {', '.join(sorted(section))}"
+        if isinstance(section, ml_collections.ConfigDict)
+        else "what stands before it is a value"
+      )
+      raise ValueError(f"{flag}: there is no key {key!r}; {known}.")
+    section = section[key]
+
+
+def _load_config(name: str) -> ml_collections.ConfigDict:
+  """What `get_config` of FILE.py[:argument] returns."""
+  file, colon, argument = name.partition(":")
+  path = pathlib.Path(file)
+  if not path.is_file() or path.suffix != ".py":
+    raise FileNotFoundError(
+      f"--config: {file} is no Python file; give configs/FILE.py[:argument]."
+    )
+  spec = importlib.util.spec_from_file_location("clap_config", path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise ValueError(f"--config: {error}") from error
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"--config: {file} has no function get_config(arg='').")
+  config = module.get_config(*[argument] if colon else [])
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"--config: get_config of {file} returned {type(config).__name__}, "
+      "expected an ml_collections.ConfigDict."
+    )
+  return config
+
+
+def _add_extract(commands) -> None:
+  parser = commands.add_parser(
+    "extract",
+    help="write dense clip features of every video of a dataset",
+    description="Encodes clips at a fixed stride with the frozen video tower: "
+    "one .npz per video with features (T, D), start_sec, stride_sec, clip_sec.",
+  )
+  parser.add_argument(
+    "--model", required=True, help="workdir of a pretrain run"
+  )
+  parser.add_argument("--data", required=True, help="dataset name")
+  parser.add_argument("--data_dir", default="data")
+  parser.add_argument("--split", action="append", help="default: all splits")
+  parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.add_argument("--out", required=True)
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_extract)
+
+
+def _extract(args) -> dict:
+  with stages.Progress("extract") as progress:
+    done = extract.extract(
+      encoder.load_encoder(args.model),
+      records.open_dataset(args.data_dir, args.data),
+      out=args.out,
+      stride_sec=args.stride_sec,
+      splits=tuple(args.split) if args.split else None,
+      overwrite=args.overwrite,
+      on_progress=progress,
+    )
+  console.print(
+    f"{len(done.written)} videos written, {len(done.kept)} kept, "
+    f"{len(done.failed)} failed; features lie in {done.directory}"
+  )
+  return {
+    "written": len(done.written),
+    "kept": len(done.kept),
+    "failed": list(done.failed),
+  }
+
+
+def _add_eval(commands) -> None:
+  parser = commands.add_parser(
+    "eval",
+    help="evaluate a finished run again, on any split",
+    description="Evaluates the last checkpoint of a `clap train` run and "
+    "prints its metrics with their evaluation card.",
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--split", help="default: the config's eval_split")
+  parser.set_defaults(run=_eval)
+
+
+def _eval(args) -> dict:
+  rows = stages.evaluate(args.workdir, split=args.split)
+  for row in rows:
+    console.print(
+      f"{row['task']}/{row['split']}/{row['metric']}: {_number(row['value'])}"
+    )
+  return {"rows": rows}
+
+
+def _add_predict(commands) -> None:
+  parser = commands.add_parser(
+    "predict",
+    help="find moments in your own videos",
+    description="Finds actions by class, or the moments that a text describes.",
+  )
+  parser.add_argument("videos", nargs="+", metavar="VIDEO")
+  parser.add_argument("--model", required=True, help="a model directory")
+  parser.add_argument("--labels", help="file of class names, one per line")
+  parser.add_argument("--query", action="append", default=[], metavar="TEXT")
+  parser.add_argument("--max_predictions", type=int, default=20)
+  parser.set_defaults(run=_predict)
+
+
+def _predict(args) -> dict:
+  labels = None
+  if args.labels:
+    text = pathlib.Path(args.labels).read_text(encoding="utf-8")
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+  with stages.Progress("predict") as progress:
+    document = predict.predict(
+      predict.load_model(args.model),
+      args.videos,
+      labels=labels,
+      queries=args.query,
+      max_predictions=args.max_predictions,
+      on_progress=progress,
+    )
+  for video in document["videos"]:
+    table = rich.table.Table(
+      "start", "end", "score", "what", title=video["video"]
+    )
+    for entry in video["predictions"][:10]:
+      table.add_row(
+        f"{entry['start_sec']:.2f}",
+        f"{entry['end_sec']:.2f}",
+        f"{entry['score']:.3f}",
+        entry.get("label") or entry.get("query"),
+      )
+    console.print(table)
+  for entry in document["failed"]:
+    console.print(f"failed: {entry['video']}: {entry['reason']}")
+  return document
+
+
+def _add_score(commands) -> None:
+  parser = commands.add_parser(
+    "score",
+    help="score a prediction file under named protocols",
+    description="Reads ActivityNet, OpenTAD, ActionFormer, Moment-DETR and "
+    "other prediction files and prints the metrics with an evaluation card.",
+  )
+  parser.add_argument("predictions")
+  parser.add_argument("--ground_truth", required=True)
+  parser.add_argument("--protocol", required=True, help="NAME[,NAME]")
+  parser.add_argument("--subset", help="default: the protocol's own")
+  parser.set_defaults(run=_score)
+
+
+def _score(args) -> dict:
+  reports = score.score(
+    args.predictions,
+    ground_truth_path=args.ground_truth,
+    protocols=args.protocol.split(","),
+    subset=args.subset,
+  )
+  for report in reports:
+    table = rich.table.Table(
+      "metric", "value", title=report["card"]["protocol"]
+    )
+    for name, value in report["metrics"].items():
+      table.add_row(name, f"{value:.6f}")
+    console.print(table)
+  return reports[0] if len(reports) == 1 else {"reports": reports}
+
+
+def _add_report(commands) -> None:
+  parser = commands.add_parser(
+    "report",
+    help="write report.html for the workdir of a demo",
+    description="Writes DIR/report.html again from the files in DIR: results, "
+    "curves, timelines of the validation videos, stages. Nothing is computed, "
+    "so that the same files give the same page.",
+  )
+  parser.add_argument("--workdir", required=True, help="of a `clap demo`")
+  parser.set_defaults(run=_report)
+
+
+def _report(args) -> dict:
+  path = demo.report(args.workdir)
+  console.print(f"report: {path}")
+  return {"report": str(path)}
+
+
+def _add_demo(commands) -> None:
+  parser = commands.add_parser(
+    "demo",
+    help="the whole path on the embedded dataset, with a report",
+    description="Renders motion_sprites, packs it, pre-trains, extracts "
+    "features, trains both heads, evaluates, predicts on an unseen video and "
+    "writes DIR/report.html. A second call goes on where the first stopped.",
+  )
+  parser.add_argument("--workdir", default="workdir/demo")
+  parser.add_argument("--size", default="demo", choices=("tiny", "demo"))
+  parser.add_argument("--seeds", default="0", help="comma-separated")
+  parser.add_argument(
+    "--encoders", default="random,tac,clap", help="rows of the comparison"
+  )
+  parser.set_defaults(run=_demo)
+
+
+def _demo(args) -> dict:
+  return demo.run(
+    args.workdir,
+    size=args.size,
+    seeds=_seeds(args.seeds),
+    encoders=tuple(filter(None, args.encoders.split(","))),
+  )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(seed) for seed in text.split(","))
+  except ValueError:
+    raise ValueError(
+      f"--seeds: expected whole numbers like 0,1,2, got {text!r}."
+    ) from None
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(prog="clap", description=__doc__)
+  commands = parser.add_subparsers(dest="command", required=True)
+  for add in (
+    _add_build,
+    _add_tokenizer,
+    _add_train,
+    _add_extract,
+    _add_eval,
+    _add_predict,
+    _add_score,
+    _add_report,
+    _add_demo,
+  ):
+    add(commands)
+  for command in commands.choices.values():
+    command.add_argument("--json", help="write the result to this file as JSON")
+  args, rest = parser.parse_known_args(argv)
+  wrong = [item for item in rest if not item.startswith("--config.")]
+  if wrong or (rest and args.command != "train"):
+    parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
+  args.overrides = rest
+  return args
+
+
+def main(argv: list[str] | None = None) -> int:
+  args = parse(sys.argv[1:] if argv is None else argv)
+  try:
+    if args.json:  # found out before the work rather than after it
+      _check_writable(pathlib.Path(args.json))
+    document = args.run(args)
+    if args.json:
+      text = json.dumps(results.without_nan(document), indent=1)
+      pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
+  except _BAD_INPUT as error:
+    print(f"clap {args.command}: {error}", file=sys.stderr)
+    return 2
+  except Exception:  # the last resort of a command line: show and say 3
+    traceback.print_exc()
+    return 3
+  return 0
+
+
+def _check_writable(path: pathlib.Path) -> None:
+  if path.is_dir() or not path.parent.is_dir():
+    raise FileNotFoundError(
+      f"--json: cannot write {path}: give a file in a folder that is there."
+    )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

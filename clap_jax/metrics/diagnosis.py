@@ -1,0 +1,286 @@
+"""Where a detector loses: error kinds, their cost, and sensitivity.
+
+After Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (ECCV
+2018). Of every class the best G * limit_factor predictions are looked at, G
+being its number of ground truths. A prediction that takes a ground truth is a
+true positive; any other is named by the ground truth of *any* class in its
+video that it overlaps most:
+
+    its own class    IoU >= threshold   double detection
+    another class    IoU >= threshold   wrong label
+    its own class    IoU >= 0.1         localization
+    another class    IoU >= 0.1         confusion
+                     less               background
+
+A ground truth that nothing took is missed.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from clap_jax.metrics import detection, matching
+from clap_jax.metrics.protocols import Protocol
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
+
+ERROR_KINDS = (
+  "true positive",
+  "double detection",
+  "wrong label",
+  "localization",
+  "confusion",
+  "background",
+)
+_MIN_IOU = 0.1
+_SIZE_NAMES = ("XS", "S", "M", "L", "XL")
+# Upper bounds of the bins; the last is open. From the paper's two data sets.
+BINS = {
+  "activitynet": {
+    "length": (30, 60, 120, 180),  # seconds
+    "coverage": (0.2, 0.4, 0.6, 0.8),  # of the video's duration
+    "num_instances": (1, 4, 8),  # of the class in the video
+  },
+  "thumos14": {
+    "length": (3, 6, 12, 18),
+    "coverage": (0.02, 0.04, 0.06, 0.08),
+    "num_instances": (1, 40, 80),
+  },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+  """The breakdown; fractions are averaged over the protocol's thresholds."""
+
+  average_map: float  # over the predictions looked at
+  # Error kind -> share of the predictions looked at; the shares sum to 1.
+  shares: dict[str, float]
+  # The same for the best G, the second G, ... predictions of every class.
+  profile: tuple[dict[str, float], ...]
+  # Error kind -> rise of average mAP if its predictions were not there.
+  map_gain: dict[str, float]
+  missed: float  # share of ground truths that no prediction took
+  # Characteristic -> bin -> (share of the ground truths, average recall of
+  # them, average mAP if only they had to be found).
+  sensitivity: dict[str, dict[str, dict[str, float]]]
+
+
+def diagnose(
+  predictions: DetectionTable,
+  ground_truth: SegmentTable,
+  protocol: Protocol,
+  *,
+  duration_sec: Mapping[str, float] | None = None,
+  bins: Mapping[str, Sequence[float]] = BINS["activitynet"],
+  limit_factor: int = 10,
+) -> Diagnosis:
+  """Diagnoses predictions under a protocol's matching rules.
+
+  Args:
+    predictions, ground_truth: as in `detection.evaluate`.
+    protocol: its thresholds and filters apply; the THUMOS kit's matching does
+      not.
+    duration_sec: video -> length; without it there is no coverage.
+    bins: characteristic -> ascending inclusive upper bounds.
+    limit_factor: how many times the number of ground truths is looked at.
+
+  Raises:
+    ValueError: the ground truth holds no segment.
+  """
+  predictions, truth, _ = detection.prepare(predictions, ground_truth, protocol)
+  predictions = detection.ranked(predictions, truth, protocol)
+  round_ = _round_of(predictions, truth)
+  keep = round_ < limit_factor
+  predictions, round_ = predictions.take(keep), round_[keep]
+  hits, taken_by = _matches(predictions, truth, protocol)
+  kind = error_kinds(predictions, truth, hits, thresholds=protocol.thresholds)
+  average_map = _average_map(hits, predictions, truth)
+  gain = {
+    name: _average_map(hits, predictions, truth, without=kind == code)
+    - average_map
+    for code, name in enumerate(ERROR_KINDS)
+    if code
+  }
+  return Diagnosis(
+    average_map=average_map,
+    shares=_shares(kind),
+    profile=tuple(_shares(kind[round_ == r]) for r in range(limit_factor)),
+    map_gain=gain,
+    missed=float((taken_by < 0).mean()),
+    sensitivity=_sensitivity(
+      predictions,
+      truth,
+      hits,
+      taken_by,
+      characteristics=_characteristics(truth, duration_sec),
+      bins=bins,
+    ),
+  )
+
+
+def _round_of(predictions: DetectionTable, truth: SegmentTable) -> np.ndarray:
+  """How many times G better predictions of its class stand before each."""
+  num_truth = np.bincount(truth.label, minlength=len(truth.label_names))
+  size = np.bincount(predictions.label, minlength=len(truth.label_names))
+  first = np.cumsum(size) - size
+  rank = np.arange(len(predictions)) - first[predictions.label]
+  # Classes that the filters emptied have no ground truth: never looked at.
+  return np.where(
+    num_truth[predictions.label] > 0,
+    rank // np.maximum(num_truth[predictions.label], 1),
+    np.iinfo(np.int64).max,
+  )
+
+
+def _matches(
+  predictions: DetectionTable, truth: SegmentTable, protocol: Protocol
+) -> tuple[np.ndarray, np.ndarray]:
+  num_videos = len(predictions.video_names)
+  return matching.greedy_hits(
+    matching.join(
+      predictions.label * num_videos + predictions.video,
+      truth.label * num_videos + truth.video,
+    ),
+    predictions.segments,
+    truth.segments,
+    thresholds=np.asarray(protocol.thresholds),
+    empty_pair=protocol.empty_pair,
+  )
+
+
+def error_kinds(
+  predictions: DetectionTable,
+  truth: SegmentTable,
+  hits: np.ndarray,
+  *,
+  thresholds: Sequence[float],
+) -> np.ndarray:
+  """(n, t) index into ERROR_KINDS of every prediction at every threshold.
+
+  Equal overlaps with ground truths of several classes: the first in file
+  order names the error. Labels are coded alike in both tables.
+  """
+  best_iou = np.zeros(len(predictions))
+  best_label = np.full(len(predictions), -1)
+  for block in matching.blocks(
+    matching.join(predictions.video, truth.video),
+    predictions.segments,
+    truth.segments,
+    empty_pair=0.0,
+  ):
+    # Slots hold ground truths in reversed order.
+    last = block.iou.shape[1] - 1
+    slot = last - block.iou[:, ::-1].argmax(axis=1)
+    rows = np.arange(len(slot))
+    best_iou[block.pred_rows] = block.iou[rows, slot]
+    best_label[block.pred_rows] = truth.label[
+      block.truth_rows[block.group, slot]
+    ]
+  same = (best_label == predictions.label)[:, None]
+  overlaps = best_iou[:, None] >= np.asarray(thresholds)
+  touches = (best_iou >= _MIN_IOU)[:, None]
+  return np.select(
+    [
+      hits,
+      overlaps & same,
+      overlaps & ~same,
+      touches & same,
+      touches & ~same,
+    ],
+    range(5),
+    default=5,
+  )
+
+
+def _shares(kind: np.ndarray) -> dict[str, float]:
+  count = np.bincount(kind.reshape(-1), minlength=len(ERROR_KINDS))
+  total = max(count.sum(), 1)
+  return {
+    name: float(c / total) for name, c in zip(ERROR_KINDS, count, strict=True)
+  }
+
+
+def _average_map(
+  hits: np.ndarray,
+  predictions: DetectionTable,
+  truth: SegmentTable,
+  *,
+  without: np.ndarray | None = None,
+  num_positives: np.ndarray | None = None,
+) -> float:
+  """Average mAP; `without` (n, t) marks predictions to leave out."""
+  num_classes = len(truth.label_names)
+  if num_positives is None:
+    num_positives = np.bincount(truth.label, minlength=num_classes)
+  present = num_positives > 0
+  columns = []
+  for column in range(hits.shape[1]):
+    rows = slice(None) if without is None else ~without[:, column]
+    columns.append(
+      matching.average_precision(
+        hits[rows, column : column + 1],
+        predictions.label[rows],
+        num_positives=np.maximum(num_positives, 1),
+        interpolated=True,
+      )[present]
+    )
+  return float(np.mean(columns))
+
+
+def _characteristics(
+  truth: SegmentTable, duration_sec: Mapping[str, float] | None
+) -> dict[str, np.ndarray]:
+  key = truth.label * len(truth.video_names) + truth.video
+  _, group, count = np.unique(key, return_inverse=True, return_counts=True)
+  result = {"length": truth.length_sec, "num_instances": count[group]}
+  if duration_sec is not None:
+    total = [duration_sec.get(name, np.nan) for name in truth.video_names]
+    result["coverage"] = truth.length_sec / np.array(total)[truth.video]
+  return result
+
+
+def _sensitivity(
+  predictions: DetectionTable,
+  truth: SegmentTable,
+  hits: np.ndarray,
+  taken_by: np.ndarray,
+  *,
+  characteristics: Mapping[str, np.ndarray],
+  bins: Mapping[str, Sequence[float]],
+) -> dict[str, dict[str, dict[str, float]]]:
+  """Recall and mAP of the ground truths of every bin.
+
+  For the mAP of a bin, ground truths outside it are neither to be found nor
+  wrong to be found: predictions that took them are left out.
+  """
+  result: dict[str, dict[str, dict[str, float]]] = {}
+  for name, upper_bounds in bins.items():
+    if name not in characteristics:
+      continue
+    value = characteristics[name]
+    place = np.searchsorted(np.asarray(upper_bounds), value, side="left")
+    place[np.isnan(value)] = -1
+    result[name] = {}
+    for code in range(len(upper_bounds) + 1):
+      inside = place == code
+      if not inside.any():
+        continue
+      excused = np.zeros_like(hits)
+      row, column = np.nonzero((taken_by >= 0) & ~inside[:, None])
+      excused[taken_by[row, column], column] = True
+      num_positives = np.bincount(
+        truth.label[inside], minlength=len(truth.label_names)
+      )
+      result[name][_SIZE_NAMES[code]] = {
+        "share": float(inside.mean()),
+        "recall": float((taken_by[inside] >= 0).mean()),
+        "average_map": _average_map(
+          hits,
+          predictions,
+          truth,
+          without=excused,
+          num_positives=num_positives,
+        ),
+      }
+  return result

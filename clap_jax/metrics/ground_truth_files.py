@@ -1,0 +1,246 @@
+"""Reads ground truth of detection in the forms the data sets publish.
+
+ActivityNet's JSON ({"database": {video: {"subset", "annotations": [{"label",
+"segment"}]}}}), the same without "database" (BMN), {"actions": [[class, start,
+end]]} (MultiTHUMOS, Charades), a folder of THUMOS14 text, and EPIC-KITCHENS or
+G-TAD CSV.
+"""
+
+import csv
+import dataclasses
+import pathlib
+from typing import Any
+
+from clap_jax.metrics import documents
+from clap_jax.metrics.problems import ProblemLog
+from clap_jax.metrics.tables import SegmentTable
+
+_SUBSET_NAMES = (
+  ("train", "training"),
+  ("val", "valid", "validation"),
+  ("test", "testing"),
+)
+# Columns of the CSV forms: the first present one is taken.
+_CSV_VIDEO = ("video_id", "video", "video-name")
+_CSV_START = ("start_timestamp", "start", "t-init")
+_CSV_END = ("stop_timestamp", "end", "t-end")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroundTruth:
+  """A split: its segments, its name, and names of its class numbers."""
+
+  table: SegmentTable
+  split: str
+  label_names: dict[str, str]  # class number -> name
+
+
+class _Rows:
+  """Columns under construction."""
+
+  def __init__(self) -> None:
+    self.videos: list[str] = []  # of the split, with or without segments
+    self.rows: list[tuple[str, float, float, str]] = []
+    self.label_names: dict[str, str] = {}
+
+  def finish(self, *, split: str) -> GroundTruth:
+    video, start, end, label = (
+      zip(*self.rows, strict=True) if self.rows else ((),) * 4
+    )
+    table = SegmentTable.from_columns(
+      video=video,
+      start_sec=start,
+      end_sec=end,
+      label=label,
+      video_names=tuple(dict.fromkeys(self.videos)),
+    )
+    return GroundTruth(table, split, self.label_names)
+
+
+def read_ground_truth(
+  path: pathlib.Path, *, subset: str | None, label_field: str = "label"
+) -> GroundTruth:
+  """Reads the annotations of one subset (None: of every video).
+
+  Subsets are compared without case, and "val" is "validation"; a file that
+  marks no subset is read whole.
+
+  Raises:
+    MalformedFileError: listing every problem, or the subsets there are.
+    OSError: the file cannot be opened.
+  """
+  log = ProblemLog(path)
+  rows = _Rows()
+  split = subset or "all"
+  if path.is_dir():
+    split = _read_thumos_folder(path, rows, log=log, subset=subset)
+  elif path.suffix == ".csv":
+    _read_csv(path, rows, log=log, label_field=label_field)
+    split = path.stem
+  else:
+    content = documents.read_json(path, log)
+    if isinstance(content, dict) and isinstance(content.get("database"), dict):
+      content = content["database"]
+    if not isinstance(content, dict) or not content:
+      log.add("", f"got {documents.kind(content)}; expected videos by name")
+      log.raise_if_any()
+    split = _read_videos(
+      content, rows, log=log, subset=subset, label_field=label_field
+    )
+  log.raise_if_any()
+  return rows.finish(split=split)
+
+
+def same_subset(first: str, second: str) -> bool:
+  """True for equal names, without case, and for known synonyms."""
+  first, second = first.lower(), second.lower()
+  return first == second or any(
+    first in names and second in names for names in _SUBSET_NAMES
+  )
+
+
+def _read_videos(
+  videos: dict[str, Any],
+  rows: _Rows,
+  *,
+  log: ProblemLog,
+  subset: str | None,
+  label_field: str,
+) -> str:
+  marked = {
+    str(video["subset"])
+    for video in videos.values()
+    if isinstance(video, dict) and "subset" in video
+  }
+  wanted = [name for name in marked if subset and same_subset(name, subset)]
+  if subset and marked and not wanted:
+    log.add("", f"got the subsets {sorted(marked)}; expected {subset!r}")
+    log.raise_if_any()
+  for name, video in videos.items():
+    if not isinstance(video, dict):
+      log.add(f"[{name!r}]", f"got {documents.kind(video)}; expected an object")
+      continue
+    if wanted and video.get("subset") not in wanted:
+      continue
+    rows.videos.append(name)
+    if isinstance(video.get("actions"), list):
+      entries = [
+        {"label": entry[0], "segment": entry[1:]}
+        if isinstance(entry, list) and len(entry) == 3
+        else entry
+        for entry in video["actions"]
+      ]
+    else:
+      entries = video.get("annotations")
+    if not isinstance(entries, list):
+      log.add(
+        f"[{name!r}].annotations",
+        f"got {documents.kind(entries)}; expected a list",
+      )
+      continue
+    for index, entry in enumerate(entries):
+      location = f"[{name!r}].annotations[{index}]"
+      _read_annotation(
+        name,
+        entry,
+        rows=rows,
+        location=location,
+        log=log,
+        label_field=label_field,
+      )
+  return wanted[0] if wanted else "all"
+
+
+def _read_annotation(
+  video: str,
+  entry: Any,
+  *,
+  rows: _Rows,
+  location: str,
+  log: ProblemLog,
+  label_field: str,
+) -> None:
+  segment = entry.get("segment") if isinstance(entry, dict) else None
+  ends = [documents.to_number(v) for v in segment or ()] if segment else []
+  if len(ends) != 2 or None in ends:
+    log.add(location, f"got {documents.kind(entry)}; expected a segment")
+    return
+  label = _label(entry, label_field)
+  if label is None:
+    log.add(location, f"got no {label_field}; expected a class")
+    return
+  if "label_id" in entry and "label" in entry:
+    rows.label_names[str(entry["label_id"])] = str(entry["label"])
+  rows.rows.append((video, ends[0], ends[1], label))
+
+
+def _label(entry: dict[str, Any], field: str) -> str | None:
+  """The class of an annotation: EPIC-KITCHENS's fields, else the label."""
+  if field == "action":
+    verb, noun = _label(entry, "verb"), _label(entry, "noun")
+    if any(key.startswith("verb") for key in entry) and verb and noun:
+      return f"{verb},{noun}"
+  for key in (f"{field}_class", f"{field}_label", field, "label", "label_id"):
+    if key in entry:
+      return str(entry[key]).removeprefix("id_")
+  return None
+
+
+def _read_thumos_folder(
+  path: pathlib.Path, rows: _Rows, *, log: ProblemLog, subset: str | None
+) -> str:
+  """Files <class>_<test or val>.txt of lines "video start end"."""
+  files = sorted(path.glob("*_*.txt"))
+  suffixes = sorted({file.stem.rpartition("_")[2] for file in files})
+  wanted = [s for s in suffixes if subset is None or same_subset(s, subset)]
+  if not wanted:
+    log.add(
+      "",
+      f"got files for the subsets {suffixes}; expected <class>_{subset}.txt",
+    )
+  for file in files:
+    label, _, suffix = file.stem.rpartition("_")
+    if suffix not in wanted:
+      continue
+    lines = documents.read_text(file, ProblemLog(file)).splitlines()
+    for number, line in enumerate(lines, start=1):
+      fields = line.split()
+      ends = [documents.to_number(value) for value in fields[1:]]
+      if fields and (len(ends) != 2 or None in ends):
+        log.add(
+          f"{file.name} line {number}",
+          f"got {line.strip()[:60]!r}; expected: video start_sec end_sec",
+        )
+      elif fields:
+        rows.videos.append(fields[0])
+        rows.rows.append((fields[0], ends[0], ends[1], label))
+  return wanted[0] if wanted else "all"
+
+
+def _read_csv(
+  path: pathlib.Path, rows: _Rows, *, log: ProblemLog, label_field: str
+) -> None:
+  lines = documents.read_text(path, log).splitlines()
+  for number, line in enumerate(csv.DictReader(lines), start=2):
+    record = {key: value for key, value in line.items() if key and value}
+    label = _label(record, label_field) or record.get("type")
+    video, start, end = (
+      next((record[name] for name in names if name in record), None)
+      for names in (_CSV_VIDEO, _CSV_START, _CSV_END)
+    )
+    start, end = _seconds(start), _seconds(end)
+    if video is None or label is None or start is None or end is None:
+      log.add(f"line {number}", "expected a video, a class, a start and an end")
+      continue
+    rows.videos.append(video)
+    rows.rows.append((video, start, end, label))
+
+
+def _seconds(text: str | None) -> float | None:
+  """Seconds of "12.5" or "00:00:12.50"; None where it is neither."""
+  if text is None:
+    return None
+  parts = [documents.to_number(part) for part in text.split(":")]
+  if None in parts or len(parts) > 3:
+    return None
+  return sum(part * 60**i for i, part in enumerate(reversed(parts)))

@@ -1,0 +1,115 @@
+"""Named detection protocols: everything that can move a score, as data."""
+
+import dataclasses
+import math
+
+# Values the ActivityNet and ActionFormer evaluators obtain by dividing an
+# interval; 0.9 comes out one step lower, which keeps equality a hit.
+_ACTIVITYNET = (
+  0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95,
+)  # fmt: skip
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_TIE_RULES = ("input_order", "reversed_numpy_sort")
+_TASKS = ("detection", "proposals")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """How predictions become one number per threshold.
+
+  Ties of equal scores: "input_order" keeps the order of the file, a stable
+  rule that gives the same result everywhere; "reversed_numpy_sort" repeats
+  what the public Python evaluators happen to do, which depends on NumPy's
+  unstable sort. Ties of equal IoU go to the last ground truth in file order.
+  """
+
+  name: str
+  thresholds: tuple[float, ...]  # temporal IoU, ascending
+  subset: str | None  # the split it is reported on; None takes every video
+  task: str = "detection"  # or "proposals"
+  # Area under the precision envelope, or precision averaged over hits.
+  interpolated: bool = True
+  # IoU > threshold instead of >=, ground truth choosing its prediction.
+  thumos_kit: bool = False
+  # Value of two segments of zero length: math.inf matches, 0 does not.
+  empty_pair: float = 0.0
+  drop_degenerate: bool = True  # empty and repeated ground truth
+  duplicate_tolerance_sec: float = 1e-3
+  ambiguous_label: str | None = None  # regions where nothing is counted wrong
+  label_field: str = "label"
+  recall_at: tuple[int, ...] = ()  # the k of Recall@kx, or of AR@k
+  top_k: int | None = None  # best predictions kept per video; None keeps all
+  tie_rule: str = "input_order"
+
+  def __post_init__(self) -> None:
+    for field, choices in (("tie_rule", _TIE_RULES), ("task", _TASKS)):
+      if getattr(self, field) not in choices:
+        raise ValueError(
+          f"protocol {self.name!r}: got {field}={getattr(self, field)!r}; "
+          f"expected one of {', '.join(choices)}"
+        )
+    if not self.thresholds or not all(0 < t <= 1 for t in self.thresholds):
+      raise ValueError(
+        f"protocol {self.name!r}: got thresholds={self.thresholds}; expected "
+        "at least one temporal IoU in (0, 1]"
+      )
+
+
+def _named(*protocols: Protocol) -> dict[str, Protocol]:
+  return {protocol.name: protocol for protocol in protocols}
+
+
+# The official evaluator keeps every annotation, and its 0 / 0 passes every
+# threshold: an empty prediction on an empty annotation is a hit.
+_OFFICIAL_ACTIVITYNET = {"drop_degenerate": False, "empty_pair": math.inf}
+
+PROTOCOLS: dict[str, Protocol] = _named(
+  Protocol("activitynet", _ACTIVITYNET, "validation", **_OFFICIAL_ACTIVITYNET),
+  # As OpenTAD scores it; its block list is given by the caller.
+  Protocol("activitynet_opentad", _ACTIVITYNET, "validation"),
+  Protocol(
+    "activitynet_proposals",
+    _ACTIVITYNET,
+    "validation",
+    task="proposals",
+    recall_at=(1, 5, 10, 100),
+    **_OFFICIAL_ACTIVITYNET,
+  ),
+  Protocol(
+    "thumos14",
+    (0.3, 0.39999999999999997, 0.5, 0.6, 0.7),
+    "test",
+    ambiguous_label="Ambiguous",
+  ),
+  Protocol(
+    "thumos14_official",
+    (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "test",
+    interpolated=False,
+    thumos_kit=True,
+    drop_degenerate=False,
+    ambiguous_label="Ambiguous",
+  ),
+  Protocol("hacs", _ACTIVITYNET, "validation"),
+  Protocol("fineaction", _ACTIVITYNET, "validation"),
+  Protocol("multithumos", _TENTHS, "test"),
+  Protocol("charades", _TENTHS, "test"),
+  Protocol("ego4d_mq", _TENTHS[:5], "validation", recall_at=(1, 5)),
+  *(
+    Protocol(
+      name,
+      _TENTHS[:5],
+      "validation",
+      label_field=label_field,
+      drop_degenerate=False,
+    )
+    for name, label_field in (
+      ("epic_kitchens", "action"),
+      ("epic_kitchens_action", "action"),
+      ("epic_kitchens_verb", "verb"),
+      ("epic_kitchens_noun", "noun"),
+    )
+  ),
+  Protocol("motion_sprites", _TENTHS[2:7], "validation"),
+  Protocol("hapt", _TENTHS[2:7], "validation"),
+)

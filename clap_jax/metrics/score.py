@@ -1,0 +1,332 @@
+"""Scores a prediction file under named protocols, each with its card."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clap_jax.metrics import (
+  detection,
+  documents,
+  ground_truth_files,
+  grounding,
+  highlights,
+  prediction_files,
+  query_files,
+)
+from clap_jax.metrics.card import EvaluationCard, split_hash
+from clap_jax.metrics.problems import MalformedFileError, ProblemLog
+from clap_jax.metrics.protocols import PROTOCOLS, Protocol
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
+
+__all__ = ["MalformedFileError", "protocol_names", "score"]
+
+_MAX_LISTED = 20
+_QVHIGHLIGHTS = "qvhighlights"
+# The names of grounding protocols here; detection has a motion_sprites too.
+_GROUNDING = {
+  (f"{name}_grounding" if name in PROTOCOLS else name): protocol
+  for name, protocol in grounding.PROTOCOLS.items()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+  """What the caller asks of every protocol."""
+
+  predictions: pathlib.Path
+  ground_truth: pathlib.Path
+  subset: str | None
+  blocked_videos: pathlib.Path | None
+  class_source: str
+
+
+def protocol_names() -> tuple[str, ...]:
+  """Every name that `score` takes."""
+  return (*PROTOCOLS, *_GROUNDING, _QVHIGHLIGHTS)
+
+
+def score(
+  predictions_path: pathlib.Path | str,
+  *,
+  ground_truth_path: pathlib.Path | str,
+  protocols: Sequence[str],
+  subset: str | None = None,
+  blocked_videos_path: pathlib.Path | str | None = None,
+  class_source: str = "not stated",
+) -> list[dict[str, Any]]:
+  """Scores one file under each protocol; all or nothing.
+
+  Args:
+    predictions_path: see prediction_files and query_files for the forms.
+    ground_truth_path: see ground_truth_files and query_files.
+    protocols: names out of `protocol_names()`.
+    subset: the split; None takes the protocol's own. A file that marks no
+      subset is scored whole.
+    blocked_videos_path: JSON list of videos to leave out (detection).
+    class_source: where the labels come from, for the card.
+
+  Returns:
+    {"card": {...}, "metrics": {...}} per protocol, as JSON types. Metrics are
+    fractions, except for qvhighlights, whose evaluator prints percentages.
+
+  Raises:
+    MalformedFileError: a file cannot be read; lists every problem.
+    ValueError: unknown protocol.
+    OSError: a file cannot be opened.
+  """
+  unknown = [name for name in protocols if name not in protocol_names()]
+  if unknown or not protocols:
+    raise ValueError(
+      f"unknown protocol: got {', '.join(unknown) or 'none'}; expected names "
+      f"out of {', '.join(protocol_names())}"
+    )
+  request = _Request(
+    predictions=pathlib.Path(predictions_path),
+    ground_truth=pathlib.Path(ground_truth_path),
+    subset=subset,
+    blocked_videos=pathlib.Path(blocked_videos_path)
+    if blocked_videos_path
+    else None,
+    class_source=class_source,
+  )
+  return [_score_one(name, request) for name in protocols]
+
+
+def _score_one(name: str, request: _Request) -> dict[str, Any]:
+  if name == _QVHIGHLIGHTS:
+    card, metrics = _score_highlights(request)
+  elif name in _GROUNDING:
+    protocol = dataclasses.replace(_GROUNDING[name], name=name)
+    card, metrics = _score_grounding(protocol, request)
+  else:
+    card, metrics = _score_detection(PROTOCOLS[name], request)
+  return {"card": card.to_dict(), "metrics": metrics}
+
+
+def _score_detection(
+  protocol: Protocol, request: _Request
+) -> tuple[EvaluationCard, dict[str, float]]:
+  truth = ground_truth_files.read_ground_truth(
+    request.ground_truth,
+    subset=request.subset or protocol.subset,
+    label_field=protocol.label_field,
+  )
+  predictions = prediction_files.read_detections(
+    request.predictions,
+    label_field=protocol.label_field,
+    label_names={
+      number: name
+      for number, name in truth.label_names.items()
+      if number not in truth.table.label_names
+    },
+  )
+  table, notes = truth.table, []
+  if request.blocked_videos is not None:
+    blocked = _read_blocked(request.blocked_videos)
+    table = table.without_videos(blocked)
+    predictions = predictions.without_videos(blocked)
+    notes.append(f"{len(blocked)} blocked videos left out")
+  predictions, renamed = _with_known_names(predictions, table.video_names)
+  notes.extend(renamed)
+  if len(predictions) and not set(predictions.video_names) & set(
+    table.video_names
+  ):
+    raise MalformedFileError(
+      request.predictions,
+      [
+        f"no video in common with {request.ground_truth} (subset "
+        f"{truth.split!r}): got {list(predictions.video_names[:3])}, expected "
+        f"names like {list(table.video_names[:3])}"
+      ],
+    )
+  if not len(table):
+    raise MalformedFileError(
+      request.ground_truth, [f"no annotation in the subset {truth.split!r}"]
+    )
+  card = _detection_card(
+    protocol,
+    request,
+    split=truth.split,
+    truth=table,
+    predictions=predictions,
+    notes=tuple(notes),
+  )
+  return card, detection.evaluate(predictions, table, protocol)
+
+
+def _read_blocked(path: pathlib.Path) -> frozenset[str]:
+  log = ProblemLog(path)
+  names = documents.read_json(path, log)
+  if not isinstance(names, list | dict):
+    log.add("", f"got {documents.kind(names)}; expected a list of video names")
+  log.raise_if_any()
+  return frozenset(map(str, names))
+
+
+def _with_known_names(
+  predictions: DetectionTable, known: Sequence[str]
+) -> tuple[DetectionTable, list[str]]:
+  """Some files write video ids with YouTube's "v_" in front, some without."""
+  names, known = predictions.video_names, set(known)
+  if not names or known & set(names):
+    return predictions, []
+  for old, new in (("", "v_"), ("v_", "")):
+    changed = tuple(new + name.removeprefix(old) for name in names)
+    if known & set(changed) and len(set(changed)) == len(names):
+      note = f"video names matched after {old!r} became {new!r}"
+      return dataclasses.replace(predictions, video_names=changed), [note]
+  return predictions, []
+
+
+def _detection_card(
+  protocol: Protocol,
+  request: _Request,
+  *,
+  split: str,
+  truth: SegmentTable,
+  predictions: DetectionTable,
+  notes: tuple[str, ...],
+) -> EvaluationCard:
+  predicted = {
+    predictions.video_names[code] for code in np.unique(predictions.video)
+  }
+  missing = [name for name in truth.video_names if name not in predicted]
+  inside = np.isin(np.array([*predictions.video_names, ""]), truth.video_names)[
+    predictions.video
+  ]
+  known_label = np.isin(
+    np.array([*predictions.label_names, ""]), truth.label_names
+  )[predictions.label]
+  _, counted, _ = detection.prepare(predictions, truth, protocol)
+  filters = []
+  if protocol.drop_degenerate:
+    filters.append(
+      "empty segments and repeats within "
+      f"{protocol.duplicate_tolerance_sec:g} s dropped"
+    )
+  if protocol.ambiguous_label:
+    filters.append(
+      "predictions on ambiguous regions ignored"
+      if protocol.thumos_kit
+      else "ambiguous regions dropped"
+    )
+  ties = "equal scores in file order"
+  if protocol.thumos_kit:
+    ties = "equal scores by video name, then file order"
+  return EvaluationCard(
+    protocol=protocol.name,
+    task=protocol.task,
+    split=split,
+    split_hash=split_hash(truth.video_names),
+    num_evaluated=len(truth.video_names) - len(missing),
+    num_missing=len(missing),
+    missing=tuple(missing[:_MAX_LISTED]),
+    num_unknown=int((~inside).sum()),
+    num_ignored_labels=int((~known_label).sum()),
+    num_predictions=len(predictions),
+    num_ground_truths=len(counted),
+    num_tied_scores=_num_tied(predictions),
+    ground_truth_filter="; ".join(filters) or "none",
+    class_source=request.class_source,
+    tie_rule=f"{ties}; equal IoU to the last annotation in file order",
+    iou_rule="IoU > threshold" if protocol.thumos_kit else "IoU >= threshold",
+    thresholds=tuple(round(t, 4) for t in protocol.thresholds),
+    notes=notes,
+  )
+
+
+def _num_tied(predictions: DetectionTable) -> int:
+  """Predictions whose score another one of their class has too."""
+  order = np.lexsort((predictions.score, predictions.label))
+  label, value = predictions.label[order], predictions.score[order]
+  same = (label[1:] == label[:-1]) & (value[1:] == value[:-1])
+  tied = np.zeros(len(order), bool)
+  tied[1:] |= same
+  tied[:-1] |= same
+  return int(tied.sum())
+
+
+def _score_grounding(
+  protocol: grounding.GroundingProtocol, request: _Request
+) -> tuple[EvaluationCard, dict[str, float]]:
+  answers = query_files.read_query_segments(request.ground_truth)
+  predicted = query_files.read_windows(request.predictions)
+  windows = predicted.windows
+  missing = [query for query in answers if query not in windows]
+  if not answers or len(missing) == len(answers):
+    raise MalformedFileError(
+      request.predictions,
+      [
+        f"no query in common with {request.ground_truth}: got "
+        f"{list(windows)[:3]}, expected ids like {list(answers)[:3]}"
+      ],
+    )
+  notes = []
+  scored = answers
+  if predicted.is_sample and missing:
+    scored = {query: answers[query] for query in answers if query in windows}
+    notes.append(
+      f"the file lists {len(scored)} of {len(answers)} queries; only these are "
+      "scored, a listed query without a window is a miss"
+    )
+  card = EvaluationCard(
+    protocol=protocol.name,
+    task="grounding",
+    split=request.subset or request.ground_truth.stem,
+    split_hash=split_hash(scored),
+    num_evaluated=len(answers) - len(missing),
+    num_missing=len(missing),
+    missing=tuple(missing[:_MAX_LISTED]),
+    num_unknown=sum(query not in answers for query in windows),
+    num_predictions=sum(map(len, windows.values())),
+    num_ground_truths=sum(map(len, scored.values())),
+    nms="as in the prediction file"
+    if protocol.nms_iou is None
+    else f"hard, IoU > {protocol.nms_iou:g} dropped",
+    top_k=f"{max(protocol.recall_at)} windows per query",
+    class_source="language query",
+    tie_rule="equal scores in the order listed",
+    iou_rule="IoU > threshold" if protocol.strict else "IoU >= threshold",
+    thresholds=protocol.iou_thresholds,
+    notes=tuple(notes),
+  )
+  return card, grounding.evaluate(windows, scored, protocol)
+
+
+def _score_highlights(
+  request: _Request,
+) -> tuple[EvaluationCard, dict[str, float]]:
+  truths = query_files.read_highlight_truth(request.ground_truth)
+  predictions = query_files.read_highlight_predictions(request.predictions)
+  expected = {truth.query_id for truth in truths}
+  got = {prediction.query_id for prediction in predictions}
+  problems = [
+    *(f"qid {q}: got no prediction; expected one" for q in expected - got),
+    *(
+      f"qid {q}: not annotated in {request.ground_truth}"
+      for q in got - expected
+    ),
+  ]
+  if problems:
+    raise MalformedFileError(request.predictions, sorted(problems))
+  card = EvaluationCard(
+    protocol=_QVHIGHLIGHTS,
+    task="highlights",
+    split=request.subset or request.ground_truth.stem,
+    split_hash=split_hash(expected),
+    num_evaluated=len(got),
+    num_missing=0,
+    num_predictions=sum(
+      len(p.windows) for p in predictions if p.windows is not None
+    ),
+    num_ground_truths=sum(len(truth.windows) for truth in truths),
+    top_k=f"first {highlights.MAX_WINDOWS} windows per query",
+    class_source="language query",
+    tie_rule="equal scores in the order listed; R1 takes the first window",
+    thresholds=highlights.THRESHOLDS,
+    unit="percent",
+  )
+  return card, highlights.evaluate(predictions, truths)["brief"]

@@ -1,0 +1,160 @@
+"""Columnar segments: ground truth and predictions as flat NumPy columns.
+
+A column of names is stored as integer codes beside the tuple of names, so
+that hundreds of thousands of rows are sorted, joined and grouped by NumPy.
+Rows keep the order of the file they came from: it decides ties.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from typing import Self
+
+import numpy as np
+
+
+def encode_names(
+  names: Iterable[str], *, known: Sequence[str] = ()
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Returns integer codes of `names` and the names in order of appearance.
+
+  `known` names take the first codes even if no row uses them.
+  """
+  code_of: dict[str, int] = {name: code for code, name in enumerate(known)}
+  codes = [code_of.setdefault(name, len(code_of)) for name in names]
+  return np.asarray(codes, np.int64), tuple(code_of)
+
+
+def translate_codes(
+  codes: np.ndarray, *, names: Sequence[str], to: Sequence[str]
+) -> np.ndarray:
+  """Rewrites codes into `names` as codes into `to`; -1 where `to` lacks it."""
+  code_of = {name: code for code, name in enumerate(to)}
+  table = np.array([code_of.get(name, -1) for name in names], np.int64)
+  return table[codes] if len(codes) else np.zeros(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentTable:
+  """Labelled segments, one row each, in file order.
+
+  video_names may list videos without any row: they were part of the split and
+  are counted on the evaluation card.
+  """
+
+  video_names: tuple[str, ...]
+  label_names: tuple[str, ...]
+  video: np.ndarray  # int64 (n,), codes into video_names
+  label: np.ndarray  # int64 (n,), codes into label_names
+  start_sec: np.ndarray  # float64 (n,)
+  end_sec: np.ndarray  # float64 (n,)
+
+  def __len__(self) -> int:
+    return len(self.video)
+
+  @property
+  def length_sec(self) -> np.ndarray:
+    return self.end_sec - self.start_sec
+
+  @property
+  def segments(self) -> np.ndarray:
+    """(n, 2) start and end in seconds."""
+    return np.stack([self.start_sec, self.end_sec], axis=-1)
+
+  def take(self, rows: np.ndarray) -> Self:
+    """The same table with only these rows (indices or a mask)."""
+    columns = {
+      field.name: getattr(self, field.name)[rows]
+      for field in dataclasses.fields(self)
+      if not field.name.endswith("_names")
+    }
+    return dataclasses.replace(self, **columns)
+
+  def without_videos(self, names: Collection[str]) -> Self:
+    """The same table without these videos, and without their names."""
+    kept = tuple(name for name in self.video_names if name not in names)
+    video = translate_codes(self.video, names=self.video_names, to=kept)
+    return dataclasses.replace(self, video=video, video_names=kept).take(
+      video >= 0
+    )
+
+  @classmethod
+  def from_columns(
+    cls,
+    *,
+    video: Iterable[str],
+    start_sec: Sequence[float],
+    end_sec: Sequence[float],
+    label: Iterable[str],
+    video_names: Sequence[str] = (),
+    label_names: Sequence[str] = (),
+    **scores: Sequence[float],
+  ) -> Self:
+    """Builds a table from columns of names and numbers of equal length.
+
+    Raises:
+      ValueError: columns of different lengths.
+    """
+    video_code, all_videos = encode_names(video, known=video_names)
+    label_code, all_labels = encode_names(label, known=label_names)
+    numbers = {"start_sec": start_sec, "end_sec": end_sec, **scores}
+    numbers = {
+      name: np.asarray(column, np.float64).reshape(-1)
+      for name, column in numbers.items()
+    }
+    sizes = {name: len(column) for name, column in numbers.items()}
+    sizes.update(video=len(video_code), label=len(label_code))
+    if len(set(sizes.values())) > 1:
+      raise ValueError(
+        f"columns of different lengths: got {sizes}; expected one entry per "
+        "segment in every column"
+      )
+    return cls(
+      video_names=all_videos,
+      label_names=all_labels,
+      video=video_code,
+      label=label_code,
+      **numbers,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionTable(SegmentTable):
+  """Scored segments; a higher score is a more confident prediction."""
+
+  score: np.ndarray  # float64 (n,)
+
+
+def drop_degenerate(
+  table: SegmentTable, *, duplicate_tolerance_sec: float
+) -> SegmentTable:
+  """Ground-truth hygiene: no empty segment, no repeated annotation.
+
+  Drops segments that do not end after they start, and every segment whose two
+  ends lie within the tolerance of an earlier kept one of the same video and
+  label (both inclusive).
+  """
+  keep = table.length_sec > 0
+  table = table.take(keep)
+  key = table.video * max(len(table.label_names), 1) + table.label
+  order = np.argsort(key, kind="stable")
+  kept = np.ones(len(table), bool)
+  bounds = np.flatnonzero(np.diff(key[order], prepend=-1, append=-1))
+  for first, last in itertools.pairwise(bounds):
+    rows = order[first:last]  # one video and label, in file order
+    segments = table.segments[rows]
+    for position in range(1, len(rows)):
+      earlier = segments[:position][kept[rows[:position]]]
+      distance = np.abs(earlier - segments[position]).max(axis=1)
+      kept[rows[position]] = not (distance <= duplicate_tolerance_sec).any()
+  return table.take(kept)
+
+
+def keep_best_per_video(table: DetectionTable, *, top_k: int) -> DetectionTable:
+  """The `top_k` best-scored rows of every video; ties by file order."""
+  order = np.lexsort((-table.score, table.video))
+  video = table.video[order]
+  first_of_video = np.flatnonzero(np.diff(video, prepend=-1))
+  sizes = np.diff(np.append(first_of_video, len(video)))
+  rank = np.arange(len(video)) - np.repeat(first_of_video, sizes)
+  return table.take(np.sort(order[rank < top_k]))

@@ -1,0 +1,104 @@
+"""The rules of the THUMOS14 evaluation kit, which differ in every step.
+
+Ground truth chooses: each annotation, in file order, takes the free prediction
+of its class and video with the highest IoU if that is *above* the threshold
+(equal IoUs: the better score, then the earlier prediction). A prediction that
+takes nothing and touches an ambiguous region is left out. AP is not
+interpolated: the precision at every hit, summed, over the number of
+annotations. Predictions of equal score stand in the order of their videos'
+names, then of the file.
+
+Source: the kit of the THUMOS Challenge 2014, http://crcv.ucf.edu/THUMOS14/
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clap_jax.metrics import matching, overlap
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
+
+
+def average_precision(
+  predictions: DetectionTable,
+  truth: SegmentTable,
+  ambiguous: SegmentTable,
+  *,
+  thresholds: Sequence[float],
+) -> np.ndarray:
+  """AP of every class and threshold, (c, t).
+
+  Labels and videos of the predictions are coded as in `truth`; codes beyond
+  belong to videos that the truth lacks.
+  """
+  name_order = np.argsort(np.argsort(np.array(predictions.video_names)))
+  predictions = predictions.take(
+    np.lexsort(
+      (
+        name_order[predictions.video],
+        -predictions.score,
+        predictions.label,
+      )
+    )
+  )
+  hits = _hits(predictions, truth, thresholds=np.asarray(thresholds))
+  excused = _touches(predictions, ambiguous)
+  num_positives = np.bincount(truth.label, minlength=len(truth.label_names))
+  columns = []
+  for column in range(len(thresholds)):
+    hit = hits[:, column]
+    rows = np.flatnonzero(hit | ~excused)
+    columns.append(
+      matching.average_precision(
+        hit[rows][:, None],
+        predictions.label[rows],
+        num_positives=num_positives,
+        interpolated=False,
+      )
+    )
+  return np.concatenate(columns, axis=1)
+
+
+def _hits(
+  predictions: DetectionTable, truth: SegmentTable, *, thresholds: np.ndarray
+) -> np.ndarray:
+  """(n, t) True where an annotation chose the prediction."""
+  num_videos = len(predictions.video_names)
+  groups = matching.join(
+    predictions.label * num_videos + predictions.video,
+    truth.label * num_videos + truth.video,
+  )
+  pred_segments, truth_segments = predictions.segments, truth.segments
+  hits = np.zeros((len(predictions), len(thresholds)), bool)
+  column = np.arange(len(thresholds))
+  for group in np.flatnonzero(np.diff(groups.pred_start)):
+    rows = groups.pred_rows[groups.pred_start[group] :][
+      : groups.pred_start[group + 1] - groups.pred_start[group]
+    ]
+    truth_rows = groups.truth_rows[groups.truth_start[group] :][
+      : groups.truth_start[group + 1] - groups.truth_start[group]
+    ]
+    iou = overlap.hull_iou(
+      truth_segments[truth_rows][:, None], pred_segments[rows]
+    )
+    free = np.ones((len(thresholds), len(rows)), bool)
+    for value in iou:
+      available = np.where(free, value, -1.0)
+      best = available.argmax(axis=1)
+      chosen = available[column, best] > thresholds
+      free[column[chosen], best[chosen]] = False
+    hits[rows] = ~free.T
+  return hits
+
+
+def _touches(
+  predictions: DetectionTable, ambiguous: SegmentTable
+) -> np.ndarray:
+  """(n,) True where a prediction shares time with an ambiguous region."""
+  groups = matching.join(predictions.video, ambiguous.video)
+  touches = np.zeros(len(predictions), bool)
+  for block in matching.blocks(
+    groups, predictions.segments, ambiguous.segments, empty_pair=0.0
+  ):
+    touches[block.pred_rows] = (block.iou > 0).any(axis=1)
+  return touches

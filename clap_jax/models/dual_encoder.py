@@ -1,0 +1,123 @@
+"""Video and text towers with a shared space and a learned temperature."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models import (
+  layers,
+  text_transformer,
+  variants,
+  video_transformer,
+)
+
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+  """Everything that shapes the towers' parameters."""
+
+  video_size: str  # a key of variants.VIDEO_SIZES
+  text_size: str  # a key of variants.TEXT_SIZES
+  num_frames: int  # frames per clip
+  image_size: int  # pixels, both sides of a frame
+  patch: tuple[int, int, int]  # tubelet: frames, pixels, pixels
+  vocab_size: int
+  max_text_length: int  # tokens
+  projection_width: int  # width of the shared space
+  num_classes: int  # of the auxiliary class head; 0 builds no such head
+  motion_gain: float = 0.0  # see video_transformer.clip_channels
+  remat: bool = False
+  dtype: str = "float32"
+
+
+class DualEncoderOutput(NamedTuple):
+  video: jax.Array  # float32 (b, d), L2-normalised
+  text: jax.Array  # float32 (b, d), L2-normalised
+  logit_scale: jax.Array  # float32 (), already exponentiated
+  logit_bias: jax.Array  # float32 (), for the sigmoid objective
+  class_logits: jax.Array | None  # float32 (b, c)
+  region_logits: jax.Array | None  # float32 (b, 2): background, action
+
+
+def l2_normalise(x: jax.Array) -> jax.Array:
+  """x / |x| over the last axis; the zero vector stays zero."""
+  return x * jax.lax.rsqrt(
+    jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12)
+  )
+
+
+class DualEncoder(nn.Module):
+  """Two towers projected into one space."""
+
+  config: DualEncoderConfig
+
+  def setup(self):
+    config = self.config
+    dtype: Any = jnp.dtype(config.dtype)
+    self.video_tower = video_transformer.VideoTransformer(
+      variants.named_size(variants.VIDEO_SIZES, config.video_size),
+      patch=config.patch,
+      motion_gain=config.motion_gain,
+      remat=config.remat,
+      dtype=dtype,
+    )
+    self.text_tower = text_transformer.TextTransformer(
+      variants.named_size(variants.TEXT_SIZES, config.text_size),
+      vocab_size=config.vocab_size,
+      max_length=config.max_text_length,
+      remat=config.remat,
+      dtype=dtype,
+    )
+    self.video_projection = layers.Dense(
+      config.projection_width, use_bias=False
+    )
+    self.text_projection = layers.Dense(
+      config.projection_width, use_bias=False
+    )
+    self.logit_scale = self.param(
+      "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
+    )
+    # The start of SigLIP: with one positive among many pairs, most are -1.
+    self.logit_bias = self.param(
+      "logit_bias", nn.initializers.constant(-10.0), ()
+    )
+    if config.num_classes:
+      init = nn.initializers.normal(0.01)
+      self.class_head = layers.Dense(config.num_classes, kernel_init=init)
+      self.region_head = layers.Dense(2, kernel_init=init)
+
+  def __call__(
+    self, frames: jax.Array, tokens: jax.Array, token_mask: jax.Array
+  ) -> DualEncoderOutput:
+    feature = self.video_feature(frames)
+    text = self.text_tokens(tokens, token_mask).pooled
+    heads = self.config.num_classes > 0
+    return DualEncoderOutput(
+      video=self.project_video(feature),
+      text=self.project_text(text),
+      logit_scale=jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE)),
+      logit_bias=self.logit_bias,
+      class_logits=self.class_head(feature) if heads else None,
+      region_logits=self.region_head(feature) if heads else None,
+    )
+
+  def video_feature(self, frames: jax.Array) -> jax.Array:
+    """uint8 (b, t, height, width, 3) -> float32 (b, d), not normalised."""
+    return self.video_tower(frames)
+
+  def text_tokens(
+    self, tokens: jax.Array, token_mask: jax.Array
+  ) -> text_transformer.TextOutput:
+    return self.text_tower(tokens, token_mask)
+
+  def project_video(self, feature: jax.Array) -> jax.Array:
+    return l2_normalise(self.video_projection(feature))
+
+  def project_text(self, pooled: jax.Array) -> jax.Array:
+    return l2_normalise(self.text_projection(pooled))

@@ -1,0 +1,134 @@
+"""Sentences: their encoding, and how a video's features take them in."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models.layers import (
+  Attention,
+  Dense,
+  MlpBlock,
+  sinusoidal_positions,
+)
+from clap_jax.ops.masking import keep, masked_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class FusionConfig:
+  """Hyper-parameters of the text encoder and the fusion.
+
+  Attributes:
+    num_text_layers: self-attention layers over the frozen token vectors.
+    num_fusion_layers: layers by which video features take in the text.
+    num_heads: attention heads; divides the pyramid's width.
+    mlp_ratio: hidden over outer width of the MLPs.
+    dropout_rate: in all layers and after the projection of the tokens.
+  """
+
+  num_text_layers: int = 1
+  num_fusion_layers: int = 1
+  num_heads: int = 4
+  mlp_ratio: float = 2.0
+  dropout_rate: float = 0.1
+
+
+class EncodedText(NamedTuple):
+  """A batch of sentences."""
+
+  tokens: jax.Array  # (q, l, d), zero outside the mask
+  mask: jax.Array  # bool (q, l)
+  pooled: jax.Array  # (q, d): mean of the tokens
+
+
+class TextEncoder(nn.Module):
+  """Frozen token vectors (q, l, e) to the width of the video features.
+
+  Padded tokens change nothing; a sentence without tokens is all zeros.
+  """
+
+  width: int
+  config: FusionConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    query: jax.Array,  # (q, l, e)
+    query_mask: jax.Array,  # bool (q, l)
+    *,
+    deterministic: bool = True,
+  ) -> EncodedText:
+    config = self.config
+    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(
+      keep(query, query_mask)
+    )
+    x = drop(Dense(self.width, dtype=self.dtype, name="project")(x))
+    codes = sinusoidal_positions(x.shape[1], self.width)
+    x = keep(x + 0.1 * codes[None].astype(self.dtype), query_mask)
+    for i in range(config.num_text_layers):
+      y = nn.LayerNorm(dtype=self.dtype, name=f"attention_norm_{i}")(x)
+      x = x + drop(
+        Attention(config.num_heads, dtype=self.dtype, name=f"attention_{i}")(
+          y, y, query_mask
+        )
+      )
+      y = nn.LayerNorm(dtype=self.dtype, name=f"mlp_norm_{i}")(x)
+      x = x + drop(_mlp(config, self.dtype, f"mlp_{i}", y, deterministic))
+    x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(x)
+    x = keep(x, query_mask)
+    pooled = masked_mean(x, query_mask[..., None], axis=-2)
+    return EncodedText(tokens=x, mask=query_mask, pooled=pooled)
+
+
+class Fusion(nn.Module):
+  """Lets every step of a video take in a sentence, without mixing steps.
+
+  Each layer scales and shifts the normalized features by the pooled sentence
+  (after FiLM, AAAI 2018), then attends to the tokens, then applies an MLP.
+  """
+
+  config: FusionConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,  # (q, t, d)
+    mask: jax.Array,  # bool (q, t)
+    text: EncodedText,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:  # (q, t, d), zero outside the mask
+    config = self.config
+    width = x.shape[-1]
+    drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
+    for i in range(config.num_fusion_layers):
+      # The product of step and sentence is what tells a match; it starts at
+      # full strength instead of having to be found by training.
+      film = Dense(2 * width, dtype=self.dtype, name=f"film_{i}")(text.pooled)
+      scale, shift = jnp.split(film[:, None], 2, axis=-1)
+      y = nn.LayerNorm(dtype=self.dtype, name=f"film_norm_{i}")(x)
+      x = x + drop(y * scale + shift)
+      y = nn.LayerNorm(dtype=self.dtype, name=f"attention_norm_{i}")(x)
+      x = x + drop(
+        Attention(config.num_heads, dtype=self.dtype, name=f"attention_{i}")(
+          y, text.tokens, text.mask
+        )
+      )
+      y = nn.LayerNorm(dtype=self.dtype, name=f"mlp_norm_{i}")(x)
+      x = x + drop(_mlp(config, self.dtype, f"mlp_{i}", y, deterministic))
+    x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(x)
+    return keep(x, mask)
+
+
+def _mlp(config, dtype, name, x, deterministic):
+  return MlpBlock(
+    int(config.mlp_ratio * x.shape[-1]),
+    dropout_rate=config.dropout_rate,
+    dtype=dtype,
+    name=name,
+  )(x, deterministic=deterministic)

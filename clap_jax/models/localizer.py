@@ -1,0 +1,153 @@
+"""Anchor-free temporal action localizer (the class of ActionFormer)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models.heads import HeadConfig, PointHead
+from clap_jax.models.pyramid import Pyramid, PyramidConfig, join_levels
+from clap_jax.ops import nms
+from clap_jax.ops.points import PointPredictions, point_segments
+from clap_jax.types import Detections
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalizerConfig:
+  """Hyper-parameters of the localizer.
+
+  Attributes:
+    num_classes: action classes; the background is not one.
+    pyramid: trunk.
+    head: heads.
+  """
+
+  num_classes: int
+  pyramid: PyramidConfig = dataclasses.field(default_factory=PyramidConfig)
+  head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+  """How predictions of points become detections.
+
+  Attributes:
+    num_kept: detections per video.
+    num_candidates: best (point, class) pairs that enter suppression.
+    sigma: width of the Gaussian soft-NMS; 0 turns suppression off.
+    min_score: least score, before and after decay.
+    min_length: least length in grid units.
+    class_wise: whether only detections of one class suppress each other.
+    vote_iou: least IoU of segment voting; 0 turns it off.
+  """
+
+  num_kept: int = 100
+  num_candidates: int = 1000
+  sigma: float = 0.5
+  min_score: float = 0.001
+  min_length: float = 0.05
+  class_wise: bool = True
+  vote_iou: float = 0.0
+
+  def __post_init__(self):
+    if self.sigma < 0 or not 0 <= self.vote_iou <= 1:
+      raise ValueError(
+        "sigma must be >= 0 and vote_iou in [0, 1], got "
+        f"{self.sigma} and {self.vote_iou}."
+      )
+
+
+class Localizer(nn.Module):
+  """Features (b, t, d) with a mask (b, t) to predictions of pyramid points."""
+
+  config: LocalizerConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    deterministic: bool = True,
+  ) -> PointPredictions:
+    config = self.config
+    levels = Pyramid(config.pyramid, dtype=self.dtype, name="pyramid")(
+      features, mask, deterministic=deterministic
+    )
+    return PointHead(
+      config.num_classes,
+      config.pyramid.num_levels,
+      config.pyramid.range_factor,
+      config.head,
+      dtype=self.dtype,
+      name="head",
+    )(
+      join_levels(levels, gap=config.head.gap),
+      num_steps=features.shape[1],
+      deterministic=deterministic,
+    )
+
+
+def decode(
+  predictions: PointPredictions, *, config: DecodeConfig
+) -> Detections:
+  """Detections of every video or query, best first, wholly inside XLA.
+
+  Scores are sigmoid probabilities, decayed by soft-NMS. Segments may reach
+  beyond the video; cut them after the change to seconds. The number of places
+  is `config.num_kept`, whatever the number of points.
+  """
+  scores = jax.nn.sigmoid(predictions.class_logits)
+  segments = point_segments(predictions)
+  keep_one = jax.vmap(lambda s, c, m: _decode_one(s, c, m, config=config))
+  kept = keep_one(segments, scores, predictions.point_mask)
+  return Detections(
+    segments=kept.segments,
+    scores=kept.scores,
+    labels=kept.labels,
+    mask=kept.mask,
+  )
+
+
+def _decode_one(
+  segments: jax.Array,  # (p, 2)
+  scores: jax.Array,  # (p, c)
+  point_mask: jax.Array,  # bool (p,)
+  *,
+  config: DecodeConfig,
+) -> nms.Candidates:
+  num_points, num_classes = scores.shape
+  long_enough = segments[:, 1] - segments[:, 0] >= config.min_length
+  scores = jnp.where((point_mask & long_enough)[:, None], scores, -1.0)
+  best, index = jax.lax.top_k(
+    scores.reshape(-1), min(config.num_candidates, num_points * num_classes)
+  )
+  candidates = nms.Candidates(
+    segments=segments[index // num_classes],
+    scores=jnp.maximum(best, 0.0),
+    labels=(index % num_classes).astype(jnp.int32),
+    mask=best >= config.min_score,
+  )
+  if config.sigma:
+    kept = nms.soft_nms(
+      candidates,
+      num_kept=config.num_kept,
+      sigma=config.sigma,
+      min_score=config.min_score,
+      class_wise=config.class_wise,
+    )
+  else:
+    kept = nms.best_candidates(
+      candidates, num_kept=config.num_kept, min_score=config.min_score
+    )
+  if config.vote_iou:
+    kept = nms.vote(
+      kept,
+      candidates,
+      iou_threshold=config.vote_iou,
+      class_wise=config.class_wise,
+    )
+  return kept

@@ -1,0 +1,66 @@
+"""Reductions that look only where a boolean mask is True (valid).
+
+What stands where the mask is False never matters, not even a NaN or an
+infinity, neither for the value nor for the gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def length_mask(lengths: jax.Array, *, size: int) -> jax.Array:
+  """(*b,) lengths to a bool (*b, size) mask of the first `length` places."""
+  step = jax.lax.broadcasted_iota(
+    jnp.int32, (*lengths.shape, size), lengths.ndim
+  )
+  return step < lengths[..., None]
+
+
+def keep(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Sets the steps (*b, t) outside the mask of x (*b, t, d) to zero."""
+  return jnp.where(mask[..., None], x, 0)
+
+
+def masked_sum(
+  x: jax.Array, mask: jax.Array, *, axis: int | tuple[int, ...] | None
+) -> jax.Array:
+  """Sum of the valid elements; the mask broadcasts against x."""
+  return jnp.sum(jnp.where(mask, x, 0), axis=axis)
+
+
+def masked_mean(
+  x: jax.Array, mask: jax.Array, *, axis: int | tuple[int, ...] | None
+) -> jax.Array:
+  """Mean of the valid elements, zero where there is none."""
+  mask = jnp.broadcast_to(mask, x.shape)
+  count = jnp.sum(mask, axis=axis)
+  return masked_sum(x, mask, axis=axis) / jnp.maximum(count, 1)
+
+
+def masked_max(
+  x: jax.Array, mask: jax.Array, *, axis: int, empty: float
+) -> jax.Array:
+  """Maximum of the valid elements, `empty` where there is none."""
+  mask = jnp.broadcast_to(mask, x.shape)
+  lowest = jnp.finfo(x.dtype).min
+  largest = jnp.max(jnp.where(mask, x, lowest), axis=axis)
+  return jnp.where(jnp.any(mask, axis=axis), largest, empty)
+
+
+def masked_softmax(
+  logits: jax.Array, mask: jax.Array, *, axis: int
+) -> jax.Array:
+  """Softmax among the valid elements; zeros elsewhere, or if none is valid."""
+  lowest = jnp.finfo(logits.dtype).min
+  # The maximum is finite even when nothing is valid, so no inf - inf arises.
+  safe = jnp.where(mask, logits, lowest)
+  return jnp.where(mask, jax.nn.softmax(safe, axis=axis), 0)
+
+
+def masked_log_softmax(
+  logits: jax.Array, mask: jax.Array, *, axis: int
+) -> jax.Array:
+  """Log softmax among the valid elements; zeros elsewhere."""
+  lowest = jnp.finfo(logits.dtype).min
+  safe = jnp.where(mask, logits, lowest)
+  return jnp.where(mask, jax.nn.log_softmax(safe, axis=axis), 0)

@@ -1,0 +1,154 @@
+"""Greedy suppression of overlapping segments, with fixed sizes inside XLA.
+
+All functions treat one video; vmap over a batch. They keep exactly `num_kept`
+places, best first, and mask those without a segment (zero segment, score and
+label). Equal scores: the segment that stands first in the input wins.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax.ops import segments as segment_ops
+
+# Marks a segment that is taken, invalid or suppressed; below every score.
+_GONE = -1.0
+
+
+class Candidates(NamedTuple):
+  """Scored segments of one video, in any order."""
+
+  segments: jax.Array  # float32 (n, 2)
+  scores: jax.Array  # float32 (n,), >= 0
+  labels: jax.Array  # int32 (n,)
+  mask: jax.Array  # bool (n,)
+
+
+def hard_nms(
+  candidates: Candidates,
+  *,
+  num_kept: int,
+  iou_threshold: float,
+  min_score: float,
+  class_wise: bool,
+) -> Candidates:
+  """Keeps the best, drops what overlaps it with IoU above the threshold.
+
+  Args:
+    candidates: n scored segments.
+    num_kept: places k of the result.
+    iou_threshold: a segment survives at exactly this IoU.
+    min_score: segments scoring less are not kept.
+    class_wise: whether only segments of one label suppress each other.
+  """
+  return _greedy(
+    candidates,
+    num_kept=num_kept,
+    min_score=min_score,
+    class_wise=class_wise,
+    rescale=lambda scores, iou: jnp.where(iou > iou_threshold, _GONE, scores),
+  )
+
+
+def soft_nms(
+  candidates: Candidates,
+  *,
+  num_kept: int,
+  sigma: float,
+  min_score: float,
+  class_wise: bool,
+) -> Candidates:
+  """Gaussian soft-NMS: each pick multiplies the others by exp(-IoU^2 / sigma).
+
+  Kept scores are the decayed ones and never increase. Class-wise, the result
+  equals running each class by itself and merging by decayed score, because
+  the decayed scores of successive picks of a class never increase.
+
+  Source: Bodla et al., ICCV 2017.
+
+  Args:
+    candidates: n scored segments.
+    num_kept: places k of the result.
+    sigma: width of the decay; > 0.
+    min_score: segments whose decayed score is less are not kept.
+    class_wise: whether only segments of one label decay each other.
+  """
+  return _greedy(
+    candidates,
+    num_kept=num_kept,
+    min_score=min_score,
+    class_wise=class_wise,
+    rescale=lambda scores, iou: scores * jnp.exp(-(iou**2) / sigma),
+  )
+
+
+def vote(
+  kept: Candidates,
+  candidates: Candidates,
+  *,
+  iou_threshold: float,
+  class_wise: bool,
+) -> Candidates:
+  """Replaces kept segments by a mean of the candidates that overlap them.
+
+  The weight is score times IoU of every candidate (scores before suppression)
+  whose IoU with the kept segment reaches the threshold, as ActionFormer does
+  it. A kept segment that no candidate reaches stays as it is.
+  """
+  iou = segment_ops.pairwise(
+    segment_ops.iou, kept.segments, other=candidates.segments
+  )  # (k, n)
+  related = (iou >= iou_threshold) & candidates.mask[None]
+  if class_wise:
+    related &= kept.labels[:, None] == candidates.labels[None]
+  weight = jnp.where(related, iou * candidates.scores[None], 0.0)
+  total = jnp.sum(weight, axis=-1, keepdims=True)
+  mean = weight @ candidates.segments / jnp.where(total > 0, total, 1.0)
+  return kept._replace(segments=jnp.where(total > 0, mean, kept.segments))
+
+
+def best_candidates(
+  candidates: Candidates, *, num_kept: int, min_score: float
+) -> Candidates:
+  """The best `num_kept` without any suppression."""
+  return _greedy(
+    candidates,
+    num_kept=num_kept,
+    min_score=min_score,
+    class_wise=False,
+    rescale=lambda scores, iou: scores,
+  )
+
+
+def _greedy(
+  candidates: Candidates,
+  *,
+  num_kept: int,
+  min_score: float,
+  class_wise: bool,
+  rescale: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Candidates:
+  """Takes the best and rescales the rest by their IoU with it, k times."""
+
+  def pick(scores, _):
+    best = jnp.argmax(scores)
+    overlap = segment_ops.iou(candidates.segments[best], candidates.segments)
+    if class_wise:
+      same = candidates.labels == candidates.labels[best]
+      overlap = jnp.where(same, overlap, 0.0)
+    rest = jnp.where(scores < 0, _GONE, rescale(scores, overlap))
+    return rest.at[best].set(_GONE), (best, scores[best])
+
+  candidates = jax.tree.map(jnp.asarray, candidates)
+  enough = candidates.mask & (candidates.scores >= min_score)
+  scores = jnp.where(enough, candidates.scores, _GONE)
+  _, (index, kept_scores) = jax.lax.scan(pick, scores, length=num_kept)
+  mask = (kept_scores >= 0) & (kept_scores >= min_score)
+  return Candidates(
+    segments=jnp.where(mask[:, None], candidates.segments[index], 0.0),
+    scores=jnp.where(mask, kept_scores, 0.0),
+    labels=jnp.where(mask, candidates.labels[index], 0),
+    mask=mask,
+  )

@@ -1,0 +1,129 @@
+"""Algebra of temporal segments [start, end), in whatever unit they come.
+
+A segment whose end does not lie after its start has length zero and overlaps
+nothing, not even itself. Every function is differentiable with finite
+gradients there as well.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# Shorter segments count as empty: their gradients would leave float32.
+SHORTEST = 1e-12
+
+
+def lengths(segments: jax.Array) -> jax.Array:  # (*b, 2) -> (*b,)
+  """Lengths, zero for a reversed segment."""
+  return jnp.maximum(segments[..., 1] - segments[..., 0], 0)
+
+
+def centers(segments: jax.Array) -> jax.Array:  # (*b, 2) -> (*b,)
+  """Midpoints."""
+  return 0.5 * (segments[..., 0] + segments[..., 1])
+
+
+def clip(
+  segments: jax.Array,  # (*b, 2)
+  *,
+  lower: jax.Array | float,  # (*b,) or a number
+  upper: jax.Array | float,
+) -> jax.Array:  # (*b, 2)
+  """Cuts segments to [lower, upper]; one wholly outside becomes empty."""
+  shape = segments.shape[:-1]
+  lower = jnp.broadcast_to(lower, shape)[..., None]
+  upper = jnp.broadcast_to(upper, shape)[..., None]
+  return jnp.clip(segments, lower, upper)
+
+
+def to_seconds(
+  segments: jax.Array,  # (*b, 2), grid units
+  *,
+  start_sec: float,
+  stride_sec: float,
+  clip_sec: float,
+) -> jax.Array:  # (*b, 2), seconds
+  """Grid units to seconds: grid i is the middle of snippet i."""
+  return segments * stride_sec + (start_sec + 0.5 * clip_sec)
+
+
+def to_grid(
+  segments: jax.Array,  # (*b, 2), seconds
+  *,
+  start_sec: float,
+  stride_sec: float,
+  clip_sec: float,
+) -> jax.Array:  # (*b, 2), grid units
+  """Seconds to grid units, the inverse of `to_seconds`."""
+  return (segments - (start_sec + 0.5 * clip_sec)) / stride_sec
+
+
+def from_offsets(position: jax.Array, offsets: jax.Array) -> jax.Array:
+  """Distances (left, right) of a point to its boundaries, to a segment.
+
+  Args:
+    position: (*b,).
+    offsets: (*b, 2), in the unit of the position.
+
+  Returns:
+    (*b, 2) segments [position - left, position + right).
+  """
+  return jnp.stack(
+    [position - offsets[..., 0], position + offsets[..., 1]], axis=-1
+  )
+
+
+def intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Length of the common part: (*b, 2), (*b, 2) -> (*b,)."""
+  start = jnp.maximum(a[..., 0], b[..., 0])
+  return jnp.maximum(jnp.minimum(a[..., 1], b[..., 1]) - start, 0)
+
+
+def iou(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Intersection over union in [0, 1]: (*b, 2), (*b, 2) -> (*b,)."""
+  common = intersection(a, b)
+  return _divide(common, lengths(a) + lengths(b) - common)
+
+
+def giou(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Generalized IoU in [-1, 1]: IoU less the hull's share that is uncovered.
+
+  Source: Rezatofighi et al., CVPR 2019, in one dimension.
+  """
+  common = intersection(a, b)
+  union = lengths(a) + lengths(b) - common
+  hull = _hull(a, b)
+  return _divide(common, union) - _divide(jnp.maximum(hull - union, 0), hull)
+
+
+def diou(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Distance IoU in (-1, 1]: IoU less (centre distance / hull length)^2.
+
+  Source: Zheng et al., AAAI 2020, in one dimension.
+  """
+  distance = _divide(centers(a) - centers(b), _hull(a, b))
+  return iou(a, b) - distance**2
+
+
+def pairwise(
+  similarity: Callable[[jax.Array, jax.Array], jax.Array],
+  a: jax.Array,  # (*b, n, 2)
+  *,
+  other: jax.Array,  # (*b, m, 2)
+) -> jax.Array:  # (*b, n, m)
+  """An elementwise similarity of every segment of `a` with every of `other`."""
+  return similarity(a[..., :, None, :], other[..., None, :, :])
+
+
+def _hull(a: jax.Array, b: jax.Array) -> jax.Array:
+  start = jnp.minimum(a[..., 0], b[..., 0])
+  return jnp.maximum(jnp.maximum(a[..., 1], b[..., 1]) - start, 0)
+
+
+def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+  """The quotient, zero where the denominator is (nearly) not positive."""
+  positive = denominator > SHORTEST
+  # Both branches of a `where` are differentiated: divide by one, not by zero.
+  quotient = numerator / jnp.where(positive, denominator, 1)
+  return jnp.where(positive, quotient, 0)

@@ -1,0 +1,218 @@
+"""Curves of losses and metrics as SVG."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from clap_jax.report import content, palette
+
+_WIDTH, _HEIGHT = 420, 262
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 40
+_MAX_POINTS = 300
+_DASHES = ("", "7 3", "2 3", "9 3 2 3")
+
+
+def chart_svg(chart: content.Chart) -> Markup:
+  """The chart as an SVG element, or "" when it holds no finite value."""
+  lines = [_finite(curve, log_y=chart.log_y) for curve in chart.curves]
+  if not any(np.isfinite(values).any() for _, values in lines):
+    return Markup("")
+  steps = np.concatenate([s for s, _ in lines])
+  values = np.concatenate([v for _, v in lines])
+  values = values[np.isfinite(values)]
+  x_range = _padded(float(steps.min()), float(steps.max()), pad=0.0)
+  y_range = _y_range(values, log_y=chart.log_y)
+  parts = [_axes(chart, x_range=x_range, y_range=y_range)]
+  for index, (curve, (xs, ys)) in enumerate(
+    zip(chart.curves, lines, strict=True)
+  ):
+    name = palette.encoder_class(curve.name, index=index)
+    points = _scale(xs, ys, x_range=x_range, y_range=y_range, log=chart.log_y)
+    smooth = chart.smooth and len(xs) >= 30
+    if smooth:
+      parts.append(_path(points, css=f"raw {name}"))
+      logs = np.log(ys) if chart.log_y else ys
+      mean = _moving_average(logs, width=max(1.5, len(ys) / 70))
+      mean = np.exp(mean) if chart.log_y else mean
+      points = _scale(
+        xs, mean, x_range=x_range, y_range=y_range, log=chart.log_y
+      )
+    parts.append(
+      _path(points, css=f"line {name}", dash=dash_of(chart.curves, index))
+    )
+  summary = "; ".join(
+    f"{curve.name} ends at {_short(_last(ys))}"
+    for curve, (_, ys) in zip(chart.curves, lines, strict=True)
+  )
+  label = f"{chart.title}: {chart.y_label} over {chart.x_label}. {summary}."
+  return Markup(
+    '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+  ).format(_WIDTH, _HEIGHT, label, Markup("").join(parts))
+
+
+def dash_of(curves: Sequence[content.Curve], index: int) -> str:
+  """Dash pattern that tells curves of one colour apart."""
+  names = [palette.encoder_class(c.name, index=i) for i, c in enumerate(curves)]
+  earlier = names[:index].count(names[index])
+  return _DASHES[earlier % len(_DASHES)]
+
+
+def _finite(
+  curve: content.Curve, *, log_y: bool
+) -> tuple[np.ndarray, np.ndarray]:
+  steps = np.asarray(curve.steps, np.float64)
+  values = np.asarray(curve.values, np.float64)
+  drawable = np.isfinite(values) & ((values > 0) | (not log_y))
+  return steps, np.where(drawable, values, np.nan)
+
+
+def _last(values: np.ndarray) -> float:
+  finite = values[np.isfinite(values)]
+  return float(finite[-1]) if len(finite) else math.nan
+
+
+def _padded(low: float, high: float, *, pad: float) -> tuple[float, float]:
+  if high == low:
+    return low - 0.5, high + 0.5
+  return low - pad * (high - low), high + pad * (high - low)
+
+
+def _y_range(values: np.ndarray, *, log_y: bool) -> tuple[float, float]:
+  low, high = float(values.min()), float(values.max())
+  if log_y:
+    low, high = _padded(math.log10(low), math.log10(high), pad=0.05)
+    return 10**low, 10**high
+  padded = _padded(low, high, pad=0.05)
+  return (0.0, padded[1]) if 0 <= low < 0.35 * high else padded
+
+
+def _scale(
+  xs: np.ndarray,
+  ys: np.ndarray,
+  *,
+  x_range: tuple[float, float],
+  y_range: tuple[float, float],
+  log: bool,
+) -> np.ndarray:
+  """Pixel positions (n, 2); NaN stays NaN."""
+  if log:
+    ys, y_range = np.log10(ys), (math.log10(y_range[0]), math.log10(y_range[1]))
+  x_fraction = (xs - x_range[0]) / (x_range[1] - x_range[0])
+  y_fraction = (ys - y_range[0]) / (y_range[1] - y_range[0])
+  return np.stack(
+    [
+      _LEFT + x_fraction * (_WIDTH - _LEFT - _RIGHT),
+      _HEIGHT - _BOTTOM - y_fraction * (_HEIGHT - _TOP - _BOTTOM),
+    ],
+    axis=-1,
+  )
+
+
+def _moving_average(values: np.ndarray, *, width: float) -> np.ndarray:
+  """Mean weighted by a Gaussian of `width` entries around each; NaN stays.
+
+  Centred, so that it does not lag behind; near the ends it uses what is there.
+  """
+  reach = math.ceil(3 * width)
+  kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+  finite = np.isfinite(values)
+  padded = np.pad(np.where(finite, values, 0.0), reach)
+  weights = np.pad(finite.astype(np.float64), reach)
+  total = np.convolve(padded, kernel, mode="valid")
+  weight = np.convolve(weights, kernel, mode="valid")
+  return np.where(finite, total / np.where(finite, weight, 1.0), np.nan)
+
+
+def _path(points: np.ndarray, *, css: str, dash: str = "") -> Markup:
+  stride = math.ceil(len(points) / _MAX_POINTS)
+  kept = sorted({*range(0, len(points), stride), len(points) - 1})
+  commands, pen_up = [], True
+  for x, y in points[kept]:
+    if math.isfinite(y):
+      commands.append(f"{'M' if pen_up else 'L'}{x:.1f} {y:.1f}")
+    pen_up = not math.isfinite(y)
+  if len(commands) == 1:  # a single point: a round cap makes it visible
+    commands.append("h0.1")
+  return Markup('<path class="{}" d="{}"{}/>').format(
+    css,
+    "".join(commands),
+    Markup(' stroke-dasharray="{}"').format(dash) if dash else "",
+  )
+
+
+def linear_ticks(low: float, high: float, *, about: int) -> list[float]:
+  """Round values from `low` to `high`, about as many as asked."""
+  rough = (high - low) / max(about, 1)
+  magnitude = 10 ** math.floor(math.log10(rough))
+  step = next(m for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)
+  step *= magnitude
+  first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+  return [index * step for index in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+  exponents = range(
+    math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
+  )
+  for mantissas in ((1,), (1, 3), (1, 2, 5)):
+    ticks = [m * 10.0**e for e in exponents for m in mantissas]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) >= 3:
+      return ticks
+  return linear_ticks(low, high, about=4)
+
+
+def _short(value: float) -> str:
+  if not math.isfinite(value):
+    return "n/a"
+  if abs(value) >= 10_000:
+    return f"{value / 1000:g}k"
+  return f"{value:.4g}"
+
+
+def _axes(
+  chart: content.Chart,
+  *,
+  x_range: tuple[float, float],
+  y_range: tuple[float, float],
+) -> Markup:
+  right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+  parts = []
+  if chart.log_y:
+    y_ticks = _log_ticks(*y_range)
+  else:
+    y_ticks = linear_ticks(*y_range, about=5)
+  for tick in y_ticks:
+    y = _scale(
+      np.array([x_range[0]]),
+      np.array([tick]),
+      x_range=x_range,
+      y_range=y_range,
+      log=chart.log_y,
+    )[0, 1]
+    parts.append(
+      Markup(
+        '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        '<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+      ).format(_LEFT, right, _LEFT - 7, y + 4, _short(tick), y=y)
+    )
+  for tick in linear_ticks(*x_range, about=5):
+    x = _LEFT + (tick - x_range[0]) / (x_range[1] - x_range[0]) * (
+      right - _LEFT
+    )
+    anchor = "end" if x > right - 8 else "middle"
+    parts.append(
+      Markup(
+        '<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>'
+        '<text class="tick" x="{x:.1f}" y="{}" text-anchor="{}">{}</text>'
+      ).format(bottom, bottom + 4, bottom + 18, anchor, _short(tick), x=x)
+    )
+  parts.append(
+    Markup(
+      '<line class="axis" x1="{}" x2="{}" y1="{y}" y2="{y}"/>'
+      '<text class="name" x="{}" y="{}" text-anchor="end">{}</text>'
+    ).format(_LEFT, right, right, _HEIGHT - 5, chart.x_label, y=bottom)
+  )
+  return Markup("").join(parts)

@@ -1,0 +1,68 @@
+"""From the files of a run to the content of its report."""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from clap_jax.report import content
+
+
+def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
+  """Rows of a results.json document; a value of null becomes NaN.
+
+  Raises:
+    ValueError: a row lacks a key; the message names the row and the keys.
+  """
+  rows = []
+  required = ("encoder", "seed", "dataset", "split", "task", "metric", "value")
+  for index, row in enumerate(results["rows"]):
+    missing = [key for key in required if key not in row]
+    if missing:
+      raise ValueError(
+        f"Row {index} of the results lacks {missing}; it has {sorted(row)}."
+        f" Expected all of {list(required)}."
+      )
+    value = math.nan if row["value"] is None else float(row["value"])
+    fields = {key: row[key] for key in required[:-1]}
+    card = row.get("card") or {}
+    rows.append(content.ResultRow(**fields, value=value, card=card))
+  return tuple(rows)
+
+
+def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
+  """The scalar `key` of a metrics.jsonl file over its steps.
+
+  A step written twice (a run that was killed and resumed) counts once, with
+  its last value; a line cut off by a crash is ignored.
+  """
+  values = {}
+  with open(path, encoding="utf-8") as lines:
+    for line in lines:
+      try:
+        entry = json.loads(line)
+      except json.JSONDecodeError:
+        continue
+      if key in entry and "step" in entry:
+        value = entry[key]
+        values[entry["step"]] = math.nan if value is None else float(value)
+  steps = sorted(values)
+  return content.Curve(
+    name=name, steps=tuple(steps), values=tuple(values[s] for s in steps)
+  )
+
+
+def segments(
+  predictions: Iterable[Mapping[str, Any]],
+) -> tuple[content.Segment, ...]:
+  """Segments from dicts with start_sec, end_sec and label or query, score."""
+  return tuple(
+    content.Segment(
+      start_sec=float(entry["start_sec"]),
+      end_sec=float(entry["end_sec"]),
+      label=str(entry.get("label") or entry.get("query") or ""),
+      score=None if entry.get("score") is None else float(entry["score"]),
+    )
+    for entry in predictions
+  )

@@ -1,0 +1,159 @@
+"""Stages that both the command line and the demo run."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from clap_jax import config as config_lib
+from clap_jax.data import records
+from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.trainers import grounding, localization, pretrain, results
+from clap_jax.training import workdir as workdir_lib
+
+console = rich.console.Console(stderr=True)
+
+
+class Progress:
+  """A bar on a terminal, a line at every tenth of the way elsewhere."""
+
+  def __init__(self, title: str):
+    self._title = title
+    self._tenths = 0
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TimeRemainingColumn(),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._task = self._bar.add_task(title, total=None)
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    self._bar.stop()
+
+  def __call__(self, done: int, total: int) -> None:
+    self._bar.update(self._task, completed=done, total=total)
+    tenths = 10 * done // max(total, 1)
+    if not console.is_terminal and tenths > self._tenths:
+      self._tenths = tenths
+      console.print(f"  {self._title}: {done} of {total}")
+
+
+TRAINERS = {
+  "pretrain": pretrain,
+  "localization": localization,
+  "grounding": grounding,
+}
+
+
+# Where a run reads; a finished run may be asked for from another folder.
+_PLACES = (
+  "data.data_dir",
+  "data.features_dir",
+  "data.tokenizer",
+  "start.workdir",
+)
+
+
+def train(config, workdir) -> list[dict]:
+  """Runs the trainer that the ConfigDict names; returns its result rows.
+
+  A finished run is left as it is and its rows are returned.
+
+  Raises:
+    ValueError: if the config is wrong anywhere, before a device is touched, or
+      the finished run in `workdir` is of another config.
+  """
+  trainer = _trainer(config.get("trainer"))
+  resolved = trainer.resolve(config)
+  workdir = pathlib.Path(workdir)
+  if is_finished(workdir):
+    _check_same(workdir, resolved)
+    print(
+      f"{workdir} holds this run, finished; delete it to start over.",
+      file=sys.stderr,
+    )
+    return results.read(workdir)
+  return trainer.train(resolved, workdir)
+
+
+def is_finished(workdir: str | pathlib.Path) -> bool:
+  """Whether a `clap train` ran to its end there."""
+  return (pathlib.Path(workdir) / results.RESULTS_FILE).is_file()
+
+
+def _check_same(workdir: pathlib.Path, resolved: Any) -> None:
+  """Raises a ValueError if a finished run's config is another one."""
+  path = workdir / workdir_lib.CONFIG_FILE
+  before = json.loads(path.read_text()) if path.is_file() else {}
+  # What `resolve` makes of them, written as that file was.
+  now = json.loads(json.dumps(config_lib.as_dict(resolved)))
+  differences = [
+    line
+    for line in workdir_lib.config_differences(before, now)
+    if not line.startswith(_PLACES)
+  ]
+  if differences:
+    lines = "".join(f"\n  {line}" for line in differences)
+    raise ValueError(
+      f"{workdir} holds a finished run with another config:{lines}\nUse "
+      "another directory, or delete this one to start over."
+    )
+
+
+def evaluate(workdir, *, split: str | None = None) -> list[dict]:
+  """Evaluates a finished run, by default on the split its config names.
+
+  Raises:
+    FileNotFoundError: if `workdir` holds no run.
+  """
+  path = pathlib.Path(workdir) / "config.json"
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{workdir} holds no run (no config.json); give the --workdir of a "
+      "`clap train`."
+    )
+  config = json.loads(path.read_text())
+  trainer = _trainer(config.get("trainer"))
+  return trainer.evaluate(trainer.resolve(config), workdir, split=split)
+
+
+def _trainer(name):
+  if name not in TRAINERS:
+    raise ValueError(
+      f"trainer: got {name!r}; choose from {', '.join(TRAINERS)}."
+    )
+  return TRAINERS[name]
+
+
+def train_tokenizer(
+  dataset: records.Dataset,
+  *,
+  out: str | pathlib.Path,
+  split: str,
+  vocab_size: int,
+  overwrite: bool = False,
+) -> tokenizer_lib.Tokenizer:
+  """Trains SentencePiece on a split's captions and the class names.
+
+  Raises:
+    FileExistsError: if `out` is there and `overwrite` is off.
+  """
+  out = pathlib.Path(out)
+  if out.exists() and not overwrite:
+    raise FileExistsError(f"{out} is there already; pass --overwrite.")
+  infos = dataset.split(split).metadata(on_corrupt="skip").examples
+  texts = [text for info in infos for _, _, text in info.captions]
+  texts += dataset.label_names
+  out.parent.mkdir(parents=True, exist_ok=True)
+  return tokenizer_lib.train(texts, vocab_size=vocab_size, path=out)

@@ -1,0 +1,458 @@
+"""Post-pre-training: both towers, neither frozen, on clips of long videos.
+
+One trainer serves every row of the comparison. `clap` is the masked contrastive
+loss over action clips, background clips and captions; `tac` and `tsp` are class
+and region cross-entropy; `clip` is the unmasked loss on action clips; `random`
+trains nothing.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax import types
+from clap_jax.data import (
+  augment,
+  clips,
+  evaluation_clips,
+  examples,
+  frame_cache,
+  order,
+  pipeline,
+  records,
+)
+from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.losses import contrastive, contrastive_sharded
+from clap_jax.metrics import card, retrieval
+from clap_jax.models import dual_encoder, variants
+from clap_jax.trainers import results
+from clap_jax.training import checkpoint, evaluation, pretrained
+from clap_jax.training import fit as fit_lib
+from clap_jax.training import mesh as mesh_lib
+
+ENCODER_FILE = "encoder.json"
+TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """How a clip is cut out of a video, for every stage that uses the tower."""
+
+  clip_sec: float = config_lib.ranged(above=0.0)
+  num_frames: int = config_lib.ranged(minimum=1)
+  image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipData:
+  """Where clips and texts come from."""
+
+  dataset: str  # as `clap build` names it
+  data_dir: str
+  tokenizer: str  # a model file of `clap tokenizer`
+  train_split: str
+  selection_split: str  # looked at during training
+  eval_split: str  # looked at once, at the end
+  batch_size: int = config_lib.ranged(minimum=1)  # clips, over all devices
+  cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
+  num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Which clips are drawn; see data/clips.py."""
+
+  text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
+  background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)
+  action_only: bool
+  same_video_background: bool
+  clips_per_video: int = config_lib.ranged(minimum=1)
+  stream: int = config_lib.ranged(minimum=0)  # another one, other clips
+  hidden_classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The towers; vocabulary and classes come from the data."""
+
+  video_size: str = config_lib.choice(*variants.VIDEO_SIZES)
+  text_size: str = config_lib.choice(*variants.TEXT_SIZES)
+  patch: tuple[int, int, int] = config_lib.ranged(minimum=1)
+  projection_width: int = config_lib.ranged(minimum=1)
+  max_text_length: int = config_lib.ranged(minimum=2)  # tokens
+  motion_gain: float = config_lib.ranged(minimum=0.0)  # 0: colours only
+  remat: bool
+  dtype: str = config_lib.choice("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """Weights of the losses; a weight of 0 leaves its loss out."""
+
+  contrastive_weight: float = config_lib.ranged(minimum=0.0)
+  class_weight: float = config_lib.ranged(minimum=0.0)
+  region_weight: float = config_lib.ranged(minimum=0.0)
+  preset: str = config_lib.choice(*contrastive.PRESETS)
+  objective: str = config_lib.choice(*contrastive.OBJECTIVES)
+  implementation: str = config_lib.choice(*contrastive_sharded.IMPLEMENTATIONS)
+
+  def __post_init__(self):
+    if not self.contrastive_weight + self.class_weight + self.region_weight:
+      raise ValueError(
+        "contrastive_weight, class_weight and region_weight are all 0; nothing "
+        "would be learned. Give one of them a positive weight."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class StartConfig:
+  """Which parameters of another run training starts from."""
+
+  workdir: str  # of a `clap train` run; "" starts from random parameters
+  parameters: tuple[str, ...]  # regexes on their names
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+  """Everything `clap train` reads of a pretrain config."""
+
+  trainer: str
+  encoder: str  # the row's name in results.json
+  data: ClipData
+  clip: ClipShape
+  sampling: Sampling
+  augment: augment.AugmentOptions
+  model: ModelConfig
+  loss: LossConfig
+  start: StartConfig
+  optimizer: config_lib.OptimizerConfig
+  loop: config_lib.LoopConfig
+  checkpoint: config_lib.CheckpointConfig
+  mesh: config_lib.MeshConfig
+
+  def __post_init__(self):
+    frames, height, width = self.model.patch
+    for name, side, step in (
+      ("clip.num_frames", self.clip.num_frames, frames),
+      ("clip.image_size", self.clip.image_size, height),
+      ("clip.image_size", self.clip.image_size, width),
+    ):
+      if side % step:
+        raise ValueError(
+          f"{name} is {side}, not a multiple of {step} in model.patch "
+          f"{self.model.patch}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainTask:
+  """Clips and texts to a loss; a Task of training/task.py."""
+
+  model: dual_encoder.DualEncoder
+  loss_config: LossConfig
+
+  def init(self, rng):
+    config = self.model.config
+    side, frames = config.image_size, config.num_frames
+    return self.model.init(
+      rng,
+      np.zeros((1, frames, side, side, 3), np.uint8),
+      np.zeros((1, config.max_text_length), np.int32),
+      np.ones((1, config.max_text_length), bool),
+    )
+
+  def loss(self, params, batch: types.ClipBatch, rng):
+    del rng  # augmentation happens on the host
+    output = self.model.apply(
+      params, batch.frames, batch.tokens, batch.token_mask
+    )
+    config, pairs = self.loss_config, batch.pairs
+    total, metrics = 0.0, {}
+    if config.contrastive_weight:
+      value, metrics = contrastive_sharded.contrastive_loss(
+        output.video,
+        output.text,
+        pairs,
+        output.logit_scale,
+        rules=contrastive.PRESETS[config.preset],
+        objective=config.objective,
+        logit_bias=output.logit_bias,
+        implementation=config.implementation,
+      )
+      metrics = dict(metrics) | {
+        "contrastive": value,
+        "logit_scale": output.logit_scale,
+      }
+      total = total + config.contrastive_weight * value
+    if config.class_weight:
+      labelled = pairs.valid & pairs.is_action & (pairs.class_id >= 0)
+      value, accuracy = _cross_entropy(
+        output.class_logits, pairs.class_id, labelled
+      )
+      metrics |= {"class": value, "class_accuracy": accuracy}
+      total = total + config.class_weight * value
+    if config.region_weight:
+      value, accuracy = _cross_entropy(
+        output.region_logits, pairs.is_action.astype(jnp.int32), pairs.valid
+      )
+      metrics |= {"region": value, "region_accuracy": accuracy}
+      total = total + config.region_weight * value
+    return total, metrics
+
+  def predict(self, params, batch: types.ClipBatch):
+    output = self.model.apply(
+      params, batch.frames, batch.tokens, batch.token_mask
+    )
+    return {"video": output.video, "text": output.text}
+
+
+def _cross_entropy(logits, labels, mask):
+  """Mean cross-entropy and accuracy over the mask; 0 where it is empty."""
+  weight = mask.astype(jnp.float32)
+  count = jnp.maximum(weight.sum(), 1.0)
+  labels = jnp.where(mask, labels, 0)
+  log_probability = jax.nn.log_softmax(logits)
+  picked = jnp.take_along_axis(log_probability, labels[:, None], axis=1)
+  hit = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
+  return -(picked[:, 0] * weight).sum() / count, (hit * weight).sum() / count
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipReader:
+  """The dataset with what is needed to cut clips and tokens from it."""
+
+  config: PretrainConfig
+  dataset: records.Dataset
+  tokenizer: tokenizer_lib.Tokenizer
+
+  def training_source(self) -> examples.ClipSource:
+    config = self.config
+    records_of = self.dataset.split(config.data.train_split)
+    infos = records_of.metadata(on_corrupt="skip").examples
+    sampling = config.sampling
+    sampler = clips.ClipSampler(
+      infos,
+      clips.ClipSamplerOptions(
+        clip_sec=config.clip.clip_sec,
+        text_source=sampling.text_source,
+        background_share=sampling.background_share,
+        action_only=sampling.action_only,
+        same_video_background=sampling.same_video_background,
+        clips_per_video=sampling.clips_per_video,
+        hidden_classes=self._hidden,
+      ),
+      label_names=self.dataset.label_names,
+    )
+    return examples.ClipSource(
+      sampler,
+      self._loader(records_of, infos),
+      tokenizer=self.tokenizer,
+      text_length=config.model.max_text_length,
+      augment=config.augment,
+    )
+
+  def captioned_clips(self, split: str) -> examples.EvaluationClipSource:
+    """One clip per caption of a split, for retrieval."""
+    records_of = self.dataset.split(split)
+    infos = records_of.metadata(on_corrupt="skip").examples
+    return examples.EvaluationClipSource(
+      evaluation_clips.caption_clips(
+        infos, clip_sec=self.config.clip.clip_sec, hidden_classes=self._hidden
+      ),
+      self._loader(records_of, infos),
+      tokenizer=self.tokenizer,
+      text_length=self.config.model.max_text_length,
+    )
+
+  @property
+  def _hidden(self) -> frozenset[int]:
+    return self.dataset.class_ids(self.config.sampling.hidden_classes)
+
+  def _loader(self, records_of, infos) -> examples.FrameLoader:
+    cache = frame_cache.FrameCache(self.config.data.cache_mib)
+    clip = self.config.clip
+    options = examples.FrameOptions(
+      num_frames=clip.num_frames, size=clip.image_size
+    )
+    return examples.FrameLoader(records_of, options, cache=cache, infos=infos)
+
+
+def resolve(config) -> PretrainConfig:
+  return config_lib.resolve(PretrainConfig, config)
+
+
+def train(config: PretrainConfig, workdir) -> list[dict]:
+  """Trains, or goes on training, in `workdir`; returns its result rows."""
+  workdir = pathlib.Path(workdir)
+  reader = _open(config)
+  for split in (config.data.selection_split, config.data.eval_split):
+    reader.dataset.split(split)
+  source = reader.training_source()
+  score = _RetrievalScore(config, reader)
+  selection = config.data.selection_split
+  state = fit_lib.fit(
+    score.task,
+    workdir=workdir,
+    config=config,
+    optimizer=config.optimizer,
+    loop=config.loop,
+    checkpoint=config.checkpoint,
+    mesh=config.mesh,
+    batches_from=lambda step: pipeline.training_batches(
+      source,
+      batch_size=config.data.batch_size,
+      seed=order.mix(config.loop.seed, config.sampling.stream),
+      start_step=step,
+      num_threads=config.data.num_threads,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
+    evaluate=lambda params, _: {
+      f"eval/{selection}/{name}": value
+      for name, value in score(params, selection).items()
+    },
+    prepare=_starter(config.start),
+    steps_per_epoch=max(1, len(source) // config.data.batch_size),
+    title=f"pretrain {config.encoder}",
+  )
+  _write_encoder(config, score.task.model.config, source, workdir)
+  rows = score.rows(state.params, config.data.eval_split)
+  results.write(workdir, rows)
+  return rows
+
+
+def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
+  """Result rows of a finished run, by default on its `eval_split`."""
+  score = _RetrievalScore(config, _open(config))
+  params, _ = checkpoint.restore_params(workdir)
+  return score.rows(params, split or config.data.eval_split)
+
+
+def _starter(start: StartConfig):
+  """What puts another run's parameters into a fresh state, if configured.
+
+  Raises:
+    FileNotFoundError: if that run has no checkpoint.
+  """
+  if not start.workdir:
+    return None
+  params, _ = checkpoint.restore_params(start.workdir)
+  return lambda state: pretrained.start_from(
+    state, params, patterns=start.parameters
+  )
+
+
+def _open(config: PretrainConfig) -> ClipReader:
+  return ClipReader(
+    config,
+    records.open_dataset(config.data.data_dir, config.data.dataset),
+    tokenizer_lib.Tokenizer.load(config.data.tokenizer),
+  )
+
+
+class _RetrievalScore:
+  """Retrieval between the clips and the captions of a split."""
+
+  def __init__(self, config: PretrainConfig, reader: ClipReader):
+    self.task = PretrainTask(
+      dual_encoder.DualEncoder(model_config(config, reader)), config.loss
+    )
+    self._config = config
+    self._reader = reader
+    self._batch_size = config.data.batch_size
+    self._predict = evaluation.Predictor(
+      self.task.predict,
+      mesh=mesh_lib.make_mesh(config.mesh),
+      batch_size=self._batch_size,
+    )
+
+  def __call__(self, params, split: str) -> dict[str, float]:
+    video, text, text_id = [], [], []
+    with pipeline.evaluation_batches(
+      self._reader.captioned_clips(split), batch_size=self._batch_size
+    ) as batches:
+      for batch, output in evaluation.predict_batches(
+        self._predict, params, batches
+      ):
+        valid = batch.pairs.valid
+        video.append(output["video"][valid])
+        text.append(output["text"][valid])
+        text_id.append(batch.pairs.text_id[valid])
+    ids, first = np.unique(np.concatenate(text_id), return_index=True)
+    return retrieval.evaluate(
+      np.concatenate(video) @ np.concatenate(text)[first].T,
+      video_text_id=np.concatenate(text_id),
+      text_id=ids,
+    )
+
+  def rows(self, params, split: str) -> list[dict]:
+    config = self._config
+    return results.rows_of(
+      self(params, split),
+      encoder=config.encoder,
+      seed=config.loop.seed,
+      dataset=config.data.dataset,
+      split=split,
+      task="retrieval",
+      card=self._card(split),
+    )
+
+  def _card(self, split: str) -> dict:
+    infos = self._reader.dataset.split(split).metadata(on_corrupt="skip")
+    ids = [info.id for info in infos.examples]
+    return card.EvaluationCard(
+      protocol="retrieval: one clip per caption, equal texts are one query",
+      task="retrieval",
+      split=split,
+      split_hash=card.split_hash(ids),
+      num_evaluated=len(ids),
+      num_missing=len(infos.corrupt),
+      seeds=(self._config.loop.seed,),
+    ).to_dict()
+
+
+def model_config(
+  config: PretrainConfig, reader: ClipReader
+) -> dual_encoder.DualEncoderConfig:
+  """The towers' config, with what the data decides."""
+  model = config.model
+  needs_classes = config.loss.class_weight or config.loss.region_weight
+  return dual_encoder.DualEncoderConfig(
+    video_size=model.video_size,
+    text_size=model.text_size,
+    num_frames=config.clip.num_frames,
+    image_size=config.clip.image_size,
+    patch=model.patch,
+    vocab_size=reader.tokenizer.vocab_size,
+    max_text_length=model.max_text_length,
+    projection_width=model.projection_width,
+    num_classes=len(reader.dataset.label_names) if needs_classes else 0,
+    motion_gain=model.motion_gain,
+    remat=model.remat,
+    dtype=model.dtype,
+  )
+
+
+def _write_encoder(config, model_config, source, workdir) -> None:
+  """What `load_encoder` needs beside the parameters, written last."""
+  shutil.copyfile(config.data.tokenizer, workdir / TOKENIZER_FILE)
+  facts = {
+    "encoder": config.encoder,
+    "seed": config.loop.seed,
+    "clip": dataclasses.asdict(config.clip),
+    "model": dataclasses.asdict(model_config),
+    "training": {
+      "dataset": config.data.dataset,
+      "split": config.data.train_split,
+      "loss": dataclasses.asdict(config.loss),
+      "sampling": dataclasses.asdict(config.sampling),
+      "start": dataclasses.asdict(config.start),
+      "skipped_records": source.bad_records.reasons,
+    },
+  }
+  results.write_json(workdir / ENCODER_FILE, facts)

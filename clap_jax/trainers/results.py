@@ -1,0 +1,87 @@
+"""results.json: rows of numbers, each with its evaluation card."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+RESULTS_FILE = "results.json"
+
+
+def rows_of(
+  metrics: Mapping[str, float],
+  *,
+  encoder: str,
+  seed: int,
+  dataset: str,
+  split: str,
+  task: str,
+  card: Mapping[str, Any],
+) -> list[dict]:
+  """One row per metric, in the shape that results.json promises."""
+  return [
+    {
+      "encoder": encoder,
+      "seed": seed,
+      "dataset": dataset,
+      "split": split,
+      "task": task,
+      "metric": metric,
+      "value": float(value),
+      "card": dict(card),
+    }
+    for metric, value in metrics.items()
+  ]
+
+
+def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
+  """Writes <directory>/results.json whole or not at all."""
+  path = pathlib.Path(directory) / RESULTS_FILE
+  write_json(path, {"rows": rows})
+  return path
+
+
+def write_json(path: pathlib.Path, document: Any) -> None:
+  """Writes a file whole or not at all; one that says the same stays as it is.
+
+  What is not finite becomes null: JSON has no NaN.
+  """
+  text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
+  if path.is_file() and path.read_text() == text:
+    return
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(text)
+  partial.replace(path)
+
+
+def without_nan(document: Any) -> Any:
+  """JSON values with null for every number that is not finite."""
+  if isinstance(document, Mapping):
+    return {key: without_nan(value) for key, value in document.items()}
+  if isinstance(document, list | tuple):
+    return [without_nan(value) for value in document]
+  if isinstance(document, float) and not math.isfinite(document):
+    return None
+  return document
+
+
+def read(directory: str | pathlib.Path) -> list[dict]:
+  """Rows of <directory>/results.json; none where there is no such file."""
+  path = pathlib.Path(directory) / RESULTS_FILE
+  return json.loads(path.read_text())["rows"] if path.is_file() else []
+
+
+def read_facts(workdir: str | pathlib.Path, name: str) -> dict:
+  """A JSON file that a trainer writes when its run is done.
+
+  Raises:
+    FileNotFoundError: the run is not finished, or the directory holds none.
+  """
+  path = pathlib.Path(workdir) / name
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{workdir} holds no finished run (no {name}). Run its `clap train` to "
+      "the end, or give another directory."
+    )
+  return json.loads(path.read_text())

@@ -1,0 +1,348 @@
+"""Checkpoints: Orbax behind one class, with a verified manifest.
+
+Layout: `<directory>/<step>/{params,rest}/` by Orbax and `manifest.json` written
+last. A step that cannot be trusted is moved to `<directory>.damaged/`.
+"""
+
+import pathlib
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from clap_jax.training import manifest, paths
+
+CHECKPOINT_DIRECTORY = "checkpoints"
+_PARAMS, _REST = "params", "rest"
+_PARAMS_PREFIX, _EMA_PREFIX = "params/", "ema/"
+
+
+class CheckpointError(RuntimeError):
+  """There are checkpoints, but none that can be restored."""
+
+
+class TreeMismatchError(ValueError):
+  """A checkpoint of another model, optimizer or precision."""
+
+
+class Restored(NamedTuple):
+  state: Any
+  step: int
+  metadata: dict[str, Any]
+
+
+class Checkpoints:
+  """Saves in the background, keeps the newest, restores what is verified.
+
+  At most one save is under way. Call `poll` every step: it finishes a save that
+  is done and raises an error of the background. An older checkpoint is deleted
+  only after a newer one has its manifest.
+  """
+
+  def __init__(self, directory: pathlib.Path, *, keep: int):
+    self._directory = pathlib.Path(directory).absolute()
+    self._directory.mkdir(parents=True, exist_ok=True)
+    self._keep = keep
+    self._pending: tuple[int, dict, dict] | None = None
+    self._sealing: threading.Thread | None = None
+    self._sealing_error: BaseException | None = None
+    _remove_interrupted(self._directory)
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        # Whether and what to keep is decided here, by the manifests.
+        max_to_keep=None,
+        should_save_fn=lambda *_: True,
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def steps(self) -> list[int]:
+    """Complete checkpoints, oldest first."""
+    return complete_steps(self._directory)
+
+  def save(self, step: int, state: Any, *, metadata: Mapping) -> None:
+    """Starts to save `state`; one that is complete already is left alone."""
+    self.wait()
+    if step in self.steps():
+      return
+    flat = paths.flatten(state)
+    items = _split(flat)
+    saved = self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        **{k: ocp.args.StandardSave(paths.nest(v)) for k, v in items.items()}
+      ),
+      force=True,
+    )
+    if not saved:
+      raise CheckpointError(f"Orbax did not save step {step}.")
+    tree = {name: _spec_of(leaf) for name, leaf in flat.items()}
+    # Batch n is consumed by step n + 1, so the step is the data's position.
+    record = {"step": step, "data_position": step, **metadata}
+    self._pending = (step, tree, record)
+
+  def poll(self) -> None:
+    """Finishes a save that is done, without waiting."""
+    self._raise_sealing_error()
+    self._manager.check_for_errors()
+    if self._pending and not self._manager.is_saving_in_progress():
+      self._start_sealing()
+
+  def wait(self) -> None:
+    """Returns when nothing is under way."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    if self._pending:
+      self._start_sealing()
+    if self._sealing is not None:
+      self._sealing.join()
+      self._sealing = None
+    self._raise_sealing_error()
+
+  def close(self) -> None:
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  def restore(self, abstract_state: Any) -> Restored | None:
+    """The newest good state, or None if there is no checkpoint at all.
+
+    A damaged checkpoint is moved away, said so on standard error, and the one
+    before it is taken.
+
+    Args:
+      abstract_state: a pytree of jax.ShapeDtypeStruct; their shardings are the
+        restored arrays' shardings, whatever they were when saved.
+
+    Raises:
+      CheckpointError: if all checkpoints are damaged.
+      TreeMismatchError: if the newest good one is of another tree.
+    """
+    self.wait()
+    reasons = []
+    for step in reversed(self.steps()):
+      directory = self._directory / str(step)
+      try:
+        body = manifest.verify(directory)
+      except manifest.DamagedCheckpointError as error:
+        reasons.append(f"step {step}: {error}")
+        moved = _move_away(directory)
+        self._manager.reload()
+        print(
+          f"checkpoint of step {step} is damaged ({error}); moved to {moved}, "
+          "falling back to the one before",
+          file=sys.stderr,
+        )
+        continue
+      state = _read_state(directory, abstract_state, body["tree"])
+      return Restored(state, step, body["metadata"])
+    if reasons:
+      raise CheckpointError(_none_good(self._directory, reasons))
+    return None
+
+  def _start_sealing(self) -> None:
+    """Writes the manifest in a thread: it reads all that was saved."""
+    step, tree, metadata = self._pending
+    self._pending = None
+    self._sealing = threading.Thread(
+      target=self._seal, args=(step, tree, metadata), name="checkpoint-seal"
+    )
+    self._sealing.start()
+
+  def _seal(self, step, tree, metadata) -> None:
+    try:
+      directory = self._directory / str(step)
+      if jax.process_index() == 0:
+        manifest.write_manifest(directory, tree=tree, metadata=metadata)
+        for old in self.steps()[: -self._keep]:
+          _remove(self._directory / str(old))
+    except BaseException as error:  # surfaces in the caller's thread
+      self._sealing_error = error
+
+  def _raise_sealing_error(self) -> None:
+    if self._sealing_error is not None:
+      error, self._sealing_error = self._sealing_error, None
+      raise error
+
+
+def complete_steps(directory: pathlib.Path) -> list[int]:
+  """Steps with a manifest, oldest first."""
+  return sorted(
+    int(path.name)
+    for path in _step_directories(directory)
+    if manifest.has_manifest(path)
+  )
+
+
+def restore_params(
+  directory: pathlib.Path, *, use_ema: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parameters of the newest good checkpoint, for inference.
+
+  Nothing is moved or changed; a damaged checkpoint is passed over with a line
+  on standard error.
+
+  Args:
+    directory: that of the checkpoints, or the run's own.
+    use_ema: the moving average rather than the parameters.
+
+  Returns:
+    (nested dict of NumPy arrays, metadata of the checkpoint).
+
+  Raises:
+    FileNotFoundError: if there is no complete checkpoint.
+    CheckpointError: if all are damaged.
+    ValueError: if there is no moving average in it.
+  """
+  directory = pathlib.Path(directory).absolute()
+  if (directory / CHECKPOINT_DIRECTORY).is_dir():
+    directory = directory / CHECKPOINT_DIRECTORY
+  if not complete_steps(directory):
+    raise FileNotFoundError(
+      f"No complete checkpoint in {directory}: train first, or give the "
+      "directory of a run."
+    )
+  reasons = []
+  for step in reversed(complete_steps(directory)):
+    try:
+      body = manifest.verify(directory / str(step))
+    except manifest.DamagedCheckpointError as error:
+      reasons.append(f"step {step}: {error}")
+      print(f"checkpoint of step {step} is damaged: {error}", file=sys.stderr)
+      continue
+    prefix = _EMA_PREFIX if use_ema else _PARAMS_PREFIX
+    tree = {n: s for n, s in body["tree"].items() if n.startswith(prefix)}
+    if not tree:
+      raise ValueError(
+        f"The checkpoint {directory / str(step)} has no "
+        f"{prefix.rstrip('/')}: it was trained without."
+      )
+    item = _REST if use_ema else _PARAMS
+    abstract = {n: _as_numpy_target(s) for n, s in tree.items()}
+    flat = _read_item(directory / str(step) / item, abstract, body["tree"])
+    nested = paths.nest({n: flat[n] for n in tree})
+    return nested[prefix.rstrip("/")], body["metadata"]
+  raise CheckpointError(_none_good(directory, reasons))
+
+
+def tree_differences(
+  saved: Mapping[str, Any], expected: Mapping[str, Any]
+) -> list[str]:
+  """One line per array that is missing, unexpected, or of other shape."""
+  lines = []
+  for name in sorted(saved.keys() | expected.keys()):
+    before, now = saved.get(name), expected.get(name)
+    if before is None:
+      lines.append(f"{name}: not in the checkpoint, expected {_show(now)}")
+    elif now is None:
+      lines.append(f"{name}: in the checkpoint {_show(before)}, not expected")
+    elif list(before) != list(now):
+      lines.append(f"{name}: {_show(before)} saved, {_show(now)} expected")
+  return lines
+
+
+def _read_state(directory, abstract_state, tree) -> Any:
+  abstract = paths.flatten(abstract_state)
+  expected = {name: _spec_of(leaf) for name, leaf in abstract.items()}
+  differences = tree_differences(tree, expected)
+  if differences:
+    lines = "".join(f"\n  {line}" for line in differences)
+    raise TreeMismatchError(
+      f"The checkpoint {directory} is of another tree:{lines}\nUse the config "
+      "it was made with, or another directory."
+    )
+  flat = {}
+  for item, targets in _split(abstract).items():
+    flat |= _read_item(directory / item, targets, tree)
+  leaves = [flat[name] for name in abstract]
+  return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+
+
+def _read_item(directory, targets, tree) -> dict[str, Any]:
+  """The arrays of one item by name; those without a target as NumPy."""
+  item = directory.name
+  members = {
+    n: _as_numpy_target(s) for n, s in tree.items() if _item(n) == item
+  }
+  nested = paths.nest({**members, **targets})
+  arguments = jax.tree.map(_restore_args, nested)
+  handler = ocp.PyTreeCheckpointHandler()
+  with ocp.Checkpointer(handler) as checkpointer:
+    restored = checkpointer.restore(
+      directory,
+      args=ocp.args.PyTreeRestore(item=nested, restore_args=arguments),
+    )
+  return paths.flatten(restored)
+
+
+def _restore_args(target) -> ocp.RestoreArgs:
+  if isinstance(target, np.ndarray):
+    return ocp.RestoreArgs(restore_type=np.ndarray)
+  return ocp.ArrayRestoreArgs(
+    sharding=target.sharding, global_shape=target.shape, dtype=target.dtype
+  )
+
+
+def _as_numpy_target(spec) -> np.ndarray:
+  """A stand-in for an array to be read as NumPy; it takes no memory."""
+  shape, dtype = spec
+  return np.broadcast_to(np.zeros((), np.dtype(dtype)), shape)
+
+
+def _split(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  items: dict[str, dict[str, Any]] = {_PARAMS: {}, _REST: {}}
+  for name, leaf in flat.items():
+    items[_item(name)][name] = leaf
+  return {item: leaves for item, leaves in items.items() if leaves}
+
+
+def _item(name: str) -> str:
+  return _PARAMS if name.startswith(_PARAMS_PREFIX) else _REST
+
+
+def _spec_of(leaf) -> list:
+  return [list(leaf.shape), str(leaf.dtype)]
+
+
+def _show(spec) -> str:
+  return f"{spec[1]}{list(spec[0])}"
+
+
+def _step_directories(directory: pathlib.Path) -> list[pathlib.Path]:
+  if not directory.is_dir():
+    return []
+  return [p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()]
+
+
+def _remove_interrupted(directory: pathlib.Path) -> None:
+  for path in _step_directories(directory):
+    if not manifest.has_manifest(path):
+      shutil.rmtree(path)
+
+
+def _remove(directory: pathlib.Path) -> None:
+  # Without its manifest first, a half removed checkpoint counts as none.
+  (directory / manifest.MANIFEST_FILE).unlink()
+  shutil.rmtree(directory)
+
+
+def _move_away(directory: pathlib.Path) -> pathlib.Path:
+  root = directory.parent.with_name(f"{directory.parent.name}.damaged")
+  root.mkdir(exist_ok=True)
+  number = len(list(root.iterdir()))
+  return directory.rename(root / f"{directory.name}-{number}")
+
+
+def _none_good(directory: pathlib.Path, reasons: list[str]) -> str:
+  lines = "".join(f"\n  {reason}" for reason in reasons)
+  return (
+    f"No checkpoint in {directory} can be restored:{lines}\nDelete the run's "
+    "directory to start over."
+  )

@@ -1,0 +1,93 @@
+"""Predictions for a stream of batches, as NumPy, every row exactly once."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import paths, sharding
+
+
+class Predictor:
+  """`predict(params, batch)`, compiled once and split over the mesh.
+
+  A batch of any size up to `batch_size` is padded to it by repeating its last
+  row; the rows of the padding never come back.
+  """
+
+  def __init__(
+    self,
+    predict: Callable[[Any, Any], Any],
+    *,
+    mesh: jax.sharding.Mesh,
+    batch_size: int,
+  ):
+    mesh_lib.check_batch_size(batch_size, mesh)
+    self._predict = jax.jit(predict, out_shardings=sharding.replicated(mesh))
+    self._mesh = mesh
+    self._batch_size = batch_size
+
+  def place(self, params: Any) -> Any:
+    """NumPy parameters on every device of the mesh; others as they are.
+
+    Without it each call would send them again.
+    """
+    whole = sharding.replicated(self._mesh)
+    return jax.tree.map(
+      lambda leaf: (
+        leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, whole)
+      ),
+      params,
+    )
+
+  def __call__(self, params: Any, batch: Any) -> Any:
+    """Outputs (b, ...) as NumPy for a batch of b <= batch_size rows.
+
+    Raises:
+      ValueError: if the batch is larger, or an output is not one row per row.
+    """
+    padded, valid_mask = pad_batch(batch, self._batch_size)
+    with jax.set_mesh(self._mesh):
+      outputs = self._predict(params, sharding.put_batch(padded, self._mesh))
+    outputs = jax.device_get(outputs)
+    for name, leaf in paths.flatten(outputs).items():
+      if np.shape(leaf)[:1] != (self._batch_size,):
+        raise ValueError(
+          f"predict must return one row per row of the batch, but {name!r} has "
+          f"shape {np.shape(leaf)} for {self._batch_size} rows."
+        )
+    num_valid = int(valid_mask.sum())
+    return jax.tree.map(lambda leaf: leaf[:num_valid], outputs)
+
+
+def predict_batches(
+  predictor: Predictor, params: Any, batches: Iterable[Any]
+) -> Iterator[tuple[Any, Any]]:
+  """Yields (batch, outputs) for each batch, both as NumPy."""
+  params = predictor.place(params)
+  for batch in batches:
+    yield batch, predictor(params, batch)
+
+
+def pad_batch(batch: Any, size: int) -> tuple[Any, np.ndarray]:
+  """Repeats the last row up to `size` rows.
+
+  Returns:
+    (the padded batch, bool (size,) that is True for the rows given).
+
+  Raises:
+    ValueError: if the batch is empty, larger, or of unequal first axes.
+  """
+  sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+  if len(sizes) != 1 or not all(sizes):
+    raise ValueError(
+      f"The arrays of a batch must agree in their first axis, got {sizes}."
+    )
+  ((num_rows,),) = sizes
+  if not 1 <= num_rows <= size:
+    raise ValueError(f"Expected a batch of 1 to {size} rows, got {num_rows}.")
+  rows = np.minimum(np.arange(size), num_rows - 1)
+  padded = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], batch)
+  return padded, np.arange(size) < num_rows

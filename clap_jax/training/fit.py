@@ -1,0 +1,280 @@
+"""A whole training run: lock, mesh, state, restore, loop, save."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.training import checkpoint as checkpoint_lib
+from clap_jax.training import hooks as hooks_lib
+from clap_jax.training import loop as loop_lib
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import optimizer as optimizer_lib
+from clap_jax.training import preemption
+from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import state as state_lib
+from clap_jax.training import step as step_lib
+from clap_jax.training import task as task_lib
+from clap_jax.training import workdir as workdir_lib
+from clap_jax.training import writer as writer_lib
+
+TrainState = state_lib.TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+  """The run's durations, in steps."""
+
+  last: int
+  log_every: int
+  save_every: int
+  eval_every: int | None
+
+
+class _Plan(NamedTuple):
+  """The state before it exists."""
+
+  abstract: TrainState  # of jax.ShapeDtypeStruct with shardings
+  shardings: TrainState
+  make: Callable  # seed, uint32 () -> the state before the first step
+
+
+def fit(
+  task: task_lib.Task,
+  *,
+  workdir: str | pathlib.Path,
+  config: Any,
+  optimizer: config_lib.OptimizerConfig,
+  loop: config_lib.LoopConfig,
+  batches_from: Callable[[int], Iterator[Any]],
+  checkpoint: config_lib.CheckpointConfig | None = None,
+  mesh: config_lib.MeshConfig | None = None,
+  evaluate: Callable[[Any, int], Mapping[str, Any]] | None = None,
+  prepare: Callable[[TrainState], TrainState] | None = None,
+  steps_per_epoch: int | None = None,
+  sharding_rules: tuple[sharding_lib.Rule, ...] = (),
+  devices: list[jax.Device] | None = None,
+  title: str = "training",
+  show_progress: bool = True,
+) -> TrainState:
+  """Trains, or continues, the run in `workdir` to its end.
+
+  Killed anywhere and called again with the same arguments, it ends with the
+  same parameters, bit for bit. A finished run is restored and returned at once.
+  A run of no steps saves its initial parameters.
+
+  Args:
+    task: what is learned.
+    workdir: of this run alone; holds config.json, environment.json,
+      metrics.jsonl and checkpoints/.
+    config: the trainer's whole resolved config, for the record; a run can only
+      be continued with the same (see workdir.CHANGEABLE_KEYS for exceptions).
+    optimizer: how to learn.
+    loop: how long.
+    batches_from: steps done -> iterator over the host batches of the steps
+      after that; this process's rows only. A pure function of its argument.
+    checkpoint: when to save; None for the defaults.
+    mesh: of the devices; None for the defaults.
+    evaluate: (params, steps done) -> scalars by path; called as loop.eval_every
+      says and after the last step; gets the moving average if there is one.
+    prepare: changes the state before the first step, for example to start
+      from other parameters; not called when the run is continued.
+    steps_per_epoch: for durations in epochs.
+    sharding_rules: see sharding.partition_specs.
+    devices: to use; None for all.
+    title: of the progress bar.
+    show_progress: whether to report on standard error.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    workdir.WorkdirBusyError: if another trainer is at work there.
+    preemption.Preempted: after SIGTERM, once the state is saved. It is a
+      SystemExit with code 0.
+    ValueError: for a config that does not fit the workdir, the mesh, the
+      checkpoint or the parameters.
+  """
+  workdir = pathlib.Path(workdir)
+  checkpoint = checkpoint or config_lib.CheckpointConfig()
+  mesh = mesh or config_lib.MeshConfig()
+  steps = _resolve_steps(loop, checkpoint, steps_per_epoch)
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(preemption.watch_sigterm())
+    stack.enter_context(workdir_lib.locked(workdir))
+    workdir_lib.write_config(workdir, config)
+    device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
+    stack.enter_context(jax.set_mesh(device_mesh))
+    update = optimizer_lib.make_optimizer(
+      optimizer,
+      jax.eval_shape(task.init, jax.random.key(0)),
+      total_steps=steps.last,
+      steps_per_epoch=steps_per_epoch,
+    )
+    plan = _plan_state(
+      task,
+      update,
+      mesh=device_mesh,
+      rules=sharding_rules,
+      fsdp_min_size=mesh.fsdp_min_size,
+      ema=optimizer.ema_decay is not None,
+    )
+    checkpoints = checkpoint_lib.Checkpoints(
+      workdir / checkpoint_lib.CHECKPOINT_DIRECTORY, keep=checkpoint.keep
+    )
+    stack.callback(checkpoints.close)
+    restored = checkpoints.restore(plan.abstract)
+    start_step = restored.step if restored else 0
+    if restored and start_step >= steps.last:
+      return restored.state
+    metadata = {
+      "seed": loop.seed,
+      "config_hash": config_lib.config_hash(config),
+    }
+    workdir_lib.write_environment(workdir, device_mesh)
+    if show_progress:
+      _announce(title, workdir, start_step, steps, plan)
+    writer = writer_lib.MetricsWriter(workdir, step=start_step)
+    stack.callback(writer.close)
+    hooks = _make_hooks(
+      checkpoints,
+      writer,
+      steps,
+      start_step=start_step,
+      evaluate=evaluate,
+      use_ema=optimizer.ema_decay is not None,
+      max_skipped_in_a_row=loop.max_skipped_in_a_row,
+      title=title if show_progress else None,
+      metadata=metadata,
+    )
+    for hook in hooks:
+      stack.callback(hook.close)
+    if restored:
+      state = restored.state
+    else:
+      state = plan.make(np.uint32(loop.seed))
+      if prepare is not None:
+        state = prepare(state)
+    if steps.last == 0:  # untrained parameters, as a baseline
+      checkpoints.save(0, state, metadata=metadata)
+      return state
+    batches = iter(batches_from(start_step))
+    if hasattr(batches, "close"):
+      stack.callback(batches.close)
+    return loop_lib.run_loop(
+      state,
+      step_function=step_lib.make_train_step(
+        task,
+        update,
+        ema_decay=optimizer.ema_decay,
+        state_shardings=plan.shardings,
+      ),
+      batches=batches,
+      put_batch=lambda batch: sharding_lib.put_batch(batch, device_mesh),
+      start_step=start_step,
+      last_step=steps.last,
+      hooks=hooks,
+      stop=stop,
+    )
+
+
+def _resolve_steps(loop, checkpoint, steps_per_epoch) -> _Steps:
+  last = loop.length.in_steps(steps_per_epoch=steps_per_epoch)
+
+  def resolved(duration):
+    return duration.in_steps(total_steps=last, steps_per_epoch=steps_per_epoch)
+
+  return _Steps(
+    last=last,
+    log_every=resolved(loop.log_every),
+    save_every=resolved(checkpoint.save_every),
+    eval_every=resolved(loop.eval_every) if loop.eval_every else None,
+  )
+
+
+def _plan_state(task, optimizer, *, mesh, rules, fsdp_min_size, ema) -> _Plan:
+  def init(seed):
+    return state_lib.init_state(task, optimizer, seed=seed, ema=ema)
+
+  shapes = jax.eval_shape(init, np.uint32(0))
+  specs = sharding_lib.partition_specs(
+    shapes.params, mesh, rules=rules, fsdp_min_size=fsdp_min_size
+  )
+  shardings = sharding_lib.state_shardings(shapes, specs, mesh)
+  abstract = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+  return _Plan(abstract, shardings, jax.jit(init, out_shardings=shardings))
+
+
+def _make_hooks(
+  checkpoints,
+  writer,
+  steps,
+  *,
+  start_step,
+  evaluate,
+  use_ema,
+  max_skipped_in_a_row,
+  title,
+  metadata,
+) -> list[hooks_lib.Hook]:
+  """In the order they are called; checkpointing after all that write."""
+  hooks = [
+    hooks_lib.FiniteGuard(max_skipped_in_a_row=max_skipped_in_a_row),
+    hooks_lib.MetricsLog(
+      writer, every_steps=steps.log_every, last_step=steps.last
+    ),
+  ]
+  if title is not None:
+    hooks.append(
+      hooks_lib.Progress(
+        title=title,
+        start_step=start_step,
+        last_step=steps.last,
+        every_steps=steps.log_every,
+      )
+    )
+  if evaluate is not None:
+    hooks.append(
+      hooks_lib.Evaluation(
+        evaluate, writer, every_steps=steps.eval_every, use_ema=use_ema
+      )
+    )
+  hooks.append(
+    hooks_lib.Checkpointing(
+      checkpoints, writer, every_steps=steps.save_every, metadata=metadata
+    )
+  )
+  return hooks
+
+
+def _announce(title, workdir, start_step, steps, plan) -> None:
+  """What is about to happen, and what takes memory on every device."""
+  params = jax.tree.leaves(plan.abstract.params)
+  lines = [
+    f"{title}: steps {start_step + 1} to {steps.last} in {workdir}",
+    f"  {sum(leaf.size for leaf in params):,} parameters on "
+    f"{len(params[0].sharding.device_set)} device(s)",
+  ]
+  if len(params[0].sharding.device_set) > 1:
+    largest = sharding_lib.largest_replicated(
+      plan.abstract, plan.shardings, count=3
+    )
+    lines += [
+      f"  whole on every device: {array.path} {list(array.shape)}, "
+      f"{array.num_bytes / 2**20:.1f} MiB"
+      for array in largest
+      if array.num_bytes >= 2**20
+    ]
+  print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,0 +1,202 @@
+"""What happens beside the steps: record, progress, evaluation, checkpoint."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from clap_jax.training import checkpoint as checkpoint_lib
+from clap_jax.training import writer as writer_lib
+
+
+class NonFiniteError(RuntimeError):
+  """Too many updates in a row were skipped because they were not finite."""
+
+
+class Hook:
+  """Does nothing; hooks override what they need.
+
+  `on_metrics` gets host scalars one step late, `on_state` the live state before
+  the next step takes it: a hook must not keep it.
+  """
+
+  def wants_metrics(self, step: int) -> bool:
+    return False
+
+  def on_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
+    pass
+
+  def wants_state(self, step: int) -> bool:
+    return False
+
+  def on_state(self, step: int, state: Any, *, stopping: bool) -> None:
+    """Called where wanted, and at the end, which `stopping` makes an early one.
+
+    Args:
+      step: steps done.
+      state: after that step.
+      stopping: True if the process was asked to end soon.
+    """
+
+  def close(self) -> None:
+    pass
+
+
+class MetricsLog(Hook):
+  """Writes every `every_steps`-th step's metrics, the first and the last."""
+
+  def __init__(
+    self,
+    writer: writer_lib.MetricsWriter,
+    *,
+    every_steps: int,
+    last_step: int,
+  ):
+    self._writer = writer
+    self._every_steps = every_steps
+    self._last_step = last_step
+
+  def wants_metrics(self, step):
+    return step % self._every_steps == 0 or step in (1, self._last_step)
+
+  def on_metrics(self, step, metrics):
+    self._writer.write(step, metrics)
+
+
+class FiniteGuard(Hook):
+  """Stops a run that skips update after update."""
+
+  def __init__(self, *, max_skipped_in_a_row: int):
+    self._maximum = max_skipped_in_a_row
+    self._total = 0
+
+  def wants_metrics(self, step):
+    return True
+
+  def on_metrics(self, step, metrics):
+    total = int(metrics["train/guard/skipped"])
+    if total > self._total:
+      print(
+        f"step {step}: loss or gradient is not finite, update skipped "
+        f"({total} so far)",
+        file=sys.stderr,
+      )
+    self._total = total
+    in_a_row = int(metrics["train/guard/skipped_in_a_row"])
+    if in_a_row >= self._maximum:
+      raise NonFiniteError(
+        f"{in_a_row} updates in a row up to step {step} had a loss or gradient "
+        "that is not finite; the parameters are those before them. Look at the "
+        "data, lower the learning rate, or raise loop.max_skipped_in_a_row."
+      )
+
+
+class Progress(Hook):
+  """A bar on a terminal, a line now and then anywhere else."""
+
+  def __init__(
+    self, *, title: str, start_step: int, last_step: int, every_steps: int
+  ):
+    self._title = title
+    self._last_step = last_step
+    self._every_steps = every_steps
+    self._next_line_sec = 0.0
+    self._bar = None
+    console = rich.console.Console(stderr=True)
+    if console.is_terminal:
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("loss {task.fields[loss]:.4f}"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+      )
+      self._task = self._bar.add_task(
+        title, total=last_step, completed=start_step, loss=math.nan
+      )
+      self._bar.start()
+
+  def wants_metrics(self, step):
+    return step % self._every_steps == 0 or step == self._last_step
+
+  def on_metrics(self, step, metrics):
+    loss = float(metrics["train/loss"])
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, loss=loss)
+      return
+    now_sec = time.monotonic()
+    if now_sec < self._next_line_sec and step != self._last_step:
+      return
+    self._next_line_sec = now_sec + 10.0
+    rate = metrics.get("perf/steps_per_sec", math.nan)
+    print(
+      f"{self._title}: step {step}/{self._last_step}, loss {loss:.4f}, "
+      f"{rate:.2f} steps/s",
+      file=sys.stderr,
+      flush=True,
+    )
+
+  def close(self):
+    if self._bar is not None:
+      self._bar.stop()
+
+
+class Evaluation(Hook):
+  """Writes what `evaluate(params, step)` returns, every so often and last."""
+
+  def __init__(
+    self,
+    evaluate: Callable[[Any, int], Mapping[str, Any]],
+    writer: writer_lib.MetricsWriter,
+    *,
+    every_steps: int | None,
+    use_ema: bool,
+  ):
+    self._evaluate = evaluate
+    self._writer = writer
+    self._every_steps = every_steps
+    self._use_ema = use_ema
+
+  def wants_state(self, step):
+    return self._every_steps is not None and step % self._every_steps == 0
+
+  def on_state(self, step, state, *, stopping):
+    if stopping:
+      return  # there is time to save and for nothing else
+    params = state.ema if self._use_ema else state.params
+    self._writer.write(step, self._evaluate(params, step))
+
+
+class Checkpointing(Hook):
+  """Saves every so often and at the end; must come after those that write."""
+
+  def __init__(
+    self,
+    checkpoints: checkpoint_lib.Checkpoints,
+    writer: writer_lib.MetricsWriter,
+    *,
+    every_steps: int,
+    metadata: Mapping[str, Any],
+  ):
+    self._checkpoints = checkpoints
+    self._writer = writer
+    self._every_steps = every_steps
+    self._metadata = metadata
+
+  def wants_state(self, step):
+    self._checkpoints.poll()  # errors of the background surface here
+    return step % self._every_steps == 0
+
+  def on_state(self, step, state, *, stopping):
+    # The record up to this step is on disk before the checkpoint can be: a
+    # resumed run then finds every line that it will not write again.
+    self._writer.sync()
+    self._checkpoints.save(step, state, metadata=self._metadata)
+
+  def close(self):
+    self._checkpoints.close()

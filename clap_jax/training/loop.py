@@ -1,0 +1,130 @@
+"""The training loop. It knows no task, no file and no metric but the loss."""
+
+import collections
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from clap_jax.training import hooks as hooks_lib
+from clap_jax.training import preemption
+
+
+class _Clock:
+  """Steps per second and the share of it spent waiting for input.
+
+  Over the last `window_steps` finished steps, so without the first one, which
+  compiles.
+  """
+
+  def __init__(self, *, window_steps: int = 100):
+    self._finished = collections.deque(maxlen=window_steps + 1)
+    self._input_wait_sec = self._excluded_sec = 0.0
+
+  def add_input_wait(self, seconds: float) -> None:
+    self._input_wait_sec += seconds
+
+  def exclude(self, seconds: float) -> None:
+    """Takes out time that was not spent on training."""
+    self._excluded_sec += seconds
+
+  def finish_step(self) -> None:
+    now_sec = time.perf_counter() - self._excluded_sec
+    self._finished.append((now_sec, self._input_wait_sec))
+
+  def read(self) -> dict[str, float]:
+    """The scalars; none before two steps are done."""
+    if len(self._finished) < 2:
+      return {}
+    first, last = self._finished[0], self._finished[-1]
+    seconds = max(last[0] - first[0], 1e-9)
+    return {
+      "perf/steps_per_sec": (len(self._finished) - 1) / seconds,
+      "perf/input_wait_frac": min((last[1] - first[1]) / seconds, 1.0),
+    }
+
+
+def run_loop(
+  state: Any,
+  *,
+  step_function: Callable,
+  batches: Iterator[Any],
+  put_batch: Callable[[Any], Any],
+  start_step: int,
+  last_step: int,
+  hooks: Sequence[hooks_lib.Hook],
+  stop: preemption.StopRequest,
+) -> Any:
+  """Trains from `start_step` steps done to `last_step` steps done.
+
+  The metrics of a step are fetched after the next step has been dispatched, so
+  that the device does not wait for the host; only before hooks that need the
+  state is the step waited for.
+
+  Args:
+    state: after `start_step` steps; donated.
+    step_function: (state, batch) -> (state, metrics); donates the state.
+    batches: yields the batch of step `start_step + 1` first.
+    put_batch: host batch -> device batch.
+    start_step: steps done.
+    last_step: where to end.
+    hooks: called in order.
+    stop: asks to end early.
+
+  Returns:
+    The last state.
+
+  Raises:
+    preemption.Preempted: after a stop request; the hooks have seen the state.
+    ValueError: if the batches end too early.
+  """
+  clock = _Clock()
+  pending = None
+  for step in range(start_step + 1, last_step + 1):
+    begin_sec = time.perf_counter()
+    host_batch = next(batches, None)
+    if host_batch is None:
+      raise ValueError(
+        f"The batches ended after step {step - 1}; the run is to have "
+        f"{last_step} steps: the source must repeat."
+      )
+    batch = put_batch(host_batch)
+    clock.add_input_wait(time.perf_counter() - begin_sec)
+    state, metrics = step_function(state, batch)
+    if pending is not None:
+      _deliver(*pending, hooks, clock)
+    pending = (step, metrics)
+    last = step == last_step
+    stopping = stop.requested and not last
+    wanting = [
+      hook for hook in hooks if hook.wants_state(step) or last or stopping
+    ]
+    if wanting:
+      _deliver(*pending, hooks, clock)
+      pending = None
+      begin_sec = time.perf_counter()
+      for hook in wanting:
+        hook.on_state(step, state, stopping=stopping)
+      clock.exclude(time.perf_counter() - begin_sec)
+    if stopping:
+      preempted = preemption.Preempted(step)
+      print(preempted, file=sys.stderr, flush=True)
+      raise preempted
+  return state
+
+
+def _deliver(step, metrics, hooks, clock) -> None:
+  """Waits for a step's metrics and hands them to the hooks that want them."""
+  wanting = [hook for hook in hooks if hook.wants_metrics(step)]
+  # Even if nobody wants them: a host that ran ahead would fill the memory with
+  # batches.
+  jax.block_until_ready(metrics["loss"])
+  clock.finish_step()
+  if not wanting:
+    return
+  host = {f"train/{k}": v for k, v in jax.device_get(metrics).items()}
+  host |= clock.read()
+  for hook in wanting:
+    hook.on_metrics(step, host)

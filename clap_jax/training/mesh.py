@@ -1,0 +1,51 @@
+"""The device mesh: axes `data`, `fsdp`, `tensor`."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+
+from clap_jax import config as config_lib
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # the axes that split a batch
+
+
+def make_mesh(
+  config: config_lib.MeshConfig,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+) -> jax.sharding.Mesh:
+  """A mesh with automatic axes over `devices` (all of them by default).
+
+  Raises:
+    ValueError: if the axis sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = [config.data, config.fsdp, config.tensor]
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = max(len(devices) // -math.prod(sizes), 1)
+  if math.prod(sizes) != len(devices):
+    named = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
+    raise ValueError(
+      f"The mesh {named} has {math.prod(sizes)} places for {len(devices)} "
+      "devices: choose sizes with that product, or -1 for one axis."
+    )
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+
+
+def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
+  """Into how many parts a batch is split."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(global_batch_size: int, mesh: jax.sharding.Mesh) -> None:
+  """Raises a ValueError if a batch cannot be split evenly over the mesh."""
+  num_shards = num_batch_shards(mesh)
+  if global_batch_size < 1 or global_batch_size % num_shards:
+    raise ValueError(
+      f"The global batch size {global_batch_size} is not a positive multiple "
+      f"of {num_shards}, the number of batch shards of the mesh "
+      f"{dict(mesh.shape)}: change the batch size or the mesh."
+    )

@@ -1,0 +1,156 @@
+"""Optax transformations from an OptimizerConfig, with groups by path."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clap_jax import config as config_lib
+from clap_jax.training import paths
+
+_TRAINED, _FROZEN = "trained", "frozen"
+
+
+class Optimizer(NamedTuple):
+  """An optax transformation and what else a step wants to know."""
+
+  init: Callable
+  update: Callable
+  learning_rate: Callable  # updates done -> learning rate, before multipliers
+  multipliers: Any  # a float per parameter; 0 is frozen
+
+  def stop_frozen(self, params):
+    """`params` such that no gradient reaches the frozen ones."""
+    return jax.tree.map(
+      lambda p, m: p if m > 0 else jax.lax.stop_gradient(p),
+      params,
+      self.multipliers,
+    )
+
+
+def make_optimizer(
+  config: config_lib.OptimizerConfig,
+  params: Any,
+  *,
+  total_steps: int,
+  steps_per_epoch: int | None = None,
+) -> Optimizer:
+  """Clip, adapt, decay, scale.
+
+  Weight decay spares arrays of less than two axes (biases, norms, the
+  temperature). Frozen parameters have no moments and no part in the norm.
+
+  Args:
+    config: see its comments.
+    params: the parameters or their shapes.
+    total_steps: the length of the run, to which a cosine decays.
+    steps_per_epoch: for a warm-up given in epochs.
+
+  Raises:
+    ValueError: if a group's regex matches no parameter, or all are frozen.
+  """
+  schedule = make_schedule(
+    config, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+  )
+  multipliers = group_multipliers(config, params)
+  labels = jax.tree.map(lambda m: _TRAINED if m > 0 else _FROZEN, multipliers)
+  if _TRAINED not in jax.tree.leaves(labels):
+    raise ValueError("All parameters are frozen: loosen optimizer.groups.")
+  parts = []
+  if config.gradient_clip is not None:
+    parts.append(optax.clip_by_global_norm(config.gradient_clip))
+  if config.name == "adamw":
+    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2))
+  else:
+    parts.append(optax.trace(decay=config.b1))
+  if config.weight_decay:
+    mask = lambda tree: jax.tree.map(lambda p: jnp.ndim(p) > 1, tree)  # noqa: E731
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+  parts += [_scale_by(multipliers), optax.scale_by_learning_rate(schedule)]
+  transform = optax.multi_transform(
+    {_TRAINED: optax.chain(*parts), _FROZEN: optax.set_to_zero()}, labels
+  )
+  return Optimizer(transform.init, transform.update, schedule, multipliers)
+
+
+def make_schedule(
+  config: config_lib.OptimizerConfig,
+  *,
+  total_steps: int,
+  steps_per_epoch: int | None = None,
+) -> Callable:
+  """Steps done -> learning rate: linear warm-up, then cosine to 0 or flat."""
+  warmup_steps = config.warmup.in_steps(
+    total_steps=total_steps, steps_per_epoch=steps_per_epoch
+  )
+  if warmup_steps > total_steps:
+    raise ValueError(
+      f"The warm-up of {warmup_steps} steps is longer than the run of "
+      f"{total_steps}: shorten optimizer.warmup_*."
+    )
+  peak = config.learning_rate
+  if config.schedule == "cosine":
+    after = optax.cosine_decay_schedule(
+      peak, max(total_steps - warmup_steps, 1)
+    )
+  else:
+    after = optax.constant_schedule(peak)
+  if not warmup_steps:
+    return after
+
+  # From peak / n and not from 0: the first step is a step.
+  def warmup(count):
+    return peak * (count + 1) / warmup_steps
+
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def group_multipliers(config: config_lib.OptimizerConfig, params: Any) -> Any:
+  """A learning-rate multiplier for each parameter, 1 outside of all groups.
+
+  Raises:
+    ValueError: if a regex matches no parameter; all such are named.
+  """
+  names = paths.names(params)
+  matched = set()
+
+  def multiplier(name):
+    for index, (pattern, value) in enumerate(config.groups):
+      if re.search(pattern, name):
+        matched.add(index)
+        return float(value)
+    return 1.0
+
+  result = jax.tree.map(multiplier, names)
+  unmatched = [
+    pattern
+    for index, (pattern, _) in enumerate(config.groups)
+    if index not in matched
+  ]
+  if unmatched:
+    known = "\n  ".join(jax.tree.leaves(names))
+    raise ValueError(
+      f"optimizer.groups {unmatched} match no parameter that an earlier group "
+      f"has not taken. The parameters are:\n  {known}"
+    )
+  return result
+
+
+def _scale_by(multipliers: Any) -> optax.GradientTransformation:
+  """Scales each update by its own constant; frozen leaves are absent here."""
+
+  def update(updates, state, params=None):
+    del params
+    is_masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+    scaled = jax.tree.map(
+      lambda u, m: u if is_masked(u) or m == 1.0 else u * m,
+      updates,
+      multipliers,
+      is_leaf=is_masked,
+    )
+    return scaled, state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

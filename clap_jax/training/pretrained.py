@@ -1,0 +1,69 @@
+"""Starting from the parameters of another run instead of from random ones."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from clap_jax.training import paths
+from clap_jax.training.state import TrainState
+
+
+def start_from(
+  state: TrainState, source: Mapping[str, Any], *, patterns: tuple[str, ...]
+) -> TrainState:
+  """A fresh state with those of `source`'s parameters that a pattern matches.
+
+  Parameters that only one of the two has keep their place: a new head stays
+  random, an old one is not taken over. The optimizer starts from zero.
+
+  Args:
+    state: before the first step, on its devices.
+    source: nested parameters, as `checkpoint.restore_params` gives them.
+    patterns: regexes on parameter names, searched anywhere in the name.
+
+  Raises:
+    ValueError: listing every parameter of another shape, or if nothing at all
+      would be taken over.
+  """
+  flat = paths.flatten(source)
+  wanted = {
+    name: leaf
+    for name, leaf in flat.items()
+    if any(re.search(pattern, name) for pattern in patterns)
+  }
+  target = paths.flatten(state.params)
+  shared = sorted(set(wanted) & set(target))
+  wrong = [
+    f"{name}: {np.shape(wanted[name])} there, {target[name].shape} here"
+    for name in shared
+    if np.shape(wanted[name]) != target[name].shape
+  ]
+  if wrong:
+    raise ValueError(
+      "The run to start from has other shapes:\n  " + "\n  ".join(wrong)
+    )
+  if not shared:
+    raise ValueError(
+      f"No parameter of the run to start from matches {patterns} and exists "
+      f"here; it has {', '.join(sorted(flat)[:5])}, ..."
+    )
+
+  def replaced(tree):
+    def pick(key_path, leaf):
+      name = paths.name_of(key_path)
+      if name not in shared:
+        return leaf
+      value = np.asarray(wanted[name], leaf.dtype)
+      return jax.device_put(value, leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(pick, tree)
+
+  return dataclasses.replace(
+    state,
+    params=replaced(state.params),
+    ema=None if state.ema is None else replaced(state.ema),
+  )

@@ -1,0 +1,56 @@
+"""Everything that a step changes, as one pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Folded into the seed's key for the initial parameters; steps fold in their
+# own number, which never gets here.
+_INIT_STREAM = 2**32 - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """The state after `step` steps; a checkpoint holds exactly this.
+
+  The position in the data is `step` as well: batch n is consumed by step n + 1.
+  """
+
+  step: jax.Array  # int32 (); batches consumed, skipped updates included
+  seed: jax.Array  # uint32 (); with `step` it determines every random draw
+  params: Any
+  opt_state: Any
+  ema: Any  # moving average of params, or None
+  num_skipped: jax.Array  # int32 (); updates skipped as not finite
+  num_skipped_in_a_row: jax.Array  # int32 (); up to and including this step
+
+
+def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
+  """The state before the first step; to be traced under jit.
+
+  Args:
+    task: a training.task.Task.
+    optimizer: anything with optax's `init`.
+    seed: uint32 ().
+    ema: whether to keep a moving average of the parameters.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
+  params = task.init(rng)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    seed=jnp.asarray(seed, jnp.uint32),
+    params=params,
+    opt_state=optimizer.init(params),
+    # A copy: two leaves of a donated state must not share one buffer.
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+    num_skipped=jnp.zeros((), jnp.int32),
+    num_skipped_in_a_row=jnp.zeros((), jnp.int32),
+  )
+
+
+def step_rng(state: TrainState) -> jax.Array:
+  """The key of the step that leads on from `state`."""
+  return jax.random.fold_in(jax.random.key(state.seed), state.step)

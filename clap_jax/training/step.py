@@ -1,0 +1,107 @@
+"""The train step: gradient, guard, update, moving average."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clap_jax.training import optimizer as optimizer_lib
+from clap_jax.training import state as state_lib
+from clap_jax.training import task as task_lib
+
+TrainState = state_lib.TrainState
+StepFunction = Callable[[TrainState, Any], tuple[TrainState, Mapping]]
+
+
+def make_train_step(
+  task: task_lib.Task,
+  optimizer: optimizer_lib.Optimizer,
+  *,
+  ema_decay: float | None = None,
+  state_shardings: Any = None,
+) -> StepFunction:
+  """A jitted (state, batch) -> (state, metrics); the given state is donated.
+
+  Metrics are scalars on the device: `loss`, `grad_norm` (of the trainable
+  parameters, before clipping), `learning_rate`, `guard/skipped` and
+  `guard/skipped_in_a_row`, and those of the task.
+
+  A step whose loss or gradient norm is not finite changes neither parameters,
+  optimizer nor moving average, to the bit; it is counted and the step number
+  goes on, so that the next step sees the next batch.
+
+  Args:
+    task: what is learned.
+    optimizer: from `make_optimizer`, for the same parameters.
+    ema_decay: of the moving average of the parameters; None for none.
+    state_shardings: TrainState of shardings of the result; None leaves them to
+      the compiler.
+  """
+
+  def train_step(state: TrainState, batch):
+    rng = state_lib.step_rng(state)
+
+    def loss_of(params):
+      params = optimizer.stop_frozen(params)
+      return task.loss(params, batch, rng)
+
+    (loss, extra), grads = jax.value_and_grad(loss_of, has_aux=True)(
+      state.params
+    )
+    grad_norm = optax.tree.norm(grads)
+    ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = _moved_average(state.ema, params, ema_decay)
+    params, opt_state, ema = jax.tree.map(
+      lambda new, old: jnp.where(ok, new, old),
+      (params, opt_state, ema),
+      (state.params, state.opt_state, state.ema),
+    )
+    skipped = (~ok).astype(jnp.int32)
+    in_a_row = (state.num_skipped_in_a_row + 1) * skipped
+    new_state = TrainState(
+      step=state.step + 1,
+      seed=state.seed,
+      params=params,
+      opt_state=opt_state,
+      ema=ema,
+      num_skipped=state.num_skipped + skipped,
+      num_skipped_in_a_row=in_a_row,
+    )
+    metrics = {
+      "loss": loss,
+      "grad_norm": grad_norm,
+      "learning_rate": optimizer.learning_rate(state.step),
+      "guard/skipped": new_state.num_skipped,
+      "guard/skipped_in_a_row": in_a_row,
+    }
+    return new_state, _merged(metrics, extra)
+
+  return jax.jit(
+    train_step,
+    donate_argnums=0,
+    out_shardings=None if state_shardings is None else (state_shardings, None),
+  )
+
+
+def _moved_average(ema, params, decay):
+  if ema is None:
+    return None
+  return jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), ema, params)
+
+
+def _merged(metrics: dict, extra: Mapping) -> dict:
+  taken = sorted(set(metrics) & set(extra))
+  if taken:
+    raise ValueError(
+      f"The task's metrics {taken} have names that the step uses itself: "
+      "rename them."
+    )
+  shapes = {name: jnp.shape(value) for name, value in extra.items()}
+  arrays = {name: shape for name, shape in shapes.items() if shape}
+  if arrays:
+    raise ValueError(f"Metrics must be scalars, got shapes {arrays}.")
+  return {**metrics, **extra}

@@ -1,0 +1,162 @@
+"""A run's directory: one trainer at a time, its config and its environment."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orjson
+
+from clap_jax import config as config_lib
+
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+LOCK_FILE = ".lock"
+# Keys that a resumed run may change: they do not alter what is learned. A key
+# stands for itself and all that is below it.
+CHANGEABLE_KEYS = (
+  "checkpoint",
+  "mesh",
+  "loop.eval_every",
+  "loop.log_every",
+)
+_PACKAGES = ("clap_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class WorkdirBusyError(RuntimeError):
+  """Another trainer is at work in the directory."""
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the directory for this process; made if it is missing.
+
+  The lock belongs to the process: a killed trainer leaves none behind.
+
+  Raises:
+    WorkdirBusyError: if another process, or another call, holds it.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise WorkdirBusyError(
+        f"Another trainer (process {file.read().strip() or 'unknown'}) is at "
+        f"work in {workdir}: wait for it, stop it, or use another directory."
+      ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {platform.node()}")
+    file.flush()
+    yield
+
+
+def write_config(workdir: pathlib.Path, config: Any) -> None:
+  """Writes config.json, or compares with the one that is there.
+
+  Args:
+    workdir: the run's directory.
+    config: a resolved dataclass, or plain values.
+
+  Raises:
+    ValueError: if the directory belongs to a run with another config, with
+      every key that differs.
+  """
+  values = config_lib.as_dict(config)
+  path = workdir / CONFIG_FILE
+  if path.exists():
+    differences = config_differences(orjson.loads(path.read_bytes()), values)
+    if differences:
+      lines = "".join(f"\n  {line}" for line in differences)
+      raise ValueError(
+        f"{workdir} belongs to a run with another config:{lines}\nUse another "
+        "directory, or delete this one to start over."
+      )
+  write_json(path, values)
+
+
+def config_differences(before: Any, after: Any) -> list[str]:
+  """One line per key that differs and must not change on resume."""
+  old, new = _flatten(before), _flatten(after)
+  return [
+    f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
+    for key in sorted(old | new)
+    if old.get(key, "absent") != new.get(key, "absent")
+    and not key.startswith(CHANGEABLE_KEYS)
+  ]
+
+
+def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+  """Records what the run runs on; of the latest start only."""
+  device = mesh.devices.flat[0]
+  record = {
+    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    "host": platform.node(),
+    "platform": platform.platform(),
+    "revision": _revision(),
+    "python": sys.version.split()[0],
+    "packages": {name: _version(name) for name in _PACKAGES},
+    "device_kind": device.device_kind,
+    "backend": device.platform,
+    "num_devices": mesh.size,
+    "num_processes": jax.process_count(),
+    "mesh": dict(mesh.shape),
+    "num_cpus": len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity")
+    else os.cpu_count(),
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
+  }
+  write_json(workdir / ENVIRONMENT_FILE, record)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Replaces the file at once: a reader sees the old or the new one."""
+  partial = path.with_name(f"{path.name}.partial")
+  with open(partial, "wb") as file:
+    file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+
+
+def _revision() -> str | None:
+  """The commit of the source, with "-dirty" if it was changed since."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+  command += ["--exclude=*"]  # no tag names
+  try:
+    result = subprocess.run(
+      command,
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None  # an installed package, or no git
+  return result.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+  if not isinstance(value, dict) or not value:
+    return {key: value}
+  flat = {}
+  for name, child in value.items():
+    flat |= _flatten(child, f"{key}.{name}" if key else name)
+  return flat

@@ -1,0 +1,73 @@
+"""The record of a run: metrics.jsonl."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+  """Appends one JSON object per write: `step` and path-named scalars.
+
+  Lines of steps after `step` are removed when the file is opened, and so is a
+  line that a crash cut short: a run resumed at that step writes them again.
+  A value that is not finite is written as null.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, step: int):
+    self._path = workdir / METRICS_FILE
+    _drop_lines_after(self._path, step)
+    self._file = open(self._path, "ab")  # noqa: SIM115  (closed by `close`)
+
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+    record = {"step": int(step)}
+    record |= {name: _plain(value) for name, value in scalars.items()}
+    self._file.write(orjson.dumps(record) + b"\n")
+    self._file.flush()
+
+  def sync(self) -> None:
+    """Returns when all lines are on the disk."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """All records of a run, in the order they were written."""
+  lines = (workdir / METRICS_FILE).read_bytes().splitlines()
+  return [orjson.loads(line) for line in lines]
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+      continue
+    if line.endswith(b"\n") and record["step"] <= step:
+      kept.append(line)
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_bytes(b"".join(kept))
+  os.replace(partial, path)
+
+
+def _plain(value: Any) -> float | int | None:
+  scalar = np.asarray(value)
+  if scalar.ndim:
+    raise ValueError(f"Metrics must be scalars, got shape {scalar.shape}.")
+  if not np.isfinite(scalar):
+    return None
+  if scalar.dtype == bool or np.issubdtype(scalar.dtype, np.integer):
+    return int(scalar)
+  # float32 printed as such: 0.1, not 0.10000000149011612.
+  return float(str(scalar))

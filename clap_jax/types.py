@@ -1,0 +1,72 @@
+"""Axis legend, batch types and unit conventions shared by every layer.
+
+Axis letters used in shapes everywhere:
+  b batch, t time, s spatial tokens, l text tokens, d width, h heads,
+  q queries, c classes, p pyramid points, n segments, k kept.
+Unless a name says otherwise, segments are [start, end) in seconds, a `*_mask`
+is boolean and True means valid, and padding stands at the end.
+
+NamedTuples are pytrees, so the batches below pass through jax unchanged while
+this module needs NumPy only.
+"""
+
+from typing import Any, NamedTuple
+
+Array = Any  # a NumPy or a JAX array; the shape stands in the comment
+
+
+class PairMetadata(NamedTuple):
+  """What the mask rules of the contrastive loss know of each clip. All (b,)."""
+
+  text_id: Array  # int32; equal text has an equal id, -1 without text
+  class_id: Array  # int32; -1 for background
+  video_id: Array  # int32
+  clip_start_sec: Array  # float32
+  clip_end_sec: Array  # float32
+  caption_start_sec: Array  # float32; the caption's own interval
+  caption_end_sec: Array  # float32
+  is_action: Array  # bool; False for a background clip
+  has_text: Array  # bool
+  generic_text: Array  # bool; the text is a fixed background sentence
+  valid: Array  # bool; False for padding
+
+
+class ClipBatch(NamedTuple):
+  """Clips with their texts, for pre-training."""
+
+  frames: Array  # uint8 (b, t, height, width, 3)
+  tokens: Array  # int32 (b, l)
+  token_mask: Array  # bool (b, l)
+  pairs: PairMetadata
+
+
+class LocalizationBatch(NamedTuple):
+  """Feature sequences with labelled segments, in grid units."""
+
+  features: Array  # float32 (b, t, d)
+  mask: Array  # bool (b, t)
+  segments: Array  # float32 (b, n, 2), grid units: i is the middle of snippet i
+  labels: Array  # int32 (b, n)
+  segment_mask: Array  # bool (b, n)
+  video_index: Array  # int32 (b,); position in the source, -1 for padding
+
+
+class GroundingBatch(NamedTuple):
+  """Feature sequences with one text query each, in grid units."""
+
+  features: Array  # float32 (b, t, d)
+  mask: Array  # bool (b, t)
+  query: Array  # float32 (b, l, e): token vectors of a frozen text tower
+  query_mask: Array  # bool (b, l)
+  segment: Array  # float32 (b, 2), grid units
+  valid: Array  # bool (b,)
+  query_index: Array  # int32 (b,); position in the source, -1 for padding
+
+
+class Detections(NamedTuple):
+  """Scored segments of a batch of videos or queries, best first, padded."""
+
+  segments: Array  # float32 (b, k, 2), grid units
+  scores: Array  # float32 (b, k)
+  labels: Array  # int32 (b, k); 0 for grounding
+  mask: Array  # bool (b, k)

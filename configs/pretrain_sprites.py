@@ -1,0 +1,137 @@
+"""Post-pre-training of both towers on motion_sprites.
+
+Argument: `SIZE[,encoder=NAME][,seed=N]`; SIZE is tiny, demo or full, NAME a row
+of the comparison: random, tac, tsp, clip, clap. `tiny` and `demo` run on two
+CPU cores, `full` on one accelerator with 16 GB or on any slice.
+"""
+
+import ml_collections
+
+from configs import common
+
+# What each row of the comparison trains on; everything else is shared.
+ENCODERS = {
+  "random": {"loop.steps": 0, "optimizer.warmup_steps": 0},
+  "tac": {
+    "loss.contrastive_weight": 0.0,
+    "loss.class_weight": 1.0,
+    "sampling.action_only": True,
+  },
+  "tsp": {
+    "loss.contrastive_weight": 0.0,
+    "loss.class_weight": 1.0,
+    "loss.region_weight": 1.0,
+  },
+  "clip": {"loss.preset": "unmasked", "sampling.action_only": True},
+  "clap": {
+    "loss.contrastive_weight": 0.5,
+    "loss.class_weight": 1.0,
+    "sampling.text_source": "captions_and_labels",
+    "sampling.background_share": 0.25,
+    "sampling.clips_per_video": 4,
+  },
+}
+
+SIZES = {
+  "tiny": {
+    "clip.image_size": 32,
+    "model.video_size": "micro",
+    "model.text_size": "micro",
+    "model.projection_width": 16,
+    "data.batch_size": 8,
+    "loop.steps": 4,
+    "checkpoint.save_every_steps": 2,
+  },
+  "demo": {},
+  "full": {
+    "clip.image_size": 112,
+    "model.video_size": "S",
+    "model.text_size": "S",
+    "model.patch": (2, 16, 16),
+    "model.projection_width": 512,
+    "model.dtype": "bfloat16",
+    "data.batch_size": 1024,
+    "data.cache_mib": 0.0,
+    "data.num_threads": 16,
+    "optimizer.learning_rate": 5e-4,
+    "loop.steps": 20_000,
+  },
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="demo", encoder="clap", seed=0)
+  config = ml_collections.ConfigDict()
+  config.trainer = "pretrain"
+  config.encoder = args["encoder"]
+  config.data = {
+    "dataset": f"motion_sprites/{args['size']}",
+    "data_dir": "data",
+    "tokenizer": "data/tokenizer.model",
+    "train_split": "train",
+    "selection_split": "selection",
+    "eval_split": "validation",
+    "batch_size": 64,  # clips, over all devices
+    "cache_mib": 2048.0,  # decoded videos kept in memory
+    "num_threads": 2,  # decoding ahead of the step
+  }
+  config.clip = {
+    "clip_sec": 2.0,
+    "num_frames": 16,  # equally spaced in the clip
+    "image_size": 64,  # px
+  }
+  config.sampling = {
+    "text_source": "captions",  # or labels, captions_and_labels, ...
+    "background_share": 0.5,  # of all clips
+    "action_only": False,
+    "same_video_background": False,  # background from the action's video
+    "clips_per_video": 1,  # clips in a row that come from one video
+    "stream": 0,  # another number draws other clips under the same seed
+    "hidden_classes": (),  # names that pre-training must not see
+  }
+  config.augment = {
+    "shift_px": 4,
+    "flip_probability": 0.0,  # captions name directions
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "colour": 0.0,  # captions name colours
+  }
+  config.model = {
+    "video_size": "tiny",
+    "text_size": "tiny",
+    "patch": (4, 16, 16),  # frames, px, px
+    "projection_width": 128,
+    "max_text_length": 40,  # tokens
+    "motion_gain": 5.0,  # of differences from the clip's mean; 0: colours only
+    "remat": True,
+    "dtype": "float32",
+  }
+  config.loss = {
+    "contrastive_weight": 1.0,
+    "class_weight": 0.0,
+    "region_weight": 0.0,
+    "preset": "captions",  # mask rules
+    "objective": "softmax",  # softmax | sigmoid
+    "implementation": "auto",
+  }
+  config.start = {
+    "workdir": "",  # of the run to start from; "": random parameters
+    "parameters": ("video_tower/", "class_head/"),  # regexes on names
+  }
+  config.optimizer = {
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "warmup_percent": 10.0,
+    "gradient_clip": 1.0,  # global norm
+  }
+  config.loop = {
+    "steps": 400,
+    "seed": args["seed"],
+    "log_every_steps": 10,
+  }
+  config.checkpoint = {"save_every_percent": 25.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  common.update(config, SIZES, "size", args["size"])
+  common.update(config, ENCODERS, "encoder", args["encoder"])
+  return config.lock()

@@ -1,0 +1,39 @@
+"""Sets up the process before jax is imported: CPU, eight devices, quiet."""
+
+import os
+import pathlib
+import tempfile
+
+NUM_SIMULATED_DEVICES = 8
+_DEVICES_FLAG = "--xla_force_host_platform_device_count"
+
+
+def _prepare_environment() -> None:
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  flags = [flag for flag in flags if not flag.startswith(_DEVICES_FLAG)]
+  flags.append(f"{_DEVICES_FLAG}={NUM_SIMULATED_DEVICES}")
+  os.environ["XLA_FLAGS"] = " ".join(flags)
+  cache_dir = pathlib.Path(tempfile.gettempdir(), f"clap_jax_{os.getuid()}")
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir))
+  # Most compilations of the tests are small: keep all of them.
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+_prepare_environment()
+
+import pytest  # noqa: E402  (after the environment, as everything else)
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+  """The directory of real data beside the repository, or a skip."""
+  path = REPOSITORY.parent / "shared" / "data"
+  if not path.is_dir():
+    pytest.skip(f"no real data beside the repository: {path} is missing")
+  return path

@@ -1,0 +1,248 @@
+"""Plans of clips: pure, balanced, with the right texts and nothing hidden."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from clap_jax.data import order
+from clap_jax.data.clips import (
+  GENERIC_BACKGROUND_TEXT,
+  ClipSampler,
+  ClipSamplerOptions,
+  readable_label,
+  text_id,
+)
+from clap_jax.data.evaluation_clips import caption_clips, segment_clips
+from clap_jax.data.records import ExampleInfo
+from tests.data.built_dataset import LABEL_NAMES
+
+
+def make_info(index: int = 0, **changes) -> ExampleInfo:
+  fields = {
+    "index": index,
+    "id": f"v{index}",
+    "fps": 8.0,
+    "duration_sec": 12.0,
+    "num_frames": 96,
+    "height": 48,
+    "width": 48,
+    "segments": np.float32([(1.0, 3.5), (5.0, 7.5)]),
+    "labels": np.int32([index % 3, (index + 1) % 3]),
+    "captions": (
+      (1.0, 3.5, "first action."),
+      (5.0, 7.5, "Second action"),
+      (7.5, 12.0, "nothing moves"),
+    ),
+    "background": np.float32([(0.0, 0.6), (3.5, 5.0), (7.5, 12.0)]),
+  }
+  return ExampleInfo(**(fields | changes))
+
+
+def make_sampler(infos=None, **options) -> ClipSampler:
+  infos = infos or [make_info(index) for index in range(12)]
+  options = ClipSamplerOptions(**({"clip_sec": 1.0} | options))
+  return ClipSampler(infos, options, label_names=LABEL_NAMES)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 1000])
+def test_permutation_is_one_and_differs_by_epoch(length):
+  orders = [
+    [
+      order.shuffled(e * length + i, length=length, seed=3)
+      for i in range(length)
+    ]
+    for e in range(2)
+  ]
+  for one in orders:
+    assert sorted(one) == list(range(length))
+  if length > 3:
+    assert orders[0] != orders[1] != list(range(length))
+
+
+def test_orders_never_change():
+  """These numbers are a promise: a resumed run must see the same items."""
+  assert order.mix(1, 2, 3) == 5246500226706903259
+  found = [order.shuffled(i, length=10, seed=5) for i in range(10)]
+  assert found == [8, 6, 5, 0, 3, 1, 2, 9, 4, 7]
+  # Any position of a large epoch costs the same.
+  big = [order.permute(i, length=10**9, seed=1) for i in (0, 10**9 - 1)]
+  assert all(0 <= value < 10**9 for value in big)
+
+
+def test_items_are_pure_and_each_segment_is_seen_once_per_epoch():
+  sampler, again = make_sampler(), make_sampler()
+  items = [sampler.item(i, seed=1) for i in range(len(sampler))]
+  assert items == [again.item(i, seed=1) for i in range(len(again))]
+  backwards = [sampler.item(i, seed=1) for i in reversed(range(len(sampler)))]
+  assert items == backwards[::-1]
+  assert items != [sampler.item(i, seed=2) for i in range(len(sampler))]
+  assert sampler.item(0, seed=1) != sampler.item(0, seed=1, attempt=1)
+  seen = collections.Counter(
+    (item.record_index, item.class_id) for item in items if item.is_action
+  )
+  assert len(seen) == 24 and set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
+def test_background_share_is_exact(share):
+  sampler = make_sampler(background_share=share)
+  items = [sampler.item(i, seed=0) for i in range(200)]
+  background = [item for item in items if not item.is_action]
+  assert len(background) == round(share * 200)
+  assert all(item.class_id == -1 for item in background)
+  only = make_sampler(background_share=0.5, action_only=True)
+  assert all(only.item(i, seed=0).is_action for i in range(50))
+
+
+def test_clips_lie_where_they_should():
+  sampler = make_sampler(clip_sec=2.0)
+  for index in range(300):
+    item = sampler.item(index, seed=0)
+    assert item.end_sec - item.start_sec == pytest.approx(2.0)
+    middle_sec = (item.start_sec + item.end_sec) / 2
+    if item.is_action:
+      inside = [s for s in ((1.0, 3.5), (5.0, 7.5)) if s[0] < middle_sec < s[1]]
+      assert item.start_sec >= inside[0][0] and item.end_sec <= inside[0][1]
+    else:  # (0, 0.6) is too short to be background; (3.5, 5) is centred
+      assert item.start_sec == 3.25 or item.start_sec >= 7.5
+  items = [make_sampler().item(index, seed=0) for index in range(0, 100, 2)]
+  assert len({item.start_sec for item in items if item.is_action}) > 45
+
+
+def test_captions_describe_their_clips():
+  sampler = make_sampler()
+  for index in range(300):
+    item = sampler.item(index, seed=0)
+    middle_sec = (item.start_sec + item.end_sec) / 2
+    if middle_sec < 1.0 or 3.5 < middle_sec < 5.0:
+      assert not item.has_text and item.text_id == -1
+      continue
+    assert item.has_text
+    assert item.caption_start_sec < middle_sec < item.caption_end_sec
+    assert not item.generic_text
+
+
+def test_own_caption_wins_where_actions_overlap():
+  info = make_info(
+    segments=np.float32([(2.0, 6.0), (3.0, 7.0)]),
+    labels=np.int32([0, 1]),
+    captions=((2.0, 6.0, "a"), (3.0, 7.0, "b"), (0.0, 12.0, "whole")),
+  )
+  sampler = make_sampler([info], background_share=0.0)
+  for index in range(100):
+    item = sampler.item(index, seed=0)
+    assert item.text == "ab"[item.class_id]
+
+
+def test_short_action_keeps_its_caption():
+  info = make_info(
+    segments=np.float32([(2.0, 2.4)]),
+    labels=np.int32([0]),
+    captions=((2.0, 2.4, "blink"),),
+    background=np.zeros((0, 2), np.float32),
+  )
+  item = make_sampler([info], clip_sec=2.0).item(0, seed=0)
+  assert item.text == "blink" and item.start_sec == pytest.approx(1.2)
+  at_end = make_info(segments=np.float32([(11.8, 12.0)]), labels=np.int32([0]))
+  item = make_sampler([at_end], clip_sec=2.0, action_only=True).item(0, seed=0)
+  assert item.end_sec == pytest.approx(12.0)
+
+
+def test_label_texts_and_prompted_background():
+  labels = make_sampler(text_source="labels")
+  prompted = make_sampler(text_source="prompted_background")
+  texts = set()
+  for index in range(100):
+    item, other = labels.item(index, seed=0), prompted.item(index, seed=0)
+    if item.is_action:
+      assert LABEL_NAMES[item.class_id] in item.text
+      assert item.text == other.text and not other.generic_text
+      texts.add(item.text)
+    else:
+      assert not item.has_text
+      assert other.text == GENERIC_BACKGROUND_TEXT and other.generic_text
+  assert len(texts) > 6
+
+
+def test_hidden_classes_leave_no_trace():
+  sampler = make_sampler(hidden_classes=frozenset({1}))
+  infos = [make_info(index) for index in range(12)]
+  for index in range(200):
+    item = sampler.item(index, seed=0)
+    assert item.class_id != 1
+    info = infos[item.record_index]
+    hidden = info.segments[info.labels == 1]
+    if item.has_text:
+      for start_sec, end_sec in hidden:
+        assert item.caption_end_sec <= start_sec or (
+          item.caption_start_sec >= end_sec
+        )
+  with pytest.raises(ValueError, match="hiding 3 classes"):
+    make_sampler(hidden_classes=frozenset({0, 1, 2}))
+
+
+def test_background_of_the_same_video():
+  sampler = make_sampler(same_video_background=True)
+  items = [sampler.item(i, seed=4) for i in range(60)]
+  pairs = list(zip(items[::2], items[1::2], strict=True))
+  assert all(a.is_action and not b.is_action for a, b in pairs)
+  assert all(a.record_index == b.record_index for a, b in pairs)
+
+
+def test_text_ids():
+  assert text_id("A red  square.\n") == text_id("a red square")
+  assert text_id("a red square") != text_id("a red circle")
+  assert text_id("a red square") == 301869444
+  ids = [text_id(f"text {number}") for number in range(2000)]
+  assert len(set(ids)) == 2000 and min(ids) >= 0 and max(ids) < 2**31
+  assert readable_label("CleanAndJerk") == "clean and jerk"
+  assert readable_label("long_jump") == "long jump"
+
+
+def test_evaluation_lists():
+  infos = [make_info(index) for index in range(3)]
+  items = caption_clips(infos, clip_sec=2.0)
+  assert len(items) == 9
+  assert [item.class_id for item in items[:3]] == [0, 1, -1]
+  assert items[0].start_sec == 1.25 and items[0].text == "first action."
+  spread = segment_clips(
+    infos, clip_sec=1.0, clips_per_segment=3, label_names=LABEL_NAMES
+  )
+  assert len(spread) == 18
+  starts = [item.start_sec for item in spread[:3]]
+  np.testing.assert_allclose(starts, [1.25, 1.75, 2.25])
+  hidden = caption_clips(infos, clip_sec=2.0, hidden_classes=frozenset({1}))
+  assert len(hidden) == 9 - 2
+
+
+def test_clips_per_video_keeps_groups_together_and_visits_every_video():
+  sampler = make_sampler(clips_per_video=4, background_share=0.5)
+  items = [sampler.item(index, seed=5) for index in range(12 * 4)]
+  groups = [items[i : i + 4] for i in range(0, len(items), 4)]
+  videos = [{item.record_index for item in group} for group in groups]
+  assert all(len(video) == 1 for video in videos)
+  assert sorted(v for video in videos for v in video) == list(range(12))
+  for group in groups:
+    assert sum(item.is_action for item in group) == 2
+  again = [sampler.item(index, seed=5) for index in range(12 * 4)]
+  assert again == items
+  other = [sampler.item(index, seed=6) for index in range(12 * 4)]
+  assert other != items
+
+
+def test_clips_per_video_without_background_gives_actions_only():
+  bare = [
+    make_info(index, background=np.zeros((0, 2), np.float32))
+    for index in range(3)
+  ]
+  mixed = [*bare, make_info(3)]
+  sampler = make_sampler(mixed, clips_per_video=4, background_share=0.5)
+  for index in range(32):
+    item = sampler.item(index, seed=1)
+    assert item.is_action or item.record_index == 3
+
+
+def test_clips_per_video_below_one_is_refused():
+  with pytest.raises(ValueError, match="clips_per_video"):
+    make_sampler(clips_per_video=0)

@@ -1,0 +1,25 @@
+import pathlib
+
+import pytest
+
+from clap_jax.data.records import Dataset, RecordSource, open_dataset
+from tests.data import built_dataset
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp("built")
+  built_dataset.write_dataset(path)
+  return path
+
+
+@pytest.fixture
+def dataset(data_dir) -> Dataset:
+  return open_dataset(data_dir, "toy/small")
+
+
+@pytest.fixture
+def records(dataset) -> RecordSource:
+  source = dataset.split("train")
+  yield source
+  source.close()

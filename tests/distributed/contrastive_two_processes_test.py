@@ -1,0 +1,150 @@
+"""The loss over two processes equals the float64 loops, value and gradient."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from clap_jax.losses import contrastive
+from tests.losses import contrastive_oracle
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+NUM_PROCESSES, DEVICES_PER_PROCESS = 2, 2
+BATCH, WIDTH, SCALE = 16, 8, 100.0
+TIMEOUT_SEC = 240
+IMPLEMENTATIONS = ("gathered", "tiled", "ring")
+
+
+def example():
+  rng = np.random.default_rng(7)
+  embeddings = contrastive_oracle.random_embeddings(rng, BATCH, WIDTH)
+  pairs = contrastive_oracle.random_pairs(rng, BATCH, uneven=True)
+  return *embeddings, pairs
+
+
+def run_process(process: int, port: int, directory: pathlib.Path) -> None:
+  """What each process does; its results go to one file per process."""
+  import jax  # noqa: PLC0415  (after the environment of this process)
+  import jax.numpy as jnp  # noqa: PLC0415
+  from jax.experimental import multihost_utils  # noqa: PLC0415
+  from jax.sharding import (  # noqa: PLC0415
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+  )
+
+  from clap_jax.losses import contrastive_sharded  # noqa: PLC0415
+
+  jax.config.update("jax_num_cpu_devices", DEVICES_PER_PROCESS)
+  jax.distributed.initialize(
+    f"localhost:{port}",
+    NUM_PROCESSES,
+    process,
+    initialization_timeout=60,
+    heartbeat_timeout_seconds=30,
+    shutdown_timeout_seconds=20,
+  )
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+  sharding = NamedSharding(mesh, PartitionSpec("data"))
+  share = BATCH // NUM_PROCESSES
+  own = slice(process * share, (process + 1) * share)
+  video, text, pairs = jax.tree.map(
+    lambda leaf: jax.make_array_from_process_local_data(
+      sharding, leaf[own], global_shape=leaf.shape
+    ),
+    example(),
+  )
+  results = {}
+  for implementation in IMPLEMENTATIONS:
+
+    def loss(video, text, scale, pairs, implementation=implementation):
+      return contrastive_sharded.contrastive_loss(
+        video,
+        text,
+        pairs,
+        scale,
+        rules=contrastive.PRESETS["captions"],
+        implementation=implementation,
+        tile_size=3,
+      )[0]
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    with jax.set_mesh(mesh):
+      value, gradients = function(video, text, jnp.float32(SCALE), pairs)
+    gathered = [
+      multihost_utils.process_allgather(leaf, tiled=True)
+      for leaf in (value, *gradients)
+    ]
+    names = ("loss", "by_video", "by_text", "by_scale")
+    for name, leaf in zip(names, gathered, strict=True):
+      results[f"{implementation}/{name}"] = leaf
+  np.savez(directory / f"{process}.npz", **results)
+  jax.distributed.shutdown()
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def process_results(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("two_processes")
+  environment = {
+    key: value for key, value in os.environ.items() if key != "XLA_FLAGS"
+  }
+  environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
+  command = [sys.executable, "-m", __name__]
+  port = str(free_port())
+  processes = [
+    subprocess.Popen(
+      [*command, str(process), port, str(directory)],
+      cwd=REPOSITORY,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for process in range(NUM_PROCESSES)
+  ]
+  try:
+    outputs = [
+      process.communicate(timeout=TIMEOUT_SEC)[0] for process in processes
+    ]
+  finally:
+    for process in processes:
+      process.kill()
+  for process, output in zip(processes, outputs, strict=True):
+    assert process.returncode == 0, output[-4000:]
+  return [
+    dict(np.load(directory / f"{process}.npz"))
+    for process in range(NUM_PROCESSES)
+  ]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_two_processes_agree_with_float64_loops(
+  process_results, implementation
+):
+  expected = contrastive_oracle.oracle(
+    *example(),
+    scale=SCALE,
+    bias=0.0,
+    rules=contrastive.PRESETS["captions"],
+    objective="softmax",
+  )
+  for results in process_results:
+    for name in ("loss", "by_video", "by_text", "by_scale"):
+      value = getattr(expected, name)
+      actual = results[f"{implementation}/{name}"]
+      error = np.max(np.abs(actual - value))
+      assert error <= 1e-5 * np.max(np.abs(value)), name
+
+
+if __name__ == "__main__":
+  run_process(int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3]))

@@ -1,0 +1,86 @@
+"""Every config, resolved, as sorted `key: value` lines."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax import stages
+from tests.golden import golden_file
+
+HERE = pathlib.Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs"
+NAMES = sorted(
+  path.stem
+  for path in CONFIGS.glob("*.py")
+  if path.stem not in ("common", "__init__")
+)
+# Arguments whose texts are kept; the first in full, the others as what differs.
+ARGUMENTS = {
+  "pretrain_sprites": [
+    "",
+    *(f"encoder={name}" for name in ("random", "tac", "tsp", "clip")),
+    "tiny",
+    "full",
+    "seed=7",
+  ],
+}
+DEFAULT_ARGUMENTS = ["", "tiny", "full", "seed=7"]
+
+
+def resolved_lines(name: str, arg: str) -> dict[str, str]:
+  config = importlib.import_module(f"configs.{name}").get_config(arg)
+  assert config.is_locked, "a typo in an override must fail"
+  resolved = stages.TRAINERS[config.trainer].resolve(config)
+  values = config_lib.as_dict(resolved)
+  # What config.json keeps must resolve to the same: `clap eval` reads it.
+  assert stages.TRAINERS[config.trainer].resolve(values) == resolved
+  return dict(sorted(_flatten(values)))
+
+
+def _flatten(values, prefix=""):
+  for key, value in values.items():
+    if isinstance(value, dict):
+      yield from _flatten(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", repr(value)
+
+
+def text_of(name: str) -> str:
+  arguments = ARGUMENTS.get(name, DEFAULT_ARGUMENTS)
+  first = resolved_lines(name, arguments[0])
+  parts = [f"configs/{name}.py\n", *(f"{k}: {v}\n" for k, v in first.items())]
+  for arg in arguments[1:]:
+    lines = resolved_lines(name, arg)
+    parts.append(f"\nconfigs/{name}.py:{arg}\n")
+    for key in sorted(lines | first):
+      if lines.get(key) != first.get(key):
+        parts.append(f"{key}: {lines.get(key, 'absent')}\n")
+  return "".join(parts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolved(name):
+  golden_file.check(HERE / f"{name}.txt", text_of(name))
+
+
+def test_no_text_is_left_over():
+  kept = {path.stem for path in HERE.glob("*.txt")} - {"dual_encoder_demo"}
+  assert kept == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("gigantic", "Unknown size 'gigantic'"),
+    ("tiny,sede=1", "Unknown config argument 'sede'"),
+    ("seed=x", "seed must be of type int, got 'x'"),
+    ("encoder=vlad", "Unknown .*encoder"),
+    ("tiny,seed=-1", "loop.seed: must be at least 0"),
+  ],
+)
+def test_wrong_arguments_are_named(name, arg, message):
+  with pytest.raises(ValueError, match=message):
+    resolved_lines(name, arg)

@@ -1,0 +1,8 @@
+import pytest
+
+from tests.inference import toy_model
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+  return toy_model.make_encoder(tmp_path_factory.mktemp("encoder"))

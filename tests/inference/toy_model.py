@@ -1,0 +1,82 @@
+"""An encoder and heads as they are before any training."""
+
+import dataclasses
+import pathlib
+
+import jax
+
+from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import predict
+from clap_jax.losses import grounding as grounding_losses
+from clap_jax.models import dual_encoder, fusion, heads, localizer, pyramid
+from clap_jax.trainers import grounding, localization, pretrain
+from tests.data import built_dataset
+
+MAX_LENGTH = 16  # snippets
+STRIDE_SEC = 1.0
+
+
+def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
+  texts = [f"the square {name}" for name in built_dataset.LABEL_NAMES]
+  tokenizer = tokenizer_lib.train(
+    texts, vocab_size=40, path=directory / "tokenizer.model"
+  )
+  config = dual_encoder.DualEncoderConfig(
+    video_size="micro",
+    text_size="micro",
+    num_frames=4,
+    image_size=16,
+    patch=(2, 8, 8),
+    vocab_size=tokenizer.vocab_size,
+    max_text_length=8,
+    projection_width=8,
+    num_classes=0,
+  )
+  task = pretrain.PretrainTask(dual_encoder.DualEncoder(config), None)
+  return encoder_lib.Encoder(
+    name="clap",
+    seed=seed,
+    directory=directory,
+    clip=pretrain.ClipShape(clip_sec=clip_sec, num_frames=4, image_size=16),
+    config=config,
+    params=jax.device_get(jax.jit(task.init)(jax.random.key(seed))),
+    tokenizer=tokenizer,
+    training={},
+  )
+
+
+def make_model(encoder) -> predict.Model:
+  shared = {
+    "max_length": MAX_LENGTH,
+    "feature_width": encoder.feature_width,
+    "pyramid": dataclasses.asdict(
+      pyramid.PyramidConfig(width=16, num_levels=2, num_heads=2)
+    ),
+    "head": dataclasses.asdict(heads.HeadConfig()),
+    "decode": dataclasses.asdict(
+      localizer.DecodeConfig(num_kept=6, num_candidates=20, min_score=0.0)
+    ),
+  }
+  by_class = shared | {"label_names": list(built_dataset.LABEL_NAMES)}
+  by_text = shared | {
+    "fusion": dataclasses.asdict(fusion.FusionConfig(num_heads=2)),
+    "query_length": encoder.config.max_text_length,
+    "query_width": 16,
+  }
+  return predict.Model(
+    encoder=encoder,
+    stride_sec=STRIDE_SEC,
+    localizer=_initial(localization.make_task(by_class), by_class),
+    grounder=_initial(
+      grounding.make_task(
+        by_text, loss_config=grounding_losses.GroundingLossConfig()
+      ),
+      by_text,
+    ),
+  )
+
+
+def _initial(task, facts):
+  params = jax.device_get(jax.jit(task.init)(jax.random.key(1)))
+  return task, facts, params

@@ -1,0 +1,79 @@
+"""The launcher's usage; its installation is tested by using it."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests import conftest
+
+SCRIPT = conftest.REPOSITORY / "launch.sh"
+
+
+def launch(*arguments, environment=None, script=SCRIPT):
+  return subprocess.run(
+    ["bash", str(script), *arguments],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+    env=os.environ | (environment or {}),
+    stdin=subprocess.DEVNULL,
+  )
+
+
+def test_it_parses():
+  assert os.access(SCRIPT, os.X_OK)
+  result = subprocess.run(
+    ["bash", "-n", str(SCRIPT)], capture_output=True, check=False
+  )
+  assert result.returncode == 0, result.stderr
+
+
+def test_shellcheck():
+  if not shutil.which("shellcheck"):
+    pytest.skip("shellcheck is not installed")
+  result = subprocess.run(
+    ["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help(flag):
+  result = launch(flag)
+  assert result.returncode == 0
+  for word in ("demo", "test", "clap", "PYTHON"):
+    assert word in result.stdout
+  assert "set -euo" not in result.stdout  # the comment and nothing after it
+  assert not result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("tset",), ("",), ("--halp",)])
+def test_a_wrong_command_exits_2_with_the_usage(arguments):
+  result = launch(*arguments)
+  assert result.returncode == 2
+  assert not result.stdout
+  assert "./launch.sh demo" in result.stderr
+  if arguments:
+    assert f"'{arguments[0]}'" in result.stderr
+
+
+def test_an_old_python_exits_2(tmp_path):
+  for name in (
+    "launch.sh",
+    "requirements.txt",
+    "constraints.txt",
+    "pyproject.toml",
+  ):
+    shutil.copy(conftest.REPOSITORY / name, tmp_path)
+  for python in ("false", "there-is-no-such-python"):
+    result = launch(
+      "test",
+      environment={"PYTHON": python},
+      script=tmp_path / "launch.sh",
+    )
+    assert result.returncode == 2
+    assert "Python 3.11 or newer" in result.stderr
+  assert not (tmp_path / ".venv").exists()

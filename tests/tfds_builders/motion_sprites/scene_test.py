@@ -1,0 +1,212 @@
+"""Scenes are reproducible, their annotations true, and nothing leaks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tfds_builders.motion_sprites import (
+  captions,
+  choreography,
+  scene,
+  sizes,
+  sprites,
+  verbs,
+)
+
+DEMO = sizes.get_config("demo")
+
+
+def _scenes(split, count, config=DEMO):
+  return [
+    scene.make_scene(0, split, index=i, config=config) for i in range(count)
+  ]
+
+
+@pytest.fixture(scope="module")
+def train():
+  return _scenes("train", 320)
+
+
+@pytest.fixture(scope="module")
+def validation():
+  return _scenes("validation", 80)
+
+
+def test_same_arguments_same_scene_and_frames():
+  first, again = (
+    scene.make_scene(3, "train", index=5, config=DEMO) for _ in range(2)
+  )
+  assert scene.annotate(first) == scene.annotate(again)
+  np.testing.assert_array_equal(scene.draw(first), scene.draw(again))
+
+
+@pytest.mark.parametrize(
+  "seed,split,index", [(4, "train", 5), (3, "selection", 5), (3, "train", 6)]
+)
+def test_every_argument_matters(seed, split, index):
+  first = scene.make_scene(3, "train", index=5, config=DEMO)
+  other = scene.make_scene(seed, split, index=index, config=DEMO)
+  assert scene.annotate(first) != scene.annotate(other)
+
+
+def test_some_frames_are_the_frames_of_the_whole(train):
+  whole = scene.draw(train[0])
+  part = slice(37, 55)
+  np.testing.assert_array_equal(scene.draw(train[0], part), whole[part])
+
+
+def test_class_splits_partition_the_classes():
+  members = [v for group in scene.CLASS_SPLITS.values() for v in group]
+  assert sorted(members) == sorted(verbs.CLASS_NAMES)
+  assert len(verbs.CLASS_NAMES) == 22
+  assert set(scene.CLASS_SPLITS) == {"base", "validation", "novel"}
+
+
+def test_every_class_is_well_represented(train):
+  counts = dict.fromkeys(verbs.CLASS_NAMES, 0)
+  for action in (a for s in train for a in s.actions):
+    counts[action.verb] += 1
+  assert sum(counts.values()) > 1_100
+  assert min(counts.values()) >= 35
+
+
+def test_a_third_to_a_half_of_the_time_is_action(train):
+  annotations = [scene.annotate(s) for s in train]
+  rest = sum(e - s for a in annotations for s, e in a["background"])
+  total = sum(a["duration"] for a in annotations)
+  assert 0.35 < 1 - rest / total < 0.5
+
+
+def test_spans_lie_in_the_video_and_background_is_the_complement(train):
+  for annotation in map(scene.annotate, train[:80]):
+    fps, count = annotation["fps"], annotation["num_frames"]
+    assert annotation["duration"] == count / fps
+    covered = np.zeros(count, bool)
+    for item in annotation["annotations"]:
+      start, end = (round(x * fps) for x in item["segment"])
+      assert 0 <= start < end <= count
+      assert 2.0 - 1e-6 <= (end - start) / fps <= 5.0
+      covered[start:end] = True
+    for start, end in annotation["background"]:
+      part = slice(round(start * fps), round(end * fps))
+      assert not covered[part].any()
+      covered[part] = True
+    gaps = np.diff(np.flatnonzero(np.diff(np.r_[1, covered, 1])))[::2]
+    assert all(gap / fps <= 0.5 for gap in gaps)  # only the short ones remain
+
+
+def test_every_action_has_a_caption_that_names_actor_and_motion(train):
+  for one in train[:80]:
+    annotation = scene.annotate(one)
+    texts = [(tuple(c["segment"]), c["text"]) for c in annotation["captions"]]
+    for item in annotation["annotations"]:
+      stems = [p.split(" {")[0] for p in captions.PHRASES[item["label"]]]
+      same = [t for span, t in texts if span == tuple(item["segment"])]
+      assert any(
+        any(stem in t for stem in stems)
+        and (item["colour"] in t or item["shape"] in t)
+        for t in same
+      ), (item, same)
+    assert len({t for _, t in texts if "{" in t}) == 0
+
+
+def test_relations_in_captions_are_true(train):
+  checked = 0
+  for one in train:
+    for action in one.actions:
+      start, end = (x / one.fps for x in (action.start, action.end))
+      for caption in one.captions:
+        words = caption["text"].split("towards the ")
+        if caption["segment"] != [start, end] or len(words) != 2:
+          continue
+        named = [
+          i
+          for i, look in enumerate(one.looks)
+          if i != action.actor
+          and (look.colour in words[1] or look.shape in words[1])
+        ]
+        path = one.poses[:, [action.start, action.end - 1], :2]
+        gap = np.hypot(*(path[named] - path[action.actor]).transpose(2, 0, 1))
+        assert any(gap[:, 1] < gap[:, 0] - 8), caption
+        checked += 1
+  assert checked > 20
+
+
+def test_held_out_combinations_and_templates_only_in_validation(
+  train, validation
+):
+  def combinations(scenes):
+    return {
+      (s.looks[a.actor].colour, s.looks[a.actor].shape, a.verb)
+      for s in scenes
+      for a in s.actions
+    }
+
+  selection = _scenes("selection", 40)
+  for known in (train, selection):
+    assert not any(choreography.is_held_out(*c) for c in combinations(known))
+  unseen = [choreography.is_held_out(*c) for c in combinations(validation)]
+  assert 0.1 < np.mean(unseen) < 0.6
+  starts = ("it is the", "for 2 seconds", "for 3 seconds", "for 4 seconds")
+  texts = [c["text"] for s in [*train, *selection] for c in s.captions]
+  assert not any(t.startswith(starts) or ": now it" in t for t in texts)
+  texts = [c["text"] for s in validation for c in s.captions]
+  assert sum(t.startswith(starts) or ": now it" in t for t in texts) > 40
+
+
+def test_sprites_of_one_video_can_be_told_apart(train):
+  for one in train:
+    looks = [(look.colour, look.shape) for look in one.looks]
+    assert 2 <= len(looks) == len(set(looks)) <= 4
+
+
+def test_actors_stay_in_the_frame_and_start_without_a_jump(train):
+  for one in train[:80]:
+    for action in one.actions:
+      path = one.poses[action.actor, :, :2]
+      acted = path[action.start : action.end]
+      assert acted.min() > -2 and acted.max() < sprites.FRAME_UNITS + 2
+      cut = any(
+        abs((e.start + e.end) // 2 - action.start) < 2
+        for e in one.events
+        if e.kind == "cut"
+      )
+      if not cut and action.start:
+        step = np.hypot(*(path[action.start] - path[action.start - 1]))
+        assert step < 10
+
+
+def test_resting_sprites_are_in_every_state_that_actors_reach(train):
+  """Scale, stretch and opacity of a resting sprite say nothing."""
+  resting = []
+  for one in train[:120]:
+    for index in range(len(one.looks)):
+      busy = np.zeros(one.num_frames, bool)
+      for action in one.actions:
+        if action.actor == index:
+          busy[action.start : action.end] = True
+      resting.append(one.poses[index, ~busy][::16, 3:])
+  resting = np.concatenate(resting)
+  for column, (low, high) in enumerate(
+    (verbs.SCALE_RANGE, verbs.STRETCH_RANGE, verbs.OPACITY_RANGE)
+  ):
+    values = resting[:, column]
+    assert values.min() < low + 0.1 * (high - low)
+    assert values.max() > high - 0.1 * (high - low)
+
+
+def test_full_size_draws_other_rates_and_sides():
+  config = sizes.get_config("full")
+  shapes = set()
+  for one in _scenes("train", 12, config):
+    shapes.add((one.fps, one.size_px))
+    frames = scene.draw(one, slice(0, 3))
+    assert frames.shape == (3, one.size_px, one.size_px, 3)
+  assert len(shapes) > 4
+  assert dataclasses.replace(config).num_videos["train"] == 18_000
+
+
+def test_unknown_size_names_the_choices():
+  with pytest.raises(ValueError, match="tiny, demo, full"):
+    sizes.get_config("huge")

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+
+from clap_jax.data import features
+from clap_jax.trainers import feature_data
+
+
+def reader(directory, **changes):
+  values = {
+    "dataset": "toy/small",
+    "data_dir": str(directory),
+    "features_dir": str(directory / "features"),
+    "train_split": "train",
+    "selection_split": "train",
+    "eval_split": "train",
+    "batch_size": 4,
+    "max_length": 32,
+    "crop_probability": 0.0,
+    "num_threads": 0,
+  }
+  config = feature_data.FeatureData(**(values | changes))
+  return feature_data.FeatureReader(config)
+
+
+def change_facts(directory, **changes):
+  path = directory / "features" / feature_data.EXTRACTION_FILE
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_features_and_annotations_meet(toy_directory):
+  source = reader(toy_directory).localization_source("train")
+  assert len(source) == 6
+  example = source[1]
+  assert example.features.shape == (32, 12)
+  # Snippets whose middle lies in the second video's first action.
+  (start, end), label = example.segments[0], example.labels[0]
+  inside = np.arange(int(np.ceil(start)), int(np.ceil(end)))
+  assert (example.features[inside, label] > 1.0).all()
+  assert example.mask.sum() == 21  # 12 s: (12 - 2) / 0.5 + 1 clips
+
+
+def test_the_queries_of_a_split_have_vectors(toy_directory):
+  source = reader(toy_directory).grounding_source("train")
+  batch = source.collate([source[0], source[1]], batch_size=3)
+  assert batch.query.shape == (3, 5, 8)
+  assert batch.valid.tolist() == [True, True, False]
+  assert batch.query_mask[:2].any(axis=1).all()
+
+
+def test_no_extraction(own_toy_directory):
+  (own_toy_directory / "features" / feature_data.EXTRACTION_FILE).unlink()
+  with pytest.raises(FileNotFoundError, match=r"clap extract.*features_dir"):
+    reader(own_toy_directory).localization_source("train")
+
+
+def test_features_of_another_dataset_are_refused(own_toy_directory):
+  change_facts(own_toy_directory, dataset="toy/large")
+  with pytest.raises(ValueError, match=r"features of toy/large.*toy/small"):
+    reader(own_toy_directory).localization_source("train")
+
+
+def test_no_texts(own_toy_directory):
+  (own_toy_directory / "features" / feature_data.TEXTS_FILE).unlink()
+  reader(own_toy_directory).localization_source("train")  # needs none
+  with pytest.raises(FileNotFoundError, match=r"vectors\.npz is missing"):
+    reader(own_toy_directory).grounding_source("train")
+
+
+def test_a_video_that_extraction_skipped_is_left_out_and_on_the_card(
+  own_toy_directory,
+):
+  (own_toy_directory / "features" / "video_002.npz").unlink()
+  with pytest.raises(features.FeatureError, match=r"1 videos.*video_002"):
+    reader(own_toy_directory).localization_source("train")
+  change_facts(
+    own_toy_directory, failed=[{"id": "video_002", "reason": "broken"}]
+  )
+  again = reader(own_toy_directory)
+  assert len(again.localization_source("train")) == 5
+  card = again.card("train", task="detection", protocol="toy", notes=("x",))
+  assert card["num_evaluated"] == 5
+  assert card["num_missing"] == 1
+  assert list(card["missing"]) == ["video_002"]
+  assert "'clap', seed 3" in card["notes"][0]
+  assert card["notes"][1] == "x"
+
+
+def test_the_split_hash_does_not_depend_on_what_is_missing(
+  toy_directory, own_toy_directory
+):
+  (own_toy_directory / "features" / "video_002.npz").unlink()
+  change_facts(
+    own_toy_directory, failed=[{"id": "video_002", "reason": "broken"}]
+  )
+  hashes = {
+    reader(path).card("train", task="detection", protocol="toy")["split_hash"]
+    for path in (toy_directory, own_toy_directory)
+  }
+  assert len(hashes) == 1

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax.training import optimizer as optimizer_lib
+
+PARAMS = {
+  "tower": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones((3,))},
+  "head": {"kernel": jnp.ones((3, 2))},
+}
+ZERO_GRADS = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def first_update(grads, **kwargs):
+  arguments = {"learning_rate": 0.5, "schedule": "constant"} | kwargs
+  config = config_lib.OptimizerConfig(**arguments)
+  optimizer = optimizer_lib.make_optimizer(config, PARAMS, total_steps=10)
+  updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+  return updates
+
+
+def test_decay_spares_vectors():
+  updates = first_update(ZERO_GRADS, weight_decay=0.1)
+  np.testing.assert_allclose(updates["tower"]["kernel"], -0.05)
+  np.testing.assert_array_equal(updates["tower"]["bias"], 0.0)
+
+
+def test_groups_scale_freeze_and_the_first_match_counts():
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
+  updates = first_update(
+    grads,
+    name="sgd",
+    b1=0.0,
+    gradient_clip=None,
+    groups=(("bias$", 0.0), ("^tower/", 0.1)),
+  )
+  np.testing.assert_array_equal(updates["tower"]["bias"], 0.0)
+  np.testing.assert_allclose(updates["tower"]["kernel"], -0.05)
+  np.testing.assert_allclose(updates["head"]["kernel"], -0.5)
+
+
+def test_clipping_leaves_frozen_gradients_out():
+  grads = {
+    "tower": {"kernel": jnp.full((2, 3), 1e6), "bias": jnp.full((3,), 1e6)},
+    "head": {"kernel": jnp.full((3, 2), 0.1)},
+  }
+  updates = first_update(grads, name="sgd", b1=0.0, groups=(("^tower/", 0.0),))
+  np.testing.assert_allclose(updates["head"]["kernel"], -0.05, rtol=1e-6)
+
+
+def test_frozen_parameters_have_no_moments():
+  config = config_lib.OptimizerConfig(
+    learning_rate=0.1, groups=(("^tower/", 0.0),)
+  )
+  optimizer = optimizer_lib.make_optimizer(config, PARAMS, total_steps=10)
+  shapes = [
+    leaf.shape for leaf in jax.tree.leaves(optimizer.init(PARAMS)) if leaf.ndim
+  ]
+  assert shapes == [(3, 2), (3, 2)]
+
+
+def test_unmatched_groups_are_all_named():
+  groups = (("towr", 0.1), ("^tower/", 0.1), ("tower/bias", 0.2))
+  with pytest.raises(ValueError, match=r"\['towr', 'tower/bias'\]") as error:
+    first_update(ZERO_GRADS, groups=groups)
+  assert "head/kernel" in str(error.value)
+
+
+def test_all_frozen_is_refused():
+  with pytest.raises(ValueError, match="All parameters are frozen"):
+    first_update(ZERO_GRADS, groups=((".", 0.0),))
+
+
+def test_schedule_warms_up_then_decays_to_zero():
+  config = config_lib.OptimizerConfig(
+    learning_rate=0.4, warmup=config_lib.Duration(20, "percent")
+  )
+  schedule = optimizer_lib.make_schedule(config, total_steps=20)
+  rates = np.array([schedule(step) for step in range(21)])
+  np.testing.assert_allclose(rates[:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+  np.testing.assert_allclose(rates[4], 0.4, rtol=1e-6)
+  np.testing.assert_allclose(rates[12], 0.2, rtol=1e-6)
+  np.testing.assert_allclose(rates[20], 0.0, atol=1e-7)
+  assert np.all(np.diff(rates[4:]) < 0)
+
+
+def test_warmup_longer_than_the_run_is_refused():
+  config = config_lib.OptimizerConfig(
+    learning_rate=0.4, warmup=config_lib.Duration(30, "steps")
+  )
+  with pytest.raises(ValueError, match="warm-up of 30 steps"):
+    optimizer_lib.make_schedule(config, total_steps=20)

@@ -1,0 +1,66 @@
+"""One run of the tiny task: `python -m tests.training.tiny_run WORKDIR`."""
+
+import argparse
+import os
+import signal
+
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.training import fit as fit_lib
+from tests.training import tiny_task
+
+OPTIMIZER = config_lib.OptimizerConfig(
+  learning_rate=1e-2, weight_decay=0.1, ema_decay=0.9
+)
+
+
+def steps(value):
+  return config_lib.Duration(value, "steps")
+
+
+def run(workdir, *, num_steps, save_every=2, batches_from=None, **kwargs):
+  """Trains the tiny task; keyword arguments go to `fit`."""
+  arguments = {
+    "config": {"learning_rate": OPTIMIZER.learning_rate},
+    "optimizer": OPTIMIZER,
+    "loop": config_lib.LoopConfig(length=steps(num_steps), log_every=steps(1)),
+    "checkpoint": config_lib.CheckpointConfig(save_every=steps(save_every)),
+    "batches_from": batches_from or tiny_task.batches_from,
+    "show_progress": False,
+  }
+  task = tiny_task.TinyTask()
+  return fit_lib.fit(task, workdir=workdir, **(arguments | kwargs))
+
+
+def signalling_batches(step_number, signal_number):
+  """The task's batches; the process signals itself at one of them."""
+
+  def batches_from(start_step):
+    batches = tiny_task.batches_from(start_step)
+    for step, batch in enumerate(batches, start=start_step + 1):
+      if step == step_number:
+        os.kill(os.getpid(), signal_number)
+      yield batch
+
+  return batches_from
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("workdir")
+  parser.add_argument("--steps", type=int, required=True)
+  parser.add_argument("--kill-at", type=int, default=0)
+  arguments = parser.parse_args()
+  run(
+    arguments.workdir,
+    num_steps=arguments.steps,
+    batches_from=signalling_batches(arguments.kill_at, signal.SIGKILL),
+    evaluate=lambda params, step: {
+      "eval/weight": float(np.sum(params["head"]["kernel"]))
+    },
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,121 @@
+"""Encodes frames as the training store's H.264 mp4 files.
+
+One stream, yuv420p, a key frame every 16 frames (closed groups), no B-frames,
+the index in front: a random clip of a few seconds decodes from the key frame
+before it, and presentation order is decoding order. The encoder runs on one
+thread, so that the same frames give the same bytes.
+"""
+
+import os
+import pathlib
+import uuid
+from collections.abc import Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+
+GOP_FRAMES = 16
+DEFAULT_CRF = 18
+X264_PARAMS = (
+  f"keyint={GOP_FRAMES}:min-keyint={GOP_FRAMES}:scenecut=0:open-gop=0:"
+  "bframes=0:threads=1:lookahead-threads=1:sliced-threads=0"
+)
+
+
+def write_mp4(
+  frames: Iterable[np.ndarray],
+  path: pathlib.Path,
+  *,
+  fps: float,
+  crf: int = DEFAULT_CRF,
+  preset: str = "veryfast",
+) -> int:
+  """Encodes (h, w, 3) uint8 RGB frames of even sides into `path`.
+
+  Nothing stands at `path` until the file is complete: it is written beside it
+  and renamed.
+
+  Returns:
+    The number of frames.
+
+  Raises:
+    ValueError: without frames, or if they are not RGB of even sides.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+  try:
+    count = _encode(frames, partial, fps=fps, crf=crf, preset=preset)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+  return count
+
+
+def _encode(frames, path, *, fps, crf, preset):
+  count = 0
+  rate = Fraction(fps).limit_denominator(1001)
+  # A name, not a file object: the second pass that moves the index to the
+  # front has to open the file again.
+  with av.open(
+    str(path),
+    "w",
+    format="mp4",
+    options={"movflags": "+faststart", "fflags": "+bitexact"},
+  ) as container:
+    stream = None
+    for image in frames:
+      if stream is None:
+        stream = _add_stream(
+          container, image, rate=rate, crf=crf, preset=preset
+        )
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      frame.pts = count
+      frame.time_base = 1 / rate
+      container.mux(stream.encode(frame))
+      count += 1
+    if stream is None:
+      raise ValueError(
+        "no frames to encode: got an empty sequence; pass at "
+        "least one (h, w, 3) uint8 frame"
+      )
+    container.mux(stream.encode(None))
+  return count
+
+
+def _add_stream(container, image, *, rate, crf, preset):
+  if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    raise ValueError(
+      f"frames must be (h, w, 3) uint8 RGB, got shape "
+      f"{image.shape} of {image.dtype}"
+    )
+  if image.shape[0] % 2 or image.shape[1] % 2:
+    raise ValueError(
+      f"4:2:0 video needs even sides, got {image.shape[:2]}; "
+      "crop or resize the frames to even sides"
+    )
+  stream = container.add_stream(
+    "libx264",
+    rate=rate,
+    options={"crf": str(crf), "preset": preset, "x264-params": X264_PARAMS},
+  )
+  stream.height, stream.width = image.shape[:2]
+  stream.pix_fmt = "yuv420p"
+  stream.codec_context.thread_count = 1
+  stream.codec_context.time_base = 1 / rate
+  return stream
+
+
+def count_frames(path: pathlib.Path) -> int:
+  """Frames of an mp4 file by its packets; decodes nothing, 0 if broken."""
+  try:
+    with (
+      pathlib.Path(path).open("rb") as file,
+      av.open(
+        file, "r", format="mov", options={"protocol_whitelist": "file"}
+      ) as container,
+    ):
+      stream = container.streams.video[0]
+      return sum(1 for packet in container.demux(stream) if packet.size)
+  except (av.FFmpegError, OSError, IndexError):
+    return 0

@@ -1,0 +1,219 @@
+"""One video from (seed, split, index): its annotations and its frames."""
+
+import dataclasses
+import functools
+import zlib
+
+import numpy as np
+
+from tfds_builders import packing
+from tfds_builders.motion_sprites import (
+  backgrounds,
+  captions,
+  choreography,
+  sizes,
+  sprites,
+  verbs,
+)
+
+# Part of every seed and of the rendered folder's fingerprint: raise it with
+# any change of what is drawn, said or annotated.
+SCENE_VERSION = 3
+BACKGROUND_CAPTION_SHARE = 0.6
+
+
+@dataclasses.dataclass
+class Scene:
+  """All that is needed to draw a video; nothing is drawn yet."""
+
+  video_id: str
+  split: str
+  fps: int
+  size_px: int
+  looks: list[sprites.Look]
+  actions: list[choreography.Action]
+  events: list[choreography.Event]
+  poses: np.ndarray  # (sprites, n, 6)
+  camera: backgrounds.Camera
+  textures: list[str]
+  texture_seed: int
+  captions: list[dict]
+
+  @property
+  def num_frames(self) -> int:
+    return self.poses.shape[1]
+
+
+def _rng(config, seed, split, index):
+  entropy = (
+    SCENE_VERSION,
+    zlib.crc32(config.name.encode()),
+    config.seed,
+    seed,
+    zlib.crc32(split.encode()),
+    index,
+  )
+  return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def _set_camera(rng, events, num_frames, *, fps):
+  """The camera, the texture names and, by event, where the camera turns."""
+  camera = backgrounds.still_camera(rng, num_frames, fps=fps)
+  textures = [str(rng.choice(backgrounds.TEXTURES))]
+  ways = []
+  for event in events:
+    way, span = (1.0, 0.0), (event.start, event.end)
+    if event.kind == "pan":
+      way = backgrounds.add_pan(camera, rng, *span)
+    elif event.kind == "tremble":
+      backgrounds.add_tremble(camera, rng, *span)
+    elif event.kind == "flicker":
+      backgrounds.add_flicker(camera, rng, *span)
+    ways.append(way)
+  cuts = sorted((e.start + e.end) // 2 for e in events if e.kind == "cut")
+  for cut in cuts:
+    textures.append(
+      str(rng.choice([t for t in backgrounds.TEXTURES if t != textures[-1]]))
+    )
+    camera.backdrop[cut:] += 1
+    camera.scroll[cut:] += rng.uniform(0, 128, 2)
+  return camera, textures, ways
+
+
+def _write_captions(rng, scene, ways):
+  def ground(frame):
+    return scene.textures[scene.camera.backdrop[frame]]
+
+  def spoken(start, end, text):
+    return {"segment": [start / scene.fps, end / scene.fps], "text": text}
+
+  written = []
+  for action in scene.actions:
+    text = captions.caption_action(
+      rng,
+      scene.looks,
+      action,
+      scene.actions,
+      scene.poses,
+      fps=scene.fps,
+      ground=ground(action.start),
+      split=scene.split,
+    )
+    written.append(spoken(action.start, action.end, text))
+  for event, way in zip(scene.events, ways, strict=True):
+    behind = any(
+      a.start < event.end and a.end > event.start for a in scene.actions
+    )
+    if not behind and rng.random() < BACKGROUND_CAPTION_SHARE:
+      text = captions.caption_event(
+        rng,
+        event,
+        scene.poses,
+        way=way,
+        ground=ground(event.end - 1),
+        split=scene.split,
+      )
+      written.append(spoken(event.start, event.end, text))
+  return sorted(written, key=lambda c: c["segment"])
+
+
+def make_scene(
+  seed: int, split: str, *, index: int, config: sizes.SpritesConfig
+) -> Scene:
+  """Draws a scene; the same arguments give the same scene, always.
+
+  Any split name works: names other than train and selection may show what is
+  held out, as validation does.
+  """
+  rng = _rng(config, seed, split, index)
+  fps = int(rng.choice(config.fps))
+  size_px = int(rng.choice(config.size_px))
+  num_frames = round(rng.uniform(*config.duration_sec) * fps)
+  looks = choreography.draw_looks(rng)
+  actions = choreography.draw_schedule(
+    rng, looks, num_frames, fps=fps, split=split, gap_sec=config.gap_sec
+  )
+  events = choreography.draw_events(rng, actions, num_frames, fps=fps)
+  poses = choreography.choreograph(
+    rng, len(looks), actions, events, num_frames, fps=fps
+  )
+  camera, textures, ways = _set_camera(rng, events, num_frames, fps=fps)
+  scene = Scene(
+    video_id=f"{split}_{index:06d}",
+    split=split,
+    fps=fps,
+    size_px=size_px,
+    looks=looks,
+    actions=actions,
+    events=events,
+    poses=poses,
+    camera=camera,
+    textures=textures,
+    texture_seed=int(rng.integers(2**31)),
+    captions=[],
+  )
+  scene.captions = _write_captions(rng, scene, ways)
+  return scene
+
+
+def annotate(scene: Scene) -> dict:
+  """The annotations of a scene, JSON-ready; times in seconds."""
+  fps = scene.fps
+  segments = [(a.start / fps, a.end / fps) for a in scene.actions]
+  duration_sec = scene.num_frames / fps
+  spans = packing.background_spans(
+    segments, duration_sec, longer_than=packing.MIN_BACKGROUND_SEC
+  )
+  actors = [scene.looks[a.actor] for a in scene.actions]
+  return {
+    "id": scene.video_id,
+    "subset": scene.split,
+    "duration": duration_sec,
+    "fps": fps,
+    "num_frames": scene.num_frames,
+    "height": scene.size_px,
+    "width": scene.size_px,
+    "sprites": [dataclasses.asdict(look) for look in scene.looks],
+    "annotations": [
+      {
+        "segment": list(segment),
+        "label": action.verb,
+        "colour": look.colour,
+        "shape": look.shape,
+      }
+      for segment, action, look in zip(
+        segments, scene.actions, actors, strict=True
+      )
+    ],
+    "captions": scene.captions,
+    "background": [list(span) for span in spans],
+    "events": [
+      {"segment": [e.start / fps, e.end / fps], "kind": e.kind}
+      for e in scene.events
+    ],
+  }
+
+
+@functools.lru_cache(maxsize=2)  # parts of one scene are drawn in turn
+def _make_textures(seed, names):
+  rng = np.random.Generator(np.random.PCG64(seed))
+  return [backgrounds.make_texture(rng, name) for name in names]
+
+
+def draw(scene: Scene, frames: slice = slice(None)) -> np.ndarray:
+  """The frames of a scene, or some of them: (n, size, size, 3) uint8 RGB."""
+  textures = _make_textures(scene.texture_seed, tuple(scene.textures))
+  camera = backgrounds.Camera(
+    *(values[frames] for values in vars(scene.camera).values())
+  )
+  return sprites.draw_frames(
+    scene.looks,
+    scene.poses[:, frames],
+    camera,
+    textures,
+    size_px=scene.size_px,
+  )
+
+
+LABEL_NAMES = verbs.CLASS_NAMES
+CLASS_SPLITS = verbs.CLASS_SPLITS

@@ -1,0 +1,192 @@
+"""What every builder packs and writes beside the shards.
+
+Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
+Needs NumPy only.
+"""
+
+import json
+import os
+import pathlib
+import re
+import struct
+
+import numpy as np
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+MIN_BACKGROUND_SEC = 0.5
+_RECORD_HEADER_BYTES, _RECORD_FOOTER_BYTES = 12, 4  # length + CRC; CRC
+
+
+def check_id(video_id: str) -> str:
+  """Returns the id.
+
+  Raises:
+    ValueError: if it is not 1 to 128 letters, digits, `_` or `-`.
+  """
+  if not isinstance(video_id, str) or not ID_PATTERN.fullmatch(video_id):
+    raise ValueError(
+      f"unsafe video id {str(video_id)[:80]!r}: expected 1 to "
+      "128 letters, digits, '_' or '-'; rename the video"
+    )
+  return video_id
+
+
+def id_from_name(name: str) -> str:
+  """A safe id from a relative file name: `a/b c.mp4` gives `a_b_c`.
+
+  Raises:
+    ValueError: for names that leave their folder, control characters, names
+      that are empty or too long.
+  """
+  parts = name.split("/")
+  hostile = (
+    name.startswith(("/", "~"))
+    or "\\" in name
+    or any(p in ("", ".", "..") for p in parts)
+    or any(ord(c) < 32 or ord(c) == 127 for c in name)
+  )
+  if hostile:
+    raise ValueError(
+      f"unsafe video name {name[:80]!r}: expected a relative "
+      "file name within the videos' folder"
+    )
+  stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
+  return check_id(re.sub(r"[^A-Za-z0-9_-]+", "_", stem))
+
+
+def background_spans(
+  segments: list[tuple[float, float]], length: float, *, longer_than: float
+) -> list[tuple[float, float]]:
+  """Maximal [start, end) spans of [0, length) that no segment covers."""
+  spans, cursor = [], 0
+  for start, end in [*sorted(segments), (length, length)]:
+    if start - cursor > longer_than:
+      spans.append((cursor, start))
+    cursor = max(cursor, end)
+  return spans
+
+
+def make_record(
+  video_id: str,
+  video: bytes,
+  *,
+  fps: float,
+  duration_sec: float,
+  num_frames: int,
+  height: int,
+  width: int,
+  segments: list[tuple[float, float, str]],
+  captions: list[tuple[float, float, str]],
+) -> dict:
+  """One example in the order and units of `schema.make_features`.
+
+  Segments are (start_sec, end_sec, label), captions (start_sec, end_sec,
+  text); both are sorted by time here.
+  """
+  spans = background_spans(
+    [s[:2] for s in segments], duration_sec, longer_than=MIN_BACKGROUND_SEC
+  )
+  return {
+    "id": check_id(video_id),
+    "video": video,
+    "fps": np.float32(fps),
+    "duration_sec": np.float32(duration_sec),
+    "num_frames": np.int32(num_frames),
+    "height": np.int32(height),
+    "width": np.int32(width),
+    "segments": [
+      {"start_sec": s, "end_sec": e, "label": label}
+      for s, e, label in sorted(segments)
+    ],
+    "captions": [
+      {"start_sec": s, "end_sec": e, "text": text}
+      for s, e, text in sorted(captions)
+    ],
+    "background": [{"start_sec": s, "end_sec": e} for s, e in spans],
+  }
+
+
+def new_manifest(split: str) -> dict:
+  """The manifest of a split nothing has been put into yet."""
+  return {
+    "split": split,
+    "present": 0,
+    "missing": [],
+    "corrupt": [],
+    "repaired": [],
+    "rejected": [],
+    "segments": 0,
+    "captions": 0,
+    "classes": 0,
+    "duration_sec": 0.0,
+    "action_sec": 0.0,
+    "background_sec": 0.0,
+    "bytes": 0,
+    "segments_per_class": {},
+  }
+
+
+def add_to_manifest(manifest: dict, record: dict) -> None:
+  """Counts one record."""
+  manifest["present"] += 1
+  manifest["segments"] += len(record["segments"])
+  manifest["captions"] += len(record["captions"])
+  manifest["duration_sec"] += float(record["duration_sec"])
+  manifest["bytes"] += len(record["video"])
+  rest = background_spans(
+    [(s["start_sec"], s["end_sec"]) for s in record["segments"]],
+    float(record["duration_sec"]),
+    longer_than=0.0,
+  )
+  rest_sec = float(sum(end - start for start, end in rest))
+  manifest["action_sec"] += float(record["duration_sec"]) - rest_sec
+  manifest["background_sec"] += float(
+    sum(s["end_sec"] - s["start_sec"] for s in record["background"])
+  )
+  counts = manifest["segments_per_class"]
+  for segment in record["segments"]:
+    counts[segment["label"]] = counts.get(segment["label"], 0) + 1
+  manifest["classes"] = len(counts)
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+  """Writes a JSON file that is complete or not there."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+  os.replace(partial, path)
+
+
+def record_offsets(shard: pathlib.Path) -> np.ndarray:
+  """Byte offset of each record of a TFRecord file, (n,) uint64.
+
+  Raises:
+    ValueError: if the file does not end where its last record ends.
+  """
+  offsets, position = [], 0
+  size = shard.stat().st_size
+  with shard.open("rb") as file:
+    while position < size:
+      file.seek(position)
+      header = file.read(_RECORD_HEADER_BYTES)
+      length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
+      offsets.append(position)
+      position += _RECORD_HEADER_BYTES + length + _RECORD_FOOTER_BYTES
+  if position != size:
+    raise ValueError(
+      f"{shard} is not a whole TFRecord file: {size} bytes, "
+      f"its records claim {position}; build it again"
+    )
+  return np.array(offsets, "<u8")
+
+
+def write_index(directory: pathlib.Path) -> dict[str, int]:
+  """Writes `<shard>.idx` beside every shard; returns records per shard."""
+  counts = {}
+  for shard in sorted(pathlib.Path(directory).glob("*.tfrecord-*-of-*")):
+    if shard.suffix == ".idx":
+      continue
+    offsets = record_offsets(shard)
+    shard.with_name(shard.name + ".idx").write_bytes(offsets.tobytes())
+    counts[shard.name] = len(offsets)
+  return counts
