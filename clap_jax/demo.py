@@ -419,9 +419,7 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
       timelines=_timelines(layout, dataset, rows),
       unseen=_unseen(layout),
       stages=log.as_content(),
-      commands=[
-        content.Command(s.name, s.command) for s in log.as_content()
-      ],
+      commands=[content.Command(s.name, s.command) for s in log.as_content()],
       notes=[
         "The masked contrastive loss is a reconstruction from the abstract of "
         "arXiv 2204.12293, not the paper's own formula.",
@@ -486,8 +484,9 @@ def _timelines(layout, dataset, rows) -> list[content.VideoTimeline]:
   )
   found = {
     encoder: json.loads(
-      (layout.model(encoder, seed) / "localization" / "predictions.json")
-      .read_text()
+      (
+        layout.model(encoder, seed) / "localization" / "predictions.json"
+      ).read_text()
     )["results"]
     for encoder in encoders
   }

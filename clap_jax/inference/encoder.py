@@ -33,9 +33,7 @@ class Encoder:
   def _encode_clips(self):
     model = dual_encoder.DualEncoder(self.config)
     return jax.jit(
-      lambda params, frames: model.apply(
-        params, frames, method="video_feature"
-      )
+      lambda params, frames: model.apply(params, frames, method="video_feature")
     )
 
   @functools.cached_property

@@ -216,9 +216,7 @@ def _predict_one(
   return result
 
 
-def _localize(
-  model, sequence, *, grid, duration_sec, labels, max_predictions
-):
+def _localize(model, sequence, *, grid, duration_sec, labels, max_predictions):
   _, facts, params = model.localizer
   names = facts["label_names"]
   padded, mask = _padded(sequence, facts["max_length"])
@@ -239,9 +237,7 @@ def _localize(
   return found[:max_predictions]
 
 
-def _ground(
-  model, sequence, *, grid, duration_sec, queries, max_predictions
-):
+def _ground(model, sequence, *, grid, duration_sec, queries, max_predictions):
   _, facts, params = model.grounder
   vectors, query_mask = model.encoder.text_vectors(list(queries))
   padded, mask = _padded(sequence, facts["max_length"])

@@ -96,9 +96,7 @@ class AttentionPool(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, mask: jax.Array | None = None
-  ) -> jax.Array:
+  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     query = self.param(
       "query", nn.initializers.normal(0.02), (1, 1, x.shape[-1])
     )

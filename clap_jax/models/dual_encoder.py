@@ -77,9 +77,7 @@ class DualEncoder(nn.Module):
     self.video_projection = layers.Dense(
       config.projection_width, use_bias=False
     )
-    self.text_projection = layers.Dense(
-      config.projection_width, use_bias=False
-    )
+    self.text_projection = layers.Dense(config.projection_width, use_bias=False)
     self.logit_scale = self.param(
       "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
     )

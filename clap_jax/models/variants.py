@@ -35,9 +35,7 @@ TEXT_SIZES = {
 }
 
 
-def named_size(
-  table: dict[str, TransformerSize], name: str
-) -> TransformerSize:
+def named_size(table: dict[str, TransformerSize], name: str) -> TransformerSize:
   """Looks a size up; raises ValueError with the choices when unknown."""
   if name not in table:
     raise ValueError(f"Unknown size {name!r}; choose one of {sorted(table)}.")

@@ -25,9 +25,7 @@ def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
         f"{side} and {step}. Change `patch` or the clip's size."
       )
   t, y, x = (side // step for side, step in zip(sides, patch, strict=True))
-  cut = frames.reshape(
-    batch, t, patch[0], y, patch[1], x, patch[2], channels
-  )
+  cut = frames.reshape(batch, t, patch[0], y, patch[1], x, patch[2], channels)
   cut = cut.transpose(0, 1, 3, 5, 2, 4, 6, 7)
   return cut.reshape(batch, t, y * x, -1)
 

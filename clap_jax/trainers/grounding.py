@@ -14,9 +14,8 @@ from clap_jax.data import feature_sources, pipeline
 from clap_jax.losses import grounding as losses
 from clap_jax.metrics import grounding as metrics
 from clap_jax.models import fusion, grounder, heads, localizer, pyramid
-from clap_jax.trainers import feature_data, results
+from clap_jax.trainers import feature_data, results, running
 from clap_jax.training import checkpoint, evaluation
-from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
@@ -152,29 +151,12 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   facts = model_facts(config, source)
   task = make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, task)
-  selection = config.data.selection_split
-  state = fit_lib.fit(
+  state = running.fit(
     task,
+    config,
     workdir=workdir,
-    config=config,
-    optimizer=config.optimizer,
-    loop=config.loop,
-    checkpoint=config.checkpoint,
-    mesh=config.mesh,
-    batches_from=lambda step: pipeline.training_batches(
-      source,
-      batch_size=config.data.batch_size,
-      seed=config.loop.seed,
-      start_step=step,
-      num_threads=config.data.num_threads,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    ),
-    evaluate=lambda params, _: {
-      f"eval/{selection}/{name}": value
-      for name, value in score(params, selection)[0].items()
-    },
-    steps_per_epoch=max(1, len(source) // config.data.batch_size),
+    source=source,
+    measure=lambda params, split: score(params, split)[0],
     title="grounding",
   )
   params = state.params if state.ema is None else state.ema

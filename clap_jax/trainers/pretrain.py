@@ -30,9 +30,8 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.losses import contrastive, contrastive_sharded
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, variants
-from clap_jax.trainers import results
+from clap_jax.trainers import results, running
 from clap_jax.training import checkpoint, evaluation, pretrained
-from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 
 ENCODER_FILE = "encoder.json"
@@ -294,31 +293,15 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     reader.dataset.split(split)
   source = reader.training_source()
   score = _RetrievalScore(config, reader)
-  selection = config.data.selection_split
-  state = fit_lib.fit(
+  state = running.fit(
     score.task,
+    config,
     workdir=workdir,
-    config=config,
-    optimizer=config.optimizer,
-    loop=config.loop,
-    checkpoint=config.checkpoint,
-    mesh=config.mesh,
-    batches_from=lambda step: pipeline.training_batches(
-      source,
-      batch_size=config.data.batch_size,
-      seed=order.mix(config.loop.seed, config.sampling.stream),
-      start_step=step,
-      num_threads=config.data.num_threads,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    ),
-    evaluate=lambda params, _: {
-      f"eval/{selection}/{name}": value
-      for name, value in score(params, selection).items()
-    },
-    prepare=_starter(config.start),
-    steps_per_epoch=max(1, len(source) // config.data.batch_size),
+    source=source,
+    measure=score,
     title=f"pretrain {config.encoder}",
+    data_seed=order.mix(config.loop.seed, config.sampling.stream),
+    prepare=_starter(config.start),
   )
   _write_encoder(config, score.task.model.config, source, workdir)
   rows = score.rows(state.params, config.data.eval_split)

@@ -25,7 +25,8 @@ def fit(
 
   Args:
     task: what is learned.
-    config: a trainer's resolved config: data, optimizer, loop, checkpoint, mesh.
+    config: a trainer's resolved config, with data, optimizer, loop,
+      checkpoint and mesh sections.
     workdir: of this run alone.
     source: where training items come from.
     measure: (params, split) -> metrics; called on the selection split only.

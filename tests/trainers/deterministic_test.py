@@ -91,9 +91,7 @@ def _train(num_devices: int):
     return optax.apply_updates(params, update), moments, loss
 
   with jax.set_mesh(mesh):
-    params = jax.device_put(
-      MODEL.init(jax.random.key(0), *_batch()[:3]), whole
-    )
+    params = jax.device_put(MODEL.init(jax.random.key(0), *_batch()[:3]), whole)
     moments = jax.device_put(optimizer.init(params), whole)
     losses = []
     for _ in range(NUM_STEPS):
