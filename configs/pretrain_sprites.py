@@ -1,8 +1,10 @@
 """Post-pre-training of both towers on motion_sprites.
 
-Argument: `SIZE[,encoder=NAME][,seed=N]`; SIZE is tiny, demo or full, NAME a row
-of the comparison: random, tac, tsp, clip, clap. `tiny` and `demo` run on two
-CPU cores, `full` on one accelerator with 16 GB or on any slice.
+Argument: `SIZE[,encoder=NAME][,seed=N][,base_only]`; SIZE is tiny, demo or
+full, NAME a row of the comparison: random, tac, tsp, clip, clap. `tiny` and
+`demo` run on two CPU cores, `full` on one accelerator with 16 GB or on any
+slice. `base_only` hides the validation and novel classes of few-shot
+localization.
 """
 
 import ml_collections
@@ -61,7 +63,9 @@ SIZES = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="demo", encoder="clap", seed=0)
+  args = common.parse_arg(
+    arg, size="demo", encoder="clap", seed=0, base_only=False
+  )
   config = ml_collections.ConfigDict()
   config.trainer = "pretrain"
   config.encoder = args["encoder"]
@@ -89,6 +93,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "clips_per_video": 1,  # clips in a row that come from one video
     "stream": 0,  # another number draws other clips under the same seed
     "hidden_classes": (),  # names that pre-training must not see
+    # "" or a class split: its base classes alone are seen
+    "class_split": "motion_sprites" if args["base_only"] else "",
   }
   config.augment = {
     "shift_px": 4,

@@ -10,11 +10,11 @@ import fractions
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from clap_jax.data import order
+from clap_jax.data import hiding, order
 from clap_jax.data.records import ExampleInfo
 
 TEXT_SOURCES = (
@@ -76,8 +76,9 @@ class ClipSamplerOptions:
   `text_source` gives a clip the caption that describes it, a sentence made of
   its class name, that and a fixed sentence for background, or one of the first
   two by lot.
-  `hidden_classes` removes the segments of these classes and every caption that
-  overlaps one of them in time (few-shot: the novel classes must not be seen).
+  `hidden_classes` (few-shot: the novel classes must not be seen) removes the
+  segments of these classes, every clip that would overlap one of them in time,
+  and every caption that overlaps one or names the class.
   `same_video_background` takes each background clip from the video of the
   action item before it, where that video has background: the hardest negative.
   With `clips_per_video` above 1, as many items in a row come from one video,
@@ -103,6 +104,9 @@ class _Region:
   start_sec: float
   end_sec: float
   class_id: int
+  # No clip may leave this span: beyond it a hidden class is seen.
+  free_start_sec: float = 0.0
+  free_end_sec: float = math.inf
 
   @property
   def is_action(self) -> bool:
@@ -127,7 +131,7 @@ class ClipSampler:
     _check_options(options)
     self._options = options
     self._label_names = tuple(label_names)
-    self._actions = action_regions(examples, options.hidden_classes)
+    self._actions = action_regions(examples, options)
     self._backgrounds = (
       [] if options.action_only else background_regions(examples, options)
     )
@@ -140,8 +144,11 @@ class ClipSampler:
       round(options.background_share * _SHARE_DENOMINATOR), _SHARE_DENOMINATOR
     )
     self._share = share if self._backgrounds else fractions.Fraction(0)
+    hidden_names = [self._label_names[i] for i in options.hidden_classes]
     self._captions = {
-      example.index: visible_captions(example, options.hidden_classes)
+      example.index: visible_captions(
+        example, options.hidden_classes, hidden_names=hidden_names
+      )
       for example in examples
     }
     self._backgrounds_of: dict[int, list[_Region]] = {}
@@ -266,44 +273,84 @@ def readable_label(name: str) -> str:
 
 
 def action_regions(
-  examples: Sequence[ExampleInfo], hidden_classes: frozenset[int]
+  examples: Sequence[ExampleInfo], options: ClipSamplerOptions
 ) -> list[_Region]:
-  return [
-    _Region(example, float(start_sec), float(end_sec), int(label))
-    for example in examples
-    for (start_sec, end_sec), label in zip(
-      example.segments, example.labels, strict=True
-    )
-    if int(label) not in hidden_classes
-  ]
+  return _without_hidden(
+    [
+      _Region(example, float(start_sec), float(end_sec), int(label))
+      for example in examples
+      for (start_sec, end_sec), label in zip(
+        example.segments, example.labels, strict=True
+      )
+      if int(label) not in options.hidden_classes
+    ],
+    options,
+  )
 
 
 def background_regions(
   examples: Sequence[ExampleInfo], options: ClipSamplerOptions
 ) -> list[_Region]:
   """Spans of at least half a clip: in shorter ones action would prevail."""
-  return [
-    _Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
-    for example in examples
-    for start_sec, end_sec in example.background
-    if end_sec - start_sec >= options.clip_sec / 2
-  ]
+  return _without_hidden(
+    [
+      _Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
+      for example in examples
+      for start_sec, end_sec in example.background
+      if end_sec - start_sec >= options.clip_sec / 2
+    ],
+    options,
+  )
+
+
+def _without_hidden(
+  regions: list[_Region], options: ClipSamplerOptions
+) -> list[_Region]:
+  """The parts of regions around which a clip sees no hidden class.
+
+  A part shorter than half a clip, that is not the whole region, is dropped.
+  """
+  if not options.hidden_classes:
+    return regions
+  clear = []
+  for region in regions:
+    hidden = hiding.hidden_spans(region.example, options.hidden_classes)
+    if not hidden:
+      clear.append(region)
+      continue
+    for free_start_sec, free_end_sec in hiding.free_spans(
+      hidden, end_sec=region.example.duration_sec
+    ):
+      part = dataclasses.replace(
+        region,
+        start_sec=max(region.start_sec, free_start_sec),
+        end_sec=min(region.end_sec, free_end_sec),
+        free_start_sec=free_start_sec,
+        free_end_sec=free_end_sec,
+      )
+      length_sec = part.end_sec - part.start_sec
+      is_whole = _span(part) == _span(region)
+      if free_end_sec - free_start_sec >= options.clip_sec and (
+        (is_whole and length_sec > 0) or length_sec >= options.clip_sec / 2
+      ):
+        clear.append(part)
+  return clear
 
 
 def visible_captions(
-  example: ExampleInfo, hidden_classes: frozenset[int]
+  example: ExampleInfo,
+  hidden_classes: frozenset[int],
+  *,
+  hidden_names: Collection[str] = (),
 ) -> list[Caption]:
-  """Captions that no segment of a hidden class overlaps in time."""
-  hidden = [
-    segment
-    for segment, label in zip(example.segments, example.labels, strict=True)
-    if int(label) in hidden_classes
-  ]
+  """Captions that overlap no segment of a hidden class and name none."""
+  hidden = hiding.hidden_spans(example, hidden_classes)
   return [
     caption
     for caption in example.captions
     if normalize_text(caption[2])
     and all(_overlap_sec(caption, segment) <= 0 for segment in hidden)
+    and not hiding.names_a_class(caption[2], hidden_names)
   ]
 
 
@@ -359,13 +406,16 @@ def _check_options(options: ClipSamplerOptions) -> None:
 def _draw_start(region: _Region, clip_sec: float, fraction: float) -> float:
   """Uniform where the clip fits in the region, else centred, never below 0.
 
-  A clip that would pass the end of the video is moved back.
+  A clip that would pass the end of the video is moved back, and so is one that
+  would leave the free span.
   """
   slack_sec = region.end_sec - region.start_sec - clip_sec
   if slack_sec >= 0:
     return region.start_sec + fraction * slack_sec
-  latest_sec = max(0.0, region.example.duration_sec - clip_sec)
-  return min(max(0.0, region.start_sec + slack_sec / 2), latest_sec)
+  last_sec = min(region.example.duration_sec, region.free_end_sec)
+  earliest_sec = region.free_start_sec
+  latest_sec = max(earliest_sec, last_sec - clip_sec)
+  return min(max(earliest_sec, region.start_sec + slack_sec / 2), latest_sec)
 
 
 def _describe(

@@ -1,6 +1,6 @@
 """Fixed lists of clips for evaluation: nothing random, every one once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ def caption_clips(
   *,
   clip_sec: float,
   hidden_classes: frozenset[int] = frozenset(),
+  hidden_names: Collection[str] = (),
 ) -> list[ClipItem]:
   """One clip per caption, in its middle, with its text: for retrieval.
 
@@ -25,7 +26,9 @@ def caption_clips(
   """
   items = []
   for example in examples:
-    for start_sec, end_sec, text in visible_captions(example, hidden_classes):
+    for start_sec, end_sec, text in visible_captions(
+      example, hidden_classes, hidden_names=hidden_names
+    ):
       clip_start_sec = _centre(start_sec, end_sec, clip_sec, example)
       label = _dominant_label(example, start_sec, end_sec)
       items.append(

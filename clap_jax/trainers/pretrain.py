@@ -7,6 +7,8 @@ trains nothing.
 """
 
 import dataclasses
+import functools
+import json
 import pathlib
 import shutil
 
@@ -18,6 +20,7 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import (
   augment,
+  class_splits,
   clips,
   evaluation_clips,
   examples,
@@ -72,7 +75,9 @@ class Sampling:
   same_video_background: bool
   clips_per_video: int = config_lib.ranged(minimum=1)
   stream: int = config_lib.ranged(minimum=0)  # another one, other clips
-  hidden_classes: tuple[str, ...]
+  hidden_classes: tuple[str, ...]  # names that training must not see
+  # "", or a split of data/class_splits.py whose base classes alone are seen.
+  class_split: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,7 +248,7 @@ class ClipReader:
         action_only=sampling.action_only,
         same_video_background=sampling.same_video_background,
         clips_per_video=sampling.clips_per_video,
-        hidden_classes=self._hidden,
+        hidden_classes=self.dataset.class_ids(self.hidden_names),
       ),
       label_names=self.dataset.label_names,
     )
@@ -261,16 +266,26 @@ class ClipReader:
     infos = records_of.metadata(on_corrupt="skip").examples
     return examples.EvaluationClipSource(
       evaluation_clips.caption_clips(
-        infos, clip_sec=self.config.clip.clip_sec, hidden_classes=self._hidden
+        infos,
+        clip_sec=self.config.clip.clip_sec,
+        hidden_classes=self.dataset.class_ids(self.hidden_names),
+        hidden_names=self.hidden_names,
       ),
       self._loader(records_of, infos),
       tokenizer=self.tokenizer,
       text_length=self.config.model.max_text_length,
     )
 
-  @property
-  def _hidden(self) -> frozenset[int]:
-    return self.dataset.class_ids(self.config.sampling.hidden_classes)
+  @functools.cached_property
+  def hidden_names(self) -> tuple[str, ...]:
+    """The classes that training must not see, by name."""
+    sampling = self.config.sampling
+    hidden = sampling.hidden_classes
+    if sampling.class_split:
+      hidden += class_splits.class_split(
+        sampling.class_split, label_names=self.dataset.label_names
+      ).hidden
+    return tuple(sorted(set(hidden)))
 
   def _loader(self, records_of, infos) -> examples.FrameLoader:
     cache = frame_cache.FrameCache(self.config.data.cache_mib)
@@ -303,7 +318,13 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     data_seed=order.mix(config.loop.seed, config.sampling.stream),
     prepare=_starter(config.start),
   )
-  _write_encoder(config, score.task.model.config, source, workdir)
+  _write_encoder(
+    config,
+    score.task.model.config,
+    workdir,
+    skipped_records=source.bad_records.reasons,
+    seen_classes=seen_classes(config, reader),
+  )
   rows = score.rows(state.params, config.data.eval_split)
   results.write(workdir, rows)
   return rows
@@ -421,7 +442,30 @@ def model_config(
   )
 
 
-def _write_encoder(config, model_config, source, workdir) -> None:
+def seen_classes(
+  config: PretrainConfig, reader: ClipReader
+) -> list[str] | None:
+  """The classes whose clips any stage has trained on; None if unknown.
+
+  A run of no steps has seen nothing, one that starts from another run has seen
+  what that one had.
+  """
+  seen: set[str] = set()
+  if config.loop.length.value:
+    seen = set(reader.dataset.label_names) - set(reader.hidden_names)
+  if config.start.workdir:
+    path = pathlib.Path(config.start.workdir) / ENCODER_FILE
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    before = facts.get("training", {}).get("seen_classes")
+    if before is None:
+      return None
+    seen |= set(before)
+  return sorted(seen)
+
+
+def _write_encoder(
+  config, model_config, workdir, *, skipped_records, seen_classes
+) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
   shutil.copyfile(config.data.tokenizer, workdir / TOKENIZER_FILE)
   facts = {
@@ -435,7 +479,8 @@ def _write_encoder(config, model_config, source, workdir) -> None:
       "loss": dataclasses.asdict(config.loss),
       "sampling": dataclasses.asdict(config.sampling),
       "start": dataclasses.asdict(config.start),
-      "skipped_records": source.bad_records.reasons,
+      "skipped_records": skipped_records,
+      "seen_classes": seen_classes,
     },
   }
   results.write_json(workdir / ENCODER_FILE, facts)

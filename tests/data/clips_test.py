@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from clap_jax.data import order
+from clap_jax.data import hiding, order
 from clap_jax.data.clips import (
   GENERIC_BACKGROUND_TEXT,
   ClipSampler,
@@ -180,6 +180,79 @@ def test_hidden_classes_leave_no_trace():
         )
   with pytest.raises(ValueError, match="hiding 3 classes"):
     make_sampler(hidden_classes=frozenset({0, 1, 2}))
+
+
+@pytest.mark.parametrize("clips_per_video", [1, 4])
+def test_no_clip_overlaps_a_hidden_class(clips_per_video):
+  """Neither one of an overlapping action, nor of the background beside it."""
+  infos = [
+    make_info(
+      index,
+      segments=np.float32([(1.0, 3.5), (3.0, 5.0), (8.0, 9.4)]),
+      labels=np.int32([0, 1, 2]),
+      background=np.float32([(0.0, 1.0), (5.0, 6.2), (9.4, 12.0)]),
+    )
+    for index in range(6)
+  ]
+  options = {
+    "clip_sec": 2.0,
+    "background_share": 0.5,
+    "clips_per_video": clips_per_video,
+  }
+  everything = make_sampler(infos, **options)
+  sampler = make_sampler(infos, hidden_classes=frozenset({1}), **options)
+  items = [sampler.item(index, seed=0) for index in range(300)]
+  assert {item.class_id for item in items} == {-1, 0, 2}
+  assert all(
+    item.end_sec <= 3.0 + 1e-6 or item.start_sec >= 5.0 for item in items
+  )
+  assert any(
+    item.start_sec < 5.0 and item.end_sec > 3.0 and item.class_id != 1
+    for item in (everything.item(index, seed=0) for index in range(300))
+  )
+
+
+def test_captions_that_name_a_hidden_class_are_hidden():
+  """Although they lie where no segment of the class does."""
+  infos = [
+    make_info(
+      index,
+      labels=np.int32([0, 2]),
+      captions=(
+        (1.0, 3.5, "it slides, then starts spinning"),
+        (5.0, 7.5, "it fades"),
+      ),
+    )
+    for index in range(4)
+  ]
+  assert LABEL_NAMES[1] == "spins"
+  sampler = make_sampler(infos, hidden_classes=frozenset({1}))
+  texts = {sampler.item(index, seed=0).text for index in range(100)}
+  assert texts == {"", "it fades"}
+
+
+@pytest.mark.parametrize(
+  ("text", "name", "is_named"),
+  [
+    ("a man shaves one leg.", "Shaving legs", True),
+    ("a man shaves", "Shaving legs", False),
+    ("She runs the marathon", "Running a marathon", True),
+    ("the dog walks", "Walking the dog", True),
+    ("two BMX riders", "BMX", True),
+    ("it jumps", "LongJump", False),
+    ("a long jump", "LongJump", True),
+    ("nothing", "to the", False),
+  ],
+)
+def test_names_are_found_in_other_forms(text, name, is_named):
+  assert hiding.names_a_class(text, [name]) == is_named
+
+
+def test_free_spans():
+  assert hiding.free_spans([], end_sec=4.0) == [(0.0, 4.0)]
+  spans = [(0.0, 1.0), (2.0, 5.0), (3.0, 4.0), (6.0, 9.0)]
+  assert hiding.free_spans(spans, end_sec=9.0) == [(1.0, 2.0), (5.0, 6.0)]
+  assert hiding.free_spans([(5.0, 6.0)], end_sec=4.0) == [(0.0, 4.0)]
 
 
 def test_background_of_the_same_video():

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "tiny",
     "full",
     "seed=7",
+    "base_only",
   ],
 }
 DEFAULT_ARGUMENTS = ["", "tiny", "full", "seed=7"]

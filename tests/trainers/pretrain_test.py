@@ -270,3 +270,29 @@ def test_data_that_is_not_there(directory, tmp_path, changes, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     pretrain.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_what_an_encoder_has_seen(directory, tmp_path):
+  """The novel classes must be hidden in every stage, and known to be."""
+
+  def seen(**changes):
+    config = resolved(directory, **changes)
+    return pretrain.seen_classes(config, open_reader(config))
+
+  assert seen() == ["fades", "slides", "spins"]
+  assert seen(**{"sampling.hidden_classes": ("spins",)}) == ["fades", "slides"]
+  split = tmp_path / "split.json"
+  split.write_text(
+    '{"base": ["slides"], "validation": ["fades"], "novel": ["spins"]}'
+  )
+  base_only = {"sampling.class_split": str(split)}
+  assert seen(**base_only) == ["slides"]
+  untrained = {"loop.steps": 0, "optimizer.warmup_steps": 0}
+  assert seen(encoder="random", **untrained) == []
+  start = tmp_path / "start"
+  start.mkdir()
+  after = base_only | {"start.workdir": str(start)}
+  assert seen(**after) is None, "nobody knows what that run has seen"
+  facts = start / pretrain.ENCODER_FILE
+  facts.write_text('{"training": {"seen_classes": ["slides", "spins"]}}')
+  assert seen(**after) == ["slides", "spins"]

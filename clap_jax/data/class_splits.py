@@ -1,0 +1,175 @@
+"""Which classes a few-shot learner may train on, tune on and is judged by.
+
+A split is fixed and published as data, never drawn: numbers over other classes
+do not compare.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Collection
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassSplit:
+  """Class names of the three parts; no name stands in two of them."""
+
+  name: str
+  base: tuple[str, ...]  # with labels in training
+  validation: tuple[str, ...]  # for choices of the method, never trained on
+  novel: tuple[str, ...]  # met with the support, at the end
+
+  def __post_init__(self):
+    parts = (self.base, self.validation, self.novel)
+    if not all(parts[::2]):
+      raise ValueError(f"class split {self.name}: base and novel are needed")
+    names = [name for part in parts for name in part]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+      raise ValueError(
+        f"class split {self.name}: {repeated} stand in it twice; base, "
+        "validation and novel classes must differ"
+      )
+
+  @property
+  def hidden(self) -> tuple[str, ...]:
+    """What pre-training on the base classes alone must not see."""
+    return (*self.validation, *self.novel)
+
+
+def class_split(
+  name: str, *, label_names: Collection[str] | None = None
+) -> ClassSplit:
+  """A published split by name, or a JSON file of three lists.
+
+  Args:
+    name: a key of `CLASS_SPLITS`, or a path that ends in .json, to a file
+      {"base": [...], "validation": [...], "novel": [...]}.
+    label_names: of the dataset, which has to have all classes of the split.
+
+  Raises:
+    ValueError: unknown name, malformed file, or classes the dataset lacks.
+    FileNotFoundError: no such file.
+  """
+  if name in CLASS_SPLITS:
+    split = CLASS_SPLITS[name]
+  elif name.endswith(".json"):
+    split = _read(pathlib.Path(name))
+  else:
+    raise ValueError(
+      f"unknown class split {name!r}; choose from {', '.join(CLASS_SPLITS)}, "
+      "or name a .json file with the lists base, validation and novel"
+    )
+  if label_names is not None:
+    known = set(label_names)
+    missing = sorted({*split.base, *split.hidden} - known)
+    if missing:
+      raise ValueError(
+        f"class split {name}: the dataset lacks {len(missing)} of its classes "
+        f"({', '.join(missing[:10])}); it has {', '.join(sorted(known)[:30])}"
+      )
+  return split
+
+
+def _read(path: pathlib.Path) -> ClassSplit:
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is no file; expected a class split")
+  try:
+    lists = json.loads(path.read_text(encoding="utf-8"))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} is no JSON: {error}") from error
+  parts = ("base", "validation", "novel")
+  if (
+    not isinstance(lists, dict)
+    or set(lists) != set(parts)
+    or not all(
+      isinstance(part, list) and all(isinstance(n, str) for n in part)
+      for part in lists.values()
+    )
+  ):
+    raise ValueError(f"{path}: expected lists of names by the keys {parts}")
+  return ClassSplit(str(path), *(tuple(lists[part]) for part in parts))
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(" ".join(name.split()) for name in text.split(","))
+
+
+# 160 / 20 / 20 classes of ActivityNet 1.3, in the dataset's own spelling. The
+# division is that of the few-shot benchmark of Nag et al. (QAT, BMVC 2021).
+_ACTIVITYNET = ClassSplit(
+  "activitynet_160_20_20",
+  base=_names(
+    """
+    Applying sunscreen, Archery, Arm wrestling, Assembling bicycle, Baking
+    cookies, Bathing dog, Baton twirling, Beach soccer, Beer pong, Belly
+    dance, Blow-drying hair, Blowing leaves, Braiding hair, Brushing teeth,
+    Building sandcastles, Bullfighting, Bungee jumping, Canoeing, Capoeira,
+    Carving jack-o-lanterns, Changing car wheel, Chopping wood, Clean and
+    jerk, Cleaning shoes, Cleaning windows, Clipping cat claws, Cricket,
+    Croquet, Cutting the grass, Decorating the Christmas tree, Disc dog,
+    Discus throw, Doing a powerbomb, Doing crunches, Doing fencing, Doing
+    karate, Doing kickboxing, Doing motocross, Doing nails, Doing step
+    aerobics, Drinking beer, Drum corps, Elliptical trainer, Fixing bicycle,
+    Fixing the roof, Fun sliding down, Futsal, Gargling mouthwash, Getting a
+    haircut, Getting a piercing, Getting a tattoo, Grooming dog, Grooming
+    horse, Hammer throw, Hand washing clothes, Hanging wallpaper, Having an
+    ice cream, High jump, Hitting a pinata, Hopscotch, Horseback riding, Ice
+    fishing, Installing carpet, Javelin throw, Kayaking, Kite flying,
+    Kneeling, Knitting, Laying tile, Layup drill in basketball, Long jump,
+    Longboarding, Making a cake, Making a lemonade, Making a sandwich, Mixing
+    drinks, Mooping floor, Mowing the lawn, Painting, Painting fence, Painting
+    furniture, Peeling potatoes, Ping-pong, Plastering, Playing accordion,
+    Playing badminton, Playing bagpipes, Playing beach volleyball, Playing
+    congas, Playing drums, Playing field hockey, Playing flauta, Playing ice
+    hockey, Playing kickball, Playing lacrosse, Playing piano, Playing polo,
+    Playing pool, Playing racquetball, Playing rubik cube, Playing saxophone,
+    Playing squash, Playing ten pins, Playing violin, Playing water polo,
+    Polishing shoes, Powerbocking, Preparing pasta, Putting on makeup, Putting
+    on shoes, Raking leaves, Removing curlers, Removing ice from car, River
+    tubing, Rock climbing, Rock-paper-scissors, Rollerblading, Roof shingle
+    removal, Running a marathon, Sailing, Scuba diving, Sharpening knives,
+    Shaving, Shot put, Shoveling snow, Skateboarding, Skiing, Slacklining,
+    Smoking a cigarette, Smoking hookah, Snow tubing, Snowboarding, Spinning,
+    Spread mulch, Springboard diving, Surfing, Swimming, Table soccer, Tai
+    chi, Tango, Tennis serve with ball bouncing, Throwing darts, Trimming
+    branches or hedges, Triple jump, Tug of war, Tumbling, Using parallel
+    bars, Using the balance beam, Using the monkey bar, Using the pommel
+    horse, Using uneven bars, Wakeboarding, Washing dishes, Washing face,
+    Washing hands, Waterskiing, Welding, Windsurfing, Wrapping presents, Zumba
+  """.strip()
+  ),
+  validation=_names(
+    """
+    Ballet, Brushing hair, Cheerleading, Cumbia, Curling, Dodgeball, Hula
+    hoop, Ironing clothes, Paintball, Playing blackjack, Playing guitarra,
+    Playing harmonica, Putting in contact lenses, Rafting, Sumo, Swinging at
+    the playground, Using the rowing machine, Vacuuming floor, Volleyball,
+    Waxing skis
+  """.strip()
+  ),
+  novel=_names(
+    """
+    BMX, Breakdancing, Calf roping, Camel ride, Cleaning sink, Drinking
+    coffee, Hand car wash, Hurling, Making an omelette, Plataform diving, Pole
+    vault, Polishing forniture, Preparing salad, Riding bumper cars, Rope
+    skipping, Shaving legs, Shuffleboard, Snatch, Starting a campfire, Walking
+    the dog
+  """.strip()
+  ),
+)
+
+# The split that the builder of motion_sprites publishes.
+_MOTION_SPRITES = ClassSplit(
+  "motion_sprites",
+  base=_names(
+    """
+    slides, bounces, spins, pulses, zigzags, orbits, shakes, fades, hops, grows,
+    drops, squashes
+  """.strip()
+  ),
+  validation=_names("swings, blinks, paces, rolls, spirals"),
+  novel=_names("darts, shrinks, wobbles, jitters, loops"),
+)
+
+CLASS_SPLITS = {split.name: split for split in (_ACTIVITYNET, _MOTION_SPRITES)}
