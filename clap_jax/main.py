@@ -317,8 +317,21 @@ def _add_score(commands) -> None:
   )
   parser.add_argument("predictions")
   parser.add_argument("--ground_truth", required=True)
-  parser.add_argument("--protocol", required=True, help="NAME[,NAME]")
-  parser.add_argument("--subset", help="default: the protocol's own")
+  parser.add_argument(
+    "--protocol",
+    required=True,
+    metavar="NAME[,NAME]",
+    help=f"of {', '.join(score.protocol_names())}",
+  )
+  parser.add_argument("--subset", help="default: the first protocol's own")
+  parser.add_argument(
+    "--blocked_videos", help="JSON list of videos to leave out (detection)"
+  )
+  parser.add_argument(
+    "--class_source",
+    default="not stated",
+    help="where the classes come from, for the card",
+  )
   parser.set_defaults(run=_score)
 
 
@@ -328,6 +341,8 @@ def _score(args) -> dict:
     ground_truth_path=args.ground_truth,
     protocols=args.protocol.split(","),
     subset=args.subset,
+    blocked_videos_path=args.blocked_videos,
+    class_source=args.class_source,
   )
   for report in reports:
     table = rich.table.Table(
@@ -336,6 +351,7 @@ def _score(args) -> dict:
     for name, value in report["metrics"].items():
       table.add_row(name, f"{value:.6f}")
     console.print(table)
+    stages.print_card(report["card"])
   return reports[0] if len(reports) == 1 else {"reports": reports}
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import rich.console
 import rich.progress
+import rich.table
+import rich.text
 
 from clap_jax import config as config_lib
 from clap_jax.data import records
@@ -157,3 +159,14 @@ def train_tokenizer(
   texts += dataset.label_names
   out.parent.mkdir(parents=True, exist_ok=True)
   return tokenizer_lib.train(texts, vocab_size=vocab_size, path=out)
+
+
+def print_card(card: dict) -> None:
+  """The evaluation card, one line per fact; what is empty is left out."""
+  table = rich.table.Table("card", "", show_header=False)
+  for name, value in card.items():
+    if value not in ((), [], None, ""):
+      text = ", ".join(map(str, value)) if isinstance(value, list) else value
+      # Not markup: names of videos may hold brackets.
+      table.add_row(name.replace("_", " "), rich.text.Text(str(text)))
+  console.print(table)

@@ -6,7 +6,7 @@ import gc
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
@@ -65,42 +65,118 @@ def read_json(path: pathlib.Path, log: ProblemLog) -> Any:
   return _parse(read_text(path, log), log=log, location="")
 
 
+def read_json_or_lines(
+  path: pathlib.Path, log: ProblemLog
+) -> tuple[Any, Iterable[tuple[str, Any]] | None]:
+  """One JSON document, or JSON lines as ("line 3", value), by the content.
+
+  A file is read by lines if it is called .jsonl, or if its first line is a
+  whole value and more follows. Lines that are not JSON become problems.
+
+  Raises:
+    MalformedFileError: a document that is not JSON.
+  """
+  text = read_text(path, log)
+  lines = [
+    (f"line {number}", line)
+    for number, line in enumerate(text.split("\n"), start=1)
+    if line.strip()
+  ]
+  if path.suffix != ".jsonl" and not _are_lines(lines):
+    return _parse(text, log=log, location=""), None
+  return None, _parsed(lines, log)
+
+
+def _parsed(
+  lines: list[tuple[str, str]], log: ProblemLog
+) -> Iterator[tuple[str, Any]]:
+  for location, line in lines:
+    try:
+      value = _parse(line, log=log, location=location)
+    except MalformedFileError:
+      continue  # noted; the next lines are read for their own problems
+    yield location, value
+
+
+def _are_lines(lines: list[tuple[str, str]]) -> bool:
+  if len(lines) < 2:
+    return False
+  try:
+    return isinstance(json.loads(lines[0][1]), dict)
+  except (ValueError, RecursionError):
+    return False
+
+
 def read_json_lines(
   path: pathlib.Path, log: ProblemLog
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields ("line 3", object); lines that hold no object become problems."""
-  for number, line in enumerate(read_text(path, log).splitlines(), start=1):
-    if not line.strip():
-      continue
-    location = f"line {number}"
-    try:
-      record = _parse(line, log=log, location=location)
-    except MalformedFileError:
-      continue  # noted; the next lines are read for their own problems
+  """Yields ("line 3", object), or ("[2]", object) of a list of objects.
+
+  What is no object becomes a problem.
+
+  Raises:
+    MalformedFileError: neither JSON lines nor a JSON list.
+  """
+  content, records = read_json_or_lines(path, log)
+  if records is None:
+    many = isinstance(content, list)
+    records = [
+      (f"[{index}]" if many else "line 1", record)
+      for index, record in enumerate(content if many else [content])
+    ]
+  for location, record in records:
     if isinstance(record, dict):
       yield location, record
     else:
       log.add(location, f"got {kind(record)}; expected a JSON object")
 
 
+class _Repeated(dict):
+  """An object whose text gives a key more than once."""
+
+  repeated: tuple[str, ...] = ()
+
+
 def _parse(text: str, *, log: ProblemLog, location: str) -> Any:
+  found: list[_Repeated] = []
+
   def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
       times = collections.Counter(key for key, _ in pairs)
-      repeated = sorted(key for key, count in times.items() if count > 1)
-      log.add(location, f"got the same key more than once: {repeated}")
+      result = _Repeated(result)
+      result.repeated = tuple(sorted(k for k, n in times.items() if n > 1))
+      found.append(result)
     return result
 
   try:
-    return json.loads(text, object_pairs_hook=without_repeats)
+    value = json.loads(text, object_pairs_hook=without_repeats)
   except json.JSONDecodeError as error:
     where = f"line {error.lineno}, column {error.colno}"
     at = f"{location}, column {error.colno}" if location else where
     log.add(at, f"not JSON: {error.msg}")
   except RecursionError:
     log.add(location, "got JSON nested too deeply to be a prediction file")
+  except ValueError as error:  # an integer of thousands of digits
+    log.add(location, f"not JSON that can be read: {error}")
+  else:
+    for place, keys in _repeats(value, location) if found else ():
+      log.add(place, f"got the same key more than once: {list(keys)}")
+    return value
   raise MalformedFileError(log.path, log.problems)
+
+
+def _repeats(value: Any, place: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+  """Where in a document keys are repeated, and which."""
+  if isinstance(value, _Repeated):
+    yield place, value.repeated
+  if isinstance(value, dict):
+    for key, inner in value.items():
+      step = key if not place and key.isidentifier() else f"[{key!r}]"
+      yield from _repeats(inner, place + step)
+  elif isinstance(value, list):
+    for index, inner in enumerate(value):
+      yield from _repeats(inner, f"{place}[{index}]")
 
 
 def kind(value: Any) -> str:
@@ -115,7 +191,10 @@ def kind(value: Any) -> str:
 
 def is_number(value: Any) -> bool:
   """True for a finite int or float; a bool is not a number."""
-  return type(value) in (int, float) and math.isfinite(value)
+  try:
+    return type(value) in (int, float) and math.isfinite(value)
+  except OverflowError:  # an integer that no float holds
+    return False
 
 
 def to_number(value: Any) -> float | None:

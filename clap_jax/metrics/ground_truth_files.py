@@ -2,8 +2,9 @@
 
 ActivityNet's JSON ({"database": {video: {"subset", "annotations": [{"label",
 "segment"}]}}}), the same without "database" (BMN), {"actions": [[class, start,
-end]]} (MultiTHUMOS, Charades), a folder of THUMOS14 text, and EPIC-KITCHENS or
-G-TAD CSV.
+end]]} (MultiTHUMOS, Charades), Ego4D's moments ({"videos": [{"split", "clips":
+[{"clip_uid", "annotations": [{"labels"}]}]}]}; primary labels count), a folder
+of THUMOS14 text, and EPIC-KITCHENS, EPIC-SOUNDS or G-TAD CSV.
 """
 
 import csv
@@ -12,6 +13,7 @@ import pathlib
 from typing import Any
 
 from clap_jax.metrics import documents
+from clap_jax.metrics.prediction_entries import NO_LABEL
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import SegmentTable
 
@@ -24,6 +26,7 @@ _SUBSET_NAMES = (
 _CSV_VIDEO = ("video_id", "video", "video-name")
 _CSV_START = ("start_timestamp", "start", "t-init")
 _CSV_END = ("stop_timestamp", "end", "t-end")
+_CSV_LABEL = ("type", "class", "label-idx")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,12 +61,16 @@ class _Rows:
 
 
 def read_ground_truth(
-  path: pathlib.Path, *, subset: str | None, label_field: str = "label"
+  path: pathlib.Path,
+  *,
+  subset: str | None,
+  label_field: str = "label",
+  needs_label: bool = True,
 ) -> GroundTruth:
   """Reads the annotations of one subset (None: of every video).
 
   Subsets are compared without case, and "val" is "validation"; a file that
-  marks no subset is read whole.
+  marks no subset is read whole. Proposals need no label.
 
   Raises:
     MalformedFileError: listing every problem, or the subsets there are.
@@ -81,11 +88,18 @@ def read_ground_truth(
     content = documents.read_json(path, log)
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
       content = content["database"]
+    elif isinstance(content, dict) and isinstance(content.get("videos"), list):
+      content = _ego4d_clips(content["videos"], log)
     if not isinstance(content, dict) or not content:
       log.add("", f"got {documents.kind(content)}; expected videos by name")
       log.raise_if_any()
     split = _read_videos(
-      content, rows, log=log, subset=subset, label_field=label_field
+      content,
+      rows,
+      log=log,
+      subset=subset,
+      label_field=label_field,
+      needs_label=needs_label,
     )
   log.raise_if_any()
   return rows.finish(split=split)
@@ -106,6 +120,7 @@ def _read_videos(
   log: ProblemLog,
   subset: str | None,
   label_field: str,
+  needs_label: bool,
 ) -> str:
   marked = {
     str(video["subset"])
@@ -147,6 +162,7 @@ def _read_videos(
         location=location,
         log=log,
         label_field=label_field,
+        needs_label=needs_label,
       )
   return wanted[0] if wanted else "all"
 
@@ -159,19 +175,52 @@ def _read_annotation(
   location: str,
   log: ProblemLog,
   label_field: str,
+  needs_label: bool,
 ) -> None:
   segment = entry.get("segment") if isinstance(entry, dict) else None
-  ends = [documents.to_number(v) for v in segment or ()] if segment else []
+  ends = segment if isinstance(segment, list) else []
+  ends = [documents.to_number(value) for value in ends]
   if len(ends) != 2 or None in ends:
-    log.add(location, f"got {documents.kind(entry)}; expected a segment")
+    got = documents.kind(entry if segment is None else segment)
+    log.add(location, f"got {got}; expected a segment [start, end] in sec")
     return
   label = _label(entry, label_field)
+  if label is None and not needs_label:
+    label = NO_LABEL
   if label is None:
     log.add(location, f"got no {label_field}; expected a class")
     return
   if "label_id" in entry and "label" in entry:
     rows.label_names[str(entry["label_id"])] = str(entry["label"])
   rows.rows.append((video, ends[0], ends[1], label))
+
+
+def _ego4d_clips(videos: list[Any], log: ProblemLog) -> dict[str, Any]:
+  """Ego4D's moments as videos by clip, all annotators' primary labels."""
+  clips: dict[str, Any] = {}
+  for number, video in enumerate(videos):
+    try:
+      for clip in video["clips"]:
+        clips[clip["clip_uid"]] = {
+          "subset": video["split"],
+          "annotations": [
+            {
+              "label": label["label"],
+              "segment": [label["start_time"], label["end_time"]],
+            }
+            for annotator in clip["annotations"]
+            for label in annotator["labels"]
+            if label.get("primary", True)
+          ],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+      log.add(
+        f"videos[{number}]",
+        f"got no clips that can be read ({error!r}); expected split and clips "
+        "with clip_uid and annotations",
+      )
+  log.raise_if_any()
+  return clips
 
 
 def _label(entry: dict[str, Any], field: str) -> str | None:
@@ -223,7 +272,9 @@ def _read_csv(
   lines = documents.read_text(path, log).splitlines()
   for number, line in enumerate(csv.DictReader(lines), start=2):
     record = {key: value for key, value in line.items() if key and value}
-    label = _label(record, label_field) or record.get("type")
+    label = _label(record, label_field) or next(
+      (record[name] for name in _CSV_LABEL if name in record), None
+    )
     video, start, end = (
       next((record[name] for name in names if name in record), None)
       for names in (_CSV_VIDEO, _CSV_START, _CSV_END)

@@ -1,25 +1,29 @@
 """Reads prediction files: every form becomes one table, or a list of problems.
 
 Detections: ActivityNet's JSON, which OpenTAD writes too ({"results": {video:
-[{"label", "score", "segment"}]}}; EPIC-KITCHENS adds "verb", "noun",
-"action"); ActionFormer's JSON ({"database": {video: [{"label_id", "scores",
-"segment"}]}}) and its columns ("video-id", "t-start", "t-end", "label",
-"score") as JSON or .npz; the THUMOS14 text (video start end class score); what
-`clap predict --json` writes ({"videos": [{"video", "predictions"}]}).
+[{"label", "score", "segment"}]}}; EPIC-KITCHENS adds "verb", "noun", "action";
+Ego4D writes "detect_results"), with or without the outer object; ActionFormer's
+JSON ({"database": {video: [{"label_id", "scores", "segment"}]}}) and its
+columns ("video-id", "t-start", "t-end", "label", "score") as JSON, .npz or
+CSV; a list or JSON lines of entries that name their video; the THUMOS14 text
+(video start end class score); what `clap predict --json` writes. Field names
+may differ as in `prediction_entries`.
 """
 
-import math
+import csv
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from clap_jax.metrics import documents
+from clap_jax.metrics import prediction_entries as entries_lib
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import DetectionTable
 
 _COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
+_ROOTS = ("results", "detect_results", "database", "videos", "predictions")
 # Class numbers of the THUMOS14 detection task among the 101 of UCF101.
 _THUMOS_CLASSES = {
   7: "BaseballPitch",
@@ -57,15 +61,6 @@ class _Rows:
     self.score: list[float] = []
     self.location: list[Any] = []  # of each row; made a text when needed
 
-  def append(
-    self, video: str, start: float, end: float, label: Any, score: float
-  ) -> None:
-    self.video.append(video)
-    self.start_sec.append(start)
-    self.end_sec.append(end)
-    self.label.append(label if type(label) is str else str(label))
-    self.score.append(score)
-
   def extend(
     self,
     video: str,
@@ -87,8 +82,7 @@ class _Rows:
     Raises:
       MalformedFileError: anything in the file was wrong.
     """
-    start, end = np.array(self.start_sec, float), np.array(self.end_sec, float)
-    score = np.array(self.score, float)
+    start, end, score = map(_floats, (self.start_sec, self.end_sec, self.score))
     finite = np.isfinite(start) & np.isfinite(end) & np.isfinite(score)
     for row in np.flatnonzero(~finite):
       self.log.add(
@@ -117,6 +111,7 @@ def read_detections(
   *,
   label_field: str = "label",
   label_names: Mapping[str, str] | None = None,
+  needs_label: bool = True,
 ) -> DetectionTable:
   """Reads scored segments in any of the forms above.
 
@@ -125,20 +120,26 @@ def read_detections(
     label_field: which label of an EPIC-KITCHENS entry counts; files without it
       are read by their "label".
     label_names: class number -> name, for files that hold numbers.
+    needs_label: False for proposals, which may come without a class.
 
   Raises:
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  log = ProblemLog(path)
+  reader = _Reader(ProblemLog(path), label_field, needs_label)
   if path.suffix == ".npz":
-    table = _from_columns(_npz_columns(path, log), log=log)
+    table = reader.columns(_npz_columns(path, reader.log))
   elif path.suffix == ".txt":
-    table = _from_text(documents.read_text(path, log), log=log)
+    table = reader.text(documents.read_text(path, reader.log))
+  elif path.suffix == ".csv":
+    table = reader.csv(documents.read_text(path, reader.log))
   else:
     with documents.paused_collection():
-      content = documents.read_json(path, log)
-      table = _from_json(content, log=log, label_field=label_field)
+      content, lines = documents.read_json_or_lines(path, reader.log)
+      if lines is not None:
+        table = reader.entries(lines)
+      else:
+        table = reader.document(content)
   names = label_names or {}
   return DetectionTable(
     **{
@@ -148,64 +149,159 @@ def read_detections(
   )
 
 
-def _from_json(
-  content: Any, *, log: ProblemLog, label_field: str
-) -> DetectionTable:
-  if isinstance(content, dict):
-    if isinstance(content.get("results"), dict):
-      return _from_videos(content["results"], "results", log, label_field)
-    if isinstance(content.get("database"), dict):
-      return _from_videos(content["database"], "database", log, label_field)
-    if isinstance(content.get("videos"), list):
-      videos = _videos_of_predict(content["videos"], log)
-      return _from_videos(videos, "videos", log, label_field)
-    if all(column in content for column in _COLUMNS):
-      return _from_columns(content, log=log)
-  log.add(
-    "",
-    f"got {documents.kind(content)}; expected an object with 'results' "
-    "(ActivityNet, OpenTAD), 'database' (ActionFormer) or the columns "
-    f"{', '.join(_COLUMNS)}",
-  )
-  log.raise_if_any()
-  raise AssertionError("unreachable")
+class _Reader:
+  """Reads one file; problems of all its parts go into one log."""
 
+  def __init__(self, log: ProblemLog, label_field: str, needs_label: bool):
+    self.log = log
+    self._label_field = label_field
+    self._needs_label = needs_label
 
-def _from_videos(
-  videos: dict[str, Any], root: str, log: ProblemLog, label_field: str
-) -> DetectionTable:
-  rows = _Rows(log)
-  for video, entries in videos.items():
-    if not isinstance(entries, list):
-      log.add(
-        f"{root}[{video!r}]",
-        f"got {documents.kind(entries)}; expected a list of predictions",
-      )
-      continue
-    columns = _columns_of(entries, label_field)
-    if columns is not None:
-      rows.extend(video, columns, range(len(entries)))
-      continue
-    for index, entry in enumerate(entries):  # something is wrong: where?
-      columns = _columns_of([entry], label_field)
+  def document(self, content: Any) -> DetectionTable:
+    """One JSON document."""
+    if content and isinstance(content, list):
+      return self.entries((f"[{i}]", entry) for i, entry in enumerate(content))
+    got = documents.kind(content)
+    content = content if isinstance(content, dict) else {}
+    roots = [r for r in _ROOTS if isinstance(content.get(r), dict | list)]
+    root = roots[0] if roots else ""
+    videos = content[root] if roots else content
+    if not roots and all(column in content for column in _COLUMNS):
+      return self.columns(content)
+    if isinstance(videos, list):
+      return self.entries((f"{root}[{i}]", e) for i, e in enumerate(videos))
+    if roots or any(map(entries_lib.holds_entries, videos.values())):
+      return self._videos(videos, root)
+    self.log.add(
+      "",
+      f"got {got}; expected an object with 'results' "
+      "(ActivityNet, OpenTAD), 'database' (ActionFormer), the columns "
+      f"{', '.join(_COLUMNS)}, or lists of predictions by video",
+    )
+    self.log.raise_if_any()
+    raise AssertionError("unreachable")
+
+  def _videos(self, videos: dict[str, Any], root: str) -> DetectionTable:
+    rows = _Rows(self.log)
+    for video, value in videos.items():
+      entries = entries_lib.nested_entries(value)
+      if entries is None:
+        self.log.add(
+          f"{root}[{video!r}]",
+          f"got {documents.kind(value)}; expected a list of predictions",
+        )
+        continue
+      columns = _columns_of(entries, self._label_field)
       if columns is not None:
-        rows.extend(video, columns, [index])
-      else:
-        _explain(entry, f"{root}[{video!r}][{index}]", log, label_field)
-  return rows.finish(form=root + "[{0!r}][{1}]")
+        rows.extend(video, columns, range(len(entries)))
+        continue
+      for index, entry in enumerate(entries):  # other names, or wrong: where?
+        columns = self._columns_of_one(entry, f"{root}[{video!r}][{index}]")
+        if columns is not None:
+          rows.extend(video, columns, [index])
+    return rows.finish(form=root.replace("{", "{{") + "[{0!r}][{1}]")
+
+  def _columns_of_one(self, entry: Any, location: str):
+    """Columns of one entry; None, with its problems noted, if malformed."""
+    plain = entries_lib.plain(
+      entry, label_field=self._label_field, needs_label=self._needs_label
+    )
+    columns = _columns_of([plain], "label")
+    if columns is None:
+      entries_lib.explain(plain, location, self.log)
+    return columns
+
+  def entries(self, items: Iterable[tuple[str, Any]]) -> DetectionTable:
+    """Entries that name their video, or objects with a video's entries."""
+    rows = _Rows(self.log)
+    for location, item in items:
+      video = entries_lib.video_of(item) if isinstance(item, dict) else None
+      if video is None:
+        got = documents.kind(item)
+        self.log.add(location, f"got {got}; expected an entry with its video")
+        continue
+      nested = entries_lib.nested_entries(item)
+      many = nested is not None
+      for index, entry in enumerate(nested if many else [item]):
+        where = f"{location}[{index}]" if many else location
+        columns = self._columns_of_one(entry, where)
+        if columns is not None:
+          rows.extend(video, columns, [index])
+          rows.location[-1] = (where,)
+    return rows.finish(form="{0}")
+
+  def columns(self, content: dict[str, Any]) -> DetectionTable:
+    """Parallel lists, one entry per prediction."""
+    log = self.log
+    needed = [n for n in _COLUMNS if n != "label" or self._needs_label]
+    for name in needed:
+      if not isinstance(content.get(name), list):
+        got = documents.kind(content[name]) if name in content else "nothing"
+        log.add(name, f"got {got}; expected a list, one entry per prediction")
+    log.raise_if_any()
+    sizes = {name: len(content[name]) for name in needed}
+    if len(set(sizes.values())) > 1:
+      log.add(
+        "", f"got columns of different lengths {sizes}; expected one each"
+      )
+      log.raise_if_any()
+    rows = zip(*(content[name] for name in needed), strict=True)
+    return self.entries(
+      (f"row {row}", dict(zip(needed, values, strict=True)))
+      for row, values in enumerate(rows)
+    )
+
+  def csv(self, text: str) -> DetectionTable:
+    """Lines with a header of field names."""
+    items = []
+    for number, line in enumerate(csv.DictReader(text.splitlines()), start=2):
+      entry = {
+        key: value
+        if key in entries_lib.VIDEO_FIELDS
+        else _number_or_text(value)
+        for key, value in line.items()
+        if key and value
+      }
+      items.append((f"line {number}", entry))
+    return self.entries(items)
+
+  def text(self, text: str) -> DetectionTable:
+    """Lines "video start end class score"; classes by number or name."""
+    rows = _Rows(self.log)
+    for number, line in enumerate(text.splitlines(), start=1):
+      fields = line.split()
+      if not fields:
+        continue
+      values = [documents.to_number(f) for f in (*fields[1:3], *fields[4:5])]
+      if len(fields) != 5 or None in values:
+        self.log.add(
+          f"line {number}",
+          f"got {line.strip()[:60]!r}; expected: video start_sec end_sec class "
+          "score",
+        )
+        continue
+      start, end, score = values
+      label = fields[3]
+      if label.isdigit():
+        label = _THUMOS_CLASSES.get(int(label), label)
+      video = fields[0].removesuffix(".mpeg").removesuffix(".mp4")
+      rows.extend(video, ([start], [end], [label], [score]), [number])
+    return rows.finish(form="line {1}")
 
 
 def _columns_of(
   entries: list[Any], label_field: str
 ) -> tuple[list, list, list, list] | None:
-  """Start, end, label and score of entries; None if any is malformed."""
+  """Start, end, label and score of entries; None if any is not plain."""
   try:
     segments = [entry["segment"] for entry in entries]
-    scores = [
-      entry["score"] if "score" in entry else entry["scores"]
+    scores = [entry["score"] for entry in entries]
+    labels = [
+      entries_lib.label_of(entry, label_field)
+      if label_field != "label"
+      else entry["label"]
       for entry in entries
     ]
-    labels = [_label(entry, label_field) for entry in entries]
     start = [start for start, _ in segments]
     end = [end for _, end in segments]
   except (KeyError, TypeError, ValueError):
@@ -219,139 +315,28 @@ def _columns_of(
   return (start, end, labels, scores) if sound else None
 
 
-def _videos_of_predict(videos: list[Any], log: ProblemLog) -> dict[str, Any]:
-  """Rewrites the document of `clap predict` in ActivityNet's form."""
-  result: dict[str, Any] = {}
-  for index, video in enumerate(videos):
-    entries = video.get("predictions") if isinstance(video, dict) else None
-    if not isinstance(entries, list) or "video" not in video:
-      log.add(
-        f"videos[{index}]",
-        f"got {documents.kind(video)}; expected video and predictions",
-      )
-      continue
-    result[str(video["video"])] = [
-      {**entry, "segment": [entry.get("start_sec"), entry.get("end_sec")]}
-      if isinstance(entry, dict)
-      else entry
-      for entry in entries
-    ]
-  return result
-
-
-def _label(entry: dict[str, Any], field: str) -> Any:
-  """The label of an entry; KeyError where it has none."""
-  if field in entry:
-    return entry[field]
-  if field == "action" and "verb" in entry and "noun" in entry:
-    return f"{entry['verb']},{entry['noun']}"
-  return entry["label"] if "label" in entry else entry["label_id"]
-
-
-def _explain(
-  entry: Any, location: str, log: ProblemLog, label_field: str
-) -> None:
-  """Adds every reason why an entry cannot be read."""
-  if not isinstance(entry, dict):
-    log.add(
-      location,
-      f"got {documents.kind(entry)}; expected an object with label, score and "
-      "segment",
-    )
-    return
-  segment = entry.get("segment")
-  if (
-    not isinstance(segment, list)
-    or len(segment) != 2
-    or not all(type(value) in (int, float) for value in segment)
-  ):
-    got = segment if isinstance(segment, list) else documents.kind(segment)
-    got = "nothing" if "segment" not in entry else got
-    log.add(f"{location}.segment", f"got {got}; expected [start, end] in sec")
-  elif not segment[0] <= segment[1] or math.inf in map(abs, segment):
-    log.add(
-      f"{location}.segment",
-      f"got {segment}; expected finite start <= end in seconds",
-    )
-  score = entry.get("score", entry.get("scores"))
-  if not documents.is_number(score):
-    got = "nothing" if score is None else documents.kind(score)
-    log.add(f"{location}.score", f"got {got}; expected a finite number")
+def _floats(values: Sequence[float]) -> np.ndarray:
   try:
-    label = _label(entry, label_field)
-  except KeyError:
-    log.add(f"{location}.{label_field}", "got nothing; expected a class")
-    return
-  if type(label) not in (str, int):
-    log.add(
-      f"{location}.{label_field}",
-      f"got {documents.kind(label)}; expected a class name or number",
-    )
+    return np.array(values, float)
+  except OverflowError:  # an integer of hundreds of digits
+    huge = 1 << 1000
+    return np.array([v if abs(v) < huge else np.inf for v in values], float)
+
+
+def _number_or_text(text: str) -> float | str:
+  try:
+    return float(text)
+  except ValueError:
+    return text
 
 
 def _npz_columns(path: pathlib.Path, log: ProblemLog) -> dict[str, Any]:
   try:
     with np.load(path, allow_pickle=False) as archive:
       return {name: archive[name].tolist() for name in archive.files}
-  except (ValueError, OSError, EOFError) as error:
-    if isinstance(error, FileNotFoundError):
-      raise
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # damaged archives raise a dozen kinds
     log.add("", f"not an .npz of plain columns: {error}")
     log.raise_if_any()
     raise AssertionError("unreachable") from error
-
-
-def _from_columns(
-  content: dict[str, Any], *, log: ProblemLog
-) -> DetectionTable:
-  for name in _COLUMNS:
-    if not isinstance(content.get(name), list):
-      got = documents.kind(content[name]) if name in content else "nothing"
-      log.add(name, f"got {got}; expected a list, one entry per prediction")
-  log.raise_if_any()
-  sizes = {name: len(content[name]) for name in _COLUMNS}
-  if len(set(sizes.values())) > 1:
-    log.add("", f"got columns of different lengths {sizes}; expected one each")
-    log.raise_if_any()
-  rows = _Rows(log)
-  for row, values in enumerate(
-    zip(*(content[name] for name in _COLUMNS), strict=True)
-  ):
-    video, start, end, label, score = values
-    for name, value in (("t-start", start), ("t-end", end), ("score", score)):
-      if type(value) not in (int, float):
-        log.add(
-          f"{name}[{row}]",
-          f"got {documents.kind(value)}; expected a number",
-        )
-        break
-    else:
-      label = int(label) if isinstance(label, float) else label
-      rows.append(str(video), start, end, label, score)
-      rows.location.append((row,))
-  return rows.finish(form="row {0}")
-
-
-def _from_text(text: str, *, log: ProblemLog) -> DetectionTable:
-  """Lines "video start end class score"; classes by THUMOS14 number or name."""
-  rows = _Rows(log)
-  for number, line in enumerate(text.splitlines(), start=1):
-    fields = line.split()
-    if not fields:
-      continue
-    values = [documents.to_number(f) for f in (*fields[1:3], *fields[4:5])]
-    if len(fields) != 5 or None in values:
-      log.add(
-        f"line {number}",
-        f"got {line.strip()[:60]!r}; expected: video start_sec end_sec class "
-        "score",
-      )
-      continue
-    start, end, score = values
-    label = fields[3]
-    if label.isdigit():
-      label = _THUMOS_CLASSES.get(int(label), label)
-    video = fields[0].removesuffix(".mpeg").removesuffix(".mp4")
-    rows.append(video, start, end, label, score)
-    rows.location.append((number,))
-  return rows.finish(form="line {0}")

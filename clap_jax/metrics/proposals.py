@@ -18,8 +18,10 @@ def average_recall(
   so that the average over videos is 1, 2, ..., 100. Recall is the share of
   annotations with a proposal at or above the threshold, averaged over the
   thresholds. Videos are those with at least one annotation; labels are
-  ignored. Two empty segments do not match here.
+  ignored. Two empty segments do not match here. As in the public evaluator,
+  the share is that of *all* proposals in the file, other videos' included.
   """
+  num_in_file = len(predictions)
   order = np.lexsort((-predictions.score, predictions.video))
   predictions = predictions.take(order).take(
     np.isin(predictions.video[order], truth.video)
@@ -32,7 +34,7 @@ def average_recall(
     return {**{f"ar@{k}": 0.0 for k in protocol.recall_at}, "auc": 0.0}
   wanted = _MAX_AVERAGE_NUMBER * len(videos)
   # At most the share that gives 100 on average is ever looked at.
-  used = np.minimum((held * (wanted / held.sum())).astype(np.int64), held)
+  used = np.minimum((held * (wanted / num_in_file)).astype(np.int64), held)
   if not used.sum():
     return {**{f"ar@{k}": 0.0 for k in protocol.recall_at}, "auc": 0.0}
   numbers = np.arange(1, _MAX_AVERAGE_NUMBER + 1)

@@ -108,6 +108,7 @@ PROTOCOLS: dict[str, Protocol] = _named(
       ("epic_kitchens_action", "action"),
       ("epic_kitchens_verb", "verb"),
       ("epic_kitchens_noun", "noun"),
+      ("epic_sounds", "class"),
     )
   ),
   Protocol("motion_sprites", _TENTHS[2:7], "validation"),

@@ -12,6 +12,7 @@ from clap_jax.metrics import (
   documents,
   ground_truth_files,
   grounding,
+  highlight_files,
   highlights,
   prediction_files,
   query_files,
@@ -39,6 +40,7 @@ class _Request:
   predictions: pathlib.Path
   ground_truth: pathlib.Path
   subset: str | None
+  detection_subset: str | None
   blocked_videos: pathlib.Path | None
   class_source: str
 
@@ -63,8 +65,8 @@ def score(
     predictions_path: see prediction_files and query_files for the forms.
     ground_truth_path: see ground_truth_files and query_files.
     protocols: names out of `protocol_names()`.
-    subset: the split; None takes the protocol's own. A file that marks no
-      subset is scored whole.
+    subset: the split; None takes the *first* protocol's own for all, so that
+      their numbers compare. A file that marks no subset is scored whole.
     blocked_videos_path: JSON list of videos to leave out (detection).
     class_source: where the labels come from, for the card.
 
@@ -77,16 +79,19 @@ def score(
     ValueError: unknown protocol.
     OSError: a file cannot be opened.
   """
+  protocols = [name.strip().lower().replace("-", "_") for name in protocols]
   unknown = [name for name in protocols if name not in protocol_names()]
   if unknown or not protocols:
     raise ValueError(
       f"unknown protocol: got {', '.join(unknown) or 'none'}; expected names "
       f"out of {', '.join(protocol_names())}"
     )
+  own = [PROTOCOLS[name].subset for name in protocols if name in PROTOCOLS]
   request = _Request(
     predictions=pathlib.Path(predictions_path),
     ground_truth=pathlib.Path(ground_truth_path),
     subset=subset,
+    detection_subset=subset or (own[0] if own else None),
     blocked_videos=pathlib.Path(blocked_videos_path)
     if blocked_videos_path
     else None,
@@ -111,12 +116,14 @@ def _score_detection(
 ) -> tuple[EvaluationCard, dict[str, float]]:
   truth = ground_truth_files.read_ground_truth(
     request.ground_truth,
-    subset=request.subset or protocol.subset,
+    subset=request.detection_subset,
     label_field=protocol.label_field,
+    needs_label=protocol.task != "proposals",
   )
   predictions = prediction_files.read_detections(
     request.predictions,
     label_field=protocol.label_field,
+    needs_label=protocol.task != "proposals",
     label_names={
       number: name
       for number, name in truth.label_names.items()
@@ -139,12 +146,23 @@ def _score_detection(
       [
         f"no video in common with {request.ground_truth} (subset "
         f"{truth.split!r}): got {list(predictions.video_names[:3])}, expected "
-        f"names like {list(table.video_names[:3])}"
+        f"names like {list(table.video_names[:3])}; another subset is chosen "
+        "with --subset"
       ],
     )
   if not len(table):
     raise MalformedFileError(
       request.ground_truth, [f"no annotation in the subset {truth.split!r}"]
+    )
+  if (
+    protocol.task == "detection"
+    and len(predictions)
+    and not set(predictions.label_names) & set(table.label_names)
+  ):
+    notes.append(
+      "no predicted label occurs in the ground truth: got "
+      f"{list(predictions.label_names[:3])}, expected names like "
+      f"{list(table.label_names[:3])}"
     )
   card = _detection_card(
     protocol,
@@ -252,8 +270,11 @@ def _num_tied(predictions: DetectionTable) -> int:
 def _score_grounding(
   protocol: grounding.GroundingProtocol, request: _Request
 ) -> tuple[EvaluationCard, dict[str, float]]:
-  answers = query_files.read_query_segments(request.ground_truth)
-  predicted = query_files.read_windows(request.predictions)
+  truth = query_files.read_query_answers(request.ground_truth)
+  answers = truth.windows
+  predicted = query_files.read_windows(
+    request.predictions, id_of_text=truth.id_of_text
+  )
   windows = predicted.windows
   missing = [query for query in answers if query not in windows]
   if not answers or len(missing) == len(answers):
@@ -299,8 +320,8 @@ def _score_grounding(
 def _score_highlights(
   request: _Request,
 ) -> tuple[EvaluationCard, dict[str, float]]:
-  truths = query_files.read_highlight_truth(request.ground_truth)
-  predictions = query_files.read_highlight_predictions(request.predictions)
+  truths = highlight_files.read_highlight_truth(request.ground_truth)
+  predictions = highlight_files.read_highlight_predictions(request.predictions)
   expected = {truth.query_id for truth in truths}
   got = {prediction.query_id for prediction in predictions}
   problems = [

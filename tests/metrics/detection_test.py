@@ -251,8 +251,7 @@ def slow_average_recall(predictions, truth, thresholds):
     ]
     rows = sorted(rows, key=lambda i: -predictions.score[i])
     lists.append(predictions.segments[rows])
-  total = sum(map(len, lists))
-  ratio = 100 * len(videos) / total
+  ratio = 100 * len(videos) / len(predictions)  # all of the file
   lists = [rows[: min(int(len(rows) * ratio), len(rows))] for rows in lists]
   kept = sum(map(len, lists))
   share = np.arange(1, 101) / 100 * (100 * len(videos) / kept)

@@ -12,9 +12,9 @@ import pytest
 from clap_jax.metrics import (
   detection,
   ground_truth_files,
+  highlight_files,
   highlights,
   prediction_files,
-  query_files,
 )
 from clap_jax.metrics.score import score
 from tests.metrics import loop_oracle
@@ -76,8 +76,8 @@ def test_qvhighlights(shared_data, name):
     "qvhighlights/highlight_val_release.jsonl",
   )
   document = highlights.evaluate(
-    query_files.read_highlight_predictions(predictions),
-    query_files.read_highlight_truth(truth),
+    highlight_files.read_highlight_predictions(predictions),
+    highlight_files.read_highlight_truth(truth),
   )
   expected = dict(flat(json.loads(recorded.read_text())))
   assert dict(flat(document)) == expected

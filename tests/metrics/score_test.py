@@ -109,6 +109,48 @@ def forms(tmp_path):
   )
 
 
+def community_forms(tmp_path):
+  """Shapes that are met in the wild beside the documented ones."""
+  plain = activitynet_form()["results"]
+  yield "bare.json", plain
+  yield "ego4d.json", {"detect_results": plain}
+  flat = [
+    {"video_id": v, "t_start": s, "t_end": e, "class": label, "conf": x}
+    for v, s, e, label, _, x in ROWS
+  ]
+  yield "flat.json", flat
+  yield "flat.jsonl", "\n".join(map(json.dumps, flat))
+  yield "lines_called.json", "\n".join(map(json.dumps, flat))
+  header = "video-id,t-start,t-end,label,score\n"
+  rows = [f"{v},{s},{e},{label},{x}" for v, s, e, label, _, x in ROWS]
+  yield "frame.csv", header + "\n".join(rows)
+  lists = {
+    name: {
+      "segments": [entry["segment"] for entry in entries],
+      "scores": [entry["score"] for entry in entries],
+      "labels": [entry["label"] for entry in entries],
+    }
+    for name, entries in plain.items()
+  }
+  yield "parallel.json", lists
+  yield "output.json", [{"video_id": n, **v} for n, v in lists.items()]
+
+
+def test_shapes_of_the_community_score_the_same(tmp_path):
+  expected = score_one(tmp_path, activitynet_form())
+  for name, document in community_forms(tmp_path):
+    assert score_one(tmp_path, document, name=name) == expected, name
+
+
+def test_proposals_need_no_label(tmp_path):
+  entries = [{"score": 0.9, "segment": [0, 9]}]
+  document = {"results": {"a": entries}}
+  result = score_one(tmp_path, document, protocols=["activitynet_proposals"])
+  assert result["metrics"]["ar@1"] > 0
+  problems = problems_of(tmp_path, document)
+  assert problems == ["results['a'][0].label: got nothing; expected a class"]
+
+
 def test_every_form_scores_the_same(tmp_path):
   truth = write(tmp_path / "truth.json", TRUTH)
   results = []
@@ -154,6 +196,38 @@ def test_several_protocols_read_one_file(tmp_path):
   names = ["activitynet", "activitynet_opentad", "hacs", "motion_sprites"]
   results = score(path, ground_truth_path=truth, protocols=names)
   assert [result["card"]["protocol"] for result in results] == names
+
+
+def test_several_protocols_share_the_first_ones_split(tmp_path):
+  path = write(tmp_path / "p.json", activitynet_form())
+  truth = write(tmp_path / "truth.json", TRUTH)
+  names = ["ActivityNet", " thumos14", "ego4d-mq"]
+  results = score(path, ground_truth_path=truth, protocols=names)
+  assert {result["card"]["split"] for result in results} == {"validation"}
+
+
+def test_labels_that_all_miss_are_noted(tmp_path):
+  entry = {"label": "fly", "score": 0.9, "segment": [0, 1]}
+  result = score_one(tmp_path, {"results": {"a": [entry]}})
+  assert result["metrics"]["average_map"] == 0.0
+  assert "no predicted label" in result["card"]["notes"][0]
+
+
+def test_ego4d_ground_truth(tmp_path):
+  label = {"label": "jump", "start_time": 0, "end_time": 10, "primary": True}
+  clip = {
+    "clip_uid": "a",
+    "annotations": [
+      {"labels": [label, {**label, "label": "x", "primary": False}]}
+    ],
+  }
+  truth = {"videos": [{"split": "val", "clips": [clip]}]}
+  options = {"truth": truth, "protocols": ["ego4d_mq"]}
+  result = score_one(tmp_path, activitynet_form(), **options)
+  assert result["metrics"]["recall@1x@0.50"] == 1.0
+  assert result["card"]["num_ground_truths"] == 1
+  truth["videos"][0].pop("split")
+  assert "videos[0]" in problems_of(tmp_path, activitynet_form(), **options)[0]
 
 
 def test_epic_kitchens_labels(tmp_path):
@@ -215,6 +289,20 @@ def test_every_problem_is_listed_with_its_location(tmp_path):
     ('{"results": {"a": [}', "p.json", "line 1, column 20"),
     ("[]", "p.json", "expected an object with 'results'"),
     ('{"results": {"a": [], "a": []}}', "p.json", "more than once: ['a']"),
+    (
+      '{"results": {"a": [{"label": "x", "label": "y"}]}}',
+      "p.json",
+      "results['a'][0]: got the same key more than once: ['label']",
+    ),
+    ('{"a": {"segments": [[0, 1]], "scores": []}}', "p.json", "['a']: got"),
+    ('{"x": 1}\n{"x": ', "p.json", "line 2, column 7: not JSON"),
+    ("video,t-start\na,1", "p.csv", "line 2.score: got nothing"),
+    (f'{{"results": {{"a": [{"9" * 5000}]}}}}', "p.json", "not JSON that can"),
+    (
+      '{"a": [{"label": "x", "score": 1, "segment": [0, 1' + "0" * 400 + "]}]}",
+      "p.json",
+      "['a'][0]",
+    ),
     ("[" * 100_000, "p.json", "nested too deeply"),
     ("a 0 1 jump\na 0 1 jump 0.5", "p.txt", "line 1"),
     ("a 0 x jump 0.5", "p.txt", "line 1"),
@@ -312,7 +400,7 @@ def test_grounding_forms(tmp_path):
     {
       "v.avi": {
         "timestamps": [[0, 50], [50, 100]],
-        "sentences": ["", ""],
+        "sentences": ["one", "two"],
         "fps": 10,
       }
     },
@@ -324,6 +412,30 @@ def test_grounding_forms(tmp_path):
     "b.json": {"v_0": [[0, 5, 0.4]], "v_1": [[0, 1, 0.1]]},
     "c.json": {"v_0": {"timestamp": [[0, 5]]}, "v_1": {"timestamp": []}},
     "d.jsonl": '{"qid": "v_0", "pred_relevant_windows": [[0, 5, 1]]}',
+    "e.json": {"v": [[[0, 5, 0.4]], [[0, 1, 0.1]]]},
+    "f.json": [
+      {"query_id": "v_0", "windows": [[0, 1], [0, 5]], "scores": [0.1, 0.2]},
+      {"query_id": "v_1", "timestamp": [0, 1]},
+    ],
+    "g.json": {
+      "results": {
+        "v": [
+          {"sentence": "One", "timestamp": [0, 5]},
+          {"sentence": "two", "timestamp": [0, 1]},
+        ]
+      }
+    },
+    "h.json": {
+      "videos": [
+        {
+          "video": "somewhere/v.avi",
+          "predictions": [
+            {"query": "one", "start_sec": 0, "end_sec": 5, "score": 1},
+            {"query": "two", "start_sec": 0, "end_sec": 1, "score": 1},
+          ],
+        }
+      ]
+    },
   }
   for name, document in documents.items():
     [result] = score(
@@ -337,3 +449,7 @@ def test_grounding_forms(tmp_path):
   with pytest.raises(MalformedFileError) as error:
     score(bad, ground_truth_path=truth, protocols=["tacos"])
   assert len(error.value.problems) == 2
+  unknown = {"results": {"v": [{"sentence": "four", "timestamp": [0, 5]}]}}
+  write(bad, unknown)
+  with pytest.raises(MalformedFileError, match="expected an annotated query"):
+    score(bad, ground_truth_path=truth, protocols=["tacos"])

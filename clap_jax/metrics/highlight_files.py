@@ -1,0 +1,93 @@
+"""Reads predictions and annotations of QVHighlights (JSON lines)."""
+
+import pathlib
+
+import numpy as np
+
+from clap_jax.metrics import documents, highlights, query_files
+from clap_jax.metrics.problems import ProblemLog
+
+
+def read_highlight_predictions(
+  path: pathlib.Path,
+) -> list[highlights.QueryPrediction]:
+  """Reads Moment-DETR's JSON lines with windows, saliency or both.
+
+  Raises:
+    MalformedFileError: listing every problem.
+    OSError: the file cannot be opened.
+  """
+  log = ProblemLog(path)
+  predictions: dict[str, highlights.QueryPrediction] = {}
+  keys: set[str] = set()
+  for location, record in documents.read_json_lines(path, log):
+    query = query_files.query_id(record, predictions, location, log)
+    windows = saliency = None
+    present = {"pred_relevant_windows", "pred_saliency_scores"} & set(record)
+    keys = keys or present
+    if present != keys or not present:
+      log.add(
+        location,
+        f"got {sorted(present) or 'neither'}; expected pred_relevant_windows, "
+        "pred_saliency_scores or both, the same in every line",
+      )
+    if "pred_relevant_windows" in record:
+      where = f"{location}.pred_relevant_windows"
+      windows = query_files.windows_of(
+        record["pred_relevant_windows"], where, log, scored=True
+      )
+      if record["pred_relevant_windows"] == []:
+        log.add(where, "got no window; expected at least one")
+    if "pred_saliency_scores" in record:
+      saliency = record["pred_saliency_scores"]
+      sound = isinstance(saliency, list) and len(saliency) > 0
+      if not sound or not all(map(documents.is_number, saliency)):
+        log.add(
+          f"{location}.pred_saliency_scores",
+          f"got {documents.kind(saliency)}; expected a finite number per clip",
+        )
+        saliency = [0.0]
+      saliency = np.array(saliency, np.float64)
+    predictions[query] = highlights.QueryPrediction(query, windows, saliency)
+  if not predictions:
+    log.add("", "got no prediction; expected one JSON object per line")
+  log.raise_if_any()
+  return list(predictions.values())
+
+
+def read_highlight_truth(path: pathlib.Path) -> list[highlights.QueryTruth]:
+  """Reads the annotations of QVHighlights.
+
+  Raises:
+    MalformedFileError: listing every problem.
+    OSError: the file cannot be opened.
+  """
+  log = ProblemLog(path)
+  truths: dict[str, highlights.QueryTruth] = {}
+  for location, record in documents.read_json_lines(path, log):
+    query = query_files.query_id(record, truths, location, log)
+    try:
+      windows = np.array(record["relevant_windows"], float).reshape(-1, 2)
+      num_clips = int(record["duration"] / highlights.CLIP_SEC)
+      saliency = np.zeros((num_clips, 3))
+      saliency[record["relevant_clip_ids"]] = record["saliency_scores"]
+      if not np.isfinite(windows).all() or not np.isfinite(saliency).all():
+        raise ValueError("numbers that are not finite")
+    except (
+      KeyError,
+      TypeError,
+      ValueError,
+      IndexError,
+      OverflowError,
+    ) as error:
+      log.add(
+        location,
+        f"got an annotation that cannot be read ({error!r}); expected "
+        "duration, relevant_windows, relevant_clip_ids and saliency_scores",
+      )
+      continue
+    truths[query] = highlights.QueryTruth(query, windows, saliency)
+  if not truths:
+    log.add("", "got no annotation; expected one JSON object per line")
+  log.raise_if_any()
+  return list(truths.values())
