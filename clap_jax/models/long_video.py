@@ -1,0 +1,85 @@
+"""Exact gradients through an encoder over every clip of a long video.
+
+The usual ways out of the memory of a long video give up part of the gradient:
+frozen features, adapters, a sampled part of the clips. A scan over clips whose
+encoder is computed again in the backward pass gives up none of it: what is kept
+per clip is the clip itself and its feature.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Params = Any
+
+
+def encode_clips(
+  params: Params,
+  clips: jax.Array,
+  *,
+  encode: Callable[[Params, jax.Array], Any],
+  clips_per_step: int = 1,
+  kernel_dtype: Any = None,
+) -> Any:
+  """Features of clips (b, n, ...) as (b, n, d); the memory does not grow with n.
+
+  Differentiable in `params`; the gradient is that of encoding all clips at
+  once. A backward pass costs one forward pass more than it, and a second one if
+  the encoder recomputes its own blocks.
+
+  Args:
+    params: of the encoder; gradients are summed in their dtype.
+    clips: (b, n, ...), for example uint8 (b, n, t, height, width, 3).
+    encode: (params, (m, ...)) -> a pytree of arrays (m, ...), clip by clip: no
+      clip may see its neighbours. `lambda params, x: model.apply(params, x)`.
+    clips_per_step: clips of each of the b videos that are encoded together; the
+      memory of the encoder grows with it. It must divide n.
+    kernel_dtype: rounds leaves named `kernel` to this dtype once and for all
+      clips. With the encoder's computation dtype the values do not change, and
+      a step's gradient of the kernels takes the memory of that dtype; the sum
+      over steps stays in the dtype of `params`. None rounds nothing here.
+
+  Returns:
+    `encode`'s pytree with axes (b, n) in the place of m.
+
+  Raises:
+    ValueError: if `clips_per_step` does not divide n.
+  """
+  size, num_clips = clips.shape[:2]
+  if clips_per_step < 1 or num_clips % clips_per_step:
+    raise ValueError(
+      f"clips_per_step must divide the number of clips: got {clips_per_step} "
+      f"and {num_clips} clips. Pad the video or choose a divisor."
+    )
+
+  @jax.checkpoint
+  def encode_step(params, clips, step):
+    # Sliced in here: a slice taken outside would be kept for every step.
+    piece = jax.lax.dynamic_slice_in_dim(
+      clips, step * clips_per_step, clips_per_step, axis=1
+    )
+    return encode(params, piece.reshape(-1, *clips.shape[2:]))
+
+  def body(_, step):
+    return None, encode_step(_rounded(params, kernel_dtype), clips, step)
+
+  steps = jnp.arange(num_clips // clips_per_step)
+  _, features = jax.lax.scan(body, None, steps)
+
+  def join(leaf):  # (steps, b * k, ...) -> (b, n, ...)
+    leaf = leaf.reshape(-1, size, clips_per_step, *leaf.shape[2:])
+    leaf = jnp.moveaxis(leaf, 0, 1)
+    return leaf.reshape(size, num_clips, *leaf.shape[3:])
+
+  return jax.tree.map(join, features)
+
+
+def _rounded(params, dtype):
+  if dtype is None:
+    return params
+  is_kernel = lambda path: jax.tree_util.keystr(path[-1:]) == "['kernel']"  # noqa: E731
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf.astype(dtype) if is_kernel(path) else leaf, params
+  )
