@@ -167,9 +167,43 @@ class LoopConfig:
   log_every: Duration = duration(default=Duration(10, "steps"), above=0.0)
   eval_every: Duration | None = duration(default=None, above=0.0)  # and the end
   seed: int = ranged(default=0, minimum=0, maximum=2**32 - 1)
-  max_skipped_in_a_row: int = ranged(
-    default=10, minimum=1
-  )  # updates; then stop
+  # An update with a loss or gradient norm this many robust standard deviations
+  # above the recent ones is skipped; None skips only what is not finite.
+  outlier_deviations: float | None = ranged(default=20.0, above=0.0)
+  # After so many skipped updates the run goes back to the last checkpoint
+  # before them and leaves out the batches since; after so many times it stops.
+  max_skipped_in_a_row: int = ranged(default=10, minimum=1)  # updates
+  max_rollbacks: int = ranged(default=2, minimum=0)
+  # Without progress for longer, or for ten times the 95th percentile of a step,
+  # all processes end with the stacks of their threads; None waits for ever.
+  stall_timeout_sec: float | None = ranged(default=120.0, above=0.0)
+  tensorboard: bool = True  # event files beside metrics.jsonl
+  profile_steps: int = ranged(default=0, minimum=0)  # traced after the tenth
+
+
+_ENGINE_SECTIONS = {
+  "optimizer": OptimizerConfig,
+  "loop": LoopConfig,
+  "checkpoint": CheckpointConfig,
+  "mesh": MeshConfig,
+}
+
+
+def add_engine_defaults(config: ml_collections.ConfigDict) -> None:
+  """Writes out what a config file leaves to the engine's defaults.
+
+  A key that is not there could not be overridden by a flag. Durations are left
+  out: which of their units is meant is for the file to say.
+  """
+  for name, cls in _ENGINE_SECTIONS.items():
+    section = config[name] if name in config else None
+    if not isinstance(section, ml_collections.ConfigDict):
+      continue
+    with section.unlocked():
+      for field in dataclasses.fields(cls):
+        known = field.default is not _MISSING and "units" not in field.metadata
+        if known and field.name not in section:
+          section[field.name] = field.default
 
 
 def resolve(cls: type, config: Any, path: str = "") -> Any:

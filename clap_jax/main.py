@@ -20,12 +20,13 @@ import rich.table
 from absl import flags
 from ml_collections import config_flags
 
+from clap_jax import config as config_lib
 from clap_jax import demo, stages
 from clap_jax.data import records
 from clap_jax.inference import encoder, extract, predict
 from clap_jax.metrics import score
 from clap_jax.trainers import results
-from clap_jax.training import workdir
+from clap_jax.training import preemption, processes, workdir
 from tfds_builders import build
 
 # What the caller can mend: exit code 2 and a message, no traceback.
@@ -123,12 +124,31 @@ def _add_train(commands) -> None:
     "--config", required=True, help="configs/FILE.py[:argument]"
   )
   parser.add_argument("--workdir", required=True)
+  group = parser.add_argument_group(
+    "several processes", "the same command in each of them"
+  )
+  group.add_argument(
+    "--distributed",
+    action="store_true",
+    help="find the others by the environment: TPU slices, Slurm, Open MPI",
+  )
+  group.add_argument("--coordinator", help="HOST:PORT of process 0")
+  group.add_argument("--num_processes", type=int)
+  group.add_argument("--process_id", type=int, help="0, 1, ...")
   parser.set_defaults(run=_train)
 
 
 def _train(args) -> dict:
+  connection = processes.connection(
+    detect=args.distributed,
+    coordinator=args.coordinator,
+    num_processes=args.num_processes,
+    process_id=args.process_id,
+  )
   config = _read_config(args.config, args.overrides)
-  rows = stages.train(config, args.workdir)
+  rows = stages.train(config, args.workdir, connection=connection)
+  if not processes.is_first():
+    return {"rows": rows}
   table = rich.table.Table("task", "metric", "value")
   for row in rows:
     table.add_row(row["task"], row["metric"], _number(row["value"]))
@@ -144,6 +164,7 @@ def _number(value: float | None) -> str:
 def _read_config(name: str, overrides: list[str]):
   """The ConfigDict of a file with overrides, by ml_collections' own rules."""
   config = _load_config(name)
+  config_lib.add_engine_defaults(config)
   for override in overrides:
     _check_key(config, override)
   values = flags.FlagValues()
@@ -439,15 +460,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:  # found out before the work rather than after it
       _check_writable(pathlib.Path(args.json))
     document = args.run(args)
-    if args.json:
+    if args.json and processes.is_first():
       text = json.dumps(results.without_nan(document), indent=1)
       pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
+    processes.finish()
+  except preemption.Preempted:
+    processes.finish()
+    raise
   except _BAD_INPUT as error:
     print(f"clap {args.command}: {error}", file=sys.stderr)
-    return 2
-  except Exception:  # the last resort of a command line: show and say 3
+    return processes.fail(2, str(error))
+  except Exception as error:  # the last resort: show and say 3
     traceback.print_exc()
-    return 3
+    return processes.fail(3, f"{type(error).__name__}: {error}")
   return 0
 
 

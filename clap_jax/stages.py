@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import rich.console
@@ -14,6 +13,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.trainers import grounding, localization, pretrain, results
+from clap_jax.training import processes
 from clap_jax.training import workdir as workdir_lib
 
 console = rich.console.Console(stderr=True)
@@ -67,10 +67,18 @@ _PLACES = (
 )
 
 
-def train(config, workdir) -> list[dict]:
+def train(
+  config, workdir, *, connection: processes.Connection | None = None
+) -> list[dict]:
   """Runs the trainer that the ConfigDict names; returns its result rows.
 
   A finished run is left as it is and its rows are returned.
+
+  Args:
+    config: see configs/.
+    workdir: of this run alone.
+    connection: to the other processes of the run, joined once the config has
+      been found right; None for one process.
 
   Raises:
     ValueError: if the config is wrong anywhere, before a device is touched, or
@@ -78,12 +86,12 @@ def train(config, workdir) -> list[dict]:
   """
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
+  processes.join(connection)
   workdir = pathlib.Path(workdir)
-  if is_finished(workdir):
+  if processes.first_decides(f"read {workdir}", lambda: is_finished(workdir)):
     _check_same(workdir, resolved)
-    print(
-      f"{workdir} holds this run, finished; delete it to start over.",
-      file=sys.stderr,
+    processes.say(
+      f"{workdir} holds this run, finished; delete it to start over."
     )
     return results.read(workdir)
   return trainer.train(resolved, workdir)

@@ -15,7 +15,7 @@ from clap_jax.losses import grounding as losses
 from clap_jax.metrics import grounding as metrics
 from clap_jax.models import fusion, grounder, heads, localizer, pyramid
 from clap_jax.trainers import feature_data, results, running
-from clap_jax.training import checkpoint, evaluation
+from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
@@ -163,7 +163,8 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   facts["use_ema"] = state.ema is not None
   results.write_json(workdir / MODEL_FILE, facts)
   rows, found, truth = score.rows(params, config.data.eval_split)
-  _write_predictions(found, truth, workdir / PREDICTIONS_FILE)
+  if processes.is_first():
+    _write_predictions(found, truth, workdir / PREDICTIONS_FILE)
   results.write(workdir, rows)
   return rows
 

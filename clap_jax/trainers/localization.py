@@ -14,7 +14,7 @@ from clap_jax.losses import localization as losses
 from clap_jax.metrics import detection, tables
 from clap_jax.models import heads, localizer, pyramid
 from clap_jax.trainers import feature_data, results, running
-from clap_jax.training import checkpoint, evaluation
+from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
@@ -106,7 +106,8 @@ def train(config: LocalizationConfig, workdir) -> list[dict]:
   facts["use_ema"] = state.ema is not None
   results.write_json(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
-  _write_predictions(table, workdir / PREDICTIONS_FILE)
+  if processes.is_first():
+    _write_predictions(table, workdir / PREDICTIONS_FILE)
   results.write(workdir, rows)
   return rows
 

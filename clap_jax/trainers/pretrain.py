@@ -34,7 +34,7 @@ from clap_jax.losses import contrastive, contrastive_sharded
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, variants
 from clap_jax.trainers import results, running
-from clap_jax.training import checkpoint, evaluation, pretrained
+from clap_jax.training import checkpoint, evaluation, pretrained, processes
 from clap_jax.training import mesh as mesh_lib
 
 ENCODER_FILE = "encoder.json"
@@ -467,7 +467,8 @@ def _write_encoder(
   config, model_config, workdir, *, skipped_records, seen_classes
 ) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
-  shutil.copyfile(config.data.tokenizer, workdir / TOKENIZER_FILE)
+  if processes.is_first():
+    shutil.copyfile(config.data.tokenizer, workdir / TOKENIZER_FILE)
   facts = {
     "encoder": config.encoder,
     "seed": config.loop.seed,

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from clap_jax.training import processes
+
 RESULTS_FILE = "results.json"
 
 
@@ -45,8 +47,12 @@ def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
 def write_json(path: pathlib.Path, document: Any) -> None:
   """Writes a file whole or not at all; one that says the same stays as it is.
 
+  Of several processes the first one writes.
+
   What is not finite becomes null: JSON has no NaN.
   """
+  if not processes.is_first():
+    return
   text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
   if path.is_file() and path.read_text() == text:
     return

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from clap_jax.training import manifest, paths
+from clap_jax.training import manifest, paths, processes
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 _PARAMS, _REST = "params", "rest"
@@ -51,7 +51,10 @@ class Checkpoints:
     self._pending: tuple[int, dict, dict] | None = None
     self._sealing: threading.Thread | None = None
     self._sealing_error: BaseException | None = None
-    _remove_interrupted(self._directory)
+    # Steps that are not to be saved again. Process 0 looks, all agree.
+    self._saved = set(
+      processes.first_decides("clean up the checkpoints", self._clean_up)
+    )
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
@@ -69,8 +72,9 @@ class Checkpoints:
   def save(self, step: int, state: Any, *, metadata: Mapping) -> None:
     """Starts to save `state`; one that is complete already is left alone."""
     self.wait()
-    if step in self.steps():
+    if step in self._saved:
       return
+    self._saved.add(step)
     flat = paths.flatten(state)
     items = _split(flat)
     saved = self._manager.save(
@@ -126,23 +130,52 @@ class Checkpoints:
       TreeMismatchError: if the newest good one is of another tree.
     """
     self.wait()
+    step = processes.first_decides("find a good checkpoint", self._newest_good)
+    self._manager.reload()
+    if step is None:
+      return None
+    self._saved = {saved for saved in self._saved if saved <= step}
+    directory = self._directory / str(step)
+    body = manifest.read_manifest(directory)
+    state = _read_state(directory, abstract_state, body["tree"])
+    return Restored(state, step, body["metadata"])
+
+  def discard_from(self, step: int) -> int | None:
+    """Deletes the checkpoints of `step` and later; returns the newest left."""
+    self.wait()
+
+    def discard():
+      for later in self.steps():
+        if later >= step:
+          _remove(self._directory / str(later))
+      return max(self.steps(), default=None)
+
+    newest = processes.first_decides("delete checkpoints", discard)
+    self._manager.reload()
+    self._saved = {saved for saved in self._saved if saved < step}
+    return newest
+
+  def _clean_up(self) -> list[int]:
+    _remove_interrupted(self._directory)
+    return self.steps()
+
+  def _newest_good(self) -> int | None:
+    """The newest step whose bytes are right; moves away those that are not."""
     reasons = []
     for step in reversed(self.steps()):
       directory = self._directory / str(step)
       try:
-        body = manifest.verify(directory)
+        manifest.verify(directory)
       except manifest.DamagedCheckpointError as error:
         reasons.append(f"step {step}: {error}")
         moved = _move_away(directory)
-        self._manager.reload()
         print(
           f"checkpoint of step {step} is damaged ({error}); moved to {moved}, "
           "falling back to the one before",
           file=sys.stderr,
         )
         continue
-      state = _read_state(directory, abstract_state, body["tree"])
-      return Restored(state, step, body["metadata"])
+      return step
     if reasons:
       raise CheckpointError(_none_good(self._directory, reasons))
     return None
@@ -159,7 +192,7 @@ class Checkpoints:
   def _seal(self, step, tree, metadata) -> None:
     try:
       directory = self._directory / str(step)
-      if jax.process_index() == 0:
+      if processes.is_first():
         manifest.write_manifest(directory, tree=tree, metadata=metadata)
         for old in self.steps()[: -self._keep]:
           _remove(self._directory / str(old))

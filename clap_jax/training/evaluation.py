@@ -14,7 +14,9 @@ class Predictor:
   """`predict(params, batch)`, compiled once and split over the mesh.
 
   A batch of any size up to `batch_size` is padded to it by repeating its last
-  row; the rows of the padding never come back.
+  row; the rows of the padding never come back. Of several processes each is
+  given the whole batch, computes its share of the rows and gets the outputs of
+  all: every example counts once, whatever the number of processes.
   """
 
   def __init__(
@@ -37,7 +39,7 @@ class Predictor:
     whole = sharding.replicated(self._mesh)
     return jax.tree.map(
       lambda leaf: (
-        leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, whole)
+        leaf if isinstance(leaf, jax.Array) else sharding.put_whole(leaf, whole)
       ),
       params,
     )
@@ -50,7 +52,11 @@ class Predictor:
     """
     padded, valid_mask = pad_batch(batch, self._batch_size)
     with jax.set_mesh(self._mesh):
-      outputs = self._predict(params, sharding.put_batch(padded, self._mesh))
+      shards = sharding.batch_sharding(self._mesh)
+      batch_shards = jax.tree.map(
+        lambda leaf: sharding.put_whole(leaf, shards), padded
+      )
+      outputs = self._predict(params, batch_shards)
     outputs = jax.device_get(outputs)
     for name, leaf in paths.flatten(outputs).items():
       if np.shape(leaf)[:1] != (self._batch_size,):

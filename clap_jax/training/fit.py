@@ -1,48 +1,26 @@
 """A whole training run: lock, mesh, state, restore, loop, save."""
 
 import contextlib
-import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint as checkpoint_lib
-from clap_jax.training import hooks as hooks_lib
-from clap_jax.training import loop as loop_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import optimizer as optimizer_lib
-from clap_jax.training import preemption
+from clap_jax.training import preemption, processes
 from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import start as start_lib
 from clap_jax.training import state as state_lib
 from clap_jax.training import step as step_lib
 from clap_jax.training import task as task_lib
 from clap_jax.training import workdir as workdir_lib
-from clap_jax.training import writer as writer_lib
 
 TrainState = state_lib.TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-  """The run's durations, in steps."""
-
-  last: int
-  log_every: int
-  save_every: int
-  eval_every: int | None
-
-
-class _Plan(NamedTuple):
-  """The state before it exists."""
-
-  abstract: TrainState  # of jax.ShapeDtypeStruct with shardings
-  shardings: TrainState
-  make: Callable  # seed, uint32 () -> the state before the first step
 
 
 def fit(
@@ -98,6 +76,7 @@ def fit(
     workdir.WorkdirBusyError: if another trainer is at work there.
     preemption.Preempted: after SIGTERM, once the state is saved. It is a
       SystemExit with code 0.
+    hooks.SkipLimitError: if the guard gave up once too often.
     ValueError: for a config that does not fit the workdir, the mesh, the
       checkpoint or the parameters.
   """
@@ -107,9 +86,11 @@ def fit(
   steps = _resolve_steps(loop, checkpoint, steps_per_epoch)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.watch_sigterm())
-    stack.enter_context(workdir_lib.locked(workdir))
-    workdir_lib.write_config(workdir, config)
+    processes.first_decides(
+      f"use {workdir}", lambda: _take(stack, workdir, config)
+    )
     device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
+    mesh_lib.check_processes(device_mesh)
     stack.enter_context(jax.set_mesh(device_mesh))
     update = optimizer_lib.make_optimizer(
       optimizer,
@@ -128,69 +109,68 @@ def fit(
     checkpoints = checkpoint_lib.Checkpoints(
       workdir / checkpoint_lib.CHECKPOINT_DIRECTORY, keep=checkpoint.keep
     )
-    stack.callback(checkpoints.close)
+    stack.push(_closing(checkpoints))
     restored = checkpoints.restore(plan.abstract)
     start_step = restored.step if restored else 0
     if restored and start_step >= steps.last:
       return restored.state
-    metadata = {
-      "seed": loop.seed,
-      "config_hash": config_lib.config_hash(config),
-    }
-    workdir_lib.write_environment(workdir, device_mesh)
+    if processes.is_first():
+      workdir_lib.write_environment(workdir, device_mesh)
     if show_progress:
       _announce(title, workdir, start_step, steps, plan)
-    writer = writer_lib.MetricsWriter(workdir, step=start_step)
-    stack.callback(writer.close)
-    hooks = _make_hooks(
-      checkpoints,
-      writer,
-      steps,
-      start_step=start_step,
-      evaluate=evaluate,
-      use_ema=optimizer.ema_decay is not None,
-      max_skipped_in_a_row=loop.max_skipped_in_a_row,
-      title=title if show_progress else None,
-      metadata=metadata,
-    )
-    for hook in hooks:
-      stack.callback(hook.close)
-    if restored:
-      state = restored.state
-    else:
+
+    def fresh():
       state = plan.make(np.uint32(loop.seed))
-      if prepare is not None:
-        state = prepare(state)
-    if steps.last == 0:  # untrained parameters, as a baseline
-      checkpoints.save(0, state, metadata=metadata)
-      return state
-    batches = iter(batches_from(start_step))
-    if hasattr(batches, "close"):
-      stack.callback(batches.close)
-    return loop_lib.run_loop(
-      state,
+      return state if prepare is None else prepare(state)
+
+    run = start_lib.Run(
+      workdir=workdir,
+      config=config,
+      steps=steps,
+      loop=loop,
+      plan=plan,
+      fresh=fresh,
+      checkpoints=checkpoints,
       step_function=step_lib.make_train_step(
         task,
         update,
         ema_decay=optimizer.ema_decay,
+        outlier_deviations=loop.outlier_deviations,
         state_shardings=plan.shardings,
       ),
-      batches=batches,
-      put_batch=lambda batch: sharding_lib.put_batch(batch, device_mesh),
-      start_step=start_step,
-      last_step=steps.last,
-      hooks=hooks,
-      stop=stop,
+      batches_from=batches_from,
+      evaluate=evaluate,
+      use_ema=optimizer.ema_decay is not None,
+      mesh=device_mesh,
+      title=title if show_progress else None,
     )
+    state = restored.state if restored else fresh()
+    return start_lib.train(run, state, start_step, stop=stop)
 
 
-def _resolve_steps(loop, checkpoint, steps_per_epoch) -> _Steps:
+def _take(stack: contextlib.ExitStack, workdir, config) -> None:
+  stack.enter_context(workdir_lib.locked(workdir))
+  workdir_lib.write_config(workdir, config)
+
+
+def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:
+  """Closes at the end of a block, but waits for nobody in a failed run."""
+
+  def close(error_type, *_):
+    failed = error_type is not None and issubclass(error_type, Exception)
+    if not (failed and processes.count() > 1):
+      checkpoints.close()
+
+  return close
+
+
+def _resolve_steps(loop, checkpoint, steps_per_epoch) -> start_lib.Steps:
   last = loop.length.in_steps(steps_per_epoch=steps_per_epoch)
 
   def resolved(duration):
     return duration.in_steps(total_steps=last, steps_per_epoch=steps_per_epoch)
 
-  return _Steps(
+  return start_lib.Steps(
     last=last,
     log_every=resolved(loop.log_every),
     save_every=resolved(checkpoint.save_every),
@@ -198,7 +178,9 @@ def _resolve_steps(loop, checkpoint, steps_per_epoch) -> _Steps:
   )
 
 
-def _plan_state(task, optimizer, *, mesh, rules, fsdp_min_size, ema) -> _Plan:
+def _plan_state(
+  task, optimizer, *, mesh, rules, fsdp_min_size, ema
+) -> start_lib.Plan:
   def init(seed):
     return state_lib.init_state(task, optimizer, seed=seed, ema=ema)
 
@@ -214,49 +196,9 @@ def _plan_state(task, optimizer, *, mesh, rules, fsdp_min_size, ema) -> _Plan:
     shapes,
     shardings,
   )
-  return _Plan(abstract, shardings, jax.jit(init, out_shardings=shardings))
-
-
-def _make_hooks(
-  checkpoints,
-  writer,
-  steps,
-  *,
-  start_step,
-  evaluate,
-  use_ema,
-  max_skipped_in_a_row,
-  title,
-  metadata,
-) -> list[hooks_lib.Hook]:
-  """In the order they are called; checkpointing after all that write."""
-  hooks = [
-    hooks_lib.FiniteGuard(max_skipped_in_a_row=max_skipped_in_a_row),
-    hooks_lib.MetricsLog(
-      writer, every_steps=steps.log_every, last_step=steps.last
-    ),
-  ]
-  if title is not None:
-    hooks.append(
-      hooks_lib.Progress(
-        title=title,
-        start_step=start_step,
-        last_step=steps.last,
-        every_steps=steps.log_every,
-      )
-    )
-  if evaluate is not None:
-    hooks.append(
-      hooks_lib.Evaluation(
-        evaluate, writer, every_steps=steps.eval_every, use_ema=use_ema
-      )
-    )
-  hooks.append(
-    hooks_lib.Checkpointing(
-      checkpoints, writer, every_steps=steps.save_every, metadata=metadata
-    )
+  return start_lib.Plan(
+    abstract, shardings, jax.jit(init, out_shardings=shardings)
   )
-  return hooks
 
 
 def _announce(title, workdir, start_step, steps, plan) -> None:
@@ -277,4 +219,4 @@ def _announce(title, workdir, start_step, steps, plan) -> None:
       for array in largest
       if array.num_bytes >= 2**20
     ]
-  print("\n".join(lines), file=sys.stderr, flush=True)
+  processes.say("\n".join(lines))

@@ -10,11 +10,26 @@ import rich.console
 import rich.progress
 
 from clap_jax.training import checkpoint as checkpoint_lib
+from clap_jax.training import goodput, processes, watchdog
 from clap_jax.training import writer as writer_lib
 
 
-class NonFiniteError(RuntimeError):
-  """Too many updates in a row were skipped because they were not finite."""
+class SkipLimitError(RuntimeError):
+  """The guard skipped too many updates in a row."""
+
+  def __init__(
+    self, *, step: int, in_a_row: int, total: int, num_rollbacks: int
+  ):
+    super().__init__(
+      f"{in_a_row} updates in a row up to step {step} had a loss or gradient "
+      "that is not finite or an outlier. Look at the data, lower the learning "
+      "rate, or raise loop.max_skipped_in_a_row, loop.max_rollbacks or "
+      "loop.outlier_deviations."
+    )
+    self.step = step
+    self.in_a_row = in_a_row
+    self.total = total
+    self.num_rollbacks = num_rollbacks
 
 
 class Hook:
@@ -67,8 +82,8 @@ class MetricsLog(Hook):
     self._writer.write(step, metrics)
 
 
-class FiniteGuard(Hook):
-  """Stops a run that skips update after update."""
+class SkipLimit(Hook):
+  """Says what the guard skipped; gives up on update after update."""
 
   def __init__(self, *, max_skipped_in_a_row: int):
     self._maximum = max_skipped_in_a_row
@@ -80,18 +95,51 @@ class FiniteGuard(Hook):
   def on_metrics(self, step, metrics):
     total = int(metrics["train/guard/skipped"])
     if total > self._total:
-      print(
-        f"step {step}: loss or gradient is not finite, update skipped "
-        f"({total} so far)",
-        file=sys.stderr,
+      processes.say(
+        f"step {step}: update skipped, loss {metrics['train/loss']:.4g}, "
+        f"gradient norm {metrics['train/grad_norm']:.4g}: not finite or an "
+        f"outlier ({total} so far)"
       )
     self._total = total
     in_a_row = int(metrics["train/guard/skipped_in_a_row"])
     if in_a_row >= self._maximum:
-      raise NonFiniteError(
-        f"{in_a_row} updates in a row up to step {step} had a loss or gradient "
-        "that is not finite; the parameters are those before them. Look at the "
-        "data, lower the learning rate, or raise loop.max_skipped_in_a_row."
+      raise SkipLimitError(
+        step=step,
+        in_a_row=in_a_row,
+        total=total,
+        num_rollbacks=int(metrics["train/guard/rollbacks"]),
+      )
+
+
+class Stragglers(Hook):
+  """Says which process keeps the others waiting; for several processes."""
+
+  _SLOW_TIMES = 1.5  # the median
+  _SLOW_SHARE = 0.1  # of a whole step: less is not worth a line
+
+  def __init__(self, writer: writer_lib.MetricsWriter, *, every_steps: int):
+    self._writer = writer
+    self._every_steps = every_steps
+
+  def wants_metrics(self, step):
+    return step % self._every_steps == 0 and processes.is_first()
+
+  def on_metrics(self, step, metrics):
+    everyone = processes.published()
+    if len(everyone) < 2:
+      return
+    process, times = watchdog.slowest(everyone)
+    self._writer.write(
+      step,
+      {"perf/slowest_process": process, "perf/slowest_over_median": times},
+    )
+    host_sec = everyone[process]["host_sec"]
+    share = host_sec * metrics.get("perf/steps_per_sec", 0.0)
+    if times > self._SLOW_TIMES and share > self._SLOW_SHARE:
+      processes.say(
+        f"step {step}: process {process} on {everyone[process]['host']} is "
+        f"slow: {host_sec:.2f} s per step for its input, {times:.1f} times the "
+        "median of all processes"
       )
 
 
@@ -156,9 +204,11 @@ class Evaluation(Hook):
     *,
     every_steps: int | None,
     use_ema: bool,
+    ledger: goodput.Ledger,
   ):
     self._evaluate = evaluate
     self._writer = writer
+    self._ledger = ledger
     self._every_steps = every_steps
     self._use_ema = use_ema
 
@@ -169,7 +219,8 @@ class Evaluation(Hook):
     if stopping:
       return  # there is time to save and for nothing else
     params = state.ema if self._use_ema else state.params
-    self._writer.write(step, self._evaluate(params, step))
+    with self._ledger.measured("evaluation"):
+      self._writer.write(step, self._evaluate(params, step))
 
 
 class Checkpointing(Hook):
@@ -182,11 +233,13 @@ class Checkpointing(Hook):
     *,
     every_steps: int,
     metadata: Mapping[str, Any],
+    ledger: goodput.Ledger,
   ):
     self._checkpoints = checkpoints
     self._writer = writer
     self._every_steps = every_steps
     self._metadata = metadata
+    self._ledger = ledger
 
   def wants_state(self, step):
     self._checkpoints.poll()  # errors of the background surface here
@@ -195,8 +248,6 @@ class Checkpointing(Hook):
   def on_state(self, step, state, *, stopping):
     # The record up to this step is on disk before the checkpoint can be: a
     # resumed run then finds every line that it will not write again.
-    self._writer.sync()
-    self._checkpoints.save(step, state, metadata=self._metadata)
-
-  def close(self):
-    self._checkpoints.close()
+    with self._ledger.measured("saving"):
+      self._writer.sync()
+      self._checkpoints.save(step, state, metadata=self._metadata)

@@ -1,15 +1,14 @@
 """The training loop. It knows no task, no file and no metric but the loss."""
 
 import collections
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from clap_jax.training import goodput, preemption, processes, watchdog
 from clap_jax.training import hooks as hooks_lib
-from clap_jax.training import preemption
 
 
 class _Clock:
@@ -19,7 +18,9 @@ class _Clock:
   compiles.
   """
 
-  def __init__(self, *, window_steps: int = 100):
+  def __init__(self, ledger: goodput.Ledger, *, window_steps: int = 100):
+    self._ledger = ledger
+    self._began_sec = time.perf_counter()
     self._finished = collections.deque(maxlen=window_steps + 1)
     self._input_wait_sec = self._excluded_sec = 0.0
 
@@ -32,6 +33,12 @@ class _Clock:
 
   def finish_step(self) -> None:
     now_sec = time.perf_counter() - self._excluded_sec
+    if self._finished:
+      before_sec, before_wait_sec = self._finished[-1]
+      self._ledger.add("steps", now_sec - before_sec)
+      self._ledger.add("input_wait", self._input_wait_sec - before_wait_sec)
+    else:
+      self._ledger.add("start", now_sec - self._began_sec)
     self._finished.append((now_sec, self._input_wait_sec))
 
   def read(self) -> dict[str, float]:
@@ -42,6 +49,7 @@ class _Clock:
     seconds = max(last[0] - first[0], 1e-9)
     return {
       "perf/steps_per_sec": (len(self._finished) - 1) / seconds,
+      "perf/step_sec": seconds / (len(self._finished) - 1),
       "perf/input_wait_frac": min((last[1] - first[1]) / seconds, 1.0),
     }
 
@@ -56,6 +64,8 @@ def run_loop(
   last_step: int,
   hooks: Sequence[hooks_lib.Hook],
   stop: preemption.StopRequest,
+  dog: watchdog.Watchdog,
+  ledger: goodput.Ledger,
 ) -> Any:
   """Trains from `start_step` steps done to `last_step` steps done.
 
@@ -72,18 +82,22 @@ def run_loop(
     last_step: where to end.
     hooks: called in order.
     stop: asks to end early.
+    dog: is told about every bit of progress.
+    ledger: gets the time of the steps.
 
   Returns:
     The last state.
 
   Raises:
     preemption.Preempted: after a stop request; the hooks have seen the state.
+    hooks.SkipLimitError: from the guard; the state is lost.
     ValueError: if the batches end too early.
   """
-  clock = _Clock()
+  clock = _Clock(ledger)
   pending = None
   for step in range(start_step + 1, last_step + 1):
     begin_sec = time.perf_counter()
+    dog.enter(watchdog.INPUT, step - 1)
     host_batch = next(batches, None)
     if host_batch is None:
       raise ValueError(
@@ -91,26 +105,32 @@ def run_loop(
         f"{last_step} steps: the source must repeat."
       )
     batch = put_batch(host_batch)
-    clock.add_input_wait(time.perf_counter() - begin_sec)
+    input_sec = time.perf_counter() - begin_sec
+    clock.add_input_wait(input_sec)
+    dog.spent(input_sec)
+    dog.enter(watchdog.DISPATCH, step - 1)
     state, metrics = step_function(state, batch)
+    dog.enter(watchdog.DEVICE, step)
     if pending is not None:
       _deliver(*pending, hooks, clock)
     pending = (step, metrics)
     last = step == last_step
-    stopping = stop.requested and not last
+    stopping = stop.is_due(step) and not last
     wanting = [
       hook for hook in hooks if hook.wants_state(step) or last or stopping
     ]
     if wanting:
       _deliver(*pending, hooks, clock)
       pending = None
+      ledger.reached(step)
       begin_sec = time.perf_counter()
+      dog.enter(watchdog.HOOKS, step)
       for hook in wanting:
         hook.on_state(step, state, stopping=stopping)
       clock.exclude(time.perf_counter() - begin_sec)
     if stopping:
       preempted = preemption.Preempted(step)
-      print(preempted, file=sys.stderr, flush=True)
+      processes.say(str(preempted))
       raise preempted
   return state
 

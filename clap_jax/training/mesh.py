@@ -40,6 +40,23 @@ def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def check_processes(mesh: jax.sharding.Mesh) -> None:
+  """Raises a ValueError unless each process feeds rows of its own.
+
+  Two processes with devices of one batch shard would each bring other rows for
+  it, and nothing would say so.
+  """
+  owners = mesh.devices.reshape(num_batch_shards(mesh), -1)
+  for shard, devices in enumerate(owners):
+    found = {device.process_index for device in devices}
+    if len(found) > 1:
+      raise ValueError(
+        f"Batch shard {shard} of the mesh {dict(mesh.shape)} lies on the "
+        f"processes {sorted(found)}: make mesh.tensor a divisor of the number "
+        "of devices of one process."
+      )
+
+
 def check_batch_size(global_batch_size: int, mesh: jax.sharding.Mesh) -> None:
   """Raises a ValueError if a batch cannot be split evenly over the mesh."""
   num_shards = num_batch_shards(mesh)

@@ -1,9 +1,13 @@
-"""SIGTERM: finish the step, save, leave."""
+"""SIGTERM: finish the step, save, leave; all processes at the same step."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+
+from jax.experimental import multihost_utils
+
+from clap_jax.training import processes
 
 
 class Preempted(SystemExit):
@@ -22,13 +26,19 @@ class Preempted(SystemExit):
 
 
 class StopRequest:
-  """Whether this process has been asked to stop."""
+  """Whether the run has been asked to stop."""
 
   def __init__(self):
     self._event = threading.Event()
 
-  @property
-  def requested(self) -> bool:
+  def is_due(self, step: int) -> bool:
+    """Whether to stop after `step`; to be asked after every step.
+
+    If one of several processes is asked, all are to stop at one step that none
+    of them has passed.
+    """
+    if processes.count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
     return self._event.is_set()
 
   def request(self) -> None:
@@ -39,11 +49,13 @@ class StopRequest:
 def watch_sigterm() -> Iterator[StopRequest]:
   """Turns SIGTERM into a request until the end of the block.
 
-  Outside of the main thread, where signals cannot be handled, it watches
+  In a run of several processes the coordinator's client has done so since they
+  met. Outside of the main thread, where signals cannot be handled, it watches
   nothing.
   """
   stop = StopRequest()
-  if threading.current_thread() is not threading.main_thread():
+  in_main_thread = threading.current_thread() is threading.main_thread()
+  if processes.count() > 1 or not in_main_thread:
     yield stop
     return
   previous = signal.signal(signal.SIGTERM, lambda *_: stop.request())

@@ -136,6 +136,14 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   )
 
 
+def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
+  """An array that every process has the whole of, as a global one."""
+  array = np.asarray(array)
+  return jax.make_array_from_callback(
+    array.shape, sharding, lambda index: array[index]
+  )
+
+
 def largest_replicated(
   tree: Any, shardings: Any, *, count: int
 ) -> list[ReplicatedArray]:

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clap_jax.training import guard
+
 # Folded into the seed's key for the initial parameters; steps fold in their
 # own number, which never gets here.
 _INIT_STREAM = 2**32 - 1
@@ -24,8 +26,11 @@ class TrainState:
   params: Any
   opt_state: Any
   ema: Any  # moving average of params, or None
-  num_skipped: jax.Array  # int32 (); updates skipped as not finite
+  num_skipped: jax.Array  # int32 (); updates that the guard skipped
   num_skipped_in_a_row: jax.Array  # int32 (); up to and including this step
+  num_rollbacks: jax.Array  # int32 (); times the run went back a checkpoint
+  recent_losses: jax.Array  # float32 (w,); of updates made, the last is newest
+  recent_grad_norms: jax.Array  # float32 (w,); as above
 
 
 def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
@@ -48,6 +53,9 @@ def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
     ema=jax.tree.map(jnp.copy, params) if ema else None,
     num_skipped=jnp.zeros((), jnp.int32),
     num_skipped_in_a_row=jnp.zeros((), jnp.int32),
+    num_rollbacks=jnp.zeros((), jnp.int32),
+    recent_losses=guard.no_history(),
+    recent_grad_norms=guard.no_history(),
   )
 
 

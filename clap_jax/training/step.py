@@ -1,5 +1,6 @@
 """The train step: gradient, guard, update, moving average."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clap_jax.training import guard
 from clap_jax.training import optimizer as optimizer_lib
 from clap_jax.training import state as state_lib
 from clap_jax.training import task as task_lib
@@ -20,22 +22,24 @@ def make_train_step(
   optimizer: optimizer_lib.Optimizer,
   *,
   ema_decay: float | None = None,
+  outlier_deviations: float | None = None,
   state_shardings: Any = None,
 ) -> StepFunction:
   """A jitted (state, batch) -> (state, metrics); the given state is donated.
 
   Metrics are scalars on the device: `loss`, `grad_norm` (of the trainable
-  parameters, before clipping), `learning_rate`, `guard/skipped` and
-  `guard/skipped_in_a_row`, and those of the task.
+  parameters, before clipping), `learning_rate`, `guard/skipped`,
+  `guard/skipped_in_a_row`, `guard/rollbacks`, and those of the task.
 
-  A step whose loss or gradient norm is not finite changes neither parameters,
-  optimizer nor moving average, to the bit; it is counted and the step number
-  goes on, so that the next step sees the next batch.
+  A step whose loss or gradient norm is not finite, or an outlier, changes
+  neither parameters, optimizer nor moving average, to the bit; it is counted
+  and the step number goes on, so that the next step sees the next batch.
 
   Args:
     task: what is learned.
     optimizer: from `make_optimizer`, for the same parameters.
     ema_decay: of the moving average of the parameters; None for none.
+    outlier_deviations: see guard.is_outlier; None for no such guard.
     state_shardings: TrainState of shardings of the result; None leaves them to
       the compiler.
   """
@@ -52,6 +56,12 @@ def make_train_step(
     )
     grad_norm = optax.tree.norm(grads)
     ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if outlier_deviations is not None:
+      for value, recent in (
+        (loss, state.recent_losses),
+        (grad_norm, state.recent_grad_norms),
+      ):
+        ok &= ~guard.is_outlier(value, recent, deviations=outlier_deviations)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = _moved_average(state.ema, params, ema_decay)
@@ -62,14 +72,16 @@ def make_train_step(
     )
     skipped = (~ok).astype(jnp.int32)
     in_a_row = (state.num_skipped_in_a_row + 1) * skipped
-    new_state = TrainState(
+    new_state = dataclasses.replace(
+      state,
       step=state.step + 1,
-      seed=state.seed,
       params=params,
       opt_state=opt_state,
       ema=ema,
       num_skipped=state.num_skipped + skipped,
       num_skipped_in_a_row=in_a_row,
+      recent_losses=guard.remember(state.recent_losses, loss, ok),
+      recent_grad_norms=guard.remember(state.recent_grad_norms, grad_norm, ok),
     )
     metrics = {
       "loss": loss,
@@ -77,6 +89,7 @@ def make_train_step(
       "learning_rate": optimizer.learning_rate(state.step),
       "guard/skipped": new_state.num_skipped,
       "guard/skipped_in_a_row": in_a_row,
+      "guard/rollbacks": state.num_rollbacks,
     }
     return new_state, _merged(metrics, extra)
 

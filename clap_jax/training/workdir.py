@@ -27,6 +27,9 @@ CHANGEABLE_KEYS = (
   "mesh",
   "loop.eval_every",
   "loop.log_every",
+  "loop.profile_steps",
+  "loop.stall_timeout_sec",
+  "loop.tensorboard",
 )
 _PACKAGES = ("clap_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl."""
+"""The record of a run: metrics.jsonl, and TensorBoard's view of it."""
 
 import os
 import pathlib
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import orjson
+import tensorboardX
+
+from clap_jax.training import processes
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIRECTORY = "tensorboard"
 
 
 class MetricsWriter:
@@ -16,27 +20,64 @@ class MetricsWriter:
 
   Lines of steps after `step` are removed when the file is opened, and so is a
   line that a crash cut short: a run resumed at that step writes them again.
-  A value that is not finite is written as null.
+  A value that is not finite is written as null. The event files of TensorBoard
+  get the same, without what is not finite.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, step: int):
+  def __init__(
+    self, workdir: pathlib.Path, *, step: int, tensorboard: bool = False
+  ):
     self._path = workdir / METRICS_FILE
     _drop_lines_after(self._path, step)
     self._file = open(self._path, "ab")  # noqa: SIM115  (closed by `close`)
+    self._events = None
+    if tensorboard:
+      self._events = tensorboardX.SummaryWriter(
+        str(workdir / TENSORBOARD_DIRECTORY), purge_step=step + 1
+      )
 
   def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-    record = {"step": int(step)}
-    record |= {name: _plain(value) for name, value in scalars.items()}
-    self._file.write(orjson.dumps(record) + b"\n")
+    plain = {name: _plain(value) for name, value in scalars.items()}
+    self._file.write(orjson.dumps({"step": int(step)} | plain) + b"\n")
     self._file.flush()
+    if self._events is not None:
+      for name, value in plain.items():
+        if value is not None:
+          self._events.add_scalar(name, value, int(step))
 
   def sync(self) -> None:
     """Returns when all lines are on the disk."""
     self._file.flush()
     os.fsync(self._file.fileno())
+    if self._events is not None:
+      self._events.flush()
 
   def close(self) -> None:
     self._file.close()
+    if self._events is not None:
+      self._events.close()
+
+
+class NoWriter:
+  """In all processes but the first: what it gets is written there."""
+
+  def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+    pass
+
+  def sync(self) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+def open_writer(
+  workdir: pathlib.Path, *, step: int, tensorboard: bool
+) -> MetricsWriter | NoWriter:
+  """The writer of this process."""
+  if not processes.is_first():
+    return NoWriter()
+  return MetricsWriter(workdir, step=step, tensorboard=tensorboard)
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -22,6 +22,9 @@ def _state(ema=True):
     ema=jax.tree.map(jnp.copy, params) if ema else None,
     num_skipped=jnp.zeros((), jnp.int32),
     num_skipped_in_a_row=jnp.zeros((), jnp.int32),
+    num_rollbacks=jnp.zeros((), jnp.int32),
+    recent_losses=jnp.zeros(64),
+    recent_grad_norms=jnp.zeros(64),
   )
 
 

@@ -1,0 +1,273 @@
+"""The processes of one run: how they meet, agree, and fail together.
+
+Every process runs the same program on its own rows of each batch. Process 0
+alone writes files that are not checkpoints. What happens to one must end all: a
+collective waits for ever for a process that left, and the heartbeats of the
+coordinator do not notice one that is alive and stuck.
+"""
+
+import dataclasses
+import faulthandler
+import ipaddress
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+# The coordinator's key-value store and the process's number before a device is
+# touched have no public name.
+from jax._src import distributed
+
+FAILED_CODE = 3
+_FAILURE_KEY = "clap/failure"
+_PROGRESS_KEY = "clap/progress"
+_POLL_SEC = 0.5
+_HEARTBEAT_SEC = 60  # a killed process ends the others after this at the latest
+_START_SEC = 300
+_DECISION_SEC = 1800  # to verify and to copy large checkpoints
+_END_SEC = 1800  # until the last process is done
+_SHUTDOWN_SEC = 20
+_TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
+
+_decisions = itertools.count()
+_monitor: "_Monitor | None" = None
+
+
+class PeerError(RuntimeError):
+  """Another process of the run failed, and said why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+  """Where the processes of a run meet; all None: JAX finds out by itself."""
+
+  coordinator: str | None = None  # HOST:PORT of process 0
+  num_processes: int | None = None
+  process_id: int | None = None
+
+
+def connection(
+  *,
+  detect: bool,
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+) -> Connection | None:
+  """What the flags ask for; None for a run of one process.
+
+  A TPU slice of several hosts that names them in its environment is joined
+  without being asked.
+
+  Raises:
+    ValueError: for flags that do not fit together, or a coordinator that
+      strangers could reach: its port asks nobody who they are.
+  """
+  given = (coordinator, num_processes, process_id)
+  if given == (None, None, None):
+    several = "," in os.environ.get(_TPU_HOSTS, "")
+    return Connection() if detect or several else None
+  if detect or None in given:
+    raise ValueError(
+      "--coordinator, --num_processes and --process_id go together, and "
+      "--distributed goes alone (it finds all three on TPU slices, Slurm and "
+      "Open MPI)."
+    )
+  if num_processes < 1 or not 0 <= process_id < num_processes:
+    raise ValueError(
+      f"--process_id is {process_id} of --num_processes {num_processes}; "
+      "expected 0 to one less than their number."
+    )
+  host, colon, port = coordinator.rpartition(":")
+  if not (host and colon and port.isdigit() and 0 < int(port) < 1 << 16):
+    raise ValueError(
+      f"--coordinator: expected HOST:PORT of process 0, got {coordinator!r}."
+    )
+  _check_private(host.strip("[]"))
+  return Connection(coordinator, num_processes, process_id)
+
+
+def _check_private(host: str) -> None:
+  try:
+    address = ipaddress.ip_address(host)
+  except ValueError:
+    return  # a name
+  if address.is_global or address.is_unspecified:
+    raise ValueError(
+      f"--coordinator: {host} can be reached from anywhere, and the port asks "
+      "nobody who they are. Give an address of a private network."
+    )
+
+
+def join(how: Connection | None) -> None:
+  """Meets the other processes of the run; nothing for a run of one.
+
+  Must come before the first use of a device.
+  """
+  global _monitor  # noqa: PLW0603  (one per process, as is the connection)
+  if how is None:
+    return
+  jax.distributed.initialize(
+    how.coordinator,
+    how.num_processes,
+    how.process_id,
+    initialization_timeout=_START_SEC,
+    heartbeat_timeout_seconds=_HEARTBEAT_SEC,
+    shutdown_timeout_seconds=_SHUTDOWN_SEC,
+    # By default it would listen on every network of the host.
+    coordinator_bind_address=how.coordinator,
+  )
+  _monitor = _Monitor()
+  _monitor.start()
+
+
+def index() -> int:
+  """This process's number, known before a device is touched."""
+  return distributed.global_state.process_id or 0
+
+
+def count() -> int:
+  return distributed.global_state.num_processes or 1
+
+
+def is_first() -> bool:
+  """Whether this process writes what the run writes once."""
+  return index() == 0
+
+
+def say(text: str) -> None:
+  """Tells the user, once for all processes."""
+  if is_first():
+    print(text, file=sys.stderr, flush=True)
+
+
+def first_decides(what: str, function: Callable[[], Any]) -> Any:
+  """The JSON value that `function` returns in process 0, in all of them.
+
+  All processes must call it in the same order; only process 0 runs the
+  function, so that one sees the files and all agree.
+
+  Raises:
+    PeerError: in the other processes, if the function raises; process 0 gets
+      the exception itself.
+  """
+  client = distributed.global_state.client
+  if client is None or count() == 1:
+    return function()
+  key = f"clap/decision/{next(_decisions)}"
+  if is_first():
+    try:
+      value = function()
+    except BaseException as error:
+      _set(client, key, {"error": f"{type(error).__name__}: {error}"})
+      raise
+    _set(client, key, {"value": value})
+    return value
+  answer = json.loads(client.blocking_key_value_get(key, _DECISION_SEC * 1000))
+  if "error" in answer:
+    raise PeerError(f"process 0 could not {what}: {answer['error']}")
+  return answer["value"]
+
+
+def publish(progress: Mapping[str, Any]) -> None:
+  """Lets the other processes know how far this one is."""
+  client = distributed.global_state.client
+  if client is not None:
+    _set(client, f"{_PROGRESS_KEY}/{index()}", dict(progress))
+
+
+def published() -> dict[int, dict]:
+  """The latest progress of every process that has published any."""
+  client = distributed.global_state.client
+  if client is None:
+    return {}
+  entries = client.key_value_dir_get(f"{_PROGRESS_KEY}/")
+  return {
+    int(key.rpartition("/")[2]): json.loads(text) for key, text in entries
+  }
+
+
+def finish() -> None:
+  """Leaves a run that went well, when all its processes have come this far."""
+  client = distributed.global_state.client
+  if client is None:
+    return
+  client.wait_at_barrier("clap/end", _END_SEC * 1000)
+  if _monitor is not None:
+    _monitor.stop()
+  jax.distributed.shutdown()
+
+
+def fail(code: int, reason: str) -> int:
+  """Ends a failed process of several with `code`, and the others with 3.
+
+  In a run of one process it returns the code.
+  """
+  client = distributed.global_state.client
+  if client is None:
+    return code
+  end_all(code, reason)
+  return code
+
+
+def end_all(code: int, reason: str) -> None:
+  """Tells the other processes why, and ends this one at once.
+
+  Python's own way out would wait for the others first.
+  """
+  client = distributed.global_state.client
+  if client is not None:
+    try:
+      _set(client, _FAILURE_KEY, {"process": index(), "reason": reason})
+      if is_first():  # which keeps the key: give the others time to read it
+        time.sleep(4 * _POLL_SEC)
+    except RuntimeError:  # the coordinator is gone; they notice by themselves
+      pass
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+class _Monitor:
+  """Ends this process when another one says that it failed."""
+
+  def __init__(self):
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(
+      target=self._run, name="peer-monitor", daemon=True
+    )
+
+  def start(self) -> None:
+    self._thread.start()
+
+  def stop(self) -> None:
+    self._stopped.set()
+    self._thread.join()
+
+  def _run(self) -> None:
+    client = distributed.global_state.client
+    while not self._stopped.wait(_POLL_SEC):
+      try:
+        text = client.key_value_try_get(_FAILURE_KEY)
+      except jax.errors.JaxRuntimeError:  # nobody has failed
+        continue
+      failure = json.loads(text)
+      if failure["process"] == index():
+        return  # this process is on its way out already
+      print(
+        f"process {index()}: leaving, because process {failure['process']} "
+        f"failed: {failure['reason']}\nwhere it was:",
+        file=sys.stderr,
+        flush=True,
+      )
+      faulthandler.dump_traceback(all_threads=True)
+      os._exit(FAILED_CODE)
+
+
+def _set(client, key: str, value: Any) -> None:
+  client.key_value_set(key, json.dumps(value), allow_overwrite=True)

@@ -1,0 +1,176 @@
+"""The steps of one start of a run, with all that happens beside them."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from clap_jax import config as config_lib
+from clap_jax.training import checkpoint as checkpoint_lib
+from clap_jax.training import (
+  goodput,
+  processes,
+  rollback,
+  watchdog,
+)
+from clap_jax.training import hooks as hooks_lib
+from clap_jax.training import loop as loop_lib
+from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import state as state_lib
+from clap_jax.training import step as step_lib
+from clap_jax.training import writer as writer_lib
+
+TrainState = state_lib.TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+  """The run's durations, in steps."""
+
+  last: int
+  log_every: int
+  save_every: int
+  eval_every: int | None
+
+
+class Plan(NamedTuple):
+  """The state before it exists."""
+
+  abstract: TrainState  # of jax.ShapeDtypeStruct with shardings
+  shardings: TrainState
+  make: Callable  # seed, uint32 () -> the state before the first step
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """All that stays the same from the first step of a start to the last."""
+
+  workdir: pathlib.Path
+  config: Any
+  steps: Steps
+  loop: config_lib.LoopConfig
+  plan: Plan
+  fresh: Callable[[], TrainState]
+  checkpoints: checkpoint_lib.Checkpoints
+  step_function: step_lib.StepFunction
+  batches_from: Callable[[int], Iterator[Any]]
+  evaluate: Callable[[Any, int], Mapping[str, Any]] | None
+  use_ema: bool
+  mesh: jax.sharding.Mesh
+  title: str | None  # None reports nothing
+
+  @property
+  def metadata(self) -> dict[str, Any]:
+    """What a checkpoint says beside the state."""
+    return {
+      "seed": self.loop.seed,
+      "config_hash": config_lib.config_hash(self.config),
+    }
+
+
+def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
+  """The loop, and again from a checkpoint where the guard gives up."""
+  if run.steps.last == 0:  # untrained parameters, as a baseline
+    run.checkpoints.save(0, state, metadata=run.metadata)
+    return state
+  with contextlib.ExitStack() as stack:
+    ledger = goodput.Ledger(run.workdir, start_step=start_step)
+    stack.callback(_close_ledger, ledger, show=run.title is not None)
+    writer = writer_lib.open_writer(
+      run.workdir, step=start_step, tensorboard=run.loop.tensorboard
+    )
+    stack.callback(writer.close)
+    hooks = _make_hooks(run, writer, ledger, start_step=start_step)
+    for hook in hooks:
+      stack.callback(hook.close)
+    dog = stack.enter_context(
+      watchdog.Watchdog(stall_timeout_sec=run.loop.stall_timeout_sec)
+    )
+    while True:
+      batches = iter(run.batches_from(start_step))
+      try:
+        state = loop_lib.run_loop(
+          state,
+          step_function=run.step_function,
+          batches=batches,
+          put_batch=lambda batch: sharding_lib.put_batch(batch, run.mesh),
+          start_step=start_step,
+          last_step=run.steps.last,
+          hooks=hooks,
+          stop=stop,
+          dog=dog,
+          ledger=ledger,
+        )
+        with ledger.measured("saving"):
+          run.checkpoints.wait()
+        return state
+      except hooks_lib.SkipLimitError as error:
+        state, good_step = rollback.roll_back(
+          error,
+          workdir=run.workdir,
+          checkpoints=run.checkpoints,
+          abstract=run.plan.abstract,
+          fresh=run.fresh,
+          maximum=run.loop.max_rollbacks,
+        )
+        start_step = error.step
+        ledger.went_back(start_step, good_step)
+        run.checkpoints.save(start_step, state, metadata=run.metadata)
+        if start_step >= run.steps.last:
+          return state
+      finally:
+        if hasattr(batches, "close"):
+          batches.close()
+
+
+def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
+  if processes.is_first():
+    ledger.write()
+    if show:
+      processes.say(ledger.summary())
+
+
+def _make_hooks(
+  run: Run, writer, ledger: goodput.Ledger, *, start_step: int
+) -> list[hooks_lib.Hook]:
+  """In the order they are called; checkpointing after all that write."""
+  steps, loop = run.steps, run.loop
+  hooks = [
+    hooks_lib.MetricsLog(
+      writer, every_steps=steps.log_every, last_step=steps.last
+    ),
+    hooks_lib.Stragglers(writer, every_steps=steps.log_every),
+    hooks_lib.SkipLimit(max_skipped_in_a_row=loop.max_skipped_in_a_row),
+  ]
+  if run.title is not None and processes.is_first():
+    hooks.append(
+      hooks_lib.Progress(
+        title=run.title,
+        start_step=start_step,
+        last_step=steps.last,
+        every_steps=steps.log_every,
+      )
+    )
+  if run.evaluate is not None:
+    hooks.append(
+      hooks_lib.Evaluation(
+        run.evaluate,
+        writer,
+        every_steps=steps.eval_every,
+        use_ema=run.use_ema,
+        ledger=ledger,
+      )
+    )
+  hooks.append(
+    hooks_lib.Checkpointing(
+      run.checkpoints,
+      writer,
+      every_steps=steps.save_every,
+      metadata=run.metadata,
+      ledger=ledger,
+    )
+  )
+  return hooks

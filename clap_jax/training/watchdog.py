@@ -1,0 +1,176 @@
+"""Ends a run that makes no progress, and says where it is stuck.
+
+Progress is what counts and not a heartbeat: a process that is alive and stuck
+looks well, and all others wait for it in a collective.
+"""
+
+import collections
+import faulthandler
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from clap_jax.training import processes
+
+# What the loop does; in the first three a step is under way.
+INPUT, DISPATCH, DEVICE, HOOKS = "input", "dispatch", "device", "hooks"
+_WINDOW_STEPS = 200
+_TIMES_P95 = 10.0
+_TIMES_FIRST = 10.0  # the first step compiles
+_TIMES_HOOKS = 30.0  # a whole evaluation, or the save of a large state
+_PUBLISH_SEC = 2.0
+
+
+class Watchdog:
+  """Watches from a thread of its own; use it in a with statement.
+
+  `enter` is called by the loop whenever it goes on to something else.
+  """
+
+  def __init__(
+    self,
+    *,
+    stall_timeout_sec: float | None,
+    on_stall: Callable[[str], None] | None = None,
+    poll_sec: float = 0.5,
+  ):
+    """Does not watch yet.
+
+    Args:
+      stall_timeout_sec: see LoopConfig; None watches nothing.
+      on_stall: called with the report instead of ending all processes.
+      poll_sec: how often to look.
+    """
+    self._timeout_sec = stall_timeout_sec
+    self._on_stall = on_stall or _end_all
+    self._poll_sec = poll_sec
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(
+      target=self._run, name="watchdog", daemon=True
+    )
+    self._steps = collections.deque(maxlen=_WINDOW_STEPS)  # seconds
+    self._phase, self._step, self._since_sec = HOOKS, 0, time.monotonic()
+    self._step_began_sec: float | None = None
+    self._idle_sec = 0.0
+    self._host_sec = 0.0  # of its own, per step, lately
+
+  def __enter__(self):
+    if self._timeout_sec is not None:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._thread.is_alive():
+      self._stopped.set()
+      self._thread.join()
+
+  def enter(self, phase: str, step: int) -> None:
+    """Progress: the loop is now at `phase` of the step after `step`."""
+    now_sec = time.monotonic()
+    if phase == INPUT:
+      if self._step_began_sec is not None and self._phase != HOOKS:
+        self._steps.append(now_sec - self._step_began_sec)
+      self._step_began_sec = now_sec
+    self._phase, self._step, self._since_sec = phase, step, now_sec
+    self._idle_sec = 0.0
+
+  def spent(self, host_sec: float) -> None:
+    """What the last step took of this host's own time, waiting excluded."""
+    self._host_sec += 0.1 * (host_sec - self._host_sec)
+
+  def limit_sec(self) -> float:
+    """How long the present phase may take."""
+    if self._phase == HOOKS:
+      return _TIMES_HOOKS * self._timeout_sec
+    if not self._steps:
+      return _TIMES_FIRST * self._timeout_sec
+    p95_sec = float(np.percentile(list(self._steps), 95))
+    return max(self._timeout_sec, _TIMES_P95 * p95_sec)
+
+  def progress(self) -> dict[str, Any]:
+    """What the other processes may know of this one."""
+    return {
+      "step": self._step,
+      "phase": self._phase,
+      "idle_sec": round(self._idle_sec, 1),
+      "host_sec": self._host_sec,
+      "host": socket.gethostname(),
+    }
+
+  def _run(self) -> None:
+    publish_sec = before_sec = time.monotonic()
+    # C code that never lets this thread run is caught by a thread without
+    # Python. It is wound up again at every look.
+    patience_sec = _TIMES_HOOKS * self._timeout_sec
+    while not self._stopped.wait(self._poll_sec):
+      faulthandler.dump_traceback_later(patience_sec, exit=True)
+      now_sec = time.monotonic()
+      # A process that was halted and goes on has not been stuck meanwhile.
+      self._idle_sec += min(now_sec - before_sec, 4 * self._poll_sec)
+      before_sec = now_sec
+      try:
+        if now_sec >= publish_sec:
+          processes.publish(self.progress())
+          publish_sec = now_sec + _PUBLISH_SEC
+        if self._idle_sec > self.limit_sec():
+          self._on_stall(self._report())
+          break
+      except Exception as error:  # the coordinator is gone, so the run is over
+        self._on_stall(f"the other processes cannot be reached: {error}")
+        break
+    faulthandler.cancel_dump_traceback_later()
+
+  def _report(self) -> str:
+    own = self.progress()
+    everyone = processes.published() | {processes.index(): own}
+    lines = [
+      f"no progress for {self._idle_sec:.0f} s (limit {self.limit_sec():.0f} "
+      f"s); {stuck_processes(everyone)}"
+    ]
+    lines += [
+      f"  process {index} on {one['host']}: {one['phase']} of step "
+      f"{one['step'] + 1} for {one['idle_sec']:.0f} s"
+      for index, one in sorted(everyone.items())
+    ]
+    return "\n".join(lines)
+
+
+def stuck_processes(everyone: Mapping[int, Mapping]) -> str:
+  """Names the processes that the others wait for.
+
+  A process that waits for its devices has handed over its part of the step, so
+  the ones that have not, at the earliest step, are to blame.
+  """
+  blame = {DEVICE: 2, DISPATCH: 1}  # a dispatch may wait for the others too
+  first_step = min(one["step"] for one in everyone.values())
+  behind = {i: one for i, one in everyone.items() if one["step"] == first_step}
+  least = min(blame.get(one["phase"], 0) for one in behind.values())
+  names = ", ".join(
+    f"{i} (in {one['phase']})"
+    for i, one in sorted(behind.items())
+    if blame.get(one["phase"], 0) == least
+  )
+  return f"stuck: process {names}"
+
+
+def slowest(everyone: Mapping[int, Mapping]) -> tuple[int, float]:
+  """(the process of most own time per step, how many times the median)."""
+  times = {i: one["host_sec"] for i, one in everyone.items()}
+  process = max(times, key=times.get)
+  median = float(np.median(list(times.values())))
+  return process, times[process] / median if median > 0 else 1.0
+
+
+def _end_all(report: str) -> None:
+  print(
+    f"process {processes.index()}: {report}\nwhere its threads are:",
+    file=sys.stderr,
+    flush=True,
+  )
+  faulthandler.dump_traceback(all_threads=True)
+  processes.end_all(processes.FAILED_CODE, report)
