@@ -27,7 +27,7 @@ from clap_jax.inference import encoder, extract, predict
 from clap_jax.metrics import score
 from clap_jax.trainers import results
 from clap_jax.training import preemption, processes, workdir
-from tfds_builders import build
+from tfds_builders import build, transcoding
 
 # What the caller can mend: exit code 2 and a message, no traceback.
 _BAD_INPUT = (
@@ -53,10 +53,31 @@ def _add_build(commands) -> None:
   )
   parser.add_argument("name", help=f"one of {', '.join(build.NAMES)}")
   parser.add_argument("--data_dir", required=True, help="where datasets lie")
-  parser.add_argument("--manual_dir", help="files you put there by hand")
-  parser.add_argument("--videos", help="folder of videos (folder only)")
-  parser.add_argument("--annotations", help="JSON or CSV file (folder only)")
+  parser.add_argument(
+    "--manual_dir", help="videos and annotation files you put there by hand"
+  )
+  parser.add_argument("--videos", help="folder of videos")
+  parser.add_argument(
+    "--annotations", help="annotation file, or folder of them"
+  )
   parser.add_argument("--subset", type=int, help="videos per split, at most")
+  parser.add_argument(
+    "--selection_percent",
+    type=int,
+    default=0,
+    help="of train's videos, to a split `selection` of their own",
+  )
+  parser.add_argument("--store", default="h264", choices=transcoding.STORES)
+  parser.add_argument("--short_side", type=int, help="px of the stored video")
+  parser.add_argument("--fps", type=float, help="of the stored video, at most")
+  parser.add_argument("--workers", type=int, help="shards at a time")
+  parser.add_argument("--runner", default="threads", choices=build.RUNNERS)
+  parser.add_argument(
+    "--runner_option",
+    action="append",
+    default=[],
+    help="option of Beam's pipeline, e.g. --runner_option=--runner=FlinkRunner",
+  )
   parser.add_argument("--overwrite", action="store_true")
   parser.set_defaults(run=_build)
 
@@ -70,6 +91,11 @@ def _build(args) -> dict:
       videos=args.videos,
       annotations=args.annotations,
       subset=args.subset,
+      selection_percent=args.selection_percent,
+      limits=_store_limits(args),
+      workers=args.workers,
+      runner=args.runner,
+      runner_options=tuple(args.runner_option),
       overwrite=args.overwrite,
       on_progress=lambda _, done, total: progress(done, total),
     )
@@ -79,8 +105,14 @@ def _build(args) -> dict:
       f" {manifest['captions']} captions; {len(manifest['missing'])} missing, "
       f"{len(manifest['corrupt'])} corrupt"
     )
-  console.print(f"written to {report['directory']}")
+  console.print(f"written to {report['directory']}, as {report['name']}")
   return report
+
+
+def _store_limits(args) -> transcoding.StoreLimits:
+  given = {"short_side_px": args.short_side, "max_fps": args.fps}
+  given = {key: value for key, value in given.items() if value is not None}
+  return transcoding.StoreLimits(store=args.store, **given)
 
 
 def _add_tokenizer(commands) -> None:

@@ -1,54 +1,72 @@
 """Builds a dataset by name: TFRecord shards, their index and manifests.
 
 Everything is written into `.building-...` under the data folder and renamed
-when it is complete, so that a finished dataset is a whole one. Nothing is ever
+when it is complete, so that a finished dataset is a whole one. A build that
+was killed goes on with the shards that it had not finished. Nothing is ever
 downloaded.
 """
 
 import contextlib
+import dataclasses
 import fcntl
+import importlib
 import logging
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable
 
-from tfds_builders import packing
+from tfds_builders import annotations as annotation_base
+from tfds_builders import collection, packing, transcoding
 from tfds_builders.motion_sprites import sizes
 
 Progress = Callable[[str, int, int], None]  # stage, videos done, in all
 
+# Datasets of the field and their configs; "" where there is but one form.
+ANNOTATED = {
+  "activitynet": ("localization", "captions"),
+  "charades": ("",),
+  "charades_sta": ("",),
+  "epic_kitchens_100": ("verb", "noun"),
+  "hacs": ("",),
+  "multithumos": ("",),
+  "qvhighlights": ("",),
+  "tacos": ("",),
+  "thumos14": ("",),
+}
+RUNNERS = ("threads", "beam")
 NAMES = (
   *(f"motion_sprites/{size}" for size in sizes.CONFIGS),
+  *(
+    "/".join(filter(None, (name, config)))
+    for name, configs in ANNOTATED.items()
+    for config in configs
+  ),
   "folder",
   "folder/<your name for it>",
 )
 VERSION = "1.0.0"
-# TFDS makes one shard of anything below 64 MiB and fails if a split has fewer
-# videos than shards are asked for.
-_SMALL_SHARDS = 4
-_SMALL_VIDEOS = 2_000
 
 
-def _quiet_tensorflow():
-  """Before the first import of TensorFlow: no log lines, no accelerator."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-  os.environ.setdefault("NO_GCE_CHECK", "true")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+  """What a caller asked for."""
 
+  name: str  # as it was given
+  base: str
+  config: str
+  data_dir: pathlib.Path
+  videos: pathlib.Path | None
+  annotations: pathlib.Path | None
+  manual_dir: pathlib.Path | None
+  subset: int | None
+  selection_percent: int
+  on_progress: Progress
 
-@contextlib.contextmanager
-def _quiet_absl():
-  """Keeps TFDS's warnings about its own conventions to itself."""
-  import tensorflow_datasets as _  # noqa: F401, PLC0415  makes absl's logger
-
-  logger = logging.getLogger("absl")
-  level = logger.level
-  logger.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
+  @property
+  def directory(self) -> pathlib.Path:
+    return self.data_dir / self.base / self.config / VERSION
 
 
 def _parse_name(name):
@@ -57,6 +75,8 @@ def _parse_name(name):
     return base, config
   if base == "folder" and (not config or packing.ID_PATTERN.fullmatch(config)):
     return base, config or "default"
+  if base in ANNOTATED and (not config or config in ANNOTATED[base]):
+    return base, config or ANNOTATED[base][0]
   raise ValueError(
     f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}"
   )
@@ -77,112 +97,102 @@ def _only_one_build(work: pathlib.Path):
     yield
 
 
-def _prepare(builder, *, num_shards):
-  """Lets TFDS write the shards, quietly."""
-  import tensorflow_datasets as tfds  # noqa: PLC0415  after _quiet_tensorflow
+def _builder_module(base):
+  return importlib.import_module(f"tfds_builders.{base}.{base}_dataset_builder")
 
-  tfds.disable_progress_bar()
-  builder.download_and_prepare(
-    file_format="tfrecord",
-    download_config=tfds.download.DownloadConfig(
-      num_shards=num_shards, try_download_gcs=False
-    ),
+
+def _plan_sprites(request):
+  """What motion_sprites renders, packed as it is."""
+  from tfds_builders.motion_sprites import render  # noqa: PLC0415  scipy
+
+  rendered = request.manual_dir or (
+    request.data_dir / "rendered" / "motion_sprites" / request.config
+  )
+  document = render.render(
+    sizes.get_config(request.config),
+    rendered,
+    limit=request.subset,
+    on_progress=lambda done, total: request.on_progress("render", done, total),
+  )
+  return _builder_module("motion_sprites").make_plan(document, rendered)
+
+
+def _plan_videos(request):
+  """Videos and annotations that somebody put on this machine."""
+  module = _builder_module(request.base)
+  files = annotation_base.SourceFiles(
+    request.annotations, known=published_files(request.base)
+  )
+  file = module.read(files, request.config)
+  file.sources = files.used
+  is_folder = request.base == "folder"
+  return collection.make_plan(
+    file,
+    collection.VideoFiles(request.videos),
+    subset=request.subset,
+    selection_percent=request.selection_percent,
+    make_id=packing.id_from_name if is_folder else packing.id_from_key,
   )
 
 
-def _make_canonical(directory):
-  """Rewrites the shards so that the same records give the same bytes.
+def published_files(base: str) -> dict[str, str]:
+  """SHA-256 -> name of the annotation files that are known of a dataset."""
+  path = pathlib.Path(__file__).with_name(base) / "checksums.tsv"
+  if not path.exists():
+    return {}
+  rows = [line.split("\t") for line in path.read_text("utf-8").splitlines()]
+  return {digest: name for name, _, digest in rows}
 
-  Protocol buffers write the entries of a map in an order that changes from
-  process to process unless they are told not to; TFDS does not tell them.
+
+def _resolve_inputs(request):
+  """Fills `videos` and `annotations` in from `manual_dir`.
+
+  Raises:
+    ValueError: if a dataset is given what it does not take.
   """
-  import tensorflow as tf  # noqa: PLC0415  after _quiet_tensorflow
-
-  for shard in sorted(directory.glob("*.tfrecord-*-of-*")):
-    partial = shard.with_name(f".{shard.name}.tmp")
-    with tf.io.TFRecordWriter(str(partial)) as writer:
-      for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
-        example = tf.train.Example.FromString(record)
-        writer.write(example.SerializeToString(deterministic=True))
-    os.replace(partial, shard)
-
-
-def _choose_shards(counts):
-  """Shards per split of that many videos each; None leaves it to TFDS."""
-  if sum(counts) > _SMALL_VIDEOS:
-    return None
-  return min(_SMALL_SHARDS, *counts)
-
-
-def _sprites_builder(config, work, data_dir, options):
-  """The TFDS builder, and how many shards a split is to have."""
-  from tfds_builders.motion_sprites import (  # noqa: PLC0415  imports tfds
-    motion_sprites_dataset_builder as module,
-  )
-
-  source = options["manual_dir"] or (
-    data_dir / "rendered" / "motion_sprites" / config
-  )
-  counts = sizes.CONFIGS[config].num_videos.values()
-  counts = [min(n, options["subset"] or n) for n in counts]
-  return module.Builder(
-    config=config,
-    data_dir=str(work),
-    rendered_dir=str(source),
-    subset=options["subset"],
-    on_progress=options["on_progress"],
-  ), _choose_shards(counts)
-
-
-def _folder_builder(config, work, data_dir, options):
-  """The same for a folder of videos, which are transcoded first."""
-  del data_dir
-  import tensorflow_datasets as tfds  # noqa: PLC0415  after _quiet_tensorflow
-
-  from tfds_builders import transcoding  # noqa: PLC0415
-  from tfds_builders.folder import (  # noqa: PLC0415
-    collection,
-    folder_dataset_builder,
-  )
-
-  collected = collection.collect(
-    pathlib.Path(options["videos"]),
-    pathlib.Path(options["annotations"]),
-    cache=work / "transcoded",
-    limits=transcoding.StoreLimits(),
-    subset=options["subset"],
-    on_progress=options["on_progress"] or (lambda stage, done, total: None),
-  )
-  counts = [len(v) for v in collected.videos.values()]
-  return folder_dataset_builder.Builder(
-    config=tfds.core.BuilderConfig(name=config),
-    data_dir=str(work),
-    collected=collected,
-    on_progress=options["on_progress"],
-  ), _choose_shards(counts)
-
-
-_MAKERS = {"motion_sprites": _sprites_builder, "folder": _folder_builder}
-
-
-def _check_inputs(base, name, options):
-  given = bool(options["videos"]), bool(options["annotations"])
-  if base == "motion_sprites" and any(given):
+  given = request.videos, request.annotations
+  if request.base == "motion_sprites":
+    if any(given) or request.selection_percent:
+      raise ValueError(
+        f"{request.name} makes its own videos and splits: leave out `videos`, "
+        "`annotations` and `selection_percent`, or build `folder`"
+      )
+    return request
+  videos, annotations = given
+  if request.manual_dir is not None:
+    videos = videos or _inside(request.manual_dir, "videos")
+    if request.base != "folder":
+      annotations = annotations or _inside(request.manual_dir, "annotations")
+  if request.base == "folder" and not (videos and annotations):
     raise ValueError(
-      f"{name} makes its own videos: leave out `videos` and "
-      "`annotations`, or build `folder`"
-    )
-  if base == "folder" and not all(given):
-    raise ValueError(
-      f"{name} needs both `videos` (a folder) and "
+      f"{request.name} needs both `videos` (a folder) and "
       "`annotations` (a .json or .csv file)"
     )
-  subset = options["subset"]
+  if not (videos and annotations):
+    raise ValueError(
+      f"{request.name} needs the videos and annotation files that you "
+      "downloaded: give `manual_dir` (--manual_dir), or `videos` and "
+      f"`annotations`; see tfds_builders/{request.base}/README.md"
+    )
+  return dataclasses.replace(request, videos=videos, annotations=annotations)
+
+
+def _inside(manual_dir, name):
+  """manual_dir/<name> where there is one, else manual_dir."""
+  folder = manual_dir / name
+  return folder if folder.is_dir() else manual_dir
+
+
+def _check_numbers(subset, workers, runner):
   if subset is not None and subset < 1:
     raise ValueError(
       f"subset must be at least 1, got {subset}; leave it out "
       "to build everything"
     )
+  if workers is not None and workers < 1:
+    raise ValueError(f"workers must be at least 1, got {workers}")
+  if runner not in RUNNERS:
+    raise ValueError(f"unknown runner {runner!r}; choose from {RUNNERS}")
 
 
 def build(
@@ -193,7 +203,12 @@ def build(
   annotations: str | os.PathLike | None = None,
   manual_dir: str | os.PathLike | None = None,
   subset: int | None = None,
+  selection_percent: int = 0,
   overwrite: bool = False,
+  limits: transcoding.StoreLimits = transcoding.StoreLimits(),
+  workers: int | None = None,
+  runner: str = "threads",
+  runner_options: tuple[str, ...] = (),
   on_progress: Progress | None = None,
 ) -> dict:
   """Builds a dataset under `data_dir`/<name>/<config>/<version>.
@@ -201,18 +216,24 @@ def build(
   Args:
     name: one of NAMES.
     data_dir: root of the datasets.
-    videos: folder of videos; `folder` only, required there.
-    annotations: their annotation file; `folder` only, required there.
+    videos: folder of videos; by default `manual_dir`/videos, or `manual_dir`.
+    annotations: annotation file, or folder of such; by default
+      `manual_dir`/annotations, or `manual_dir`.
     manual_dir: what somebody put on this machine by hand; for motion_sprites
-      the rendered folder, by default `data_dir`/rendered/<name>; for folder
-      another way to say `videos`.
+      the rendered folder, by default `data_dir`/rendered/<name>.
     subset: at most that many videos per split.
+    selection_percent: of the videos of `train` that go to a split
+      `selection`, for datasets without one.
     overwrite: replace a finished dataset of that name.
+    limits: the form of the stored videos, and what is not even tried.
+    workers: shards that are written at a time; by default one per processor.
+    runner: threads of this process, or beam.
+    runner_options: of Beam's pipeline, e.g. --runner=FlinkRunner.
     on_progress: called with (stage, videos done, videos in all).
 
   Returns:
-    {"directory": path, "manifests": {split: manifest}, "unlisted": [video
-    files of the folder that the annotations do not name]}.
+    {"name", "directory": path, "manifests": {split: manifest}, "unlisted":
+    [video files of the folder that the annotations do not name]}.
 
   Raises:
     ValueError: for unknown names and inputs that cannot be used.
@@ -221,42 +242,103 @@ def build(
     FileNotFoundError: if an input is not there.
   """
   base, config = _parse_name(name)
-  options = {
-    "videos": videos or manual_dir,
-    "annotations": annotations,
-    "manual_dir": manual_dir,
-    "subset": subset,
-    "on_progress": on_progress,
-  }
-  if base == "motion_sprites":
-    options["videos"] = videos
-  _check_inputs(base, name, options)
-  data_dir = pathlib.Path(data_dir).absolute()
-  final = data_dir / base / config / VERSION
+  _check_numbers(subset, workers, runner)
+  request = _resolve_inputs(
+    _Request(
+      name=name,
+      base=base,
+      config=config,
+      data_dir=pathlib.Path(data_dir).absolute(),
+      videos=pathlib.Path(videos) if videos else None,
+      annotations=pathlib.Path(annotations) if annotations else None,
+      manual_dir=pathlib.Path(manual_dir) if manual_dir else None,
+      subset=subset,
+      selection_percent=selection_percent,
+      on_progress=on_progress or (lambda stage, done, total: None),
+    )
+  )
+  final = request.directory
   if final.exists() and not overwrite:
     raise FileExistsError(
       f"{final} is finished already; use it as it is, or pass overwrite=True "
       "(--overwrite) to replace it"
     )
-  _quiet_tensorflow()
-  work = data_dir / f".building-{base}-{config}"
-  with _only_one_build(work), _quiet_absl():
-    shutil.rmtree(work / base, ignore_errors=True)
-    builder, num_shards = _MAKERS[base](config, work, data_dir, options)
-    _prepare(builder, num_shards=num_shards)
-    built = work / base / config / VERSION
-    _make_canonical(built)
-    packing.write_index(built)
-    for split, manifest in builder.manifests.items():
-      (built / split).mkdir(exist_ok=True)
-      packing.write_json(built / split / "manifest.json", manifest)
-    _publish(built, final)
+  work = (
+    request.data_dir / f".building-{'-'.join(filter(None, _parse_name(name)))}"
+  )
+  with _only_one_build(work):
+    plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
+      request
+    )
+    settings = {
+      "limits": limits,
+      "workers": workers or len(os.sched_getaffinity(0)),
+      "runner": runner,
+      "runner_options": runner_options,
+    }
+    _build_shards(plan, request, work, **settings)
+    _publish(work / "dataset", final)
     shutil.rmtree(work, ignore_errors=True)
   return {
+    "name": "/".join(filter(None, (base, config))),
     "directory": str(final),
-    "manifests": builder.manifests,
-    "unlisted": builder.unlisted,
+    "manifests": plan.manifests,
+    "unlisted": plan.unlisted,
   }
+
+
+def _build_shards(
+  plan, request, work, *, limits, workers, runner, runner_options
+):
+  """Writes `work`/dataset; fills the plan's manifests."""
+  import tensorflow_datasets as tfds  # noqa: PLC0415  0.5 s
+
+  from tfds_builders import finishing, shards  # noqa: PLC0415
+
+  folder = work / "shards"
+  folder.mkdir(exist_ok=True)
+  jobs = shards.make_jobs(plan, limits=limits)
+  in_order = [job for group in jobs.values() for job in group]
+  if runner == "beam":
+    from tfds_builders import beam_runner  # noqa: PLC0415  an extra
+
+    done = beam_runner.build_all(in_order, folder, options=runner_options)
+  else:
+    done = shards.build_all(
+      in_order,
+      folder,
+      workers=workers,
+      on_video=_counter(request.on_progress, plan),
+    )
+  logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS on its conventions
+  maker = _builder_module(request.base).Builder
+  config = request.config or None
+  if config and config not in {c.name for c in maker.BUILDER_CONFIGS}:
+    config = tfds.core.BuilderConfig(name=config)
+  builder = maker(config=config, data_dir=str(work / "tfds"), plan=plan)
+  finishing.finish(
+    builder,
+    jobs,
+    dict(zip((job.name for job in in_order), done, strict=True)),
+    shards_folder=folder,
+    target=work / "dataset",
+    limits=limits,
+    subset=request.subset,
+  )
+
+
+def _counter(on_progress, plan):
+  """Counts videos of all threads."""
+  lock, done = threading.Lock(), 0
+  total = sum(len(items) for items in plan.items.values())
+
+  def count():
+    nonlocal done
+    with lock:
+      done += 1
+      on_progress("pack", done, total)
+
+  return count
 
 
 def _publish(built, final):

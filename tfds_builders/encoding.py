@@ -17,8 +17,11 @@ from fractions import Fraction
 import av
 import numpy as np
 
+CODECS = ("h264", "mjpeg")
 GOP_FRAMES = 16
 DEFAULT_CRF = 18
+JPEG_QUALITY_SCALE = 3  # FFmpeg's q, 2 (best) to 31; 3 is near libjpeg's 90
+_QP_TO_LAMBDA = 118  # FFmpeg's FF_QP2LAMBDA
 X264_PARAMS = (
   f"keyint={GOP_FRAMES}:min-keyint={GOP_FRAMES}:scenecut=0:open-gop=0:"
   "bframes=0:mbtree=0:rc-lookahead=0:threads=1:sliced-threads=0"
@@ -32,8 +35,12 @@ def write_mp4(
   fps: float,
   crf: int = DEFAULT_CRF,
   preset: str = "veryfast",
+  codec: str = "h264",
 ) -> int:
   """Encodes (h, w, 3) uint8 RGB frames of even sides into `path`.
+
+  Codec "mjpeg" stores each frame as a JPEG picture instead, every one a key
+  frame; `crf` and `preset` then mean nothing.
 
   Nothing stands at `path` until the file is complete: it is written beside it
   and renamed.
@@ -47,14 +54,15 @@ def write_mp4(
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
   try:
-    count = _encode(frames, partial, fps=fps, crf=crf, preset=preset)
+    settings = {"codec": codec, "crf": crf, "preset": preset}
+    count = _encode(frames, partial, fps=fps, settings=settings)
     os.replace(partial, path)
   finally:
     partial.unlink(missing_ok=True)
   return count
 
 
-def _encode(frames, path, *, fps, crf, preset):
+def _encode(frames, path, *, fps, settings):
   count = 0
   rate = Fraction(fps).limit_denominator(1001)
   # A name, not a file object: the second pass that moves the index to the
@@ -68,9 +76,7 @@ def _encode(frames, path, *, fps, crf, preset):
     stream = None
     for image in frames:
       if stream is None:
-        stream = _add_stream(
-          container, image, rate=rate, crf=crf, preset=preset
-        )
+        stream = _add_stream(container, image, rate=rate, **settings)
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
       frame.pts = count
       frame.time_base = 1 / rate
@@ -85,7 +91,7 @@ def _encode(frames, path, *, fps, crf, preset):
   return count
 
 
-def _add_stream(container, image, *, rate, crf, preset):
+def _add_stream(container, image, *, rate, codec, crf, preset):
   if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
     raise ValueError(
       f"frames must be (h, w, 3) uint8 RGB, got shape "
@@ -96,13 +102,16 @@ def _add_stream(container, image, *, rate, crf, preset):
       f"4:2:0 video needs even sides, got {image.shape[:2]}; "
       "crop or resize the frames to even sides"
     )
-  stream = container.add_stream(
-    "libx264",
-    rate=rate,
-    options={"crf": str(crf), "preset": preset, "x264-params": X264_PARAMS},
-  )
+  if codec not in CODECS:
+    raise ValueError(f"unknown codec {codec!r}; choose from {CODECS}")
+  options = {"crf": str(crf), "preset": preset, "x264-params": X264_PARAMS}
+  if codec == "mjpeg":
+    quality = JPEG_QUALITY_SCALE * _QP_TO_LAMBDA
+    options = {"flags": "+qscale", "global_quality": str(quality)}
+  name = {"h264": "libx264", "mjpeg": "mjpeg"}[codec]
+  stream = container.add_stream(name, rate=rate, options=options)
   stream.height, stream.width = image.shape[:2]
-  stream.pix_fmt = "yuv420p"
+  stream.pix_fmt = {"h264": "yuv420p", "mjpeg": "yuvj420p"}[codec]
   stream.codec_context.thread_count = 1
   stream.codec_context.time_base = 1 / rate
   return stream

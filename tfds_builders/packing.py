@@ -9,11 +9,17 @@ import os
 import pathlib
 import re
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 MIN_BACKGROUND_SEC = 0.5
+# A video within these of its stated length is taken for the one annotated.
+DURATION_TOLERANCE_SEC = 0.5
+FRAMES_TOLERANCE = 15
+DURATION_TOLERANCE = 0.02
 _RECORD_HEADER_BYTES, _RECORD_FOOTER_BYTES = 12, 4  # length + CRC; CRC
 
 
@@ -54,6 +60,20 @@ def id_from_name(name: str) -> str:
   return check_id(re.sub(r"[^A-Za-z0-9_-]+", "_", stem))
 
 
+def id_from_key(key: str) -> str:
+  """A safe id from a dataset's own video id, whose dots become `_`.
+
+  Raises:
+    ValueError: if it is anything but letters, digits, `_`, `-` and inner dots.
+  """
+  if not _KEY_PATTERN.fullmatch(key) or ".." in key:
+    raise ValueError(
+      f"unsafe video id {key[:80]!r}: expected letters, digits, '_', '-' and "
+      "single dots"
+    )
+  return check_id(key.replace(".", "_"))
+
+
 def background_spans(
   segments: list[tuple[float, float]], length: float, *, longer_than: float
 ) -> list[tuple[float, float]]:
@@ -77,14 +97,18 @@ def make_record(
   width: int,
   segments: list[tuple[float, float, str]],
   captions: list[tuple[float, float, str]],
+  ambiguous: Sequence[tuple[float, float]] = (),
 ) -> dict:
   """One example in the order and units of `schema.make_features`.
 
   Segments are (start_sec, end_sec, label), captions (start_sec, end_sec,
-  text); both are sorted by time here.
+  text); both are sorted by time here. Background is what neither a segment
+  nor an `ambiguous` span covers.
   """
   spans = background_spans(
-    [s[:2] for s in segments], duration_sec, longer_than=MIN_BACKGROUND_SEC
+    [*(s[:2] for s in segments), *ambiguous],
+    duration_sec,
+    longer_than=MIN_BACKGROUND_SEC,
   )
   return {
     "id": check_id(video_id),
@@ -107,14 +131,23 @@ def make_record(
 
 
 def new_manifest(split: str) -> dict:
-  """The manifest of a split nothing has been put into yet."""
+  """The manifest of a split nothing has been put into yet.
+
+  `annotated` counts what the annotation files hold of the split; `segments`
+  and `captions` what is in the records. `videos` and `sources` tell what the
+  records were made from.
+  """
   return {
     "split": split,
     "present": 0,
     "missing": [],
     "corrupt": [],
+    "excluded": [],
     "repaired": [],
     "rejected": [],
+    "duration_mismatch": [],
+    "frames_mismatch": [],
+    "annotated": {},
     "segments": 0,
     "captions": 0,
     "classes": 0,
@@ -123,30 +156,72 @@ def new_manifest(split: str) -> dict:
     "background_sec": 0.0,
     "bytes": 0,
     "segments_per_class": {},
+    "videos": {},
+    "shards": [],
+    "sources": {},
   }
 
 
-def add_to_manifest(manifest: dict, record: dict) -> None:
-  """Counts one record."""
-  manifest["present"] += 1
-  manifest["segments"] += len(record["segments"])
-  manifest["captions"] += len(record["captions"])
-  manifest["duration_sec"] += float(record["duration_sec"])
-  manifest["bytes"] += len(record["video"])
+def describe(record: dict) -> dict:
+  """What a manifest counts of one record."""
+  duration_sec = float(record["duration_sec"])
   rest = background_spans(
     [(s["start_sec"], s["end_sec"]) for s in record["segments"]],
-    float(record["duration_sec"]),
+    duration_sec,
     longer_than=0.0,
   )
   rest_sec = float(sum(end - start for start, end in rest))
-  manifest["action_sec"] += float(record["duration_sec"]) - rest_sec
-  manifest["background_sec"] += float(
-    sum(s["end_sec"] - s["start_sec"] for s in record["background"])
-  )
+  return {
+    "stored": {
+      "duration_sec": duration_sec,
+      "bytes": len(record["video"]),
+      "labels": [s["label"] for s in record["segments"]],
+      "captions": len(record["captions"]),
+      "action_sec": duration_sec - rest_sec,
+      "background_sec": float(
+        sum(s["end_sec"] - s["start_sec"] for s in record["background"])
+      ),
+    }
+  }
+
+
+def add_to_manifest(manifest: dict, note: dict) -> None:
+  """Counts one video by the note that its shard has of it."""
+  for key in ("repaired", "rejected"):
+    manifest[key] += note[key]
+  source = {k: note[k] for k in ("bytes", "sha256") if k in note}
+  manifest["videos"][note["id"]] = source
+  if "corrupt" in note:
+    manifest["corrupt"].append({"id": note["id"], "reason": note["corrupt"]})
+    return
+  stored = note["stored"]
+  manifest["present"] += 1
+  manifest["segments"] += len(stored["labels"])
+  for key in ("captions", "duration_sec", "bytes"):
+    manifest[key] += stored[key]
+  for key in ("action_sec", "background_sec"):
+    manifest[key] += stored[key]
   counts = manifest["segments_per_class"]
-  for segment in record["segments"]:
-    counts[segment["label"]] = counts.get(segment["label"], 0) + 1
+  for label in stored["labels"]:
+    counts[label] = counts.get(label, 0) + 1
   manifest["classes"] = len(counts)
+  _compare(manifest, note, source)
+
+
+def _compare(manifest, note, source):
+  """Expected against actual length, into the lists of mismatches."""
+  for key, tolerance in (
+    ("duration_sec", (DURATION_TOLERANCE_SEC, DURATION_TOLERANCE)),
+    ("frames", (FRAMES_TOLERANCE, DURATION_TOLERANCE)),
+  ):
+    expected, actual = note[key]
+    source[key] = {"expected": expected, "actual": actual}
+    if expected is None:
+      continue
+    if abs(expected - actual) > max(tolerance[0], tolerance[1] * expected):
+      manifest[f"{key.removesuffix('_sec')}_mismatch"].append(
+        {"id": note["id"], "expected": expected, "actual": actual}
+      )
 
 
 def write_json(path: pathlib.Path, value: object) -> None:

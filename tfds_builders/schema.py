@@ -1,12 +1,9 @@
-"""The record schema that every builder writes, and what builders share."""
+"""The record schema that every builder writes."""
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
-
-Progress = Callable[[str, int, int], None]  # stage, videos done, in all
 
 
 def make_features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
@@ -35,25 +32,3 @@ def make_features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
       "background": tfds.features.Sequence(dict(span)),
     }
   )
-
-
-class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A builder that reports progress and keeps a manifest per split."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
-
-  def __init__(self, *, on_progress: Progress | None = None, **kwargs):
-    """Takes TFDS's own arguments besides `on_progress`."""
-    self._on_progress = on_progress or (lambda stage, done, total: None)
-    self.manifests: dict[str, dict] = {}
-    self.unlisted: list[str] = []  # files in sight that were not asked for
-    super().__init__(**kwargs)
-
-  # TFDS prints these two past every log setting; the callers show progress,
-  # and nothing here is ever downloaded.
-  def _log_download_done(self) -> None:
-    pass
-
-  def _log_download_bytes(self) -> None:
-    pass

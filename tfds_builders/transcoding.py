@@ -7,12 +7,15 @@ of a few containers recognised by their first bytes, never a name, so that no
 playlist or address inside the file is followed.
 """
 
+import ctypes
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,11 +27,22 @@ import numpy as np
 
 from tfds_builders import encoding
 
+STORES = ("h264", "jpeg", "original")
+# What the training side opens; the original store keeps nothing else.
+_READABLE_CONTAINERS = ("mov", "matroska", "avi", "mpegts")
+_PR_SET_PDEATHSIG = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class StoreLimits:
-  """The form of the stored video, and what is not even tried."""
+  """The form of the stored video, and what is not even tried.
 
+  `store` is h264 (closed groups of 16 frames, so that a clip decodes from the
+  key frame before it), jpeg (each frame a JPEG picture, for comparison), or
+  original (the source's bytes, decoded once to check them).
+  """
+
+  store: str = "h264"
   short_side_px: int = 224  # larger videos are scaled down to it
   max_fps: float = 15.0
   min_duration_sec: float = 1.0
@@ -37,7 +51,17 @@ class StoreLimits:
   max_source_pixels: int = 4096 * 4096
   max_source_frames: int = 2_000_000
   wall_timeout_sec: float = 900.0
-  memory_bytes: int = 3 << 30
+  memory_bytes: int = 3 << 29  # of address space; the resident size is below
+  crf: int = encoding.DEFAULT_CRF
+
+  def __post_init__(self):
+    if self.store not in STORES:
+      raise ValueError(f"unknown store {self.store!r}; choose from {STORES}")
+    if self.short_side_px < 16 or not self.max_fps > 0:
+      raise ValueError(
+        f"short_side_px {self.short_side_px} must be at least 16 and max_fps "
+        f"{self.max_fps} above 0"
+      )
 
 
 class UnusableVideoError(ValueError):
@@ -84,7 +108,8 @@ def open_video(file: IO[bytes]) -> av.container.InputContainer:
     file,
     "r",
     format=name,
-    options={"protocol_whitelist": "file", "format_whitelist": name},
+    # No protocol of this name exists, so nothing nested can be opened.
+    options={"protocol_whitelist": "none", "format_whitelist": name},
   )
 
 
@@ -99,6 +124,12 @@ def _first_video_stream(container, limits):
       f"{limits.max_source_pixels} in all"
     )
   duration_sec = float((stream.duration or 0) * (stream.time_base or 0))
+  duration_sec = max(duration_sec, (container.duration or 0) / av.time_base)
+  if stream.frames > limits.max_source_frames:
+    raise UnusableVideoError(
+      f"claims {stream.frames} frames; at most {limits.max_source_frames} are "
+      "taken"
+    )
   if duration_sec > limits.max_duration_sec:
     raise UnusableVideoError(
       f"claims {duration_sec:.0f} s; at most "
@@ -188,7 +219,8 @@ def transcode(
 
   Returns:
     {"fps", "duration_sec", "num_frames", "height", "width"} of the stored
-    file, measured, not claimed.
+    file, measured, not claimed, and under "source" {"num_frames",
+    "duration_sec", "fps", "container"} of what was read.
 
   Raises:
     UnusableVideoError: with the reason.
@@ -197,13 +229,10 @@ def transcode(
   try:
     with open_video(source) as container:
       stream = _first_video_stream(container, limits)
-      rate = min(float(stream.average_rate or limits.max_fps), limits.max_fps)
-      fps = Fraction(max(rate, 1.0)).limit_denominator(1001)
-      claimed = stream.frames
-      frames = _frames_on_grid(
-        container, stream, fps=float(fps), limits=limits, found=found
-      )
-      encoding.write_mp4(frames, target, fps=float(fps))
+      claimed, rate = stream.frames, stream.average_rate
+      name = container.format.name.split(",", 1)[0]
+      run = _check_only if limits.store == "original" else _encode
+      fps = run(container, stream, target, limits=limits, found=found)
   except (av.FFmpegError, ValueError, MemoryError) as error:
     if isinstance(error, UnusableVideoError):
       raise
@@ -211,25 +240,88 @@ def transcode(
       f"cannot be decoded ({type(error).__name__}: {error}) after "
       f"{found.decoded} frames"
     ) from error
-  duration_sec = found.written / float(fps)
-  reason = ""
-  if claimed and found.decoded < 0.98 * claimed - 2:
-    reason = f"cut short: {found.decoded} of {claimed} frames decode"
-  elif duration_sec < limits.min_duration_sec:
-    reason = (
-      f"too short: {duration_sec:.2f} s, at least "
-      f"{limits.min_duration_sec} s are needed"
-    )
-  if reason:
-    target.unlink()
-    raise UnusableVideoError(reason)
+  duration_sec = found.written / fps
+  if limits.store == "original":
+    duration_sec = found.end_sec
+    _copy(source, target)
+  try:
+    _check_found(found, claimed, duration_sec, limits)
+  except UnusableVideoError:
+    target.unlink(missing_ok=True)
+    raise
   return {
-    "fps": float(fps),
+    "fps": fps,
     "duration_sec": duration_sec,
     "num_frames": found.written,
     "height": found.height,
     "width": found.width,
+    "source": {
+      "num_frames": found.decoded,
+      "duration_sec": found.end_sec,
+      "fps": float(rate or 0),
+      "container": name,
+    },
   }
+
+
+def _encode(container, stream, target, *, limits, found) -> float:
+  """Writes the store's file; the frame rate."""
+  rate = min(float(stream.average_rate or limits.max_fps), limits.max_fps)
+  fps = Fraction(max(rate, 1.0)).limit_denominator(1001)
+  frames = _frames_on_grid(
+    container, stream, fps=float(fps), limits=limits, found=found
+  )
+  encoding.write_mp4(
+    frames,
+    target,
+    fps=float(fps),
+    crf=limits.crf,
+    codec="mjpeg" if limits.store == "jpeg" else "h264",
+  )
+  return float(fps)
+
+
+def _check_only(container, stream, target, *, limits, found) -> float:
+  """Decodes everything and keeps nothing; the frame rate."""
+  del target
+  name = container.format.name
+  if not any(n in name.split(",") for n in _READABLE_CONTAINERS):
+    raise UnusableVideoError(
+      f"a {name} file cannot be stored as it is; build the h264 store"
+    )
+  fps = float(stream.average_rate or 0)
+  if not fps > 0:
+    raise UnusableVideoError("no frame rate; build the h264 store")
+  for _, frame in _timed_frames(
+    container, stream, fps=fps, limits=limits, found=found
+  ):
+    if frame.time is None:
+      raise UnusableVideoError("no time stamps; build the h264 store")
+    found.written += 1
+    found.height, found.width = frame.height, frame.width
+  return fps
+
+
+def _copy(source, target):
+  source.seek(0)
+  partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+  with partial.open("wb") as file:
+    shutil.copyfileobj(source, file)
+  os.replace(partial, target)
+
+
+def _check_found(found, claimed, duration_sec, limits):
+  if found.written == 0:
+    raise UnusableVideoError("no frame of it can be decoded")
+  if claimed and found.decoded < 0.98 * claimed - 2:
+    raise UnusableVideoError(
+      f"cut short: {found.decoded} of {claimed} frames decode"
+    )
+  if duration_sec < limits.min_duration_sec:
+    raise UnusableVideoError(
+      f"too short: {duration_sec:.2f} s, at least "
+      f"{limits.min_duration_sec} s are needed"
+    )
 
 
 def transcode_apart(
@@ -286,6 +378,12 @@ def transcode_apart(
   return answer
 
 
+def _die_with_parent():
+  """No orphan goes on decoding after the build was killed (Linux only)."""
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _set_limits(limits):
   seconds = math.ceil(limits.wall_timeout_sec)
   for kind, value in (
@@ -299,6 +397,7 @@ def _set_limits(limits):
 def main(argv: list[str]) -> int:
   """The child: limits as JSON and the target; the video on standard input."""
   limits = StoreLimits(**json.loads(argv[0]))
+  _die_with_parent()
   _set_limits(limits)
   av.logging.set_level(None)
   try:

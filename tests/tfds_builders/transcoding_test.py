@@ -140,7 +140,7 @@ def test_broken_files_are_refused_and_leave_nothing(tmp_path, damage, reason):
   [
     ({"min_duration_sec": 3.0}, "too short"),
     ({"max_duration_sec": 1.0}, "at most|longer"),
-    ({"max_source_frames": 10}, "more than 10 frames"),
+    ({"max_source_frames": 10}, "at most 10 are taken"),
     ({"max_source_pixels": 1_000}, "pixels"),
     ({"max_source_bytes": 100}, "larger than 100 bytes"),
     ({"wall_timeout_sec": 0.01}, "took longer"),

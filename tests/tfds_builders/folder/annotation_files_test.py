@@ -4,7 +4,12 @@ import json
 
 import pytest
 
+from tfds_builders import annotations
 from tfds_builders.folder import annotation_files
+
+
+def read(path):
+  return annotation_files.read(annotations.SourceFiles(path))
 
 
 def _json(tmp_path, document):
@@ -12,13 +17,13 @@ def _json(tmp_path, document):
   path.write_text(
     document if isinstance(document, str) else json.dumps(document)
   )
-  return annotation_files.read(path)
+  return read(path)
 
 
 def _csv(tmp_path, *lines):
   path = tmp_path / "a.csv"
   path.write_text("\n".join(["video,start,end,label,caption", *lines]) + "\n")
-  return annotation_files.read(path)
+  return read(path)
 
 
 def _spans(spans):
@@ -81,7 +86,7 @@ def test_videos_json_with_caption_sets_and_whole_video_labels(tmp_path):
   ]
   assert file.entries["sign/yes.mkv"].subset == "train"
   assert _spans(file.entries["sign/yes.mkv"].segments) == [
-    (0, annotation_files.WHOLE_VIDEO_SEC, "yes")
+    (0, annotations.WHOLE_VIDEO_SEC, "yes")
   ]
 
 
@@ -147,7 +152,7 @@ def test_csv_subset_column_must_agree(tmp_path):
     "video,start,end,label,subset\na,0,1,x,validation\n"
     "a,1,2,x,validation\na,2,3,x,train\n"
   )
-  file = annotation_files.read(path)
+  file = read(path)
   assert file.entries["a"].subset == "validation"
   assert len(file.entries["a"].segments) == 2
   assert "at line 2" in file.rejected[0]["reason"]
@@ -158,6 +163,7 @@ def test_csv_subset_column_must_agree(tmp_path):
   [
     ("{", "not JSON"),
     ("[]", "database"),
+    ('{"database": {"a": {}, "a": {}}}', "'a' stands twice"),
     ('{"database": []}', "database"),
     ("[" * 100_000, "not JSON"),
   ],
@@ -169,7 +175,7 @@ def test_other_json_is_refused(tmp_path, text, message):
 
 def test_other_files_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError):
-    annotation_files.read(tmp_path / "none.json")
+    read(tmp_path / "none.json")
   for name, content in (
     ("a.csv", b"from,to\n1,2\n"),
     ("b.csv", b"\xff\xfe"),
@@ -177,4 +183,4 @@ def test_other_files_are_refused(tmp_path):
   ):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"header|UTF-8|expected"):
-      annotation_files.read(tmp_path / name)
+      read(tmp_path / name)

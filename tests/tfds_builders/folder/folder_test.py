@@ -8,8 +8,13 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.tfds_builders import transcoding_test
-from tfds_builders import build, packing
-from tfds_builders.folder import annotation_files, collection
+from tfds_builders import (
+  annotations,
+  build,
+  collection,
+  packing,
+  transcoding,
+)
 
 
 def _examples(result, split):
@@ -94,7 +99,7 @@ def test_everything_else_is_in_the_manifest_with_a_reason(built):
   assert "link" in reasons["link"]
   assert "unsafe" in reasons["../outside.mp4"]
   assert [n["where"] for n in train["repaired"]] == ["line 3"]
-  assert [n["where"] for n in train["rejected"]] == ["line 4", "line 5"]
+  assert [n["where"] for n in train["rejected"]] == ["line 5", "line 4"]
   assert manifests["test"]["present"] == 0
   assert manifests["test"]["corrupt"][0]["id"] == "/etc/passwd"
   assert set(built["unlisted"]) >= {"extra.mp4"}
@@ -103,51 +108,48 @@ def test_everything_else_is_in_the_manifest_with_a_reason(built):
     assert json.loads(path.read_text()) == manifest
 
 
-def test_an_interrupted_build_keeps_what_it_transcoded(
+def test_an_interrupted_build_keeps_its_finished_shards(
   folder, tmp_path, monkeypatch
 ):
   request = {
     "data_dir": tmp_path,
     "videos": folder / "videos",
     "annotations": folder / "a.csv",
+    "workers": 1,
   }
+  tried = []
+  original = transcoding.transcode_apart
 
-  def stop(*args, **kwargs):
-    raise KeyboardInterrupt
+  def stop_at_the_third(source, *args, **kwargs):
+    tried.append(source.name)
+    if len(tried) == 3:
+      raise KeyboardInterrupt
+    return original(source, *args, **kwargs)
 
-  monkeypatch.setattr(build, "_prepare", stop)
+  monkeypatch.setattr(transcoding, "transcode_apart", stop_at_the_third)
   with pytest.raises(KeyboardInterrupt):
     build.build("folder/mine", **request)
   assert not (tmp_path / "folder").exists()
-  monkeypatch.undo()
-  calls = []
-  original = collection.transcoding.transcode_apart
-  monkeypatch.setattr(
-    collection.transcoding,
-    "transcode_apart",
-    lambda source, *args, **kwargs: (
-      calls.append(source.name),
-      original(source, *args, **kwargs),
-    )[1],
-  )
   result = build.build("folder/mine", **request)
-  assert sorted(calls) == ["broken.mp4", "short.mp4"]  # the refused ones only
+  again = [name for name in set(tried) if tried.count(name) > 1]
+  assert again == [tried[2]], "only the shard in flight is done again"
   assert result["directory"].endswith("folder/mine/1.0.0")
+  assert not list(tmp_path.glob(".building-*/*"))
 
 
 def test_spans_are_clipped_or_rejected():
-  manifest = packing.new_manifest("train")
+  notes = packing.new_manifest("train")
   spans = [
-    annotation_files.Span(-1.0, 2.0, "a", "line 2"),
-    annotation_files.Span(9.95, 12.0, "b", "line 3"),
-    annotation_files.Span(1.0, 10.05, "c", "line 4"),
-    annotation_files.Span(0.0, 1e9, "d", "line 5"),
-    annotation_files.Span(-3.0, 0.0, "e", "line 6"),
+    annotations.Span(-1.0, 2.0, "a", "line 2"),
+    annotations.Span(9.95, 12.0, "b", "line 3"),
+    annotations.Span(1.0, 10.05, "c", "line 4"),
+    annotations.Span(0.0, 1e9, "d", "line 5"),
+    annotations.Span(-3.0, 0.0, "e", "line 6"),
   ]
-  kept = collection.fit_spans(spans, 10.0, video_id="v", manifest=manifest)
+  kept = collection.fit_spans(spans, 10.0, video_id="v", notes=notes)
   assert kept == [(0.0, 2.0, "a"), (1.0, 10.0, "c"), (0.0, 10.0, "d")]
-  assert [n["where"] for n in manifest["repaired"]] == ["line 2"]
-  assert [n["where"] for n in manifest["rejected"]] == ["line 3", "line 6"]
+  assert [n["where"] for n in notes["repaired"]] == ["line 2"]
+  assert [n["where"] for n in notes["rejected"]] == ["line 3", "line 6"]
 
 
 def test_no_usable_video_is_an_error(folder, tmp_path):

@@ -1,0 +1,355 @@
+"""What annotation files say, in one shape for every dataset.
+
+A reader adds every span of its files with `AnnotationFile.add`; what cannot be
+used is rejected with its place and stops nothing. The numbers of what the
+files hold, usable or not, are kept per split, so that they can be compared
+with the published ones.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterator
+
+MAX_FILE_BYTES = 1 << 30
+MAX_TEXT_CHARACTERS = 2_000
+WHOLE_VIDEO_SEC = 1e9  # the end of a label without a segment; clipped later
+DUPLICATE_SEC = 1e-3  # ends this near and the same label: one segment twice
+SPLITS = {  # what annotation files call them
+  "training": "train",
+  "train": "train",
+  "": "train",
+  "validation": "validation",
+  "val": "validation",
+  "testing": "test",
+  "test": "test",
+}
+_SPLIT = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """A labelled or captioned span as the file has it, unchecked against the
+  video; `end_sec` is WHOLE_VIDEO_SEC for the whole video."""
+
+  start_sec: float
+  end_sec: float
+  text: str
+  where: str
+
+
+@dataclasses.dataclass
+class Entry:
+  """All that a file says about one video.
+
+  `ambiguous` spans are neither action nor background. The `expected_*` are
+  what the dataset's authors state of the video, None where they do not.
+  """
+
+  name: str
+  subset: str
+  where: str
+  segments: list[Span] = dataclasses.field(default_factory=list)
+  captions: list[Span] = dataclasses.field(default_factory=list)
+  ambiguous: list[Span] = dataclasses.field(default_factory=list)
+  expected_duration_sec: float | None = None
+  expected_frames: int | None = None
+
+
+class SpanError(ValueError):
+  """A span that cannot be used; the message is the reason."""
+
+
+@dataclasses.dataclass
+class AnnotationFile:
+  """The videos of the files in their order, and what could not be used.
+
+  `rejected` are spans, {"where", "video", "split", "reason"}, the split None
+  where it is unknown; `excluded` are whole videos, {"id", "split", "reason"}.
+  `class_names` fixes the order of the classes; None stands for all labels,
+  sorted. `annotated` counts, per split, everything the files hold. `sources`
+  has size and SHA-256 of each file.
+  """
+
+  entries: dict[str, Entry] = dataclasses.field(default_factory=dict)
+  rejected: list[dict] = dataclasses.field(default_factory=list)
+  excluded: list[dict] = dataclasses.field(default_factory=list)
+  class_names: list[str] | None = None
+  annotated: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+  sources: list[dict] = dataclasses.field(default_factory=list)
+
+  def reject(
+    self, where: str, video: str, reason: str, *, split: str | None = None
+  ) -> None:
+    self.rejected.append(
+      {
+        "where": where,
+        "video": str(video)[:200],
+        "split": split,
+        "reason": reason,
+      }
+    )
+
+  def count(self, split: str, kind: str, number: int = 1) -> None:
+    """Adds to `annotated`: videos, segments, captions, ambiguous, queries."""
+    counts = self.annotated.setdefault(split, {})
+    counts[kind] = counts.get(kind, 0) + number
+
+  def entry(
+    self, name: str, subset: str, where: str, *, key: str | None = None
+  ) -> Entry:
+    """The entry of a video, made and counted when it is new.
+
+    `key` tells apart a video's entries in several splits; by default the name.
+    """
+    key = name if key is None else key
+    if key not in self.entries:
+      self.entries[key] = Entry(name, subset, where)
+      self.count(subset, "videos")
+    return self.entries[key]
+
+  def exclude(self, key: str, reason: str) -> None:
+    """Takes a video out of the dataset; it stays counted as annotated."""
+    entry = self.entries.pop(key)
+    self.excluded.append(
+      {"id": entry.name, "split": entry.subset, "reason": reason}
+    )
+
+  def add(self, entry: Entry, kind: str, *, span: tuple, where: str) -> None:
+    """Adds (start, end, text) to entry.<kind>, or rejects it.
+
+    Either way it is counted. `kind` is segments, captions or ambiguous.
+    """
+    self.count(entry.subset, kind)
+    try:
+      good = make_span(*span, where)
+      if kind == "segments":
+        _check_duplicate(good, entry.segments)
+    except SpanError as error:
+      self.reject(where, entry.name, str(error), split=entry.subset)
+      return
+    getattr(entry, kind).append(good)
+
+  def labels(self) -> list[str]:
+    """The class names in order."""
+    if self.class_names is not None:
+      return list(self.class_names)
+    found = {s.text for e in self.entries.values() for s in e.segments}
+    return sorted(found)
+
+
+def _check_duplicate(span, known):
+  for other in known:
+    if (
+      other.text == span.text
+      and abs(other.start_sec - span.start_sec) < DUPLICATE_SEC
+      and abs(other.end_sec - span.end_sec) < DUPLICATE_SEC
+    ):
+      raise SpanError(f"the same as {other.where}")
+
+
+def _number(value):
+  if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    raise SpanError(f"not a number of seconds: {str(value)[:40]!r}")
+  try:
+    seconds = float(value)
+  except (ValueError, OverflowError):
+    raise SpanError(f"not a number of seconds: {str(value)[:40]!r}") from None
+  if not math.isfinite(seconds):
+    raise SpanError(f"not a finite number of seconds: {str(value)[:40]!r}")
+  return seconds
+
+
+def pair(value: object) -> tuple:
+  """(start, end) of a list of two; (None, None) for anything else."""
+  is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+  return tuple(value) if is_pair else (None, None)
+
+
+def positive(value: object) -> float | None:
+  """The number above 0 that a file states, None for anything else."""
+  try:
+    number = _number(value)
+  except SpanError:
+    return None
+  return number if number > 0 else None
+
+
+def make_span(start: object, end: object, text: object, where: str) -> Span:
+  """Checks one span; times in seconds, as numbers or text.
+
+  Raises:
+    SpanError: for anything that is not a forward span with a text.
+  """
+  start_sec, end_sec = _number(start), _number(end)
+  if end_sec <= start_sec:
+    kind = "has no length" if end_sec == start_sec else "is reversed"
+    raise SpanError(
+      f"{kind}: ends at {end_sec} s, not after its start at {start_sec} s"
+    )
+  if not isinstance(text, str) or not text.strip():
+    raise SpanError("no label or caption text")
+  if len(text) > MAX_TEXT_CHARACTERS or "\0" in text:
+    raise SpanError(
+      f"text longer than {MAX_TEXT_CHARACTERS} characters or "
+      "with a NUL character"
+    )
+  return Span(start_sec, end_sec, " ".join(text.split()), where)
+
+
+def check_split(value: str) -> str:
+  """Returns the name of a split.
+
+  Raises:
+    SpanError: if it is none.
+  """
+  if not _SPLIT.fullmatch(value):
+    raise SpanError(
+      f"unusable subset {value[:40]!r}; use train, "
+      "selection, validation or test"
+    )
+  return value
+
+
+def hash_file(path: pathlib.Path) -> str:
+  """SHA-256 of a file's bytes, hexadecimal."""
+  digest = hashlib.sha256()
+  with path.open("rb") as file:
+    while block := file.read(_HASH_BLOCK_BYTES):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def _unique_keys(pairs):
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"the key {twice[:100]!r} stands twice in one object")
+  return result
+
+
+def load_json(path: pathlib.Path) -> object:
+  """Parses a JSON file.
+
+  Raises:
+    ValueError: if it is not JSON in UTF-8, or an object has a key twice (of
+      two videos of one id the first would be lost silently).
+  """
+  try:
+    text = path.read_text(encoding="utf-8-sig")
+    return json.loads(text, object_pairs_hook=_unique_keys)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def load_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Yields (place, line) of the lines that are not blank.
+
+  Raises:
+    ValueError: if the file is not UTF-8.
+  """
+  try:
+    with path.open(encoding="utf-8-sig") as lines:
+      for number, line in enumerate(lines, 1):
+        if line.strip():
+          yield f"{path.name} line {number}", line.strip()
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8: {error}") from error
+
+
+def load_rows(
+  path: pathlib.Path, *, columns: tuple[str, ...]
+) -> Iterator[tuple[str, dict]]:
+  """Yields (place, row) of a CSV file with a header.
+
+  Raises:
+    ValueError: if the header lacks one of `columns`, or it is not UTF-8 CSV.
+  """
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+      reader = csv.DictReader(lines)
+      missing = [c for c in columns if c not in (reader.fieldnames or [])]
+      if missing:
+        raise ValueError(
+          f"{path} has the columns {reader.fieldnames}; it lacks {missing}"
+        )
+      for row in reader:
+        yield f"{path.name} line {reader.line_num}", row
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise ValueError(f"{path} is not UTF-8 CSV: {error}") from error
+
+
+class SourceFiles:
+  """The annotation files that somebody put into a folder."""
+
+  def __init__(
+    self, root: pathlib.Path, *, known: dict[str, str] | None = None
+  ):
+    """`known` maps the SHA-256 of published files to their names."""
+    self.root = pathlib.Path(root)
+    self._known = known or {}
+    self.used: list[dict] = []
+    if not self.root.exists():
+      raise FileNotFoundError(f"no folder of annotations at {self.root}")
+
+  def find(self, *patterns: str) -> pathlib.Path:
+    """The one file that matches the first pattern that anything matches.
+
+    Raises:
+      FileNotFoundError: if nothing matches.
+      ValueError: if several files match, or it is too large.
+    """
+    path = self.find_optional(*patterns)
+    if path is None:
+      raise FileNotFoundError(
+        f"no annotation file {' or '.join(patterns)} under {self.root}; "
+        "download it from the dataset's site and put it there"
+      )
+    return path
+
+  def find_optional(self, *patterns: str) -> pathlib.Path | None:
+    """`find`, or None when nothing matches."""
+    for pattern in patterns:
+      found = self.find_all(pattern)
+      if len(found) > 1:
+        names = ", ".join(str(p.relative_to(self._base())) for p in found[:5])
+        raise ValueError(
+          f"{len(found)} files match {pattern} under {self.root}: {names}; "
+          "give the folder of one of them as the annotations"
+        )
+      if found:
+        return self.use(found[0])
+    return None
+
+  def find_all(self, pattern: str) -> list[pathlib.Path]:
+    """Every file of the pattern in order of its path; see `use`."""
+    if self.root.is_file():
+      return [self.root] if self.root.match(pattern) else []
+    return sorted(p for p in self.root.rglob(pattern) if p.is_file())
+
+  def _base(self):
+    return self.root.parent if self.root.is_file() else self.root
+
+  def use(self, path: pathlib.Path) -> pathlib.Path:
+    """Notes that a file is read; returns its path."""
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+      raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+    name = path.relative_to(self._base()).as_posix()
+    if all(note["file"] != name for note in self.used):
+      digest = hash_file(path)
+      self.used.append(
+        {
+          "file": name,
+          "bytes": size,
+          "sha256": digest,
+          "published_as": self._known.get(digest),
+        }
+      )
+    return path

@@ -1,0 +1,111 @@
+"""TFDS builder of EPIC-KITCHENS-100 action detection, by verb or by noun."""
+
+import re
+from typing import ClassVar
+
+import tensorflow_datasets as tfds
+
+from tfds_builders import annotations, video_builder
+
+_SPLITS = {"train": "train", "validation": "validation"}
+_CHALLENGE = {"train": "training", "validation": "validation"}
+_CHALLENGE_FPS = 30.0  # the frames that the detection challenge counts
+_CLOCK = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+_COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration")
+_CHALLENGE_COLUMNS = ("video", "start", "stop")
+
+
+class Builder(video_builder.VideoBuilder):
+  """The task scores verbs and nouns apart, so each is a config."""
+
+  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
+    tfds.core.BuilderConfig(name="verb"),
+    tfds.core.BuilderConfig(name="noun"),
+  ]
+  DESCRIPTION: ClassVar[str] = (
+    "Long egocentric kitchen videos with dense segments of verbs or nouns."
+  )
+
+
+def read(
+  files: annotations.SourceFiles, config: str
+) -> annotations.AnnotationFile:
+  """Reads EPIC_100_{train,validation}.csv and the classes of the config.
+
+  The detection challenge's training.csv and validation.csv, also with `c2_`
+  before their names, stand in for a missing one of them: their times are
+  frames at 30 per second, and they have no narrations.
+
+  Raises:
+    ValueError: if a file is not in shape.
+    FileNotFoundError: if one is not there.
+  """
+  names = _class_names(files, config)
+  file = annotations.AnnotationFile(class_names=names)
+  for split, stem in _SPLITS.items():
+    challenge = f"{_CHALLENGE[split]}.csv"
+    path = files.find(f"EPIC_100_{stem}.csv", f"c2_{challenge}", challenge)
+    reader = _read_row if path.name.startswith("EPIC") else _read_frames
+    columns = _CHALLENGE_COLUMNS if reader is _read_frames else _COLUMNS
+    column = config if reader is _read_frames else f"{config}_class"
+    for where, row in annotations.load_rows(path, columns=(*columns, column)):
+      label = _label(row[column], names)
+      reader(file, row, where, split=split, label=label)
+  _expect_lengths(file, files.find_optional("EPIC_100_video_info.csv"))
+  return file
+
+
+def _class_names(files, config):
+  """Names in the order of their ids; the second list of nouns has all ids."""
+  path = files.find(
+    f"EPIC_100_{config}_classes_v2.csv", f"EPIC_100_{config}_classes.csv"
+  )
+  rows = annotations.load_rows(path, columns=("id", "key"))
+  names = {row["id"]: row["key"] for _, row in rows}
+  if list(names) != [str(number) for number in range(len(names))]:
+    raise ValueError(f"{path}: the ids do not count from 0 without a gap")
+  return list(names.values())
+
+
+def _label(number, names):
+  known = number.isdigit() and int(number) < len(names)
+  return names[int(number)] if known else None
+
+
+def _seconds(clock):
+  match = _CLOCK.fullmatch((clock or "").strip())
+  if match is None:
+    return None
+  hours, minutes, seconds = match.groups()
+  return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _read_row(file, row, where, *, split, label):
+  entry = file.entry(row["video_id"], split, where)
+  times = tuple(
+    _seconds(row[key]) for key in ("start_timestamp", "stop_timestamp")
+  )
+  file.add(entry, "segments", span=(*times, label), where=where)
+  if row["narration"].strip():
+    span = (*times, row["narration"])
+    file.add(entry, "captions", span=span, where=where)
+
+
+def _read_frames(file, row, where, *, split, label):
+  entry = file.entry(row["video"], split, where)
+  frames = [annotations.positive(row[key]) for key in ("start", "stop")]
+  times = [None if f is None else f / _CHALLENGE_FPS for f in frames]
+  file.add(entry, "segments", span=(*times, label), where=where)
+
+
+def _expect_lengths(file, path):
+  if path is None:
+    return
+  rows = annotations.load_rows(path, columns=("video_id", "duration", "fps"))
+  for _, row in rows:
+    entry = file.entries.get(row["video_id"])
+    duration_sec = annotations.positive(row["duration"])
+    fps = annotations.positive(row["fps"])
+    if entry and duration_sec and fps:
+      entry.expected_duration_sec = duration_sec
+      entry.expected_frames = round(duration_sec * fps)

@@ -1,0 +1,130 @@
+"""From finished shards to a dataset that TFDS and the training side open."""
+
+import os
+import pathlib
+import shutil
+
+import av
+import tensorflow_datasets as tfds
+
+from tfds_builders import annotations, collection, packing, shards, transcoding
+
+CHECKSUMS = "SHA256SUMS"
+METADATA = "metadata.tfrecord"
+
+
+def finish(
+  builder: tfds.core.DatasetBuilder,
+  jobs: dict[str, list[shards.ShardJob]],
+  done: dict[str, dict],
+  *,
+  shards_folder: pathlib.Path,
+  target: pathlib.Path,
+  limits: transcoding.StoreLimits,
+  subset: int | None,
+) -> None:
+  """Writes `target`: shards, indices, metadata, manifests, checksums.
+
+  Shards without a record are left out and the others numbered anew. The files
+  are linked, so that a build killed here starts here again. Fills the
+  manifests of the builder's plan.
+
+  Raises:
+    ValueError: if no video could be used.
+  """
+  plan = builder.plan
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir()
+  splits = []
+  for split, group in jobs.items():
+    manifest = plan.manifests.setdefault(split, packing.new_manifest(split))
+    for job in group:
+      for note in done[job.name]["notes"]:
+        packing.add_to_manifest(manifest, note)
+    filled = [job for job in group if done[job.name]["records"]]
+    if filled:
+      notes = [done[job.name] for job in filled]
+      manifest["shards"] = [
+        {
+          "name": _shard_name(builder.name, split, number, len(filled)),
+          **{key: note[key] for key in ("records", "bytes", "sha256")},
+        }
+        for number, note in enumerate(notes)
+      ]
+      sources = [shards_folder / job.name for job in filled]
+      _place(sources, manifest, target / split)
+      splits.append(_split_info(builder.name, split, notes, target))
+    _describe_store(manifest, limits, subset)
+  if not splits:
+    raise ValueError(
+      "no usable video: none of those found can be stored; reasons: "
+      f"{collection.describe_losses(plan.manifests)}"
+    )
+  packing.write_index(target)
+  builder.info.set_file_format("tfrecord")
+  builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+  builder.info.write_to_directory(target)
+  for split, manifest in plan.manifests.items():
+    (target / split).mkdir(exist_ok=True)
+    packing.write_json(target / split / "manifest.json", manifest)
+  write_checksums(target)
+
+
+def _shard_name(name, split, number, count):
+  return f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def _place(sources, manifest, folder):
+  """Links the shards of a split and joins their metadata."""
+  folder.mkdir()
+  metadata = folder / METADATA
+  with metadata.open("wb") as file:
+    for source, entry in zip(sources, manifest["shards"], strict=True):
+      _link(source, folder.parent / entry["name"])
+      light = source.with_name(f"{source.name}.metadata")
+      file.write(light.read_bytes())
+  offsets = packing.record_offsets(metadata)
+  metadata.with_name(METADATA + ".idx").write_bytes(offsets.tobytes())
+
+
+def _link(source, target):
+  try:
+    os.link(source, target)
+  except OSError:  # a file system without hard links
+    shutil.copyfile(source, target)
+
+
+def _split_info(name, split, notes, target):
+  return tfds.core.SplitInfo(
+    name=split,
+    shard_lengths=[note["records"] for note in notes],
+    num_bytes=sum(note["bytes"] for note in notes),
+    filename_template=tfds.core.ShardedFileTemplate(
+      data_dir=target,
+      dataset_name=name,
+      split=split,
+      filetype_suffix="tfrecord",
+    ),
+  )
+
+
+def _describe_store(manifest, limits, subset):
+  manifest["subset"] = subset
+  manifest["store"] = {
+    "form": limits.store,
+    "short_side_px": limits.short_side_px,
+    "max_fps": limits.max_fps,
+    "crf": limits.crf,
+    "encoder": f"PyAV {av.__version__}",
+  }
+
+
+def write_checksums(directory: pathlib.Path) -> None:
+  """Writes SHA256SUMS over all files, as `sha256sum --check` reads it."""
+  lines = []
+  for path in sorted(directory.rglob("*")):
+    if path.is_file() and path.name != CHECKSUMS:
+      name = path.relative_to(directory).as_posix()
+      lines.append(f"{annotations.hash_file(path)}  {name}")
+  target = directory / CHECKSUMS
+  target.write_text("\n".join(lines) + "\n", encoding="utf-8")

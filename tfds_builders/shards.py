@@ -1,0 +1,294 @@
+"""Shards built apart from each other, each committed on its own.
+
+A shard is a pure function of its job: the items, the form of the store, the
+class names. It is written beside its place, flushed to the disk, renamed, and
+only then its done-file says what it holds. A build that was killed at any
+moment finds its done-files, redoes the shards in flight and ends with the same
+bytes. Jobs are plain data: threads run them here, Beam elsewhere.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+
+import av
+import google_crc32c
+from tensorflow_datasets.proto import tf_example_generated_pb2
+
+from tfds_builders import annotations, collection, packing, schema, transcoding
+
+FORMAT = 1  # raise it when equal jobs give other bytes
+VIDEOS_PER_SHARD = 64
+_MIN_SHARDS = 4
+_MASK_DELTA = 0xA282EAD8
+MAX_RECORD_BYTES = (2 << 30) - (1 << 20)  # protocol buffers end at 2 GiB
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+  """One shard to be written."""
+
+  name: str
+  items: tuple[collection.Item, ...]
+  class_names: tuple[str, ...]
+  limits: transcoding.StoreLimits
+
+  def digest(self) -> str:
+    """Changes with whatever the bytes depend on, but a source's content."""
+    facts = []
+    for item in self.items:
+      status = item.path.stat()
+      fields = dataclasses.asdict(item)
+      fields["path"] = [str(item.path), status.st_size, status.st_mtime_ns]
+      facts.append(fields)
+    text = json.dumps(
+      [
+        FORMAT,
+        av.__version__,
+        self.name,
+        facts,
+        self.class_names,
+        dataclasses.asdict(self.limits),
+      ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def masked_crc32c(data: bytes) -> int:
+  """The rotated and shifted CRC32C that TFRecord files store."""
+  crc = google_crc32c.value(data)
+  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame_record(data: bytes) -> bytes:
+  """The bytes that a TFRecord file holds for one record."""
+  length = struct.pack("<Q", len(data))
+  return b"".join(
+    (
+      length,
+      struct.pack("<I", masked_crc32c(length)),
+      data,
+      struct.pack("<I", masked_crc32c(data)),
+    )
+  )
+
+
+def serialize(features, record: dict) -> bytes:
+  """A tf.train.Example whose map entries stand in a fixed order."""
+  data = features.serialize_example(features.encode_example(record))
+  example = tf_example_generated_pb2.Example.FromString(data)
+  return example.SerializeToString(deterministic=True)
+
+
+def make_jobs(
+  plan: collection.Plan, *, limits: transcoding.StoreLimits
+) -> dict[str, list[ShardJob]]:
+  """Equal runs of the items of each split, at least four where possible."""
+  jobs: dict[str, list[ShardJob]] = {}
+  for split, items in plan.items.items():
+    count = max(_MIN_SHARDS, -(-len(items) // VIDEOS_PER_SHARD))
+    count = min(count, len(items))
+    for number in range(count):
+      first, last = (len(items) * (number + k) // count for k in (0, 1))
+      jobs.setdefault(split, []).append(
+        ShardJob(
+          f"{split}-{number:05d}-of-{count:05d}",
+          tuple(items[first:last]),
+          tuple(plan.class_names),
+          limits,
+        )
+      )
+  return jobs
+
+
+def _stored(item, limits, scratch):
+  """(encoded video, facts) of an item.
+
+  Raises:
+    UnusableVideoError: if the source cannot be stored.
+  """
+  if item.facts is not None:
+    return item.path.read_bytes(), dict(item.facts)
+  target = scratch / f"{item.id}.mp4"
+  facts = transcoding.transcode_apart(item.path, target, limits=limits)
+  try:
+    if target.stat().st_size > MAX_RECORD_BYTES:
+      raise transcoding.UnusableVideoError(
+        f"{target.stat().st_size} bytes when stored; a record holds "
+        f"{MAX_RECORD_BYTES}"
+      )
+    return target.read_bytes(), facts
+  finally:
+    target.unlink()
+
+
+def pack_item(
+  item: collection.Item,
+  *,
+  limits: transcoding.StoreLimits,
+  scratch: pathlib.Path,
+  has_classes: bool,
+) -> tuple[dict, dict | None]:
+  """A note for the manifest, and the record unless the video is unusable.
+
+  In a dataset without classes what its captions cover is no background.
+  """
+  note = {"id": item.id, "repaired": [], "rejected": []}
+  try:
+    note["bytes"] = item.path.stat().st_size
+    note["sha256"] = annotations.hash_file(item.path)
+    video, facts = _stored(item, limits, scratch)
+  except OSError as error:
+    note["corrupt"] = f"cannot be read: {error.strerror}"
+    return note, None
+  except transcoding.UnusableVideoError as error:
+    note["corrupt"] = str(error)
+    return note, None
+  source = facts.pop("source", None) or facts
+  note["frames"] = [item.expected_frames, source["num_frames"]]
+  note["duration_sec"] = [item.expected_duration_sec, source["duration_sec"]]
+  spans = [
+    collection.fit_spans(
+      spans, facts["duration_sec"], video_id=item.id, notes=note
+    )
+    for spans in (item.segments, item.captions)
+  ]
+  ambiguous = [(s.start_sec, s.end_sec) for s in item.ambiguous]
+  if not has_classes:
+    ambiguous += [caption[:2] for caption in spans[1]]
+  record = packing.make_record(
+    item.id,
+    video,
+    segments=spans[0],
+    captions=spans[1],
+    ambiguous=ambiguous,
+    **facts,
+  )
+  return note, record
+
+
+def _commit(path: pathlib.Path, parts: Iterable[bytes]) -> None:
+  """Writes a file that is complete and on the disk, or not there."""
+  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  with partial.open("wb") as file:
+    for part in parts:
+      file.write(part)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial, path)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+  """Makes the names in a folder survive a power cut."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def read_done(job: ShardJob, folder: pathlib.Path) -> dict | None:
+  """What the done-file of a job says, if it is of this very job."""
+  try:
+    done = json.loads((folder / f"{job.name}.done.json").read_text("utf-8"))
+    size = (folder / job.name).stat().st_size
+  except (OSError, ValueError):
+    return None
+  if done["job"] != job.digest() or done["bytes"] != size:
+    return None
+  return done
+
+
+def build_shard(
+  job: ShardJob,
+  folder: pathlib.Path,
+  *,
+  on_video: Callable[[], None] = lambda: None,
+) -> dict:
+  """Writes a shard, the same without videos, and the done-file; idempotent.
+
+  Returns:
+    {"job", "records", "bytes", "sha256", "notes"}; see `pack_item`.
+  """
+  done = read_done(job, folder)
+  if done is not None:
+    for _ in job.items:
+      on_video()
+    return done
+  features = schema.make_features(job.class_names)
+  notes: list[dict] = []
+  shard, metadata = folder / job.name, folder / f"{job.name}.metadata"
+  digest, lights = hashlib.sha256(), []
+
+  def records(scratch):
+    for item in job.items:
+      note, record = pack_item(
+        item,
+        limits=job.limits,
+        scratch=scratch,
+        has_classes=bool(job.class_names),
+      )
+      if record is not None:
+        note.update(packing.describe(record))
+        data = frame_record(serialize(features, record))
+        digest.update(data)
+        lights.append(
+          frame_record(serialize(features, {**record, "video": b""}))
+        )
+        yield data
+      notes.append(note)
+      on_video()
+
+  with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+    _commit(shard, records(pathlib.Path(scratch)))
+  _commit(metadata, lights)
+  done = {
+    "job": job.digest(),
+    "records": len(lights),
+    "bytes": shard.stat().st_size,
+    "sha256": digest.hexdigest(),
+    "notes": notes,
+  }
+  _commit(folder / f"{job.name}.done.json", [json.dumps(done).encode()])
+  sync_folder(folder)
+  return done
+
+
+def build_all(
+  jobs: Sequence[ShardJob],
+  folder: pathlib.Path,
+  *,
+  workers: int,
+  on_video: Callable[[], None],
+) -> list[dict]:
+  """Runs the jobs on threads; each decodes in processes of its own.
+
+  The first error stops the build after the shards in flight.
+  """
+  for leftover in folder.glob(".*"):
+    remove_leftover(leftover)
+  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    runs = [
+      pool.submit(build_shard, job, folder, on_video=on_video) for job in jobs
+    ]
+    try:
+      return [run.result() for run in runs]
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
+
+
+def remove_leftover(path: pathlib.Path) -> None:
+  """Removes what a killed build left unfinished: .tmp files, scratch."""
+  if path.is_dir() and path.name.startswith(".scratch-"):
+    for file in path.iterdir():
+      file.unlink()
+    path.rmdir()
+  elif path.name.endswith(".tmp"):
+    path.unlink()
