@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from clap_jax import config as config_lib
 from clap_jax import demo, stages
-from clap_jax.data import records
+from clap_jax.data import records, verification
 from clap_jax.inference import encoder, extract, predict
 from clap_jax.metrics import score
 from clap_jax.trainers import results
@@ -113,6 +113,57 @@ def _store_limits(args) -> transcoding.StoreLimits:
   given = {"short_side_px": args.short_side, "max_fps": args.fps}
   given = {key: value for key, value in given.items() if value is not None}
   return transcoding.StoreLimits(store=args.store, **given)
+
+
+def _add_data(commands) -> None:
+  parser = commands.add_parser(
+    "data",
+    help="look at a built dataset, or check it",
+    description="`inspect` counts what a dataset holds and writes a page with "
+    "sample videos on time lines; `verify` checks every hash, checksum, record "
+    "and count, and exits with 2 if anything is wrong.",
+  )
+  parser.add_argument("action", choices=("inspect", "verify"))
+  parser.add_argument("name", help="dataset name")
+  parser.add_argument("--data_dir", default="data")
+  parser.add_argument("--out", help="page to write; default: NAME.html")
+  parser.add_argument("--videos", type=int, default=6, help="per split")
+  parser.add_argument(
+    "--decode", action="store_true", help="verify: decode every video too"
+  )
+  parser.set_defaults(run=_data)
+
+
+def _data(args) -> dict:
+  dataset = records.open_dataset(args.data_dir, args.name)
+  with stages.Progress(f"{args.action} {args.name}") as progress:
+    if args.action == "verify":
+      found = verification.verify(
+        dataset, decode=args.decode, on_progress=progress
+      )
+    else:
+      out = args.out or f"{args.name.replace('/', '-')}.html"
+      numbers = stages.inspect_dataset(
+        dataset, out=out, num_videos=args.videos, on_progress=progress
+      )
+  if args.action == "inspect":
+    for split, facts in numbers.items():
+      console.print(
+        f"{split}: {facts['videos']} videos, {facts['hours']:.2f} h, "
+        f"{facts['segments']} segments of {facts['classes']} classes, "
+        f"{facts['captions']} captions; {facts['missing']} missing, "
+        f"{facts['corrupt']} corrupt"
+      )
+    console.print(f"written to {out}")
+    return {"page": str(out), "splits": numbers}
+  console.print(
+    f"{found.num_files} files, {found.num_records} records, "
+    f"{found.num_bytes} bytes: "
+    + (f"{len(found.problems)} problems" if found.problems else "all good")
+  )
+  for problem in found.problems:
+    print(f"clap data verify: {problem}", file=sys.stderr)
+  return found.to_dict()
 
 
 def _add_tokenizer(commands) -> None:
@@ -466,6 +517,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
   commands = parser.add_subparsers(dest="command", required=True)
   for add in (
     _add_build,
+    _add_data,
     _add_tokenizer,
     _add_train,
     _add_extract,
@@ -496,6 +548,8 @@ def main(argv: list[str] | None = None) -> int:
       text = json.dumps(results.without_nan(document), indent=1)
       pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
     processes.finish()
+    if args.command == "data" and document.get("problems"):
+      return 2  # the dataset is the bad input; the problems are printed
   except preemption.Preempted:
     processes.finish()
     raise

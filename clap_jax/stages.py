@@ -2,21 +2,35 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import rich.console
 import rich.progress
 import rich.table
 import rich.text
 
 from clap_jax import config as config_lib
-from clap_jax.data import records
+from clap_jax.data import (
+  container,
+  decode,
+  records,
+  statistics,
+  tfrecord,
+)
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.report import content, dataset_page
 from clap_jax.trainers import grounding, localization, pretrain, results
 from clap_jax.training import processes
 from clap_jax.training import workdir as workdir_lib
 
 console = rich.console.Console(stderr=True)
+
+# What the page of a dataset shows of a video.
+_SHOWN_FRAMES = 10
+_SHOWN_PX = 96
+_SHOWN_CAPTIONS = 8
 
 
 class Progress:
@@ -167,6 +181,76 @@ def train_tokenizer(
   texts += dataset.label_names
   out.parent.mkdir(parents=True, exist_ok=True)
   return tokenizer_lib.train(texts, vocab_size=vocab_size, path=out)
+
+
+def inspect_dataset(
+  dataset: records.Dataset,
+  *,
+  out: str | pathlib.Path,
+  num_videos: int,
+  on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict]:
+  """Writes the page of a dataset; the statistics of its splits.
+
+  Raises:
+    ValueError: `num_videos` is negative, or the page would be too large.
+  """
+  if num_videos < 0:
+    raise ValueError(f"num_videos is {num_videos}; expected 0 or more")
+  numbers, videos = {}, {}
+  for split in dataset.splits:
+    numbers[split] = statistics.split_statistics(dataset, split)
+    source = dataset.split(split)
+    infos = source.metadata(on_corrupt="skip").examples
+    chosen = statistics.evenly_chosen(infos, at_most=num_videos)
+    videos[split] = []
+    for done, info in enumerate(chosen, 1):
+      videos[split].append(_annotated_video(dataset, source, info))
+      on_progress(done, len(chosen))
+  dataset_page.write(out, name=dataset.name, statistics=numbers, videos=videos)
+  return numbers
+
+
+def _annotated_video(dataset, source, info) -> content.VideoTimeline:
+  """A video's frames, segments and the first of its captions."""
+  shown = info.captions[:_SHOWN_CAPTIONS]
+  note = f"{info.width} x {info.height} px, {info.fps:.4g} fps"
+  if len(shown) < len(info.captions):
+    note += f", {len(shown)} of {len(info.captions)} captions shown"
+  frames = None
+  try:
+    video = source[info.index].video
+    times = content.frame_times(info.duration_sec, _SHOWN_FRAMES)
+    half_sec = info.duration_sec / _SHOWN_FRAMES / 2
+    frames = np.concatenate(
+      [
+        decode.decode_clip(
+          video,
+          start_sec=float(time),
+          clip_sec=half_sec,
+          num_frames=1,
+          size=_SHOWN_PX,
+          mode="crop",
+        )
+        for time in times
+      ]
+    )
+  except (container.VideoError, tfrecord.CorruptRecordError) as error:
+    note += f"; unreadable: {error}"
+  return content.VideoTimeline(
+    info.id,
+    info.duration_sec,
+    frames=frames,
+    ground_truth=[
+      content.Segment(float(start), float(end), dataset.label_names[label])
+      for (start, end), label in zip(info.segments, info.labels, strict=True)
+    ],
+    queries=[
+      content.Query(text, (content.Segment(start, end),))
+      for start, end, text in shown
+    ],
+    note=note,
+  )
 
 
 def print_card(card: dict) -> None:

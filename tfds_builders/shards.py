@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -271,8 +272,7 @@ def build_all(
 
   The first error stops the build after the shards in flight.
   """
-  for leftover in folder.glob(".*"):
-    remove_leftover(leftover)
+  clean(folder)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     runs = [
       pool.submit(build_shard, job, folder, on_video=on_video) for job in jobs
@@ -284,11 +284,15 @@ def build_all(
       raise
 
 
-def remove_leftover(path: pathlib.Path) -> None:
-  """Removes what a killed build left unfinished: .tmp files, scratch."""
-  if path.is_dir() and path.name.startswith(".scratch-"):
-    for file in path.iterdir():
-      file.unlink()
-    path.rmdir()
-  elif path.name.endswith(".tmp"):
-    path.unlink()
+def clean(folder: pathlib.Path) -> None:
+  """Removes what a killed build left unfinished."""
+  for leftover in folder.glob(".*"):
+    if leftover.is_dir():
+      shutil.rmtree(leftover)
+    else:
+      leftover.unlink()
+
+
+def file_names(job: ShardJob) -> tuple[str, ...]:
+  """The files of a finished shard, in the order in which they appear."""
+  return job.name, f"{job.name}.metadata", f"{job.name}.done.json"

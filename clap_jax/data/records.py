@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
 
+METADATA_FILE = "metadata.tfrecord"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(
   r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
@@ -48,6 +49,11 @@ class Example(ExampleInfo):
 
   video: bytes
 
+  def info(self) -> ExampleInfo:
+    """The same without the video."""
+    names = [field.name for field in dataclasses.fields(ExampleInfo)]
+    return ExampleInfo(**{name: getattr(self, name) for name in names})
+
 
 @dataclasses.dataclass(frozen=True)
 class MetadataTable:
@@ -66,9 +72,12 @@ class RecordSource:
     *,
     features: tfds.features.FeaturesDict,
     name: str,
+    metadata_path: pathlib.Path | None = None,
   ):
+    """`metadata_path` holds the same records without their videos."""
     self.name = name
     self._features = features
+    self._metadata_path = metadata_path
     self._shards = [ShardReader(path) for path in shard_paths]
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
@@ -96,7 +105,9 @@ class RecordSource:
       IndexError: `index` is outside the split.
       CorruptRecordError: a checksum fails or the record does not parse.
     """
-    shard, number = self.locate(index)
+    return self._parse(*self.locate(index), index=index)
+
+  def _parse(self, shard: ShardReader, number: int, *, index: int) -> Example:
     data = shard.read(number)
     try:
       parsed = self._features.deserialize_example_np(data)
@@ -112,6 +123,9 @@ class RecordSource:
   def metadata(self, *, on_corrupt: str = "raise") -> MetadataTable:
     """Every example without its video; read once, then kept in memory.
 
+    Where the builder wrote the records without videos too, only those are
+    read: whether a video is damaged then turns out when it is read.
+
     Args:
       on_corrupt: 'raise', or 'skip' to leave damaged records out and name
         them in the table's `corrupt`.
@@ -126,17 +140,28 @@ class RecordSource:
     return self._metadata
 
   def _read_metadata(self) -> MetadataTable:
-    names = [field.name for field in dataclasses.fields(ExampleInfo)]
+    light = self._open_light()
     examples, corrupt = [], []
     for index in range(len(self)):
+      place = (light, index) if light else self.locate(index)
       try:
-        example = self[index]
+        examples.append(self._parse(*place, index=index).info())
       except CorruptRecordError as error:
         corrupt.append(error)
-        continue
-      fields = {name: getattr(example, name) for name in names}
-      examples.append(ExampleInfo(**fields))
+    if light:
+      light.close()
     return MetadataTable(tuple(examples), tuple(corrupt))
+
+  def _open_light(self) -> ShardReader | None:
+    if self._metadata_path is None:
+      return None
+    light = ShardReader(self._metadata_path)
+    if len(light) != len(self):
+      raise DatasetError(
+        f"{self._metadata_path} has {len(light)} records, the shards of "
+        f"{self.name} have {len(self)}; build the dataset again"
+      )
+    return light
 
   def close(self) -> None:
     for shard in self._shards:
@@ -189,6 +214,33 @@ class Dataset:
       raise DatasetError(f"{path} is missing; build {self.name} again")
     return json.loads(path.read_text("utf-8"))
 
+  def absent(self, split: str) -> tuple[str, ...]:
+    """Ids of annotated videos that are not in the dataset.
+
+    Missing files, those that could not be decoded, and those left out by the
+    builder, in this order; a score is then one of a subset.
+    """
+    manifest = self.manifest(split)
+    return (
+      *manifest["missing"],
+      *(entry["id"] for entry in manifest["corrupt"]),
+      *(entry["id"] for entry in manifest.get("excluded", ())),
+    )
+
+  def subset_note(self, split: str) -> str | None:
+    """What an evaluation card has to say of absent videos; None without any."""
+    absent = self.absent(split)
+    present = int(sum(self._shard_lengths[split]))
+    limit = self.manifest(split).get("subset")
+    if not absent and limit is None:
+      return None
+    built = f", built with at most {limit} per split" if limit else ""
+    return (
+      f"a subset: {present} videos of {split} are in the dataset and "
+      f"{len(absent)} annotated ones are not{built}; not comparable with "
+      "scores of the whole split"
+    )
+
   def split(self, split: str) -> RecordSource:
     """The records of a split, its shards checked against dataset_info.json.
 
@@ -216,10 +268,12 @@ class Dataset:
         f"split {split} of {self.directory}: shards missing {missing}, "
         f"unexpected {extra}; remove what does not belong or build it again"
       )
+    metadata_path = self.directory / split / METADATA_FILE
     source = RecordSource(
       [self.directory / name for name in expected],
       features=self._features,
       name=f"{self.name} {split}",
+      metadata_path=metadata_path if metadata_path.exists() else None,
     )
     if source.shard_lengths != lengths:
       raise DatasetError(

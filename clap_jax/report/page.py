@@ -66,31 +66,44 @@ def render(report: content.Report) -> str:
   )
 
 
-def _render(report: content.Report, *, thumbnail_height: int) -> str:
-  environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+  """The templates of this folder; whatever is filled in is escaped."""
+  made = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters["seconds"] = metric_names.format_seconds
-  environment.filters["number"] = metric_names.format_value
-  environment.filters["keep_pairs"] = _keep_pairs
-  environment.globals["encoder_class"] = palette.encoder_class
-  environment.globals["dash_of"] = curves.dash_of
+  made.filters["seconds"] = metric_names.format_seconds
+  made.filters["number"] = metric_names.format_value
+  made.filters["keep_pairs"] = _keep_pairs
+  made.globals["encoder_class"] = palette.encoder_class
+  made.globals["dash_of"] = curves.dash_of
+  return made
+
+
+def style() -> str:
+  """The style sheet of every page."""
+  return (_FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+def _render(report: content.Report, *, thumbnail_height: int) -> str:
   script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-  style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-  return environment.get_template("page.html").render(
-    report=report,
-    style=Markup(style),
-    script=Markup(script),
-    script_hash=_script_hash(script),
-    method_figure=Markup(method_figure.method_figure_svg(standalone=False)),
-    charts=[(chart, curves.chart_svg(chart)) for chart in report.charts],
-    **_results(report),
-    **_timelines(report, thumbnail_height=thumbnail_height),
-    **_stages(report),
+  return (
+    environment()
+    .get_template("page.html")
+    .render(
+      report=report,
+      style=Markup(style()),
+      script=Markup(script),
+      script_hash=_script_hash(script),
+      method_figure=Markup(method_figure.method_figure_svg(standalone=False)),
+      charts=[(chart, curves.chart_svg(chart)) for chart in report.charts],
+      **_results(report),
+      **_timelines(report, thumbnail_height=thumbnail_height),
+      **_stages(report),
+    )
   )
 
 

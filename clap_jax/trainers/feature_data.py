@@ -117,6 +117,8 @@ class FeatureReader:
       f"{extraction['seed']}, stride {extraction['stride_sec']} s, "
       f"parameters {extraction['parameters']}"
     )
+    subset = self.dataset.subset_note(split)
+    notes = (note, *([subset] if subset else []), *facts.pop("notes", ()))
     return card.EvaluationCard(
       protocol=protocol,
       task=task,
@@ -125,6 +127,6 @@ class FeatureReader:
       num_evaluated=len(have),
       num_missing=len(missing),
       missing=missing[:20],
-      notes=(note, *facts.pop("notes", ())),
+      notes=notes,
       **facts,
     ).to_dict()

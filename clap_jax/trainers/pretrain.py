@@ -407,8 +407,10 @@ class _RetrievalScore:
     )
 
   def _card(self, split: str) -> dict:
-    infos = self._reader.dataset.split(split).metadata(on_corrupt="skip")
+    dataset = self._reader.dataset
+    infos = dataset.split(split).metadata(on_corrupt="skip")
     ids = [info.id for info in infos.examples]
+    subset = dataset.subset_note(split)
     return card.EvaluationCard(
       protocol="retrieval: one clip per caption, equal texts are one query",
       task="retrieval",
@@ -416,6 +418,7 @@ class _RetrievalScore:
       split_hash=card.split_hash(ids),
       num_evaluated=len(ids),
       num_missing=len(infos.corrupt),
+      notes=(subset,) if subset else (),
       seeds=(self._config.loop.seed,),
     ).to_dict()
 

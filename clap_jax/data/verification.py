@@ -1,0 +1,246 @@
+"""Checks a built dataset against itself, byte by byte and count by count."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from clap_jax.data.container import VideoError
+from clap_jax.data.decode import decode_video
+from clap_jax.data.records import (
+  Dataset,
+  DatasetError,
+  Example,
+  ExampleInfo,
+  RecordSource,
+)
+from clap_jax.data.tfrecord import CorruptRecordError
+
+CHECKSUMS = "SHA256SUMS"
+MAX_PROBLEMS = 1000
+_BLOCK_BYTES = 1 << 20
+_END_SLACK_SEC = 1e-3  # times are float32
+_DECODED_PX = 16
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+  """What was checked and found."""
+
+  name: str
+  directory: str
+  num_files: int
+  num_records: int
+  num_bytes: int
+  problems: tuple[str, ...]  # the first `MAX_PROBLEMS`, each naming its place
+
+  def to_dict(self) -> dict:
+    return {**dataclasses.asdict(self), "ok": not self.problems}
+
+
+def verify(
+  dataset: Dataset,
+  *,
+  decode: bool = False,
+  on_progress: Progress = lambda done, total: None,
+) -> Verification:
+  """Checks hashes of all files, CRCs and sense of all records, and counts.
+
+  Args:
+    dataset: an opened dataset.
+    decode: decode every video too, and count its frames.
+    on_progress: called with (records read, records in all).
+  """
+  problems: list[str] = []
+  num_files, num_bytes = _check_files(dataset.directory, problems)
+  sources = {}
+  for split in dataset.splits:
+    try:
+      sources[split] = dataset.split(split)
+    except (DatasetError, CorruptRecordError, OSError) as error:
+      problems.append(f"split {split}: {error}")
+  total = sum(len(source) for source in sources.values())
+  done = 0
+  for split, source in sources.items():
+    counts = {"present": 0, "segments": 0, "captions": 0}
+    ids: set[str] = set()
+    infos: dict[int, ExampleInfo] = {}
+    for example in _read_all(source, problems):
+      done += 1
+      on_progress(done, total)
+      if example is None:
+        continue
+      counts["present"] += 1
+      counts["segments"] += len(example.labels)
+      counts["captions"] += len(example.captions)
+      place = f"{split} record {example.index} ({example.id})"
+      if example.id in ids:
+        problems.append(f"{place}: the id stands twice in the split")
+      ids.add(example.id)
+      infos[example.index] = example.info()
+      problems += [f"{place}: {text}" for text in _example_problems(example)]
+      if decode:
+        problems += [f"{place}: {text}" for text in _decode_problems(example)]
+    problems += _manifest_problems(dataset, split, counts, ids)
+    problems += _metadata_problems(source, split, infos)
+    source.close()
+  return Verification(
+    dataset.name,
+    str(dataset.directory),
+    num_files,
+    done,
+    num_bytes,
+    tuple(problems[:MAX_PROBLEMS]),
+  )
+
+
+def _check_files(
+  directory: pathlib.Path, problems: list[str]
+) -> tuple[int, int]:
+  """Compares every file with SHA256SUMS; (files, bytes) seen."""
+  path = directory / CHECKSUMS
+  if not path.is_file():
+    problems.append(f"{path} is missing; build the dataset again to have it")
+    return 0, 0
+  lines = path.read_text("utf-8").splitlines()
+  expected = {name: digest for digest, _, name in map(_split_line, lines)}
+  num_bytes = 0
+  for name, digest in expected.items():
+    file = directory / name
+    if file.is_symlink() or not file.resolve().is_relative_to(
+      directory.resolve()
+    ):
+      problems.append(f"{name}: leads out of the dataset's folder")
+    elif not file.is_file():
+      problems.append(f"{name}: the file is missing")
+    elif _hash_file(file) != digest:
+      problems.append(f"{name}: its SHA-256 is not that of the build")
+    else:
+      num_bytes += file.stat().st_size
+  present = {
+    file.relative_to(directory).as_posix()
+    for file in directory.rglob("*")
+    if file.is_file() and file.name != CHECKSUMS
+  }
+  problems += [
+    f"{name}: a file that the build did not write"
+    for name in sorted(present - set(expected))
+  ]
+  return len(expected), num_bytes
+
+
+def _split_line(line: str) -> tuple[str, str, str]:
+  return line.partition("  ")
+
+
+def _hash_file(path: pathlib.Path) -> str:
+  digest = hashlib.sha256()
+  with path.open("rb") as file:
+    while block := file.read(_BLOCK_BYTES):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def _read_all(
+  source: RecordSource, problems: list[str]
+) -> Iterator[Example | None]:
+  """Every example; None for one that cannot be read, which is noted."""
+  for index in range(len(source)):
+    try:
+      yield source[index]
+    except CorruptRecordError as error:
+      problems.append(str(error))
+      yield None
+
+
+def _example_problems(example: Example) -> Iterator[str]:
+  if example.fps <= 0 or example.num_frames < 1 or example.duration_sec <= 0:
+    yield (
+      f"{example.num_frames} frames at {example.fps} per second, "
+      f"{example.duration_sec} s"
+    )
+  if not example.video:
+    yield "the video is empty"
+  captions = np.array([c[:2] for c in example.captions], np.float32)
+  for name, spans in (
+    ("segments", example.segments),
+    ("captions", captions.reshape(-1, 2)),
+    ("background", example.background),
+  ):
+    if not len(spans):
+      continue
+    is_good = (
+      np.isfinite(spans).all(axis=1)
+      & (spans[:, 0] >= 0)
+      & (spans[:, 1] > spans[:, 0])
+      & (spans[:, 1] <= example.duration_sec + _END_SLACK_SEC)
+    )
+    for start, end in spans[~is_good]:
+      yield (
+        f"{name}: [{start}, {end}] s is no span of the "
+        f"{example.duration_sec} s video"
+      )
+
+
+def _decode_problems(example: Example) -> Iterator[str]:
+  try:
+    video = decode_video(
+      example.video,
+      fps=None,
+      size=_DECODED_PX,
+      max_frames=max(100_000, 2 * example.num_frames),
+    )
+  except VideoError as error:
+    yield f"the video does not decode: {error}"
+    return
+  if len(video.frames) != example.num_frames:
+    yield (
+      f"{len(video.frames)} frames decode, the record says {example.num_frames}"
+    )
+
+
+def _manifest_problems(
+  dataset: Dataset, split: str, counts: dict, ids: set[str]
+) -> Iterator[str]:
+  try:
+    manifest = dataset.manifest(split)
+  except (DatasetError, ValueError) as error:
+    yield f"split {split}: {error}"
+    return
+  for key, count in counts.items():
+    if manifest.get(key) != count:
+      yield (
+        f"split {split}: the manifest counts {manifest.get(key)} {key}, the "
+        f"records have {count}"
+      )
+  known = manifest.get("videos")
+  if known is not None:
+    for name in sorted(ids - set(known)):
+      yield f"split {split}: {name} is not in the manifest"
+
+
+def _metadata_problems(
+  source: RecordSource, split: str, infos: dict[int, ExampleInfo]
+) -> Iterator[str]:
+  try:
+    table = source.metadata(on_corrupt="skip")
+  except (DatasetError, CorruptRecordError) as error:
+    yield f"split {split}: {error}"
+    return
+  for error in table.corrupt:
+    yield f"split {split}, metadata: {error}"
+  for info in table.examples:
+    example = infos.get(info.index)
+    if example is None:
+      continue  # unreadable, and named already
+    for field in dataclasses.fields(info):
+      values = getattr(info, field.name), getattr(example, field.name)
+      if not np.array_equal(*(np.asarray(v, dtype=object) for v in values)):
+        yield (
+          f"{split} record {info.index}: {field.name} differs between the "
+          "shard and the metadata"
+        )

@@ -1,0 +1,220 @@
+"""Shards that are committed one by one: resumption, stores, runners."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import pytest
+
+from clap_jax.data.decode import decode_clip
+from clap_jax.data.records import open_dataset
+from tests.tfds_builders import transcoding_test
+from tfds_builders import annotations, build, finishing, shards, transcoding
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+NUM_VIDEOS = 6
+# Builds with one video per shard and notes each transcoding.
+_BUILD = """
+import sys
+from tfds_builders import build, shards, transcoding
+shards.VIDEOS_PER_SHARD = 1
+source, out, log = sys.argv[1:]
+original = transcoding.transcode_apart
+def noted(path, *args, **kwargs):
+  with open(log, 'a') as file:
+    file.write(path.name + chr(10))
+  return original(path, *args, **kwargs)
+transcoding.transcode_apart = noted
+build.build('folder', data_dir=out, videos=source, workers=2,
+            annotations=source + '/a.csv')
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  """A few videos, one of them broken, and their annotations."""
+  folder = tmp_path_factory.mktemp("source")
+  rows = ["video,start,end,label,caption,subset"]
+  for number in range(NUM_VIDEOS):
+    name = f"v{number}.mp4"
+    transcoding_test.make_video(folder / name, seconds=2 + number / 4, fps=10)
+    rows.append(f"{name},0.5,1.5,run,runner {number},train")
+  (folder / "broken.mp4").write_bytes(b"\0\0\0\x20ftypisom" + b"\7" * 999)
+  rows.append("broken.mp4,0,1,run,,train")
+  (folder / "a.csv").write_text("\n".join(rows) + "\n")
+  return folder
+
+
+def _build(source, out, **options):
+  return build.build(
+    "folder",
+    data_dir=out,
+    videos=source,
+    annotations=source / "a.csv",
+    **options,
+  )
+
+
+def _checksums(out):
+  path = out / "folder/default/1.0.0" / finishing.CHECKSUMS
+  return path.read_text()
+
+
+def _start(source, out, log):
+  return subprocess.Popen(
+    [sys.executable, "-c", _BUILD, str(source), str(out), str(log)],
+    cwd=REPOSITORY,
+    stderr=subprocess.PIPE,
+  )
+
+
+def _kill_and_resume(source, tmp_path, kills):
+  """Kills builds at random moments, then lets one end."""
+  clean, log = tmp_path / "clean.log", tmp_path / "killed.log"
+  process = _start(source, tmp_path / "clean", clean)
+  assert process.wait(300) == 0, process.stderr.read()[-2000:]
+  assert len(clean.read_text().splitlines()) == NUM_VIDEOS + 1
+  rng, killed = random.Random(0), 0
+  work = tmp_path / "killed" / ".building-folder-default" / "shards"
+  while killed < kills:
+    process = _start(source, tmp_path / "killed", log)
+    deadline = time.monotonic() + 300
+    while not work.exists() and time.monotonic() < deadline:
+      time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.8))
+    if process.poll() is not None:  # it was faster and is complete
+      assert process.returncode == 0, process.stderr.read()[-2000:]
+      break
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    killed += 1
+  else:
+    process = _start(source, tmp_path / "killed", log)
+    assert process.wait(300) == 0, process.stderr.read()[-2000:]
+  assert killed > 0
+  assert _checksums(tmp_path / "killed") == _checksums(tmp_path / "clean")
+  again = len(log.read_text().splitlines()) - (NUM_VIDEOS + 1)
+  assert again <= killed * 2, "more than one shard per worker was redone"
+  return killed
+
+
+def test_a_killed_build_resumes_to_the_same_bytes(source, tmp_path):
+  _kill_and_resume(source, tmp_path, kills=1)
+
+
+@pytest.mark.faults
+def test_many_kills(source, tmp_path):
+  """Fifty kills, over as many builds as that takes."""
+  killed = 0
+  for number in range(50):
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    killed += _kill_and_resume(source, folder, kills=10)
+    if killed >= 50:
+      break
+  assert killed >= 50
+
+
+@pytest.mark.parametrize("store", transcoding.STORES)
+def test_every_store_gives_clips(source, tmp_path, store):
+  limits = transcoding.StoreLimits(store=store)
+  _build(source, tmp_path, limits=limits, subset=2)
+  dataset = open_dataset(tmp_path, "folder/default")
+  manifest = dataset.manifest("train")
+  assert manifest["store"]["form"] == store
+  for example in (dataset.split("train")[i] for i in range(2)):
+    original = (source / f"{example.id}.mp4").read_bytes()
+    assert (example.video == original) == (store == "original")
+    clip = decode_clip(
+      example.video, start_sec=1.0, clip_sec=0.5, num_frames=4, size=32
+    )
+    assert abs(float(clip[0, 20:].mean()) - 120) < 10  # see make_video
+    with av.open(str(_written(tmp_path, example.video))) as container:
+      stream = container.streams.video[0]
+      frames = list(container.decode(stream))
+      assert len(frames) == example.num_frames
+      if store == "jpeg":
+        assert stream.codec_context.name == "mjpeg"
+        assert all(frame.key_frame for frame in frames)
+
+
+def _written(folder, video):
+  path = folder / "check.bin"
+  path.write_bytes(video)
+  return path
+
+
+def test_a_changed_source_or_setting_redoes_its_shards(source, tmp_path):
+  folder = tmp_path / "shards"
+  folder.mkdir()
+  name = sorted(source.glob("v*.mp4"))[0]
+  copy = tmp_path / name.name
+  copy.write_bytes(name.read_bytes())
+  item = shards.collection.Item("v", "train", copy, (), ())
+  job = shards.ShardJob("s", (item,), ("run",), transcoding.StoreLimits())
+  done = shards.build_shard(job, folder)
+  assert shards.read_done(job, folder) == done
+  other = shards.ShardJob(
+    "s", (item,), ("run",), transcoding.StoreLimits(max_fps=5)
+  )
+  assert shards.read_done(other, folder) is None
+  os.utime(copy, (1, 1))
+  assert shards.read_done(job, folder) is None
+  again = shards.build_shard(job, folder)
+  assert again["sha256"] == done["sha256"]
+  (folder / "s").write_bytes(b"")
+  assert shards.read_done(job, folder) is None
+
+
+def test_shards_without_a_usable_video_are_left_out(source, tmp_path):
+  result = _build(source, tmp_path, workers=3)
+  manifest = result["manifests"]["train"]
+  assert manifest["present"] == NUM_VIDEOS
+  assert [c["id"] for c in manifest["corrupt"]] == ["broken"]
+  assert manifest["videos"]["broken"]["sha256"] == annotations.hash_file(
+    source / "broken.mp4"
+  )
+  names = [s["name"] for s in manifest["shards"]]
+  assert all(name.endswith(f"-of-{len(names):05d}") for name in names)
+  records = open_dataset(tmp_path, "folder/default").split("train")
+  assert {records[i].id for i in range(len(records))} == {
+    f"v{number}" for number in range(NUM_VIDEOS)
+  }
+
+
+def test_beam_writes_the_same_bytes(source, tmp_path):
+  pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
+  _build(source, tmp_path / "threads")
+  _build(source, tmp_path / "beam", runner="beam")
+  assert _checksums(tmp_path / "beam") == _checksums(tmp_path / "threads")
+
+
+def test_overlapping_attempts_of_a_bundle_leave_one_file(source, tmp_path):
+  beam_runner = pytest.importorskip("tfds_builders.beam_runner")
+  path = sorted(source.glob("v*.mp4"))[0]
+  item = shards.collection.Item("v", "train", path, (), ())
+  job = shards.ShardJob("s", (item,), (), transcoding.StoreLimits())
+  first = beam_runner.build_one(job, str(tmp_path))
+  (tmp_path / "s.done.json").unlink()  # a second attempt that saw nothing
+  second = beam_runner.build_one(job, str(tmp_path))
+  assert first == second
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+    shards.file_names(job)
+  )
+  assert json.loads((tmp_path / "s.done.json").read_text()) == first[1]
+
+
+def test_runners_and_numbers_are_checked(source, tmp_path):
+  for options, message in (
+    ({"runner": "spark"}, "unknown runner"),
+    ({"workers": 0}, "workers must be at least 1"),
+    ({"selection_percent": 100}, "expected 1 to 99"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      _build(source, tmp_path, **options)
