@@ -2,14 +2,24 @@
 # Makes the project's own environment once, then runs one of:
 #   ./launch.sh demo [--workdir DIR] [clap demo options]
 #   ./launch.sh test [pytest options]
+#   ./launch.sh train --config FILE --workdir DIR [clap train options]
+#   ./launch.sh sweep --config FILE --workdir DIR [clap sweep options]
 #   ./launch.sh clap COMMAND [options]     any other command of `clap`
+#   ./launch.sh install [tpu]              the environment alone
+#   ./launch.sh tpu VERB --name N --zone Z [options] [-- clap train options]
+# VERB: create, setup, train, sweep, status, logs, stop, delete. Options:
+#   --project P --type v5litepod-16 --runtime v2-alpha-tpuv5-lite --slices N
+#   --spot          cheaper, may be taken away; --direct: no queued resource
+#   --rev REVISION  the commit to ship (default HEAD); --tarball FILE instead
+#   --restart       train: make the slice again after a preemption, go on
+#   --dry-run       print every command and run none
 # PYTHON names the interpreter that .venv is made from (3.11 or newer).
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -38,13 +48,285 @@ setup() {
   printf '%s' "$stamp" > "$root/.venv/.ready"
 }
 
+clap() {
+  setup
+  exec "$root/.venv/bin/python" -m clap_jax.main "$@"
+}
+
+install() {
+  setup
+  case "${1:-}" in
+    "") ;;
+    tpu)
+      "$root/.venv/bin/python" -m pip install --quiet \
+        --disable-pip-version-check 'jax[tpu]' -c "$root/constraints.txt"
+      ;;
+    *) fail "install: got '$1'; choose tpu or nothing." ;;
+  esac
+}
+
+# --- Cloud TPU ---------------------------------------------------------------
+# Names are checked against what Google Cloud allows and passed as arguments;
+# the one command that a remote shell reads is quoted word by word.
+
+tpu_options() {
+  name="" zone="" project="" type="" runtime="" slices=1 revision="HEAD"
+  tarball="" spot=0 direct=0 restart=0 dry_run=0
+  train_arguments=()
+  while [[ $# -gt 0 ]]; do
+    case "$1" in
+      --name | --zone | --project | --type | --runtime | --slices | --rev | \
+        --tarball)
+        [[ $# -ge 2 ]] || fail "$1 needs a value."
+        set_option "$1" "$2"
+        shift 2
+        ;;
+      --spot) spot=1; shift ;;
+      --direct) direct=1; shift ;;
+      --restart) restart=1; shift ;;
+      --dry-run) dry_run=1; shift ;;
+      --)
+        shift
+        train_arguments=("$@")
+        break
+        ;;
+      *) fail "tpu: unknown option '$1'; see ./launch.sh help." ;;
+    esac
+  done
+  [[ -n "$name" ]] || fail "tpu: --name is needed."
+  [[ -n "$zone" ]] || fail "tpu: --zone is needed, such as us-central2-b."
+  [[ "$slices" == 1 || "$direct" == 0 ]] ||
+    fail "tpu: --slices above 1 needs a queued resource: leave out --direct."
+}
+
+set_option() {
+  local value="$2"
+  case "$1" in
+    --name) matches "$1" "$value" '^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$'; name="$value" ;;
+    --zone) matches "$1" "$value" '^[a-z][a-z0-9]*-[a-z0-9]+-[a-z]$'; zone="$value" ;;
+    --project) matches "$1" "$value" '^[a-z]([-a-z0-9:.]{0,60}[a-z0-9])?$'; project="$value" ;;
+    --type) matches "$1" "$value" '^v[0-9][a-z0-9]*-[0-9]+$'; type="$value" ;;
+    --runtime) matches "$1" "$value" '^[a-z0-9][a-z0-9.-]*$'; runtime="$value" ;;
+    --slices) matches "$1" "$value" '^[1-9][0-9]{0,2}$'; slices="$value" ;;
+    --rev) matches "$1" "$value" '^[A-Za-z0-9_][A-Za-z0-9_./~^-]*$'; revision="$value" ;;
+    --tarball)
+      [[ -f "$value" ]] || fail "--tarball: there is no file '$value'."
+      tarball="$value"
+      ;;
+  esac
+}
+
+matches() {
+  # The value stands in a pattern match and nowhere else.
+  [[ "$2" =~ $3 && "$2" != *$'\n'* ]] ||
+    fail "$1: got $(printf '%q' "$2"), which is no such name."
+}
+
+# Prints the command, and runs it unless this is a dry run.
+run() {
+  if [[ "$dry_run" == 1 ]]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}
+
+gcloud_tpu() { # GROUP VERB arguments...: gcloud compute tpus ... --zone ...
+  local place=(--zone "$zone")
+  [[ -z "$project" ]] || place+=(--project "$project")
+  run gcloud compute tpus "$@" "${place[@]}"
+}
+
+nodes() {
+  if [[ "$slices" == 1 ]]; then
+    printf '%s\n' "$name"
+  else
+    local index
+    for ((index = 0; index < slices; index++)); do
+      printf '%s-%d\n' "$name" "$index"
+    done
+  fi
+}
+
+on_all_workers() { # COMMAND: in the shell of every worker of every slice
+  local node
+  for node in $(nodes); do
+    gcloud_tpu tpu-vm ssh "$node" --worker=all --command="$1"
+  done
+}
+
+tpu_create() {
+  [[ -n "$type" ]] || fail "tpu create: --type is needed, such as v5litepod-16."
+  [[ -n "$runtime" ]] ||
+    fail "tpu create: --runtime is needed, such as v2-alpha-tpuv5-lite."
+  local how=()
+  [[ "$spot" == 0 ]] || how+=(--spot)
+  if [[ "$direct" == 1 ]]; then
+    gcloud_tpu tpu-vm create "$name" --accelerator-type="$type" \
+      --version="$runtime" ${how[@]+"${how[@]}"}
+    return
+  fi
+  if [[ "$slices" == 1 ]]; then
+    how+=(--node-id="$name")
+  else
+    how+=(--node-prefix="$name" --node-count="$slices")
+  fi
+  gcloud_tpu queued-resources create "$name" --accelerator-type="$type" \
+    --runtime-version="$runtime" "${how[@]}"
+}
+
+tpu_setup() {
+  local archive="$tarball" node temporary=""
+  if [[ -z "$archive" ]]; then
+    local commit
+    commit="$(git -C "$root" rev-parse --verify --quiet --end-of-options \
+      "$revision^{commit}")" || fail "--rev: git knows no commit '$revision'."
+    temporary="$(mktemp -d)"
+    archive="$temporary/clap_jax.tar.gz"
+    run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
+  fi
+  for node in $(nodes); do
+    gcloud_tpu tpu-vm scp "$archive" "$node:clap_jax.tar.gz" --worker=all
+  done
+  # shellcheck disable=SC2016  # for the worker's shell
+  on_all_workers 'rm -rf clap_jax.new && mkdir clap_jax.new &&
+tar -xzf clap_jax.tar.gz -C clap_jax.new &&
+{ [ ! -d clap_jax/.venv ] || mv clap_jax/.venv clap_jax.new/; } &&
+rm -rf clap_jax && mv clap_jax.new clap_jax && clap_jax/launch.sh install tpu'
+  [[ -z "$temporary" ]] || rm -r "$temporary"
+}
+
+# Starts clap on every worker, which goes on when the connection ends.
+tpu_start() { # clap's own arguments
+  local command
+  command="$(printf '%q ' ./launch.sh clap "$@")"
+  on_all_workers "cd clap_jax && { setsid nohup $command >> ~/$name.log 2>&1 \
+< /dev/null & echo \$! > ~/$name.pid; }"
+}
+
+tpu_train() {
+  [[ ${#train_arguments[@]} -gt 0 ]] ||
+    fail "tpu train: give the options of clap train after --."
+  tpu_start train --distributed "${train_arguments[@]}"
+  if [[ "$restart" == 1 ]]; then
+    [[ "$direct" == 0 ]] || fail "tpu train: --restart needs queued resources."
+    restart_until_done
+  fi
+}
+
+queued_state() {
+  gcloud_tpu queued-resources describe "$name" --format='value(state.state)'
+}
+
+# What every worker says of its process: RUNNING, STOPPED (it has saved and
+# waits to be taken away) or ENDED; nothing from one that cannot be reached.
+run_state() {
+  on_all_workers "if kill -0 \"\$(cat ~/$name.pid)\" 2> /dev/null; \
+then echo RUNNING; elif tail -n 5 ~/$name.log | grep -q 'asked to stop: saved'; \
+then echo STOPPED; else echo ENDED; fi"
+}
+
+restart_until_done() {
+  local state said pause="${CLAP_POLL_SEC:-60}"
+  if [[ "$dry_run" == 1 ]]; then
+    printf '# every %s s, and again from create if the state is SUSPENDED,' \
+      "$pause"
+    printf ' SUSPENDING or FAILED:\n'
+    queued_state
+    return
+  fi
+  while true; do
+    sleep "$pause"
+    state="$(queued_state)" || state="UNKNOWN"
+    case "$state" in
+      ACTIVE)
+        said="$(run_state)" || said=""
+        if [[ "$said" == *ENDED* && "$said" != *RUNNING* ]]; then
+          printf 'launch.sh: %s has ended; see the logs.\n' "$name" >&2
+          return
+        fi
+        ;;
+      SUSPENDED | SUSPENDING | FAILED)
+        printf 'launch.sh: %s is %s; making it again.\n' "$name" "$state" >&2
+        tpu_delete
+        tpu_create
+        wait_until_active
+        tpu_setup
+        tpu_start train --distributed "${train_arguments[@]}"
+        ;;
+    esac
+  done
+}
+
+wait_until_active() {
+  local state=""
+  until [[ "$state" == ACTIVE ]]; do
+    sleep "${CLAP_POLL_SEC:-60}"
+    state="$(queued_state)" || state="UNKNOWN"
+    [[ "$state" != FAILED ]] || fail "the queued resource $name has failed."
+  done
+}
+
+tpu_sweep() {
+  [[ ${#train_arguments[@]} -gt 0 ]] ||
+    fail "tpu sweep: give the options of clap sweep after --."
+  tpu_start sweep "${train_arguments[@]}"
+}
+
+tpu_status() {
+  if [[ "$direct" == 1 ]]; then
+    gcloud_tpu tpu-vm describe "$name" --format='value(state)'
+  else
+    queued_state
+  fi
+  on_all_workers "tail -n 1 ~/$name.log"
+}
+
+tpu_logs() {
+  local node
+  for node in $(nodes); do
+    # shellcheck disable=SC2016  # $(hostname) is for the worker's shell
+    gcloud_tpu tpu-vm ssh "$node" --worker=all \
+      --command="tail -n 100 -F ~/$name.log | sed \"s/^/\$(hostname): /\"" &
+  done
+  wait
+}
+
+tpu_stop() {
+  on_all_workers "kill -TERM \"\$(cat ~/$name.pid)\""
+}
+
+tpu_delete() {
+  if [[ "$direct" == 1 ]]; then
+    gcloud_tpu tpu-vm delete "$name" --quiet
+  else
+    gcloud_tpu queued-resources delete "$name" --force --quiet
+  fi
+}
+
+tpu() {
+  [[ $# -ge 1 ]] || fail "tpu: give a verb; see ./launch.sh help."
+  local verb="$1"
+  shift
+  case "$verb" in
+    create | setup | train | sweep | status | logs | stop | delete)
+      tpu_options "$@"
+      "tpu_$verb"
+      ;;
+    *)
+      fail "tpu: unknown verb '$verb'; choose create, setup, train, sweep,\
+ status, logs, stop or delete."
+      ;;
+  esac
+}
+
 [[ $# -ge 1 ]] || { usage >&2; exit 2; }
 command="$1"
 shift
 case "$command" in
-  demo)
-    setup
-    exec "$root/.venv/bin/python" -m clap_jax.main demo "$@"
+  demo | train | sweep)
+    clap "$command" "$@"
     ;;
   test)
     setup
@@ -52,14 +334,20 @@ case "$command" in
     exec "$root/.venv/bin/python" -m pytest "$@"
     ;;
   clap)
-    setup
-    exec "$root/.venv/bin/python" -m clap_jax.main "$@"
+    clap "$@"
+    ;;
+  install)
+    install "$@"
+    ;;
+  tpu)
+    tpu "$@"
     ;;
   -h | --help | help)
     usage
     ;;
   *)
     usage >&2
-    fail "unknown command '$command'; choose demo, test or clap."
+    fail "unknown command '$command'; choose demo, test, train, sweep, clap,\
+ install or tpu."
     ;;
 esac

@@ -196,9 +196,9 @@ def add_engine_defaults(config: ml_collections.ConfigDict) -> None:
   out: which of their units is meant is for the file to say.
   """
   for name, cls in _ENGINE_SECTIONS.items():
-    section = config[name] if name in config else None
-    if not isinstance(section, ml_collections.ConfigDict):
+    if not isinstance(config.get(name, None), ml_collections.ConfigDict):
       continue
+    section = config[name]
     with section.unlocked():
       for field in dataclasses.fields(cls):
         known = field.default is not _MISSING and "units" not in field.metadata

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from clap_jax import config as config_lib
-from clap_jax import demo, stages
+from clap_jax import demo, stages, study, sweep
 from clap_jax.data import records, verification
 from clap_jax.inference import encoder, extract, predict
 from clap_jax.metrics import score
@@ -283,6 +283,20 @@ def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
 def _load_config(name: str) -> ml_collections.ConfigDict:
   """What `get_config` of FILE.py[:argument] returns."""
   file, colon, argument = name.partition(":")
+  module = _load_module(file)
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"--config: {file} has no function get_config(arg='').")
+  config = module.get_config(*[argument] if colon else [])
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"--config: get_config of {file} returned {type(config).__name__}, "
+      "expected an ml_collections.ConfigDict."
+    )
+  return config
+
+
+def _load_module(file: str):
+  """The Python module of a config file."""
   path = pathlib.Path(file)
   if not path.is_file() or path.suffix != ".py":
     raise FileNotFoundError(
@@ -294,15 +308,80 @@ def _load_config(name: str) -> ml_collections.ConfigDict:
     spec.loader.exec_module(module)
   except SyntaxError as error:
     raise ValueError(f"--config: {error}") from error
-  if not hasattr(module, "get_config"):
-    raise ValueError(f"--config: {file} has no function get_config(arg='').")
-  config = module.get_config(*[argument] if colon else [])
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise ValueError(
-      f"--config: get_config of {file} returned {type(config).__name__}, "
-      "expected an ml_collections.ConfigDict."
-    )
-  return config
+  return module
+
+
+def _add_sweep(commands) -> None:
+  parser = commands.add_parser(
+    "sweep",
+    help="run every point that the sweep() of a config yields",
+    description="Runs `clap train` once per override dict of the config's "
+    "sweep(), each in WORKDIR/runs/NAME, and writes WORKDIR/summary.csv and "
+    "summary.html. A second call goes on where the first stopped; a run that "
+    "fails is listed and the others go on. --config.KEY=VALUE is passed on to "
+    "all runs.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+  parser.add_argument("--metric", help="to rank by; default: the first average")
+  parser.add_argument(
+    "--trials",
+    type=int,
+    help="search the config's space() instead, with Optuna: so many runs",
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the search")
+  parser.set_defaults(run=_sweep)
+
+
+def _sweep(args) -> dict:
+  module = _load_module(args.config.partition(":")[0])
+  wanted = "sweep" if args.trials is None else "space"
+  if not hasattr(module, wanted):
+    raise ValueError(f"--config: {args.config} has no function {wanted}().")
+  for flag, value in (("--parallel", args.parallel), ("--trials", args.trials)):
+    if value is not None and value < 1:
+      raise ValueError(f"{flag}: expected 1 or more, got {value}.")
+  runner = sweep.Runner(args.config, extra=args.overrides)
+  if args.trials is None:
+    runs = sweep.plan(list(module.sweep()), args.workdir)
+    for run in runs:  # a wrong key or value is found before the first run
+      flags_of_run = args.overrides + sweep.flags(run.overrides)
+      stages.check(_read_config(args.config, flags_of_run))
+    with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
+      outcomes = sweep.run_all(
+        runs, runner, parallel=args.parallel, on_progress=progress
+      )
+  else:
+    if not args.metric:
+      raise ValueError("--trials needs --metric, such as average_map.")
+    stages.check(_read_config(args.config, args.overrides))
+    with sweep.stopped_by_signals(runner):
+      runs, outcomes = study.search(
+        module.space(),
+        runner,
+        workdir=args.workdir,
+        num_trials=args.trials,
+        parallel=args.parallel,
+        metric=args.metric,
+        seed=args.seed,
+      )
+  table = sweep.summarize(
+    runs,
+    outcomes,
+    args.workdir,
+    metric=args.metric,
+    title=f"Sweep of {args.config}",
+  )
+  for entry in table.unfinished:
+    console.print(f"{entry.name}: {entry.outcome} {entry.reason}", markup=False)
+  console.print(
+    f"{len(runs) - len(table.unfinished)} of {len(runs)} runs are done; see "
+    f"{args.workdir}/summary.html"
+  )
+  return sweep.document(table)
 
 
 def _add_extract(commands) -> None:
@@ -520,6 +599,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_data,
     _add_tokenizer,
     _add_train,
+    _add_sweep,
     _add_extract,
     _add_eval,
     _add_predict,
@@ -532,7 +612,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--json", help="write the result to this file as JSON")
   args, rest = parser.parse_known_args(argv)
   wrong = [item for item in rest if not item.startswith("--config.")]
-  if wrong or (rest and args.command != "train"):
+  if wrong or (rest and args.command not in ("train", "sweep")):
     parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
   args.overrides = rest
   return args
@@ -544,6 +624,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:  # found out before the work rather than after it
       _check_writable(pathlib.Path(args.json))
     document = args.run(args)
+    failed = document.pop("failed_runs", 0)
     if args.json and processes.is_first():
       text = json.dumps(results.without_nan(document), indent=1)
       pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
@@ -559,7 +640,7 @@ def main(argv: list[str] | None = None) -> int:
   except Exception as error:  # the last resort: show and say 3
     traceback.print_exc()
     return processes.fail(3, f"{type(error).__name__}: {error}")
-  return 0
+  return 3 if failed else 0
 
 
 def _check_writable(path: pathlib.Path) -> None:

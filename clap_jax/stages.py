@@ -111,6 +111,11 @@ def train(
   return trainer.train(resolved, workdir)
 
 
+def check(config) -> None:
+  """Raises a ValueError if the ConfigDict is wrong anywhere."""
+  _trainer(config.get("trainer")).resolve(config)
+
+
 def is_finished(workdir: str | pathlib.Path) -> bool:
   """Whether a `clap train` ran to its end there."""
   return (pathlib.Path(workdir) / results.RESULTS_FILE).is_file()

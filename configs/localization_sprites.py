@@ -8,6 +8,22 @@ import ml_collections
 from configs import common
 
 
+def sweep():
+  """What `clap sweep` runs: overrides of the config, one dict per run."""
+  return common.grid(
+    {"optimizer.learning_rate": (3e-4, 1e-3, 3e-3), "loop.seed": (0, 1)}
+  )
+
+
+def space():
+  """What `clap sweep --trials N` searches."""
+  return {
+    "optimizer.learning_rate": ("log_uniform", 1e-4, 1e-2),
+    "optimizer.weight_decay": ("log_uniform", 1e-3, 0.3),
+    "pyramid.num_stem_blocks": (0, 1, 2),
+  }
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
   args = common.parse_arg(arg, size="demo", seed=0)

@@ -61,6 +61,13 @@ SIZES = {
 }
 
 
+def sweep():
+  """What `clap sweep` runs: overrides of the config, one dict per run."""
+  return common.grid(
+    {"optimizer.learning_rate": (1e-3, 2e-3, 4e-3), "loop.seed": (0, 1)}
+  )
+
+
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
   args = common.parse_arg(

@@ -1,8 +1,10 @@
 """The launcher's usage; its installation is tested by using it."""
 
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -32,10 +34,13 @@ def test_it_parses():
 
 
 def test_shellcheck():
-  if not shutil.which("shellcheck"):
-    pytest.skip("shellcheck is not installed")
+  beside = pathlib.Path(sys.prefix, "bin")
+  path = os.pathsep.join((str(beside), os.environ["PATH"]))
+  program = shutil.which("shellcheck", path=path)
+  if program is None:
+    pytest.skip('shellcheck is not installed: pip install "clap_jax[dev]"')
   result = subprocess.run(
-    ["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False
+    [program, str(SCRIPT)], capture_output=True, text=True, check=False
   )
   assert result.returncode == 0, result.stdout
 

@@ -53,6 +53,18 @@ def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
   )
 
 
+def scalar_keys(path: str | pathlib.Path) -> tuple[str, ...]:
+  """Every scalar that a metrics.jsonl file has at any step, in order."""
+  keys: dict[str, None] = {}
+  with open(path, encoding="utf-8") as lines:
+    for line in lines:
+      try:
+        keys |= dict.fromkeys(json.loads(line))
+      except json.JSONDecodeError:
+        continue
+  return tuple(key for key in keys if key != "step")
+
+
 def segments(
   predictions: Iterable[Mapping[str, Any]],
 ) -> tuple[content.Segment, ...]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import paths, sharding
+from clap_jax.training import paths, processes, sharding
 
 
 class Predictor:
@@ -28,6 +28,7 @@ class Predictor:
   ):
     mesh_lib.check_batch_size(batch_size, mesh)
     self._predict = jax.jit(predict, out_shardings=sharding.replicated(mesh))
+    self._compiled: dict[Any, Callable] = {}  # by the shapes of all
     self._mesh = mesh
     self._batch_size = batch_size
 
@@ -56,7 +57,7 @@ class Predictor:
       batch_shards = jax.tree.map(
         lambda leaf: sharding.put_whole(leaf, shards), padded
       )
-      outputs = self._predict(params, batch_shards)
+      outputs = self._compiled_for(params, batch_shards)(params, batch_shards)
     outputs = jax.device_get(outputs)
     for name, leaf in paths.flatten(outputs).items():
       if np.shape(leaf)[:1] != (self._batch_size,):
@@ -66,6 +67,17 @@ class Predictor:
         )
     num_valid = int(valid_mask.sum())
     return jax.tree.map(lambda leaf: leaf[:num_valid], outputs)
+
+  def _compiled_for(self, params, batch) -> Callable:
+    if processes.count() == 1:
+      return self._predict
+    leaves = jax.tree.leaves((params, batch))
+    key = tuple((leaf.shape, leaf.sharding) for leaf in leaves)
+    if key not in self._compiled:
+      self._compiled[key] = processes.compiled_by_all(
+        self._predict, params, batch
+      )
+    return self._compiled[key]
 
 
 def predict_batches(

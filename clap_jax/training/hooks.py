@@ -1,11 +1,13 @@
 """What happens beside the steps: record, progress, evaluation, checkpoint."""
 
 import math
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import rich.console
 import rich.progress
 
@@ -80,6 +82,26 @@ class MetricsLog(Hook):
 
   def on_metrics(self, step, metrics):
     self._writer.write(step, metrics)
+
+
+class Accounting(Hook):
+  """Keeps the ledger on the disk: a killed process writes no last word."""
+
+  _EVERY_SEC = 5.0
+
+  def __init__(self, ledger: goodput.Ledger, *, every_steps: int):
+    self._ledger = ledger
+    self._every_steps = every_steps
+    self._next_sec = 0.0
+
+  def wants_metrics(self, step):
+    return step % self._every_steps == 0 and processes.is_first()
+
+  def on_metrics(self, step, metrics):
+    self._ledger.reached(step)
+    if time.monotonic() >= self._next_sec:
+      self._ledger.write()
+      self._next_sec = time.monotonic() + self._EVERY_SEC
 
 
 class SkipLimit(Hook):
@@ -192,6 +214,53 @@ class Progress(Hook):
   def close(self):
     if self._bar is not None:
       self._bar.stop()
+
+
+class Profile(Hook):
+  """Traces some steps for TensorBoard or Perfetto, once the run is warm."""
+
+  _WARM_UP_STEPS = 10
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    *,
+    num_steps: int,
+    start_step: int,
+    last_step: int,
+  ):
+    """Traces nothing yet.
+
+    Args:
+      directory: where the trace goes.
+      num_steps: how many to trace.
+      start_step: steps done.
+      last_step: of the run; a short one is traced from its middle.
+    """
+    self._directory = directory
+    wait_steps = min(self._WARM_UP_STEPS, max(last_step - start_step, 2) // 2)
+    self._first = start_step + wait_steps
+    self._last = min(self._first + num_steps, last_step)
+    self._tracing = False
+
+  def wants_metrics(self, step):
+    return step in (self._first, self._last)
+
+  def on_metrics(self, step, metrics):
+    if step == self._first:
+      jax.profiler.start_trace(str(self._directory))
+      self._tracing = True
+    elif self._tracing:
+      self.close()
+      processes.say(
+        f"steps {self._first + 1} to {self._last} are traced in "
+        f"{self._directory}"
+      )
+
+  def close(self):
+    if self._tracing:
+      self._tracing = False
+      jax.profiler.stop_trace()
 
 
 class Evaluation(Hook):

@@ -109,6 +109,8 @@ def run_loop(
     clock.add_input_wait(input_sec)
     dog.spent(input_sec)
     dog.enter(watchdog.DISPATCH, step - 1)
+    if step == start_step + 1:
+      step_function = processes.compiled_by_all(step_function, state, batch)
     state, metrics = step_function(state, batch)
     dog.enter(watchdog.DEVICE, step)
     if pending is not None:

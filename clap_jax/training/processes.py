@@ -174,6 +174,31 @@ def first_decides(what: str, function: Callable[[], Any]) -> Any:
   return answer["value"]
 
 
+def compiled_by_all(function: Any, *arguments: Any) -> Callable:
+  """`function` compiled for the arguments, once all processes have done so.
+
+  Between CPUs the first collective of a program waits for its peers for half a
+  minute only, and compiling may take one process much longer than another.
+
+  Args:
+    function: a jitted one, to be called with arguments of the same shapes.
+    *arguments: what it will be called with; they stay as they are.
+  """
+  if count() == 1:
+    return function
+  compiled = function.lower(*arguments).compile()
+  meet("compiled")
+  return compiled
+
+
+def meet(where: str) -> None:
+  """Returns when all processes are here; at once in a run of one."""
+  client = distributed.global_state.client
+  if client is not None:
+    number = next(_decisions)
+    client.wait_at_barrier(f"clap/{where}/{number}", _DECISION_SEC * 1000)
+
+
 def publish(progress: Mapping[str, Any]) -> None:
   """Lets the other processes know how far this one is."""
   client = distributed.global_state.client
@@ -265,7 +290,7 @@ class _Monitor:
         file=sys.stderr,
         flush=True,
       )
-      faulthandler.dump_traceback(all_threads=True)
+      faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
       os._exit(FAILED_CODE)
 
 

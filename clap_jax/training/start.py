@@ -24,6 +24,7 @@ from clap_jax.training import step as step_lib
 from clap_jax.training import writer as writer_lib
 
 TrainState = state_lib.TrainState
+PROFILE_DIRECTORY = "profile"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +143,19 @@ def _make_hooks(
     hooks_lib.MetricsLog(
       writer, every_steps=steps.log_every, last_step=steps.last
     ),
+    hooks_lib.Accounting(ledger, every_steps=steps.log_every),
     hooks_lib.Stragglers(writer, every_steps=steps.log_every),
     hooks_lib.SkipLimit(max_skipped_in_a_row=loop.max_skipped_in_a_row),
   ]
+  if loop.profile_steps:
+    hooks.append(
+      hooks_lib.Profile(
+        run.workdir / PROFILE_DIRECTORY,
+        num_steps=loop.profile_steps,
+        start_step=start_step,
+        last_step=steps.last,
+      )
+    )
   if run.title is not None and processes.is_first():
     hooks.append(
       hooks_lib.Progress(

@@ -24,6 +24,7 @@ _TIMES_P95 = 10.0
 _TIMES_FIRST = 10.0  # the first step compiles
 _TIMES_HOOKS = 30.0  # a whole evaluation, or the save of a large state
 _PUBLISH_SEC = 2.0
+_C_CODE_SEC = 5.0  # longer than the limit, so that this thread comes first
 
 
 class Watchdog:
@@ -104,11 +105,13 @@ class Watchdog:
 
   def _run(self) -> None:
     publish_sec = before_sec = time.monotonic()
-    # C code that never lets this thread run is caught by a thread without
-    # Python. It is wound up again at every look.
-    patience_sec = _TIMES_HOOKS * self._timeout_sec
     while not self._stopped.wait(self._poll_sec):
-      faulthandler.dump_traceback_later(patience_sec, exit=True)
+      # C code that never lets this thread run is caught by a thread without
+      # Python, which is wound up again at every look.
+      patience_sec = self.limit_sec() + _C_CODE_SEC
+      faulthandler.dump_traceback_later(
+        patience_sec, exit=True, file=sys.__stderr__
+      )
       now_sec = time.monotonic()
       # A process that was halted and goes on has not been stuck meanwhile.
       self._idle_sec += min(now_sec - before_sec, 4 * self._poll_sec)
@@ -172,5 +175,5 @@ def _end_all(report: str) -> None:
     file=sys.stderr,
     flush=True,
   )
-  faulthandler.dump_traceback(all_threads=True)
+  faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
   processes.end_all(processes.FAILED_CODE, report)

@@ -1,0 +1,158 @@
+"""summary.html of a sweep: parallel coordinates, best curves, all runs."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from clap_jax.report import content, curves, sweep_table
+
+_FOLDER = pathlib.Path(__file__).parent
+_WIDTH, _HEIGHT, _TOP, _BOTTOM, _SIDE = 860, 320, 44, 30, 70
+_BEST = 5  # curves that are drawn
+
+
+def render(table: sweep_table.SweepTable, *, title: str) -> str:
+  """The page as text; it needs nothing but itself."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_FOLDER),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters["shown"] = shown
+  style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+  return environment.get_template("sweep_page.html").render(
+    table=table,
+    title=title,
+    style=Markup(style),
+    coordinates=parallel_coordinates(table),
+    charts=[(chart, curves.chart_svg(chart)) for chart in best_curves(table)],
+    dash_of=curves.dash_of,
+  )
+
+
+def shown(value: Any) -> str:
+  if value is None:
+    return ""
+  if isinstance(value, float):
+    return f"{value:.4g}" if math.isfinite(value) else "undefined"
+  return str(value)
+
+
+def best_curves(table: sweep_table.SweepTable) -> list[content.Chart]:
+  """A chart per scalar of the training record, of the best runs."""
+  best = [e for e in table.ranked if e.curves][:_BEST]
+  keys = dict.fromkeys(key for entry in best for key in entry.curves)
+  charts = []
+  for key in keys:
+    lines = tuple(e.curves[key] for e in best if key in e.curves)
+    if any(len(line.steps) > 1 for line in lines):
+      charts.append(
+        content.Chart(
+          title=key,
+          y_label=key,
+          curves=lines,
+          smooth=key == "train/loss",
+        )
+      )
+  return charts
+
+
+def parallel_coordinates(table: sweep_table.SweepTable) -> Markup:
+  """A line per finished run across one axis per override and the metric.
+
+  Numbers lie where they belong, on a logarithmic axis if they span a factor of
+  twenty; other values are spread evenly. "" where nothing can be compared.
+  """
+  entries = [e for e in table.ranked if math.isfinite(table.value(e))]
+  if len(entries) < 2 or not table.metric:
+    return Markup("")
+  columns = {
+    key: [entry.overrides.get(key) for entry in entries] for key in table.keys
+  }
+  columns[table.metric] = [table.value(entry) for entry in entries]
+  places = {key: _places(values) for key, values in columns.items()}
+  step = (_WIDTH - 2 * _SIDE) / max(len(columns) - 1, 1)
+  xs = [_SIDE + step * index for index in range(len(columns))]
+  parts = [
+    _axis(x, key, columns[key], places[key])
+    for x, key in zip(xs, columns, strict=True)
+  ]
+  values = columns[table.metric]
+  low, high = min(values), max(values)
+  for index, entry in reversed(list(enumerate(entries))):  # the best on top
+    good = (values[index] - low) / (high - low) if high > low else 1.0
+    points = " ".join(
+      f"{x:.1f},{_y(places[key][index]):.1f}"
+      for x, key in zip(xs, columns, strict=True)
+    )
+    parts.append(
+      Markup(
+        '<polyline points="{}" fill="none" stroke="hsl({:.0f} 65% 45%)" '
+        'stroke-opacity="{:.2f}" stroke-width="{}"><title>{}: {}</title>'
+        "</polyline>"
+      ).format(
+        points,
+        30 + 180 * good,
+        0.35 + 0.6 * good,
+        3 if index == 0 else 1.5,
+        entry.name,
+        shown(values[index]),
+      )
+    )
+  label = f"{len(entries)} runs; the best, {entries[0].name}, is drawn thick."
+  return Markup(
+    '<svg class="coordinates" viewBox="0 0 {} {}" role="img" '
+    'aria-label="{}">{}</svg>'
+  ).format(_WIDTH, _HEIGHT, label, Markup("").join(parts))
+
+
+def _y(place: float) -> float:
+  return _HEIGHT - _BOTTOM - place * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _places(values: Sequence[Any]) -> list[float]:
+  """Heights from 0 to 1."""
+  if all(_is_number(value) for value in values):
+    numbers = [float(value) for value in values]
+    if min(numbers) > 0 and max(numbers) / min(numbers) >= 20:
+      numbers = [math.log(number) for number in numbers]
+    low, high = min(numbers), max(numbers)
+    if high == low:
+      return [0.5] * len(numbers)
+    return [(number - low) / (high - low) for number in numbers]
+  names = sorted({shown(value) for value in values})
+  last = max(len(names) - 1, 1)
+  return [names.index(shown(value)) / last for value in values]
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _axis(
+  x: float, key: str, values: Sequence[Any], places: Sequence[float]
+) -> Markup:
+  ticks: Mapping[float, str] = {
+    place: shown(value) for value, place in zip(values, places, strict=True)
+  }
+  if len(ticks) > 7:
+    ordered = sorted(ticks)
+    ticks = {p: ticks[p] for p in (ordered[0], ordered[-1])}
+  parts = [
+    Markup('<text class="tick" x="{:.1f}" y="{:.1f}">{}</text>').format(
+      x + 5, _y(place) + 4, text
+    )
+    for place, text in ticks.items()
+  ]
+  return Markup(
+    '<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>'
+    '<text class="name" x="{x:.1f}" y="18" text-anchor="middle">{}</text>{}'
+  ).format(
+    _y(0.0), _y(1.0), key.rpartition(".")[2], Markup("").join(parts), x=x
+  )

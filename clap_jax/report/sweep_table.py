@@ -1,0 +1,114 @@
+"""What the runs of a sweep were and what came of them, as one table."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clap_jax.report import content
+
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One run of a sweep."""
+
+  name: str
+  outcome: str  # DONE, STOPPED or FAILED with more words
+  reason: str  # the last line of its log, where it is not done
+  overrides: Mapping[str, Any]  # config key -> value
+  metrics: Mapping[str, float | None]  # task/split/metric -> value
+  curves: Mapping[str, content.Curve]  # by the key in metrics.jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepTable:
+  """All runs, in the order they were asked for."""
+
+  entries: tuple[Entry, ...]
+  keys: tuple[str, ...]  # that any run overrides
+  metrics: tuple[str, ...]  # that any run has
+  metric: str | None  # by which runs are ranked; None if there is none yet
+
+  @classmethod
+  def of(cls, entries: Sequence[Entry], *, metric: str | None) -> "SweepTable":
+    """Collects the columns.
+
+    Args:
+      entries: the runs.
+      metric: task/split/metric or its last part; None for the first one that
+        is an average, or the first one.
+
+    Raises:
+      ValueError: if the runs have metrics, but not this one.
+    """
+    keys = dict.fromkeys(key for entry in entries for key in entry.overrides)
+    metrics = tuple(
+      dict.fromkeys(name for entry in entries for name in entry.metrics)
+    )
+    return cls(tuple(entries), tuple(keys), metrics, _chosen(metrics, metric))
+
+  def value(self, entry: Entry) -> float:
+    """What the entry is ranked by; NaN if it has none."""
+    value = entry.metrics.get(self.metric) if self.metric else None
+    return math.nan if value is None else float(value)
+
+  @property
+  def ranked(self) -> tuple[Entry, ...]:
+    """The best first; those without a value last, in their order."""
+
+    def rank(entry):
+      value = self.value(entry)
+      return (math.isnan(value), -value if math.isfinite(value) else 0.0)
+
+    return tuple(sorted(self.entries, key=rank))
+
+  @property
+  def unfinished(self) -> tuple[Entry, ...]:
+    return tuple(e for e in self.entries if e.outcome != DONE)
+
+
+def _chosen(metrics: Sequence[str], wanted: str | None) -> str | None:
+  if not metrics:
+    return None
+  if wanted is None:
+    averages = [m for m in metrics if m.rpartition("/")[2].startswith("aver")]
+    return (averages or list(metrics))[0]
+  for name in metrics:
+    if wanted in (name, name.rpartition("/")[2]):
+      return name
+  raise ValueError(
+    f"--metric: no run has {wanted!r}; choose from {', '.join(metrics)}."
+  )
+
+
+def csv_text(table: SweepTable) -> str:
+  """One line per run: name, outcome, every override, every metric, reason."""
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator="\n")
+  writer.writerow(["run", "outcome", *table.keys, *table.metrics, "reason"])
+  for entry in table.entries:
+    writer.writerow(
+      [
+        entry.name,
+        entry.outcome,
+        *(_cell(entry.overrides.get(key)) for key in table.keys),
+        *(_cell(entry.metrics.get(name)) for name in table.metrics),
+        _harmless(entry.reason),
+      ]
+    )
+  return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+  if value is None:
+    return ""
+  return _harmless(value) if isinstance(value, str) else value
+
+
+def _harmless(text: str) -> str:
+  """A text that no spreadsheet takes for a formula."""
+  return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -1,0 +1,322 @@
+"""`./launch.sh tpu`, with a stand-in for gcloud that records its arguments."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests import conftest
+
+SCRIPT = conftest.REPOSITORY / "launch.sh"
+ZONE = ("--zone", "us-central2-b")
+PLACE = ["--zone", "us-central2-b"]
+RECORDER = r"""#!/usr/bin/env bash
+{ printf '%s\0' "$@"; printf '\36'; } >> "$RECORD"
+case "$*" in
+  *describe*)
+    state="$(head -n 1 "$STATES")"
+    sed -i 1d "$STATES"
+    printf '%s\n' "${state%% *}" ;;
+  *"kill -0"*) cat "$SAID" ;;
+esac
+"""
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  """(launch, calls): runs the script; what gcloud was called with."""
+  folder = tmp_path / "bin"
+  folder.mkdir()
+  (folder / "gcloud").write_text(RECORDER)
+  (folder / "gcloud").chmod(0o755)
+  record = tmp_path / "record"
+  environment = os.environ | {
+    "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    "RECORD": str(record),
+    "STATES": str(tmp_path / "states"),
+    "SAID": str(tmp_path / "said"),
+    "CLAP_POLL_SEC": "0",
+    "SECRET_TOKEN": "hunter2",
+  }
+  (tmp_path / "home").mkdir()
+
+  def launch(*arguments, timeout=120):
+    return subprocess.run(
+      ["bash", str(SCRIPT), "tpu", *arguments],
+      capture_output=True,
+      text=True,
+      timeout=timeout,
+      check=False,
+      env=environment,
+      cwd=tmp_path / "home",
+      stdin=subprocess.DEVNULL,
+    )
+
+  def calls():
+    if not record.exists():
+      return []
+    text = record.read_bytes().decode()
+    return [call.split("\0")[:-1] for call in text.split("\36")[:-1]]
+
+  return launch, calls
+
+
+def tpu(group, *arguments):
+  return ["compute", "tpus", group, *arguments]
+
+
+def test_create(cloud):
+  launch, calls = cloud
+  common = ("--type", "v5litepod-16", "--runtime", "v2-alpha-tpuv5-lite")
+  for extra in ((), ("--spot", "--project", "my-lab"), ("--slices", "4")):
+    result = launch("create", "--name", "run", *ZONE, *common, *extra)
+    assert result.returncode == 0, result.stderr
+  result = launch("create", "--name", "run", *ZONE, *common, "--direct")
+  assert result.returncode == 0
+  how = ["--accelerator-type=v5litepod-16"]
+  queued = [*how, "--runtime-version=v2-alpha-tpuv5-lite"]
+  create = tpu("queued-resources", "create", "run", *queued)
+  assert calls() == [
+    [*create, "--node-id=run", *PLACE],
+    [*create, "--spot", "--node-id=run", *PLACE, "--project", "my-lab"],
+    [*create, "--node-prefix=run", "--node-count=4", *PLACE],
+    tpu(
+      "tpu-vm",
+      "create",
+      "run",
+      *how,
+      "--version=v2-alpha-tpuv5-lite",
+      *PLACE,
+    ),
+  ]
+
+
+def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
+  launch, calls = cloud
+  tarball = tmp_path / "a b;c.tar.gz"
+  tarball.write_bytes(b"x")
+  arguments = ("setup", "--name", "run", *ZONE, "--slices", "2")
+  assert launch(*arguments, "--tarball", str(tarball)).returncode == 0
+  copies = [call for call in calls() if "scp" in call]
+  assert copies == [
+    tpu(
+      "tpu-vm",
+      "scp",
+      str(tarball),
+      f"run-{index}:clap_jax.tar.gz",
+      "--worker=all",
+      *PLACE,
+    )
+    for index in range(2)
+  ]
+  installs = [call for call in calls() if "ssh" in call]
+  assert [call[4] for call in installs] == ["run-0", "run-1"]
+  assert all("launch.sh install tpu" in call[6] for call in installs)
+  result = launch("setup", "--name", "run", *ZONE, "--rev", "no-such-branch")
+  assert result.returncode == 2
+  assert "no commit" in result.stderr
+
+
+def remote_words(command):
+  """What a shell makes of the part that starts clap."""
+  script = command.partition("nohup ")[2].partition(" >>")[0]
+  check = "import sys; print('\\0'.join(sys.argv[1:]), end='')"
+  result = subprocess.run(
+    [
+      "bash",
+      "-c",
+      f"{shlex.quote(sys.executable)} -c {shlex.quote(check)} {script}",
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return result.stdout.split("\0")
+
+
+HOSTILE = [
+  "$(touch INJECTED)",
+  "`touch INJECTED`",
+  "; touch INJECTED;",
+  "a b",
+  "'\"",
+  "x\ny",
+  "&& touch INJECTED",
+  "| touch INJECTED",
+  "> INJECTED",
+  "*",
+  "~",
+  "\\",
+  "!!",
+  "${HOME}",
+  "é ü",
+  "",
+  "-rf",
+  "#",
+]
+
+
+def test_arguments_reach_clap_as_they_are(cloud, tmp_path):
+  launch, calls = cloud
+  arguments = [f"--config.x={text}" for text in HOSTILE] + HOSTILE
+  result = launch("train", "--name", "run", *ZONE, "--", *arguments)
+  assert result.returncode == 0, result.stderr
+  (call,) = calls()
+  assert call[:6] == tpu("tpu-vm", "ssh", "run", "--worker=all")
+  command = call[6].removeprefix("--command=")
+  assert remote_words(command) == [
+    "./launch.sh",
+    "clap",
+    "train",
+    "--distributed",
+    *arguments,
+  ]
+  assert not list(tmp_path.rglob("INJECTED"))
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "A", "../x", "a" * 99, "a_b"])
+@pytest.mark.parametrize(
+  "option", ["--name", "--zone", "--project", "--type", "--runtime", "--slices"]
+)
+def test_hostile_names_are_refused_before_gcloud(cloud, tmp_path, option, text):
+  launch, calls = cloud
+  good = {
+    "--name": "run",
+    "--zone": "us-central2-b",
+    "--type": "v4-8",
+    "--runtime": "tpu-ubuntu2204-base",
+  }
+  if option == "--runtime" and text == "a" * 99:
+    pytest.skip("a runtime's name may be long")
+  arguments = [
+    word for pair in (good | {option: text}).items() for word in pair
+  ]
+  result = launch("create", *arguments)
+  assert result.returncode == 2
+  assert option in result.stderr
+  assert calls() == []
+  assert not list(tmp_path.rglob("INJECTED"))
+
+
+@pytest.mark.parametrize("text", ["-x", "--output=x", "$(id)", "a b", "", ":x"])
+def test_hostile_revisions_are_refused(cloud, text):
+  launch, calls = cloud
+  result = launch("setup", "--name", "run", *ZONE, "--rev", text)
+  assert result.returncode == 2
+  assert calls() == []
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((), "give a verb"),
+    (("launch",), "unknown verb 'launch'"),
+    (("create", "--zone", "us-central2-b"), "--name is needed"),
+    (("create", "--name", "a"), "--zone is needed"),
+    (("create", "--name", "a", *ZONE), "--type is needed"),
+    (("create", "--name", "a", *ZONE, "--type", "v4-8"), "--runtime"),
+    (("create", "--name"), "--name needs a value"),
+    (("train", "--name", "a", *ZONE), "after --"),
+    (("train", "--name", "a", *ZONE, "--cofnig"), "unknown option"),
+    (("stop", "--name", "a", *ZONE, "--slices", "2", "--direct"), "--direct"),
+    (("setup", "--name", "a", *ZONE, "--tarball", "no.tar"), "no file"),
+  ],
+)
+def test_usage(cloud, arguments, message):
+  launch, calls = cloud
+  result = launch(*arguments)
+  assert result.returncode == 2
+  assert message in result.stderr
+  assert calls() == []
+
+
+def test_status_logs_stop_delete(cloud, tmp_path):
+  launch, calls = cloud
+  (tmp_path / "states").write_text("ACTIVE\n")
+  result = launch("status", "--name", "run", *ZONE)
+  assert result.stdout == "ACTIVE\n"
+  assert launch("logs", "--name", "run", *ZONE, "--slices", "2").returncode == 0
+  assert launch("stop", "--name", "run", *ZONE).returncode == 0
+  assert launch("delete", "--name", "run", *ZONE).returncode == 0
+  described, tail, *followed, stopped, deleted = calls()
+  assert described[2:5] == ["queued-resources", "describe", "run"]
+  assert tail[6] == "--command=tail -n 1 ~/run.log"
+  assert sorted(call[4] for call in followed) == ["run-0", "run-1"]
+  assert all("-F ~/run.log" in call[6] for call in followed)
+  assert all("--worker=all" in call for call in (tail, *followed, stopped))
+  assert stopped[6] == '--command=kill -TERM "$(cat ~/run.pid)"'
+  assert deleted == tpu(
+    "queued-resources", "delete", "run", "--force", "--quiet", *PLACE
+  )
+
+
+def test_after_a_preemption_everything_starts_again(cloud, tmp_path):
+  launch, calls = cloud
+  tarball = tmp_path / "code.tar.gz"
+  tarball.write_bytes(b"x")
+  states = ["ACTIVE", "SUSPENDING", "PROVISIONING", "ACTIVE", "ACTIVE"]
+  (tmp_path / "states").write_text("\n".join(states))
+  arguments = ["train", "--name", "run", *ZONE, "--type", "v4-16", "--spot"]
+  arguments += ["--runtime", "tpu-ubuntu2204-base", "--restart"]
+  arguments += ["--tarball", str(tarball), "--", "--workdir", "w"]
+  # The last ACTIVE finds the run ended.
+  os.mkfifo(tmp_path / "said")
+  answers = subprocess.Popen(
+    ["bash", "-c", 'echo RUNNING > "$0"; sleep 0.2; echo ENDED > "$0"', "said"],
+    cwd=tmp_path,
+  )
+  result = launch(*arguments)
+  answers.wait(timeout=60)
+  assert result.returncode == 0, result.stderr
+  assert "run is SUSPENDING; making it again" in result.stderr
+  assert "run has ended" in result.stderr
+  kinds = [
+    "start"
+    if "nohup" in " ".join(call)
+    else "install"
+    if "install" in " ".join(call)
+    else "ask"
+    if "kill -0" in " ".join(call)
+    else call[3]
+    for call in calls()
+  ]
+  assert kinds == [
+    "start",
+    "describe",
+    "ask",
+    "describe",
+    "delete",
+    "create",
+    "describe",
+    "describe",
+    "scp",
+    "install",
+    "start",
+    "describe",
+    "ask",
+  ]
+  starts = [call for call in calls() if "nohup" in " ".join(call)]
+  assert starts[0] == starts[1]
+
+
+def test_a_dry_run_prints_all_and_runs_nothing(cloud):
+  launch, calls = cloud
+  for verb in ("create", "setup", "status", "logs", "stop", "delete"):
+    result = launch(
+      verb,
+      *("--name", "run", *ZONE, "--type", "v4-8", "--slices", "2"),
+      *("--runtime", "tpu-ubuntu2204-base", "--dry-run"),
+    )
+    assert result.returncode == 0, result.stderr
+    words = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert words
+  result = launch(
+    *("train", "--name", "run", *ZONE, "--restart", "--dry-run"),
+    *("--", "--workdir", "$(id)"),
+  )
+  assert result.returncode == 0
+  assert "queued-resources describe" in result.stdout
+  assert calls() == []
+  assert "hunter2" not in result.stdout + result.stderr

@@ -1,0 +1,56 @@
+"""requirements.lock: complete, hashed, and in step with what it is made of."""
+
+import re
+
+import pytest
+
+from tests import conftest
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
+
+
+def normal(name):
+  return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(text):
+  return {
+    normal(match[1]): match[2]
+    for line in text.splitlines()
+    if (match := _PIN.match(line))
+  }
+
+
+@pytest.fixture(scope="module")
+def lock():
+  return (conftest.REPOSITORY / "requirements.lock").read_text()
+
+
+def test_every_package_has_a_hash(lock):
+  lines = [line for line in lock.splitlines() if not line.startswith("#")]
+  blocks = re.split(r"\n(?=\S)", "\n".join(lines).strip())
+  assert len(blocks) > 80
+  for block in blocks:
+    assert _PIN.match(block), block
+    assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
+  assert "://" not in lock  # no index, no address
+
+
+def test_every_requirement_is_locked_at_the_tested_version(lock):
+  locked = pins(lock)
+  requirements = (conftest.REPOSITORY / "requirements.txt").read_text()
+  for line in requirements.splitlines():
+    name = re.match(r"[A-Za-z0-9._-]+", line)
+    if name and not line.startswith("#"):
+      assert normal(name[0]) in locked, f"{name[0]}: make the lock again"
+  constraints = (conftest.REPOSITORY / "constraints.txt").read_text()
+  tested = pins(
+    "\n".join(
+      line
+      for line in constraints.splitlines()
+      if 'python_version >= "3.12"' not in line
+    )
+  )
+  for name, version in tested.items():
+    if name in locked:
+      assert locked[name] == version, f"{name}: make the lock again"

@@ -1,0 +1,222 @@
+"""Sweeps: what is run, what is left alone, and what the summary says."""
+
+import csv
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clap_jax import sweep
+from clap_jax.report import content, sweep_page, sweep_table
+from clap_jax.trainers import results
+from configs import common
+from tests import conftest
+from tests.trainers import toy_features
+
+
+def test_grid_together_and_random():
+  axes = {"a.b": (1, 2), "c": ("x", "y")}
+  assert list(common.grid(axes)) == [
+    {"a.b": 1, "c": "x"},
+    {"a.b": 1, "c": "y"},
+    {"a.b": 2, "c": "x"},
+    {"a.b": 2, "c": "y"},
+  ]
+  assert list(common.together(axes)) == [
+    {"a.b": 1, "c": "x"},
+    {"a.b": 2, "c": "y"},
+  ]
+  axes = {
+    "rate": ("log_uniform", 1e-4, 1e-2),
+    "decay": ("uniform", 0.0, 1.0),
+    "width": (16, 32),
+  }
+  draws = list(common.at_random(axes, num_runs=20, seed=3))
+  assert draws == list(common.at_random(axes, num_runs=20, seed=3))
+  assert draws != list(common.at_random(axes, num_runs=20, seed=4))
+  assert all(1e-4 <= draw["rate"] <= 1e-2 for draw in draws)
+  assert sum(draw["rate"] < 1e-3 for draw in draws) in range(4, 17)
+  assert {draw["width"] for draw in draws} == {16, 32}
+
+
+@pytest.mark.parametrize(
+  ("axis", "message"),
+  [
+    ((), "no values"),
+    (("uniform", 2, 1), "low, high"),
+    (("uniform", 2), "low, high"),
+    (("log_uniform", 0.0, 1.0), "above 0"),
+  ],
+)
+def test_axes_of_nothing(axis, message):
+  with pytest.raises(ValueError, match=message):
+    list(common.at_random({"x": axis}, num_runs=1, seed=0))
+  with pytest.raises(ValueError, match="differ in length"):
+    list(common.together({"x": (1,), "y": (1, 2)}))
+
+
+def test_names_are_safe_and_differ():
+  names = {
+    sweep.name_of(overrides)
+    for overrides in (
+      {"a.rate": 1e-3},
+      {"b.rate": 1e-3},
+      {"a.rate": 1.0000001e-3},
+      {"a.name": "../../etc/passwd"},
+      {"a.name": "x" * 500},
+      {"a.name": "-rf *; $(touch x)"},
+      {},
+    )
+  }
+  assert len(names) == 7
+  for name in names:
+    assert len(name) < 100
+    assert "/" not in name
+    assert not name.startswith(("-", "."))
+    assert not set(name) & set(" *;$()")
+  with pytest.raises(ValueError, match="no runs"):
+    sweep.plan([], "w")
+  with pytest.raises(ValueError, match="twice"):
+    sweep.plan([{"a": 1}, {"a": 1}], "w")
+
+
+def entry(name, value, *, outcome="done", **overrides):
+  curve = content.Curve(name=name, steps=(1, 2), values=(2.0, 1.0))
+  return sweep_table.Entry(
+    name=name,
+    outcome=outcome,
+    reason="" if outcome == "done" else "=cmd|' /C calc'!A0",
+    overrides=overrides,
+    metrics={} if value is None else {"loc/val/average_map": value},
+    curves={"train/loss": curve},
+  )
+
+
+def test_summary():
+  table = sweep_table.SweepTable.of(
+    [
+      entry("a", 0.2, rate=1e-3, kind="<b>x</b>"),
+      entry("b", None, outcome="failed with exit code 3", rate=1e-1),
+      entry("c", 0.5, rate=1e-2, kind="y"),
+    ],
+    metric=None,
+  )
+  assert [e.name for e in table.ranked] == ["c", "a", "b"]
+  rows = list(csv.DictReader(sweep_table.csv_text(table).splitlines()))
+  assert [row["rate"] for row in rows] == ["0.001", "0.1", "0.01"]
+  assert rows[1]["outcome"] == "failed with exit code 3"
+  assert rows[1]["reason"].startswith("'=")  # no formula
+  page = sweep_page.render(table, title="A & B")
+  assert "<b>x</b>" not in page
+  assert "&lt;b&gt;x&lt;/b&gt;" in page
+  assert page.count("<polyline") == 2
+  assert "A &amp; B" in page
+  assert "http" not in page.replace("http-equiv", "").replace(
+    "http://www.w3.org", ""
+  )
+  with pytest.raises(ValueError, match="choose from loc/val/average_map"):
+    sweep_table.SweepTable.of(table.entries, metric="recall")
+
+
+def test_failures_are_isolated_and_what_is_done_stays(tmp_path):
+  runs = sweep.plan([{"a": n} for n in range(4)], tmp_path)
+  runs[3].directory.mkdir(parents=True)
+  results.write(runs[3].directory, [])
+  seen = []
+
+  def runner(run):
+    if run.done:
+      return "done"
+    seen.append(run.overrides["a"])
+    return "failed with exit code 3" if run.overrides["a"] == 1 else "done"
+
+  outcomes = sweep.run_all(runs, runner, parallel=2)
+  assert sorted(seen) == [0, 1, 2]
+  assert list(outcomes.values()).count("done") == 3
+  table = sweep.summarize(runs, outcomes, tmp_path, metric=None, title="t")
+  assert [e.overrides["a"] for e in table.unfinished] == [1]
+  assert sweep.document(table)["failed_runs"] == 1
+
+
+CONFIG = """
+from configs import common, localization_sprites
+
+get_config = localization_sprites.get_config
+
+
+def sweep():
+  return common.grid(KEYS)
+"""
+
+
+def clap_sweep(directory, workdir, keys, *extra):
+  config = directory / "swept.py"
+  config.write_text(CONFIG.replace("KEYS", repr(keys)), encoding="utf-8")
+  values = toy_features.overrides(directory) | {"loop.log_every_steps": 1}
+  return [
+    sys.executable,
+    "-m",
+    "clap_jax.main",
+    "sweep",
+    f"--config={config}:tiny",
+    f"--workdir={workdir}",
+    *(f"--config.{key}={value}" for key, value in values.items()),
+    *extra,
+  ]
+
+
+def run(command):
+  return subprocess.run(
+    command,
+    cwd=conftest.REPOSITORY,
+    capture_output=True,
+    text=True,
+    timeout=900,
+    check=False,
+  )
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp("sweep_toy")
+  toy_features.write(path)
+  return path
+
+
+def test_a_wrong_key_is_found_before_the_first_run(toy, tmp_path):
+  result = run(clap_sweep(toy, tmp_path / "w", {"optimizer.rate": (1,)}))
+  assert result.returncode == 2
+  assert "no key 'rate'" in result.stderr
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_was_stopped(toy, tmp_path):
+  """Stopped in its first run, then run to the end; one point cannot work."""
+  workdir = tmp_path / "w"
+  keys = {"optimizer.learning_rate": (1e-3, 3e-3), "mesh.tensor": (1, 3)}
+  command = clap_sweep(toy, workdir, keys, "--config.loop.steps=400")
+  process = subprocess.Popen(command, cwd=conftest.REPOSITORY)
+  deadline = time.monotonic() + 600
+  while not list(workdir.glob("runs/*/metrics.jsonl")):
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=300) == 0
+  output = tmp_path / "sweep.json"
+  result = run([*command, "--parallel=2", f"--json={output}"])
+  assert result.returncode == 3, result.stderr
+  runs = json.loads(output.read_text())["runs"]
+  outcomes = [(r["overrides"]["mesh.tensor"], r["outcome"]) for r in runs]
+  assert outcomes == [(1, "done")] * 2 + [(3, "failed with exit code 2")] * 2
+  assert "mesh" in runs[-1]["reason"]
+  rows = list(csv.DictReader((workdir / "summary.csv").open()))
+  assert len(rows) == 4
+  assert "<polyline" in (workdir / "summary.html").read_text()
+  logs = [path.read_text() for path in workdir.glob("runs/*.log")]
+  assert any("asked to stop: saved at step" in log for log in logs)
