@@ -13,7 +13,7 @@ SCRIPT = conftest.REPOSITORY / "launch.sh"
 ZONE = ("--zone", "us-central2-b")
 PLACE = ["--zone", "us-central2-b"]
 RECORDER = r"""#!/usr/bin/env bash
-{ printf '%s\0' "$@"; printf '\36'; } >> "$RECORD"
+{ flock 9; printf '%s\0' "$@" >&9; printf '\36' >&9; } 9>> "$RECORD"
 case "$*" in
   *describe*)
     state="$(head -n 1 "$STATES")"
