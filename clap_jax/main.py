@@ -384,6 +384,38 @@ def _sweep(args) -> dict:
   return sweep.document(table)
 
 
+def _add_compile(commands) -> None:
+  parser = commands.add_parser(
+    "compile",
+    help="compile a config's train step for TPU chips that are not here",
+    description="Compiles the train step with the TPU compiler (package "
+    "libtpu; no TPU is needed) and reports the memory per chip, the "
+    "collectives, the operations and a lower bound of the time of a step. "
+    "Values are overridden as for `clap train`.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument(
+    "--topology", required=True, help="v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x2"
+  )
+  parser.add_argument(
+    "--facts",
+    default="",
+    help="what the data would say, like vocab_size=512,num_classes=20",
+  )
+  parser.set_defaults(run=_compile)
+
+
+def _compile(args) -> dict:
+  config = _read_config(args.config, args.overrides)
+  document = stages.compile_ahead(
+    config, topology=args.topology, facts=args.facts
+  )
+  stages.print_compiled(document)
+  return document
+
+
 def _add_extract(commands) -> None:
   parser = commands.add_parser(
     "extract",
@@ -600,6 +632,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_tokenizer,
     _add_train,
     _add_sweep,
+    _add_compile,
     _add_extract,
     _add_eval,
     _add_predict,
@@ -612,7 +645,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--json", help="write the result to this file as JSON")
   args, rest = parser.parse_known_args(argv)
   wrong = [item for item in rest if not item.startswith("--config.")]
-  if wrong or (rest and args.command not in ("train", "sweep")):
+  if wrong or (rest and args.command not in ("train", "sweep", "compile")):
     parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
   args.overrides = rest
   return args

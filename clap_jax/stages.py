@@ -1,5 +1,6 @@
 """Stages that both the command line and the demo run."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -21,8 +22,16 @@ from clap_jax.data import (
 )
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.report import content, dataset_page
-from clap_jax.trainers import grounding, localization, pretrain, results
+from clap_jax.trainers import (
+  abstract,
+  grounding,
+  localization,
+  pretrain,
+  results,
+)
+from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import processes
+from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
 
 console = rich.console.Console(stderr=True)
@@ -114,6 +123,35 @@ def train(
 def check(config) -> None:
   """Raises a ValueError if the ConfigDict is wrong anywhere."""
   _trainer(config.get("trainer")).resolve(config)
+
+
+def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
+  """Compiles the train step of a ConfigDict for a TPU slice that is not here.
+
+  Args:
+    config: as for `train`.
+    topology: a name like "v5e:16x16".
+    facts: what the data would say, like "vocab_size=512"; see DataFacts.
+
+  Returns:
+    See training.compile_ahead.compile_step; with the facts that were assumed.
+
+  Raises:
+    ValueError: if config, topology or facts are wrong.
+    FileNotFoundError: without the TPU compiler.
+  """
+  trainer = _trainer(config.get("trainer"))
+  resolved = trainer.resolve(config)
+  assumed = abstract.parse_facts(facts)
+  run = trainer.abstract_run(resolved, assumed)
+  document = compile_ahead_lib.compile_step(
+    run.task,
+    run.batch,
+    topology=topology_lib.describe(topology),
+    optimizer=resolved.optimizer,
+    mesh=resolved.mesh,
+  )
+  return document | {"assumed": dataclasses.asdict(assumed)}
 
 
 def is_finished(workdir: str | pathlib.Path) -> bool:
@@ -267,3 +305,41 @@ def print_card(card: dict) -> None:
       # Not markup: names of videos may hold brackets.
       table.add_row(name.replace("_", " "), rich.text.Text(str(text)))
   console.print(table)
+
+
+def print_compiled(document: dict) -> None:
+  """What `compile_ahead` found, as a table."""
+  mib = 2**20
+  table = rich.table.Table(document["topology"], "", show_header=True)
+  mesh = ", ".join(f"{k} {v}" for k, v in document["mesh"].items())
+  over = document["missing_bytes_per_chip"]
+  verdict = "yes" if document["fits"] else f"no, by {over / mib:,.1f} MiB"
+  table.add_row("mesh", mesh)
+  table.add_row("batch", f"{document['batch_size']:,} over all chips")
+  table.add_row("parameters", f"{document['num_parameters']:,}")
+  table.add_row("fits", verdict)
+  for name in ("peak", "state", "limit"):
+    value = document[f"{name}_bytes_per_chip"] / mib
+    table.add_row(f"{name} per chip", f"{value:,.1f} MiB")
+  for array in document["largest_replicated"][:3]:
+    if array["bytes"] >= mib:
+      table.add_row(
+        "whole on every chip",
+        f"{array['path']}, {array['bytes'] / mib:,.1f} MiB",
+      )
+  for row in document["collectives"]:
+    table.add_row(
+      f"{row['kind']} x {row['calls']}",
+      f"{row['sent_bytes'] / mib:,.1f} MiB out of a chip, groups of "
+      f"{row['group_size']}",
+    )
+  table.add_row("operations", f"{document['flops_per_step']:.3e} per step")
+  if document["roofline_step_sec"] is not None:
+    table.add_row(
+      "lower bound of a step",
+      f"{1e3 * document['roofline_step_sec']:.2f} ms, by "
+      f"{document['roofline_bound']}",
+    )
+  console.print(table)
+  if document["reason"]:
+    console.print(rich.text.Text(document["reason"]))

@@ -23,7 +23,7 @@ def encode_clips(
   clips_per_step: int = 1,
   kernel_dtype: Any = None,
 ) -> Any:
-  """Features of clips (b, n, ...) as (b, n, d); the memory does not grow with n.
+  """Features of clips (b, n, ...) as (b, n, d); memory does not grow with n.
 
   Differentiable in `params`; the gradient is that of encoding all clips at
   once. A backward pass costs one forward pass more than it, and a second one if

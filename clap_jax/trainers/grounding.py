@@ -14,7 +14,7 @@ from clap_jax.data import feature_sources, pipeline
 from clap_jax.losses import grounding as losses
 from clap_jax.metrics import grounding as metrics
 from clap_jax.models import fusion, grounder, heads, localizer, pyramid
-from clap_jax.trainers import feature_data, results, running
+from clap_jax.trainers import abstract, feature_data, results, running
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -143,12 +143,31 @@ def resolve(config) -> GroundingConfig:
   return config_lib.resolve(GroundingConfig, config)
 
 
+def abstract_run(
+  config: GroundingConfig, facts: abstract.DataFacts
+) -> abstract.AbstractRun:
+  """The task and the shapes of its batch; see trainers/abstract.py."""
+  size, length = config.data.batch_size, config.data.max_length
+  tokens = facts.query_length
+  batch = types.GroundingBatch(
+    features=abstract.array(size, length, facts.feature_width),
+    mask=abstract.array(size, length, dtype=jnp.bool_),
+    query=abstract.array(size, tokens, facts.query_width),
+    query_mask=abstract.array(size, tokens, dtype=jnp.bool_),
+    segment=abstract.array(size, 2),
+    valid=abstract.array(size, dtype=jnp.bool_),
+    query_index=abstract.array(size, dtype=jnp.int32),
+  )
+  task = make_task(model_facts(config, batch), loss_config=config.loss)
+  return abstract.AbstractRun(task, batch)
+
+
 def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
   source = reader.grounding_source(config.data.train_split)
-  facts = model_facts(config, source)
+  facts = model_facts(config, source.collate([source[0]], batch_size=1))
   task = make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, task)
   state = running.fit(
@@ -225,13 +244,17 @@ class _Score:
     return rows, found, truth
 
 
-def model_facts(config: GroundingConfig, source) -> dict:
-  """What rebuilds the model for inference; plain JSON."""
-  example = source.collate([source[0]], batch_size=1)
+def model_facts(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
+  """What rebuilds the model for inference; plain JSON.
+
+  Args:
+    config: of the run.
+    batch: any batch of the run, or its shapes.
+  """
   return {
-    "feature_width": example.features.shape[-1],
-    "query_length": example.query.shape[-2],
-    "query_width": example.query.shape[-1],
+    "feature_width": batch.features.shape[-1],
+    "query_length": batch.query.shape[-2],
+    "query_width": batch.query.shape[-1],
     "max_length": config.data.max_length,
     "pyramid": dataclasses.asdict(config.pyramid),
     "fusion": dataclasses.asdict(config.fusion),

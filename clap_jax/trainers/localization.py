@@ -13,7 +13,7 @@ from clap_jax.data import pipeline
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import detection, tables
 from clap_jax.models import heads, localizer, pyramid
-from clap_jax.trainers import feature_data, results, running
+from clap_jax.trainers import abstract, feature_data, results, running
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -84,6 +84,26 @@ class LocalizationTask:
 
 def resolve(config) -> LocalizationConfig:
   return config_lib.resolve(LocalizationConfig, config)
+
+
+def abstract_run(
+  config: LocalizationConfig, facts: abstract.DataFacts
+) -> abstract.AbstractRun:
+  """The task and the shapes of its batch; see trainers/abstract.py."""
+  size, length = config.data.batch_size, config.data.max_length
+  names = [str(index) for index in range(facts.num_classes)]
+  task = make_task(
+    model_facts(config, names, facts.feature_width), loss_config=config.loss
+  )
+  batch = types.LocalizationBatch(
+    features=abstract.array(size, length, facts.feature_width),
+    mask=abstract.array(size, length, dtype=jnp.bool_),
+    segments=abstract.array(size, facts.max_segments, 2),
+    labels=abstract.array(size, facts.max_segments, dtype=jnp.int32),
+    segment_mask=abstract.array(size, facts.max_segments, dtype=jnp.bool_),
+    video_index=abstract.array(size, dtype=jnp.int32),
+  )
+  return abstract.AbstractRun(task, batch)
 
 
 def train(config: LocalizationConfig, workdir) -> list[dict]:

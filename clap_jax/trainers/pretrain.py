@@ -33,7 +33,7 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.losses import contrastive, contrastive_sharded
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, variants
-from clap_jax.trainers import results, running
+from clap_jax.trainers import abstract, results, running
 from clap_jax.training import checkpoint, evaluation, pretrained, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -300,6 +300,27 @@ def resolve(config) -> PretrainConfig:
   return config_lib.resolve(PretrainConfig, config)
 
 
+def abstract_run(
+  config: PretrainConfig, facts: abstract.DataFacts
+) -> abstract.AbstractRun:
+  """The task and the shapes of its batch; see trainers/abstract.py."""
+  towers = model_config(
+    config, vocab_size=facts.vocab_size, num_classes=facts.num_classes
+  )
+  size, length = config.data.batch_size, config.model.max_text_length
+  side = config.clip.image_size
+  batch = types.ClipBatch(
+    frames=abstract.array(
+      size, config.clip.num_frames, side, side, 3, dtype=jnp.uint8
+    ),
+    tokens=abstract.array(size, length, dtype=jnp.int32),
+    token_mask=abstract.array(size, length, dtype=jnp.bool_),
+    pairs=abstract.pairs(size),
+  )
+  task = PretrainTask(dual_encoder.DualEncoder(towers), config.loss)
+  return abstract.AbstractRun(task, batch)
+
+
 def train(config: PretrainConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
@@ -364,7 +385,14 @@ class _RetrievalScore:
 
   def __init__(self, config: PretrainConfig, reader: ClipReader):
     self.task = PretrainTask(
-      dual_encoder.DualEncoder(model_config(config, reader)), config.loss
+      dual_encoder.DualEncoder(
+        model_config(
+          config,
+          vocab_size=reader.tokenizer.vocab_size,
+          num_classes=len(reader.dataset.label_names),
+        )
+      ),
+      config.loss,
     )
     self._config = config
     self._reader = reader
@@ -424,7 +452,7 @@ class _RetrievalScore:
 
 
 def model_config(
-  config: PretrainConfig, reader: ClipReader
+  config: PretrainConfig, *, vocab_size: int, num_classes: int
 ) -> dual_encoder.DualEncoderConfig:
   """The towers' config, with what the data decides."""
   model = config.model
@@ -435,10 +463,10 @@ def model_config(
     num_frames=config.clip.num_frames,
     image_size=config.clip.image_size,
     patch=model.patch,
-    vocab_size=reader.tokenizer.vocab_size,
+    vocab_size=vocab_size,
     max_text_length=model.max_text_length,
     projection_width=model.projection_width,
-    num_classes=len(reader.dataset.label_names) if needs_classes else 0,
+    num_classes=num_classes if needs_classes else 0,
     motion_gain=model.motion_gain,
     remat=model.remat,
     dtype=model.dtype,

@@ -11,12 +11,11 @@ import numpy as np
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import optimizer as optimizer_lib
+from clap_jax.training import plan as plan_lib
 from clap_jax.training import preemption, processes
 from clap_jax.training import sharding as sharding_lib
 from clap_jax.training import start as start_lib
 from clap_jax.training import state as state_lib
-from clap_jax.training import step as step_lib
 from clap_jax.training import task as task_lib
 from clap_jax.training import workdir as workdir_lib
 
@@ -92,19 +91,15 @@ def fit(
     device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
     mesh_lib.check_processes(device_mesh)
     stack.enter_context(jax.set_mesh(device_mesh))
-    update = optimizer_lib.make_optimizer(
+    plan = plan_lib.plan_run(
+      task,
       optimizer,
-      jax.eval_shape(task.init, jax.random.key(0)),
+      loop=loop,
+      mesh=device_mesh,
       total_steps=steps.last,
       steps_per_epoch=steps_per_epoch,
-    )
-    plan = _plan_state(
-      task,
-      update,
-      mesh=device_mesh,
-      rules=sharding_rules,
+      sharding_rules=sharding_rules,
       fsdp_min_size=mesh.fsdp_min_size,
-      ema=optimizer.ema_decay is not None,
     )
     checkpoints = checkpoint_lib.Checkpoints(
       workdir / checkpoint_lib.CHECKPOINT_DIRECTORY, keep=checkpoint.keep
@@ -131,13 +126,6 @@ def fit(
       plan=plan,
       fresh=fresh,
       checkpoints=checkpoints,
-      step_function=step_lib.make_train_step(
-        task,
-        update,
-        ema_decay=optimizer.ema_decay,
-        outlier_deviations=loop.outlier_deviations,
-        state_shardings=plan.shardings,
-      ),
       batches_from=batches_from,
       evaluate=evaluate,
       use_ema=optimizer.ema_decay is not None,
@@ -175,29 +163,6 @@ def _resolve_steps(loop, checkpoint, steps_per_epoch) -> start_lib.Steps:
     log_every=resolved(loop.log_every),
     save_every=resolved(checkpoint.save_every),
     eval_every=resolved(loop.eval_every) if loop.eval_every else None,
-  )
-
-
-def _plan_state(
-  task, optimizer, *, mesh, rules, fsdp_min_size, ema
-) -> start_lib.Plan:
-  def init(seed):
-    return state_lib.init_state(task, optimizer, seed=seed, ema=ema)
-
-  shapes = jax.eval_shape(init, np.uint32(0))
-  specs = sharding_lib.partition_specs(
-    shapes.params, mesh, rules=rules, fsdp_min_size=fsdp_min_size
-  )
-  shardings = sharding_lib.state_shardings(shapes, specs, mesh)
-  abstract = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
-  return start_lib.Plan(
-    abstract, shardings, jax.jit(init, out_shardings=shardings)
   )
 
 

@@ -1,5 +1,6 @@
 """Where arrays live: shardings of parameters, moments and batches."""
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -155,6 +156,14 @@ def largest_replicated(
     if sharding.is_fully_replicated
   ]
   return sorted(whole, key=lambda array: -array.num_bytes)[:count]
+
+
+def bytes_per_device(tree: Any) -> int:
+  """Bytes of one device's shards of arrays, or of their shapes."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def _fsdp_spec(shape, num_shards: int, min_size: int) -> PartitionSpec:

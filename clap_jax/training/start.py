@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -18,9 +18,9 @@ from clap_jax.training import (
 )
 from clap_jax.training import hooks as hooks_lib
 from clap_jax.training import loop as loop_lib
+from clap_jax.training import plan as plan_lib
 from clap_jax.training import sharding as sharding_lib
 from clap_jax.training import state as state_lib
-from clap_jax.training import step as step_lib
 from clap_jax.training import writer as writer_lib
 
 TrainState = state_lib.TrainState
@@ -37,14 +37,6 @@ class Steps:
   eval_every: int | None
 
 
-class Plan(NamedTuple):
-  """The state before it exists."""
-
-  abstract: TrainState  # of jax.ShapeDtypeStruct with shardings
-  shardings: TrainState
-  make: Callable  # seed, uint32 () -> the state before the first step
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
   """All that stays the same from the first step of a start to the last."""
@@ -53,10 +45,9 @@ class Run:
   config: Any
   steps: Steps
   loop: config_lib.LoopConfig
-  plan: Plan
+  plan: plan_lib.Plan
   fresh: Callable[[], TrainState]
   checkpoints: checkpoint_lib.Checkpoints
-  step_function: step_lib.StepFunction
   batches_from: Callable[[int], Iterator[Any]]
   evaluate: Callable[[Any, int], Mapping[str, Any]] | None
   use_ema: bool
@@ -95,7 +86,7 @@ def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
       try:
         state = loop_lib.run_loop(
           state,
-          step_function=run.step_function,
+          step_function=run.plan.step_function,
           batches=batches,
           put_batch=lambda batch: sharding_lib.put_batch(batch, run.mesh),
           start_step=start_step,

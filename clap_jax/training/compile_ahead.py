@@ -1,0 +1,173 @@
+"""A run's train step, compiled for TPU chips that are not here."""
+
+import re
+from typing import Any
+
+import jax
+
+from clap_jax import config as config_lib
+from clap_jax.training import flops as flops_lib
+from clap_jax.training import hlo
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import plan as plan_lib
+from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import task as task_lib
+from clap_jax.training import topology as topology_lib
+
+# A schedule's length and epochs are constants in the program: any will do.
+_STEPS_PER_EPOCH = 1000
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def compile_step(
+  task: task_lib.Task,
+  batch: Any,
+  *,
+  topology: topology_lib.Topology,
+  optimizer: config_lib.OptimizerConfig,
+  mesh: config_lib.MeshConfig,
+  sharding_rules: tuple[sharding_lib.Rule, ...] = (),
+) -> dict:
+  """Compiles the step that `fit` would run on `topology`; plain JSON values.
+
+  Args:
+    task: what is learned.
+    batch: jax.ShapeDtypeStruct of the global batch.
+    topology: from topology.describe.
+    optimizer: as of the run.
+    mesh: as of the run.
+    sharding_rules: see sharding.partition_specs.
+
+  Returns:
+    fits, peak_bytes_per_chip, limit_bytes_per_chip, missing_bytes_per_chip,
+    flops_per_step (over all chips), collectives, roofline_step_sec and what
+    they were made from. A step that does not fit has the compiler's words as
+    `reason`.
+
+  Raises:
+    ValueError: if mesh, batch and topology do not fit together.
+  """
+  devices = list(topology.devices)
+  device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
+  batch_size = jax.tree.leaves(batch)[0].shape[0]
+  mesh_lib.check_batch_size(batch_size, device_mesh)
+  by_batch = sharding_lib.batch_sharding(device_mesh)
+  batch = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=by_batch
+    ),
+    batch,
+  )
+  with jax.set_mesh(device_mesh):
+    plan = plan_lib.plan_run(
+      task,
+      optimizer,
+      mesh=device_mesh,
+      total_steps=_STEPS_PER_EPOCH,
+      steps_per_epoch=_STEPS_PER_EPOCH,
+      sharding_rules=sharding_rules,
+      fsdp_min_size=mesh.fsdp_min_size,
+    )
+    traced = plan.step_function.trace(plan.abstract, batch)
+    count = flops_lib.count(traced.jaxpr)
+    resident = sharding_lib.bytes_per_device((plan.abstract, batch))
+    program = _compiled(traced.lower(), resident)
+  chip = topology.chip
+  peak = program["peak_bytes_per_chip"]
+  document = {
+    "fits": program["reason"] is None and peak <= chip.limit_bytes,
+    "peak_bytes_per_chip": peak,
+    "limit_bytes_per_chip": chip.limit_bytes,
+    "missing_bytes_per_chip": max(0, peak - chip.limit_bytes),
+    "state_bytes_per_chip": sharding_lib.bytes_per_device(plan.abstract),
+    "flops_per_step": count.flops,
+    "loops_counted_once": count.unknown_loops,
+    "collectives": [row._asdict() for row in program["collectives"]],
+    "topology": topology.name,
+    "mesh": dict(device_mesh.shape),
+    "batch_size": batch_size,
+    "num_parameters": sum(
+      leaf.size for leaf in jax.tree.leaves(plan.abstract.params)
+    ),
+    "largest_replicated": [
+      {"path": array.path, "bytes": array.num_bytes}
+      for array in sharding_lib.largest_replicated(
+        plan.abstract, plan.shardings, count=5
+      )
+    ],
+    "reason": program["reason"],
+  }
+  return document | _roofline(document, chip, len(devices), program["moved"])
+
+
+def _compiled(lowered, resident_bytes: int) -> dict:
+  """Memory, traffic and collectives; or why there are none."""
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return {
+      "peak_bytes_per_chip": _wanted_bytes(str(error), resident_bytes),
+      "collectives": [],
+      "moved": None,
+      "reason": str(error).strip()[:4000],
+    }
+  memory = compiled.memory_analysis()
+  text = compiled.as_text()
+  return {
+    "peak_bytes_per_chip": memory.peak_memory_in_bytes,
+    "collectives": hlo.collectives(
+      text,
+      num_devices=int(re.search(r"num_partitions=(\d+)", text)[1])
+      if "num_partitions=" in text
+      else 1,
+    ),
+    # At the least: arguments read, results written, temporaries both.
+    "moved": memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + 2 * memory.temp_size_in_bytes,
+    "reason": None,
+  }
+
+
+def _wanted_bytes(message: str, resident_bytes: int) -> int:
+  """What the compiler's complaint says a chip would need.
+
+  It names either all that the program uses or its temporaries alone; then the
+  state and the batch come on top.
+  """
+  used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+  if used:
+    return int(float(used[1]) * _UNITS[used[2]])
+  temporary = re.search(r"temporaries \(([\d.]+)([KMGT]?)\)", message)
+  if temporary:
+    return int(float(temporary[1]) * _UNITS[temporary[2]]) + resident_bytes
+  raise ValueError(
+    "The compiler ran out of memory without saying how much it wanted:\n"
+    f"{message}"
+  )
+
+
+def _roofline(document, chip, num_chips: int, moved) -> dict:
+  """Seconds that a step takes at the stated peaks, and what bounds it.
+
+  A lower bound: computation, memory and links overlap perfectly.
+  """
+  sent = sum(row["sent_bytes"] for row in document["collectives"])
+  seconds = {
+    "compute": document["flops_per_step"] / num_chips / chip.flops_per_sec,
+    "memory": (moved or 0) / chip.hbm_bytes_per_sec,
+    "links": sent / chip.ici_bytes_per_sec,
+  }
+  bound = max(seconds, key=seconds.get)
+  return {
+    "roofline_step_sec": seconds[bound] if moved is not None else None,
+    "roofline_bound": bound if moved is not None else None,
+    "roofline_sec": seconds if moved is not None else None,
+    "peaks": {
+      "flops_per_sec": chip.flops_per_sec,
+      "hbm_bytes_per_sec": chip.hbm_bytes_per_sec,
+      "ici_bytes_per_sec": chip.ici_bytes_per_sec,
+    },
+  }

@@ -1,0 +1,155 @@
+"""What an optimised XLA program sends between devices, read from its text."""
+
+import math
+import re
+from typing import NamedTuple
+
+# Opcode -> bytes that leave a device per byte of the larger of operand and
+# result, among g devices; the bandwidth-optimal algorithms.
+_SENT = {
+  "all-gather": lambda g: (g - 1) / g,
+  "reduce-scatter": lambda g: (g - 1) / g,
+  "all-reduce": lambda g: 2 * (g - 1) / g,
+  "all-to-all": lambda g: (g - 1) / g,
+  "ragged-all-to-all": lambda g: (g - 1) / g,
+  "collective-permute": lambda g: 1.0,
+  "collective-broadcast": lambda g: 1.0,
+}
+_BITS = {"pred": 8, "bf16": 16}  # others carry their width in the name
+_SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+\w*|c\d+)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_CALLED = re.compile(
+  r"\b(?:calls|body|condition|to_apply|branch_computations|"
+  r"called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][a-z0-9\-]*)\(")
+_BOUND = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
+_NAME = re.compile(r"[\w.\-]+")
+
+
+class Collective(NamedTuple):
+  """All calls of one kind over groups of one size, per step and device."""
+
+  kind: str
+  group_size: int  # devices that take part together
+  calls: int
+  sent_bytes: int  # that leave one device, by the best algorithm
+
+
+def collectives(text: str, *, num_devices: int) -> list[Collective]:
+  """The collectives of a compiled program, largest first.
+
+  A loop's body counts as often as its bound says, an integer constant in the
+  loop's condition; a loop without one counts once.
+
+  Args:
+    text: `compiled.as_text()`.
+    num_devices: that the program runs on; the group of those that name none.
+  """
+  bodies, entry = _computations(text)
+  totals: dict[tuple[str, int], list[int]] = {}
+  for name, times in _multiplicities(bodies, entry).items():
+    for line in bodies[name]:
+      found = _collective_of(line, num_devices)
+      if found is None:
+        continue
+      kind, group_size, sent = found
+      total = totals.setdefault((kind, group_size), [0, 0])
+      total[0] += times
+      total[1] += round(times * sent)
+  rows = [Collective(*key, *value) for key, value in totals.items()]
+  return sorted(rows, key=lambda row: -row.sent_bytes)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Name -> lines of instructions, and the name of the entry."""
+  bodies: dict[str, list[str]] = {}
+  entry = current = ""
+  for line in text.splitlines():
+    match = _COMPUTATION.match(line)
+    if match:
+      current = match[2]
+      bodies[current] = []
+      if match[1]:
+        entry = current
+    elif line.startswith("}"):
+      current = ""
+    elif current:
+      bodies[current].append(line)
+  if not entry:
+    raise ValueError("The text holds no HLO module: it has no ENTRY.")
+  return bodies, entry
+
+
+def _multiplicities(bodies, entry: str) -> dict[str, int]:
+  """How often each computation runs in one call of the entry."""
+  order: list[str] = []
+  seen: set[str] = set()
+
+  def visit(name):  # callees after all of their callers, once reversed
+    if name in seen:
+      return
+    seen.add(name)
+    for line in bodies[name]:
+      for callee, _ in _calls(line, bodies):
+        visit(callee)
+    order.append(name)
+
+  visit(entry)
+  times = dict.fromkeys(order, 0)
+  times[entry] = 1
+  for name in reversed(order):
+    for line in bodies[name]:
+      for callee, factor in _calls(line, bodies):
+        times[callee] += times[name] * factor
+  return times
+
+
+def _calls(line: str, bodies) -> list[tuple[str, int]]:
+  """Computations that an instruction runs, with how often."""
+  callees = [
+    name
+    for group in _CALLED.findall(line)
+    for name in _NAME.findall(group)
+    if name in bodies
+  ]
+  if " while(" not in line:
+    return [(name, 1) for name in callees]
+  condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
+  bounds = _BOUND.findall("\n".join(bodies[condition]))
+  times = int(bounds[0]) if len(bounds) == 1 else 1
+  return [(name, times) for name in callees]
+
+
+def _collective_of(line: str, num_devices: int):
+  """(kind, group size, bytes sent) of an instruction, or None."""
+  _, equals, right = line.partition(" = ")
+  opcode = _OPCODE.search(right) if equals else None
+  if opcode is None:
+    return None
+  kind = opcode[1].removesuffix("-start")
+  if kind not in _SENT:
+    return None
+  operands = right[opcode.end() :].partition(")")[0]
+  # A "-start" yields a tuple of operand and result: the larger one counts.
+  sizes = [
+    _num_bytes(*shape)
+    for shape in _SHAPE.findall(right[: opcode.start()] + operands)
+  ]
+  group_size = _group_size(line, num_devices)
+  return kind, group_size, max(sizes, default=0) * _SENT[kind](group_size)
+
+
+def _num_bytes(dtype: str, sides: str) -> int:
+  bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+  return math.prod(int(side) for side in sides.split(",") if side) * bits // 8
+
+
+def _group_size(line: str, num_devices: int) -> int:
+  iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
+  if iota:
+    return int(iota[2])
+  listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+  if listed:
+    return len(listed[1].split(","))
+  return num_devices

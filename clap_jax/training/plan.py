@@ -1,0 +1,89 @@
+"""A run before it exists: shapes, shardings and the compiled step's function.
+
+What `fit` trains and what `compile_ahead` compiles for another machine is made
+here, so that they are the same program.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.training import optimizer as optimizer_lib
+from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import state as state_lib
+from clap_jax.training import step as step_lib
+from clap_jax.training import task as task_lib
+
+
+class Plan(NamedTuple):
+  """The state before it exists, and the step that changes it."""
+
+  abstract: state_lib.TrainState  # of jax.ShapeDtypeStruct with shardings
+  shardings: state_lib.TrainState
+  make: Callable  # seed, uint32 () -> the state before the first step
+  step_function: step_lib.StepFunction
+
+
+def plan_run(
+  task: task_lib.Task,
+  optimizer: config_lib.OptimizerConfig,
+  *,
+  loop: config_lib.LoopConfig,
+  mesh: jax.sharding.Mesh,
+  total_steps: int,
+  fsdp_min_size: int,
+  steps_per_epoch: int | None = None,
+  sharding_rules: tuple[sharding_lib.Rule, ...] = (),
+) -> Plan:
+  """Plans a run on `mesh`, which must be the ambient one as well.
+
+  Args:
+    task: what is learned.
+    optimizer: how to learn.
+    loop: for what guards a step.
+    mesh: of the devices that will run it, present or not.
+    total_steps: the length of the run, to which a cosine decays.
+    fsdp_min_size: see sharding.partition_specs.
+    steps_per_epoch: for durations in epochs.
+    sharding_rules: see sharding.partition_specs.
+
+  Raises:
+    ValueError: for settings that do not fit the mesh or the parameters.
+  """
+  update = optimizer_lib.make_optimizer(
+    optimizer,
+    # Traced, key and all: the ambient mesh may be of devices that are not here.
+    jax.eval_shape(lambda: task.init(jax.random.key(0))),
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+  )
+
+  def init(seed):
+    ema = optimizer.ema_decay is not None
+    return state_lib.init_state(task, update, seed=seed, ema=ema)
+
+  shapes = jax.eval_shape(init, np.uint32(0))
+  specs = sharding_lib.partition_specs(
+    shapes.params, mesh, rules=sharding_rules, fsdp_min_size=fsdp_min_size
+  )
+  shardings = sharding_lib.state_shardings(shapes, specs, mesh)
+  abstract = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+  step_function = step_lib.make_train_step(
+    task,
+    update,
+    ema_decay=optimizer.ema_decay,
+    outlier_deviations=loop.outlier_deviations,
+    state_shardings=shardings,
+  )
+  return Plan(
+    abstract, shardings, jax.jit(init, out_shardings=shardings), step_function
+  )

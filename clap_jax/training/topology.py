@@ -1,0 +1,103 @@
+"""TPU slices that are not here: their devices, for the compiler, and figures.
+
+The TPU compiler comes with the package `libtpu` (extra `tpu-compile`) and needs
+no TPU. Figures of the chips: Google Cloud's documentation of TPU v5e, v5p and
+v6e; the memory that a program may use is what the compiler itself states.
+"""
+
+import importlib.util
+import math
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+
+class Chip(NamedTuple):
+  """Peaks and limits of one chip."""
+
+  flops_per_sec: float  # bfloat16
+  hbm_bytes_per_sec: float
+  ici_bytes_per_sec: float  # out of the chip, over all of its links
+  limit_bytes: int  # of HBM, for one program
+  host_bounds: tuple[int, int, int]  # chips of one host
+
+
+_GIB = 2**30
+CHIPS = {
+  "v5e": Chip(197e12, 819e9, 200e9, int(15.75 * _GIB), (2, 2, 1)),
+  "v6e": Chip(918e12, 1638e9, 400e9, int(31.25 * _GIB), (2, 2, 1)),
+  "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
+}
+
+
+class Topology(NamedTuple):
+  """A slice, known by its name."""
+
+  name: str
+  chip: Chip
+  devices: tuple[jax.Device, ...]
+
+
+def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
+  """The chip and the chips per axis of a name like "v5e:16x16".
+
+  Raises:
+    ValueError: for a name of another form or an unknown generation.
+  """
+  match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
+  if match is None or match[1] not in CHIPS:
+    raise ValueError(
+      f"topology: got {name!r}; expected GENERATION:AxB or AxBxC with a "
+      f"generation of {', '.join(CHIPS)}, for example v5e:16x16."
+    )
+  sides = tuple(int(side) for side in match[2].split("x"))
+  if 0 in sides:
+    raise ValueError(f"topology: {name!r} has no chips.")
+  return CHIPS[match[1]], sides
+
+
+def library_path() -> str | None:
+  """Path of libtpu.so; None if it is not installed. Nothing is imported."""
+  path = os.environ.get("TPU_LIBRARY_PATH")
+  if path:
+    return path
+  found = importlib.util.find_spec("libtpu")
+  if found is None or not found.submodule_search_locations:
+    return None
+  return str(pathlib.Path(found.submodule_search_locations[0], "libtpu.so"))
+
+
+def describe(name: str) -> Topology:
+  """The devices of a slice, none of which need to exist.
+
+  Raises:
+    ValueError: for a name that is none, or that the compiler refuses.
+    FileNotFoundError: without libtpu.
+  """
+  chip, sides = parse_name(name)
+  path = library_path()
+  if path is None or not pathlib.Path(path).is_file():
+    raise FileNotFoundError(
+      "The TPU compiler is not installed; install it with "
+      "`pip install clap_jax[tpu-compile]` (the package libtpu)."
+    )
+  # Read when the library is loaded: no search for a cloud machine's metadata,
+  # and no lock on chips that this process never touches.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  os.environ.setdefault("TPU_LIBRARY_PATH", path)
+  options = {}
+  if math.prod(sides) < math.prod(chip.host_bounds):  # a part of one host
+    padded = (*sides, 1)[:3]
+    options["chips_per_host_bounds"] = list(padded)
+  try:
+    description = topologies.get_topology_desc(
+      platform="tpu", topology_name=name, **options
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(f"topology: {name!r} is refused: {error}") from error
+  return Topology(name, chip, tuple(description.devices))
