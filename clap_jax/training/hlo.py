@@ -4,7 +4,7 @@ import math
 import re
 from typing import NamedTuple
 
-# Opcode -> bytes that leave a device per byte of the larger of operand and
+# Opcode -> bytes that leave a device per byte of the larger one of operand and
 # result, among g devices; the bandwidth-optimal algorithms.
 _SENT = {
   "all-gather": lambda g: (g - 1) / g,
@@ -130,14 +130,16 @@ def _collective_of(line: str, num_devices: int):
   kind = opcode[1].removesuffix("-start")
   if kind not in _SENT:
     return None
-  operands = right[opcode.end() :].partition(")")[0]
-  # A "-start" yields a tuple of operand and result: the larger one counts.
-  sizes = [
-    _num_bytes(*shape)
-    for shape in _SHAPE.findall(right[: opcode.start()] + operands)
-  ]
+  shapes = _SHAPE.findall(right[: opcode.start()])
+  size = sum(_num_bytes(*shape) for shape in shapes if shape[1])
   group_size = _group_size(line, num_devices)
-  return kind, group_size, max(sizes, default=0) * _SENT[kind](group_size)
+  if kind == "reduce-scatter":  # the operand is the larger one
+    size *= group_size
+  elif opcode[1] == "all-gather-start":  # a tuple of operand and result
+    size = size * group_size // (group_size + 1)
+  elif opcode[1] == "collective-permute-start":  # likewise, of one size
+    size //= 2
+  return kind, group_size, size * _SENT[kind](group_size)
 
 
 def _num_bytes(dtype: str, sides: str) -> int:

@@ -87,9 +87,17 @@ def describe(name: str) -> Topology:
     )
   # Read when the library is loaded: no search for a cloud machine's metadata,
   # and no lock on chips that this process never touches.
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  os.environ.setdefault("TPU_LIBRARY_PATH", path)
+  settings = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LIBRARY_PATH": path,
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of the machine, which has none
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+  }
+  for key, value in settings.items():
+    os.environ.setdefault(key, value)
   options = {}
   if math.prod(sides) < math.prod(chip.host_bounds):  # a part of one host
     padded = (*sides, 1)[:3]

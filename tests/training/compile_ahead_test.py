@@ -1,0 +1,93 @@
+"""Steps compiled by the TPU compiler, for chips that are not here."""
+
+import jax
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax.training import compile_ahead, topology
+from tests.training import tiny_run, tiny_task
+
+needs_libtpu = pytest.mark.skipif(
+  topology.library_path() is None,
+  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+)
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("v5e", "expected GENERATION:AxB"),
+    ("v9:2x2", "a generation of v5e"),
+    ("v5e:0x2", "no chips"),
+    ("v5e:2x2; rm", "expected GENERATION"),
+  ],
+)
+def test_names_of_no_slice(name, message):
+  with pytest.raises(ValueError, match=message):
+    topology.parse_name(name)
+
+
+def test_without_the_compiler_it_is_named(monkeypatch):
+  monkeypatch.setenv("TPU_LIBRARY_PATH", "/nowhere/libtpu.so")
+  with pytest.raises(FileNotFoundError, match="tpu-compile"):
+    topology.describe("v5e:2x2")
+
+
+def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
+  batch = {
+    "x": jax.ShapeDtypeStruct((batch_size, 8), "float32"),
+    "y": jax.ShapeDtypeStruct((batch_size, 4), "float32"),
+  }
+  return compile_ahead.compile_step(
+    tiny_task.TinyTask(width=width),
+    batch,
+    topology=topology.describe(name),
+    optimizer=tiny_run.OPTIMIZER,
+    mesh=config_lib.MeshConfig(**mesh),
+  )
+
+
+@needs_libtpu
+def test_a_step_that_fits():
+  document = compiled(1024)
+  assert document["fits"]
+  assert document["reason"] is None
+  assert document["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
+  # Two layers; the first needs no gradient by its input.
+  products = 2 * 1024 * 8 * 32, 2 * 1024 * 32 * 4
+  assert document["flops_per_step"] == 2 * products[0] + 3 * products[1]
+  assert 0 < document["peak_bytes_per_chip"] < document["limit_bytes_per_chip"]
+  parameters = 8 * 32 + 32 + 32 * 4
+  # Parameters, two moments, the moving average, counters; all replicated.
+  assert 0 <= document["state_bytes_per_chip"] - 16 * parameters < 64
+  (reduced,) = [r for r in document["collectives"] if r["kind"] == "all-reduce"]
+  assert reduced["sent_bytes"] >= 4 * parameters * 2 * 3 / 4
+  assert document["roofline_step_sec"] > 0
+
+
+@needs_libtpu
+def test_a_step_that_does_not_fit_says_by_how_much():
+  document = compiled(2**30)
+  assert not document["fits"]
+  batch_bytes = 2**30 * (8 + 4) * 4 // 4  # per chip
+  over = document["peak_bytes_per_chip"] - document["limit_bytes_per_chip"]
+  assert document["missing_bytes_per_chip"] == over
+  assert document["peak_bytes_per_chip"] > batch_bytes
+  assert "memory" in document["reason"]
+  assert document["roofline_step_sec"] is None
+
+
+@needs_libtpu
+def test_a_part_of_a_host_and_a_split_state():
+  assert compiled(8, name="v5e:1x1", width=64)["mesh"]["data"] == 1
+  split = compiled(8, width=4096, data=1, fsdp=4, fsdp_min_size=64)
+  whole = compiled(8, width=4096)
+  ratio = split["state_bytes_per_chip"] / whole["state_bytes_per_chip"]
+  assert 0.25 <= ratio < 0.26
+  assert whole["largest_replicated"][0]["bytes"] == 4 * 8 * 4096
+
+
+@needs_libtpu
+def test_a_batch_that_cannot_be_split():
+  with pytest.raises(ValueError, match="not a positive multiple of 4"):
+    compiled(6)

@@ -1,0 +1,89 @@
+"""Collectives read from the text of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from clap_jax.training import hlo
+
+# Written by hand in the form that XLA prints.
+# ruff: noqa: E501
+TEXT = """HloModule step, num_partitions=8
+
+%add.1 (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body.1 (state: (s32[], f32[16,4])) -> (s32[], f32[16,4]) {
+  %state = (s32[], f32[16,4]{1,0}) parameter(0)
+  %x = f32[16,4]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %part = f32[4,4]{1,0} reduce-scatter(%x), replica_groups=[2,4]<=[8], dimensions={0}, to_apply=%add.1
+  %whole = f32[16,4]{1,0} all-gather(%part), replica_groups=[2,4]<=[8], dimensions={0}
+  %i = s32[] get-tuple-element(%state), index=0
+  ROOT %next = (s32[], f32[16,4]{1,0}) tuple(%i, %whole)
+}
+
+%condition.1 (state.1: (s32[], f32[16,4])) -> pred[] {
+  %state.1 = (s32[], f32[16,4]{1,0}) parameter(0)
+  %bound = s32[]{:T(128)} constant(12), metadata={op_name="x"}
+  %i.1 = s32[] get-tuple-element(%state.1), index=0
+  ROOT %less = pred[] compare(%i.1, %bound), direction=LT
+}
+
+ENTRY %main (x: f32[16,4], y: bf16[6]) -> f32[16,4] {
+  %x.1 = f32[16,4]{1,0} parameter(0)
+  %y.1 = bf16[6]{0} parameter(1)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[16,4]{1,0}) tuple(%zero, %x.1)
+  %loop = (s32[], f32[16,4]{1,0}) while(%start), condition=%condition.1, body=%body.1
+  %sums = bf16[6]{0} all-reduce-start(%y.1), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add.1
+  %sum.1 = bf16[6]{0} all-reduce-done(%sums)
+  %pair = (bf16[6]{0}, f32[2,3]{1,0}) all-reduce(%sum.1, %z), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add.1
+  %both = (bf16[3]{0}, bf16[6]{0}) all-gather-start(%part.1), replica_groups=[4,2]<=[8], dimensions={0}
+  %gathered = bf16[6]{0} all-gather-done(%both)
+  %sent = (f32[5]{0}, f32[5]{0}, u32[], u32[]) collective-permute-start(%v), source_target_pairs={{0,1}}
+  %moved = bf16[6]{0} collective-permute(%sum.1), source_target_pairs={{0,1},{1,0}}
+  ROOT %result = f32[16,4]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_loops_multiply_and_starts_count_once():
+  array = 16 * 4 * 4
+  assert set(hlo.collectives(TEXT, num_devices=8)) == {
+    hlo.Collective("reduce-scatter", 4, 12, 12 * array * 3 // 4),
+    hlo.Collective("all-gather", 4, 12, 12 * array * 3 // 4),
+    hlo.Collective("all-gather", 2, 1, 6),
+    hlo.Collective("all-reduce", 2, 2, 12 + (12 + 24)),
+    hlo.Collective("collective-permute", 8, 2, 12 + 20),
+  }
+
+
+def test_a_text_without_an_entry_is_refused():
+  with pytest.raises(ValueError, match="no ENTRY"):
+    hlo.collectives("HloModule nothing", num_devices=1)
+
+
+def test_of_a_program_compiled_here():
+  """Rows split over 8 devices, a mean over all of them, 5 turns."""
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  rows = NamedSharding(mesh, PartitionSpec("data"))
+
+  def step(x, weights):
+    def turn(x, w):
+      return x - jnp.mean(x @ w, axis=0), None
+
+    return jax.lax.scan(turn, x, weights)[0]
+
+  text = (
+    jax.jit(step, in_shardings=(rows, None), out_shardings=rows)
+    .lower(jnp.zeros((64, 32)), jnp.zeros((5, 32, 32)))
+    .compile()
+    .as_text()
+  )
+  (row,) = hlo.collectives(text, num_devices=8)
+  assert (row.kind, row.group_size, row.calls) == ("all-reduce", 8, 5)
+  assert row.sent_bytes == round(5 * 32 * 4 * 2 * 7 / 8)
