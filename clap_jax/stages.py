@@ -149,6 +149,7 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
     run.batch,
     topology=topology_lib.describe(topology),
     optimizer=resolved.optimizer,
+    loop=resolved.loop,
     mesh=resolved.mesh,
   )
   return document | {"assumed": dataclasses.asdict(assumed)}

@@ -26,6 +26,7 @@ def compile_step(
   *,
   topology: topology_lib.Topology,
   optimizer: config_lib.OptimizerConfig,
+  loop: config_lib.LoopConfig,
   mesh: config_lib.MeshConfig,
   sharding_rules: tuple[sharding_lib.Rule, ...] = (),
 ) -> dict:
@@ -36,6 +37,7 @@ def compile_step(
     batch: jax.ShapeDtypeStruct of the global batch.
     topology: from topology.describe.
     optimizer: as of the run.
+    loop: as of the run.
     mesh: as of the run.
     sharding_rules: see sharding.partition_specs.
 
@@ -63,6 +65,7 @@ def compile_step(
     plan = plan_lib.plan_run(
       task,
       optimizer,
+      loop=loop,
       mesh=device_mesh,
       total_steps=_STEPS_PER_EPOCH,
       steps_per_epoch=_STEPS_PER_EPOCH,

@@ -43,6 +43,7 @@ def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
     batch,
     topology=topology.describe(name),
     optimizer=tiny_run.OPTIMIZER,
+    loop=config_lib.LoopConfig(length=tiny_run.steps(8)),
     mesh=config_lib.MeshConfig(**mesh),
   )
 
@@ -58,8 +59,8 @@ def test_a_step_that_fits():
   assert document["flops_per_step"] == 2 * products[0] + 3 * products[1]
   assert 0 < document["peak_bytes_per_chip"] < document["limit_bytes_per_chip"]
   parameters = 8 * 32 + 32 + 32 * 4
-  # Parameters, two moments, the moving average, counters; all replicated.
-  assert 0 <= document["state_bytes_per_chip"] - 16 * parameters < 64
+  # Parameters, two moments, the moving average, counters and histories.
+  assert 0 <= document["state_bytes_per_chip"] - 16 * parameters < 1024
   (reduced,) = [r for r in document["collectives"] if r["kind"] == "all-reduce"]
   assert reduced["sent_bytes"] >= 4 * parameters * 2 * 3 / 4
   assert document["roofline_step_sec"] > 0
