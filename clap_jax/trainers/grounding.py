@@ -158,7 +158,7 @@ def abstract_run(
     valid=abstract.array(size, dtype=jnp.bool_),
     query_index=abstract.array(size, dtype=jnp.int32),
   )
-  task = make_task(model_facts(config, batch), loss_config=config.loss)
+  task = make_task(_facts_of(config, batch), loss_config=config.loss)
   return abstract.AbstractRun(task, batch)
 
 
@@ -167,7 +167,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
   source = reader.grounding_source(config.data.train_split)
-  facts = model_facts(config, source.collate([source[0]], batch_size=1))
+  facts = model_facts(config, source)
   task = make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, task)
   state = running.fit(
@@ -244,13 +244,13 @@ class _Score:
     return rows, found, truth
 
 
-def model_facts(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
-  """What rebuilds the model for inference; plain JSON.
+def model_facts(config: GroundingConfig, source) -> dict:
+  """What rebuilds the model for inference; plain JSON."""
+  return _facts_of(config, source.collate([source[0]], batch_size=1))
 
-  Args:
-    config: of the run.
-    batch: any batch of the run, or its shapes.
-  """
+
+def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
+  """`model_facts` from any batch, or from the shapes of one."""
   return {
     "feature_width": batch.features.shape[-1],
     "query_length": batch.query.shape[-2],
