@@ -304,7 +304,7 @@ def abstract_run(
   config: PretrainConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
-  towers = model_config(
+  towers = _towers(
     config, vocab_size=facts.vocab_size, num_classes=facts.num_classes
   )
   size, length = config.data.batch_size, config.model.max_text_length
@@ -385,14 +385,7 @@ class _RetrievalScore:
 
   def __init__(self, config: PretrainConfig, reader: ClipReader):
     self.task = PretrainTask(
-      dual_encoder.DualEncoder(
-        model_config(
-          config,
-          vocab_size=reader.tokenizer.vocab_size,
-          num_classes=len(reader.dataset.label_names),
-        )
-      ),
-      config.loss,
+      dual_encoder.DualEncoder(model_config(config, reader)), config.loss
     )
     self._config = config
     self._reader = reader
@@ -452,9 +445,17 @@ class _RetrievalScore:
 
 
 def model_config(
-  config: PretrainConfig, *, vocab_size: int, num_classes: int
+  config: PretrainConfig, reader: ClipReader
 ) -> dual_encoder.DualEncoderConfig:
   """The towers' config, with what the data decides."""
+  return _towers(
+    config,
+    vocab_size=reader.tokenizer.vocab_size,
+    num_classes=len(reader.dataset.label_names),
+  )
+
+
+def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
   model = config.model
   needs_classes = config.loss.class_weight or config.loss.region_weight
   return dual_encoder.DualEncoderConfig(
