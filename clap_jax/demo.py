@@ -576,9 +576,9 @@ def _unseen(layout) -> list[content.VideoTimeline]:
           )[:5],
         )
       ],
-      absent=absence >= predict.ABSENT_FROM,
+      absent=asked["absence"] and asked["absence"][text]["absent"],
     )
-    for text, absence in asked["absence"].items()
+    for text in dict.fromkeys(e["query"] for e in asked["predictions"])
   ]
   return [
     content.VideoTimeline(

@@ -22,8 +22,8 @@ from ml_collections import config_flags
 
 from clap_jax import config as config_lib
 from clap_jax import demo, stages, study, sweep
-from clap_jax.data import records, verification
-from clap_jax.inference import encoder, extract, predict
+from clap_jax.data import query_annotations, records, verification
+from clap_jax.inference import encoder, extract, predict, texts
 from clap_jax.metrics import score
 from clap_jax.trainers import results
 from clap_jax.training import preemption, processes, workdir
@@ -457,6 +457,41 @@ def _extract(args) -> dict:
   }
 
 
+def _add_texts(commands) -> None:
+  parser = commands.add_parser(
+    "texts",
+    help="encode the sentences of annotation files with the text tower",
+    description="Writes the token vectors of every sentence of the files, for "
+    "grounding on features of others. Called again, it adds what is missing.",
+  )
+  parser.add_argument(
+    "--model", required=True, help="workdir of a pretrain run"
+  )
+  parser.add_argument(
+    "--queries",
+    required=True,
+    action="append",
+    metavar="FILE",
+    help="annotations: JSON by video, JSON lines, or text as in Charades-STA",
+  )
+  parser.add_argument("--out", required=True, help="the .npz to write")
+  parser.set_defaults(run=_texts)
+
+
+def _texts(args) -> dict:
+  sentences = [
+    s for f in args.queries for s in query_annotations.read_sentences(f)
+  ]
+  added = texts.add_texts(
+    args.out,
+    encoder.load_encoder(args.model),
+    texts=list(dict.fromkeys(sentences)),
+    dtype="float16",
+  )
+  console.print(f"{added} sentences encoded, written to {args.out}")
+  return {"encoded": added, "sentences": len(set(sentences))}
+
+
 def _add_eval(commands) -> None:
   parser = commands.add_parser(
     "eval",
@@ -634,6 +669,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_sweep,
     _add_compile,
     _add_extract,
+    _add_texts,
     _add_eval,
     _add_predict,
     _add_score,

@@ -52,15 +52,22 @@ class LocalizationBatch(NamedTuple):
 
 
 class GroundingBatch(NamedTuple):
-  """Feature sequences with one text query each, in grid units."""
+  """Feature sequences with several text queries each, in grid units.
+
+  Some queries of a video are drawn from other videos: they are valid, have no
+  moment here, and `is_absent` says so.
+  """
 
   features: Array  # float32 (b, t, d)
   mask: Array  # bool (b, t)
-  query: Array  # float32 (b, l, e): token vectors of a frozen text tower
-  query_mask: Array  # bool (b, l)
-  segment: Array  # float32 (b, 2), grid units
-  valid: Array  # bool (b,)
-  query_index: Array  # int32 (b,); position in the source, -1 for padding
+  query: Array  # float32 (b, q, l, e): token vectors of a frozen text tower
+  query_mask: Array  # bool (b, q, l)
+  segments: Array  # float32 (b, q, n, 2), grid units: all moments of a query
+  segment_mask: Array  # bool (b, q, n); False for an absent query
+  saliency: Array  # float32 (b, q, t) in [0, 1]: how well a snippet answers
+  is_absent: Array  # bool (b, q): the video lacks what the query says
+  valid: Array  # bool (b, q)
+  query_index: Array  # int32 (b, q); position in the source, -1 for padding
 
 
 class Detections(NamedTuple):

@@ -17,12 +17,13 @@ import numpy as np
 from clap_jax.data import (
   container,
   decode,
-  feature_sources,
   features,
+  queries,
   records,
   tfrecord,
 )
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import texts as texts_lib
 from clap_jax.trainers import feature_data, results
 
 CLIPS_PER_BATCH = 32
@@ -134,26 +135,8 @@ def extract(
 def _write_texts(out, encoder, sources) -> None:
   """Adds what is missing: another split may have been extracted before."""
   infos = [i for s in sources for i in s.metadata(on_corrupt="skip").examples]
-  texts = feature_sources.unique_texts(feature_sources.grounding_queries(infos))
-  path = out / feature_data.TEXTS_FILE
-  known = {}
-  if path.is_file():
-    with np.load(path, allow_pickle=False) as arrays:
-      known = {key: arrays[key] for key in arrays.files}
-  old = set(known["texts"].tolist()) if known else set()
-  texts = [text for text in texts if text not in old]
-  if not texts:
-    return
-  vectors, mask = encoder.text_vectors(texts)
-  if known:
-    texts = [*known["texts"].tolist(), *texts]
-    vectors = np.concatenate([known["vectors"], vectors])
-    mask = np.concatenate([known["mask"], mask])
-  path.parent.mkdir(exist_ok=True)
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
-    np.savez(file, texts=np.array(texts), vectors=vectors, mask=mask)
-  partial.replace(path)
+  texts = queries.unique_texts(queries.caption_queries(infos))
+  texts_lib.add_texts(out / feature_data.TEXTS_FILE, encoder, texts=list(texts))
 
 
 def _write_facts(out, facts) -> None:

@@ -12,11 +12,16 @@ import numpy as np
 from clap_jax.data import container, features
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
-from clap_jax.trainers import grounding, localization, results
+from clap_jax.trainers import (
+  grounding,
+  grounding_evaluation,
+  localization,
+  moment_search,
+  results,
+)
 from clap_jax.training import checkpoint
 
 MODEL_FILE = "model.json"
-ABSENT_FROM = 0.5  # the absence probability that says "no such moment"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +44,9 @@ class Model:
     return jax.jit(self.localizer[0].detect)
 
   @functools.cached_property
-  def find(self) -> Callable:
-    """GroundingTask.find, compiled."""
-    return jax.jit(self.grounder[0].find)
+  def search(self) -> moment_search.MomentSearch:
+    """Answers queries by the grounder, compiled."""
+    return moment_search.MomentSearch(self.grounder[0])
 
 
 def load_model(directory: str | pathlib.Path) -> Model:
@@ -116,13 +121,16 @@ def predict(
     videos: local files; one that fails is listed, the others go on.
     labels: classes to report; all that the localizer knows without. Ignored
       when there are only queries.
-    queries: free texts, each answered with its own moments.
+    queries: free texts, each answered with its own moments and, by the
+      calibration that the grounder was stored with, a probability of absence.
     max_predictions: best segments kept per video or query.
     on_progress: called with (videos done, videos in all).
 
   Returns:
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
-    "failed": [{"video", "reason"}]}.
+    "failed": [{"video", "reason"}]}. With queries a video has "absence" too,
+    {query: {"probability", "absent"}}; "absent" says that all of them are. It
+    is None without queries or for a grounder without calibration.
 
   Raises:
     ValueError: if the model lacks the head asked for, labels are unknown or
@@ -202,7 +210,7 @@ def _predict_one(
       max_predictions=max_predictions,
     )
   if queries:
-    moments, absence = _ground(
+    moments, logits = _ground(
       model,
       sequence,
       grid=grid,
@@ -211,8 +219,7 @@ def _predict_one(
       max_predictions=max_predictions,
     )
     result["predictions"] += moments
-    result["absence"] = dict(zip(queries, absence, strict=True))
-    result["absent"] = all(value >= ABSENT_FROM for value in absence)
+    result |= _absence(model.grounder[1]["absence"], queries, logits)
   return result
 
 
@@ -238,24 +245,42 @@ def _localize(model, sequence, *, grid, duration_sec, labels, max_predictions):
 
 
 def _ground(model, sequence, *, grid, duration_sec, queries, max_predictions):
-  _, facts, params = model.grounder
+  _, _, params = model.grounder
   vectors, query_mask = model.encoder.text_vectors(list(queries))
-  padded, mask = _padded(sequence, facts["max_length"])
-  output = model.find(params, padded, mask, vectors, query_mask)
-  kept, found = output["detections"], []
+  encoded = model.search.encode(params, sequence)
+  output = model.search.answer(
+    params, encoded, query=vectors, query_mask=query_mask
+  )
+  found = []
   for row, query in enumerate(queries):
-    keep = np.asarray(kept.mask[row])
+    keep = output.mask[row]
     rows = zip(
-      np.asarray(kept.segments[row])[keep],
-      np.asarray(kept.scores[row])[keep],
-      strict=True,
+      output.segments[row][keep], output.scores[row][keep], strict=True
     )
     moments = [
       _entry(segment, score, grid, duration_sec) | {"query": query}
       for segment, score in rows
     ]
     found += moments[:max_predictions]
-  return found, [float(x) for x in output["absence"]]
+  return found, output.absence_logits
+
+
+def _absence(facts: dict | None, queries, logits) -> dict:
+  """What the calibration says; nothing where there is none."""
+  if facts is None:
+    return {"absence": None, "absent": None}
+  fitted = grounding_evaluation.calibration_of(facts)
+  rows = zip(
+    queries, fitted.probability(logits), fitted.is_absent(logits), strict=True
+  )
+  absence = {
+    query: {"probability": float(probability), "absent": bool(absent)}
+    for query, probability, absent in rows
+  }
+  return {
+    "absence": absence,
+    "absent": all(entry["absent"] for entry in absence.values()),
+  }
 
 
 def _padded(sequence, max_length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,13 @@
-"""Losses of the grounder: which moment a sentence means, and whether any."""
+"""Losses of the grounders: which moment a sentence means, and whether any.
+
+All take the queries of a batch as rows, see `query_targets`, and return
+{name: (sum, count)} as float32 scalars with the weight already in the sum; the
+loss is the total of sum / max(count, 1) after adding both over devices.
+Queries that are not `valid` add nothing.
+"""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +17,12 @@ from clap_jax.losses.localization import (
   assign_batch,
   point_loss,
 )
+from clap_jax.ops import segments as segment_ops
 from clap_jax.ops.masking import masked_log_softmax
 from clap_jax.ops.points import PointPredictions
 from clap_jax.types import GroundingBatch
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,63 +30,206 @@ class GroundingLossConfig:
   """Hyper-parameters of the grounding loss.
 
   Attributes:
-    points: focal and boundary loss of the points.
-    listwise_weight: weight of the cross entropy that makes the points of a
-      video compete for the query, beside the independent focal loss; 0 turns
-      it off.
+    points: focal and boundary loss of the pyramid's points.
+    listwise_weight: weight of the cross entropy that makes the moments of a
+      video compete for the query, beside their independent loss; 0 turns it
+      off.
     absence_weight: weight of the loss of the absence score.
+    saliency_weight: weight of the loss of the snippets' saliency.
+    absent_moments: whether all moments of an absent query are negatives of the
+      independent loss.
+    map_iou_low: IoU with the truth from which a candidate's target grows.
+    map_iou_high: IoU from which it is one.
+    map_positive_weight: weight of a target of one in the map's cross entropy.
+    map_shift_weight: weight of the loss of the shifted ends.
   """
 
   points: PointLossConfig = dataclasses.field(default_factory=PointLossConfig)
   listwise_weight: float = 0.0
   absence_weight: float = 0.1
+  saliency_weight: float = 0.0
+  absent_moments: bool = False
+  map_iou_low: float = 0.5
+  map_iou_high: float = 1.0
+  map_positive_weight: float = 1.0
+  map_shift_weight: float = 1.0
 
   def __post_init__(self):
-    if self.listwise_weight < 0 or self.absence_weight < 0:
+    weights = {
+      name: getattr(self, name)
+      for name in (
+        "listwise_weight",
+        "absence_weight",
+        "saliency_weight",
+        "map_positive_weight",
+        "map_shift_weight",
+      )
+    }
+    if min(weights.values()) < 0:
+      raise ValueError(f"weights must be >= 0, got {weights}.")
+    if not 0 <= self.map_iou_low < self.map_iou_high <= 1:
       raise ValueError(
-        "listwise_weight and absence_weight must be >= 0, got "
-        f"{self.listwise_weight} and {self.absence_weight}."
+        "map_iou_low must be in [0, 1) and below map_iou_high in (0, 1], got "
+        f"{self.map_iou_low} and {self.map_iou_high}."
       )
 
 
-def grounding_loss(
+class QueryTargets(NamedTuple):
+  """The truth of q queries, whatever video each belongs to."""
+
+  segments: jax.Array  # float32 (q, n, 2), grid units
+  segment_mask: jax.Array  # bool (q, n)
+  saliency: jax.Array  # float32 (q, t) in [0, 1]
+  snippet_mask: jax.Array  # bool (q, t)
+  is_absent: jax.Array  # bool (q,)
+  valid: jax.Array  # bool (q,)
+
+
+def query_targets(batch: GroundingBatch) -> QueryTargets:
+  """The queries of all videos of a batch as rows, video by video."""
+  num_queries = batch.valid.shape[1]
+  return QueryTargets(
+    segments=_rows(batch.segments),
+    segment_mask=_rows(batch.segment_mask),
+    saliency=_rows(batch.saliency),
+    snippet_mask=jnp.repeat(batch.mask, num_queries, axis=0),
+    is_absent=_rows(batch.is_absent),
+    valid=_rows(batch.valid),
+  )
+
+
+def _rows(x: jax.Array) -> jax.Array:  # (b, q, ...) -> (b * q, ...)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def point_grounding_loss(
   predictions: PointPredictions,  # of q queries, one class
-  batch: GroundingBatch,
+  targets: QueryTargets,
   *,
   config: GroundingLossConfig,
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Point, boundary and (if weighted) listwise loss of a batch of queries.
+) -> Sums:
+  """Point, boundary and (if weighted) listwise loss of the pyramid.
 
   Returns:
-    {"class": .., "offset": .., "listwise": ..}, each (sum, count) as float32
-    scalars with the weight already in the sum; the loss is the total of
-    sum / max(count, 1) after adding both over devices. The first two count
-    positive points, the last counts queries with at least one. Queries that
-    are not `valid` add nothing.
+    {"class", "offset", "listwise"}: the first two count positive points, the
+    last counts queries with at least one.
   """
+  asked = targets.valid
+  if not config.absent_moments:
+    asked = asked & ~targets.is_absent
   predictions = predictions._replace(
-    point_mask=predictions.point_mask & batch.valid[:, None]
+    point_mask=predictions.point_mask & asked[:, None]
   )
-  targets = assign_batch(
+  assigned = assign_batch(
     predictions,
-    segments=batch.segment[:, None],
-    labels=jnp.zeros(batch.valid.shape[0], jnp.int32)[:, None],
-    segment_mask=batch.valid[:, None],
+    segments=targets.segments,
+    labels=jnp.zeros(targets.segment_mask.shape, jnp.int32),
+    segment_mask=targets.segment_mask & targets.valid[:, None],
     center_radius=config.points.center_radius,
   )
-  parts = point_loss(predictions, targets, config=config.points)
-  if config.listwise_weight:
-    per_query = listwise_loss(
-      predictions.class_logits[..., 0],
-      targets.positive_mask,
-      point_mask=predictions.point_mask,
+  parts = point_loss(predictions, assigned, config=config.points)
+  return parts | _weighted_listwise(
+    predictions.class_logits[..., 0],
+    assigned.positive_mask,
+    mask=predictions.point_mask,
+    weight=config.listwise_weight,
+  )
+
+
+def _weighted_listwise(logits, positive_mask, *, mask, weight) -> Sums:
+  if not weight:
+    return {}
+  per_query = listwise_loss(logits, positive_mask, point_mask=mask)
+  count = jnp.sum(jnp.any(positive_mask & mask, axis=-1))
+  return {"listwise": (weight * jnp.sum(per_query), count.astype(jnp.float32))}
+
+
+def map_grounding_loss(
+  logits: jax.Array,  # float32 (q, c)
+  shifts: jax.Array,  # float32 (q, c, 2), grid units
+  targets: QueryTargets,
+  *,
+  candidates: jax.Array,  # float32 (c, 2), grid units
+  mask: jax.Array,  # bool (q, c)
+  config: GroundingLossConfig,
+) -> Sums:
+  """Cross entropy of a moment map against scaled IoU, and the ends' error.
+
+  A candidate's target grows from zero to one between the two IoUs of the
+  config, as in 2D-TAN (equation 4). The shifted ends of candidates with a
+  target above zero are compared with the moment that they overlap most, by one
+  less the IoU.
+
+  Returns:
+    {"map", "shift", "listwise"}: the first counts queries (each the mean over
+    its candidates), the second candidates with a target, the last queries with
+    such a candidate.
+  """
+  asked = targets.valid
+  if not config.absent_moments:
+    asked = asked & ~targets.is_absent
+  mask = mask & asked[:, None]
+  present = targets.segment_mask & targets.valid[:, None]
+  iou = segment_ops.pairwise(
+    segment_ops.iou, candidates[None], other=targets.segments
+  )  # (q, c, n)
+  iou = jnp.where(present[:, None], iou, 0.0)
+  best = jnp.max(iou, axis=-1)
+  low, high = config.map_iou_low, config.map_iou_high
+  target = jnp.clip((best - low) / (high - low), 0.0, 1.0)
+  entropy = jax.nn.softplus(logits) - logits * target
+  entropy = entropy * (1 + (config.map_positive_weight - 1) * target)
+  entropy = jnp.where(mask, entropy, 0.0)
+  per_query = jnp.sum(entropy, axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1)
+  positive_mask = mask & (target > 0)
+  nearest = jnp.take_along_axis(
+    targets.segments, jnp.argmax(iou, axis=-1)[..., None], axis=1
+  )  # (q, c, 2)
+  # Where nothing is compared, stand-ins keep the unused gradient finite.
+  shifted = jnp.where(
+    positive_mask[..., None], candidates[None] + shifts, jnp.array([0.0, 1.0])
+  )
+  error = 1 - segment_ops.diou(shifted, nearest)
+  parts = {
+    "map": (jnp.sum(per_query), jnp.sum(asked).astype(jnp.float32)),
+  }
+  if config.map_shift_weight:
+    parts["shift"] = (
+      config.map_shift_weight * jnp.sum(jnp.where(positive_mask, error, 0.0)),
+      jnp.sum(positive_mask).astype(jnp.float32),
     )
-    count = jnp.sum(jnp.any(targets.positive_mask, axis=-1))
-    parts["listwise"] = (
-      config.listwise_weight * jnp.sum(per_query),
-      count.astype(jnp.float32),
+  near_best = target >= jnp.max(target, axis=-1, keepdims=True) - 1e-6
+  return parts | _weighted_listwise(
+    logits,
+    positive_mask & near_best,
+    mask=mask,
+    weight=config.listwise_weight,
+  )
+
+
+def saliency_loss(
+  logits: jax.Array,  # float32 (q, t)
+  targets: QueryTargets,
+  *,
+  config: GroundingLossConfig,
+) -> Sums:
+  """Cross entropy of every snippet's saliency; {} where it has no weight.
+
+  Each query is the mean over its snippets; absent queries count as nowhere
+  salient.
+  """
+  if not config.saliency_weight:
+    return {}
+  mask = targets.snippet_mask & targets.valid[:, None]
+  entropy = jax.nn.softplus(logits) - logits * targets.saliency
+  entropy = jnp.sum(jnp.where(mask, entropy, 0.0), axis=-1)
+  per_query = entropy / jnp.maximum(jnp.sum(mask, axis=-1), 1)
+  return {
+    "saliency": (
+      config.saliency_weight * jnp.sum(per_query),
+      jnp.sum(targets.valid).astype(jnp.float32),
     )
-  return parts
+  }
 
 
 def listwise_loss(
@@ -103,8 +256,10 @@ def absence_loss(
   *,
   valid: jax.Array,  # bool (q,)
   config: GroundingLossConfig,
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Binary cross entropy of the absence score, {"absence": (sum, count)}."""
+) -> Sums:
+  """Cross entropy of the absence score; {} where it has no weight."""
+  if not config.absence_weight:
+    return {}
   sign = jnp.where(is_absent, 1.0, -1.0)
   per_query = jax.nn.softplus(-sign * logits)
   total = jnp.sum(jnp.where(valid, per_query, 0.0))

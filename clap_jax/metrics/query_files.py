@@ -4,9 +4,9 @@ Predictions, ranked by score or as listed: Moment-DETR's JSON lines ("qid",
 "pred_relevant_windows"), TimeChat's JSON ({query: {"timestamp": [[start,
 end]]}}), {"results": {query: [{"segment", "score"}]}} with or without the outer
 object, lists by video with one list of windows per sentence, and what `clap
-predict --json` writes. A record without an id is matched by its video and
-sentence. Ground truth: QVHighlights's JSON lines, captions by video
-({"timestamps", "sentences"}, the query ids being "<video>_<index>"), the
+predict --json` or a grounding run writes. A record without an id is matched by
+its video and sentence. Ground truth: QVHighlights's JSON lines, captions by
+video ({"timestamps", "sentences"}, the query ids being "<video>_<index>"), the
 Charades-STA text (line numbers from 0) and TimeChat's annotations.
 """
 
@@ -71,10 +71,7 @@ def read_windows(
   log = ProblemLog(path)
   found: dict[str, np.ndarray] = {}
   content, records = documents.read_json_or_lines(path, log)
-  if isinstance(content, list):
-    records = [(f"[{index}]", entry) for index, entry in enumerate(content)]
-  elif _is_dict(content) and isinstance(content.get("videos"), list):
-    records = _records_of_predict(content["videos"], log)
+  records = _records_within(content, log) if records is None else records
   is_sample = False
   if records is not None:
     for location, record in records:
@@ -130,6 +127,20 @@ def _texts_of(answer: Any) -> bool:
     _is_dict(record) and any(name in record for name in _TEXT_FIELDS)
     for record in answer
   )
+
+
+def _records_within(
+  content: Any, log: ProblemLog
+) -> list[tuple[str, Any]] | None:
+  """(place, record) of a document that lists records; None for another."""
+  if _is_dict(content) and isinstance(content.get("videos"), list):
+    return _records_of_predict(content["videos"], log)
+  listed, where = content, ""
+  if _is_dict(content) and isinstance(content.get("queries"), list):
+    listed, where = content["queries"], "queries"
+  if not isinstance(listed, list):
+    return None
+  return [(f"{where}[{index}]", entry) for index, entry in enumerate(listed)]
 
 
 def _records_of_predict(

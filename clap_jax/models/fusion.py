@@ -1,4 +1,8 @@
-"""Sentences: their encoding, and how a video's features take them in."""
+"""Sentences: their encoding, and how a video's features take them in.
+
+The text joins late, so that one encoding of a video serves any number of
+queries (the class of SnAG, CVPR 2024).
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,7 +17,8 @@ from clap_jax.models.layers import (
   MlpBlock,
   sinusoidal_positions,
 )
-from clap_jax.ops.masking import keep, masked_mean
+from clap_jax.models.pyramid import Level
+from clap_jax.ops.masking import keep, masked_max, masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +128,90 @@ class Fusion(nn.Module):
       x = x + drop(_mlp(config, self.dtype, f"mlp_{i}", y, deterministic))
     x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(x)
     return keep(x, mask)
+
+
+class LateFusion(nn.Module):
+  """Encoded videos and queries to features of every query's video."""
+
+  width: int
+  config: FusionConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.text = TextEncoder(self.width, self.config, dtype=self.dtype)
+    self.fusion = Fusion(self.config, dtype=self.dtype)
+
+  def __call__(
+    self,
+    encoded: Level,  # of b videos
+    query: jax.Array,  # (q, l, e)
+    query_mask: jax.Array,  # bool (q, l)
+    *,
+    video_of_query: jax.Array | None,
+    deterministic: bool,
+  ) -> Level:  # of q queries
+    """Features that know the text; see `rows_of_queries` for who asks whom."""
+    rows = rows_of_queries(encoded, query, video_of_query=video_of_query)
+    text = self.text(query, query_mask, deterministic=deterministic)
+    fused = self.fusion(
+      rows.features, rows.mask, text, deterministic=deterministic
+    )
+    return Level(fused, rows.mask)
+
+
+def rows_of_queries(
+  encoded: Level, query: jax.Array, *, video_of_query: jax.Array | None
+) -> Level:
+  """The encoded video of each query, (b, ...) -> (q, ...).
+
+  Without `video_of_query`, (q,) rows of videos, there must be one video, or as
+  many as queries.
+  """
+  num_queries, num_videos = query.shape[0], encoded.mask.shape[0]
+  if video_of_query is not None:
+    return Level(*(x[video_of_query] for x in encoded))
+  if num_videos == 1:
+    return Level(
+      *(jnp.broadcast_to(x, (num_queries, *x.shape[1:])) for x in encoded)
+    )
+  if num_videos != num_queries:
+    raise ValueError(
+      f"{num_queries} queries on {num_videos} videos need video_of_query, "
+      "the row of the video for each query."
+    )
+  return encoded
+
+
+class AbsenceHead(nn.Module):
+  """One logit per query: high where nothing in the video answers it.
+
+  It sees the mean and the maximum of the fused features, and the best score
+  that the moments got, whose gradient is stopped: absence follows what was
+  found and does not bend it.
+  """
+
+  width: int
+
+  @nn.compact
+  def __call__(
+    self,
+    fused: Level,  # of q queries
+    moment_logits: jax.Array,  # float32 (q, p)
+    *,
+    moment_mask: jax.Array,  # bool (q, p)
+  ) -> jax.Array:  # float32 (q,)
+    x, mask = fused.features.astype(jnp.float32), fused.mask[..., None]
+    best = masked_max(moment_logits, moment_mask, axis=-1, empty=0.0)
+    pooled = jnp.concatenate(
+      [
+        masked_mean(x, mask, axis=-2),
+        masked_max(x, mask, axis=-2, empty=0.0),
+        jax.lax.stop_gradient(best)[:, None],
+      ],
+      axis=-1,
+    )
+    hidden = nn.relu(Dense(self.width, name="hidden")(pooled))
+    return Dense(1, name="out")(hidden)[..., 0]
 
 
 def _mlp(config, dtype, name, x, deterministic):

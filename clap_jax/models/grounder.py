@@ -1,7 +1,9 @@
-"""Text-conditioned anchor-free pyramid: the moment a sentence means.
+"""Grounders: from an encoded video and sentences to scored moments.
 
-The class of SnAG (CVPR 2024): the video is encoded without the text and the
-text joins late, so that one encoding of a video serves any number of queries.
+Two kinds behind one interface. `encode_video` knows no query; `score` answers
+any number of queries on what it returned. `PyramidGrounder` predicts the
+distances to both ends from every point of a pyramid (the class of SnAG, CVPR
+2024); `moment_map.MapGrounder` scores a sparse set of candidate moments.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clap_jax.models.fusion import Fusion, FusionConfig, TextEncoder
+from clap_jax.models.fusion import AbsenceHead, FusionConfig, LateFusion
 from clap_jax.models.heads import HeadConfig, PointHead
 from clap_jax.models.layers import Dense
 from clap_jax.models.pyramid import (
@@ -20,13 +22,12 @@ from clap_jax.models.pyramid import (
   PyramidConfig,
   join_levels,
 )
-from clap_jax.ops.masking import masked_max, masked_mean
-from clap_jax.ops.points import PointPredictions
+from clap_jax.ops.points import PointPredictions, point_segments
 
 
 @dataclasses.dataclass(frozen=True)
 class GrounderConfig:
-  """Hyper-parameters of the grounder.
+  """Hyper-parameters of the anchor-free grounder.
 
   Attributes:
     pyramid: video trunk.
@@ -39,14 +40,25 @@ class GrounderConfig:
   head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
 
 
+class Moments(NamedTuple):
+  """Scored moments of q queries before suppression."""
+
+  segments: jax.Array  # float32 (q, p, 2), grid units
+  logits: jax.Array  # float32 (q, p)
+  mask: jax.Array  # bool (q, p)
+
+
 class GrounderOutput(NamedTuple):
-  """What the grounder says of each query."""
+  """What a grounder says of each query."""
 
-  predictions: PointPredictions  # of q queries, with one class
+  moments: Moments
   absence_logits: jax.Array  # float32 (q,): high where the moment is absent
+  saliency_logits: jax.Array  # float32 (q, t): of every snippet
+  # What the kind's own loss needs: PointPredictions or MapPredictions.
+  predictions: Any
 
 
-class Grounder(nn.Module):
+class PyramidGrounder(nn.Module):
   """Features and token vectors to predictions of pyramid points per query.
 
   Use `apply(params, features, mask, query, query_mask)` for one query per
@@ -59,11 +71,9 @@ class Grounder(nn.Module):
 
   def setup(self):
     config = self.config
+    width = config.pyramid.width
     self.pyramid = Pyramid(config.pyramid, dtype=self.dtype)
-    self.text = TextEncoder(
-      config.pyramid.width, config.fusion, dtype=self.dtype
-    )
-    self.fusion = Fusion(config.fusion, dtype=self.dtype)
+    self.late_fusion = LateFusion(width, config.fusion, dtype=self.dtype)
     self.head = PointHead(
       1,
       config.pyramid.num_levels,
@@ -71,8 +81,8 @@ class Grounder(nn.Module):
       config.head,
       dtype=self.dtype,
     )
-    self.absence_hidden = Dense(config.pyramid.width)
-    self.absence_out = Dense(1)
+    self.absence = AbsenceHead(width)
+    self.saliency = Dense(1)
 
   def __call__(
     self,
@@ -85,13 +95,7 @@ class Grounder(nn.Module):
   ) -> GrounderOutput:
     """One query per video."""
     encoded = self.encode_video(features, mask, deterministic=deterministic)
-    return self.score(
-      encoded,
-      query,
-      query_mask,
-      num_steps=features.shape[1],
-      deterministic=deterministic,
-    )
+    return self.score(encoded, query, query_mask, deterministic=deterministic)
 
   def encode_video(
     self,
@@ -99,18 +103,16 @@ class Grounder(nn.Module):
     mask: jax.Array,  # bool (b, t)
     *,
     deterministic: bool = True,
-  ) -> Level:
-    """The part that knows no query: joined levels, to pass to `score`."""
-    levels = self.pyramid(features, mask, deterministic=deterministic)
-    return join_levels(levels, gap=self.config.head.gap)
+  ) -> tuple[Level, ...]:
+    """The part that knows no query: the levels, to pass to `score`."""
+    return self.pyramid(features, mask, deterministic=deterministic)
 
   def score(
     self,
-    encoded: Level,  # of b videos
+    encoded: tuple[Level, ...],  # of b videos
     query: jax.Array,  # (q, l, e)
     query_mask: jax.Array,  # bool (q, l)
     *,
-    num_steps: int,
     video_of_query: jax.Array | None = None,
     deterministic: bool = True,
   ) -> GrounderOutput:
@@ -120,45 +122,32 @@ class Grounder(nn.Module):
       encoded: result of `encode_video`.
       query: token vectors of a frozen text tower.
       query_mask: True for tokens.
-      num_steps: length t of the features that were encoded, with padding.
-      video_of_query: int32 (q,), row of `encoded` each query asks of. Without
-        it, query i asks of video i, or all ask of the only one.
-      deterministic: whether dropout is off.
-
-    Raises:
-      ValueError: if the numbers of videos and queries differ and nothing says
-        which query belongs to which video.
+      video_of_query: int (q,), the row of each query's video; needed unless
+        there is one video or as many as queries.
+      deterministic: False in training.
     """
-    num_videos, num_queries = encoded.mask.shape[0], query.shape[0]
-    if video_of_query is not None:
-      encoded = Level(*(x[video_of_query] for x in encoded))
-    elif num_videos == 1:
-      encoded = Level(
-        *(jnp.broadcast_to(x, (num_queries, *x.shape[1:])) for x in encoded)
-      )
-    elif num_videos != num_queries:
-      raise ValueError(
-        f"{num_queries} queries on {num_videos} videos need video_of_query, "
-        "the row of the video for each query."
-      )
-    text = self.text(query, query_mask, deterministic=deterministic)
-    fused = self.fusion(
-      encoded.features, encoded.mask, text, deterministic=deterministic
+    num_steps = encoded[0].mask.shape[1]
+    joined = self.late_fusion(
+      join_levels(encoded, gap=self.config.head.gap),
+      query,
+      query_mask,
+      video_of_query=video_of_query,
+      deterministic=deterministic,
     )
-    joined = Level(fused, encoded.mask)
     predictions = self.head(
       joined, num_steps=num_steps, deterministic=deterministic
     )
-    return GrounderOutput(predictions, self._absence(joined))
+    moments = point_moments(predictions)
+    absence = self.absence(joined, moments.logits, moment_mask=moments.mask)
+    finest = joined.features[:, :num_steps].astype(jnp.float32)
+    saliency = self.saliency(finest)[..., 0]
+    return GrounderOutput(moments, absence, saliency, predictions)
 
-  def _absence(self, joined: Level) -> jax.Array:
-    """One logit per query from the mean and the maximum over all points."""
-    x, mask = joined.features.astype(jnp.float32), joined.mask[..., None]
-    pooled = jnp.concatenate(
-      [
-        masked_mean(x, mask, axis=-2),
-        masked_max(x, mask, axis=-2, empty=0.0),
-      ],
-      axis=-1,
-    )
-    return self.absence_out(nn.relu(self.absence_hidden(pooled)))[..., 0]
+
+def point_moments(predictions: PointPredictions) -> Moments:
+  """One moment per pyramid point."""
+  return Moments(
+    point_segments(predictions),
+    predictions.class_logits[..., 0],
+    predictions.point_mask,
+  )

@@ -100,10 +100,24 @@ def decode(
   beyond the video; cut them after the change to seconds. The number of places
   is `config.num_kept`, whatever the number of points.
   """
-  scores = jax.nn.sigmoid(predictions.class_logits)
-  segments = point_segments(predictions)
+  return decode_segments(
+    point_segments(predictions),
+    jax.nn.sigmoid(predictions.class_logits),
+    predictions.point_mask,
+    config=config,
+  )
+
+
+def decode_segments(
+  segments: jax.Array,  # (b, p, 2), grid units
+  scores: jax.Array,  # (b, p, c) in [0, 1]
+  mask: jax.Array,  # bool (b, p)
+  *,
+  config: DecodeConfig,
+) -> Detections:
+  """`decode` for segments that any head has scored."""
   keep_one = jax.vmap(lambda s, c, m: _decode_one(s, c, m, config=config))
-  kept = keep_one(segments, scores, predictions.point_mask)
+  kept = keep_one(segments, scores, mask)
   return Detections(
     segments=kept.segments,
     scores=kept.scores,

@@ -8,7 +8,13 @@ import pathlib
 import numpy as np
 
 from clap_jax import config as config_lib
-from clap_jax.data import feature_sources, feature_windows, features, records
+from clap_jax.data import (
+  feature_sources,
+  feature_windows,
+  features,
+  queries,
+  records,
+)
 from clap_jax.metrics import card
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
@@ -83,28 +89,18 @@ class FeatureReader:
       self.examples(split), self.features(split), options=self.options
     )
 
-  def grounding_source(self, split) -> feature_sources.GroundingSource:
-    return feature_sources.GroundingSource(
-      feature_sources.grounding_queries(self.examples(split)),
-      self.features(split),
-      vectors=self.texts,
-      options=self.options,
-    )
+  def grounding_split(self, split: str) -> queries.GroundingSplit:
+    return queries.caption_split(self.examples(split))
 
   @functools.cached_property
-  def texts(self) -> feature_sources.QueryVectors:
+  def texts(self) -> queries.QueryVectors:
     path = pathlib.Path(self.config.features_dir) / TEXTS_FILE
     if not path.is_file():
       raise FileNotFoundError(
         f"{path} is missing: the dataset has no captions, or `clap extract` "
         "did not finish. Run it again."
       )
-    with np.load(path, allow_pickle=False) as arrays:
-      return feature_sources.QueryVectors(
-        tuple(str(text) for text in arrays["texts"]),
-        arrays["vectors"],
-        arrays["mask"],
-      )
+    return read_texts(path)
 
   def card(self, split: str, *, task: str, protocol: str, **facts) -> dict:
     """The evaluation card of a split, with what made the features."""
@@ -130,3 +126,13 @@ class FeatureReader:
       notes=notes,
       **facts,
     ).to_dict()
+
+
+def read_texts(path: pathlib.Path) -> queries.QueryVectors:
+  """Texts with their token vectors, as `clap extract` writes them."""
+  with np.load(path, allow_pickle=False) as arrays:
+    return queries.QueryVectors(
+      tuple(str(text) for text in arrays["texts"]),
+      arrays["vectors"],
+      arrays["mask"],
+    )

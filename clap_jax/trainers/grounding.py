@@ -1,43 +1,57 @@
 """Video language grounding on frozen features: the moment a sentence means."""
 
 import dataclasses
-import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import feature_sources, pipeline
+from clap_jax.data import grounding_source
 from clap_jax.losses import grounding as losses
-from clap_jax.metrics import grounding as metrics
-from clap_jax.models import fusion, grounder, heads, localizer, pyramid
-from clap_jax.trainers import abstract, feature_data, results, running
-from clap_jax.training import checkpoint, evaluation, processes
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
+from clap_jax.trainers import (
+  abstract,
+  feature_data,
+  grounding_evaluation,
+  grounding_heads,
+  moment_search,
+  results,
+  running,
+)
+from clap_jax.training import checkpoint, processes
 
-PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "grounder.json"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroundingData(feature_data.FeatureData):
+  """Features, and how many queries are asked of each video of a batch."""
+
+  queries_per_video: int = config_lib.ranged(minimum=1)
+  absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GroundingConfig:
   """Everything `clap train` reads of a grounding config."""
 
   trainer: str
-  data: feature_data.FeatureData
-  pyramid: pyramid.PyramidConfig
+  kind: str = config_lib.choice(*grounding_heads.KINDS)
+  data: GroundingData
+  pyramid: pyramid.PyramidConfig  # the trunk; the map has one level
   fusion: fusion.FusionConfig
-  head: heads.HeadConfig
+  head: heads.HeadConfig  # of the pyramid
+  map: moment_map.MapConfig  # of the map
   loss: losses.GroundingLossConfig
   decode: localizer.DecodeConfig
   optimizer: config_lib.OptimizerConfig
   loop: config_lib.LoopConfig
   checkpoint: config_lib.CheckpointConfig
   mesh: config_lib.MeshConfig
-  protocol: str = config_lib.choice(*metrics.PROTOCOLS)
+  protocol: str = config_lib.choice(*grounding_evaluation.PROTOCOLS)
 
   def __post_init__(self):
     width = self.pyramid.width
@@ -49,19 +63,29 @@ class GroundingConfig:
         raise ValueError(
           f"{name} is {count}, which does not divide pyramid.width {width}."
         )
+    if self.data.max_length % self.map.steps_per_clip:
+      raise ValueError(
+        f"data.max_length {self.data.max_length} is not a multiple of "
+        f"map.steps_per_clip {self.map.steps_per_clip}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundingTask:
-  """Features and a query's token vectors to moments; a Task."""
+  """Features and queries' token vectors to moments; a Task."""
 
-  model: grounder.Grounder
+  model: Any  # a grounder of grounding_heads.KINDS
+  kind: grounding_heads.Kind
   loss_config: losses.GroundingLossConfig
   decode_config: localizer.DecodeConfig
   max_length: int  # snippets
   feature_width: int
   query_length: int  # tokens
   query_width: int
+
+  @property
+  def takes_any_length(self) -> bool:
+    return self.kind.takes_any_length
 
   def init(self, rng):
     return self.model.init(
@@ -73,70 +97,104 @@ class GroundingTask:
     )
 
   def loss(self, params, batch: types.GroundingBatch, rng):
-    """Each query on its own video, then on its neighbour's: is it absent?"""
-    dropout_rng, swap_rng = jax.random.split(rng)
+    """Each video encoded once, all its queries asked together."""
+    encode_rng, score_rng = jax.random.split(rng)
     encoded = self.model.apply(
       params,
       batch.features,
       batch.mask,
       deterministic=False,
-      rngs={"dropout": dropout_rng},
+      rngs={"dropout": encode_rng},
       method="encode_video",
     )
-    count = batch.valid.shape[0]
-    own = jnp.arange(count)
+    num_videos, num_queries = batch.valid.shape
     output = self.model.apply(
       params,
       encoded,
-      jnp.concatenate([batch.query, batch.query]),
-      jnp.concatenate([batch.query_mask, batch.query_mask]),
-      num_steps=batch.features.shape[1],
-      video_of_query=jnp.concatenate([own, jnp.roll(own, 1)]),
+      batch.query.reshape(-1, *batch.query.shape[2:]),
+      batch.query_mask.reshape(-1, batch.query_mask.shape[2]),
+      video_of_query=jnp.repeat(jnp.arange(num_videos), num_queries),
       deterministic=False,
-      rngs={"dropout": swap_rng},
+      rngs={"dropout": score_rng},
       method="score",
     )
-    predictions = output.predictions
-    own_predictions = predictions._replace(
-      class_logits=predictions.class_logits[:count],
-      offsets=predictions.offsets[:count],
-      point_mask=predictions.point_mask[:count],
+    targets, config = losses.query_targets(batch), self.loss_config
+    sums = self.kind.moment_loss(output.predictions, targets, config)
+    sums |= losses.saliency_loss(output.saliency_logits, targets, config=config)
+    sums |= losses.absence_loss(
+      output.absence_logits,
+      targets.is_absent,
+      valid=targets.valid,
+      config=config,
     )
-    sums = losses.grounding_loss(
-      own_predictions, batch, config=self.loss_config
-    )
-    if self.loss_config.absence_weight:
-      sums |= losses.absence_loss(
-        output.absence_logits,
-        jnp.arange(2 * count) >= count,
-        valid=jnp.concatenate([batch.valid, batch.valid]),
-        config=self.loss_config,
-      )
     scalars = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
     return sum(scalars.values()), scalars
 
-  def predict(self, params, batch: types.GroundingBatch):
-    return self.find(
-      params, batch.features, batch.mask, batch.query, batch.query_mask
-    )
+  def encode(self, params, features, mask):
+    """Windows (w, t, d) of one video, for `answer`."""
+    return self.model.apply(params, features, mask, method="encode_video")
 
-  def find(self, params, features, mask, query, query_mask):
-    """Moments of q queries on as many videos, or all on the only one."""
-    encoded = self.model.apply(params, features, mask, method="encode_video")
-    output = self.model.apply(
-      params,
-      encoded,
-      query,
-      query_mask,
-      num_steps=features.shape[1],
-      method="score",
-    )
+  def answer(self, params, windows, *, query, query_mask):
+    """Moments of q queries on the w encoded windows of one video.
+
+    Args:
+      params: of the model.
+      windows: (what `encode` returned, int32 (w,) grid positions of their
+        starts, bool (w,) that is False for padding).
+      query: (q, l, e).
+      query_mask: bool (q, l).
+
+    Returns:
+      detections of (q, k), absence_logits (q,), and saliency (w, q, t).
+    """
+    config = self.decode_config
+
+    def in_window(window):  # one at a time: memory does not grow with w
+      encoded, start, is_valid = window
+      output = self.model.apply(
+        params,
+        jax.tree.map(lambda x: x[None], encoded),
+        query,
+        query_mask,
+        method="score",
+      )
+      moments = output.moments
+      scores = jnp.where(
+        moments.mask & is_valid, jax.nn.sigmoid(moments.logits), -1.0
+      )
+      count = min(config.num_candidates, scores.shape[1])
+      best, index = jax.lax.top_k(scores, count)
+      segments = jnp.take_along_axis(moments.segments, index[..., None], axis=1)
+      absence = jnp.where(is_valid, output.absence_logits, jnp.inf)
+      saliency = jax.nn.sigmoid(output.saliency_logits)
+      return segments + start, best, absence, saliency
+
+    segments, scores, absence, saliency = jax.lax.map(in_window, windows)
+
+    def joined(x):  # (w, q, k, ...) -> (q, w * k, ...)
+      x = jnp.swapaxes(x, 0, 1)
+      return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+    scores = joined(scores)
     return {
-      "detections": localizer.decode(
-        output.predictions, config=self.decode_config
+      "detections": localizer.decode_segments(
+        joined(segments), scores[..., None], scores >= 0, config=config
       ),
-      "absence": jax.nn.sigmoid(output.absence_logits),
+      "absence_logits": jnp.min(absence, axis=0),
+      "saliency": saliency,
     }
+
+  def predict(self, params, batch: types.GroundingBatch):
+    """`answer` for every query of a batch, each video one whole window."""
+
+    def one_video(features, mask, query, query_mask):
+      encoded = self.encode(params, features[None], mask[None])
+      windows = encoded, jnp.zeros(1, jnp.int32), jnp.ones(1, bool)
+      return self.answer(params, windows, query=query, query_mask=query_mask)
+
+    return jax.vmap(one_video)(
+      batch.features, batch.mask, batch.query, batch.query_mask
+    )
 
 
 def resolve(config) -> GroundingConfig:
@@ -147,16 +205,21 @@ def abstract_run(
   config: GroundingConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
-  size, length = config.data.batch_size, config.data.max_length
-  tokens = facts.query_length
+  data = config.data
+  size, length = data.batch_size, data.max_length
+  rows = (size, data.queries_per_video + data.absent_per_video)
+  flags = abstract.array(*rows, dtype=jnp.bool_)
   batch = types.GroundingBatch(
     features=abstract.array(size, length, facts.feature_width),
     mask=abstract.array(size, length, dtype=jnp.bool_),
-    query=abstract.array(size, tokens, facts.query_width),
-    query_mask=abstract.array(size, tokens, dtype=jnp.bool_),
-    segment=abstract.array(size, 2),
-    valid=abstract.array(size, dtype=jnp.bool_),
-    query_index=abstract.array(size, dtype=jnp.int32),
+    query=abstract.array(*rows, facts.query_length, facts.query_width),
+    query_mask=abstract.array(*rows, facts.query_length, dtype=jnp.bool_),
+    segments=abstract.array(*rows, 1, 2),
+    segment_mask=abstract.array(*rows, 1, dtype=jnp.bool_),
+    saliency=abstract.array(*rows, length),
+    is_absent=flags,
+    valid=flags,
+    query_index=abstract.array(*rows, dtype=jnp.int32),
   )
   task = make_task(_facts_of(config, batch), loss_config=config.loss)
   return abstract.AbstractRun(task, batch)
@@ -166,24 +229,30 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
-  source = reader.grounding_source(config.data.train_split)
+  source = make_source(config, reader)
   facts = model_facts(config, source)
   task = make_task(facts, loss_config=config.loss)
-  score = _Score(config, reader, task)
+  score = _score(config, reader, task)
+  selection = config.data.selection_split
   state = running.fit(
     task,
     config,
     workdir=workdir,
     source=source,
-    measure=lambda params, split: score(params, split)[0],
+    measure=score.measure,
     title="grounding",
   )
   params = state.params if state.ema is None else state.ema
   facts["use_ema"] = state.ema is not None
+  facts["absence"] = score.calibrate(params, selection)
   results.write_json(workdir / MODEL_FILE, facts)
-  rows, found, truth = score.rows(params, config.data.eval_split)
+  rows, found = score.rows(
+    params, config.data.eval_split, absence=facts["absence"]
+  )
   if processes.is_first():
-    _write_predictions(found, truth, workdir / PREDICTIONS_FILE)
+    grounding_evaluation.write_predictions(
+      found, workdir, absence=facts["absence"]
+    )
   results.write(workdir, rows)
   return rows
 
@@ -193,65 +262,38 @@ def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   facts = results.read_facts(workdir, MODEL_FILE)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = feature_data.FeatureReader(config.data)
-  score = _Score(config, reader, make_task(facts))
-  return score.rows(params, split or config.data.eval_split)[0]
+  score = _score(config, reader, make_task(facts))
+  split = split or config.data.eval_split
+  return score.rows(params, split, absence=facts["absence"])[0]
 
 
-class _Score:
-  """R@n at IoU m of parameters on a split."""
+def _score(config, reader, task) -> grounding_evaluation.Score:
+  search = moment_search.MomentSearch(task)
+  return grounding_evaluation.Score(config, reader, search)
 
-  def __init__(self, config, reader, task):
-    self._config = config
-    self._reader = reader
-    self._protocol = metrics.protocol_named(config.protocol)
-    self._predictor = evaluation.Predictor(
-      task.predict,
-      mesh=mesh_lib.make_mesh(config.mesh),
-      batch_size=config.data.batch_size,
-    )
 
-  def __call__(self, params, split: str):
-    """Metrics, the moments that they score and the true ones."""
-    found, truth = moments(self._reader, self._predictor, params, split)
-    windows = {key: entry["windows"] for key, entry in found.items()}
-    return metrics.evaluate(windows, truth, self._protocol), found, truth
-
-  def rows(self, params, split: str):
-    """Result rows, the moments that they score and the true ones."""
-    config, protocol = self._config, self._protocol
-    values, found, truth = self(params, split)
-    card = self._reader.card(
-      split,
-      task="grounding",
-      protocol=config.protocol,
-      thresholds=protocol.iou_thresholds,
-      iou_rule=f"IoU {'>' if protocol.strict else '>='} threshold",
-      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}",
-      top_k=f"{config.decode.num_kept} per query",
-      seeds=(config.loop.seed,),
-      num_predictions=sum(len(e["windows"]) for e in found.values()),
-      num_ground_truths=len(truth),
-    )
-    rows = results.rows_of(
-      values,
-      encoder=self._reader.extraction["encoder"],
-      seed=config.loop.seed,
-      dataset=config.data.dataset,
-      split=split,
-      task="grounding",
-      card=card,
-    )
-    return rows, found, truth
+def make_source(config: GroundingConfig, reader):
+  """The training batches of the config's data."""
+  data = config.data
+  return grounding_source.GroundingSource(
+    reader.grounding_split(data.train_split),
+    reader.features(data.train_split),
+    vectors=reader.texts,
+    options=reader.options,
+    queries_per_video=data.queries_per_video,
+    absent_per_video=data.absent_per_video,
+  )
 
 
 def model_facts(config: GroundingConfig, source) -> dict:
   """What rebuilds the model for inference; plain JSON."""
-  return _facts_of(config, source.collate([source[0]], batch_size=1))
+  return _facts_of(config, source.collate([], batch_size=1))
 
 
 def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
   """`model_facts` from any batch, or from the shapes of one."""
   return {
+    "kind": config.kind,
     "feature_width": batch.features.shape[-1],
     "query_length": batch.query.shape[-2],
     "query_width": batch.query.shape[-1],
@@ -259,6 +301,7 @@ def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
     "pyramid": dataclasses.asdict(config.pyramid),
     "fusion": dataclasses.asdict(config.fusion),
     "head": dataclasses.asdict(config.head),
+    "map": dataclasses.asdict(config.map),
     "decode": dataclasses.asdict(config.decode),
   }
 
@@ -267,13 +310,17 @@ def make_task(
   facts: dict, *, loss_config: losses.GroundingLossConfig | None = None
 ) -> GroundingTask:
   """The task that `model_facts` describes; for inference without a loss."""
-  model = grounder.GrounderConfig(
+  kind = grounding_heads.KINDS[facts["kind"]]
+  counts = tuple(facts["map"]["pooling_counts"])  # a list in JSON
+  parts = grounding_heads.Parts(
     pyramid=pyramid.PyramidConfig(**facts["pyramid"]),
     fusion=fusion.FusionConfig(**facts["fusion"]),
     head=heads.HeadConfig(**facts["head"]),
+    map=moment_map.MapConfig(**facts["map"] | {"pooling_counts": counts}),
   )
   return GroundingTask(
-    grounder.Grounder(model),
+    kind.make(parts),
+    kind,
     loss_config or losses.GroundingLossConfig(),
     localizer.DecodeConfig(**facts["decode"]),
     facts["max_length"],
@@ -281,63 +328,3 @@ def make_task(
     facts["query_length"],
     facts["query_width"],
   )
-
-
-def moments(
-  reader: feature_data.FeatureReader, predictor, params, split: str
-) -> tuple[dict[str, dict], dict[str, tuple[float, float]]]:
-  """Moments found for every caption of a split, and the true ones.
-
-  Returns:
-    query id -> {"video", "text", "absence", "windows" (k, 3): start, end in
-    seconds, score}, and query id -> (start_sec, end_sec), of captions of videos
-    without features too.
-  """
-  source = reader.grounding_source(split)
-  features = reader.features(split)
-  duration_sec = {i.id: i.duration_sec for i in reader.examples(split)}
-  found = {}
-  with pipeline.evaluation_batches(
-    source, batch_size=reader.config.batch_size
-  ) as batches:
-    for batch, output in evaluation.predict_batches(predictor, params, batches):
-      kept = output["detections"]
-      for row, index in enumerate(batch.query_index):
-        if index < 0:
-          continue
-        query = source.queries[index]
-        mask = kept.mask[row]
-        grid = features[query.video_id].grid
-        segments = grid.to_seconds(kept.segments[row][mask].astype(np.float64))
-        segments = segments.clip(0.0, duration_sec[query.video_id])
-        scores = kept.scores[row][mask].astype(np.float64)
-        found[_query_id(query)] = {
-          "video": query.video_id,
-          "text": query.text,
-          "absence": float(output["absence"][row]),
-          "windows": np.concatenate([segments, scores[:, None]], axis=1),
-        }
-  queries = feature_sources.grounding_queries(reader.examples(split))
-  truth = {_query_id(q): (q.start_sec, q.end_sec) for q in queries}
-  return found, truth
-
-
-def _query_id(query) -> str:
-  span = f"{query.start_sec:.3f}-{query.end_sec:.3f}"
-  return f"{query.video_id}/{span}/{query.text}"
-
-
-def _write_predictions(found, truth, path) -> None:
-  """One entry per query, best moments first."""
-  document = [
-    {
-      "query_id": key,
-      "video": entry["video"],
-      "query": entry["text"],
-      "segment": list(truth[key]),
-      "absence": entry["absence"],
-      "predictions": entry["windows"].tolist(),
-    }
-    for key, entry in found.items()
-  ]
-  path.write_text(json.dumps({"queries": document}) + "\n")

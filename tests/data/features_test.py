@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data.feature_sources import (
-  GroundingSource,
   LocalizationSource,
-  QueryVectors,
-  grounding_queries,
   padded_length,
-  unique_texts,
 )
 from clap_jax.data.feature_windows import SequenceOptions
 from clap_jax.data.features import (
@@ -223,47 +219,6 @@ def test_localization_training_is_pure_and_hides_classes():
     [],
     [2],
   ]
-
-
-def test_grounding_batches():
-  infos = [make_info(index) for index in range(2)]
-  features = {info.id: make_features() for info in infos}
-  queries = grounding_queries(infos)
-  texts = unique_texts(queries)
-  assert len(queries) == 6 and len(texts) == 3
-  vectors = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-  mask = np.arange(4) < np.array([[2], [3], [4]])
-  query_vectors = QueryVectors(texts, vectors, mask)
-
-  def make(max_length: int) -> GroundingSource:
-    options = SequenceOptions(max_length=max_length)
-    return GroundingSource(
-      queries, features, vectors=query_vectors, options=options
-    )
-
-  with evaluation_batches(make(21), batch_size=4) as batches:
-    first, second = list(batches)
-  assert first.query.shape == (4, 4, 5)
-  np.testing.assert_array_equal(second.valid, [True, True, False, False])
-  np.testing.assert_array_equal(second.query_index, [4, 5, -1, -1])
-  np.testing.assert_array_equal(first.query[3], vectors[0])
-  np.testing.assert_array_equal(first.query_mask[1], mask[1])
-  np.testing.assert_allclose(first.segment[1], (8.0, 13.0))
-  cropping = make(9)
-  for index in range(60):
-    example = cropping.item(index, seed=0)
-    low, high = example.segment
-    assert -0.5 <= low < high <= 8.5
-    middle = np.mean(example.segment)
-    assert -0.5 <= middle <= example.mask.sum()
-  short = QueryVectors(texts[:2], vectors[:2], mask[:2])
-  with pytest.raises(FeatureError, match="nothing moves"):
-    GroundingSource(
-      queries,
-      features,
-      vectors=short,
-      options=SequenceOptions(max_length=30),
-    )
 
 
 def test_window_inside_a_long_action_is_no_background():

@@ -38,6 +38,10 @@ def long_video(tmp_path_factory):
   return path
 
 
+def params_of(model):
+  return model.grounder[2]
+
+
 def check_entries(entries, duration_sec, key):
   for entry in entries:
     assert set(entry) == {"start_sec", "end_sec", "score", key}
@@ -75,9 +79,16 @@ def test_by_text(model, video):
   document = predict.predict(model, [video], queries=queries, max_predictions=2)
   (found,) = document["videos"]
   assert set(found["absence"]) == set(queries)
-  assert found["absent"] is all(
-    value >= predict.ABSENT_FROM for value in found["absence"].values()
+  for entry in found["absence"].values():  # as calibrated, see toy_model
+    assert entry["absent"] is (entry["probability"] >= 0.4)
+  assert found["absent"] is all(e["absent"] for e in found["absence"].values())
+  _, facts, _ = model.grounder
+  uncalibrated = dataclasses.replace(
+    model,
+    grounder=(model.grounder[0], facts | {"absence": None}, params_of(model)),
   )
+  (silent,) = predict.predict(uncalibrated, [video], queries=queries)["videos"]
+  assert silent["absent"] is silent["absence"] is None
   for query in set(queries):
     mine = [e for e in found["predictions"] if e["query"] == query]
     assert len(mine) == 2  # asked twice, answered once

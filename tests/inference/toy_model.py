@@ -9,7 +9,14 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import predict
 from clap_jax.losses import grounding as grounding_losses
-from clap_jax.models import dual_encoder, fusion, heads, localizer, pyramid
+from clap_jax.models import (
+  dual_encoder,
+  fusion,
+  heads,
+  localizer,
+  moment_map,
+  pyramid,
+)
 from clap_jax.trainers import grounding, localization, pretrain
 from tests.data import built_dataset
 
@@ -60,7 +67,10 @@ def make_model(encoder) -> predict.Model:
   }
   by_class = shared | {"label_names": list(built_dataset.LABEL_NAMES)}
   by_text = shared | {
+    "kind": "pyramid",
     "fusion": dataclasses.asdict(fusion.FusionConfig(num_heads=2)),
+    "map": dataclasses.asdict(moment_map.MapConfig()),
+    "absence": {"slope": 2.0, "offset": 0.1, "threshold": 0.4},
     "query_length": encoder.config.max_text_length,
     "query_width": 16,
   }

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from clap_jax.data import feature_sources, features, records
+from clap_jax.data import features, queries, records
 from clap_jax.trainers import feature_data, results
 from tests.data import built_dataset
 
@@ -27,7 +27,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
       array[(middle_sec >= start) & (middle_sec < end), label] += 2.0
     video = features.VideoFeatures(array.astype(np.float32), GRID)
     features.save_features(out, info.id, video)
-  texts = feature_sources.unique_texts(feature_sources.grounding_queries(infos))
+  texts = queries.unique_texts(queries.caption_queries(infos))
   rng = np.random.default_rng(0)
   (out / feature_data.TEXTS_FILE).parent.mkdir()
   np.savez(

@@ -1,0 +1,203 @@
+"""Text queries on videos, the moments they mean, and their token vectors."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clap_jax.data import order
+from clap_jax.data.clips import normalize_text, visible_captions
+from clap_jax.data.records import ExampleInfo
+
+SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
+TOP_SALIENCY = 4.0  # "Very Good"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GroundingQuery:
+  """A text and the moments of a video that it describes.
+
+  Attributes:
+    id: unique in its split.
+    video_id: the video that was watched when the text was written.
+    text: a raw sentence.
+    windows: (start_sec, end_sec) of every moment, at least one.
+    saliency: float32 (clips, annotators), scores from 0 to `TOP_SALIENCY` of
+      the successive clips of `SALIENCY_CLIP_SEC`; None where nobody scored.
+    labels: classes of the actions that happen in the windows; None where the
+      dataset has no classes.
+  """
+
+  id: str
+  video_id: str
+  text: str
+  windows: tuple[tuple[float, float], ...]
+  saliency: np.ndarray | None = None
+  labels: frozenset[int] | None = None
+
+
+class QueryVectors(NamedTuple):
+  """Token vectors of a frozen text tower, one row per different text."""
+
+  texts: tuple[str, ...]  # (m,)
+  vectors: np.ndarray  # float32 (m, l, e)
+  mask: np.ndarray  # bool (m, l)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroundingSplit:
+  """Queries of a split and what their videos are like.
+
+  Attributes:
+    queries: of all videos of the split, those without features too.
+    duration_sec: of each video.
+    video_labels: classes that occur in a video; empty without classes.
+  """
+
+  queries: tuple[GroundingQuery, ...]
+  duration_sec: Mapping[str, float]
+  video_labels: Mapping[str, frozenset[int]] = dataclasses.field(
+    default_factory=dict
+  )
+
+
+def caption_queries(
+  examples: Sequence[ExampleInfo],
+  *,
+  hidden_classes: frozenset[int] = frozenset(),
+) -> list[GroundingQuery]:
+  """One query per caption, but those that overlap a hidden class."""
+  return [
+    GroundingQuery(
+      id=f"{info.id}/{start_sec:.3f}-{end_sec:.3f}/{text}",
+      video_id=info.id,
+      text=text,
+      windows=((start_sec, end_sec),),
+      labels=_labels_within(info, start_sec, end_sec),
+    )
+    for info in examples
+    for start_sec, end_sec, text in visible_captions(info, hidden_classes)
+  ]
+
+
+def caption_split(
+  examples: Sequence[ExampleInfo],
+  *,
+  hidden_classes: frozenset[int] = frozenset(),
+) -> GroundingSplit:
+  """The captions of built examples as queries."""
+  return GroundingSplit(
+    tuple(caption_queries(examples, hidden_classes=hidden_classes)),
+    {info.id: info.duration_sec for info in examples},
+    {info.id: frozenset(map(int, info.labels)) for info in examples},
+  )
+
+
+def _labels_within(
+  info: ExampleInfo, start_sec: float, end_sec: float
+) -> frozenset[int] | None:
+  if not len(info.labels):
+    return None
+  starts, ends = info.segments[:, 0], info.segments[:, 1]
+  inside = np.minimum(ends, end_sec) > np.maximum(starts, start_sec)
+  return frozenset(map(int, info.labels[inside]))
+
+
+def unique_texts(queries: Sequence[GroundingQuery]) -> tuple[str, ...]:
+  """The different texts in order of first use; what the tower has to encode."""
+  return tuple(dict.fromkeys(query.text for query in queries))
+
+
+class Strangers:
+  """Which queries of other videos a video surely lacks.
+
+  No annotation says so, hence a rule: the same text must not be among the
+  video's own, and where classes are known the query must tell of an action
+  none of whose classes occurs in the video.
+  """
+
+  def __init__(self, split: GroundingSplit):
+    self._queries = split.queries
+    self._video_labels = split.video_labels
+    self._texts: dict[str, set[str]] = {}
+    for query in split.queries:
+      own = self._texts.setdefault(query.video_id, set())
+      own.add(normalize_text(query.text))
+
+  def is_stranger(self, query: GroundingQuery, video_id: str) -> bool:
+    """Whether the video surely lacks what the query says."""
+    own = self._texts.get(video_id, ())
+    if query.video_id == video_id or normalize_text(query.text) in own:
+      return False
+    if query.labels is None:
+      return True
+    known = self._video_labels.get(video_id, frozenset())
+    return bool(query.labels) and not query.labels & known
+
+  def draw(
+    self, video_id: str, *, count: int, rng: np.random.Generator
+  ) -> list[int]:
+    """Up to `count` positions of different queries; fewer if luck runs out."""
+    found: list[int] = []
+    tried = rng.integers(0, len(self._queries), size=16 * max(count, 1))
+    for index in map(int, tried):
+      if len(found) == count:
+        break
+      if index not in found and self.is_stranger(
+        self._queries[index], video_id
+      ):
+        found.append(index)
+    return found
+
+
+def swapped_queries(
+  split: GroundingSplit, *, seed: int
+) -> dict[str, list[int]]:
+  """For every video as many strangers as it has queries: video id -> positions.
+
+  A function of the split and the seed alone, so that every head and encoder is
+  asked the same.
+  """
+  strangers = Strangers(split)
+  counts: dict[str, int] = {}
+  for query in split.queries:
+    counts[query.video_id] = counts.get(query.video_id, 0) + 1
+  return {
+    video_id: strangers.draw(
+      video_id,
+      count=count,
+      rng=np.random.Generator(np.random.PCG64(order.mix(seed, 5, number))),
+    )
+    for number, (video_id, count) in enumerate(counts.items())
+  }
+
+
+def snippet_saliency(
+  query: GroundingQuery, middle_sec: np.ndarray
+) -> np.ndarray:
+  """(t,) in [0, 1]: how well the snippet around each time answers the query.
+
+  The annotators' mean, or one inside the moments where nobody scored.
+  """
+  if query.saliency is None:
+    inside = np.zeros(len(middle_sec), np.bool_)
+    for start_sec, end_sec in query.windows:
+      inside |= (middle_sec >= start_sec) & (middle_sec < end_sec)
+    return inside.astype(np.float32)
+  clip = np.floor(middle_sec / SALIENCY_CLIP_SEC).astype(np.int64)
+  mean = query.saliency.mean(axis=1) / TOP_SALIENCY
+  return mean[clip.clip(0, len(mean) - 1)].astype(np.float32)
+
+
+def clip_saliency(
+  saliency: np.ndarray, middle_sec: np.ndarray, *, duration_sec: float
+) -> np.ndarray:
+  """Scores of snippets (t,) to those of whole clips of `SALIENCY_CLIP_SEC`.
+
+  Linear in time between the middles of the snippets.
+  """
+  num_clips = max(1, math.floor(duration_sec / SALIENCY_CLIP_SEC + 1e-6))
+  clip_sec = (np.arange(num_clips) + 0.5) * SALIENCY_CLIP_SEC
+  return np.interp(clip_sec, middle_sec, saliency)

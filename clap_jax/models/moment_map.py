@@ -1,0 +1,290 @@
+"""Two-dimensional moment map: every candidate (start, end) gets one score.
+
+The class of 2D-TAN (AAAI 2020) and VLG-Net (ICCVW 2021): clips of a video,
+related by a graph of nearest neighbours, take in the sentence late; the clips
+of each candidate are pooled, by attention or maximum, into one feature, and
+the map of these is scored.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax.models.fusion import AbsenceHead, FusionConfig, LateFusion
+from clap_jax.models.grounder import GrounderOutput, Moments
+from clap_jax.models.layers import Dense, sinusoidal_positions
+from clap_jax.models.pyramid import Level, Pyramid, PyramidConfig
+from clap_jax.models.temporal_layers import Conv1d
+from clap_jax.ops import moment_map as map_ops
+from clap_jax.ops.masking import keep, masked_max, masked_mean, masked_softmax
+
+POOLINGS = ("attention", "max")
+
+
+@dataclasses.dataclass(frozen=True)
+class MapConfig:
+  """Hyper-parameters of the moment map.
+
+  Attributes:
+    steps_per_clip: snippets that one clip averages; the finest boundary.
+    pooling_counts: lengths per level of the sparse candidates, see
+      `ops.moment_map.sparse_candidates`.
+    pooling: how a candidate's clips become one feature: "attention" (weights
+      learned per query and clip) or "max".
+    num_graph_layers: graph blocks over the clips, before the text is known.
+    num_neighbours: clips that a clip is related to by similarity.
+    num_map_convs: convolutions over neighbouring candidates; 0 scores each
+      candidate by itself.
+    map_kernel_size: odd; of these convolutions.
+    refine: whether the ends of each candidate are shifted by a regression,
+      beyond the published heads, whose ends stand on the grid of clips.
+  """
+
+  steps_per_clip: int = 1
+  pooling_counts: tuple[int, ...] = (15, 8, 8)
+  pooling: str = "attention"
+  num_graph_layers: int = 1
+  num_neighbours: int = 7
+  num_map_convs: int = 0
+  map_kernel_size: int = 3
+  refine: bool = True
+
+  def __post_init__(self):
+    if self.pooling not in POOLINGS:
+      raise ValueError(
+        f"pooling must be one of {POOLINGS}, got {self.pooling!r}."
+      )
+    if self.steps_per_clip < 1 or self.num_neighbours < 1:
+      raise ValueError(
+        "steps_per_clip and num_neighbours must be at least 1, got "
+        f"{self.steps_per_clip} and {self.num_neighbours}."
+      )
+    if self.map_kernel_size % 2 == 0:
+      raise ValueError(
+        f"map_kernel_size must be odd, got {self.map_kernel_size}."
+      )
+
+
+class MapPredictions(NamedTuple):
+  """What the map says of its c candidates for each of q queries."""
+
+  logits: jax.Array  # float32 (q, c)
+  shifts: jax.Array  # float32 (q, c, 2), grid units, of both ends
+  candidates: jax.Array  # float32 (c, 2), grid units
+  mask: jax.Array  # bool (q, c): the candidate lies in the video
+
+
+class GraphBlock(nn.Module):
+  """Relates each clip to its neighbours in time and in feature space.
+
+  The semantic path weighs the most similar clips of the video by a softmax of
+  their similarity and joins their mean to the clip; the ordering path is a
+  convolution of three clips; both are added to the input.
+  """
+
+  num_neighbours: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:  # (b, n, d)
+    width = x.shape[-1]
+    y = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+    similarity = jnp.einsum("bnd,bmd->bnm", y, y).astype(jnp.float32)
+    similarity = similarity / width**0.5
+    allowed = mask[:, None, :] & ~jnp.eye(x.shape[1], dtype=bool)
+    lowest = jnp.finfo(jnp.float32).min
+    count = min(self.num_neighbours, x.shape[1])
+    best, index = jax.lax.top_k(jnp.where(allowed, similarity, lowest), count)
+    weights = masked_softmax(best, best > lowest, axis=-1)  # (b, n, k)
+    neighbours = jax.vmap(lambda clips, i: clips[i])(keep(y, mask), index)
+    mean = jnp.einsum("bnk,bnkd->bnd", weights.astype(y.dtype), neighbours)
+    semantic = Dense(width, dtype=self.dtype, name="semantic_in")(
+      jnp.concatenate([mean, y], axis=-1)
+    )
+    semantic = Dense(width, dtype=self.dtype, name="semantic_out")(
+      nn.relu(semantic)
+    )
+    ordering = Conv1d(width, dtype=self.dtype, name="ordering")(y, mask)
+    return keep(x + semantic + nn.relu(ordering), mask)
+
+
+class MapGrounder(nn.Module):
+  """Features and token vectors to scores of a sparse map of moments."""
+
+  pyramid: PyramidConfig
+  fusion: FusionConfig
+  config: MapConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    config, width = self.config, self.pyramid.width
+    self.trunk = Pyramid(
+      dataclasses.replace(self.pyramid, num_levels=1), dtype=self.dtype
+    )
+    self.graph = [
+      GraphBlock(config.num_neighbours, dtype=self.dtype)
+      for _ in range(config.num_graph_layers)
+    ]
+    self.late_fusion = LateFusion(width, self.fusion, dtype=self.dtype)
+    self.weigh = Dense(1)
+    self.place = Dense(width, dtype=self.dtype)
+    self.pool = Dense(width, dtype=self.dtype)
+    self.map_convs = [
+      nn.Conv(width, (config.map_kernel_size,) * 2, dtype=self.dtype)
+      for _ in range(config.num_map_convs)
+    ]
+    self.hidden = Dense(width, dtype=self.dtype)
+    # Small weights and a low bias: few candidates are good ones.
+    small = nn.initializers.normal(0.01)
+    self.out = Dense(
+      1, kernel_init=small, bias_init=nn.initializers.constant(-2.0)
+    )
+    if config.refine:
+      self.shift = Dense(2, kernel_init=small)
+    self.absence = AbsenceHead(width)
+    self.saliency = Dense(1)
+
+  def __call__(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    query: jax.Array,  # (b, l, e)
+    query_mask: jax.Array,  # bool (b, l)
+    *,
+    deterministic: bool = True,
+  ) -> GrounderOutput:
+    """One query per video."""
+    encoded = self.encode_video(features, mask, deterministic=deterministic)
+    return self.score(encoded, query, query_mask, deterministic=deterministic)
+
+  def encode_video(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    *,
+    deterministic: bool = True,
+  ) -> Level:
+    """The clips of each video, related to each other; to pass to `score`."""
+    (level,) = self.trunk(features, mask, deterministic=deterministic)
+    x, mask = pool_clips(level, steps_per_clip=self.config.steps_per_clip)
+    for block in self.graph:
+      x = block(x, mask)
+    return Level(x, mask)
+
+  def score(
+    self,
+    encoded: Level,  # of b videos
+    query: jax.Array,  # (q, l, e)
+    query_mask: jax.Array,  # bool (q, l)
+    *,
+    video_of_query: jax.Array | None = None,
+    deterministic: bool = True,
+  ) -> GrounderOutput:
+    """Scores of all candidates; see `PyramidGrounder.score`."""
+    config = self.config
+    fused = self.late_fusion(
+      encoded,
+      query,
+      query_mask,
+      video_of_query=video_of_query,
+      deterministic=deterministic,
+    )
+    candidates = map_ops.sparse_candidates(
+      fused.mask.shape[1], pooling_counts=config.pooling_counts
+    )
+    mask = fused.mask[:, candidates[:, 1]]
+    x = self._pooled(fused, candidates) + self._places(fused, candidates)
+    x = nn.relu(x)
+    if config.num_map_convs:
+      x = self._convolved(x, mask, candidates)
+    x = nn.relu(self.hidden(x)).astype(jnp.float32)
+    segments = jnp.asarray(
+      map_ops.candidate_segments(
+        candidates, steps_per_clip=config.steps_per_clip
+      )
+    )
+    shifts = self.shift(x) if config.refine else jnp.zeros((*x.shape[:-1], 2))
+    predictions = MapPredictions(self.out(x)[..., 0], shifts, segments, mask)
+    moments = map_moments(predictions)
+    saliency = self.saliency(fused.features.astype(jnp.float32))[..., 0]
+    return GrounderOutput(
+      moments,
+      self.absence(fused, moments.logits, moment_mask=moments.mask),
+      jnp.repeat(saliency, config.steps_per_clip, axis=-1),
+      predictions,
+    )
+
+  def _pooled(self, fused: Level, candidates) -> jax.Array:  # (q, c, d)
+    """One feature per candidate from its own clips."""
+    clip = np.arange(fused.mask.shape[1])
+    inside = (clip >= candidates[:, :1]) & (clip <= candidates[:, 1:])
+    x = fused.features
+    if self.config.pooling == "max":
+      # One candidate at a time: all at once would hold (q, c, n, d).
+      pooled = jax.lax.map(
+        lambda own: masked_max(
+          x, (fused.mask & own)[..., None], axis=1, empty=0.0
+        ),
+        jnp.asarray(inside),
+        batch_size=64,
+      )
+      return self.pool(jnp.swapaxes(pooled, 0, 1))
+    logits = self.weigh(x.astype(jnp.float32))[..., 0]  # (q, n)
+    weights = masked_softmax(
+      jnp.broadcast_to(logits[:, None], (x.shape[0], *inside.shape)),
+      inside & fused.mask[:, None],
+      axis=-1,
+    )
+    return self.pool(jnp.einsum("qcn,qnd->qcd", weights.astype(x.dtype), x))
+
+  def _places(self, fused: Level, candidates) -> jax.Array:  # (c, d)
+    """Codes of the first clip and of the length."""
+    num_clips, width = fused.mask.shape[1], fused.features.shape[-1]
+    codes = sinusoidal_positions(num_clips, width)
+    length = candidates[:, 1] - candidates[:, 0]
+    code = jnp.concatenate([codes[candidates[:, 0]], codes[length]], axis=-1)
+    return self.place(code)
+
+  def _convolved(self, x, mask, candidates) -> jax.Array:  # (q, c, d)
+    """Convolutions over the map, whose empty cells hold zeros."""
+    num_clips = int(candidates[:, 1].max()) + 1
+    at = (slice(None), candidates[:, 0], candidates[:, 1])
+    for conv in self.map_convs:
+      grid = jnp.zeros((x.shape[0], num_clips, num_clips, x.shape[-1]), x.dtype)
+      grid = conv(grid.at[at].set(keep(x, mask)))
+      x = x + nn.relu(grid[at])
+    return x
+
+
+def pool_clips(
+  level: Level, *, steps_per_clip: int
+) -> tuple[jax.Array, jax.Array]:
+  """Means of successive snippets: (b, t, d) -> (b, t / steps_per_clip, d).
+
+  A clip is valid if any of its snippets is.
+
+  Raises:
+    ValueError: t is not a multiple of `steps_per_clip`.
+  """
+  x, mask = level
+  if x.shape[1] % steps_per_clip:
+    raise ValueError(
+      f"{x.shape[1]} snippets are not a multiple of steps_per_clip "
+      f"{steps_per_clip}; choose max_length accordingly."
+    )
+  x = x.reshape(x.shape[0], -1, steps_per_clip, x.shape[-1])
+  mask = mask.reshape(mask.shape[0], -1, steps_per_clip)
+  return masked_mean(x, mask[..., None], axis=2), jnp.any(mask, axis=-1)
+
+
+def map_moments(predictions: MapPredictions) -> Moments:
+  """The candidates with their ends shifted."""
+  return Moments(
+    predictions.candidates[None] + predictions.shifts,
+    predictions.logits,
+    predictions.mask,
+  )
