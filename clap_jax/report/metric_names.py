@@ -91,8 +91,26 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     "mIoU",
     "Mean over queries of the tIoU of the first moment. " + _TIOU,
   ),
+  (
+    r"absent_auroc",
+    "absent: AUROC",
+    "How well the absence score tells queries of other videos from those of"
+    " the video itself; 0.5 is chance.",
+  ),
+  (
+    r"absent_(f1|precision|recall)",
+    "absent: {0}",
+    "Of the decision “no such moment” at the threshold that was chosen on the"
+    " selection split; half the queries are absent.",
+  ),
 )
 _LOWER_IS_BETTER = (
+  (
+    r"absent_calibration_error",
+    "absent: calibration error",
+    "Mean difference between the stated probability of absence and how often"
+    " it came true, over ten bins.",
+  ),
   (
     r"med(?:r|ian_rank)",
     "median rank",
