@@ -127,6 +127,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "preset": "captions",  # mask rules
     "objective": "softmax",  # softmax | sigmoid
     "implementation": "auto",
+    "num_microbatches": 1,  # of the towers; the loss sees the whole batch
   }
   config.start = {
     "workdir": "",  # of the run to start from; "": random parameters

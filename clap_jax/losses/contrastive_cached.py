@@ -80,6 +80,35 @@ def cached_value_and_grad(
   return value_and_grad
 
 
+def encode_in_slices(
+  encode: Callable[[Params, Batch], Embeddings],
+  params: Params,
+  batch: Batch,
+  *,
+  num_microbatches: int,
+  axis_names: tuple[str, ...] | None = ("data", "fsdp"),
+) -> Embeddings:
+  """encode(params, batch), slice by slice, differentiable in `params`.
+
+  The steps of `cached_value_and_grad` as one function, for losses that are
+  differentiated as a whole: the encoder's memory is that of one slice, since
+  the backward pass encodes each slice again. Arguments are as there; gradients
+  are summed in the dtype of the parameters.
+  """
+  axes = contrastive_sharded.batch_axes(axis_names)
+  size = jax.tree.leaves(batch)[0].shape[0]
+  shards = contrastive_sharded.num_shards(axes)
+  _check_slices(size, num_microbatches, shards, deterministic=False)
+  if num_microbatches == 1:
+    return encode(params, batch)
+  split, join = _slicing(num_microbatches, axes)
+  again = jax.checkpoint(encode)
+  embeddings = jax.lax.map(
+    lambda piece: again(params, piece), jax.tree.map(split, batch)
+  )
+  return jax.tree.map(join, embeddings)
+
+
 def _check_slices(size, num_microbatches, shards, deterministic):
   if deterministic:
     powers = all(n & (n - 1) == 0 for n in (num_microbatches, shards))
@@ -109,8 +138,8 @@ def _float_zeros(params, *leading):
   )
 
 
-def _scanned_passes(encode, num_slices, axes):
-  """Both passes as scans; every slice holds an equal part of each device."""
+def _slicing(num_slices, axes):
+  """(split, join) of arrays; every slice holds an equal part of each device."""
   shards = contrastive_sharded.num_shards(axes)
 
   def split(leaf):  # (b, ...) -> (slices, b / slices, ...), moving nothing
@@ -129,6 +158,13 @@ def _scanned_passes(encode, num_slices, axes):
     if axes:
       leaf = jax.lax.with_sharding_constraint(leaf, PartitionSpec(axes))
     return leaf
+
+  return split, join
+
+
+def _scanned_passes(encode, num_slices, axes):
+  """Both passes as scans."""
+  split, join = _slicing(num_slices, axes)
 
   def forward(params, batch):
     pieces = jax.tree.map(split, batch)

@@ -96,14 +96,20 @@ class DualEncoder(nn.Module):
     feature = self.video_feature(frames)
     text = self.text_tokens(tokens, token_mask).pooled
     heads = self.config.num_classes > 0
+    logit_scale, logit_bias = self.logit_scalars()
     return DualEncoderOutput(
       video=self.project_video(feature),
       text=self.project_text(text),
-      logit_scale=jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE)),
-      logit_bias=self.logit_bias,
+      logit_scale=logit_scale,
+      logit_bias=logit_bias,
       class_logits=self.class_head(feature) if heads else None,
       region_logits=self.region_head(feature) if heads else None,
     )
+
+  def logit_scalars(self) -> tuple[jax.Array, jax.Array]:
+    """The scale, exponentiated and limited, and the bias of the logits."""
+    scale = jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE))
+    return scale, self.logit_bias
 
   def video_feature(self, frames: jax.Array) -> jax.Array:
     """uint8 (b, t, height, width, 3) -> float32 (b, d), not normalised."""

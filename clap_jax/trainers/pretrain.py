@@ -30,7 +30,11 @@ from clap_jax.data import (
   records,
 )
 from clap_jax.data import tokenizer as tokenizer_lib
-from clap_jax.losses import contrastive, contrastive_sharded
+from clap_jax.losses import (
+  contrastive,
+  contrastive_cached,
+  contrastive_sharded,
+)
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, variants
 from clap_jax.trainers import abstract, results, running
@@ -104,6 +108,9 @@ class LossConfig:
   preset: str = config_lib.choice(*contrastive.PRESETS)
   objective: str = config_lib.choice(*contrastive.OBJECTIVES)
   implementation: str = config_lib.choice(*contrastive_sharded.IMPLEMENTATIONS)
+  # Parts of each device's share that the towers encode one after the other, at
+  # the price of a second forward pass; the loss sees the whole batch.
+  num_microbatches: int = config_lib.ranged(default=1, minimum=1)
 
   def __post_init__(self):
     if not self.contrastive_weight + self.class_weight + self.region_weight:
@@ -151,6 +158,11 @@ class PretrainConfig:
           f"{name} is {side}, not a multiple of {step} in model.patch "
           f"{self.model.patch}."
         )
+    if self.data.batch_size % self.loss.num_microbatches:
+      raise ValueError(
+        f"data.batch_size is {self.data.batch_size}, not a multiple of "
+        f"loss.num_microbatches {self.loss.num_microbatches}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +184,12 @@ class PretrainTask:
 
   def loss(self, params, batch: types.ClipBatch, rng):
     del rng  # augmentation happens on the host
-    output = self.model.apply(
-      params, batch.frames, batch.tokens, batch.token_mask
-    )
+    if self.loss_config.num_microbatches > 1:
+      output = self._in_microbatches(params, batch)
+    else:
+      output = self.model.apply(
+        params, batch.frames, batch.tokens, batch.token_mask
+      )
     config, pairs = self.loss_config, batch.pairs
     total, metrics = 0.0, {}
     if config.contrastive_weight:
@@ -207,6 +222,24 @@ class PretrainTask:
       metrics |= {"region": value, "region_accuracy": accuracy}
       total = total + config.region_weight * value
     return total, metrics
+
+  def _in_microbatches(self, params, batch: types.ClipBatch):
+    """The model's output, in the memory of one microbatch of the towers."""
+
+    def encode(params, part):
+      output = self.model.apply(
+        params, part.frames, part.tokens, part.token_mask
+      )
+      return output._replace(logit_scale=None, logit_bias=None)
+
+    output = contrastive_cached.encode_in_slices(
+      encode,
+      params,
+      batch._replace(pairs=None),
+      num_microbatches=self.loss_config.num_microbatches,
+    )
+    scale, bias = self.model.apply(params, method="logit_scalars")
+    return output._replace(logit_scale=scale, logit_bias=bias)
 
   def predict(self, params, batch: types.ClipBatch):
     output = self.model.apply(

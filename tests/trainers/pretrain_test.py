@@ -1,8 +1,10 @@
 """The pre-training task for every row of the comparison, and retrieval."""
 
+import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -296,3 +298,27 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
   facts = start / pretrain.ENCODER_FILE
   facts.write_text('{"training": {"seen_classes": ["slides", "spins"]}}')
   assert seen(**after) == ["slides", "spins"]
+
+
+def test_microbatches_change_neither_loss_nor_gradient(directory):
+  config = resolved(directory, "clap")
+  task, batch = task_and_batch(config)
+  parts = dataclasses.replace(
+    task, loss_config=dataclasses.replace(config.loss, num_microbatches=4)
+  )
+  (loss, metrics), gradients = at_the_start(task, batch)
+  (same, same_metrics), same_gradients = at_the_start(parts, batch)
+  np.testing.assert_allclose(same, loss, rtol=1e-5)
+  assert set(same_metrics) == set(metrics)
+  largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradients))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest),
+    same_gradients,
+    gradients,
+  )
+
+
+def test_microbatches_must_divide_the_batch(directory):
+  changes = {"loss.num_microbatches": 3}  # of 8 clips
+  with pytest.raises(ValueError, match=r"num_microbatches 3"):
+    resolved(directory, "clap", **changes)
