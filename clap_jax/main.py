@@ -22,8 +22,9 @@ from ml_collections import config_flags
 
 from clap_jax import config as config_lib
 from clap_jax import demo, stages, study, sweep
+from clap_jax.commands import searching
 from clap_jax.data import query_annotations, records, verification
-from clap_jax.inference import encoder, extract, predict, texts
+from clap_jax.inference import encoder, export, extract, predict, texts
 from clap_jax.metrics import score
 from clap_jax.trainers import results
 from clap_jax.training import preemption, processes, workdir
@@ -524,6 +525,13 @@ def _add_predict(commands) -> None:
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")
   parser.add_argument("--max_predictions", type=int, default=20)
+  parser.add_argument(
+    "--export",
+    metavar="DIR",
+    help="also write CSV, SRT, VTT, ActivityNet and QVHighlights files and a "
+    "page per video that plays a moment at a click",
+  )
+  parser.add_argument("--overwrite", action="store_true", help="of the export")
   parser.set_defaults(run=_predict)
 
 
@@ -555,6 +563,9 @@ def _predict(args) -> dict:
     console.print(table)
   for entry in document["failed"]:
     console.print(f"failed: {entry['video']}: {entry['reason']}")
+  if args.export:
+    for path in export.write(document, args.export, overwrite=args.overwrite):
+      console.print(f"written: {path}")
   return document
 
 
@@ -672,6 +683,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_texts,
     _add_eval,
     _add_predict,
+    searching.add_index,
+    searching.add_search,
+    searching.add_serve,
     _add_score,
     _add_report,
     _add_demo,

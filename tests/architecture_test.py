@@ -26,14 +26,24 @@ LAYERS = {
   # are checked with all others; it knows no model, loss, metric or dataset.
   "training": {"types", "config"},
   "trainers": {*_APPLIED, "inference"},
-  "inference": {*_APPLIED, "trainers"},
+  "inference": {*_APPLIED, "trainers", "report"},
   "report": {"types", "metrics"},
   # The command line: each stage, all stages one after the other, the flags.
   "stages": {*_APPLIED, "trainers", "inference", "report"},
   "demo": {*_APPLIED, "trainers", "inference", "report", "stages"},
   "sweep": {*_APPLIED, "trainers", "report"},
   "study": {"sweep", "report"},
+  "serving": {*_APPLIED, "inference", "report"},
+  "commands": {
+    *_APPLIED,
+    "trainers",
+    "inference",
+    "report",
+    "stages",
+    "serving",
+  },
   "main": {
+    "commands",
     *_APPLIED,
     "trainers",
     "inference",

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,40 @@ class Encoder:
       )
       rows.append(np.asarray(vectors)[: batch - padding])
     return np.concatenate(rows), mask
+
+  @functools.cached_property
+  def _embed_texts(self):
+    model = dual_encoder.DualEncoder(self.config)
+
+    def embed(params, tokens, mask):
+      text = model.apply(params, tokens, mask, method="text_tokens")
+      return model.apply(params, text.pooled, method="project_text")
+
+    return jax.jit(embed)
+
+  def embed_texts(self, texts: Sequence[str], batch: int = 64) -> np.ndarray:
+    """Texts to unit vectors (n, p) of the shared space."""
+    tokens, mask = self.tokenizer.encode(
+      list(texts), length=self.config.max_text_length
+    )
+    rows = []
+    for start in range(0, len(texts), batch):
+      pad = ((0, max(0, start + batch - len(texts))), (0, 0))
+      rows.append(
+        self._embed_texts(
+          self.params,
+          np.pad(tokens[start : start + batch], pad),
+          np.pad(mask[start : start + batch], pad),
+        )
+      )
+    return np.concatenate(rows)[: len(texts)]
+
+  def project(self, features: np.ndarray) -> np.ndarray:
+    """Features (n, d) of clips to unit vectors (n, p) of the shared space."""
+    kernel = self.params["params"]["video_projection"]["kernel"]
+    projected = features @ np.asarray(kernel)
+    norm = np.linalg.norm(projected, axis=-1, keepdims=True)
+    return projected / np.maximum(norm, 1e-6)
 
   @functools.cached_property
   def fingerprint(self) -> str:

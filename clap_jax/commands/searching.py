@@ -1,0 +1,156 @@
+"""`clap index`, `clap search` and `clap serve`: many videos, asked by text."""
+
+import pathlib
+import time
+
+import rich.table
+
+from clap_jax import stages
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import index as index_lib
+from clap_jax.inference import predict
+from tfds_builders import transcoding
+
+console = stages.console
+
+
+def add_index(commands) -> None:
+  parser = commands.add_parser(
+    "index",
+    help="encode a folder of videos once, for `clap search`",
+    description="Encodes every video below DIR with a pre-trained encoder. A "
+    "second call encodes only what is new; a broken video is listed.",
+  )
+  parser.add_argument("folder", metavar="DIR")
+  parser.add_argument(
+    "--model", required=True, help="a model or the workdir of a pretrain run"
+  )
+  parser.add_argument("--out", required=True, help="folder of the index")
+  parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.set_defaults(run=_index)
+
+
+def _index(args) -> dict:
+  encoder = _load_encoder(args.model)
+  videos = index_lib.find_videos(args.folder)
+  with stages.Progress("index") as progress:
+    index = index_lib.build(
+      encoder,
+      videos,
+      out=args.out,
+      stride_sec=args.stride_sec,
+      on_progress=progress,
+    )
+  console.print(
+    f"{len(index.videos)} videos, {index.num_hours:.2f} hours, "
+    f"{len(index.vectors)} clips indexed in {args.out}; {len(index.failed)} "
+    "failed"
+  )
+  for entry in index.failed:
+    console.print(f"failed: {entry['video']}: {entry['reason']}")
+  return {
+    "videos": len(index.videos),
+    "clips": len(index.vectors),
+    "hours": index.num_hours,
+    "failed": list(index.failed),
+  }
+
+
+def _load_encoder(directory: str) -> encoder_lib.Encoder:
+  """Of a model directory or of a pretrain run."""
+  path = pathlib.Path(directory)
+  if (path / predict.MODEL_FILE).is_file():
+    return predict.load_model(path).encoder
+  return encoder_lib.load_encoder(path)
+
+
+def add_search(commands) -> None:
+  parser = commands.add_parser(
+    "search",
+    help="find the moments of an index that a text describes",
+    description="Compares the text with every clip of the index; exact.",
+  )
+  parser.add_argument("text")
+  parser.add_argument("--index", required=True, help="what `clap index` wrote")
+  parser.add_argument("--top", type=int, default=10)
+  parser.set_defaults(run=_search)
+
+
+def _search(args) -> dict:
+  if not args.text.strip():
+    raise ValueError("the text is empty; describe the moment in words.")
+  index = index_lib.open_index(args.index)
+  encoder = encoder_lib.load_encoder(index.encoder_directory)
+  if encoder.fingerprint != index.parameters:
+    raise ValueError(
+      f"{index.encoder_directory} holds other parameters than those the index "
+      "was made with; run `clap index` again into another folder."
+    )
+  vector = encoder.embed_texts([args.text])[0]
+  started_sec = time.perf_counter()
+  moments = index_lib.search(index, vector, top=args.top)
+  search_sec = time.perf_counter() - started_sec
+  table = rich.table.Table("video", "start", "end", "score", title=args.text)
+  for moment in moments:
+    table.add_row(
+      moment["video"],
+      f"{moment['start_sec']:.2f}",
+      f"{moment['end_sec']:.2f}",
+      f"{moment['score']:.3f}",
+    )
+  console.print(table)
+  console.print(
+    f"{len(index.vectors)} clips compared in {1000 * search_sec:.1f} ms"
+  )
+  return {"query": args.text, "moments": moments, "search_sec": search_sec}
+
+
+def add_serve(commands) -> None:
+  parser = commands.add_parser(
+    "serve",
+    help="a page on this machine: drop a video, ask, play the moments",
+    description="Serves on the loopback address only. Uploads are decoded in a "
+    "guarded process, kept in a temporary folder and deleted at the end.",
+  )
+  parser.add_argument("--model", required=True, help="a model directory")
+  parser.add_argument("--port", type=int, default=8000)
+  parser.add_argument("--index", help="what `clap index` wrote, to search in")
+  parser.add_argument("--max_upload_mib", type=int, default=512)
+  parser.add_argument("--timeout_sec", type=float, default=600.0)
+  parser.set_defaults(run=_serve)
+
+
+def _serve(args) -> dict:
+  # The server's packages take a second to import; no other command needs them.
+  import uvicorn  # noqa: PLC0415
+
+  from clap_jax.serving import app as app_lib  # noqa: PLC0415
+
+  if not 0 < args.port < 65536:
+    raise ValueError(f"--port must be from 1 to 65535, got {args.port}.")
+  limits = app_lib.ServeLimits(
+    max_upload_bytes=args.max_upload_mib << 20, timeout_sec=args.timeout_sec
+  )
+  app = app_lib.make_app(
+    predict.load_model(args.model),
+    sanitise=lambda source, target: _sanitise(source, target, limits),
+    index=index_lib.open_index(args.index) if args.index else None,
+    limits=limits,
+  )
+  console.print(f"http://127.0.0.1:{args.port}  (stop with Ctrl-C)")
+  uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
+  return {}
+
+
+def _sanitise(source: pathlib.Path, target: pathlib.Path, limits) -> None:
+  transcoding.transcode_apart(
+    source,
+    target,
+    limits=transcoding.StoreLimits(
+      short_side_px=360,
+      max_fps=30.0,
+      min_duration_sec=0.2,
+      max_source_bytes=limits.max_upload_bytes,
+      wall_timeout_sec=limits.timeout_sec,
+    ),
+  )

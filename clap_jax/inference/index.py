@@ -1,0 +1,301 @@
+"""A folder of videos encoded once, then searched by text in milliseconds.
+
+INDEX/index.json lists the videos, INDEX/vectors.npy holds one unit vector of
+the towers' shared space per clip, (n, p) float16, and is mapped rather than
+read. INDEX/videos/<sha256>.npz keeps each video's own vectors, so that a second
+call encodes only what is new, and a killed one goes on.
+
+Search is exact: every clip of every video is compared with the query. Two
+million clips, about 280 hours at a stride of half a second, are one product of
+a matrix with a vector.
+"""
+
+import dataclasses
+import hashlib
+import heapq
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from clap_jax.data import container, features
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import extract
+from clap_jax.trainers import results
+
+INDEX_FILE = "index.json"
+VECTORS_FILE = "vectors.npy"
+VIDEO_SUFFIXES = (
+  ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts",
+)  # fmt: skip
+_ROWS_PER_BLOCK = 1 << 18  # clips whose scores are computed at a time
+# A moment reaches as far as the score stays above this share of the way from
+# the video's median to the moment's best clip.
+_EXTENT_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexedVideo:
+  """A video and its rows in the matrix of vectors."""
+
+  path: str
+  sha256: str
+  duration_sec: float
+  first: int
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """An opened index."""
+
+  directory: pathlib.Path
+  encoder_directory: str
+  parameters: str  # the encoder's fingerprint
+  stride_sec: float
+  clip_sec: float
+  videos: tuple[IndexedVideo, ...]
+  failed: tuple[dict, ...]  # {"video", "reason"}
+  vectors: np.ndarray  # float16 (n, p), memory-mapped
+
+  @property
+  def num_hours(self) -> float:
+    return sum(video.duration_sec for video in self.videos) / 3600
+
+  @property
+  def grid(self) -> features.FeatureGrid:
+    return features.FeatureGrid(
+      start_sec=0.0, stride_sec=self.stride_sec, clip_sec=self.clip_sec
+    )
+
+
+def find_videos(directory: str | os.PathLike) -> list[pathlib.Path]:
+  """Video files below a folder by their suffix, in a fixed order.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no video in it.
+  """
+  root = pathlib.Path(directory)
+  if not root.is_dir():
+    raise FileNotFoundError(f"{root} is no folder; give one with videos.")
+  found = [
+    path
+    for path in sorted(root.rglob("*"))
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+  ]
+  if not found:
+    raise FileNotFoundError(
+      f"{root} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}."
+    )
+  return found
+
+
+def build(
+  encoder: encoder_lib.Encoder,
+  videos: list[pathlib.Path],
+  *,
+  out: str | os.PathLike,
+  stride_sec: float,
+  on_progress: Callable[[int, int], None] | None = None,
+) -> Index:
+  """Encodes what the index does not hold yet and writes it.
+
+  The index then lists exactly `videos`; vectors of others stay in its folder.
+  A video that cannot be decoded is listed with the reason.
+
+  Raises:
+    FileExistsError: the folder is an index of another encoder or stride, or no
+      index at all.
+  """
+  out = pathlib.Path(out)
+  facts = _claim(out, encoder, stride_sec)
+  listed, failed, blocks, first = [], [], [], 0
+  for done, path in enumerate(videos):
+    try:
+      digest = _sha256(path)
+      vectors, duration_sec = _encoded(
+        out / "videos" / f"{digest}.npz", encoder, path, stride_sec=stride_sec
+      )
+      listed.append(
+        IndexedVideo(
+          str(path.absolute()), digest, duration_sec, first, len(vectors)
+        )
+      )
+      blocks.append(vectors)
+      first += len(vectors)
+    except (container.VideoError, OSError) as error:
+      failed.append({"video": str(path), "reason": str(error)})
+    if on_progress:
+      on_progress(done + 1, len(videos))
+  width = encoder.config.projection_width
+  matrix = np.concatenate([np.zeros((0, width), np.float16), *blocks])
+  _write_array(out / VECTORS_FILE, matrix)
+  facts |= {
+    "videos": [dataclasses.asdict(video) for video in listed],
+    "failed": failed,
+  }
+  results.write_json(out / INDEX_FILE, facts)
+  return open_index(out)
+
+
+def open_index(directory: str | os.PathLike) -> Index:
+  """Opens what `build` wrote; the vectors are mapped, not read.
+
+  Raises:
+    FileNotFoundError: it is no finished index.
+    ValueError: its two files disagree.
+  """
+  directory = pathlib.Path(directory)
+  path = directory / INDEX_FILE
+  if not path.is_file() or not (directory / VECTORS_FILE).is_file():
+    raise FileNotFoundError(
+      f"{directory} is no index; make one with `clap index DIR --model DIR "
+      f"--out {directory}`."
+    )
+  facts = json.loads(path.read_text())
+  vectors = np.load(directory / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+  videos = tuple(IndexedVideo(**entry) for entry in facts["videos"])
+  expected = sum(video.count for video in videos)
+  if len(vectors) != expected:
+    raise ValueError(
+      f"{directory}: {VECTORS_FILE} has {len(vectors)} rows, {INDEX_FILE} "
+      f"counts {expected}; run `clap index` again."
+    )
+  return Index(
+    directory=directory,
+    encoder_directory=facts["encoder_directory"],
+    parameters=facts["parameters"],
+    stride_sec=facts["stride_sec"],
+    clip_sec=facts["clip_sec"],
+    videos=videos,
+    failed=tuple(facts["failed"]),
+    vectors=vectors,
+  )
+
+
+def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
+  """The best moments of all videos for a unit vector (p,) of a text.
+
+  A moment grows from its best clip to both sides while the score stays above
+  half of the way up from its video's median; clips in a moment are spent. Its
+  time runs from the middle of its first clip to that of its last, half a
+  stride added on both sides.
+
+  Returns:
+    Up to `top` of {"video", "start_sec", "end_sec", "score"}, best first; the
+    score is the cosine of the best clip.
+  """
+  if top < 1:
+    raise ValueError(f"top must be at least 1, got {top}.")
+  scores = _scores(index.vectors, vector)
+  candidates = (
+    (*moment, video)
+    for video in index.videos
+    for moment in _moments(
+      scores[video.first : video.first + video.count], top=top
+    )
+  )
+  best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
+  return [_moment(index, *moment) for moment in best]
+
+
+def _moments(
+  scores: np.ndarray, *, top: int
+) -> Iterator[tuple[float, int, int]]:
+  """(score, first clip, last clip) of one video, best first."""
+  median = float(np.median(scores)) if len(scores) else 0.0
+  free = np.ones(len(scores), bool)
+  for _ in range(min(top, len(scores))):
+    peak = int(np.where(free, scores, -np.inf).argmax())
+    if not free[peak]:
+      return
+    score = float(scores[peak])
+    enough = free & (scores >= median + _EXTENT_SHARE * (score - median))
+    enough[peak] = True
+    first, last = peak, peak
+    while first > 0 and enough[first - 1]:
+      first -= 1
+    while last + 1 < len(scores) and enough[last + 1]:
+      last += 1
+    free[first : last + 1] = False
+    yield score, first, last
+
+
+def _moment(index: Index, score, first: int, last: int, video) -> dict:
+  middles = index.grid.to_seconds(np.array([first - 0.5, last + 0.5]))
+  start_sec, end_sec = np.clip(middles, 0.0, video.duration_sec)
+  return {
+    "video": video.path,
+    "start_sec": float(start_sec),
+    "end_sec": float(end_sec),
+    "score": score,
+  }
+
+
+def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
+  """Inner products with all rows, float32 (n,), block by block."""
+  scores = np.empty(len(vectors), np.float32)
+  for start in range(0, len(vectors), _ROWS_PER_BLOCK):
+    block = np.asarray(vectors[start : start + _ROWS_PER_BLOCK], np.float32)
+    scores[start : start + len(block)] = block @ vector.astype(np.float32)
+  return scores
+
+
+def _encoded(cached, encoder, path, *, stride_sec) -> tuple[np.ndarray, float]:
+  """(vectors (n, p) float16, duration) of a video, from its file if known."""
+  if cached.is_file():
+    with np.load(cached, allow_pickle=False) as arrays:
+      return arrays["vectors"], float(arrays["duration_sec"])
+  duration_sec = container.probe(path).duration_sec
+  clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
+  vectors = encoder.project(extract.video_features(encoder, clips))
+  vectors = vectors.astype(np.float16)
+  cached.parent.mkdir(exist_ok=True)
+  partial = cached.with_suffix(".partial")
+  with partial.open("wb") as file:
+    np.savez(file, vectors=vectors, duration_sec=duration_sec)
+  os.replace(partial, cached)
+  return vectors, duration_sec
+
+
+def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
+  facts = {
+    "encoder_directory": str(encoder.directory.absolute()),
+    "parameters": encoder.fingerprint,
+    "stride_sec": stride_sec,
+    "clip_sec": encoder.clip.clip_sec,
+  }
+  record = out / INDEX_FILE
+  if record.is_file():
+    old = json.loads(record.read_text())
+    changed = [
+      key
+      for key in ("parameters", "stride_sec", "clip_sec")
+      if old[key] != facts[key]
+    ]
+    if changed:
+      raise FileExistsError(
+        f"{out} is an index that differs in {', '.join(changed)}; use another "
+        "folder, or delete this one."
+      )
+    return facts
+  if out.is_dir() and any(out.iterdir()):
+    raise FileExistsError(f"{out} is no index and not empty; use another.")
+  out.mkdir(parents=True, exist_ok=True)
+  # From the first moment on it says whose vectors the folder is to hold.
+  results.write_json(record, facts | {"videos": [], "failed": []})
+  return facts
+
+
+def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
+  partial = path.with_name(f"{path.name}.partial")
+  with partial.open("wb") as file:
+    np.save(file, array, allow_pickle=False)
+  os.replace(partial, path)
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

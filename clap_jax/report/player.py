@@ -1,0 +1,116 @@
+"""One page for one video: its moments on a time axis, a click plays one.
+
+The page needs nothing but itself. A small video in a container that browsers
+play is embedded; a larger one is linked by its local address, and the page
+says so.
+"""
+
+import base64
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clap_jax.report import page, palette
+
+MAX_EMBEDDED_BYTES = 24_000_000
+_MEDIA_TYPES = {
+  ".mp4": "video/mp4",
+  ".m4v": "video/mp4",
+  ".mov": "video/mp4",
+  ".webm": "video/webm",
+}
+
+
+def render(entry: Mapping[str, Any], *, source: str | None = None) -> str:
+  """The page as text.
+
+  Args:
+    entry: one of the "videos" of a predictions document.
+    source: address of the video for the player; by default the file itself,
+      embedded or linked.
+  """
+  path = pathlib.Path(entry["video"])
+  note = ""
+  if source is None:
+    source, note = _source(path)
+  return (
+    page.environment()
+    .get_template("player.html")
+    .render(
+      name=path.name,
+      duration_sec=entry["duration_sec"],
+      source=source,
+      note=note,
+      groups=groups(entry),
+    )
+  )
+
+
+def groups(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Moments by label or query, best first; queries without any stay listed.
+
+  Each has "name", "is_query", "absent" (None where nothing is said), "hue" and
+  "moments" with their place on the axis in percent.
+  """
+  absence = entry.get("absence") or {}
+  made: dict[tuple[bool, str], list] = {(True, query): [] for query in absence}
+  for found in entry["predictions"]:
+    key = ("query" in found, found.get("query") or found.get("label"))
+    made.setdefault(key, []).append(found)
+  ordered = sorted(made, key=lambda key: (not key[0], -_top(made[key]), key[1]))
+  hues = palette.label_hues([name for _, name in ordered])
+  return [
+    {
+      "name": name,
+      "is_query": is_query,
+      "absent": _absent(absence.get(name)) if is_query else None,
+      "hue": hues[name],
+      "moments": [
+        _placed(found, entry["duration_sec"], _top(made[is_query, name]))
+        for found in sorted(made[is_query, name], key=lambda f: -f["score"])
+      ],
+    }
+    for is_query, name in ordered
+  ]
+
+
+def _absent(said: Any) -> bool | None:
+  return said["absent"] if isinstance(said, Mapping) else None
+
+
+def _top(found: list) -> float:
+  return max((entry["score"] for entry in found), default=0.0)
+
+
+def _placed(found, duration_sec: float, top: float) -> dict[str, Any]:
+  scale = 100.0 / max(duration_sec, 1e-6)
+  width = (found["end_sec"] - found["start_sec"]) * scale
+  alpha = 0.2 + 0.8 * max(found["score"], 0.0) / top if top > 0 else 1.0
+  return {
+    "start_sec": found["start_sec"],
+    "end_sec": found["end_sec"],
+    "score": found["score"],
+    "left_percent": round(found["start_sec"] * scale, 3),
+    "width_percent": round(max(width, 0.3), 3),
+    "alpha": round(alpha, 3),
+  }
+
+
+def _source(path: pathlib.Path) -> tuple[str, str]:
+  """(address, what to tell the reader)."""
+  media_type = _MEDIA_TYPES.get(path.suffix.lower())
+  if not path.is_file():
+    return "", f"{path.name} is not where it was; the moments stand without it."
+  if media_type is None:
+    return (
+      path.absolute().as_uri(),
+      f"Browsers may not play {path.suffix or 'this'} files; the video is "
+      "linked where it lies.",
+    )
+  if path.stat().st_size > MAX_EMBEDDED_BYTES:
+    return (
+      path.absolute().as_uri(),
+      "The video is too large to embed; it is linked where it lies.",
+    )
+  encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+  return f"data:{media_type};base64,{encoded}", ""

@@ -1,0 +1,120 @@
+"""Predictions in other programs' forms, and the page that plays them."""
+
+import csv
+import html
+import io
+import json
+import re
+
+import pytest
+
+from clap_jax.inference import export
+from tests.data import built_dataset
+
+
+@pytest.fixture
+def document(tmp_path):
+  video = tmp_path / "two words.mp4"
+  video.write_bytes(built_dataset.encode_mp4(24))
+  return {
+    "videos": [
+      {
+        "video": str(video),
+        "duration_sec": 3723.5,
+        "predictions": [
+          {"start_sec": 0.5, "end_sec": 2.25, "score": 0.4, "label": "spins"},
+          {
+            "start_sec": 3661.0,
+            "end_sec": 3723.5,
+            "score": 0.9,
+            "query": "a <b> --> c\nfalls",
+          },
+        ],
+        "absence": {
+          "a <b> --> c\nfalls": {"probability": 0.1, "absent": False},
+          "nobody": {"probability": 0.9, "absent": True},
+        },
+        "absent": False,
+      }
+    ],
+    "failed": [],
+  }
+
+
+def test_activitynet_and_qvhighlights(document):
+  video = document["videos"][0]["video"]
+  results = export.activitynet(document)["results"]
+  assert results[video] == [
+    {"label": "a <b> --> c\nfalls", "score": 0.9, "segment": [3661.0, 3723.5]},
+    {"label": "spins", "score": 0.4, "segment": [0.5, 2.25]},
+  ]
+  rows = export.qvhighlights(document)
+  assert [row["qid"] for row in rows] == [0, 1]
+  assert rows[0]["pred_relevant_windows"] == [[3661.0, 3723.5, 0.9]]
+  assert rows[1]["query"] == "nobody" and not rows[1]["pred_relevant_windows"]
+
+
+def test_table_keeps_every_value(document):
+  rows = list(csv.DictReader(io.StringIO(export.csv_text(document))))
+  assert [row["label"] or row["query"] for row in rows] == [
+    "a <b> --> c\nfalls",
+    "spins",
+  ]
+  assert float(rows[1]["end_sec"]) == 2.25
+
+
+@pytest.mark.parametrize(
+  ("kind", "second"),
+  [
+    ("srt", "01:01:01,000 --> 01:02:03,500"),
+    ("vtt", "01:01:01.000 --> 01:02:03.500"),
+  ],
+)
+def test_subtitles_are_in_order_and_no_text_ends_a_cue(document, kind, second):
+  text = export.subtitles(document["videos"][0], kind=kind)
+  cues = re.split(r"\n\n", text.strip())
+  cues = cues[1:] if kind == "vtt" else cues
+  assert text.startswith("WEBVTT\n\n") == (kind == "vtt")
+  assert len(cues) == 2 and cues[0].splitlines()[2] == "spins (0.40)"
+  number, times, words = cues[1].splitlines()
+  assert (number, times) == ("2", second)
+  assert "-->" not in words and "<" not in words
+
+
+def test_files_appear_once_and_are_not_overwritten(document, tmp_path):
+  out = tmp_path / "out"
+  paths = export.write(document, out)
+  assert sorted(path.name for path in paths) == [
+    "predictions.activitynet.json",
+    "predictions.csv",
+    "predictions.qvhighlights.jsonl",
+    "two words.html",
+    "two words.srt",
+    "two words.vtt",
+  ]
+  assert json.loads((out / "predictions.activitynet.json").read_text())
+  with pytest.raises(FileExistsError, match="--overwrite"):
+    export.write(document, out, formats=("csv",))
+  export.write(document, out, formats=("csv",), overwrite=True)
+  with pytest.raises(ValueError, match="choose from activitynet"):
+    export.write(document, out, formats=("tsv",))
+
+
+def test_page_embeds_the_video_and_escapes_what_people_wrote(document):
+  text = export.player.render(document["videos"][0])
+  assert 'src="data:video/mp4;base64,' in text
+  assert "<b>" not in text and html.escape("a <b> -") in text
+  assert text.count("data-start=") == 2 * 2 + 0
+  assert "no such moment" in text and "http" not in text
+
+
+def test_page_of_a_video_that_is_gone_says_so(document):
+  entry = document["videos"][0] | {"video": "/nowhere/gone.mp4"}
+  text = export.player.render(entry)
+  assert "gone.mp4 is not where it was" in text and "<video" not in text
+
+
+def test_videos_of_one_name_get_files_of_their_own(document):
+  other = document["videos"][0] | {"video": "/elsewhere/two words.mp4"}
+  twice = document | {"videos": [document["videos"][0], other]}
+  assert export.file_stems(twice) == ["two words", "two words-2"]
