@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clap_jax.data import clips
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import pretrain
+from clap_jax.trainers import feature_data, pretrain
 from clap_jax.training import checkpoint
 
 
@@ -87,6 +88,27 @@ class Encoder:
       return model.apply(params, text.pooled, method="project_text")
 
     return jax.jit(embed)
+
+  def class_texts(self, names: Sequence[str]) -> feature_data.ClassTexts:
+    """Class names in the shared space: the mean over the label prompts."""
+    prompts = clips.LABEL_PROMPTS
+    words = [clips.readable_label(name) for name in names]
+    texts = [prompt.format(word) for word in words for prompt in prompts]
+    vectors = self.embed_texts([*texts, clips.GENERIC_BACKGROUND_TEXT])
+    mean = vectors[:-1].reshape(len(names), len(prompts), -1).mean(axis=1)
+    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
+    scale = np.minimum(
+      self.params["params"]["logit_scale"], dual_encoder.MAX_LOGIT_SCALE
+    )
+    return feature_data.ClassTexts(
+      names=tuple(names),
+      vectors=mean / np.maximum(norm, 1e-6),
+      background=vectors[-1],
+      video_projection=np.asarray(
+        self.params["params"]["video_projection"]["kernel"]
+      ),
+      logit_scale=float(np.exp(scale)),
+    )
 
   def embed_texts(self, texts: Sequence[str], batch: int = 64) -> np.ndarray:
     """Texts to unit vectors (n, p) of the shared space."""

@@ -77,10 +77,11 @@ def extract(
   num_threads: int = 2,
   on_progress: Progress | None = None,
 ) -> Extraction:
-  """Writes features of every video and token vectors of every caption.
+  """Writes features of every video and vectors of captions and class names.
 
   `<out>/<id>.npz` holds the features of a video, `<out>/texts/vectors.npz` the
-  texts of all captions with their token vectors (n, l, d) and mask (n, l).
+  texts of all captions with their token vectors (n, l, d) and mask (n, l), and
+  `<out>/texts/classes.npz` the class names in the shared space.
   Killed and called again, it goes on with what is missing.
 
   Raises:
@@ -125,6 +126,9 @@ def extract(
     if on_progress:
       on_progress(done + 1, len(todo))
   _write_texts(out, encoder, sources)
+  if not (out / feature_data.CLASSES_FILE).is_file():
+    texts = encoder.class_texts(dataset.label_names)
+    feature_data.save_class_texts(out, texts)
   # Other splits' failures, of earlier calls, stay on the record.
   done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
   others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]
@@ -176,7 +180,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
       )
     facts["failed"] = old.get("failed", [])
   if overwrite and out.is_dir():
-    for path in [*out.glob("*.npz"), *out.glob(feature_data.TEXTS_FILE)]:
+    for path in [*out.glob("*.npz"), *out.glob("texts/*.npz")]:
       path.unlink()
   out.mkdir(parents=True, exist_ok=True)
   _write_facts(out, facts)

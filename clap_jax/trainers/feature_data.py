@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,33 @@ from clap_jax.metrics import card
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
+CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
+
+
+class ClassTexts(NamedTuple):
+  """Class names in the space that texts and clips share."""
+
+  names: tuple[str, ...]  # (c,)
+  vectors: np.ndarray  # float32 (c, p), unit vectors
+  background: np.ndarray  # float32 (p,): a sentence that says "background"
+  video_projection: np.ndarray  # float32 (d, p): takes features there
+  logit_scale: float  # learned with the towers
+
+  def similarities(self, features: np.ndarray) -> np.ndarray:
+    """Features (t, d) to cosines with each class (t, c)."""
+    projected = features @ self.video_projection
+    norm = np.linalg.norm(projected, axis=-1, keepdims=True)
+    return (projected / np.maximum(norm, 1e-6)) @ self.vectors.T
+
+
+def save_class_texts(directory: str | pathlib.Path, texts: ClassTexts) -> None:
+  """Writes DIRECTORY/texts/classes.npz whole or not at all."""
+  path = pathlib.Path(directory) / CLASSES_FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".tmp")
+  with partial.open("wb") as file:
+    np.savez(file, **texts._asdict() | {"names": np.array(texts.names)})
+  partial.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +129,24 @@ class FeatureReader:
         "did not finish. Run it again."
       )
     return read_texts(path)
+
+  @functools.cached_property
+  def class_texts(self) -> ClassTexts:
+    path = pathlib.Path(self.config.features_dir) / CLASSES_FILE
+    if not path.is_file():
+      raise FileNotFoundError(
+        f"{path} is missing: these features were extracted by an older "
+        "version, or `clap extract` did not finish. Run it again; what is "
+        "there is kept."
+      )
+    with np.load(path, allow_pickle=False) as arrays:
+      return ClassTexts(
+        tuple(str(name) for name in arrays["names"]),
+        arrays["vectors"],
+        arrays["background"],
+        arrays["video_projection"],
+        float(arrays["logit_scale"]),
+      )
 
   def card(self, split: str, *, task: str, protocol: str, **facts) -> dict:
     """The evaluation card of a split, with what made the features."""

@@ -158,6 +158,32 @@ def test_features_are_not_mixed(encoder, dataset, extracted, what):
   assert (extracted / feature_data.EXTRACTION_FILE).read_text() == before
 
 
+def test_class_names_lie_in_the_space_of_the_clips(encoder, dataset, extracted):
+  with np.load(
+    extracted / feature_data.CLASSES_FILE, allow_pickle=False
+  ) as arrays:
+    texts = feature_data.ClassTexts(
+      **{name: arrays[name] for name in feature_data.ClassTexts._fields}
+    )
+  assert tuple(texts.names) == dataset.label_names
+  video = features.load_features(extracted, "video_001").features
+  model = dual_encoder.DualEncoder(encoder.config)
+  by_hand = [encoder.class_texts([name]) for name in dataset.label_names]
+  expected = [
+    np.asarray(model.apply(encoder.params, video, method="project_video"))
+    @ one.vectors[0]
+    for one in by_hand
+  ]
+  np.testing.assert_allclose(
+    texts.similarities(video), np.stack(expected, -1), atol=1e-5
+  )
+  np.testing.assert_allclose(
+    np.linalg.norm(texts.vectors, axis=-1), 1.0, atol=1e-5
+  )
+  assert len(set(np.round(texts.vectors @ texts.background, 6))) == 3
+  assert texts.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
+
+
 def test_overwrite(encoder, dataset, tmp_path):
   run(encoder, dataset, tmp_path)
   done = run(encoder, dataset, tmp_path, stride_sec=2.0, overwrite=True)
@@ -222,6 +248,7 @@ class TwoSplits:
 
   def __init__(self, dataset):
     self.name, self.directory = dataset.name, dataset.directory
+    self.label_names = dataset.label_names
     self._source = dataset.split("train")
 
   def split(self, name):
