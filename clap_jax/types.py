@@ -51,6 +51,17 @@ class LocalizationBatch(NamedTuple):
   video_index: Array  # int32 (b,); position in the source, -1 for padding
 
 
+class ClipSequenceBatch(NamedTuple):
+  """Videos as sequences of clips with labelled segments, in grid units."""
+
+  clips: Array  # uint8 (b, n, t, height, width, 3)
+  mask: Array  # bool (b, n)
+  segments: Array  # float32 (b, m, 2), grid units: i is the middle of clip i
+  labels: Array  # int32 (b, m)
+  segment_mask: Array  # bool (b, m)
+  video_index: Array  # int32 (b,); position in the source, -1 for padding
+
+
 class GroundingBatch(NamedTuple):
   """Feature sequences with several text queries each, in grid units.
 

@@ -125,6 +125,29 @@ def point_loss() -> dict:
   }
 
 
+def point_head() -> dict:
+  """The heads of the anchor-free localizer."""
+  return {
+    "num_convs": 1,
+    "kernel_size": 3,  # steps
+    "prior_probability": 0.01,
+    "dropout_rate": 0.1,
+  }
+
+
+def point_decode() -> dict:
+  """How the anchor-free localizer's points become detections."""
+  return {
+    "num_kept": 100,  # detections per video
+    "num_candidates": 400,
+    "sigma": 0.5,  # of the Gaussian soft-NMS
+    "min_score": 0.001,
+    "min_length": 0.05,  # grid units
+    "class_wise": True,
+    "vote_iou": 0.0,  # 0: no segment voting
+  }
+
+
 def head_optimizer() -> dict:
   """AdamW for heads on frozen features."""
   return {

@@ -205,6 +205,23 @@ class Checkpoints:
       raise error
 
 
+def write_params(directory: pathlib.Path, params: Any) -> None:
+  """Writes parameters alone, for `restore_params`; what is there is replaced.
+
+  Args:
+    directory: of a run; the checkpoint goes where a run's would.
+    params: nested dict of arrays.
+  """
+  target = pathlib.Path(directory) / CHECKPOINT_DIRECTORY
+  if target.is_dir():
+    shutil.rmtree(target)
+  checkpoints = Checkpoints(target, keep=1)
+  try:
+    checkpoints.save(0, {_PARAMS: params}, metadata={})
+  finally:
+    checkpoints.close()
+
+
 def complete_steps(directory: pathlib.Path) -> list[int]:
   """Steps with a manifest, oldest first."""
   return sorted(

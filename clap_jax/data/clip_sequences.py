@@ -1,0 +1,187 @@
+"""Whole videos as sequences of clips, for training with the tower in the loop.
+
+Windows, segments and the order of the videos are those of frozen features: the
+"features" of a clip here are its number, which the frames are then cut by.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clap_jax.data import decode, feature_sources, features, frame_cache
+from clap_jax.data import examples as examples_lib
+from clap_jax.data.container import VideoError
+from clap_jax.data.feature_windows import SequenceOptions
+from clap_jax.data.records import ExampleInfo, RecordSource
+from clap_jax.data.tfrecord import CorruptRecordError
+from clap_jax.types import ClipSequenceBatch
+
+_MAX_TRIES = 20  # bad videos in a row before training gives up
+_BAD_VIDEO = (CorruptRecordError, VideoError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+  """How clips are cut: [i * stride_sec, + clip_sec), frames equally spaced."""
+
+  clip_sec: float
+  stride_sec: float
+  num_frames: int
+  size: int  # pixels, both sides
+
+  @property
+  def grid(self) -> features.FeatureGrid:
+    return features.FeatureGrid(
+      start_sec=0.0, stride_sec=self.stride_sec, clip_sec=self.clip_sec
+    )
+
+
+class ClipSequenceExample(NamedTuple):
+  clips: np.ndarray  # uint8 (n, t, size, size, 3), of the valid steps only
+  example: feature_sources.LocalizationExample
+
+
+class ClipSequenceSource:
+  """Training windows of videos; item i is a function of (seed, i).
+
+  A video that cannot be decoded is replaced by a later one of the order and
+  named in `bad_videos`.
+  """
+
+  def __init__(
+    self,
+    records: RecordSource,
+    examples: Sequence[ExampleInfo],
+    *,
+    clips: ClipOptions,
+    windows: SequenceOptions,
+    cache: frame_cache.FrameCache,
+  ):
+    """Raises FeatureError if there is no video."""
+    self._records = records
+    self._clips = clips
+    self._cache = cache
+    self._max_length = windows.max_length
+    numbers = {
+      info.id: features.VideoFeatures(
+        np.arange(self.num_clips(info), dtype=np.float32)[:, None], clips.grid
+      )
+      for info in examples
+    }
+    self._windows = feature_sources.LocalizationSource(
+      examples, numbers, options=windows
+    )
+    self.examples = self._windows.examples
+    self.bad_videos = examples_lib.BadRecords()
+
+  def __len__(self) -> int:
+    return len(self.examples)
+
+  @property
+  def grid(self) -> features.FeatureGrid:
+    return self._clips.grid
+
+  def num_clips(self, info: ExampleInfo) -> int:
+    return self._clips.grid.num_features(info.duration_sec)
+
+  def item(self, index: int, *, seed: int) -> ClipSequenceExample:
+    """A random window of a video.
+
+    Raises:
+      VideoError: many videos in a row cannot be decoded.
+    """
+    for attempt in range(_MAX_TRIES):
+      # Steps of a whole epoch and one: another video, whatever the order.
+      number = index + attempt * (len(self) + 1)
+      example = self._windows.item(number, seed=seed)
+      info = self.examples[example.video_index]
+      if info.id in self.bad_videos.reasons:
+        continue
+      numbers = example.features[example.mask, 0].astype(np.int64)
+      try:
+        return ClipSequenceExample(self._cut(info, numbers), example)
+      except _BAD_VIDEO as error:
+        self.leave_out(info, error)
+    raise VideoError(
+      f"{_MAX_TRIES} videos in a row cannot be decoded: "
+      f"{self.bad_videos.reasons}"
+    )
+
+  def leave_out(self, info: ExampleInfo, error: Exception) -> None:
+    """Notes a video that cannot be used."""
+    self.bad_videos.add(info.id, str(error))
+    print(f"left out video {info.id}: {error}", file=sys.stderr)
+
+  def collate(
+    self, examples: Sequence[ClipSequenceExample], *, batch_size: int
+  ) -> ClipSequenceBatch:
+    """Pads to `batch_size` rows of `max_length` clips."""
+    batch = self._windows.collate(
+      [item.example for item in examples], batch_size=batch_size
+    )
+    shape = examples[0].clips.shape[1:]
+    clips = np.zeros((batch_size, self._max_length, *shape), np.uint8)
+    for row, item in enumerate(examples):
+      clips[row, : len(item.clips)] = item.clips
+    fields = batch._asdict()
+    fields.pop("features")
+    return ClipSequenceBatch(clips=clips, **fields)
+
+  def stream(self, info: ExampleInfo) -> Iterator[np.ndarray]:
+    """All clips of a video in order, uint8 (t, size, size, 3) each.
+
+    Raises:
+      VideoError, CorruptRecordError: it cannot be decoded; also in between.
+    """
+    video = self._decoded(info)
+    if video is None:
+      for clip in self._iter_clips(info):
+        yield clip.frames
+    else:
+      for number in range(self.num_clips(info)):
+        yield self._cut_one(video, number)
+
+  def _cut(self, info: ExampleInfo, numbers: np.ndarray) -> np.ndarray:
+    """(n, t, size, size, 3); consecutive numbers."""
+    video = self._decoded(info)
+    if video is not None:
+      return np.stack([self._cut_one(video, n) for n in numbers])
+    wanted, chosen = set(numbers.tolist()), []
+    for number, clip in enumerate(self._iter_clips(info)):
+      if number in wanted:
+        chosen.append(clip.frames)
+      if len(chosen) == len(wanted):
+        return np.stack(chosen)
+    # The file is a little shorter than its record says.
+    last = chosen[-1] if chosen else clip.frames
+    return np.stack([*chosen, *[last] * (len(wanted) - len(chosen))])
+
+  def _cut_one(self, video: decode.DecodedVideo, number: int) -> np.ndarray:
+    return frame_cache.cut_clip(
+      video,
+      start_sec=number * self._clips.stride_sec,
+      clip_sec=self._clips.clip_sec,
+      num_frames=self._clips.num_frames,
+    )
+
+  def _iter_clips(self, info: ExampleInfo) -> Iterator[decode.DecodedClip]:
+    return decode.iter_clips(
+      self._records[info.index].video,
+      clip_sec=self._clips.clip_sec,
+      stride_sec=self._clips.stride_sec,
+      num_frames=self._clips.num_frames,
+      size=self._clips.size,
+    )
+
+  def _decoded(self, info: ExampleInfo) -> decode.DecodedVideo | None:
+    """The whole video if the cache has room for it."""
+    return self._cache.get(
+      info.index,
+      expected_bytes=info.num_frames * self._clips.size**2 * 3,
+      decode=lambda: decode.decode_video(
+        self._records[info.index].video, fps=None, size=self._clips.size
+      ),
+    )

@@ -1,0 +1,74 @@
+"""Localization on motion_sprites with the video tower in the loop.
+
+Argument: `SIZE[,frozen=PART][,seed=N]`; SIZE is tiny, demo or full, PART what
+of the tower stays as it was: none, stem, blocks (all but the pooling) or all.
+The tower is that of a finished pre-training: --config.tower.workdir=DIR.
+"""
+
+import ml_collections
+
+from configs import common
+
+_STEM = r"^tower/video_tower/(embed|space_positions|time_positions)"
+_BLOCKS = r"^tower/video_tower/blocks"
+# Regexes on parameter names with learning-rate multipliers; 0 freezes.
+FROZEN = {
+  "none": {"optimizer.groups": ((r"^tower/", 0.3),)},
+  "stem": {"optimizer.groups": ((_STEM, 0.0), (r"^tower/", 0.3))},
+  "blocks": {
+    "optimizer.groups": ((_STEM, 0.0), (_BLOCKS, 0.0), (r"^tower/", 0.3))
+  },
+  "all": {"optimizer.groups": ((r"^tower/", 0.0),)},
+}
+
+SIZES = {
+  **common.HEAD_SIZES,
+  "tiny": {
+    **common.HEAD_SIZES["tiny"],
+    "data.batch_size": 2,
+    "tower.clips_per_step": 8,
+  },
+  "full": {
+    **common.HEAD_SIZES["full"],
+    "data.batch_size": 8,
+    "data.cache_mib": 0.0,
+    "data.num_threads": 16,
+    "tower.clips_per_step": 16,
+  },
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="demo", frozen="none", seed=0)
+  config = ml_collections.ConfigDict()
+  config.trainer = "localization_end_to_end"
+  config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
+  config.data = {
+    "dataset": f"motion_sprites/{args['size']}",
+    "data_dir": "data",
+    "train_split": "train",
+    "selection_split": "selection",
+    "eval_split": "validation",
+    "stride_sec": 0.5,  # between the clips of a video
+    "batch_size": 4,  # videos, over all devices
+    "max_length": 64,  # clips
+    "crop_probability": 0.3,  # of a random temporal crop in training
+    "cache_mib": 2048.0,  # decoded videos kept in memory
+    "num_threads": 2,  # decoding ahead of the step
+  }
+  config.tower = {
+    "workdir": "runs/pretrain",  # of a finished pre-training
+    "clips_per_step": 8,  # of each video, encoded together and recomputed
+  }
+  config.pyramid = common.pyramid()
+  config.head = common.point_head()
+  config.loss = common.point_loss()
+  config.decode = common.point_decode()
+  config.optimizer = common.head_optimizer()
+  config.loop = {"steps": 1000, "seed": args["seed"], "log_every_steps": 10}
+  config.checkpoint = {"save_every_percent": 25.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  common.update(config, SIZES, "size", args["size"])
+  common.update(config, FROZEN, "frozen", args["frozen"])
+  return config.lock()

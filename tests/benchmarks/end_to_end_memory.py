@@ -1,0 +1,132 @@
+"""Compiled memory of an end-to-end step at 32, 128 and 512 clips per video.
+
+    python -m tests.benchmarks.end_to_end_memory [--quick] --json OUT
+
+Nothing is run: XLA's own account of one value-and-gradient program, for the
+tower computed clip by clip with recomputation and, as a peer, for all clips at
+once. What counts is the memory beside arguments and results; the clips
+themselves, uint8, are arguments and grow with their number.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax import types
+from clap_jax.losses import localization as losses
+from clap_jax.models import dual_encoder, heads, localizer, pyramid
+from clap_jax.trainers import end_to_end, localization
+
+_NUM_CLIPS = (32, 128, 512)
+_NUM_SEGMENTS = 32
+_MIB = 2**20
+
+
+def make_task(num_clips: int, *, clips_per_step: int, quick: bool):
+  """The demo's tower and localizer for one video of `num_clips`."""
+  encoder = dual_encoder.DualEncoderConfig(
+    video_size="micro" if quick else "tiny",
+    text_size="micro",
+    num_frames=16,
+    image_size=32 if quick else 64,
+    patch=(4, 16, 16),
+    vocab_size=16,
+    max_text_length=8,
+    projection_width=16,
+    num_classes=0,
+    motion_gain=5.0,
+    remat=True,
+  )
+  model = localizer.LocalizerConfig(
+    num_classes=24,
+    pyramid=pyramid.PyramidConfig(
+      width=64, num_levels=4, num_heads=4, block="conv"
+    ),
+    head=heads.HeadConfig(),
+  )
+  return end_to_end.EndToEndTask(
+    dual_encoder.DualEncoder(encoder),
+    localization.LocalizationTask(
+      localizer.Localizer(model),
+      losses.PointLossConfig(),
+      localizer.DecodeConfig(),
+      num_clips,
+      16 if quick else 64,
+    ),
+    clips_per_step,
+  )
+
+
+def memory(num_clips: int, *, clips_per_step: int, quick: bool):
+  """(temporary bytes, bytes of the clips) of one compiled step."""
+  task = make_task(num_clips, clips_per_step=clips_per_step, quick=quick)
+  config = task.encoder.config
+  side = config.image_size
+  shape = jax.ShapeDtypeStruct
+  batch = types.ClipSequenceBatch(
+    clips=shape((1, num_clips, config.num_frames, side, side, 3), jnp.uint8),
+    mask=shape((1, num_clips), jnp.bool_),
+    segments=shape((1, _NUM_SEGMENTS, 2), jnp.float32),
+    labels=shape((1, _NUM_SEGMENTS), jnp.int32),
+    segment_mask=shape((1, _NUM_SEGMENTS), jnp.bool_),
+    video_index=shape((1,), jnp.int32),
+  )
+  params = jax.eval_shape(task.init, jax.random.key(0))
+  step = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  analysis = step.lower(params, batch, key).compile().memory_analysis()
+  return analysis.temp_size_in_bytes, batch.clips.size
+
+
+def measure(*, quick: bool) -> list[dict]:
+  rows, temporary = [], {}
+  for num_clips in _NUM_CLIPS:
+    ours, clips = memory(num_clips, clips_per_step=8, quick=quick)
+    temporary["ours", num_clips] = ours
+    rows += [
+      _row(f"{num_clips} clips, 8 at a time", ours / _MIB, "MiB"),
+      _row(f"{num_clips} clips, the clips themselves", clips / _MIB, "MiB"),
+    ]
+    at_once, _ = memory(num_clips, clips_per_step=num_clips, quick=quick)
+    temporary["at once", num_clips] = at_once
+    rows.append(_row(f"{num_clips} clips at once", at_once / _MIB, "MiB"))
+  for name in ("ours", "at once"):
+    goal = 4.0 if name == "ours" else None  # of 16: n is not multiplied
+    ratio = temporary[name, 512] / temporary[name, 32]
+    rows.append(_row(f"512 clips / 32 clips, {name}", ratio, "x", goal=goal))
+  ratio = temporary["ours", 512] / temporary["at once", 512]
+  rows.append(_row("ours / at once, 512 clips", ratio, "x", goal=0.25))
+  return rows
+
+
+def _row(name, value, unit, *, goal=None) -> dict:
+  ok = None if goal is None else value <= goal
+  return {"name": name, "value": value, "unit": unit, "goal": goal, "ok": ok}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--quick", action="store_true")
+  parser.add_argument("--json", type=pathlib.Path, required=True)
+  arguments = parser.parse_args()
+  rows = measure(quick=arguments.quick)
+  for entry in rows:
+    print(f"{entry['name']}: {entry['value']:.3f} {entry['unit']}")
+  machine = {
+    "platform": platform.platform(),
+    "jax": jax.__version__,
+    "devices": str(jax.devices()),
+    "cpu_count": os.cpu_count(),
+  }
+  arguments.json.write_text(
+    json.dumps({"rows": rows, "machine": machine}, indent=2)
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,133 @@
+"""Localization with the tower in the loop: exact, frozen where told, usable."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax import stages, types
+from clap_jax.inference import predict
+from clap_jax.trainers import end_to_end, results
+from clap_jax.training import optimizer as optimizer_lib
+from configs import localization_end_to_end_sprites
+from tests.benchmarks import end_to_end_memory
+from tests.data import built_dataset
+from tests.trainers import toy_runs
+
+
+def batch_of(task, *, num_clips=4, seed=0):
+  config = task.encoder.config
+  rng = np.random.default_rng(seed)
+  side = config.image_size
+  return types.ClipSequenceBatch(
+    clips=rng.integers(
+      0, 256, (2, num_clips, config.num_frames, side, side, 3), np.uint8
+    ),
+    mask=np.array([[True] * num_clips, [True] * (num_clips - 1) + [False]]),
+    segments=np.array([[[0.5, 2.5]], [[0.0, 1.5]]], np.float32),
+    labels=np.array([[1], [2]], np.int32),
+    segment_mask=np.ones((2, 1), bool),
+    video_index=np.array([0, 1], np.int32),
+  )
+
+
+@pytest.fixture(scope="module")
+def task():
+  return end_to_end_memory.make_task(4, clips_per_step=2, quick=True)
+
+
+@pytest.fixture(scope="module")
+def params(task):
+  return jax.jit(task.init)(jax.random.key(0))
+
+
+def test_the_gradient_is_that_of_all_clips_at_once(task, params):
+  batch, rng = batch_of(task), jax.random.key(1)
+  whole = dataclasses.replace(task, clips_per_step=4)
+  gradient = jax.jit(jax.grad(task.loss, has_aux=True))(params, batch, rng)[0]
+  expected = jax.jit(jax.grad(whole.loss, has_aux=True))(params, batch, rng)[0]
+  scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+  assert scale > 0
+  for one, other in zip(
+    jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(one, other, atol=1e-5 * scale)
+  tower = jax.tree.leaves(gradient["tower"])
+  assert sum(bool(jnp.abs(leaf).max() > 0) for leaf in tower) > len(tower) / 2
+
+
+@pytest.mark.parametrize("frozen", ["none", "stem", "blocks", "all"])
+def test_what_is_frozen_gets_no_gradient(params, frozen):
+  config = localization_end_to_end_sprites.get_config(f"tiny,frozen={frozen}")
+  optimizer = end_to_end.resolve(config).optimizer
+  rates = optimizer_lib.group_multipliers(optimizer, params)
+  tower = rates["tower"]["video_tower"]
+  assert set(jax.tree.leaves(rates["localizer"])) == {1.0}
+  learns = {
+    "none": {"embed", "blocks", "pool"},
+    "stem": {"blocks", "pool"},
+    "blocks": {"pool"},
+    "all": set(),
+  }[frozen]
+  for part in ("embed", "blocks", "pool"):
+    expected = {0.3} if part in learns else {0.0}
+    assert set(jax.tree.leaves(tower[part])) == expected, part
+
+
+def test_memory_does_not_grow_with_the_clips():
+  few, clips = end_to_end_memory.memory(16, clips_per_step=4, quick=True)
+  many, _ = end_to_end_memory.memory(64, clips_per_step=4, quick=True)
+  at_once, _ = end_to_end_memory.memory(64, clips_per_step=64, quick=True)
+  assert many < 0.5 * at_once
+  assert many - few < 3 * clips  # no more than what grows with the input
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"tower.clips_per_step": 5}, "does not divide data.max_length 32"),
+    ({"tower.workdir": ""}, "tower.workdir is empty"),
+    ({"data.stride_sec": 0.0}, r"data\.stride_sec: must be above 0"),
+  ],
+)
+def test_wrong_values_are_named(changes, message):
+  config = localization_end_to_end_sprites.get_config("tiny")
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    end_to_end.resolve(config)
+
+
+@pytest.mark.slow
+def test_a_trained_run_predicts(tmp_path):
+  pretrained = toy_runs.pretrain(tmp_path)
+  config = localization_end_to_end_sprites.get_config("tiny,frozen=stem")
+  config.update_from_flattened_dict(
+    toy_runs.dataset_overrides(tmp_path)
+    | {"tower.workdir": str(pretrained), "loop.steps": 2}
+  )
+  workdir = tmp_path / "run"
+  rows = stages.train(config, workdir)
+  assert {row["task"] for row in rows} == {"localization"}
+  notes = " ".join(rows[0]["card"]["notes"])
+  assert "end to end" in notes
+  assert "embed" in notes  # what stays frozen
+  assert stages.evaluate(workdir) == results.read(workdir) == rows
+  model = predict.load_model(workdir / end_to_end.MODEL_DIRECTORY)
+  before = predict.encoder_lib.load_encoder(pretrained)
+  after = model.encoder.params["params"]
+  for part, same in (("embed", True), ("blocks", False)):
+    pairs = zip(
+      jax.tree.leaves(before.params["params"]["video_tower"][part]),
+      jax.tree.leaves(after["video_tower"][part]),
+      strict=True,
+    )
+    equal = all(np.array_equal(a, b) for a, b in pairs)
+    assert equal == same, part
+  video = tmp_path / "video.mp4"
+  video.write_bytes(built_dataset.encode_mp4(64))
+  [found] = predict.predict(model, [video])["videos"]
+  assert found["predictions"]
+  assert found["predictions"][0]["label"] in built_dataset.LABEL_NAMES
