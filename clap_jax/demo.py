@@ -26,7 +26,7 @@ from clap_jax.data import decode, records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, predict
 from clap_jax.report import content, page, run_files
-from clap_jax.trainers import results
+from clap_jax.trainers import localization, results
 from configs import grounding_sprites, localization_sprites, pretrain_sprites
 from tfds_builders import build
 from tfds_builders.motion_sprites import render, sizes
@@ -415,6 +415,7 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
       f"{layout.dataset}, validation split",
       facts=_facts(dataset),
       rows=run_files.result_rows({"rows": rows}),
+      diagnoses=_diagnoses(layout, dataset, rows),
       charts=_charts(layout, rows),
       timelines=_timelines(layout, dataset, rows),
       unseen=_unseen(layout),
@@ -467,6 +468,28 @@ def _charts(layout, rows) -> list[content.Chart]:
     ]
     charts.append(content.Chart(title=title, curves=curves))
   return charts
+
+
+def _diagnoses(layout, dataset, rows) -> list[content.Diagnosed]:
+  """Of every encoder's localizer with the first seed."""
+  split = "validation"
+  seed = min(row["seed"] for row in rows)
+  encoders = dict.fromkeys(r["encoder"] for r in rows if r["seed"] == seed)
+  infos = dataset.split(split).metadata(on_corrupt="skip").examples
+  truth = localization.truth_of(infos, dataset.label_names)
+  return [
+    run_files.diagnosed(
+      layout.model(encoder, seed)
+      / "localization"
+      / localization.PREDICTIONS_FILE,
+      truth,
+      protocol="motion_sprites",
+      duration_sec={info.id: info.duration_sec for info in infos},
+      name=encoder,
+      where=f"{layout.dataset}, {split}, seed {seed}",
+    )
+    for encoder in encoders
+  ]
 
 
 def _strip(video, duration_sec: float) -> np.ndarray:

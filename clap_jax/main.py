@@ -25,7 +25,8 @@ from clap_jax import demo, stages, study, sweep
 from clap_jax.commands import searching
 from clap_jax.data import query_annotations, records, verification
 from clap_jax.inference import encoder, export, extract, predict, texts
-from clap_jax.metrics import score
+from clap_jax.metrics import score, video_classifier
+from clap_jax.report import score_page
 from clap_jax.trainers import results
 from clap_jax.training import preemption, processes, workdir
 from tfds_builders import build, transcoding
@@ -593,10 +594,30 @@ def _add_score(commands) -> None:
     default="not stated",
     help="where the classes come from, for the card",
   )
+  parser.add_argument(
+    "--classifier",
+    help="label the proposals by a video-level classifier: a JSON file of "
+    "scores, or the .npy matrix of THUMOS14 (off by default)",
+  )
+  parser.add_argument("--top_classes", type=int, default=2, help="of it")
+  parser.add_argument(
+    "--combination",
+    default="product",
+    choices=video_classifier.COMBINATIONS,
+    help="of the proposal's and the classifier's score",
+  )
+  parser.add_argument(
+    "--html", help="write a page: numbers, cards, diagnosis of the detections"
+  )
   parser.set_defaults(run=_score)
 
 
 def _score(args) -> dict:
+  classifier = None
+  if args.classifier:
+    classifier = score.Classifier(
+      args.classifier, args.top_classes, args.combination
+    )
   reports = score.score(
     args.predictions,
     ground_truth_path=args.ground_truth,
@@ -604,6 +625,7 @@ def _score(args) -> dict:
     subset=args.subset,
     blocked_videos_path=args.blocked_videos,
     class_source=args.class_source,
+    classifier=classifier,
   )
   for report in reports:
     table = rich.table.Table(
@@ -613,6 +635,16 @@ def _score(args) -> dict:
       table.add_row(name, f"{value:.6f}")
     console.print(table)
     stages.print_card(report["card"])
+  if args.html:
+    score_page.write(
+      args.html,
+      reports,
+      predictions_path=args.predictions,
+      ground_truth_path=args.ground_truth,
+      subset=args.subset,
+      blocked_videos_path=args.blocked_videos,
+      classifier=classifier,
+    )
   return reports[0] if len(reports) == 1 else {"reports": reports}
 
 
@@ -704,8 +736,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
   args = parse(sys.argv[1:] if argv is None else argv)
   try:
-    if args.json:  # found out before the work rather than after it
-      _check_writable(pathlib.Path(args.json))
+    for name in ("json", "html"):  # found out before the work, not after it
+      if getattr(args, name, None):
+        _check_writable(pathlib.Path(getattr(args, name)), f"--{name}")
     document = args.run(args)
     failed = document.pop("failed_runs", 0)
     if args.json and processes.is_first():
@@ -726,10 +759,10 @@ def main(argv: list[str] | None = None) -> int:
   return 3 if failed else 0
 
 
-def _check_writable(path: pathlib.Path) -> None:
+def _check_writable(path: pathlib.Path, flag: str) -> None:
   if path.is_dir() or not path.parent.is_dir():
     raise FileNotFoundError(
-      f"--json: cannot write {path}: give a file in a folder that is there."
+      f"{flag}: cannot write {path}: give a file in a folder that is there."
     )
 
 

@@ -24,8 +24,10 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.report import content, dataset_page
 from clap_jax.trainers import (
   abstract,
+  end_to_end,
   grounding,
   localization,
+  open_vocabulary,
   pretrain,
   results,
 )
@@ -77,6 +79,8 @@ class Progress:
 TRAINERS = {
   "pretrain": pretrain,
   "localization": localization,
+  "localization_end_to_end": end_to_end,
+  "localization_open_vocabulary": open_vocabulary,
   "grounding": grounding,
 }
 
@@ -87,6 +91,7 @@ _PLACES = (
   "data.features_dir",
   "data.tokenizer",
   "start.workdir",
+  "tower.workdir",
 )
 
 

@@ -43,8 +43,10 @@ def class_split(
   """A published split by name, or a JSON file of three lists.
 
   Args:
-    name: a key of `CLASS_SPLITS`, or a path that ends in .json, to a file
-      {"base": [...], "validation": [...], "novel": [...]}.
+    name: a key of `CLASS_SPLITS`; a path that ends in .json, to a file
+      {"base": [...], "validation": [...], "novel": [...]}; or one that ends in
+      .list, .../train/NAME.list or .../test/NAME.list, one class per line, the
+      other file beside it: the form of the public zero-shot splits.
     label_names: of the dataset, which has to have all classes of the split.
 
   Raises:
@@ -55,10 +57,13 @@ def class_split(
     split = CLASS_SPLITS[name]
   elif name.endswith(".json"):
     split = _read(pathlib.Path(name))
+  elif name.endswith(".list"):
+    split = _read_lists(pathlib.Path(name))
   else:
     raise ValueError(
       f"unknown class split {name!r}; choose from {', '.join(CLASS_SPLITS)}, "
-      "or name a .json file with the lists base, validation and novel"
+      "or name a .json file with the lists base, validation and novel, or a "
+      ".list file of a zero-shot split"
     )
   if label_names is not None:
     known = set(label_names)
@@ -89,6 +94,22 @@ def _read(path: pathlib.Path) -> ClassSplit:
   ):
     raise ValueError(f"{path}: expected lists of names by the keys {parts}")
   return ClassSplit(str(path), *(tuple(lists[part]) for part in parts))
+
+
+def _read_lists(path: pathlib.Path) -> ClassSplit:
+  """The seen classes of train/NAME.list and the unseen of test/NAME.list."""
+  root = path.parent.parent
+  parts = {part: root / part / path.name for part in ("train", "test")}
+  if path not in parts.values():
+    raise ValueError(f"{path}: expected .../train/NAME.list or .../test/...")
+  for file in parts.values():
+    if not file.is_file():
+      raise FileNotFoundError(f"{file} is no file; expected classes by line")
+  seen, unseen = (
+    tuple(filter(None, map(str.strip, file.read_text("utf-8").splitlines())))
+    for file in parts.values()
+  )
+  return ClassSplit(str(path), base=seen, validation=(), novel=unseen)
 
 
 def _names(text: str) -> tuple[str, ...]:

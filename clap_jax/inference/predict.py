@@ -17,6 +17,7 @@ from clap_jax.trainers import (
   grounding_evaluation,
   localization,
   moment_search,
+  open_vocabulary,
   results,
 )
 from clap_jax.training import checkpoint
@@ -35,7 +36,21 @@ class Model:
 
   @property
   def label_names(self) -> tuple[str, ...]:
-    return tuple(self.localizer[1]["label_names"]) if self.localizer else ()
+    """Classes that are reported when none are asked for."""
+    if self.localizer is None:
+      return ()
+    facts = self.localizer[1]
+    return tuple(facts.get("class_names") or facts["label_names"])
+
+  @property
+  def takes_any_label(self) -> bool:
+    """Whether classes are told by their names, trained or not."""
+    return self.localizer is not None and "text_classes" in self.localizer[1]
+
+  @functools.cached_property
+  def class_texts(self) -> Callable:
+    """Encoder.class_texts, kept by names: videos share their classes."""
+    return functools.lru_cache(maxsize=1)(self.encoder.class_texts)
 
   # Kept with the model: a program made anew for each video is compiled anew.
   @functools.cached_property
@@ -119,8 +134,8 @@ def predict(
   Args:
     model: encoder and heads.
     videos: local files; one that fails is listed, the others go on.
-    labels: classes to report; all that the localizer knows without. Ignored
-      when there are only queries.
+    labels: classes to report; all that the localizer knows without. An
+      open-vocabulary localizer takes any. Ignored when there are only queries.
     queries: free texts, each answered with its own moments and, by the
       calibration that the grounder was stored with, a probability of absence.
     max_predictions: best segments kept per video or query.
@@ -173,6 +188,10 @@ def _check_request(model, labels, queries, max_predictions) -> None:
       "The list of labels is empty; the model knows "
       f"{', '.join(model.label_names)}, one per line."
     )
+  if model.takes_any_label:
+    if not all(label.strip() for label in labels or ()):
+      raise ValueError("A label is empty; name the action in words.")
+    return
   unknown = sorted(set(labels or ()) - set(model.label_names))
   if unknown:
     raise ValueError(
@@ -229,12 +248,23 @@ def _localize(model, sequence, *, grid, duration_sec, labels, max_predictions):
   padded, mask = _padded(sequence, facts["max_length"])
   output = model.detect(params, padded, mask)
   keep = np.asarray(output.mask[0])
-  rows = zip(
-    np.asarray(output.segments[0])[keep],
-    np.asarray(output.scores[0])[keep],
-    np.asarray(output.labels[0])[keep],
-    strict=True,
-  )
+  segments = np.asarray(output.segments[0])[keep]
+  scores = np.asarray(output.scores[0])[keep]
+  if model.takes_any_label:
+    names = tuple(dict.fromkeys(labels or model.label_names))
+    found = _named(
+      model,
+      sequence,
+      segments=segments,
+      scores=scores,
+      names=names,
+      facts=facts["text_classes"],
+    )
+    return [
+      _entry(segment, score, grid, duration_sec) | {"label": name}
+      for segment, score, name in found[:max_predictions]
+    ]
+  rows = zip(segments, scores, np.asarray(output.labels[0])[keep], strict=True)
   wanted = set(names if labels is None else labels)
   found = [
     _entry(segment, score, grid, duration_sec) | {"label": names[label]}
@@ -242,6 +272,24 @@ def _localize(model, sequence, *, grid, duration_sec, labels, max_predictions):
     if names[label] in wanted
   ]
   return found[:max_predictions]
+
+
+def _named(model, sequence, *, segments, scores, names, facts) -> list[tuple]:
+  """(segment, score, name) of proposals under class names, best first."""
+  probability = open_vocabulary.class_probabilities(
+    sequence,
+    segments.astype(np.float64),
+    texts=model.class_texts(names),
+    chosen=range(len(names)),
+    text_scale=facts["text_scale"],
+  )
+  best = np.argsort(-probability, axis=1)[:, : facts["top_classes"]]
+  found = [
+    (segments[row], scores[row] * probability[row, code], names[code])
+    for row, codes in enumerate(best)
+    for code in codes
+  ]
+  return sorted(found, key=lambda entry: -entry[1])
 
 
 def _ground(model, sequence, *, grid, duration_sec, queries, max_predictions):

@@ -22,7 +22,11 @@ import numpy as np
 
 from clap_jax.metrics import detection, matching
 from clap_jax.metrics.protocols import Protocol
-from clap_jax.metrics.tables import DetectionTable, SegmentTable
+from clap_jax.metrics.tables import (
+  DetectionTable,
+  SegmentTable,
+  drop_degenerate,
+)
 
 ERROR_KINDS = (
   "true positive",
@@ -33,7 +37,7 @@ ERROR_KINDS = (
   "background",
 )
 _MIN_IOU = 0.1
-_SIZE_NAMES = ("XS", "S", "M", "L", "XL")
+SIZE_NAMES = ("XS", "S", "M", "L", "XL")
 # Upper bounds of the bins; the last is open. From the paper's two data sets.
 BINS = {
   "activitynet": {
@@ -47,6 +51,40 @@ BINS = {
     "num_instances": (1, 40, 80),
   },
 }
+
+
+def bins_of(
+  protocol: Protocol,
+  truth: SegmentTable,
+  *,
+  duration_sec: Mapping[str, float] | None = None,
+) -> dict[str, tuple[float, ...]]:
+  """The published bins of a data set, else fifths of its ground truth.
+
+  Bounds are rounded to two digits, so that they can be read; equal ones are
+  one bound.
+  """
+  for name, bins in BINS.items():
+    if protocol.name.startswith(name):
+      return bins
+  bins = {}
+  values = _characteristics(
+    drop_degenerate(
+      truth, duplicate_tolerance_sec=protocol.duplicate_tolerance_sec
+    ),
+    duration_sec,
+  )
+  for name, column in values.items():
+    value = column[np.isfinite(column)]
+    if not len(value):
+      continue
+    bounds = [
+      float(f"{bound:.2g}")
+      for bound in np.quantile(value, (0.2, 0.4, 0.6, 0.8))
+    ]
+    # A bound at the largest value would leave the last bin empty.
+    bins[name] = tuple(b for b in sorted(set(bounds)) if b < value.max())
+  return {name: bounds for name, bounds in bins.items() if bounds}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +310,7 @@ def _sensitivity(
       num_positives = np.bincount(
         truth.label[inside], minlength=len(truth.label_names)
       )
-      result[name][_SIZE_NAMES[code]] = {
+      result[name][SIZE_NAMES[code]] = {
         "share": float(inside.mean()),
         "recall": float((taken_by[inside] >= 0).mean()),
         "average_map": _average_map(

@@ -25,7 +25,7 @@ from clap_jax.metrics.tables import DetectionTable
 _COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 _ROOTS = ("results", "detect_results", "database", "videos", "predictions")
 # Class numbers of the THUMOS14 detection task among the 101 of UCF101.
-_THUMOS_CLASSES = {
+THUMOS_CLASSES = {
   7: "BaseballPitch",
   9: "BasketballDunk",
   12: "Billiards",
@@ -283,7 +283,7 @@ class _Reader:
       start, end, score = values
       label = fields[3]
       if label.isdigit():
-        label = _THUMOS_CLASSES.get(int(label), label)
+        label = THUMOS_CLASSES.get(int(label), label)
       video = fields[0].removesuffix(".mpeg").removesuffix(".mp4")
       rows.extend(video, ([start], [end], [label], [score]), [number])
     return rows.finish(form="line {1}")

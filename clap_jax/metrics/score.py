@@ -16,13 +16,22 @@ from clap_jax.metrics import (
   highlights,
   prediction_files,
   query_files,
+  video_classifier,
 )
 from clap_jax.metrics.card import EvaluationCard, split_hash
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.protocols import PROTOCOLS, Protocol
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
-__all__ = ["MalformedFileError", "protocol_names", "score"]
+__all__ = [
+  "Classifier",
+  "DetectionInputs",
+  "MalformedFileError",
+  "detection_inputs",
+  "own_subset",
+  "protocol_names",
+  "score",
+]
 
 _MAX_LISTED = 20
 _QVHIGHLIGHTS = "qvhighlights"
@@ -31,6 +40,15 @@ _GROUNDING = {
   (f"{name}_grounding" if name in PROTOCOLS else name): protocol
   for name, protocol in grounding.PROTOCOLS.items()
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """An outside classifier of whole videos; see metrics/video_classifier.py."""
+
+  path: str
+  top_classes: int
+  combination: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +61,12 @@ class _Request:
   detection_subset: str | None
   blocked_videos: pathlib.Path | None
   class_source: str
+  classifier: Classifier | None = None
+
+  @property
+  def needs_label(self) -> bool:
+    """Whether the labels of the file itself count."""
+    return self.classifier is None
 
 
 def protocol_names() -> tuple[str, ...]:
@@ -58,6 +82,7 @@ def score(
   subset: str | None = None,
   blocked_videos_path: pathlib.Path | str | None = None,
   class_source: str = "not stated",
+  classifier: Classifier | None = None,
 ) -> list[dict[str, Any]]:
   """Scores one file under each protocol; all or nothing.
 
@@ -69,6 +94,8 @@ def score(
       their numbers compare. A file that marks no subset is scored whole.
     blocked_videos_path: JSON list of videos to leave out (detection).
     class_source: where the labels come from, for the card.
+    classifier: labels the proposals by an outside classifier (detection); None
+      leaves the labels of the file.
 
   Returns:
     {"card": {...}, "metrics": {...}} per protocol, as JSON types. Metrics are
@@ -86,16 +113,16 @@ def score(
       f"unknown protocol: got {', '.join(unknown) or 'none'}; expected names "
       f"out of {', '.join(protocol_names())}"
     )
-  own = [PROTOCOLS[name].subset for name in protocols if name in PROTOCOLS]
   request = _Request(
     predictions=pathlib.Path(predictions_path),
     ground_truth=pathlib.Path(ground_truth_path),
     subset=subset,
-    detection_subset=subset or (own[0] if own else None),
+    detection_subset=subset or own_subset(protocols),
     blocked_videos=pathlib.Path(blocked_videos_path)
     if blocked_videos_path
     else None,
     class_source=class_source,
+    classifier=classifier,
   )
   return [_score_one(name, request) for name in protocols]
 
@@ -111,9 +138,71 @@ def _score_one(name: str, request: _Request) -> dict[str, Any]:
   return {"card": card.to_dict(), "metrics": metrics}
 
 
+def own_subset(protocols: Sequence[str]) -> str | None:
+  """The split of the first detection protocol; the others share it."""
+  own = [PROTOCOLS[name].subset for name in protocols if name in PROTOCOLS]
+  return own[0] if own else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionInputs:
+  """What a detection protocol compares, read and checked."""
+
+  protocol: Protocol
+  predictions: DetectionTable
+  truth: SegmentTable
+  split: str
+  notes: tuple[str, ...]
+
+
+def detection_inputs(
+  predictions_path: pathlib.Path | str,
+  *,
+  ground_truth_path: pathlib.Path | str,
+  protocol: str,
+  subset: str | None = None,
+  blocked_videos_path: pathlib.Path | str | None = None,
+  classifier: Classifier | None = None,
+) -> DetectionInputs:
+  """Reads what `score` would score; for what goes beyond its numbers.
+
+  Raises:
+    As `score`.
+  """
+  rules = detection.protocol_named(protocol)
+  return _read_detection(
+    rules,
+    _Request(
+      predictions=pathlib.Path(predictions_path),
+      ground_truth=pathlib.Path(ground_truth_path),
+      subset=subset,
+      detection_subset=subset or rules.subset,
+      blocked_videos=pathlib.Path(blocked_videos_path)
+      if blocked_videos_path
+      else None,
+      class_source="not stated",
+      classifier=classifier,
+    ),
+  )
+
+
 def _score_detection(
   protocol: Protocol, request: _Request
 ) -> tuple[EvaluationCard, dict[str, float]]:
+  inputs = _read_detection(protocol, request)
+  card = _detection_card(
+    protocol,
+    request,
+    split=inputs.split,
+    truth=inputs.truth,
+    predictions=inputs.predictions,
+    notes=inputs.notes,
+  )
+  metrics = detection.evaluate(inputs.predictions, inputs.truth, protocol)
+  return card, metrics
+
+
+def _read_detection(protocol: Protocol, request: _Request) -> DetectionInputs:
   truth = ground_truth_files.read_ground_truth(
     request.ground_truth,
     subset=request.detection_subset,
@@ -123,7 +212,7 @@ def _score_detection(
   predictions = prediction_files.read_detections(
     request.predictions,
     label_field=protocol.label_field,
-    needs_label=protocol.task != "proposals",
+    needs_label=request.needs_label and protocol.task != "proposals",
     label_names={
       number: name
       for number, name in truth.label_names.items()
@@ -150,6 +239,8 @@ def _score_detection(
         "with --subset"
       ],
     )
+  if request.classifier is not None and protocol.task == "detection":
+    predictions = _classify(predictions, request.classifier, table.video_names)
   if not len(table):
     raise MalformedFileError(
       request.ground_truth, [f"no annotation in the subset {truth.split!r}"]
@@ -164,15 +255,22 @@ def _score_detection(
       f"{list(predictions.label_names[:3])}, expected names like "
       f"{list(table.label_names[:3])}"
     )
-  card = _detection_card(
-    protocol,
-    request,
-    split=truth.split,
-    truth=table,
-    predictions=predictions,
-    notes=tuple(notes),
+  return DetectionInputs(
+    protocol, predictions, table, truth.split, tuple(notes)
   )
-  return card, detection.evaluate(predictions, table, protocol)
+
+
+def _classify(
+  predictions: DetectionTable, classifier: Classifier, videos: Sequence[str]
+) -> DetectionTable:
+  """Predictions of the split's videos under the classifier's labels."""
+  others = set(predictions.video_names) - set(videos)
+  return video_classifier.classify(
+    predictions.without_videos(others),
+    video_classifier.read_video_scores(classifier.path),
+    top_classes=classifier.top_classes,
+    combination=classifier.combination,
+  )
 
 
 def _read_blocked(path: pathlib.Path) -> frozenset[str]:
@@ -234,6 +332,9 @@ def _detection_card(
   ties = "equal scores in file order"
   if protocol.thumos_kit:
     ties = "equal scores by video name, then file order"
+  source = request.class_source
+  if request.classifier is not None and protocol.task == "detection":
+    source = video_classifier.describe(**dataclasses.asdict(request.classifier))
   return EvaluationCard(
     protocol=protocol.name,
     task=protocol.task,
@@ -248,7 +349,7 @@ def _detection_card(
     num_ground_truths=len(counted),
     num_tied_scores=_num_tied(predictions),
     ground_truth_filter="; ".join(filters) or "none",
-    class_source=request.class_source,
+    class_source=source,
     tie_rule=f"{ties}; equal IoU to the last annotation in file order",
     iou_rule="IoU > threshold" if protocol.thumos_kit else "IoU >= threshold",
     thresholds=tuple(round(t, 4) for t in protocol.thresholds),

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.metrics import diagnosis
+
 TASKS = ("localization", "fewshot", "grounding", "retrieval")  # on the page
 ENCODERS = ("random", "tac", "tsp", "clip", "clap")  # the order of the rows
 
@@ -146,6 +148,17 @@ class Command:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnosed:
+  """Where one detector loses."""
+
+  name: str  # for example the encoder
+  where: str  # dataset and split
+  diagnosis: diagnosis.Diagnosis
+  # Characteristic -> what its bins are, in words.
+  bin_notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
   """Everything on the page, in its order."""
 
@@ -153,12 +166,14 @@ class Report:
   subtitle: str = ""
   facts: Sequence[tuple[str, str]] = ()  # ("Training videos", "320"), ...
   rows: Sequence[ResultRow] = ()
+  diagnoses: Sequence[Diagnosed] = ()
   charts: Sequence[Chart] = ()
   timelines: Sequence[VideoTimeline] = ()
   unseen: Sequence[VideoTimeline] = ()  # videos that no stage has read
   stages: Sequence[Stage] = ()
   commands: Sequence[Command] = ()
   notes: Sequence[str] = ()  # caveats the reader must know
+  method: bool = True  # explain the method; off where only files are scored
 
 
 def frame_times(duration_sec: float, num_frames: int) -> np.ndarray:

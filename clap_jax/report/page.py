@@ -11,10 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from clap_jax.metrics.diagnosis import ERROR_KINDS
 from clap_jax.report import (
   aggregate,
   content,
   curves,
+  diagnosis_figures,
   method_figure,
   metric_names,
   palette,
@@ -99,6 +101,12 @@ def _render(report: content.Report, *, thumbnail_height: int) -> str:
       script=Markup(script),
       script_hash=_script_hash(script),
       method_figure=Markup(method_figure.method_figure_svg(standalone=False)),
+      diagnoses=[
+        (item, diagnosis_figures.figures(item)) for item in report.diagnoses
+      ],
+      error_kinds=[
+        (kind, diagnosis_figures.error_class(kind)) for kind in ERROR_KINDS
+      ],
       charts=[(chart, curves.chart_svg(chart)) for chart in report.charts],
       **_results(report),
       **_timelines(report, thumbnail_height=thumbnail_height),

@@ -6,7 +6,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clap_jax.report import content
+from clap_jax.metrics import detection, diagnosis, prediction_files
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
+from clap_jax.report import content, diagnosis_figures
 
 
 def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
@@ -63,6 +65,62 @@ def scalar_keys(path: str | pathlib.Path) -> tuple[str, ...]:
       except json.JSONDecodeError:
         continue
   return tuple(key for key in keys if key != "step")
+
+
+def diagnosed(
+  path: str | pathlib.Path,
+  truth: SegmentTable,
+  *,
+  protocol: str,
+  duration_sec: Mapping[str, float] | None,
+  name: str,
+  where: str,
+) -> content.Diagnosed:
+  """The diagnosis of a prediction file.
+
+  Args:
+    path: a prediction file; see metrics/prediction_files.py.
+    truth: the annotations of the split.
+    protocol: a detection protocol's name.
+    duration_sec: video -> length; None leaves coverage out.
+    name: of the detector.
+    where: dataset and split.
+  """
+  return diagnosed_table(
+    prediction_files.read_detections(pathlib.Path(path)),
+    truth,
+    protocol=detection.protocol_named(protocol),
+    duration_sec=duration_sec,
+    name=name,
+    where=where,
+  )
+
+
+def diagnosed_table(
+  predictions: DetectionTable,
+  truth: SegmentTable,
+  *,
+  protocol: detection.Protocol,
+  duration_sec: Mapping[str, float] | None,
+  name: str,
+  where: str,
+) -> content.Diagnosed:
+  """As `diagnosed`, for predictions that are read already."""
+  bins = diagnosis.bins_of(protocol, truth, duration_sec=duration_sec)
+  units = {"length": " s", "coverage": "", "num_instances": ""}
+  return content.Diagnosed(
+    name=name,
+    where=where,
+    diagnosis=diagnosis.diagnose(
+      predictions, truth, protocol, duration_sec=duration_sec, bins=bins
+    ),
+    bin_notes={
+      key: diagnosis_figures.bin_note(
+        bounds, names=diagnosis.SIZE_NAMES, unit=units[key]
+      )
+      for key, bounds in bins.items()
+    },
+  )
 
 
 def segments(

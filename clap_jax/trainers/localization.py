@@ -11,7 +11,7 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import pipeline
 from clap_jax.losses import localization as losses
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models import heads, localizer, pyramid
 from clap_jax.trainers import abstract, feature_data, results, running
 from clap_jax.training import checkpoint, evaluation, processes
@@ -19,6 +19,17 @@ from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "localizer.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+  """An outside classifier of whole videos, in place of the head's classes."""
+
+  path: str = ""  # see metrics/video_classifier.py; "" is off
+  top_classes: int = config_lib.ranged(default=2, minimum=1)
+  combination: str = config_lib.choice(
+    *video_classifier.COMBINATIONS, default="product"
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +47,7 @@ class LocalizationConfig:
   checkpoint: config_lib.CheckpointConfig
   mesh: config_lib.MeshConfig
   protocol: str = config_lib.choice(*detection.PROTOCOLS)
+  classifier: ClassifierConfig = ClassifierConfig()
 
   def __post_init__(self):
     count, width = self.pyramid.num_heads, self.pyramid.width
@@ -127,7 +139,7 @@ def train(config: LocalizationConfig, workdir) -> list[dict]:
   results.write_json(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
-    _write_predictions(table, workdir / PREDICTIONS_FILE)
+    write_predictions(table, workdir / PREDICTIONS_FILE)
   results.write(workdir, rows)
   return rows
 
@@ -157,6 +169,7 @@ class _Score:
   def __call__(self, params, split: str):
     """Metrics and the detections that they score."""
     table = detections(self._reader, self._predictor, params, split)
+    table = with_class_source(table, self._config.classifier)
     truth = ground_truth(self._reader, split)
     return detection.evaluate(table, truth, self._protocol), table
 
@@ -171,7 +184,7 @@ class _Score:
       thresholds=self._protocol.thresholds,
       nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
       top_k=f"{config.decode.num_kept} per video",
-      class_source="the localizer's own class head",
+      class_source=class_source(config.classifier),
       seeds=(config.loop.seed,),
       num_predictions=len(table),
       num_ground_truths=len(ground_truth(self._reader, split)),
@@ -186,6 +199,27 @@ class _Score:
       card=card,
     )
     return rows, table
+
+
+def with_class_source(
+  table: tables.DetectionTable, classifier: ClassifierConfig
+) -> tables.DetectionTable:
+  """Detections under the classes of the source that is configured."""
+  if not classifier.path:
+    return table
+  return video_classifier.classify(
+    table,
+    video_classifier.read_video_scores(classifier.path),
+    top_classes=classifier.top_classes,
+    combination=classifier.combination,
+  )
+
+
+def class_source(classifier: ClassifierConfig) -> str:
+  """What an evaluation card says of it."""
+  if not classifier.path:
+    return "the localizer's own class head"
+  return video_classifier.describe(**dataclasses.asdict(classifier))
 
 
 def model_facts(config, label_names, feature_width: int) -> dict:
@@ -252,26 +286,33 @@ def detections(
 
 def ground_truth(reader, split: str) -> tables.SegmentTable:
   """Every labelled segment of a split, of videos without features too."""
-  names = reader.dataset.label_names
-  rows = [
-    (info.id, *segment, names[label])
-    for info in reader.examples(split)
-    for segment, label in zip(
-      info.segments.astype(np.float64), info.labels, strict=True
-    )
-  ]
-  if not rows:
+  truth = truth_of(reader.examples(split), reader.dataset.label_names)
+  if not len(truth):
     raise ValueError(
       f"Split {split!r} has no labelled segment to score against; name another "
       "in data.selection_split and data.eval_split."
     )
-  video, start_sec, end_sec, label = zip(*rows, strict=True)
+  return truth
+
+
+def truth_of(infos, names) -> tables.SegmentTable:
+  """The labelled segments of videos, class numbers as names."""
+  rows = [
+    (info.id, *segment, names[label])
+    for info in infos
+    for segment, label in zip(
+      info.segments.astype(np.float64), info.labels, strict=True
+    )
+  ]
+  video, start_sec, end_sec, label = (
+    zip(*rows, strict=True) if rows else ((),) * 4
+  )
   return tables.SegmentTable.from_columns(
     video=video,
     start_sec=start_sec,
     end_sec=end_sec,
     label=label,
-    video_names=tuple(info.id for info in reader.examples(split)),
+    video_names=tuple(info.id for info in infos),
   )
 
 
@@ -279,7 +320,7 @@ def _width(source) -> int:
   return source[0].features.shape[-1]
 
 
-def _write_predictions(table: tables.DetectionTable, path) -> None:
+def write_predictions(table: tables.DetectionTable, path) -> None:
   """ActivityNet's form: {"results": {video: [{label, score, segment}]}}."""
   found: dict[str, list] = {name: [] for name in table.video_names}
   for video, label, segment, score in zip(

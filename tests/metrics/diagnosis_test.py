@@ -87,3 +87,20 @@ def test_average_map_is_that_of_the_protocol():
   assert sum(result.shares.values()) == pytest.approx(1)
   for bins in result.sensitivity.values():
     assert sum(b["share"] for b in bins.values()) == pytest.approx(1)
+
+
+def test_bins_are_published_or_fifths():
+  protocol = detection.PROTOCOLS["motion_sprites"]
+  truth = SegmentTable.from_columns(
+    video=["v"] * 20,
+    label=["a"] * 20,
+    start_sec=np.zeros(20),
+    end_sec=np.arange(1, 21) / 2,
+  )
+  bins = diagnosis.bins_of(protocol, truth, duration_sec={"v": 20.0})
+  assert bins["length"] == (2.4, 4.3, 6.2, 8.1)
+  assert bins["coverage"] == (0.12, 0.22, 0.31, 0.41)
+  assert "num_instances" not in bins  # all alike: nothing to compare
+  for name in ("activitynet", "activitynet_opentad", "thumos14"):
+    known = diagnosis.bins_of(detection.PROTOCOLS[name], truth)
+    assert known == diagnosis.BINS[name.partition("_")[0]]

@@ -140,7 +140,8 @@ def test_true_summary_stands_in_the_header(full):
 def test_an_empty_report_says_so_in_every_section():
   outline = Outline(page.render(content.Report(title="Nothing yet")))
   empty = [a for _, a in outline.elements if a.get("class") == "empty"]
-  assert len(empty) == 5  # results, training, timelines, new videos, run
+  # results, diagnosis, training, timelines, new videos, run
+  assert len(empty) == 6
 
 
 def test_missing_parts_are_shown_as_missing():

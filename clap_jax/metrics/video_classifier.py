@@ -1,0 +1,189 @@
+"""Class scores of whole videos from an outside classifier, put on proposals.
+
+The published way to label class-agnostic proposals; it alone moves ActivityNet
+by points, so the card has to name it. Forms: {video: {"class", "score"}} (the
+best class alone), {"results": {video: [{"label", "score"}]}}, {"results":
+{video: [score, ...]}, "class": [name, ...]}, and an .npy matrix over the test
+videos of THUMOS14 (row i is video_test_{i + 1}) and the 101 classes of UCF101.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from clap_jax.metrics import documents
+from clap_jax.metrics.prediction_files import THUMOS_CLASSES
+from clap_jax.metrics.problems import ProblemLog
+from clap_jax.metrics.tables import DetectionTable
+
+COMBINATIONS = ("product", "geometric_mean")
+_NUM_UCF_CLASSES = 101
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoScores:
+  """Scores (v, c) of videos by class; 0 where the file says nothing."""
+
+  videos: dict[str, int]  # name without "v_" -> row
+  label_names: tuple[str, ...]
+  scores: np.ndarray  # float64 (v, c), at least 0
+
+  def row_of(self, video: str) -> int | None:
+    return self.videos.get(video.removeprefix("v_"))
+
+
+def read_video_scores(path: pathlib.Path | str) -> VideoScores:
+  """Reads any of the forms above.
+
+  Raises:
+    MalformedFileError: listing every problem.
+    OSError: the file cannot be opened.
+  """
+  path = pathlib.Path(path)
+  log = ProblemLog(path)
+  if path.suffix == ".npy":
+    return _thumos_matrix(path, log)
+  content = documents.read_json(path, log)
+  videos = content.get("results", content) if isinstance(content, dict) else {}
+  if not isinstance(videos, dict) or not videos:
+    log.add("", f"got {documents.kind(content)}; expected scores by video")
+    log.raise_if_any()
+  names = content.get("class")
+  names = names if isinstance(names, list) else []
+  rows: list[dict[str, float]] = []
+  for video, value in videos.items():
+    pairs = _pairs(value, names)
+    for label, score in pairs or [(None, None)]:
+      if type(label) is not str or not documents.is_number(score) or score < 0:
+        log.add(
+          f"[{video!r}]",
+          f"got {documents.kind(value)}; expected classes with scores >= 0",
+        )
+        break
+    rows.append(dict(pairs or ()))
+  log.raise_if_any()
+  known = tuple(dict.fromkeys(label for row in rows for label in row))
+  column = {label: code for code, label in enumerate(known)}
+  scores = np.zeros((len(rows), len(known)))
+  for number, row in enumerate(rows):
+    for label, score in row.items():
+      scores[number, column[label]] = score
+  stems = {name.removeprefix("v_"): n for n, name in enumerate(videos)}
+  return VideoScores(stems, known, scores)
+
+
+def _pairs(value: Any, names: list[str]) -> list[tuple[Any, Any]] | None:
+  """(class, score) of one video; None where it cannot be read."""
+  if isinstance(value, dict) and {"class", "score"} <= set(value):
+    return [(value["class"], value["score"])]
+  if not isinstance(value, list) or not value:
+    return None
+  if all(isinstance(entry, dict) for entry in value):
+    return [(entry.get("label"), entry.get("score")) for entry in value]
+  if len(value) == len(names):
+    return list(zip(names, value, strict=True))
+  return None
+
+
+def _thumos_matrix(path: pathlib.Path, log: ProblemLog) -> VideoScores:
+  try:
+    matrix = np.load(path, allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    log.add("", f"not an .npy of numbers: {error}")
+    log.raise_if_any()
+  if (
+    matrix.ndim != 2
+    or matrix.shape[1] != _NUM_UCF_CLASSES
+    or matrix.dtype.kind not in "fiu"
+    or not np.isfinite(matrix).all()
+    or (matrix < 0).any()
+  ):
+    log.add(
+      "",
+      f"got {matrix.dtype} {matrix.shape}; expected finite scores >= 0 of "
+      f"shape (videos, {_NUM_UCF_CLASSES})",
+    )
+  log.raise_if_any()
+  return VideoScores(
+    {f"video_test_{row + 1:07d}": row for row in range(len(matrix))},
+    tuple(THUMOS_CLASSES.values()),
+    matrix[:, [number - 1 for number in THUMOS_CLASSES]].astype(np.float64),
+  )
+
+
+def classify(
+  proposals: DetectionTable,
+  scores: VideoScores,
+  *,
+  top_classes: int,
+  combination: str,
+) -> DetectionTable:
+  """Proposals under the best classes of their videos; own labels are dropped.
+
+  Of proposals with equal ends in one video the best-scored counts.
+
+  Args:
+    proposals: segments with scores, of any label.
+    scores: of their videos.
+    top_classes: labels per proposal; classes of score 0 are none.
+    combination: "product" of the two scores, or their "geometric_mean".
+
+  Raises:
+    ValueError: videos with proposals that the classifier lacks, or an unknown
+      combination.
+  """
+  if combination not in COMBINATIONS or top_classes < 1:
+    raise ValueError(
+      f"got combination {combination!r}, top_classes {top_classes}; expected "
+      f"one of {', '.join(COMBINATIONS)} and at least 1"
+    )
+  used = np.unique(proposals.video)
+  rows = {code: scores.row_of(proposals.video_names[code]) for code in used}
+  missing = [proposals.video_names[c] for c, row in rows.items() if row is None]
+  if missing:
+    raise ValueError(
+      f"the classifier has no scores of {len(missing)} videos with proposals: "
+      f"{', '.join(missing[:10])}; use one that covers the split"
+    )
+  proposals = _distinct(proposals)
+  row = np.array([rows[code] for code in proposals.video], np.int64)
+  best = np.argsort(-scores.scores, axis=1, kind="stable")[:, :top_classes]
+  label = best[row]  # (n, k)
+  share = np.take_along_axis(scores.scores[row], label, axis=1)
+  joint = proposals.score[:, None] * share
+  if combination == "geometric_mean":
+    joint = np.sqrt(np.maximum(joint, 0.0))
+  count = label.shape[1]
+  keep = share.reshape(-1) > 0
+  return DetectionTable(
+    video_names=proposals.video_names,
+    label_names=scores.label_names,
+    video=np.repeat(proposals.video, count)[keep],
+    label=label.reshape(-1)[keep],
+    start_sec=np.repeat(proposals.start_sec, count)[keep],
+    end_sec=np.repeat(proposals.end_sec, count)[keep],
+    score=joint.reshape(-1)[keep],
+  )
+
+
+def _distinct(table: DetectionTable) -> DetectionTable:
+  """The best-scored row of every video and segment, in file order."""
+  order = np.lexsort(
+    (-table.score, table.end_sec, table.start_sec, table.video)
+  )
+  keys = np.stack([table.video, table.start_sec, table.end_sec])[:, order]
+  is_first = np.ones(len(order), bool)
+  is_first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
+  return table.take(np.sort(order[is_first]))
+
+
+def describe(
+  path: pathlib.Path | str, *, top_classes: int, combination: str
+) -> str:
+  """The class source for an evaluation card."""
+  return (
+    f"external classifier {pathlib.Path(path).name}, top {top_classes} classes "
+    f"per video, {combination.replace('_', ' ')} of the scores"
+  )
