@@ -20,6 +20,7 @@ MIN_BACKGROUND_SEC = 0.5
 DURATION_TOLERANCE_SEC = 0.5
 FRAMES_TOLERANCE = 15
 DURATION_TOLERANCE = 0.02
+GAP_FRAMES = 4.0  # times the mean distance of two frames
 _RECORD_HEADER_BYTES, _RECORD_FOOTER_BYTES = 12, 4  # length + CRC; CRC
 
 
@@ -147,6 +148,7 @@ def new_manifest(split: str) -> dict:
     "rejected": [],
     "duration_mismatch": [],
     "frames_mismatch": [],
+    "damaged": [],
     "annotated": {},
     "segments": 0,
     "captions": 0,
@@ -206,6 +208,7 @@ def add_to_manifest(manifest: dict, note: dict) -> None:
     counts[label] = counts.get(label, 0) + 1
   manifest["classes"] = len(counts)
   _compare(manifest, note, source)
+  _note_damage(manifest, note)
 
 
 def _compare(manifest, note, source):
@@ -222,6 +225,35 @@ def _compare(manifest, note, source):
       manifest[f"{key.removesuffix('_sec')}_mismatch"].append(
         {"id": note["id"], "expected": expected, "actual": actual}
       )
+
+
+def _note_damage(manifest, note):
+  """Videos that are stored although they are not what their files promise.
+
+  Frames that decode with errors or are missing, an end elsewhere, or a gap
+  between two frames where a decoder stepped over damage; a screen recording of
+  varying rate may have such gaps by right.
+  """
+  frames, duration_sec = note["frames"][1], note["duration_sec"][1]
+  claimed = note["claimed"] or {}
+  claimed_frames = claimed.get("num_frames") or frames
+  claimed_sec = claimed.get("duration_sec") or duration_sec
+  frame_sec = duration_sec / frames
+  if (
+    note["damaged_frames"]
+    or frames < claimed_frames
+    or abs(duration_sec - claimed_sec) > 1.5 * frame_sec
+    or note["longest_gap_sec"] > GAP_FRAMES * frame_sec
+  ):
+    manifest["damaged"].append(
+      {
+        "id": note["id"],
+        "damaged_frames": note["damaged_frames"],
+        "longest_gap_sec": note["longest_gap_sec"],
+        "frames": {"claimed": claimed_frames, "actual": frames},
+        "duration_sec": {"claimed": claimed_sec, "actual": duration_sec},
+      }
+    )
 
 
 def write_json(path: pathlib.Path, value: object) -> None:

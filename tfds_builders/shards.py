@@ -24,7 +24,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from tfds_builders import annotations, collection, packing, schema, transcoding
 
-FORMAT = 1  # raise it when equal jobs give other bytes
+FORMAT = 2  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
 _MASK_DELTA = 0xA282EAD8
@@ -154,6 +154,9 @@ def pack_item(
   source = facts.pop("source", None) or facts
   note["frames"] = [item.expected_frames, source["num_frames"]]
   note["duration_sec"] = [item.expected_duration_sec, source["duration_sec"]]
+  note["claimed"] = source.get("claimed")
+  for key in ("damaged_frames", "longest_gap_sec"):
+    note[key] = source.get(key, 0)
   spans = [
     collection.fit_spans(
       spans, facts["duration_sec"], video_id=item.id, notes=note

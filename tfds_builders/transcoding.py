@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -28,6 +29,11 @@ import numpy as np
 from tfds_builders import encoding
 
 STORES = ("h264", "jpeg", "original")
+# More damaged frames than this, and a video is not worth having.
+_MAX_DAMAGED_SHARE = 0.02
+# A video that ends earlier than its header says by more than this is cut.
+_CUT_SHARE, _CUT_SEC = 0.05, 0.25
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 # What the training side opens; the original store keeps nothing else.
 _READABLE_CONTAINERS = ("mov", "matroska", "avi", "mpegts")
 _PR_SET_PDEATHSIG = 1
@@ -152,7 +158,9 @@ class _Progress:
   """What the decoding generator found out, for after the encoding."""
 
   decoded: int = 0
+  damaged: int = 0  # of those decoded
   written: int = 0
+  longest_gap_sec: float = 0.0  # between the starts of two frames
   end_sec: float = 0.0
   height: int = 0
   width: int = 0
@@ -174,8 +182,10 @@ def _to_image(frame, size):
 def _timed_frames(container, stream, *, fps, limits, found):
   """Yields (seconds since the first frame, frame), checking the limits."""
   start_sec, gap_sec = None, 1.0 / float(stream.average_rate or fps)
+  before_sec = 0.0
   for frame in container.decode(stream):
     found.decoded += 1
+    found.damaged += bool(frame.is_corrupt)
     if found.decoded > limits.max_source_frames:
       raise UnusableVideoError(f"more than {limits.max_source_frames} frames")
     if frame.width * frame.height > limits.max_source_pixels:
@@ -188,6 +198,8 @@ def _timed_frames(container, stream, *, fps, limits, found):
     if at_sec + gap_sec > limits.max_duration_sec:
       raise UnusableVideoError(f"longer than {limits.max_duration_sec:.0f} s")
     yield at_sec, frame
+    found.longest_gap_sec = max(found.longest_gap_sec, at_sec - before_sec)
+    before_sec = at_sec
     found.end_sec = max(found.end_sec, at_sec + gap_sec)
 
 
@@ -219,8 +231,10 @@ def transcode(
 
   Returns:
     {"fps", "duration_sec", "num_frames", "height", "width"} of the stored
-    file, measured, not claimed, and under "source" {"num_frames",
-    "duration_sec", "fps", "container"} of what was read.
+    file, measured, not claimed. Under "source" what was read: {"num_frames",
+    "damaged_frames", "longest_gap_sec", "duration_sec", "fps", "container"},
+    and as "claimed" {"num_frames", "duration_sec"} of its header, None where
+    that says nothing.
 
   Raises:
     UnusableVideoError: with the reason.
@@ -229,7 +243,7 @@ def transcode(
   try:
     with open_video(source) as container:
       stream = _first_video_stream(container, limits)
-      claimed, rate = stream.frames, stream.average_rate
+      claimed, rate = _claims(container, stream), stream.average_rate
       name = container.format.name.split(",", 1)[0]
       run = _check_only if limits.store == "original" else _encode
       fps = run(container, stream, target, limits=limits, found=found)
@@ -257,7 +271,10 @@ def transcode(
     "width": found.width,
     "source": {
       "num_frames": found.decoded,
+      "damaged_frames": found.damaged,
+      "longest_gap_sec": found.longest_gap_sec,
       "duration_sec": found.end_sec,
+      "claimed": claimed,
       "fps": float(rate or 0),
       "container": name,
     },
@@ -310,12 +327,39 @@ def _copy(source, target):
   os.replace(partial, target)
 
 
+def _claims(container, stream) -> dict:
+  """What the file says of the length of its video stream."""
+  duration_sec = None
+  match = _CLOCK.match(stream.metadata.get("DURATION", ""))
+  if stream.duration:
+    duration_sec = float(stream.duration * stream.time_base)
+  elif match:
+    hours, minutes, seconds = (float(part) for part in match.groups())
+    duration_sec = hours * 3600 + minutes * 60 + seconds
+  elif container.duration and len(container.streams) == 1:
+    duration_sec = container.duration / av.time_base
+  if duration_sec and "DURATION" in stream.metadata:
+    duration_sec -= float((stream.start_time or 0) * stream.time_base)
+  return {"num_frames": stream.frames or None, "duration_sec": duration_sec}
+
+
 def _check_found(found, claimed, duration_sec, limits):
+  frames, claimed_sec = claimed["num_frames"], claimed["duration_sec"]
   if found.written == 0:
     raise UnusableVideoError("no frame of it can be decoded")
-  if claimed and found.decoded < 0.98 * claimed - 2:
+  if found.damaged > _MAX_DAMAGED_SHARE * found.decoded:
     raise UnusableVideoError(
-      f"cut short: {found.decoded} of {claimed} frames decode"
+      f"damaged: {found.damaged} of {found.decoded} frames"
+    )
+  if frames and found.decoded < 0.98 * frames - 2:
+    raise UnusableVideoError(
+      f"cut short: {found.decoded} of {frames} frames decode"
+    )
+  if claimed_sec and (
+    found.end_sec < claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC
+  ):
+    raise UnusableVideoError(
+      f"cut short: it ends after {found.end_sec:.2f} of {claimed_sec:.2f} s"
     )
   if duration_sec < limits.min_duration_sec:
     raise UnusableVideoError(
