@@ -72,6 +72,9 @@ def _add_build(commands) -> None:
   parser.add_argument("--store", default="h264", choices=transcoding.STORES)
   parser.add_argument("--short_side", type=int, help="px of the stored video")
   parser.add_argument("--fps", type=float, help="of the stored video, at most")
+  parser.add_argument(
+    "--crf", type=int, help="of x264: 0 to 51, less is better and larger"
+  )
   parser.add_argument("--workers", type=int, help="shards at a time")
   parser.add_argument("--runner", default="threads", choices=build.RUNNERS)
   parser.add_argument(
@@ -112,7 +115,11 @@ def _build(args) -> dict:
 
 
 def _store_limits(args) -> transcoding.StoreLimits:
-  given = {"short_side_px": args.short_side, "max_fps": args.fps}
+  given = {
+    "short_side_px": args.short_side,
+    "max_fps": args.fps,
+    "crf": args.crf,
+  }
   given = {key: value for key, value in given.items() if value is not None}
   return transcoding.StoreLimits(store=args.store, **given)
 

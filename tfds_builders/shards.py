@@ -24,7 +24,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from tfds_builders import annotations, collection, packing, schema, transcoding
 
-FORMAT = 2  # raise it when equal jobs give other bytes
+FORMAT = 3  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
 _MASK_DELTA = 0xA282EAD8

@@ -58,7 +58,7 @@ class StoreLimits:
   max_source_frames: int = 2_000_000
   wall_timeout_sec: float = 900.0
   memory_bytes: int = 3 << 29  # of address space; the resident size is below
-  crf: int = encoding.DEFAULT_CRF
+  crf: int = 23  # of h264; about 0.8 dB above JPEG of quality 75
 
   def __post_init__(self):
     if self.store not in STORES:
@@ -294,6 +294,7 @@ def _encode(container, stream, target, *, limits, found) -> float:
     fps=float(fps),
     crf=limits.crf,
     codec="mjpeg" if limits.store == "jpeg" else "h264",
+    even_quantizer=True,
   )
   return float(fps)
 

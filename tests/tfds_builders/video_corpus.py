@@ -145,8 +145,8 @@ def _odd(folder: pathlib.Path) -> Iterator[Case]:
   yield case("ten_bit.mkv", pix_fmt="yuv420p10le")
   yield case("lossless.mkv", codec="ffv1")
   yield case("pictures.avi", codec="mjpeg", pix_fmt="yuvj420p")
-  yield case("old.ts", codec="mpeg2video", file_format="mpegts")
-  yield case("old.flv", codec="flv", rate=Fraction(25), frames=50)
+  yield case("broadcast.ts", codec="mpeg2video", file_format="mpegts")
+  yield case("flash.flv", codec="flv", rate=Fraction(25), frames=50)
   yield case("late_start.mkv", pts=lambda index: index + 240)
   yield case("variable.mkv", pts=lambda index: index + index // 3)
   yield case("one_frame.mp4", "refused", frames=1)
@@ -165,7 +165,7 @@ def _no_videos(folder: pathlib.Path) -> Iterator[Case]:
   """Not videos at all."""
   contents = {
     "empty.mp4": b"",
-    "empty.mkv": b"",
+    "nothing.mkv": b"",
     "page.mp4": b"<!doctype html><title>404</title>" * 50,
     "json.webm": b'{"error": "gone"}' * 20,
     "zip.mp4": b"PK\x03\x04" + bytes(400),
