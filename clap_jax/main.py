@@ -526,12 +526,18 @@ def _add_predict(commands) -> None:
   parser = commands.add_parser(
     "predict",
     help="find moments in your own videos",
-    description="Finds actions by class, or the moments that a text describes.",
+    description="Finds actions by class, the moments that a text describes, or "
+    "actions like those of a few examples. DIR of --support holds either one "
+    "folder of trimmed clips per class, DIR/CLASS/*.mp4, or untrimmed videos "
+    "and DIR/segments.csv with the columns video,start,end,label (seconds). "
+    "Without a few-shot head the nearest prototype of the encoder's features "
+    "is taken; the result says which.",
   )
   parser.add_argument("videos", nargs="+", metavar="VIDEO")
   parser.add_argument("--model", required=True, help="a model directory")
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")
+  parser.add_argument("--support", metavar="DIR", help="examples by class")
   parser.add_argument("--max_predictions", type=int, default=20)
   parser.add_argument(
     "--export",
@@ -554,6 +560,7 @@ def _predict(args) -> dict:
       args.videos,
       labels=labels,
       queries=args.query,
+      support_dir=args.support,
       max_predictions=args.max_predictions,
       on_progress=progress,
     )

@@ -25,6 +25,7 @@ from clap_jax.report import content, dataset_page
 from clap_jax.trainers import (
   abstract,
   end_to_end,
+  fewshot,
   grounding,
   localization,
   open_vocabulary,
@@ -81,6 +82,7 @@ TRAINERS = {
   "localization": localization,
   "localization_end_to_end": end_to_end,
   "localization_open_vocabulary": open_vocabulary,
+  "fewshot": fewshot,
   "grounding": grounding,
 }
 

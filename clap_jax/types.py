@@ -81,6 +81,26 @@ class GroundingBatch(NamedTuple):
   query_index: Array  # int32 (b, q); position in the source, -1 for padding
 
 
+class EpisodeBatch(NamedTuple):
+  """Query videos with the support of n classes ("ways"), k videos each.
+
+  Masks may have holes: what a learner must not see is invalid.
+  """
+
+  query: Array  # float32 (b, t, d)
+  query_mask: Array  # bool (b, t)
+  query_text: Array  # float32 (b, t, n + 1): cosines with the ways' names, and
+  #   with a sentence that says "background"
+  support: Array  # float32 (b, n, k, t, d)
+  support_mask: Array  # bool (b, n, k, t)
+  support_action: Array  # bool (b, n, k, t): inside a segment of the way
+  support_text: Array  # float32 (b, n, k, t, n + 1)
+  segments: Array  # float32 (b, s, 2), grid units; none outside training
+  labels: Array  # int32 (b, s): positions among the ways
+  segment_mask: Array  # bool (b, s)
+  episode_index: Array  # int32 (b,); position in the source, -1 for padding
+
+
 class Detections(NamedTuple):
   """Scored segments of a batch of videos or queries, best first, padded."""
 

@@ -159,6 +159,55 @@ def head_optimizer() -> dict:
   }
 
 
+def episodes(config, *, text: bool) -> None:
+  """What few-shot localization adds to a config with data and class_split."""
+  config.data.crop_probability = 0.0  # the videos of an episode are whole
+  config.data.batch_size = 8  # episodes
+  config.allow_seen_classes = False  # True: the card states it
+  config.episodes = {"ways": 5, "shots": 1, "instances": "all"}  # of training
+  config.evaluation = {
+    "ways": (1, 5),
+    "shots": (1, 5),
+    "instances": "all",  # single | multi | all: segments of the class
+    "min_episodes": 1000,  # per number; whole runs over all queries
+    "seed": 0,  # of the episodes, the same for every encoder
+    "temperature": 0.1,  # of nearest prototype
+    "legacy_qat": False,
+  }
+  config.pyramid = pyramid()
+  config.head = {
+    "num_convs": 1,
+    "kernel_size": 3,  # steps
+    "prior_probability": 0.01,
+    "dropout_rate": 0.1,
+  }
+  config.matcher = {
+    "adapt_steps": 10,  # of gradient descent on the support
+    "num_heads": 2,  # of the attention over the query; 0: none
+    "use_text": text,
+  }
+  config.loss = point_loss()
+  config.decode = {
+    "num_kept": 50,  # detections per query
+    "num_candidates": 400,
+    "sigma": 0.5,  # of the Gaussian soft-NMS
+    "min_score": 0.001,
+    "min_length": 0.05,  # grid units
+    "class_wise": True,
+    "vote_iou": 0.0,  # 0: no segment voting
+  }
+  config.optimizer = head_optimizer()
+  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+
+
+def legacy_qat(config, is_on: bool) -> None:
+  """Evaluates under the older protocol, which is 1-way."""
+  if is_on:
+    config.evaluation.legacy_qat = True
+    config.evaluation.ways = (1,)
+
+
 # Sizes of both heads; "demo" is what their files say.
 HEAD_SIZES = {
   "tiny": {

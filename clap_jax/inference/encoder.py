@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax.data import clips
+from clap_jax.data import class_texts, clips
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import feature_data, pretrain
+from clap_jax.trainers import pretrain
 from clap_jax.training import checkpoint
 
 
@@ -89,7 +89,7 @@ class Encoder:
 
     return jax.jit(embed)
 
-  def class_texts(self, names: Sequence[str]) -> feature_data.ClassTexts:
+  def class_texts(self, names: Sequence[str]) -> class_texts.ClassTexts:
     """Class names in the shared space: the mean over the label prompts."""
     prompts = clips.LABEL_PROMPTS
     words = [clips.readable_label(name) for name in names]
@@ -100,7 +100,7 @@ class Encoder:
     scale = np.minimum(
       self.params["params"]["logit_scale"], dual_encoder.MAX_LOGIT_SCALE
     )
-    return feature_data.ClassTexts(
+    return class_texts.ClassTexts(
       names=tuple(names),
       vectors=mean / np.maximum(norm, 1e-6),
       background=vectors[-1],

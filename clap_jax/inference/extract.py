@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from clap_jax.data import (
+  class_texts,
   container,
   decode,
   features,
@@ -126,9 +127,9 @@ def extract(
     if on_progress:
       on_progress(done + 1, len(todo))
   _write_texts(out, encoder, sources)
-  if not (out / feature_data.CLASSES_FILE).is_file():
-    texts = encoder.class_texts(dataset.label_names)
-    feature_data.save_class_texts(out, texts)
+  classes = out / feature_data.CLASSES_FILE
+  if not classes.is_file():
+    class_texts.save(classes, encoder.class_texts(dataset.label_names))
   # Other splits' failures, of earlier calls, stay on the record.
   done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
   others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]

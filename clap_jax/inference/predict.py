@@ -1,4 +1,4 @@
-"""Segments of whole videos, from a class list or free text."""
+"""Segments of whole videos, from a class list, free text or examples."""
 
 import dataclasses
 import functools
@@ -11,8 +11,9 @@ import numpy as np
 
 from clap_jax.data import container, features
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract
+from clap_jax.inference import extract, support
 from clap_jax.trainers import (
+  fewshot,
   grounding,
   grounding_evaluation,
   localization,
@@ -33,6 +34,7 @@ class Model:
   stride_sec: float
   localizer: tuple[localization.LocalizationTask, dict, dict] | None
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
+  matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
 
   @property
   def label_names(self) -> tuple[str, ...]:
@@ -67,27 +69,70 @@ class Model:
 def load_model(directory: str | pathlib.Path) -> Model:
   """Loads DIR/model.json, which names the encoder and the heads.
 
+  The workdir of a few-shot run is a model as well: its encoder is the one that
+  made the features it was trained on.
+
   Raises:
     FileNotFoundError: if there is no such file.
+    ValueError: if a few-shot head was trained on another encoder's features.
   """
   directory = pathlib.Path(directory)
   path = directory / MODEL_FILE
+  if not path.is_file() and (directory / fewshot.MODEL_FILE).is_file():
+    return _load_fewshot_run(directory)
   if not path.is_file():
     raise FileNotFoundError(
       f"{directory} is no model: it has no {MODEL_FILE}. Expected the model "
       'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
-      '"localization": DIR, "grounding": DIR} in that file.'
+      '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
+      "the workdir of a few-shot run."
     )
   parts = json.loads(path.read_text())
   missing = sorted({"encoder", "stride_sec"} - set(parts))
   if missing:
     raise ValueError(f"{path} lacks {missing}; it has {sorted(parts)}.")
-  return Model(
+  model = Model(
     encoder=encoder_lib.load_encoder(directory / parts["encoder"]),
     stride_sec=parts["stride_sec"],
     localizer=_load_head(directory, parts.get("localization"), localization),
     grounder=_load_head(directory, parts.get("grounding"), grounding),
+    matcher=_load_head(directory, parts.get("fewshot"), fewshot),
   )
+  _check_matcher(model)
+  return model
+
+
+def _load_fewshot_run(workdir: pathlib.Path) -> Model:
+  matcher = _load_head(workdir, ".", fewshot)
+  facts = matcher[1]
+  if not facts["encoder_directory"]:
+    raise ValueError(
+      f"{workdir / fewshot.MODEL_FILE} does not name its encoder; write a "
+      f'{MODEL_FILE} with "encoder", "stride_sec" and "fewshot".'
+    )
+  model = Model(
+    encoder=encoder_lib.load_encoder(facts["encoder_directory"]),
+    stride_sec=facts["stride_sec"],
+    localizer=None,
+    grounder=None,
+    matcher=matcher,
+  )
+  _check_matcher(model)
+  return model
+
+
+def _check_matcher(model: Model) -> None:
+  """A head on features of another encoder would find nonsense."""
+  if model.matcher is None:
+    return
+  facts, found = model.matcher[1], model.encoder.fingerprint
+  if facts["encoder_parameters"] != found:
+    raise ValueError(
+      f"The few-shot head was trained on features of an encoder with the "
+      f"parameters {facts['encoder_parameters']}, but "
+      f"{model.encoder.directory} holds {found}; train the head on "
+      "features of this encoder."
+    )
 
 
 def write_model(
@@ -97,6 +142,7 @@ def write_model(
   stride_sec: float,
   localization_dir: str | None,
   grounding_dir: str | None,
+  fewshot_dir: str | None = None,
 ) -> pathlib.Path:
   """Writes model.json; paths are relative to `directory`."""
   path = pathlib.Path(directory) / MODEL_FILE
@@ -105,7 +151,7 @@ def write_model(
     "stride_sec": stride_sec,
     "localization": localization_dir,
     "grounding": grounding_dir,
-  }
+  } | ({"fewshot": fewshot_dir} if fewshot_dir else {})
   results.write_json(path, parts)
   return path
 
@@ -126,6 +172,7 @@ def predict(
   *,
   labels: Sequence[str] | None = None,
   queries: Sequence[str] = (),
+  support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> dict:
@@ -135,9 +182,11 @@ def predict(
     model: encoder and heads.
     videos: local files; one that fails is listed, the others go on.
     labels: classes to report; all that the localizer knows without. An
-      open-vocabulary localizer takes any. Ignored when there are only queries.
+      open-vocabulary localizer takes any. Ignored when there are only
+      queries or a support.
     queries: free texts, each answered with its own moments and, by the
       calibration that the grounder was stored with, a probability of absence.
+    support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
     on_progress: called with (videos done, videos in all).
 
@@ -145,14 +194,32 @@ def predict(
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
     "failed": [{"video", "reason"}]}. With queries a video has "absence" too,
     {query: {"probability", "absent"}}; "absent" says that all of them are. It
-    is None without queries or for a grounder without calibration.
+    is None without queries or for a grounder without calibration. With a
+    support the document has "support" too, {"method", "shots"}: how it was
+    matched, and the number of examples of each class.
 
   Raises:
     ValueError: if the model lacks the head asked for, labels are unknown or
-      none, a query is empty, or `max_predictions` is below 1.
+      none, a query is empty, `max_predictions` is below 1, or the support
+      folder is malformed.
+    VideoError: if an example of the support cannot be decoded.
   """
   queries = tuple(dict.fromkeys(queries))  # asked twice, answered once
-  _check_request(model, labels, queries, max_predictions)
+  _check_request(
+    model,
+    labels,
+    queries,
+    max_predictions,
+    has_support=support_dir is not None,
+  )
+  examples = None
+  if support_dir is not None:
+    examples = support.SupportSet(
+      model.encoder,
+      support_dir,
+      stride_sec=model.stride_sec,
+      matcher=model.matcher,
+    )
   found, failed = [], []
   for done, video in enumerate(videos):
     try:
@@ -162,6 +229,7 @@ def predict(
           pathlib.Path(video),
           labels=labels,
           queries=queries,
+          examples=examples,
           max_predictions=max_predictions,
         )
       )
@@ -169,17 +237,20 @@ def predict(
       failed.append({"video": str(video), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
-  return {"videos": found, "failed": failed}
+  document = {"videos": found, "failed": failed}
+  return document | ({"support": examples.facts} if examples else {})
 
 
-def _check_request(model, labels, queries, max_predictions) -> None:
+def _check_request(
+  model, labels, queries, max_predictions, *, has_support
+) -> None:
   if max_predictions < 1:
     raise ValueError(f"max_predictions must be at least 1: {max_predictions}.")
   if not all(query.strip() for query in queries):
     raise ValueError("A query is empty; describe the moment in words.")
   if queries and model.grounder is None:
     raise ValueError("This model has no grounding head: it takes no --query.")
-  if labels is None and queries:
+  if labels is None and (queries or has_support):
     return
   if model.localizer is None:
     raise ValueError("This model has no localization head; give a --query.")
@@ -201,7 +272,7 @@ def _check_request(model, labels, queries, max_predictions) -> None:
 
 
 def _predict_one(
-  model, video: pathlib.Path, *, labels, queries, max_predictions
+  model, video: pathlib.Path, *, labels, queries, examples, max_predictions
 ) -> dict:
   duration_sec = container.probe(video).duration_sec
   clips = extract.stream_clips(
@@ -219,7 +290,7 @@ def _predict_one(
     "predictions": [],
     "absent": None,
   }
-  if labels is not None or not queries:
+  if labels is not None or not (queries or examples):
     result["predictions"] += _localize(
       model,
       sequence,
@@ -228,6 +299,12 @@ def _predict_one(
       labels=labels,
       max_predictions=max_predictions,
     )
+  if examples:
+    padded, mask = _padded(sequence, examples.max_length)
+    result["predictions"] += [
+      _entry(segment, score, grid, duration_sec) | {"label": label}
+      for segment, score, label in examples.find(padded, mask)
+    ][:max_predictions]
   if queries:
     moments, logits = _ground(
       model,

@@ -19,7 +19,11 @@ TASK_QUESTIONS = {
 PRIMARY = {  # patterns of the headline metric of a task, best choice first
   "retrieval": (r"(t2v|text_to_video).*\br@?1$", r"\br(ecall)?@?1$"),
   "localization": (r"^average_map$", r"^map"),
-  "fewshot": (r"^average_map$", r"^map"),
+  "fewshot": (
+    r"^5way_1shot/(prototypes|text_assisted)/average_map$",
+    r"average_map$",
+    r"map@",
+  ),
   "grounding": (r"^r@?1@0\.50?$", r"^r@?1@", r"^miou$"),
 }
 _TIOU = (
@@ -66,6 +70,13 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     r"average_map",
     "average mAP",
     "mAP averaged over the tIoU thresholds of the protocol. " + _TIOU,
+  ),
+  (
+    r"(\d+)way_(\d+)shot/(\w+)/average_map",
+    "{0}-way {1}-shot average mAP, {2}",
+    "{1} example videos for each of {0} classes that no stage has seen; mAP"
+    " averaged over the tIoU thresholds of the protocol, mean over runs. "
+    + _TIOU,
   ),
   (
     r"map@([\d.]+)",

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import (
+  class_texts,
   feature_sources,
   feature_windows,
   features,
@@ -21,32 +21,6 @@ from clap_jax.metrics import card
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
 CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
-
-
-class ClassTexts(NamedTuple):
-  """Class names in the space that texts and clips share."""
-
-  names: tuple[str, ...]  # (c,)
-  vectors: np.ndarray  # float32 (c, p), unit vectors
-  background: np.ndarray  # float32 (p,): a sentence that says "background"
-  video_projection: np.ndarray  # float32 (d, p): takes features there
-  logit_scale: float  # learned with the towers
-
-  def similarities(self, features: np.ndarray) -> np.ndarray:
-    """Features (t, d) to cosines with each class (t, c)."""
-    projected = features @ self.video_projection
-    norm = np.linalg.norm(projected, axis=-1, keepdims=True)
-    return (projected / np.maximum(norm, 1e-6)) @ self.vectors.T
-
-
-def save_class_texts(directory: str | pathlib.Path, texts: ClassTexts) -> None:
-  """Writes DIRECTORY/texts/classes.npz whole or not at all."""
-  path = pathlib.Path(directory) / CLASSES_FILE
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
-    np.savez(file, **texts._asdict() | {"names": np.array(texts.names)})
-  partial.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +105,7 @@ class FeatureReader:
     return read_texts(path)
 
   @functools.cached_property
-  def class_texts(self) -> ClassTexts:
+  def class_texts(self) -> class_texts.ClassTexts:
     path = pathlib.Path(self.config.features_dir) / CLASSES_FILE
     if not path.is_file():
       raise FileNotFoundError(
@@ -139,14 +113,7 @@ class FeatureReader:
         "version, or `clap extract` did not finish. Run it again; what is "
         "there is kept."
       )
-    with np.load(path, allow_pickle=False) as arrays:
-      return ClassTexts(
-        tuple(str(name) for name in arrays["names"]),
-        arrays["vectors"],
-        arrays["background"],
-        arrays["video_projection"],
-        float(arrays["logit_scale"]),
-      )
+    return class_texts.load(path)
 
   def card(self, split: str, *, task: str, protocol: str, **facts) -> dict:
     """The evaluation card of a split, with what made the features."""

@@ -26,6 +26,13 @@ ARGUMENTS = {
     "seed=7",
     "base_only",
   ],
+  "fewshot_sprites": ["", "tiny", "full", "text", "legacy_qat"],
+  "fewshot_activitynet": [
+    "",
+    "tiny",
+    "instances=single,text",
+    "legacy_qat",
+  ],
 }
 DEFAULT_ARGUMENTS = ["", "tiny", "full", "seed=7"]
 

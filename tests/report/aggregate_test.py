@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from clap_jax.report import aggregate, content
+from clap_jax.report import aggregate, content, metric_names
 
 
 def row(encoder, value, *, seed=0, metric="average_map", task="localization"):
@@ -138,3 +138,19 @@ def test_tables_with_fewer_encoders_are_judged_apart():
     " (temporal localization). The expected order, clap > random, does not"
     " hold on R@1 (retrieval)."
   )
+
+
+def test_the_headline_of_few_shot_localization():
+  methods = ("nearest_prototype", "prototypes", "text_only")
+  metrics = [
+    f"{n}way_{k}shot/{method}/{name}"
+    for n in (1, 5)
+    for k in (1, 5)
+    for method in methods
+    for name in ("map@0.50", "average_map")
+  ]
+  best = metric_names.primary("fewshot", metrics)
+  assert best == "5way_1shot/prototypes/average_map"
+  name = metric_names.describe(best)
+  assert name.text == "5-way 1-shot average mAP, prototypes"
+  assert "5 classes" in name.meaning and "1 example" in name.meaning

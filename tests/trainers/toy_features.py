@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from clap_jax.data import features, queries, records
+from clap_jax.data import class_texts, features, queries, records
 from clap_jax.trainers import feature_data, results
 from tests.data import built_dataset
 
@@ -36,6 +36,19 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     vectors=rng.normal(size=(len(texts), *QUERY_SHAPE)).astype(np.float32),
     mask=np.arange(QUERY_SHAPE[0]) < rng.integers(1, 6, (len(texts), 1)),
   )
+  names = tuple(reversed(dataset.label_names))
+  vectors = rng.normal(size=(len(names) + 1, QUERY_SHAPE[1]))
+  vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+  class_texts.save(
+    out / feature_data.CLASSES_FILE,
+    class_texts.ClassTexts(
+      names,
+      vectors[:-1].astype(np.float32),
+      vectors[-1].astype(np.float32),
+      rng.normal(size=(WIDTH, QUERY_SHAPE[1])).astype(np.float32),
+      1 / 0.07,
+    ),
+  )
   facts = {
     "encoder": "clap",
     "seed": 3,
@@ -43,6 +56,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     "stride_sec": GRID.stride_sec,
     "parameters": "abc",
     "failed": [],
+    "training": {"seen_classes": ["fades", "slides"]},
   }
   results.write_json(out / feature_data.EXTRACTION_FILE, facts)
   return out

@@ -1,0 +1,298 @@
+"""A folder of examples as the support of few-shot localization.
+
+Either one folder per class with trimmed clips, DIR/CLASS/*.mp4, of which every
+second counts; or untrimmed videos beside DIR/segments.csv with the columns
+video, start, end, label (seconds), where the rest of each video tells what the
+class is not.
+"""
+
+import csv
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from clap_jax.data import container, episode_batches, features
+from clap_jax.data.class_texts import ClassTexts
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import extract
+from clap_jax.models import episode_baselines, localizer
+from clap_jax.trainers import fewshot, fewshot_scores
+from clap_jax.types import EpisodeBatch
+
+SEGMENTS_FILE = "segments.csv"
+_COLUMNS = ("video", "start", "end", "label")
+_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg")
+# Of nearest prototype, for a model without a few-shot head.
+_TEMPERATURE = 0.1
+_DECODE = localizer.DecodeConfig(num_kept=50, num_candidates=400)
+_MAX_LENGTH = 64  # features of a support video, for a model without that head
+
+
+@dataclasses.dataclass(frozen=True)
+class SupportVideo:
+  """One example of one class."""
+
+  path: pathlib.Path
+  label: str
+  # Seconds; None for a trimmed clip, all of which is the action.
+  segments: tuple[tuple[float, float], ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+  """The features of an example, all `max_length` long."""
+
+  features: np.ndarray  # float32 (t, d)
+  mask: np.ndarray  # bool (t,)
+  action: np.ndarray  # bool (t,)
+
+
+def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
+  """Lists a support folder; see the module for its two forms.
+
+  Raises:
+    FileNotFoundError: no such folder, or a listed video is missing.
+    ValueError: the folder or its segments.csv has another form.
+  """
+  directory = pathlib.Path(directory)
+  if not directory.is_dir():
+    raise FileNotFoundError(f"--support: {directory} is no folder.")
+  table = directory / SEGMENTS_FILE
+  found = _read_table(table) if table.is_file() else _read_clips(directory)
+  if not found:
+    raise ValueError(
+      f"--support: {directory} holds no example. Expected CLASS/*.mp4, one "
+      f"folder of trimmed clips per class, or {SEGMENTS_FILE} with the columns "
+      f"{', '.join(_COLUMNS)} beside its videos."
+    )
+  return found
+
+
+def _read_clips(directory: pathlib.Path) -> list[SupportVideo]:
+  found = []
+  for folder in sorted(p for p in directory.iterdir() if p.is_dir()):
+    clips = sorted(
+      path
+      for path in folder.iterdir()
+      if path.suffix.lower() in _VIDEO_SUFFIXES and path.is_file()
+    )
+    if not clips:
+      raise ValueError(
+        f"--support: {folder} holds no video ({', '.join(_VIDEO_SUFFIXES)}); "
+        "add clips of the class or remove the folder."
+      )
+    found += [SupportVideo(path, folder.name, None) for path in clips]
+  return found
+
+
+def _read_table(table: pathlib.Path) -> list[SupportVideo]:
+  segments: dict[tuple[str, str], list] = {}
+  with table.open(newline="", encoding="utf-8-sig") as file:
+    reader = csv.DictReader(file)
+    missing = sorted(set(_COLUMNS) - set(reader.fieldnames or ()))
+    if missing:
+      raise ValueError(
+        f"{table} lacks the columns {missing}; it has {reader.fieldnames}."
+      )
+    for row in reader:
+      where = f"{table}, line {reader.line_num}"
+      label, video = (row["label"] or "").strip(), (row["video"] or "").strip()
+      try:
+        span = float(row["start"]), float(row["end"])
+      except (TypeError, ValueError):
+        raise ValueError(
+          f"{where}: start and end must be seconds, got {row['start']!r} and "
+          f"{row['end']!r}."
+        ) from None
+      if not (label and video and 0 <= span[0] < span[1] < math.inf):
+        raise ValueError(
+          f"{where}: expected a video, a label and 0 <= start < end, got {row}."
+        )
+      segments.setdefault((video, label), []).append(span)
+  return [
+    SupportVideo(_inside(table.parent, video), label, tuple(spans))
+    for (video, label), spans in sorted(segments.items())
+  ]
+
+
+def _inside(directory: pathlib.Path, video: str) -> pathlib.Path:
+  path = directory / video
+  if not path.resolve().is_relative_to(directory.resolve()):
+    raise ValueError(f"{video!r} in {SEGMENTS_FILE} leaves {directory}.")
+  if not path.is_file():
+    raise FileNotFoundError(f"{path}, named in {SEGMENTS_FILE}, is missing.")
+  return path
+
+
+class SupportSet:
+  """An encoded support folder with what matches videos with it."""
+
+  def __init__(
+    self,
+    encoder: encoder_lib.Encoder,
+    directory: str | pathlib.Path,
+    *,
+    stride_sec: float,
+    matcher: tuple[fewshot.FewshotTask, dict, dict] | None,
+  ):
+    """Encodes every example.
+
+    Args:
+      encoder: made the features that `matcher` was trained on.
+      directory: see the module.
+      stride_sec: between features.
+      matcher: a trained few-shot head; None matches with nearest prototypes.
+
+    Raises:
+      VideoError: an example cannot be decoded.
+      ValueError: the folder is malformed.
+    """
+    self._matcher = matcher
+    self._grid = features.FeatureGrid(
+      start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+    )
+    self.max_length = matcher[0].max_length if matcher else _MAX_LENGTH
+    encoded: dict[pathlib.Path, np.ndarray] = {}
+    self.shots: dict[str, list[Shot]] = {}
+    for video in read_folder(directory):
+      if video.path not in encoded:
+        encoded[video.path] = _encode(encoder, video.path, stride_sec)
+      self.shots.setdefault(video.label, []).extend(
+        make_shots(
+          encoded[video.path],
+          video.segments,
+          grid=self._grid,
+          max_length=self.max_length,
+        )
+      )
+    self.classes = tuple(sorted(self.shots))
+    self._texts = encoder.class_texts(self.classes)
+    self._predict = self._compiled()
+
+  @property
+  def method(self) -> str:
+    if self._matcher is None:
+      return "nearest_prototype"
+    return fewshot_scores.method_name(self._matcher[0])
+
+  @property
+  def facts(self) -> dict:
+    """What the predictions rest on, for their document."""
+    return {
+      "method": self.method,
+      "shots": {name: len(self.shots[name]) for name in self.classes},
+    }
+
+  def _compiled(self) -> Callable:
+    if self._matcher is not None:
+      task, _, params = self._matcher
+      return functools.partial(jax.jit(task.predict), params)
+
+    def nearest(batch):
+      points = episode_baselines.nearest_prototype(
+        batch, temperature=_TEMPERATURE
+      )
+      return localizer.decode(points, config=_DECODE)
+
+    return jax.jit(nearest)
+
+  def find(
+    self, padded: np.ndarray, mask: np.ndarray
+  ) -> list[tuple[np.ndarray, float, str]]:
+    """(segment in grid units, score, class), best first.
+
+    Args:
+      padded: float32 (1, t, d), the query's features.
+      mask: bool (1, t).
+    """
+    batch = query_batch(
+      padded, mask, self.shots, classes=self.classes, texts=self._texts
+    )
+    output = jax.device_get(self._predict(batch))
+    keep = output.mask[0]
+    return [
+      (segment, float(score), self.classes[label])
+      for segment, score, label in zip(
+        output.segments[0][keep],
+        output.scores[0][keep],
+        output.labels[0][keep],
+        strict=True,
+      )
+    ]
+
+
+def _encode(encoder, path: pathlib.Path, stride_sec: float) -> np.ndarray:
+  try:
+    clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
+    return extract.video_features(encoder, clips)
+  except container.VideoError as error:
+    raise container.VideoError(f"--support: {path}: {error}") from error
+
+
+def make_shots(
+  sequence: np.ndarray,
+  segments: tuple[tuple[float, float], ...] | None,
+  *,
+  grid: features.FeatureGrid,
+  max_length: int,
+) -> list[Shot]:
+  """One shot of a video that fits, else one around each of its segments."""
+  length = len(sequence)
+  whole = np.ones(length, np.bool_)
+  action, starts = whole, list(range(0, length, max_length))
+  if segments is not None:
+    spans = grid.to_grid(np.asarray(segments, np.float64))
+    action = episode_batches.action_mask(spans, whole)
+    latest = max(0, length - max_length)
+    middles = [round(float(span.mean())) for span in spans]
+    starts = sorted({min(max(0, m - max_length // 2), latest) for m in middles})
+  shots = []
+  for start in starts:
+    part = slice(start, start + max_length)
+    padded = np.zeros((max_length, sequence.shape[1]), np.float32)
+    found = sequence[part]
+    padded[: len(found)] = found
+    mask = np.arange(max_length) < len(found)
+    marked = np.zeros(max_length, np.bool_)
+    marked[: len(found)] = action[part]
+    shots.append(Shot(padded, mask, marked))
+  return shots
+
+
+def query_batch(
+  padded: np.ndarray,
+  mask: np.ndarray,
+  shots: Mapping[str, list[Shot]],
+  *,
+  classes: tuple[str, ...],
+  texts: ClassTexts,
+) -> EpisodeBatch:
+  """One episode; classes with fewer shots are filled up with masked ones."""
+  n, k = len(classes), max(map(len, shots.values()))
+  max_length, width = shots[classes[0]][0].features.shape
+  support = np.zeros((1, n, k, max_length, width), np.float32)
+  support_mask = np.zeros((1, n, k, max_length), np.bool_)
+  action = np.zeros_like(support_mask)
+  for way, name in enumerate(classes):
+    for number, shot in enumerate(shots[name]):
+      support[0, way, number] = shot.features
+      support_mask[0, way, number] = shot.mask
+      action[0, way, number] = shot.action
+  return EpisodeBatch(
+    query=padded,
+    query_mask=mask,
+    query_text=texts.similarities(padded).astype(np.float32),
+    support=support,
+    support_mask=support_mask,
+    support_action=action,
+    support_text=texts.similarities(support).astype(np.float32),
+    segments=np.zeros((1, 0, 2), np.float32),
+    labels=np.zeros((1, 0), np.int32),
+    segment_mask=np.zeros((1, 0), np.bool_),
+    episode_index=np.zeros((1,), np.int32),
+  )

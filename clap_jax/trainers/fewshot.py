@@ -1,0 +1,198 @@
+"""Few-shot temporal localization on frozen features.
+
+Training draws episodes over the base classes; the validation classes are for
+choices of the method; the novel classes are met at the end alone, with an
+encoder that has never seen them.
+"""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+
+from clap_jax import config as config_lib
+from clap_jax import types
+from clap_jax.data import class_splits, episode_batches
+from clap_jax.data import episodes as episodes_lib
+from clap_jax.losses import localization as losses
+from clap_jax.metrics import detection
+from clap_jax.models import heads, localizer, prototypes, pyramid
+from clap_jax.trainers import feature_data, fewshot_scores, results, running
+from clap_jax.training import checkpoint
+
+MODEL_FILE = "fewshot.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class FewshotConfig:
+  """Everything `clap train` reads of a few-shot config."""
+
+  trainer: str
+  data: feature_data.FeatureData
+  class_split: str  # a name of data/class_splits.py, or a .json file
+  allow_seen_classes: bool  # evaluate encoders that saw novel classes
+  episodes: fewshot_scores.TrainingShape
+  evaluation: fewshot_scores.EvaluationConfig
+  pyramid: pyramid.PyramidConfig
+  head: heads.HeadConfig
+  matcher: prototypes.MatcherConfig
+  loss: losses.PointLossConfig
+  decode: localizer.DecodeConfig
+  optimizer: config_lib.OptimizerConfig
+  loop: config_lib.LoopConfig
+  checkpoint: config_lib.CheckpointConfig
+  mesh: config_lib.MeshConfig
+  protocol: str = config_lib.choice(*detection.PROTOCOLS)
+
+  def __post_init__(self):
+    width = self.pyramid.width
+    for name, count in (
+      ("pyramid.num_heads", self.pyramid.num_heads),
+      ("matcher.num_heads", self.matcher.num_heads or 1),
+    ):
+      if min(count, width) < 1 or width % count:
+        raise ValueError(
+          f"{name} is {count}, which does not divide pyramid.width {width}."
+        )
+    if self.data.crop_probability:
+      raise ValueError(
+        "data.crop_probability must be 0: the videos of an episode are whole, "
+        f"got {self.data.crop_probability}."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class FewshotTask:
+  """Episodes to detections; a Task of training/task.py."""
+
+  model: prototypes.Matcher
+  loss_config: losses.PointLossConfig
+  decode_config: localizer.DecodeConfig
+  max_length: int
+  feature_width: int
+
+  def init(self, rng):
+    t, d = self.max_length, self.feature_width
+    batch = types.EpisodeBatch(
+      query=jnp.zeros((1, t, d)),
+      query_mask=jnp.ones((1, t), bool),
+      query_text=jnp.zeros((1, t, 2)),
+      support=jnp.zeros((1, 1, 1, t, d)),
+      support_mask=jnp.ones((1, 1, 1, t), bool),
+      support_action=jnp.ones((1, 1, 1, t), bool),
+      support_text=jnp.zeros((1, 1, 1, t, 2)),
+      segments=jnp.zeros((1, 0, 2)),
+      labels=jnp.zeros((1, 0), jnp.int32),
+      segment_mask=jnp.zeros((1, 0), bool),
+      episode_index=jnp.zeros((1,), jnp.int32),
+    )
+    return self.model.init(rng, batch)
+
+  def loss(self, params, batch: types.EpisodeBatch, rng):
+    predictions = self.model.apply(
+      params, batch, deterministic=False, rngs={"dropout": rng}
+    )
+    truth = types.LocalizationBatch(
+      features=batch.query,
+      mask=batch.query_mask,
+      segments=batch.segments,
+      labels=batch.labels,
+      segment_mask=batch.segment_mask,
+      video_index=batch.episode_index,
+    )
+    sums = losses.localization_loss(predictions, truth, config=self.loss_config)
+    metrics = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
+    return sum(metrics.values()), metrics
+
+  def predict(self, params, batch: types.EpisodeBatch) -> types.Detections:
+    """Detections of the queries; a label is a position among the ways."""
+    predictions = self.model.apply(params, batch)
+    return localizer.decode(predictions, config=self.decode_config)
+
+
+def resolve(config) -> FewshotConfig:
+  return config_lib.resolve(FewshotConfig, config)
+
+
+def train(config: FewshotConfig, workdir) -> list[dict]:
+  """Trains, or goes on training, in `workdir`; returns its result rows.
+
+  Raises:
+    ValueError: if the encoder saw novel classes, or nobody knows what it saw,
+      and `allow_seen_classes` is off.
+  """
+  workdir = pathlib.Path(workdir)
+  reader = feature_data.FeatureReader(config.data)
+  split = class_splits.class_split(
+    config.class_split, label_names=reader.dataset.label_names
+  )
+  scores = fewshot_scores.Scores(config, reader, split)
+  scores.draw_all(config.data.eval_split)  # found out before the work
+  videos = scores.videos(config.data.train_split, hidden=split.hidden)
+  sampler = episodes_lib.EpisodeSampler(
+    videos.counts(),
+    split.base,
+    episodes_lib.EpisodeOptions(**dataclasses.asdict(config.episodes)),
+  )
+  facts = model_facts(config, reader, videos.feature_width)
+  task = make_task(facts, loss_config=config.loss)
+  state = running.fit(
+    task,
+    config,
+    workdir=workdir,
+    source=episode_batches.TrainingEpisodes(videos, sampler),
+    measure=lambda params, name: scores.selection(task, params, name),
+    title="fewshot",
+  )
+  params = state.params if state.ema is None else state.ema
+  facts["use_ema"] = state.ema is not None
+  results.write_json(workdir / MODEL_FILE, facts)
+  rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
+  results.write(workdir, rows)
+  return rows
+
+
+def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
+  """Result rows of a finished run, by default on its `eval_split`."""
+  facts = results.read_facts(workdir, MODEL_FILE)
+  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  reader = feature_data.FeatureReader(config.data)
+  classes = class_splits.class_split(
+    config.class_split, label_names=reader.dataset.label_names
+  )
+  scores = fewshot_scores.Scores(config, reader, classes)
+  return scores.rows(make_task(facts), params, split or config.data.eval_split)
+
+
+def model_facts(config, reader, feature_width: int) -> dict:
+  """What rebuilds the model for inference; plain JSON."""
+  extraction = reader.extraction
+  return {
+    "feature_width": feature_width,
+    "max_length": config.data.max_length,
+    "pyramid": dataclasses.asdict(config.pyramid),
+    "head": dataclasses.asdict(config.head),
+    "matcher": dataclasses.asdict(config.matcher),
+    "decode": dataclasses.asdict(config.decode),
+    "encoder_directory": extraction.get("encoder_directory"),
+    "encoder_parameters": extraction["parameters"],
+    "stride_sec": extraction["stride_sec"],
+  }
+
+
+def make_task(
+  facts: dict, *, loss_config: losses.PointLossConfig | None = None
+) -> FewshotTask:
+  """The task that `model_facts` describes; for inference without a loss."""
+  model = prototypes.Matcher(
+    pyramid.PyramidConfig(**facts["pyramid"]),
+    heads.HeadConfig(**facts["head"]),
+    prototypes.MatcherConfig(**facts["matcher"]),
+  )
+  return FewshotTask(
+    model,
+    loss_config or losses.PointLossConfig(),
+    localizer.DecodeConfig(**facts["decode"]),
+    facts["max_length"],
+    facts["feature_width"],
+  )

@@ -1,0 +1,112 @@
+"""What the card of a few-shot number says: the split, the leaks, the draw."""
+
+from collections.abc import Iterator
+
+from clap_jax.data import class_splits
+from clap_jax.data import episodes as episodes_lib
+from clap_jax.metrics import card
+from clap_jax.trainers import fewshot_runs
+
+REPORTED_EPISODES = 1000  # fewer are no number to report
+METHODS = {
+  "prototypes": "prototypes adapted on the support, attention over the query; "
+  "trained on base-class episodes",
+  "text_assisted": "as prototypes, with cosines of the class name through the "
+  "text tower; trained on base-class episodes",
+  "nearest_prototype": "baseline without training: nearest mean of frozen "
+  "features",
+  "text_only": "zero-shot baseline: class name through the text tower, the "
+  "support unused",
+}
+
+
+def check_seen(
+  extraction: dict, split: class_splits.ClassSplit, *, allow: bool
+) -> str:
+  """What the encoder has seen of the hidden classes, for the card.
+
+  Raises:
+    ValueError: novel classes, or nobody knows, unless `allow` is on.
+  """
+  seen = extraction.get("training", {}).get("seen_classes")
+  if seen is None:
+    problem = "what classes this encoder was trained on is not recorded"
+  elif novel := sorted(set(seen) & set(split.novel)):
+    problem = f"this encoder was trained on the novel classes {novel}"
+  elif validation := sorted(set(seen) & set(split.validation)):
+    return (
+      f"the encoder was trained on the validation classes {validation}, on no "
+      "novel class"
+    )
+  else:
+    return "the encoder was trained on no validation and no novel class"
+  if allow:
+    return f"allow_seen_classes is on: {problem}"
+  raise ValueError(
+    f"{problem[0].upper()}{problem[1:]}: few-shot numbers would be of classes "
+    "known before. Pre-train with sampling.class_split="
+    f"{split.name!r} (in pretrain_sprites.py: `base_only`), the run it starts "
+    "from too, and extract again; or set allow_seen_classes=True, which the "
+    "card then states."
+  )
+
+
+def facts_of(
+  drawn: episodes_lib.EpisodeSet, *, without_features: list[str]
+) -> dict:
+  """The fields of a card that follow from the episodes.
+
+  Args:
+    drawn: the episodes.
+    without_features: videos of the classes that could not be queries.
+  """
+  queries = {episode.query for run in drawn.runs for episode in run}
+  missing = [*drawn.left_out, *without_features]
+  num_runs = len(drawn.runs)
+  return {
+    "split_hash": card.split_hash(queries),
+    "num_evaluated": len(queries),
+    "num_missing": len(missing),
+    "missing": missing[:20],
+    "episodes_sha256": drawn.sha256,
+    "episodes_seed": drawn.facts["seed"],
+    "num_episodes": drawn.num_episodes,
+    "num_runs": num_runs,
+    "interval_rule": f"95 %, Student's t over {num_runs} runs: how much the "
+    "draw of the support moves the mean, for these videos and this model",
+  }
+
+
+def ground_truth_filter(drawn: episodes_lib.EpisodeSet) -> str:
+  min_share = fewshot_runs.legacy_min_share(drawn.facts)
+  return f"shorter than {min_share} of the video" if min_share else "none"
+
+
+def notes(
+  drawn: episodes_lib.EpisodeSet, split: class_splits.ClassSplit, *, seen: str
+) -> Iterator[str]:
+  """What else a reader must know; `seen` is what `check_seen` said."""
+  yield (
+    f"class split {split.name}: {len(split.base)} base, "
+    f"{len(split.validation)} validation, {len(split.novel)} novel classes; "
+    "queries and support are of novel classes"
+  )
+  yield seen
+  if drawn.facts["legacy_qat"]:
+    yield (
+      "LEGACY PROTOCOL (legacy_qat), comparable with numbers of that "
+      "protocol only: support drawn with replacement and possibly the query "
+      "itself, the query's own class on every prediction, only videos that "
+      "happened to be drawn; its external classifier, which was trained on "
+      "the novel classes, is left out"
+    )
+  else:
+    yield (
+      "every query exactly once per run, support disjoint from the query by "
+      "video, the query's label unused after sampling"
+    )
+  if drawn.num_episodes < REPORTED_EPISODES:
+    yield (
+      f"{drawn.num_episodes} episodes, fewer than {REPORTED_EPISODES}: not "
+      "for reporting"
+    )

@@ -1,0 +1,295 @@
+"""How few-shot localization is judged: which episodes, by which methods."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.data import (
+  class_splits,
+  episode_batches,
+  pipeline,
+)
+from clap_jax.data import episodes as episodes_lib
+from clap_jax.metrics import card, detection
+from clap_jax.models import episode_baselines, localizer
+from clap_jax.trainers import (
+  feature_data,
+  fewshot_cards,
+  fewshot_runs,
+  results,
+)
+from clap_jax.training import evaluation, processes
+from clap_jax.training import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingShape:
+  """The episodes that training draws."""
+
+  ways: int = config_lib.ranged(minimum=1)
+  shots: int = config_lib.ranged(minimum=1)
+  instances: str = config_lib.choice(*episodes_lib.INSTANCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """The episodes that a run is judged by: every ways with every shots."""
+
+  ways: tuple[int, ...] = config_lib.ranged(minimum=1)
+  shots: tuple[int, ...] = config_lib.ranged(minimum=1)
+  instances: str = config_lib.choice(*episodes_lib.INSTANCES)
+  min_episodes: int = config_lib.ranged(minimum=1)  # whole runs, two or more
+  seed: int = config_lib.ranged(minimum=0)  # of the episodes, for all encoders
+  temperature: float = config_lib.ranged(above=0.0)  # of nearest prototype
+  legacy_qat: bool  # the older protocol, for comparison with its numbers
+
+  def __post_init__(self):
+    if not self.ways or not self.shots:
+      raise ValueError("ways and shots must hold at least one number each.")
+    if self.legacy_qat and set(self.ways) != {1}:
+      raise ValueError(f"legacy_qat is 1-way: ways must be (1,): {self.ways}.")
+
+
+class Scores:
+  """Draws episodes, predicts them with every method, and scores the runs."""
+
+  def __init__(
+    self,
+    config: Any,
+    reader: feature_data.FeatureReader,
+    split: class_splits.ClassSplit,
+  ):
+    self._config = config
+    self._reader = reader
+    self._classes = split
+    self._protocol = detection.protocol_named(config.protocol)
+    self._novel_videos: dict[str, episode_batches.EpisodeVideos] = {}
+    self._seen = fewshot_cards.check_seen(
+      reader.extraction, split, allow=config.allow_seen_classes
+    )
+
+  def videos(
+    self, split: str, *, hidden: Sequence[str]
+  ) -> episode_batches.EpisodeVideos:
+    return episode_batches.EpisodeVideos(
+      self._reader.examples(split),
+      self._reader.features(split),
+      label_names=self._reader.dataset.label_names,
+      max_length=self._config.data.max_length,
+      texts=self._reader.class_texts,
+      hidden_names=hidden,
+    )
+
+  def _videos_of_novel(self, split: str) -> episode_batches.EpisodeVideos:
+    if split not in self._novel_videos:
+      self._novel_videos[split] = self.videos(split, hidden=())
+    return self._novel_videos[split]
+
+  def draw(
+    self,
+    videos: episode_batches.EpisodeVideos,
+    split: str,
+    *,
+    part: str,
+    ways: int,
+    shots: int,
+    min_episodes: int,
+  ) -> episodes_lib.EpisodeSet:
+    """Episodes over one part of the class split."""
+    config = self._config.evaluation
+    options = episodes_lib.EpisodeOptions(
+      ways=ways,
+      shots=shots,
+      instances=config.instances,
+      legacy_qat=config.legacy_qat,
+    )
+    names = getattr(self._classes, part)
+    return episodes_lib.draw(
+      episodes_lib.EpisodeSampler(videos.counts(), names, options),
+      seed=config.seed,
+      min_episodes=min_episodes,
+      facts={
+        "dataset": self._config.data.dataset,
+        "split": split,
+        "class_split": self._classes.name,
+        "part": part,
+        "classes": sorted(names),
+        "videos_hash": card.split_hash(info.id for info in videos.examples),
+      },
+    )
+
+  def draw_all(self, split: str) -> dict[str, episodes_lib.EpisodeSet]:
+    """The novel classes' episodes of all settings, by their names."""
+    config = self._config.evaluation
+    return {
+      f"{ways}way_{shots}shot": self.draw(
+        self._videos_of_novel(split),
+        split,
+        part="novel",
+        ways=ways,
+        shots=shots,
+        min_episodes=config.min_episodes,
+      )
+      for ways in config.ways
+      for shots in config.shots
+    }
+
+  def selection(self, task, params, split: str) -> dict[str, float]:
+    """The trained method on the validation classes, two runs of one setting.
+
+    The novel classes are masked: nobody may look at them before the end.
+    """
+    if not self._classes.validation:
+      return {}
+    config = self._config.evaluation
+    ways, shots = config.ways[0], config.shots[0]
+    videos = self.videos(split, hidden=self._classes.novel)
+    drawn = self.draw(
+      videos, split, part="validation", ways=ways, shots=shots, min_episodes=1
+    )
+    found = self._found(task.predict, params, videos, drawn)
+    values = self.run_metrics(drawn, found, split)["average_map"]
+    return {f"{ways}way_{shots}shot/average_map": float(np.mean(values))}
+
+  def rows(
+    self, task, params, split: str, *, workdir: pathlib.Path | None = None
+  ) -> list[dict]:
+    """Result rows of every setting and method on the novel classes."""
+    videos, rows = self._videos_of_novel(split), []
+    for setting, drawn in self.draw_all(split).items():
+      if workdir is not None and processes.is_first():
+        episodes_lib.write(workdir / f"episodes_{setting}.json", drawn)
+      for method, (predict, parameters) in self._methods(task, params).items():
+        found = self._found(predict, parameters, videos, drawn)
+        rows += self._rows_of(setting, method, drawn, found, split)
+    return rows
+
+  def _methods(self, task, params) -> dict[str, tuple]:
+    """Name -> (predict, parameters)."""
+    temperature = self._config.evaluation.temperature
+    logit_scale = self._reader.class_texts.logit_scale
+    baselines = {
+      "nearest_prototype": lambda batch: episode_baselines.nearest_prototype(
+        batch, temperature=temperature
+      ),
+      "text_only": lambda batch: episode_baselines.text_only(
+        batch, logit_scale=logit_scale
+      ),
+    }
+
+    def decoded(points_of):
+      return lambda _, batch: localizer.decode(
+        points_of(batch), config=self._config.decode
+      )
+
+    return {method_name(task): (task.predict, params)} | {
+      name: (decoded(points_of), {}) for name, points_of in baselines.items()
+    }
+
+  def _found(self, predict, params, videos, drawn) -> list[tuple]:
+    """(segments in seconds, scores, class names) of each episode in order."""
+    predictor = evaluation.Predictor(
+      predict,
+      mesh=mesh_lib.make_mesh(self._config.mesh),
+      batch_size=self._config.data.batch_size,
+    )
+    flat = [episode for run in drawn.runs for episode in run]
+    info_of = {info.id: info for info in videos.examples}
+    found: list[tuple] = [()] * len(flat)
+    with pipeline.evaluation_batches(
+      episode_batches.EvaluationEpisodes(videos, flat),
+      batch_size=self._config.data.batch_size,
+    ) as batches:
+      for batch, output in evaluation.predict_batches(
+        predictor, params, batches
+      ):
+        for row, index in enumerate(batch.episode_index):
+          if index < 0:
+            continue
+          episode, keep = flat[index], output.mask[row]
+          segments = videos.grid(episode.query).to_seconds(
+            output.segments[row][keep].astype(np.float64)
+          )
+          found[index] = (
+            segments.clip(0.0, info_of[episode.query].duration_sec),
+            output.scores[row][keep],
+            [episode.classes[label] for label in output.labels[row][keep]],
+          )
+    return found
+
+  def run_metrics(self, drawn, found, split: str) -> dict[str, list[float]]:
+    """See `fewshot_runs.run_metrics`."""
+    return fewshot_runs.run_metrics(
+      drawn,
+      found,
+      infos={info.id: info for info in self._reader.examples(split)},
+      label_names=self._reader.dataset.label_names,
+      protocol=self._protocol,
+    )
+
+  def _rows_of(self, setting, method, drawn, found, split) -> list[dict]:
+    config, rows = self._config, []
+    shared = self._card(drawn, found, split, method)
+    for name, values in self.run_metrics(drawn, found, split).items():
+      interval = fewshot_runs.mean_interval(values)
+      rows += results.rows_of(
+        {f"{setting}/{method}/{name}": interval.mean},
+        encoder=self._reader.extraction["encoder"],
+        seed=config.loop.seed,
+        dataset=config.data.dataset,
+        split=split,
+        task="fewshot",
+        card=shared | {"interval_95": [interval.low, interval.high]},
+      )
+    return rows
+
+  def _card(self, drawn, found, split: str, method: str) -> dict:
+    config, facts = self._config, drawn.facts
+    document = self._reader.card(
+      split,
+      task="fewshot",
+      protocol=f"few-shot localization, {facts['ways']}-way {facts['shots']}-"
+      f"shot, instances {facts['instances']}; mAP of {config.protocol} over "
+      "all queries of a run, mean over runs",
+      thresholds=self._protocol.thresholds,
+      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
+      top_k=f"{config.decode.num_kept} per query",
+      class_source=f"{method}, among the ways; no external classifier",
+      seeds=(config.loop.seed,),
+      num_predictions=sum(len(scores) for _, scores, _ in found),
+      num_ground_truths=sum(
+        len(
+          fewshot_runs.ground_truth(
+            run,
+            {info.id: info for info in self._reader.examples(split)},
+            self._reader.dataset.label_names,
+            min_share=fewshot_runs.legacy_min_share(facts),
+          )
+        )
+        for run in drawn.runs
+      ),
+      ground_truth_filter=fewshot_cards.ground_truth_filter(drawn),
+      notes=(
+        *fewshot_cards.notes(drawn, self._classes, seen=self._seen),
+        fewshot_cards.METHODS[method],
+      ),
+    )
+    novel = self._reader.dataset.class_ids(self._classes.novel)
+    have = {info.id for info in self._videos_of_novel(split).examples}
+    without_features = [
+      info.id
+      for info in self._reader.examples(split)
+      if info.id not in have and novel & set(info.labels.tolist())
+    ]
+    return document | fewshot_cards.facts_of(
+      drawn, without_features=without_features
+    )
+
+
+def method_name(task) -> str:
+  """The trained method as rows and cards call it."""
+  return "text_assisted" if task.model.config.use_text else "prototypes"

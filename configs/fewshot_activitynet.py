@@ -1,0 +1,49 @@
+"""Few-shot temporal localization on frozen features of ActivityNet 1.3.
+
+Argument: `SIZE[,instances=single|multi|all][,text][,legacy_qat][,seed=N]` with
+SIZE tiny or full. 160 base, 20 validation and 20 novel classes; queries and
+support are videos of the validation set. The features must be those of an
+encoder that was pre-trained with sampling.class_split="activitynet_160_20_20";
+most public encoders have seen the novel classes and are refused.
+"""
+
+import ml_collections
+
+from configs import common
+
+SIZES = {
+  "tiny": {
+    "pyramid.width": 16,
+    "pyramid.num_heads": 2,
+    "pyramid.num_levels": 2,
+    "evaluation.min_episodes": 8,
+    "loop.steps": 4,
+  },
+  "full": {},
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(
+    arg, size="full", instances="all", text=False, legacy_qat=False, seed=0
+  )
+  config = ml_collections.ConfigDict()
+  config.trainer = "fewshot"
+  config.protocol = "activitynet"  # mAP at tIoU 0.5:0.05:0.95
+  config.class_split = "activitynet_160_20_20"
+  config.data = common.feature_data("")
+  config.data.dataset = "activitynet/localization"
+  config.data.train_split = "train"
+  config.data.selection_split = "train"  # its validation classes
+  config.data.eval_split = "validation"
+  config.data.max_length = 256  # snippets
+  common.episodes(config, text=args["text"])
+  config.episodes.instances = args["instances"]
+  config.evaluation.instances = args["instances"]
+  config.loop = {"steps": 6000, "seed": args["seed"], "log_every_steps": 50}
+  config.pyramid.width = 256
+  config.pyramid.num_levels = 6
+  common.update(config, SIZES, "size", args["size"])
+  common.legacy_qat(config, args["legacy_qat"])
+  return config.lock()

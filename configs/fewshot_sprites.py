@@ -1,0 +1,41 @@
+"""Few-shot temporal localization on frozen features of motion_sprites.
+
+Argument: `SIZE[,text][,legacy_qat][,seed=N]` with SIZE tiny, demo or full; all
+run on a CPU. `text` adds the class name to the match; `legacy_qat` evaluates
+under the older protocol's choices instead. The features must be those of an
+encoder pre-trained with `base_only`, see pretrain_sprites.py.
+"""
+
+import ml_collections
+
+from configs import common
+
+SIZES = common.HEAD_SIZES | {
+  "tiny": common.HEAD_SIZES["tiny"]
+  | {
+    "data.batch_size": 8,
+    "episodes.ways": 2,
+    "evaluation.ways": (1,),
+    "evaluation.shots": (1,),
+    "evaluation.min_episodes": 8,
+    "loop.steps": 4,
+  },
+  "full": common.HEAD_SIZES["full"] | {"data.batch_size": 32},
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(
+    arg, size="demo", text=False, legacy_qat=False, seed=0
+  )
+  config = ml_collections.ConfigDict()
+  config.trainer = "fewshot"
+  config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
+  config.class_split = "motion_sprites"
+  config.data = common.feature_data(args["size"])
+  common.episodes(config, text=args["text"])
+  config.loop = {"steps": 200, "seed": args["seed"], "log_every_steps": 20}
+  common.update(config, SIZES, "size", args["size"])
+  common.legacy_qat(config, args["legacy_qat"])
+  return config.lock()
