@@ -8,6 +8,7 @@ encoder that has never seen them.
 import dataclasses
 import pathlib
 
+import jax
 import jax.numpy as jnp
 
 from clap_jax import config as config_lib
@@ -17,7 +18,13 @@ from clap_jax.data import episodes as episodes_lib
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import detection
 from clap_jax.models import heads, localizer, prototypes, pyramid
-from clap_jax.trainers import feature_data, fewshot_scores, results, running
+from clap_jax.trainers import (
+  abstract,
+  feature_data,
+  fewshot_scores,
+  results,
+  running,
+)
 from clap_jax.training import checkpoint
 
 MODEL_FILE = "fewshot.json"
@@ -72,20 +79,15 @@ class FewshotTask:
   feature_width: int
 
   def init(self, rng):
-    t, d = self.max_length, self.feature_width
-    batch = types.EpisodeBatch(
-      query=jnp.zeros((1, t, d)),
-      query_mask=jnp.ones((1, t), bool),
-      query_text=jnp.zeros((1, t, 2)),
-      support=jnp.zeros((1, 1, 1, t, d)),
-      support_mask=jnp.ones((1, 1, 1, t), bool),
-      support_action=jnp.ones((1, 1, 1, t), bool),
-      support_text=jnp.zeros((1, 1, 1, t, 2)),
-      segments=jnp.zeros((1, 0, 2)),
-      labels=jnp.zeros((1, 0), jnp.int32),
-      segment_mask=jnp.zeros((1, 0), bool),
-      episode_index=jnp.zeros((1,), jnp.int32),
+    shapes = batch_shapes(
+      batch_size=1,
+      ways=1,
+      shots=1,
+      num_steps=self.max_length,
+      feature_width=self.feature_width,
+      max_segments=0,
     )
+    batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
     return self.model.init(rng, batch)
 
   def loss(self, params, batch: types.EpisodeBatch, rng):
@@ -134,7 +136,12 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     split.base,
     episodes_lib.EpisodeOptions(**dataclasses.asdict(config.episodes)),
   )
-  facts = model_facts(config, reader, videos.feature_width)
+  facts = model_facts(config, videos.feature_width)
+  facts |= {
+    "encoder_directory": reader.extraction.get("encoder_directory"),
+    "encoder_parameters": reader.extraction["parameters"],
+    "stride_sec": reader.extraction["stride_sec"],
+  }
   task = make_task(facts, loss_config=config.loss)
   state = running.fit(
     task,
@@ -164,9 +171,53 @@ def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   return scores.rows(make_task(facts), params, split or config.data.eval_split)
 
 
-def model_facts(config, reader, feature_width: int) -> dict:
+def batch_shapes(
+  *,
+  batch_size: int,
+  ways: int,
+  shots: int,
+  num_steps: int,
+  feature_width: int,
+  max_segments: int,
+) -> types.EpisodeBatch:
+  """Shapes and types of a batch of episodes."""
+  b, n, k, t = batch_size, ways, shots, num_steps
+  flag, number = jnp.bool_, jnp.int32
+  return types.EpisodeBatch(
+    query=abstract.array(b, t, feature_width),
+    query_mask=abstract.array(b, t, dtype=flag),
+    query_text=abstract.array(b, t, n + 1),
+    support=abstract.array(b, n, k, t, feature_width),
+    support_mask=abstract.array(b, n, k, t, dtype=flag),
+    support_action=abstract.array(b, n, k, t, dtype=flag),
+    support_text=abstract.array(b, n, k, t, n + 1),
+    segments=abstract.array(b, max_segments, 2),
+    labels=abstract.array(b, max_segments, dtype=number),
+    segment_mask=abstract.array(b, max_segments, dtype=flag),
+    episode_index=abstract.array(b, dtype=number),
+  )
+
+
+def abstract_run(
+  config: FewshotConfig, facts: abstract.DataFacts
+) -> abstract.AbstractRun:
+  """The task and the shapes of its global batch; see trainers/abstract.py."""
+  task = make_task(
+    model_facts(config, facts.feature_width), loss_config=config.loss
+  )
+  batch = batch_shapes(
+    batch_size=config.data.batch_size,
+    ways=config.episodes.ways,
+    shots=config.episodes.shots,
+    num_steps=config.data.max_length,
+    feature_width=facts.feature_width,
+    max_segments=facts.max_segments,
+  )
+  return abstract.AbstractRun(task, batch)
+
+
+def model_facts(config: FewshotConfig, feature_width: int) -> dict:
   """What rebuilds the model for inference; plain JSON."""
-  extraction = reader.extraction
   return {
     "feature_width": feature_width,
     "max_length": config.data.max_length,
@@ -174,9 +225,6 @@ def model_facts(config, reader, feature_width: int) -> dict:
     "head": dataclasses.asdict(config.head),
     "matcher": dataclasses.asdict(config.matcher),
     "decode": dataclasses.asdict(config.decode),
-    "encoder_directory": extraction.get("encoder_directory"),
-    "encoder_parameters": extraction["parameters"],
-    "stride_sec": extraction["stride_sec"],
   }
 
 

@@ -1,5 +1,6 @@
 """Few-shot localization: who may be judged, by what, and what is told of it."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax.data import class_splits, episode_batches, episodes
 from clap_jax.trainers import (
+  abstract,
   feature_data,
   fewshot,
   fewshot_cards,
@@ -264,7 +266,7 @@ def test_a_step_along_the_gradient_lowers_the_loss(parts):
   )
   source = episode_batches.TrainingEpisodes(videos, sampler)
   task = fewshot.make_task(
-    fewshot.model_facts(config, reader, videos.feature_width),
+    fewshot.model_facts(config, videos.feature_width),
     loss_config=config.loss,
   )
   batch = source.collate(
@@ -309,3 +311,24 @@ def test_intervals():
 def test_values_out_of_range(toy_directory, split_file, changes, message):
   with pytest.raises(config_lib.ConfigError, match=message):
     resolved(toy_directory, split_file, **changes)
+
+
+def test_the_shapes_without_data_are_those_with_it(parts):
+  config, _, scores = parts
+  videos = scores.videos("train", hidden=("spins",))
+  sampler = episodes.EpisodeSampler(
+    videos.counts(),
+    ("fades", "slides"),
+    episodes.EpisodeOptions(**dataclasses.asdict(config.episodes)),
+  )
+  source = episode_batches.TrainingEpisodes(videos, sampler)
+  size = config.data.batch_size
+  batch = source.collate(
+    [source.item(i, seed=0) for i in range(size)], batch_size=size
+  )
+  facts = abstract.DataFacts(
+    feature_width=videos.feature_width, max_segments=videos.max_segments
+  )
+  run = fewshot.abstract_run(config, facts)
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), run.batch)
+  assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), batch)
