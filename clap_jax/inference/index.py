@@ -189,10 +189,15 @@ def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
   """
   if top < 1:
     raise ValueError(f"top must be at least 1, got {top}.")
+  if not index.videos:
+    return []
   scores = _scores(index.vectors, vector)
+  # A video's first moment has its highest score: only the `top` videos with
+  # the highest ones can have a moment among the `top` best.
+  highest = np.maximum.reduceat(scores, [v.first for v in index.videos])
   candidates = (
     (*moment, video)
-    for video in index.videos
+    for video in (index.videos[i] for i in np.argsort(-highest)[:top])
     for moment in _moments(
       scores[video.first : video.first + video.count], top=top
     )

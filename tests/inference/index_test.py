@@ -63,6 +63,36 @@ def test_best_clip_of_all_videos_comes_first(encoder, folder, tmp_path):
     assert 0 <= moment["start_sec"] < moment["end_sec"] <= length
 
 
+def test_videos_that_cannot_be_among_the_best_are_skipped():
+  """The same moments as from looking at every video."""
+  rng = np.random.default_rng(0)
+  counts = rng.integers(1, 30, 60)
+  firsts = np.cumsum([0, *counts[:-1]])
+  videos = tuple(
+    index_lib.IndexedVideo(str(i), "", 100.0, int(first), int(count))
+    for i, (first, count) in enumerate(zip(firsts, counts, strict=True))
+  )
+  vectors = rng.normal(size=(counts.sum(), 4)).astype(np.float16)
+  index = index_lib.Index(
+    directory=None, encoder_directory="", parameters="", stride_sec=1.0,
+    clip_sec=2.0, videos=videos, failed=(), vectors=vectors,
+  )  # fmt: skip
+  query = np.array([1.0, 0.5, -0.5, 0.0], np.float32)
+  scores = vectors.astype(np.float32) @ query
+  expected = sorted(
+    (
+      moment[0]
+      for v in videos
+      for moment in index_lib._moments(
+        scores[v.first : v.first + v.count], top=7
+      )
+    ),
+    reverse=True,
+  )[:7]
+  found = [moment["score"] for moment in index_lib.search(index, query, top=7)]
+  assert found == pytest.approx(expected)
+
+
 def test_a_moment_spans_what_stands_out_and_is_found_once():
   scores = np.full(20, 0.1, np.float32)
   scores[5:9] = [0.6, 0.9, 0.8, 0.58]
