@@ -9,6 +9,7 @@ import jax
 
 from clap_jax.training import goodput, preemption, processes, watchdog
 from clap_jax.training import hooks as hooks_lib
+from clap_jax.training.utilization import Utilization
 
 
 class _Clock:
@@ -23,6 +24,7 @@ class _Clock:
     self._began_sec = time.perf_counter()
     self._finished = collections.deque(maxlen=window_steps + 1)
     self._input_wait_sec = self._excluded_sec = 0.0
+    self.utilization: Utilization | None = None
 
   def add_input_wait(self, seconds: float) -> None:
     self._input_wait_sec += seconds
@@ -47,11 +49,15 @@ class _Clock:
       return {}
     first, last = self._finished[0], self._finished[-1]
     seconds = max(last[0] - first[0], 1e-9)
-    return {
-      "perf/steps_per_sec": (len(self._finished) - 1) / seconds,
-      "perf/step_sec": seconds / (len(self._finished) - 1),
+    steps_per_sec = (len(self._finished) - 1) / seconds
+    scalars = {
+      "perf/steps_per_sec": steps_per_sec,
+      "perf/step_sec": 1.0 / steps_per_sec,
       "perf/input_wait_frac": min((last[1] - first[1]) / seconds, 1.0),
     }
+    if self.utilization is not None:
+      scalars |= self.utilization.read(steps_per_sec)
+    return scalars
 
 
 def run_loop(
@@ -110,6 +116,7 @@ def run_loop(
     dog.spent(input_sec)
     dog.enter(watchdog.DISPATCH, step - 1)
     if step == start_step + 1:
+      clock.utilization = Utilization(step_function, state, batch)
       step_function = processes.compiled_by_all(step_function, state, batch)
     state, metrics = step_function(state, batch)
     dog.enter(watchdog.DEVICE, step)

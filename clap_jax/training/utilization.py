@@ -1,0 +1,61 @@
+"""How much of what the devices could compute a run uses."""
+
+from typing import Any
+
+import jax
+
+from clap_jax.training import flops as flops_lib
+from clap_jax.training import topology
+
+# Dense bfloat16 peaks by JAX's device_kind. TPU v4: Google Cloud's
+# documentation; H100 and H200 (SXM): NVIDIA's data sheets.
+_V5E, _V6E, _V5P = (
+  topology.CHIPS[name].flops_per_sec for name in ("v5e", "v6e", "v5p")
+)
+PEAK_FLOPS_PER_SEC = {
+  "TPU v4": 275e12,
+  "TPU v5 lite": _V5E,
+  "TPU v5e": _V5E,
+  "TPU v5": _V5P,
+  "TPU v5p": _V5P,
+  "TPU v6 lite": _V6E,
+  "TPU v6e": _V6E,
+  "NVIDIA H100 80GB HBM3": 989e12,
+  "NVIDIA H200": 989e12,
+}
+
+
+class Utilization:
+  """The arithmetic of one step, to be divided by its time."""
+
+  def __init__(self, step_function: Any, state: Any, batch: Any):
+    """Traces the step; a later call of a jitted one does not trace it again.
+
+    Args:
+      step_function: (state, batch) -> (state, metrics), jitted.
+      state: as it will be called with.
+      batch: likewise, over all processes.
+    """
+    leaves = jax.tree.leaves(batch)
+    self._num_examples = leaves[0].shape[0]
+    count = flops_lib.count(step_function.trace(state, batch).jaxpr)
+    # Of a loop without end nobody knows how often it was gone round.
+    self._flops = None if count.unknown_loops else count.flops
+    devices = leaves[0].sharding.device_set
+    kind = next(iter(devices)).device_kind
+    peak = PEAK_FLOPS_PER_SEC.get(kind)
+    self._peak = None if peak is None else peak * len(devices)
+
+  def read(self, steps_per_sec: float) -> dict[str, float]:
+    """The scalars: always examples per second; MFU where the peak is known.
+
+    `perf/mfu` is model FLOP utilization: the matrix products and convolutions
+    of the step as it is written, rematerialization included, over the bfloat16
+    peak of all devices.
+    """
+    scalars = {"perf/examples_per_sec": self._num_examples * steps_per_sec}
+    if self._flops is not None:
+      scalars["perf/flops_per_sec"] = self._flops * steps_per_sec
+      if self._peak is not None:
+        scalars["perf/mfu"] = self._flops * steps_per_sec / self._peak
+    return scalars
