@@ -68,9 +68,10 @@ def search(
     storage=optuna.storages.JournalStorage(backend),
     direction="maximize",
     load_if_exists=True,
-    sampler=optuna.samplers.TPESampler(seed=seed),
     pruner=optuna.pruners.MedianPruner(n_startup_trials=_WARM_UP_TRIALS),
   )
+  # A search that goes on must not propose its first points again.
+  study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
   states = optuna.trial.TrialState
   for trial in study.trials:  # of a search that was stopped: run on
     if trial.state == states.RUNNING:
@@ -125,13 +126,17 @@ def _tried(trial, run, runner, metric) -> tuple[str, float | None]:
   """Runs a trial, and gives it up where its evaluations lag behind."""
   given_up, over = threading.Event(), threading.Event()
 
+  told: set[int] = set()
+
+  def tell():
+    for step, value in evaluations(run.directory, metric).items():
+      if step not in told:
+        told.add(step)
+        trial.report(value, step)
+
   def watch():
-    told: set[int] = set()
     while not over.wait(_POLL_SEC):
-      for step, value in evaluations(run.directory, metric).items():
-        if step not in told:
-          told.add(step)
-          trial.report(value, step)
+      tell()
       if told and trial.should_prune():
         given_up.set()
         runner.stop(run)
@@ -142,6 +147,7 @@ def _tried(trial, run, runner, metric) -> tuple[str, float | None]:
   outcome = runner(run)
   over.set()
   watcher.join()
+  tell()  # the last ones: later trials are measured by them
   if given_up.is_set() and outcome == sweep_table.STOPPED:
     return GIVEN_UP, None
   return outcome, _result(run, metric)
