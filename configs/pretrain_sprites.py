@@ -111,12 +111,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "colour": 0.0,  # captions name colours
   }
   config.model = {
-    "video_size": "tiny",
+    "video_tower": "transformer",  # or r2plus1d_18, r2plus1d_34
+    "video_size": "tiny",  # of a transformer
     "text_size": "tiny",
-    "patch": (4, 16, 16),  # frames, px, px
+    "patch": (4, 16, 16),  # frames, px, px; of a transformer
     "projection_width": 128,
     "max_text_length": 40,  # tokens
     "motion_gain": 5.0,  # of differences from the clip's mean; 0: colours only
+    "batch_norm_groups": 1,  # parts of the batch; 1: shared by all devices
     "remat": True,
     "dtype": "float32",
   }

@@ -12,7 +12,7 @@ from clap_jax.models import (
   layers,
   text_transformer,
   variants,
-  video_transformer,
+  video_tower,
 )
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -22,11 +22,11 @@ MAX_LOGIT_SCALE = math.log(100.0)
 class DualEncoderConfig:
   """Everything that shapes the towers' parameters."""
 
-  video_size: str  # a key of variants.VIDEO_SIZES
+  video_size: str  # a key of variants.VIDEO_SIZES; of transformers only
   text_size: str  # a key of variants.TEXT_SIZES
   num_frames: int  # frames per clip
   image_size: int  # pixels, both sides of a frame
-  patch: tuple[int, int, int]  # tubelet: frames, pixels, pixels
+  patch: tuple[int, int, int]  # tubelet: frames, pixels, pixels; likewise
   vocab_size: int
   max_text_length: int  # tokens
   projection_width: int  # width of the shared space
@@ -34,6 +34,8 @@ class DualEncoderConfig:
   motion_gain: float = 0.0  # see video_transformer.clip_channels
   remat: bool = False
   dtype: str = "float32"
+  video_tower: str = video_tower.TRANSFORMER  # one of video_tower.NAMES
+  batch_norm_groups: int = 1  # see batch_norm.BatchNorm
 
 
 class DualEncoderOutput(NamedTuple):
@@ -60,13 +62,7 @@ class DualEncoder(nn.Module):
   def setup(self):
     config = self.config
     dtype: Any = jnp.dtype(config.dtype)
-    self.video_tower = video_transformer.VideoTransformer(
-      variants.named_size(variants.VIDEO_SIZES, config.video_size),
-      patch=config.patch,
-      motion_gain=config.motion_gain,
-      remat=config.remat,
-      dtype=dtype,
-    )
+    self.video_tower = video_tower.make(config)
     self.text_tower = text_transformer.TextTransformer(
       variants.named_size(variants.TEXT_SIZES, config.text_size),
       vocab_size=config.vocab_size,
@@ -91,9 +87,14 @@ class DualEncoder(nn.Module):
       self.region_head = layers.Dense(2, kernel_init=init)
 
   def __call__(
-    self, frames: jax.Array, tokens: jax.Array, token_mask: jax.Array
+    self,
+    frames: jax.Array,
+    tokens: jax.Array,
+    token_mask: jax.Array,
+    *,
+    train: bool = False,
   ) -> DualEncoderOutput:
-    feature = self.video_feature(frames)
+    feature = self.video_feature(frames, train=train)
     text = self.text_tokens(tokens, token_mask).pooled
     heads = self.config.num_classes > 0
     logit_scale, logit_bias = self.logit_scalars()
@@ -111,9 +112,11 @@ class DualEncoder(nn.Module):
     scale = jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE))
     return scale, self.logit_bias
 
-  def video_feature(self, frames: jax.Array) -> jax.Array:
+  def video_feature(
+    self, frames: jax.Array, *, train: bool = False
+  ) -> jax.Array:
     """uint8 (b, t, height, width, 3) -> float32 (b, d), not normalised."""
-    return self.video_tower(frames)
+    return self.video_tower(frames, train=train)
 
   def text_tokens(
     self, tokens: jax.Array, token_mask: jax.Array

@@ -40,3 +40,64 @@ def named_size(table: dict[str, TransformerSize], name: str) -> TransformerSize:
   if name not in table:
     raise ValueError(f"Unknown size {name!r}; choose one of {sorted(table)}.")
   return table[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class R2Plus1DSize:
+  """Blocks, widths and norms of an R(2+1)D network.
+
+  The width between the convolution over space and the one over time gives both
+  together the parameters of a full 3 x 3 x 3 one. Public networks differ in
+  whether it is computed for each convolution or once per block, from the
+  block's input.
+  """
+
+  depths: tuple[int, ...]  # blocks per layer
+  widths: tuple[int, ...]  # output channels per layer
+  stem_widths: tuple[int, int]  # between, and after
+  mid_width_per_convolution: bool
+  norm_epsilon: float
+  norm_momentum: float  # weight of the old running average
+
+  def mid_widths(self, in_width: int, out_width: int) -> tuple[int, int]:
+    """Inner widths of a block's two convolutions."""
+    first = mid_width(in_width, out_width)
+    if self.mid_width_per_convolution:
+      return first, mid_width(out_width, out_width)
+    return first, first
+
+
+def mid_width(in_width: int, out_width: int) -> int:
+  """Tran et al., "A Closer Look at Spatiotemporal Convolutions", section 3.5."""
+  return 27 * in_width * out_width // (9 * in_width + 3 * out_width)
+
+
+R2PLUS1D_SIZES = {
+  # For unit tests: all that the large ones have, small.
+  "r2plus1d_micro": R2Plus1DSize(
+    depths=(1, 2),
+    widths=(8, 12),
+    stem_widths=(5, 8),
+    mid_width_per_convolution=True,
+    norm_epsilon=1e-3,
+    norm_momentum=0.1,
+  ),
+  # torchvision's; TSP uses it as it is.
+  "r2plus1d_18": R2Plus1DSize(
+    depths=(2, 2, 2, 2),
+    widths=(64, 128, 256, 512),
+    stem_widths=(45, 64),
+    mid_width_per_convolution=False,
+    norm_epsilon=1e-5,
+    norm_momentum=0.9,
+  ),
+  # IG-65M's and TSP's; epsilon and momentum are those of Caffe2.
+  "r2plus1d_34": R2Plus1DSize(
+    depths=(3, 4, 6, 3),
+    widths=(64, 128, 256, 512),
+    stem_widths=(45, 64),
+    mid_width_per_convolution=True,
+    norm_epsilon=1e-3,
+    norm_momentum=0.1,
+  ),
+}

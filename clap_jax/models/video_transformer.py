@@ -69,7 +69,8 @@ class VideoTransformer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, frames: jax.Array) -> jax.Array:
+  def __call__(self, frames: jax.Array, *, train: bool = False) -> jax.Array:
+    del train  # nothing here differs in training
     x = clip_channels(frames.astype(self.dtype), motion_gain=self.motion_gain)
     x = tubelets(x, self.patch)
     _, t, s, _ = x.shape

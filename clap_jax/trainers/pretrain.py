@@ -36,10 +36,11 @@ from clap_jax.losses import (
   contrastive_sharded,
 )
 from clap_jax.metrics import card, retrieval
-from clap_jax.models import dual_encoder, variants
+from clap_jax.models import dual_encoder, variants, video_tower
 from clap_jax.trainers import abstract, results, running
 from clap_jax.training import checkpoint, evaluation, pretrained, processes
 from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import task as task_lib
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.model"
@@ -96,6 +97,12 @@ class ModelConfig:
   motion_gain: float = config_lib.ranged(minimum=0.0)  # 0: colours only
   remat: bool
   dtype: str = config_lib.choice("float32", "bfloat16")
+  video_tower: str = config_lib.choice(
+    *video_tower.NAMES, default=video_tower.TRANSFORMER
+  )
+  # Parts of the batch with normalisation statistics of their own; 1: all
+  # devices share theirs; 0: the running averages.
+  batch_norm_groups: int = config_lib.ranged(default=1, minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +154,8 @@ class PretrainConfig:
   mesh: config_lib.MeshConfig
 
   def __post_init__(self):
+    if not video_tower.is_patched(self.model.video_tower):
+      return
     frames, height, width = self.model.patch
     for name, side, step in (
       ("clip.num_frames", self.clip.num_frames, frames),
@@ -184,11 +193,17 @@ class PretrainTask:
 
   def loss(self, params, batch: types.ClipBatch, rng):
     del rng  # augmentation happens on the host
+    tracked = {}
     if self.loss_config.num_microbatches > 1:
       output = self._in_microbatches(params, batch)
     else:
-      output = self.model.apply(
-        params, batch.frames, batch.tokens, batch.token_mask
+      output, tracked = self.model.apply(
+        params,
+        batch.frames,
+        batch.tokens,
+        batch.token_mask,
+        train=True,
+        mutable=task_lib.TRACKED_COLLECTIONS,
       )
     config, pairs = self.loss_config, batch.pairs
     total, metrics = 0.0, {}
@@ -221,7 +236,7 @@ class PretrainTask:
       )
       metrics |= {"region": value, "region_accuracy": accuracy}
       total = total + config.region_weight * value
-    return total, metrics
+    return total, task_lib.Tracked(metrics, tracked) if tracked else metrics
 
   def _in_microbatches(self, params, batch: types.ClipBatch):
     """The model's output, in the memory of one microbatch of the towers."""
@@ -504,6 +519,8 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
     motion_gain=model.motion_gain,
     remat=model.remat,
     dtype=model.dtype,
+    video_tower=model.video_tower,
+    batch_norm_groups=model.batch_norm_groups,
   )
 
 

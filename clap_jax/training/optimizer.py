@@ -10,6 +10,7 @@ import optax
 
 from clap_jax import config as config_lib
 from clap_jax.training import paths
+from clap_jax.training import task as task_lib
 
 _TRAINED, _FROZEN = "trained", "frozen"
 
@@ -111,6 +112,8 @@ def make_schedule(
 def group_multipliers(config: config_lib.OptimizerConfig, params: Any) -> Any:
   """A learning-rate multiplier for each parameter, 1 outside of all groups.
 
+  Tracked collections belong to no group and have 0.
+
   Raises:
     ValueError: if a regex matches no parameter; all such are named.
   """
@@ -118,6 +121,8 @@ def group_multipliers(config: config_lib.OptimizerConfig, params: Any) -> Any:
   matched = set()
 
   def multiplier(name):
+    if task_lib.is_tracked(name):
+      return 0.0
     for index, (pattern, value) in enumerate(config.groups):
       if re.search(pattern, name):
         matched.add(index)

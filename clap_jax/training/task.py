@@ -1,12 +1,24 @@
 """What the training engine asks of a task, and nothing more."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 Params = Any  # a pytree of float arrays
 Batch = Any  # a pytree of arrays (b, ...), the same b in all of them
+
+# Top-level entries of the parameters that a forward pass renews, such as the
+# running averages of batch normalisation. They are saved, restored, sharded and
+# averaged like parameters, but have no gradient, no moments and no decay.
+TRACKED_COLLECTIONS = ("batch_stats",)
+
+
+class Tracked(NamedTuple):
+  """Metrics of a loss together with what its forward pass has renewed."""
+
+  metrics: Mapping[str, jax.Array]
+  collections: Mapping[str, Any]  # entries of TRACKED_COLLECTIONS
 
 
 class Task(Protocol):
@@ -22,8 +34,36 @@ class Task(Protocol):
 
   def loss(
     self, params: Params, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """The loss () to descend and further scalars to log by name."""
+  ) -> tuple[jax.Array, Mapping[str, jax.Array] | Tracked]:
+    """The loss () to descend and further scalars to log by name.
+
+    A task whose forward pass renews tracked collections returns both as a
+    `Tracked`; a step that is skipped does not take them over.
+    """
 
   def predict(self, params: Params, batch: Batch) -> Any:
     """A pytree of arrays (b, ...), one row per row of the batch."""
+
+
+def is_tracked(name: str) -> bool:
+  """Whether a parameter's path lies in a tracked collection."""
+  return name.split("/")[0] in TRACKED_COLLECTIONS
+
+
+def split_tracked(
+  extra: Mapping[str, jax.Array] | Tracked,
+) -> tuple[Mapping[str, jax.Array], Mapping[str, Any]]:
+  """(metrics, renewed collections) of what a loss returned beside its value.
+
+  Raises:
+    ValueError: if the task renews what is not a tracked collection.
+  """
+  if not isinstance(extra, Tracked):
+    return extra, {}
+  unknown = sorted(set(extra.collections) - set(TRACKED_COLLECTIONS))
+  if unknown:
+    raise ValueError(
+      f"The task renews {unknown}; only {TRACKED_COLLECTIONS} are renewed "
+      "without a gradient."
+    )
+  return extra.metrics, extra.collections

@@ -6,6 +6,7 @@ from clap_jax import config as config_lib
 from clap_jax.training import optimizer as optimizer_lib
 from clap_jax.training import state as state_lib
 from clap_jax.training import step as step_lib
+from clap_jax.training import task as task_lib
 from tests.training import tiny_task
 
 
@@ -115,4 +116,56 @@ def test_metrics_of_a_taken_name_are_refused():
   config = config_lib.OptimizerConfig(learning_rate=0.1)
   state, train_step = make(config, task=_BadMetricsTask())
   with pytest.raises(ValueError, match=r"\['loss'\] have names"):
+    train_step(state, next(tiny_task.batches_from(0)))
+
+
+class _TrackingTask(tiny_task.TinyTask):
+  """Keeps a running mean of its input beside its parameters."""
+
+  def init(self, rng):
+    mean = jax.numpy.ones((8, 8))
+    return super().init(rng) | {"batch_stats": {"mean": mean}}
+
+  def loss(self, params, batch, rng):
+    loss, metrics = super().loss(params, batch, rng)
+    mean = params["batch_stats"]["mean"]
+    new = 0.5 * mean + 0.5 * batch["x"].mean(axis=0)
+    # The loss depends on it, but no gradient reaches it.
+    return loss + mean.sum(), task_lib.Tracked(
+      metrics, {"batch_stats": {"mean": new}}
+    )
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_tracked_collections_are_renewed_not_learned(name):
+  config = config_lib.OptimizerConfig(
+    learning_rate=0.1, weight_decay=0.5, name=name
+  )
+  state, train_step = make(config, task=_TrackingTask(), ema_decay=0.75)
+  batch = next(tiny_task.batches_from(0))
+  moments = [np.shape(leaf) for leaf in jax.tree.leaves(state.opt_state)]
+  assert (8, 8) not in moments
+  expected = 0.5 + 0.5 * np.broadcast_to(batch["x"].mean(axis=0), (8, 8))
+  state, metrics = train_step(state, batch)
+  mean = np.asarray(state.params["batch_stats"]["mean"])
+  np.testing.assert_allclose(mean, expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    state.ema["batch_stats"]["mean"], 0.75 + 0.25 * expected, rtol=1e-5
+  )
+  assert "max_error" in metrics
+  poisoned = dict(batch, y=np.full_like(batch["y"], np.nan))
+  state, _ = train_step(state, poisoned)
+  np.testing.assert_array_equal(state.params["batch_stats"]["mean"], mean)
+
+
+class _RenamingTask(_TrackingTask):
+  def loss(self, params, batch, rng):
+    loss, (metrics, collections) = super().loss(params, batch, rng)
+    return loss, task_lib.Tracked(metrics, {"tower": collections})
+
+
+def test_only_tracked_collections_are_renewed():
+  config = config_lib.OptimizerConfig(learning_rate=0.1)
+  state, train_step = make(config, task=_RenamingTask())
+  with pytest.raises(ValueError, match=r"renews \['tower'\]"):
     train_step(state, next(tiny_task.batches_from(0)))

@@ -1,0 +1,91 @@
+"""Both forms of a factorised convolution against loops and each other."""
+
+import jax
+import numpy as np
+import pytest
+
+from clap_jax.ops import convolution
+
+CASES = [
+  ((1, 3, 3), (1, 1, 1)),
+  ((1, 3, 3), (1, 2, 2)),
+  ((1, 7, 7), (1, 2, 2)),
+  ((3, 1, 1), (1, 1, 1)),
+  ((3, 1, 1), (2, 1, 1)),
+  ((1, 1, 1), (2, 2, 2)),
+]
+
+
+def case(sides, seed=0):
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(2, 5, 6, 7, 3)).astype(np.float32)
+  kernel = rng.normal(size=(*sides, 3, 4)).astype(np.float32)
+  return x, kernel
+
+
+def by_loops(x, kernel, strides):
+  half = [side // 2 for side in kernel.shape[:3]]
+  padded = np.pad(x, [(0, 0), *((h, h) for h in half), (0, 0)])
+  shape = [-(-n // s) for n, s in zip(x.shape[1:4], strides, strict=True)]
+  result = np.zeros((x.shape[0], *shape, kernel.shape[-1]))
+  for place in np.ndindex(*shape):
+    corner = [p * s for p, s in zip(place, strides, strict=True)]
+    window = padded[
+      :,
+      corner[0] : corner[0] + kernel.shape[0],
+      corner[1] : corner[1] + kernel.shape[1],
+      corner[2] : corner[2] + kernel.shape[2],
+    ]
+    result[:, *place] = np.einsum("btyxi,tyxio->bo", window, kernel)
+  return result
+
+
+@pytest.mark.parametrize(("sides", "strides"), CASES)
+def test_both_forms_are_the_sum_over_the_window(sides, strides):
+  x, kernel = case(sides)
+  expected = by_loops(x, kernel, strides)
+  for form in (convolution.as_product, convolution.as_convolution):
+    got = form(x, kernel, strides=strides)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    convolution.convolve(x, kernel, strides), expected, rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize(("sides", "strides"), CASES)
+def test_gradients_are_those_of_the_convolution(sides, strides):
+  x, kernel = case(sides)
+
+  def loss(function):
+    return lambda x, kernel: (function(x, kernel) ** 2).sum()
+
+  got = jax.grad(
+    loss(lambda x, k: convolution.convolve(x, k, strides)), argnums=(0, 1)
+  )(x, kernel)
+  expected = jax.grad(
+    loss(lambda x, k: convolution.as_convolution(x, k, strides=strides)),
+    argnums=(0, 1),
+  )(x, kernel)
+  for a, b in zip(got, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
+def test_the_platform_decides_the_form():
+  """Lowered on this machine for another one, it has that one's form."""
+  x, kernel = case((1, 3, 3))
+  traced = jax.jit(lambda x, k: convolution.convolve(x, k, (1, 1, 1))).trace(
+    x, kernel
+  )
+  forms = {
+    platform: "stablehlo.convolution"
+    in traced.lower(lowering_platforms=(platform,)).as_text()
+    for platform in ("cpu", "tpu")
+  }
+  assert forms == {"cpu": False, "tpu": True}
+
+
+@pytest.mark.parametrize("sides", [(3, 3, 3), (1, 2, 2), (3, 1, 3)])
+def test_other_kernels_are_refused(sides):
+  x, kernel = case(sides)
+  with pytest.raises(ValueError, match="odd sides"):
+    convolution.convolve(x, kernel, (1, 1, 1))
