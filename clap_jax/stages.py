@@ -94,6 +94,7 @@ _PLACES = (
   "data.tokenizer",
   "start.workdir",
   "tower.workdir",
+  "start.imported",
 )
 
 

@@ -111,8 +111,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "colour": 0.0,  # captions name colours
   }
   config.model = {
-    "video_tower": "transformer",  # or r2plus1d_18, r2plus1d_34
+    "video_tower": "transformer",  # or r2plus1d_34, clip, videomae, ...
     "video_size": "tiny",  # of a transformer
+    "text_tower": "transformer",  # or clip, open_clip, bert
     "text_size": "tiny",
     "patch": (4, 16, 16),  # frames, px, px; of a transformer
     "projection_width": 128,
@@ -120,6 +121,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "motion_gain": 5.0,  # of differences from the clip's mean; 0: colours only
     "batch_norm_groups": 1,  # parts of the batch; 1: shared by all devices
     "remat": True,
+    "remat_policy": "nothing",  # kept of each block; or products
+    "attention": "whole",  # whole | chunked | fused
+    "query_chunk": 0,  # queries at a time, of chunked attention
     "dtype": "float32",
   }
   config.loss = {
@@ -134,6 +138,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.start = {
     "workdir": "",  # of the run to start from; "": random parameters
     "parameters": ("video_tower/", "class_head/"),  # regexes on names
+    "imported": "",  # directories of `clap import`, separated by commas
   }
   config.optimizer = {
     "learning_rate": 2e-3,

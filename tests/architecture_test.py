@@ -27,6 +27,8 @@ LAYERS = {
   "training": {"types", "config"},
   "trainers": {*_APPLIED, "inference"},
   "inference": {*_APPLIED, "trainers", "report"},
+  # Others' weights in, our weights out; both know the towers by name.
+  "interchange": {*_APPLIED, "trainers", "inference"},
   "report": {"types", "metrics"},
   # The command line: each stage, all stages one after the other, the flags.
   "stages": {*_APPLIED, "trainers", "inference", "report"},
@@ -47,6 +49,7 @@ LAYERS = {
     *_APPLIED,
     "trainers",
     "inference",
+    "interchange",
     "report",
     "stages",
     "sweep",

@@ -120,13 +120,31 @@ class Tokenizer:
     Every row begins with the begin piece and ends with the end piece, also
     when it is cut to the length; an empty text is these two alone.
     """
-    if length < 2:
-      raise ValueError(f"length is {length}; expected at least 2")
-    tokens = np.full((len(texts), length), PAD_ID, np.int32)
-    for row, text in zip(tokens, texts, strict=True):
-      pieces = self._pieces(text)[: length - 2]
-      row[: len(pieces) + 2] = (BOS_ID, *pieces, EOS_ID)
-    return tokens, tokens != PAD_ID
+    return framed(
+      [self._pieces(text) for text in texts],
+      length=length,
+      begin_id=BOS_ID,
+      end_id=EOS_ID,
+    )
 
   def _encode_one(self, text: str) -> tuple[int, ...]:
     return tuple(self._processor.encode(text, out_type=int))
+
+
+def framed(
+  pieces: Sequence[Sequence[int]], *, length: int, begin_id: int, end_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pieces of n texts as tokens int32 (n, length) and mask bool (n, length).
+
+  Every row begins with the begin piece and ends with the end piece, also when
+  it is cut to the length.
+  """
+  if length < 2:
+    raise ValueError(f"length is {length}; expected at least 2")
+  tokens = np.full((len(pieces), length), PAD_ID, np.int32)
+  mask = np.zeros((len(pieces), length), bool)
+  for row, valid, text in zip(tokens, mask, pieces, strict=True):
+    kept = text[: length - 2]
+    row[: len(kept) + 2] = (begin_id, *kept, end_id)
+    valid[: len(kept) + 2] = True
+  return tokens, mask

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax.data import class_texts, clips
-from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import pretrain
 from clap_jax.training import checkpoint
@@ -28,7 +27,7 @@ class Encoder:
   clip: pretrain.ClipShape
   config: dual_encoder.DualEncoderConfig
   params: dict
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: vocabulary.Vocabulary
   training: dict  # what the features have seen, for evaluation cards
 
   @functools.cached_property
@@ -170,6 +169,6 @@ def load_encoder(directory) -> Encoder:
     clip=pretrain.ClipShape(**facts["clip"]),
     config=dual_encoder.DualEncoderConfig(**model),
     params=checkpoint.restore_params(directory)[0],
-    tokenizer=tokenizer_lib.Tokenizer.load(directory / "tokenizer.model"),
+    tokenizer=vocabulary.load(directory / "tokenizer.model"),
     training=facts["training"],
   )

@@ -10,23 +10,25 @@ from clap_jax.models import layers, variants
 
 
 class TokenBlock(nn.Module):
-  """Pre-norm self-attention and MLP over (b, l, d)."""
+  """Self-attention and MLP over (b, l, d), normed before or after the sum."""
 
   size: variants.TransformerSize
   dtype: Any = jnp.float32
+  style: variants.BlockStyle = variants.BlockStyle()
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, mask: jax.Array
+    self, x: jax.Array, mask: jax.Array | None = None
   ) -> jax.Array:  # (b, l, d), (b, l)
-    y = nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x)
-    attention = layers.Attention(
-      self.size.num_heads, dtype=self.dtype, name="attention"
-    )
+    norm_attention = _norm(self, "norm_attention")
+    norm_mlp = _norm(self, "norm_mlp")
+    attention, mlp = _attention(self, "attention"), _mlp(self)
+    if self.style.norm_after:
+      x = norm_attention(x + attention(x, x, mask))
+      return norm_mlp(x + mlp(x))
+    y = norm_attention(x)
     x = x + attention(y, y, mask)
-    y = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x)
-    mlp = layers.MlpBlock(self.size.mlp_width, dtype=self.dtype, name="mlp")
-    return x + mlp(y)
+    return x + mlp(norm_mlp(x))
 
 
 class SpaceTimeBlock(nn.Module):
@@ -39,53 +41,91 @@ class SpaceTimeBlock(nn.Module):
 
   size: variants.TransformerSize
   dtype: Any = jnp.float32
+  style: variants.BlockStyle = variants.BlockStyle()
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # (b, t, s, d)
     def attend(y, name):
-      normed = nn.LayerNorm(dtype=self.dtype, name=f"norm_{name}")(y)
-      attention = layers.Attention(
-        self.size.num_heads, dtype=self.dtype, name=name
-      )
-      return attention(normed, normed)
+      normed = _norm(self, f"norm_{name}")(y)
+      return _attention(self, name)(normed, normed)
 
     x = x + attend(x, "space")
     x = x + jnp.swapaxes(attend(jnp.swapaxes(x, 1, 2), "time"), 1, 2)
-    y = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x)
-    mlp = layers.MlpBlock(self.size.mlp_width, dtype=self.dtype, name="mlp")
-    return x + mlp(y)
+    return x + _mlp(self)(_norm(self, "norm_mlp")(x))
+
+
+def _norm(block: nn.Module, name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(
+    epsilon=block.style.norm_epsilon, dtype=block.dtype, name=name
+  )
+
+
+def _attention(block: nn.Module, name: str) -> layers.Attention:
+  style = block.style
+  return layers.Attention(
+    block.size.num_heads,
+    causal=style.causal,
+    logit_cap=style.logit_cap,
+    attention=style.attention,
+    query_chunk=style.query_chunk,
+    dtype=block.dtype,
+    name=name,
+  )
+
+
+def _mlp(block: nn.Module) -> layers.MlpBlock:
+  return layers.MlpBlock(
+    block.size.mlp_width,
+    activation=block.style.activation,
+    dtype=block.dtype,
+    name="mlp",
+  )
+
+
+# What the forward pass keeps of each block besides its input; the rest is
+# computed again in the backward pass.
+REMAT_POLICIES = {
+  "nothing": None,
+  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Stack(nn.Module):
   """`size.depth` blocks of one class; parameters gain a leading depth axis.
 
   Attributes:
-    block: the block's class; called as block(size, dtype)(x, *args).
+    block: the block's class; called as block(size, dtype, style)(x, *args).
     size: shared by all blocks.
     remat: recompute each block's activations in the backward pass.
+    remat_policy: a key of REMAT_POLICIES.
+    style: shared by all blocks.
   """
 
   block: Any
   size: variants.TransformerSize
   remat: bool = False
+  remat_policy: str = "nothing"
+  style: variants.BlockStyle = variants.BlockStyle()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *args: jax.Array) -> jax.Array:
     block = self.block
     if self.remat:
-      block = nn.remat(block, prevent_cse=False)
+      policy = REMAT_POLICIES[self.remat_policy]
+      block = nn.remat(block, prevent_cse=False, policy=policy)
 
     def body(module, carry, _):
       return module(carry, *args), None
 
     scan = nn.scan(
       body,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True},
       length=self.size.depth,
     )
-    x, _ = scan(block(self.size, self.dtype, name="layers"), x, None)
+    module = block(self.size, self.dtype, self.style, name="layers")
+    x, _ = scan(module, x, None)
     return x
 
 

@@ -35,7 +35,11 @@ class DualEncoderConfig:
   remat: bool = False
   dtype: str = "float32"
   video_tower: str = video_tower.TRANSFORMER  # one of video_tower.NAMES
+  text_tower: str = "transformer"  # a key of text_transformer.STYLES
   batch_norm_groups: int = 1  # see batch_norm.BatchNorm
+  remat_policy: str = "nothing"  # a key of attention.REMAT_POLICIES
+  attention: str = "whole"  # a key of layers.ATTENTIONS; of the video tower
+  query_chunk: int = 0  # queries at a time, of "chunked"
 
 
 class DualEncoderOutput(NamedTuple):
@@ -67,7 +71,11 @@ class DualEncoder(nn.Module):
       variants.named_size(variants.TEXT_SIZES, config.text_size),
       vocab_size=config.vocab_size,
       max_length=config.max_text_length,
+      style=variants.named(
+        text_transformer.STYLES, config.text_tower, what="text tower"
+      ),
       remat=config.remat,
+      remat_policy=config.remat_policy,
       dtype=dtype,
     )
     self.video_projection = layers.Dense(

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ColourScale:
-  """Mean and spread of red, green, blue in [0, 1] that weights were made for."""
+  """Mean and spread of red, green, blue, of 1, that weights were made for."""
 
   mean: tuple[float, float, float]
   std: tuple[float, float, float]

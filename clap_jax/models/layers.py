@@ -38,16 +38,26 @@ class Dense(nn.Module):
     return y.reshape(*x.shape[:-1], self.features)
 
 
+# The two forms of GELU differ by up to 5e-4: imported weights need their own.
+ACTIVATIONS = {
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "gelu_tanh": jax.nn.gelu,
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
 class MlpBlock(nn.Module):
-  """Dense, GELU, Dense: (*b, d) -> (*b, d)."""
+  """Dense, an activation, Dense: (*b, d) -> (*b, d)."""
 
   hidden: int
   dropout_rate: float = 0.0
+  activation: str = "gelu_tanh"  # a key of ACTIVATIONS
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
-    y = nn.gelu(Dense(self.hidden, dtype=self.dtype, name="up")(x))
+    y = Dense(self.hidden, dtype=self.dtype, name="up")(x)
+    y = ACTIVATIONS[self.activation](y)
     y = nn.Dropout(self.dropout_rate)(y, deterministic=deterministic)
     return Dense(x.shape[-1], dtype=self.dtype, name="down")(y)
 
@@ -60,10 +70,18 @@ class Attention(nn.Module):
 
   Attributes:
     num_heads: must divide the query's width.
+    causal: queries and keys are one sequence, and query i sees keys 0 to i.
+    logit_cap: bound on the logits, by tanh; 0 for none.
+    attention: a key of ATTENTIONS; the result is the same.
+    query_chunk: queries at a time, of "chunked".
     dtype: computation dtype; the softmax is float32.
   """
 
   num_heads: int
+  causal: bool = False
+  logit_cap: float = 0.0
+  attention: str = "whole"
+  query_chunk: int = 0
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -87,17 +105,102 @@ class Attention(nn.Module):
       return jnp.swapaxes(y, -2, -3)
 
     q, k, v = heads("q", query), heads("k", key_value), heads("v", key_value)
-    logits = jnp.einsum("...qd,...kd->...qk", q, k).astype(jnp.float32)
-    logits = logits * head_width**-0.5
-    if key_mask is None:
-      weights = jax.nn.softmax(logits, axis=-1)
-    else:
-      valid = key_mask[..., None, None, :]
-      logits = jnp.where(valid, logits, -1e30)
-      weights = jax.nn.softmax(logits, axis=-1) * valid
-    y = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v)
+    valid = None if key_mask is None else key_mask[..., None, None, :]
+    if self.causal:
+      order = jnp.tri(query.shape[-2], key_value.shape[-2], dtype=bool)
+      valid = order if valid is None else valid & order
+    y = ATTENTIONS[self.attention](
+      q,
+      k,
+      v,
+      valid,
+      query_chunk=self.query_chunk,
+      logit_cap=self.logit_cap,
+    )
     y = jnp.swapaxes(y, -2, -3).reshape(*query.shape[:-1], width)
     return Dense(width, dtype=self.dtype, name="out")(y)
+
+
+def attend_whole(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
+  """softmax(q k^T / sqrt(d)) v over (*b, h, n, d); masked queries give 0.
+
+  Args:
+    q: (*b, h, q, d).
+    k: (*b, h, k, d).
+    v: (*b, h, k, d).
+    valid: bool, broadcast to (*b, h, q, k); None for all True.
+    query_chunk: of no meaning here.
+    logit_cap: bound on the logits, by tanh; 0 for none.
+  """
+  del query_chunk
+  logits = jnp.einsum("...qd,...kd->...qk", q, k).astype(jnp.float32)
+  logits = logits * q.shape[-1] ** -0.5
+  if logit_cap:
+    logits = logit_cap * jnp.tanh(logits / logit_cap)
+  if valid is None:
+    weights = jax.nn.softmax(logits, axis=-1)
+  else:
+    logits = jnp.where(valid, logits, -1e30)
+    weights = jax.nn.softmax(logits, axis=-1) * valid
+  return jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v)
+
+
+def attend_chunked(q, k, v, valid, *, query_chunk, logit_cap=0.0):
+  """The same, `query_chunk` queries at a time, recomputed going backward.
+
+  Memory for the weights is that of one chunk.
+  """
+  num_queries = q.shape[-2]
+  if query_chunk < 1:
+    raise ValueError(f"query_chunk must be at least 1, got {query_chunk}.")
+  num_chunks = -(-num_queries // query_chunk)
+  padding = num_chunks * query_chunk - num_queries
+
+  def cut(x):  # (..., q, n) -> (chunks, ..., query_chunk, n)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
+    x = x.reshape(*x.shape[:-2], num_chunks, query_chunk, x.shape[-1])
+    return jnp.moveaxis(x, -3, 0)
+
+  def attend(chunk):
+    queries, mask = chunk
+    mask = valid if mask is None else mask
+    return attend_whole(queries, k, v, mask, logit_cap=logit_cap)
+
+  each_its_own = valid is not None and valid.shape[-2] > 1
+  chunks = (cut(q), cut(valid) if each_its_own else None)
+  y = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), chunks), 0, -3)
+  y = y.reshape(*y.shape[:-3], num_chunks * query_chunk, y.shape[-1])
+  return y[..., :num_queries, :]
+
+
+def attend_fused(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
+  """The same through jax.nn.dot_product_attention, fused where XLA can."""
+  del query_chunk
+  if logit_cap:
+    raise ValueError(
+      "Fused attention has no bound on its logits, but this tower's is "
+      f'{logit_cap}: choose attention "whole" or "chunked".'
+    )
+  batch = q.shape[:-3]
+
+  def flat(x):  # (*b, h, n, d) -> (b, n, h, d)
+    return jnp.swapaxes(x.reshape(-1, *x.shape[-3:]), 1, 2)
+
+  if valid is not None:
+    wide = (*batch, 1, q.shape[-2], k.shape[-2])
+    valid = jnp.broadcast_to(valid, wide).reshape(-1, *wide[-3:])
+  y = jax.nn.dot_product_attention(flat(q), flat(k), flat(v), mask=valid)
+  y = jnp.swapaxes(y, 1, 2)
+  if valid is not None:  # without a key the weights would be even
+    y = y * valid.any(axis=-1)[..., None]
+  return y.reshape(*batch, *y.shape[-3:])
+
+
+ATTENTIONS = {
+  "whole": attend_whole,
+  "chunked": attend_chunked,
+  "fused": attend_fused,
+}
 
 
 def sinusoidal_positions(length: int, width: int) -> jax.Array:

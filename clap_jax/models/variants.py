@@ -1,6 +1,7 @@
 """Sizes of the towers: one table, named by the vision-transformer habit."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,6 +13,22 @@ class TransformerSize:
   num_heads: int
   mlp_width: int
 
+
+@dataclasses.dataclass(frozen=True)
+class BlockStyle:
+  """How published transformers of one size differ from block to block."""
+
+  activation: str = "gelu_tanh"  # a key of layers.ACTIVATIONS
+  norm_epsilon: float = 1e-6
+  norm_after: bool = False  # BERT's order: after the residual sum
+  causal: bool = False  # a token attends to itself and those before it
+  logit_cap: float = 0.0  # bound on attention's logits, by tanh; 0: none
+  # How attention is computed; the result is the same.
+  attention: str = "whole"  # a key of layers.ATTENTIONS
+  query_chunk: int = 0  # queries at a time, of "chunked"
+
+
+PLAIN_BLOCK = BlockStyle()
 
 # "micro" is for unit tests, "tiny" for training on a CPU; S, B and L are the
 # sizes of Dosovitskiy et al., "An Image is Worth 16x16 Words", table 1 (S as
@@ -29,16 +46,36 @@ TEXT_SIZES = {
   "micro": TransformerSize(width=16, depth=1, num_heads=2, mlp_width=32),
   "tiny": TransformerSize(width=64, depth=2, num_heads=4, mlp_width=256),
   "mini": TransformerSize(width=128, depth=3, num_heads=4, mlp_width=512),
+  "minilm": TransformerSize(width=384, depth=6, num_heads=12, mlp_width=1536),
+  "minilm_12": TransformerSize(
+    width=384, depth=12, num_heads=12, mlp_width=1536
+  ),
   "S": TransformerSize(width=384, depth=12, num_heads=6, mlp_width=1536),
   "B": TransformerSize(width=512, depth=12, num_heads=8, mlp_width=2048),
   "L": TransformerSize(width=768, depth=12, num_heads=12, mlp_width=3072),
+  "H": TransformerSize(width=1024, depth=24, num_heads=16, mlp_width=4096),
 }
+
+
+def name_of_size(
+  table: dict[str, TransformerSize], size: TransformerSize
+) -> str:
+  """The name of a size; raises ValueError with the choices when unknown."""
+  for name, known in table.items():
+    if known == size:
+      return name
+  raise ValueError(f"No size is {size}; there are {table}.")
 
 
 def named_size(table: dict[str, TransformerSize], name: str) -> TransformerSize:
   """Looks a size up; raises ValueError with the choices when unknown."""
+  return named(table, name, what="size")
+
+
+def named(table: dict[str, Any], name: str, *, what: str) -> Any:
+  """Looks a name up; raises ValueError with the choices when unknown."""
   if name not in table:
-    raise ValueError(f"Unknown size {name!r}; choose one of {sorted(table)}.")
+    raise ValueError(f"Unknown {what} {name!r}; choose one of {sorted(table)}.")
   return table[name]
 
 
@@ -68,7 +105,7 @@ class R2Plus1DSize:
 
 
 def mid_width(in_width: int, out_width: int) -> int:
-  """Tran et al., "A Closer Look at Spatiotemporal Convolutions", section 3.5."""
+  """Tran et al., "A Closer Look at Spatiotemporal ...", section 3.5."""
   return 27 * in_width * out_width // (9 * in_width + 3 * out_width)
 
 

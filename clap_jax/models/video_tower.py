@@ -1,14 +1,25 @@
 """Video towers by name: every one takes clips and returns one vector each."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from clap_jax.models import r2plus1d, variants, video_transformer
+from clap_jax.models import (
+  r2plus1d,
+  space_then_time,
+  variants,
+  video_transformer,
+)
 
 TRANSFORMER = "transformer"
-NAMES = (TRANSFORMER, *variants.R2PLUS1D_SIZES)
+SPACE_THEN_TIME = "videoprism"
+NAMES = (
+  *video_transformer.STYLES,
+  SPACE_THEN_TIME,
+  *variants.R2PLUS1D_SIZES,
+)
 
 
 def make(config: Any, *, name: str | None = None) -> nn.Module:
@@ -30,21 +41,31 @@ def make(config: Any, *, name: str | None = None) -> nn.Module:
       dtype=dtype,
       name=name,
     )
-  if config.video_tower != TRANSFORMER:
-    raise ValueError(
-      f"Unknown video tower {config.video_tower!r}; choose from "
-      f"{', '.join(NAMES)}."
-    )
+  size = variants.named_size(variants.VIDEO_SIZES, config.video_size)
+  computed = {"attention": config.attention, "query_chunk": config.query_chunk}
+  shared = {
+    "patch": config.patch,
+    "num_frames": config.num_frames,
+    "remat": config.remat,
+    "remat_policy": config.remat_policy,
+    "dtype": dtype,
+    "name": name,
+  }
+  if config.video_tower == SPACE_THEN_TIME:
+    block = dataclasses.replace(space_then_time.BLOCK, **computed)
+    return space_then_time.SpaceThenTime(size, block=block, **shared)
+  style = variants.named(
+    video_transformer.STYLES, config.video_tower, what="video tower"
+  )
+  block = dataclasses.replace(style.block, **computed)
   return video_transformer.VideoTransformer(
-    variants.named_size(variants.VIDEO_SIZES, config.video_size),
-    patch=config.patch,
+    size,
+    style=dataclasses.replace(style, block=block),
     motion_gain=config.motion_gain,
-    remat=config.remat,
-    dtype=dtype,
-    name=name,
+    **shared,
   )
 
 
 def is_patched(video_tower: str) -> bool:
-  """Whether a tower cuts its clips into `patch`, which must then divide them."""
+  """Whether a tower cuts clips into `patch`, which must then divide them."""
   return video_tower not in variants.R2PLUS1D_SIZES

@@ -1,5 +1,6 @@
 """A factorised space-time video transformer over tubelets."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.models import attention, layers, variants
+from clap_jax.models import frames as frames_lib
 
 
 def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
@@ -51,44 +53,162 @@ def clip_channels(frames: jax.Array, *, motion_gain: float) -> jax.Array:
   return jnp.concatenate([0.5 * colours, motion_gain * motion], axis=-1)
 
 
+@dataclasses.dataclass(frozen=True)
+class VideoStyle:
+  """How a video transformer is built, beside its size."""
+
+  block: variants.BlockStyle = variants.PLAIN_BLOCK
+  factorised: bool = True  # attention over space, then over time; else over all
+  class_token: bool = False  # one more token at each step in time
+  embedding_norm: bool = False  # before the first block
+  embedding_bias: bool = True
+  learned_positions: bool = True  # else fixed sines over all tokens
+  pool: str = "attention"  # or "class": the class tokens, or "mean": all tokens
+  colours: frames_lib.ColourScale | None = None  # None: see clip_channels
+
+
+# By the name of the tower: our own, and those whose weights can be imported.
+_CLIP = VideoStyle(
+  variants.BlockStyle("quick_gelu", norm_epsilon=1e-5),
+  class_token=True,
+  embedding_norm=True,
+  embedding_bias=False,
+  pool="class",
+  colours=frames_lib.CLIP,
+)
+STYLES = {
+  "transformer": VideoStyle(),
+  # CLIP's image tower with attention over time beside it; imported, that
+  # attention starts from zero, and the tower from the mean over the images.
+  "clip": _CLIP,
+  "open_clip": dataclasses.replace(
+    _CLIP, block=variants.BlockStyle("gelu", norm_epsilon=1e-5)
+  ),
+  # Tong et al., "VideoMAE", fine-tuned: the mean of all tokens, then the norm.
+  "videomae": VideoStyle(
+    variants.BlockStyle("gelu", norm_epsilon=1e-6),
+    factorised=False,
+    learned_positions=False,
+    pool="mean",
+    colours=frames_lib.IMAGENET,
+  ),
+}
+
+
 class VideoTransformer(nn.Module):
   """Clips to features: uint8 (b, t, height, width, 3) -> float32 (b, d).
+
+  A clip of another length than `num_frames` gets positions in time that are
+  interpolated between those learned: clips of any length are welcome.
 
   Attributes:
     size: width, depth, heads.
     patch: tubelet sides in frames and pixels (time, height, width).
+    num_frames: the length of clip that positions in time are learned for; None
+      for that of the clips at hand, which then must not vary.
     motion_gain: see clip_channels.
+    style: see VideoStyle.
     remat: recompute activations block by block in the backward pass.
+    remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; the result is float32.
   """
 
   size: variants.TransformerSize
   patch: tuple[int, int, int]
+  num_frames: int | None = None
   motion_gain: float = 0.0
+  style: VideoStyle = VideoStyle()
   remat: bool = False
+  remat_policy: str = "nothing"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, frames: jax.Array, *, train: bool = False) -> jax.Array:
     del train  # nothing here differs in training
-    x = clip_channels(frames.astype(self.dtype), motion_gain=self.motion_gain)
-    x = tubelets(x, self.patch)
-    _, t, s, _ = x.shape
-    x = layers.Dense(self.size.width, dtype=self.dtype, name="embed")(x)
-    init = nn.initializers.normal(0.02)
-    space = self.param("space_positions", init, (s, self.size.width))
-    time = self.param("time_positions", init, (t, 1, self.size.width))
-    x = x + (space + time).astype(self.dtype)
+    style = self.style
+    x = tubelets(self._channels(frames), self.patch)
+    x = layers.Dense(
+      self.size.width,
+      use_bias=style.embedding_bias,
+      dtype=self.dtype,
+      name="embed",
+    )(x)
+    if style.class_token:
+      x = self._with_class_token(x)
+    x = x + self._positions(x).astype(self.dtype)
+    if style.embedding_norm:
+      x = self._norm("embedding_norm")(x)
+    shape = x.shape
+    if not style.factorised:
+      x = x.reshape(shape[0], -1, shape[-1])
     x = attention.Stack(
-      attention.SpaceTimeBlock,
+      attention.SpaceTimeBlock if style.factorised else attention.TokenBlock,
       self.size,
       remat=self.remat,
+      remat_policy=self.remat_policy,
+      style=style.block,
       dtype=self.dtype,
       name="blocks",
     )(x)
-    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-    x = x.reshape(x.shape[0], t * s, self.size.width)
+    return self._pooled(x.reshape(shape)).astype(jnp.float32)
+
+  def _channels(self, frames):
+    if self.style.colours is None:
+      wide = frames.astype(self.dtype)
+      return clip_channels(wide, motion_gain=self.motion_gain)
+    if self.motion_gain:
+      raise ValueError(
+        f"motion_gain is {self.motion_gain}, but this tower's weights know "
+        "colours only: set it to 0."
+      )
+    return self.style.colours(frames, self.dtype)
+
+  def _with_class_token(self, x):  # (b, t, s, d) -> (b, t, 1 + s, d)
+    token = self.param(
+      "class_token", nn.initializers.normal(0.02), (self.size.width,)
+    )
+    token = jnp.broadcast_to(
+      token.astype(x.dtype), (*x.shape[:2], 1, x.shape[-1])
+    )
+    return jnp.concatenate([token, x], axis=2)
+
+  def _positions(self, x) -> jax.Array:  # (b, t, s, d) -> (t or 1, s or 1, d)
+    _, num_steps, num_places, width = x.shape
+    if not self.style.learned_positions:
+      table = interleaved_positions(num_steps * num_places, width)
+      return table.reshape(num_steps, num_places, width)
+    init = nn.initializers.normal(0.02)
+    space = self.param("space_positions", init, (num_places, width))
+    learned = num_steps
+    if self.num_frames is not None:
+      learned = self.num_frames // self.patch[0]
+    time = self.param("time_positions", init, (learned, 1, width))
+    if num_steps != learned:
+      time = jax.image.resize(time, (num_steps, 1, width), "linear")
+    return space + time
+
+  def _pooled(self, x):  # (b, t, s, d) -> (b, d)
+    norm = self._norm("norm")
+    if self.style.pool == "class":
+      return norm(x[:, :, 0]).mean(axis=1)
+    if self.style.pool == "mean":
+      return norm(x.mean(axis=(1, 2)))
+    x = norm(x).reshape(x.shape[0], -1, x.shape[-1])
     pooled = attention.AttentionPool(
       self.size.num_heads, dtype=self.dtype, name="pool"
     )(x)
-    return (pooled + x.mean(axis=1)).astype(jnp.float32)
+    return pooled + x.mean(axis=1)
+
+  def _norm(self, name: str) -> nn.LayerNorm:
+    epsilon = self.style.block.norm_epsilon
+    return nn.LayerNorm(epsilon=epsilon, dtype=self.dtype, name=name)
+
+
+def interleaved_positions(length: int, width: int) -> jax.Array:
+  """Sines at even, cosines at odd places: (length, width); width even.
+
+  As VideoMAE has them; `layers.sinusoidal_positions` with its halves merged.
+  """
+  halves = layers.sinusoidal_positions(length, width)
+  halves = halves.reshape(length, 2, width // 2)
+  return jnp.swapaxes(halves, 1, 2).reshape(length, width)

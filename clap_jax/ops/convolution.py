@@ -97,7 +97,7 @@ def as_convolution(
   Three-dimensional ones are slower wherever they were measured.
   """
   batch, frames, height, width, channels = x.shape
-  kt, kh, kw, _, features = kernel.shape
+  kt, features = kernel.shape[0], kernel.shape[-1]
   lengths = _output_lengths(x, strides)
   if kt == 1:
     x = x[:, :: strides[0]].reshape(-1, height, width, channels)

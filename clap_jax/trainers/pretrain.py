@@ -28,17 +28,25 @@ from clap_jax.data import (
   order,
   pipeline,
   records,
+  vocabulary,
 )
-from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.losses import (
   contrastive,
   contrastive_cached,
   contrastive_sharded,
 )
 from clap_jax.metrics import card, retrieval
-from clap_jax.models import dual_encoder, variants, video_tower
+from clap_jax.models import (
+  attention,
+  dual_encoder,
+  layers,
+  text_transformer,
+  variants,
+  video_tower,
+)
 from clap_jax.trainers import abstract, results, running
-from clap_jax.training import checkpoint, evaluation, pretrained, processes
+from clap_jax.trainers import start as start_lib
+from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import task as task_lib
 
@@ -100,9 +108,17 @@ class ModelConfig:
   video_tower: str = config_lib.choice(
     *video_tower.NAMES, default=video_tower.TRANSFORMER
   )
+  text_tower: str = config_lib.choice(
+    *text_transformer.STYLES, default="transformer"
+  )
   # Parts of the batch with normalisation statistics of their own; 1: all
   # devices share theirs; 0: the running averages.
   batch_norm_groups: int = config_lib.ranged(default=1, minimum=0)
+  remat_policy: str = config_lib.choice(
+    *attention.REMAT_POLICIES, default="nothing"
+  )
+  attention: str = config_lib.choice(*layers.ATTENTIONS, default="whole")
+  query_chunk: int = config_lib.ranged(default=0, minimum=0)  # of "chunked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +144,6 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StartConfig:
-  """Which parameters of another run training starts from."""
-
-  workdir: str  # of a `clap train` run; "" starts from random parameters
-  parameters: tuple[str, ...]  # regexes on their names
-
-
-@dataclasses.dataclass(frozen=True)
 class PretrainConfig:
   """Everything `clap train` reads of a pretrain config."""
 
@@ -147,16 +155,21 @@ class PretrainConfig:
   augment: augment.AugmentOptions
   model: ModelConfig
   loss: LossConfig
-  start: StartConfig
+  start: start_lib.StartConfig
   optimizer: config_lib.OptimizerConfig
   loop: config_lib.LoopConfig
   checkpoint: config_lib.CheckpointConfig
   mesh: config_lib.MeshConfig
 
   def __post_init__(self):
-    if not video_tower.is_patched(self.model.video_tower):
-      return
-    frames, height, width = self.model.patch
+    tower, gain = self.model.video_tower, self.model.motion_gain
+    if tower != video_tower.TRANSFORMER and gain:
+      raise ValueError(
+        f"model.motion_gain is {gain}, but the tower {tower} sees colours "
+        "only: set it to 0."
+      )
+    patched = video_tower.is_patched(tower)
+    frames, height, width = self.model.patch if patched else (1, 1, 1)
     for name, side, step in (
       ("clip.num_frames", self.clip.num_frames, frames),
       ("clip.image_size", self.clip.image_size, height),
@@ -171,6 +184,14 @@ class PretrainConfig:
       raise ValueError(
         f"data.batch_size is {self.data.batch_size}, not a multiple of "
         f"loss.num_microbatches {self.loss.num_microbatches}."
+      )
+    if not patched and (
+      self.loss.num_microbatches > 1 and self.model.batch_norm_groups
+    ):
+      raise ValueError(
+        f"The tower {tower} normalises over the batch, which no microbatch "
+        "sees: set loss.num_microbatches to 1, or model.batch_norm_groups to 0 "
+        "for the running averages."
       )
 
 
@@ -280,7 +301,7 @@ class ClipReader:
 
   config: PretrainConfig
   dataset: records.Dataset
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: vocabulary.Vocabulary
 
   def training_source(self) -> examples.ClipSource:
     config = self.config
@@ -385,7 +406,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     measure=score,
     title=f"pretrain {config.encoder}",
     data_seed=order.mix(config.loop.seed, config.sampling.stream),
-    prepare=_starter(config.start),
+    prepare=start_lib.starter(config.start, score.task.model.config),
   )
   _write_encoder(
     config,
@@ -406,25 +427,11 @@ def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
   return score.rows(params, split or config.data.eval_split)
 
 
-def _starter(start: StartConfig):
-  """What puts another run's parameters into a fresh state, if configured.
-
-  Raises:
-    FileNotFoundError: if that run has no checkpoint.
-  """
-  if not start.workdir:
-    return None
-  params, _ = checkpoint.restore_params(start.workdir)
-  return lambda state: pretrained.start_from(
-    state, params, patterns=start.parameters
-  )
-
-
 def _open(config: PretrainConfig) -> ClipReader:
   return ClipReader(
     config,
     records.open_dataset(config.data.data_dir, config.data.dataset),
-    tokenizer_lib.Tokenizer.load(config.data.tokenizer),
+    vocabulary.load(config.data.tokenizer),
   )
 
 
@@ -520,7 +527,11 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
     remat=model.remat,
     dtype=model.dtype,
     video_tower=model.video_tower,
+    text_tower=model.text_tower,
     batch_norm_groups=model.batch_norm_groups,
+    remat_policy=model.remat_policy,
+    attention=model.attention,
+    query_chunk=model.query_chunk,
   )
 
 
@@ -532,6 +543,8 @@ def seen_classes(
   A run of no steps has seen nothing, one that starts from another run has seen
   what that one had.
   """
+  if config.start.directories:
+    return None  # others' weights do not say
   seen: set[str] = set()
   if config.loop.length.value:
     seen = set(reader.dataset.label_names) - set(reader.hidden_names)

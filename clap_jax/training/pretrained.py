@@ -52,13 +52,43 @@ def start_from(
       f"here; it has {', '.join(sorted(flat)[:5])}, ..."
     )
 
+  return _replaced(state, {name: wanted[name] for name in shared})
+
+
+def take_over(
+  state: TrainState, *, source: Mapping[str, Any], name: str
+) -> TrainState:
+  """A fresh state with all of `source`, which must fit as a whole.
+
+  Args:
+    state: before the first step, on its devices.
+    source: parameter's name -> array.
+    name: where they come from, for messages.
+
+  Raises:
+    ValueError: listing every parameter that is not here or of another shape.
+  """
+  target = paths.flatten(state.params)
+  wrong = [
+    f"{key}: {np.shape(leaf)} there, "
+    f"{target[key].shape if key in target else 'absent'} here"
+    for key, leaf in source.items()
+    if key not in target or np.shape(leaf) != target[key].shape
+  ]
+  if wrong:
+    raise ValueError(
+      f"The weights in {name} do not fit:\n  " + "\n  ".join(wrong)
+    )
+  return _replaced(state, source)
+
+
+def _replaced(state: TrainState, values: Mapping[str, Any]) -> TrainState:
   def replaced(tree):
     def pick(key_path, leaf):
       name = paths.name_of(key_path)
-      if name not in shared:
+      if name not in values:
         return leaf
-      value = np.asarray(wanted[name], leaf.dtype)
-      return jax.device_put(value, leaf.sharding)
+      return jax.device_put(np.asarray(values[name], leaf.dtype), leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(pick, tree)
 

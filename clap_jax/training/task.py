@@ -47,7 +47,7 @@ class Task(Protocol):
 
 def is_tracked(name: str) -> bool:
   """Whether a parameter's path lies in a tracked collection."""
-  return name.split("/")[0] in TRACKED_COLLECTIONS
+  return name.split("/", maxsplit=1)[0] in TRACKED_COLLECTIONS
 
 
 def split_tracked(

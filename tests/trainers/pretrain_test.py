@@ -251,6 +251,19 @@ def test_retrieval_rows_have_a_card(directory):
     ({"sampling.background_share": 1.5}, r"sampling\.background_share"),
     ({"model.video_size": "huge"}, r"model\.video_size.*micro"),
     ({"clip.clip_sec": 0.0}, r"clip\.clip_sec: must be above 0"),
+    (
+      {"model.video_tower": "resnet"},
+      r"video_tower: got 'resnet'.*r2plus1d_34",
+    ),
+    ({"model.video_tower": "clip"}, r"motion_gain is 5\.0.*colours only"),
+    (
+      {
+        "model.video_tower": "r2plus1d_micro",
+        "model.motion_gain": 0.0,
+        "loss.num_microbatches": 2,
+      },
+      "normalises over the batch",
+    ),
   ],
 )
 def test_values_that_do_not_fit(directory, changes, message):

@@ -1,0 +1,166 @@
+"""Vocabularies of imported text towers, through the `tokenizers` library.
+
+A text tower knows only the pieces that it was trained with. CLIP's byte pairs
+and BERT's word pieces are kept as the library's JSON; `load` tells such a file
+from a SentencePiece model.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+
+from clap_jax.data import tokenizer as tokenizer_lib
+
+_CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
+# Radford et al.'s pattern of words: contractions, letters, single digits, rest.
+_CLIP_WORDS = (
+  r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
+  r"|[^\s\p{L}\p{N}]+"
+)
+
+
+class ForeignTokenizer:
+  """Encodes texts as data.tokenizer.Tokenizer does; thread-safe.
+
+  Attributes:
+    model: the JSON, as bytes.
+    hash: sha256 of it.
+    vocab_size: number of pieces, added ones included.
+  """
+
+  def __init__(self, model: bytes):
+    """Raises ValueError when `model` is no tokenizer that frames a text."""
+    try:
+      self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
+    except Exception as error:  # the library raises nothing more specific
+      raise ValueError(f"not a tokenizer of `tokenizers`: {error}") from error
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    frame = self._tokenizer.encode("").ids
+    if len(frame) != 2:
+      raise ValueError(
+        f"the tokenizer makes {frame} of an empty text; expected one piece for "
+        "the begin and one for the end"
+      )
+    self._begin, self._end = frame
+    self.model = model
+    self.hash = hashlib.sha256(model).hexdigest()
+    self.vocab_size = self._tokenizer.get_vocab_size()
+    self._pieces = functools.lru_cache(1 << 16)(self._encode_one)
+
+  def encode(
+    self, texts: Sequence[str], *, length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens int32 (n, length) and mask bool (n, length), True = a token."""
+    return tokenizer_lib.framed(
+      [self._pieces(text) for text in texts],
+      length=length,
+      begin_id=self._begin,
+      end_id=self._end,
+    )
+
+  def _encode_one(self, text: str) -> tuple[int, ...]:
+    encoding = self._tokenizer.encode(text, add_special_tokens=False)
+    return tuple(encoding.ids)
+
+
+Vocabulary = tokenizer_lib.Tokenizer | ForeignTokenizer
+
+
+def load(path: str | os.PathLike) -> Vocabulary:
+  """Reads a model file of `clap tokenizer` or the JSON of an imported tower.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if it is neither.
+  """
+  path = pathlib.Path(path)
+  model = path.read_bytes()
+  make = ForeignTokenizer if model[:1] == b"{" else tokenizer_lib.Tokenizer
+  try:
+    return make(model)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
+  """Reads tokenizer.json, vocab.txt or vocab.json beside merges.txt.
+
+  Raises:
+    FileNotFoundError: if a file is missing.
+    ValueError: if it is none of these.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"There is no tokenizer file {path}.")
+  if path.name == "vocab.txt":
+    return ForeignTokenizer(_word_pieces(path).to_str().encode())
+  if path.name == "vocab.json":
+    return ForeignTokenizer(_byte_pairs(path).to_str().encode())
+  try:
+    return ForeignTokenizer(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """BERT's, uncased where the vocabulary has no upper case."""
+  words = path.read_text(encoding="utf-8").splitlines()
+  vocabulary = {word: index for index, word in enumerate(words)}
+  missing = {"[CLS]", "[SEP]", "[UNK]"} - set(vocabulary)
+  if missing:
+    raise ValueError(f"{path} lacks {sorted(missing)}: no BERT vocabulary.")
+  special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+  lowercase = not any(
+    word != word.lower() for word in words if word not in special
+  )
+  made = tokenizers.Tokenizer(
+    tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
+  )
+  made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+  made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  made.post_processor = tokenizers.processors.BertProcessing(
+    ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+  )
+  return made
+
+
+def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """CLIP's: byte pairs of lower-cased words that end in </w>."""
+  merges = path.with_name("merges.txt")
+  if not merges.is_file():
+    raise FileNotFoundError(f"There is no merges.txt beside {path}.")
+  model = tokenizers.models.BPE.from_file(
+    str(path), str(merges), unk_token=_CLIP_END, end_of_word_suffix="</w>"
+  )
+  made = tokenizers.Tokenizer(model)
+  for piece in (_CLIP_BEGIN, _CLIP_END):
+    if made.token_to_id(piece) is None:
+      raise ValueError(f"{path} lacks {piece}: no CLIP vocabulary.")
+  made.normalizer = tokenizers.normalizers.Sequence(
+    [
+      tokenizers.normalizers.NFC(),
+      tokenizers.normalizers.Replace(tokenizers.Regex(r"\s+"), " "),
+      tokenizers.normalizers.Lowercase(),
+    ]
+  )
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+    [
+      tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(_CLIP_WORDS), behavior="removed", invert=True
+      ),
+      tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ]
+  )
+  made.post_processor = tokenizers.processors.RobertaProcessing(
+    (_CLIP_END, made.token_to_id(_CLIP_END)),
+    (_CLIP_BEGIN, made.token_to_id(_CLIP_BEGIN)),
+    trim_offsets=False,
+    add_prefix_space=False,
+  )
+  return made

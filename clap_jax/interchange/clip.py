@@ -1,0 +1,177 @@
+"""CLIP's text and image towers, OpenAI's and open_clip's.
+
+Both share their names. OpenAI's were trained with QuickGELU, most of open_clip
+with GELU: that is the whole difference between the two sources, and no weight
+tells it.
+"""
+
+import math
+
+from clap_jax.interchange import rules
+from clap_jax.interchange import source as source_lib
+from clap_jax.models import variants
+
+_TEXT = r"transformer\.resblocks\.(\d+)\."
+_IMAGE = r"visual\.transformer\.resblocks\.(\d+)\."
+_TEXT_BLOCKS = "params/text_tower/blocks/layers"
+_VIDEO_BLOCKS = "params/video_tower/blocks/layers"
+
+
+def _projections(blocks: str, *names: str, leaf: str) -> tuple[str, ...]:
+  return tuple(
+    rf"{blocks}/{name}/{part}/{leaf}[\1]" for name in names for part in "qkv"
+  )
+
+
+RULES = (
+  # The image tower. Attention over time starts from that over space, with an
+  # output of zero: see FILLINGS.
+  rules.Rule(
+    r"visual\.conv1\.weight",
+    ("params/video_tower/embed/kernel",),
+    "inflated_tubelet",
+  ),
+  rules.same(r"visual\.class_embedding", "params/video_tower/class_token"),
+  rules.same(
+    r"visual\.positional_embedding", "params/video_tower/space_positions"
+  ),
+  rules.same(
+    r"visual\.ln_pre\.weight", "params/video_tower/embedding_norm/scale"
+  ),
+  rules.same(r"visual\.ln_pre\.bias", "params/video_tower/embedding_norm/bias"),
+  rules.same(r"visual\.ln_post\.weight", "params/video_tower/norm/scale"),
+  rules.same(r"visual\.ln_post\.bias", "params/video_tower/norm/bias"),
+  rules.same(r"visual\.proj", "params/video_projection/kernel"),
+  rules.Rule(
+    rf"{_IMAGE}attn\.in_proj_weight",
+    _projections(_VIDEO_BLOCKS, "space", "time", leaf="kernel"),
+    "thirds_transposed_twice",
+  ),
+  rules.Rule(
+    rf"{_IMAGE}attn\.in_proj_bias",
+    _projections(_VIDEO_BLOCKS, "space", "time", leaf="bias"),
+    "thirds_twice",
+  ),
+  rules.Rule(
+    rf"{_IMAGE}ln_1\.weight",
+    (
+      rf"{_VIDEO_BLOCKS}/norm_space/scale[\1]",
+      rf"{_VIDEO_BLOCKS}/norm_time/scale[\1]",
+    ),
+    "twice",
+  ),
+  rules.Rule(
+    rf"{_IMAGE}ln_1\.bias",
+    (
+      rf"{_VIDEO_BLOCKS}/norm_space/bias[\1]",
+      rf"{_VIDEO_BLOCKS}/norm_time/bias[\1]",
+    ),
+    "twice",
+  ),
+  *source_lib.block_rules(
+    _IMAGE,
+    _VIDEO_BLOCKS,
+    {
+      r"attn\.out_proj": "space/out",
+      r"ln_2": "norm_mlp",
+      r"mlp\.c_fc": "mlp/up",
+      r"mlp\.c_proj": "mlp/down",
+    },
+  ),
+  # The text tower.
+  rules.same(r"token_embedding\.weight", "params/text_tower/embedding"),
+  rules.Rule(
+    r"positional_embedding", ("params/text_tower/positions",), "positions"
+  ),
+  rules.same(r"ln_final\.weight", "params/text_tower/norm/scale"),
+  rules.same(r"ln_final\.bias", "params/text_tower/norm/bias"),
+  rules.same(r"text_projection", "params/text_projection/kernel"),
+  rules.Rule(
+    rf"{_TEXT}attn\.in_proj_weight",
+    _projections(_TEXT_BLOCKS, "attention", leaf="kernel"),
+    "thirds_transposed",
+  ),
+  rules.Rule(
+    rf"{_TEXT}attn\.in_proj_bias",
+    _projections(_TEXT_BLOCKS, "attention", leaf="bias"),
+    "thirds",
+  ),
+  *source_lib.block_rules(
+    _TEXT,
+    _TEXT_BLOCKS,
+    {
+      r"ln_1": "norm_attention",
+      r"attn\.out_proj": "attention/out",
+      r"ln_2": "norm_mlp",
+      r"mlp\.c_fc": "mlp/up",
+      r"mlp\.c_proj": "mlp/down",
+    },
+  ),
+  rules.same(r"logit_scale", "params/logit_scale"),
+  rules.left_out(r"attn_mask", "the causal mask, which the tower makes"),
+  rules.left_out(
+    r"input_resolution|context_length|vocab_size", "a number, seen in shapes"
+  ),
+)
+
+FILLINGS = (
+  rules.Filling(
+    rf"{_VIDEO_BLOCKS}/time/out/(kernel|bias)",
+    0.0,
+    "images have no time: attention over it adds nothing at first",
+  ),
+  rules.Filling(
+    "params/video_tower/time_positions", 0.0, "images have no time"
+  ),
+)
+
+
+def _settings(tensors, options, *, tower: str) -> dict:
+  patches = source_lib.find(tensors, r"visual\.conv1\.weight")
+  places = source_lib.find(tensors, r"visual\.positional_embedding").shape[0]
+  side = math.isqrt(places - 1)
+  patch = (options.tubelet_frames, *patches.shape[2:])
+  positions = source_lib.find(tensors, r"positional_embedding")
+  length = options.max_text_length or positions.shape[0]
+  return {
+    "video_tower": tower,
+    "motion_gain": 0.0,
+    "video_size": _size(tensors, _IMAGE, variants.VIDEO_SIZES, options),
+    "num_frames": options.num_frames,
+    "image_size": side * patch[1],
+    "patch": patch,
+    "text_tower": tower,
+    "text_size": _size(tensors, _TEXT, variants.TEXT_SIZES, options),
+    "vocab_size": source_lib.find(tensors, r"token_embedding\.weight").shape[0],
+    "max_text_length": min(length, positions.shape[0]),
+    "projection_width": source_lib.find(tensors, "text_projection").shape[1],
+  }
+
+
+def _size(tensors, prefix, table, options) -> str:
+  first = prefix.replace(r"(\d+)", "0")
+  mlp_width, width = source_lib.find(
+    tensors, rf"{first}mlp\.c_fc\.weight"
+  ).shape
+  return source_lib.size_name(
+    table,
+    width=width,
+    depth=source_lib.count(tensors, rf"{prefix}.*"),
+    mlp_width=mlp_width,
+    num_heads=options.num_heads or width // 64,  # as all of the family have
+  )
+
+
+def _source(name: str, about: str) -> source_lib.Source:
+  return source_lib.Source(
+    name=name,
+    about=about,
+    rules=RULES,
+    fillings=FILLINGS,
+    covers=r"params/(video|text)_(tower|projection)/|params/logit_scale$",
+    settings=lambda tensors, options: _settings(tensors, options, tower=name),
+  )
+
+
+OPENAI = _source("clip", "both towers of CLIP with QuickGELU (OpenAI)")
+OPEN_CLIP = _source("open_clip", "both towers of CLIP with GELU (open_clip)")

@@ -1,0 +1,200 @@
+"""A trained run as files that other programs can use.
+
+`weights.safetensors` with `manifest.json` (see training.weights), `tokenizer`,
+and both towers as StableHLO: `video_tower.stablehlo` turns clips into features
+in the shared space, `text_tower.stablehlo` turns tokens into them. They take
+the weights as an argument, by name, and any batch size.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.models import dual_encoder
+from clap_jax.trainers import results
+from clap_jax.training import paths, weights, workdir
+
+VIDEO_FILE = "video_tower.stablehlo"
+TEXT_FILE = "text_tower.stablehlo"
+PLATFORMS = ("cpu", "cuda", "tpu")
+# Settings that change how, not what, is computed: others may choose their own.
+_HOW_TO_COMPUTE = (
+  "attention",
+  "batch_norm_groups",
+  "dtype",
+  "query_chunk",
+  "remat",
+  "remat_policy",
+)
+# float32 sums in another order; both are compared in the unit ball.
+_TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+  """An exported tower; both return unit vectors float32 (b, d)."""
+
+  call: Callable[..., jax.Array]  # (name -> array, inputs...)
+  names: tuple[str, ...]  # of the weights it takes
+
+
+def export(model: str | os.PathLike, out: str | os.PathLike) -> dict[str, Any]:
+  """Writes a finished pre-training run to `out`; returns the manifest.
+
+  What was written is read back, called, and compared with the run itself.
+
+  Raises:
+    FileNotFoundError: if `model` is no finished pre-training run.
+    FileExistsError: if `out` holds weights.
+    RuntimeError: if what was written does not give what the run gives.
+  """
+  out = pathlib.Path(out)
+  if (out / weights.MANIFEST_FILE).exists():
+    raise FileExistsError(f"{out} holds weights already; give another --out.")
+  encoder = encoder_lib.load_encoder(model)
+  out.mkdir(parents=True, exist_ok=True)
+  flat = {
+    name: np.asarray(leaf)
+    for name, leaf in paths.flatten(encoder.params).items()
+  }
+  files = {}
+  for file, function, shapes, pattern in _towers(encoder):
+    taken = {name: flat[name] for name in flat if re.search(pattern, name)}
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
+      taken, *shapes
+    )
+    (out / file).write_bytes(exported.serialize())
+    files[file] = {
+      "sha256": weights.sha256(out / file),
+      "weights": sorted(taken),
+      "inputs": [f"{s.dtype}{list(map(str, s.shape))}" for s in shapes],
+    }
+  (out / "tokenizer").write_bytes(encoder.tokenizer.model)
+  weights.write(out, flat, _facts(encoder) | {"files": files})
+  _, facts = weights.read(out)
+  check(encoder, out)
+  return facts
+
+
+def load_tower(directory: str | os.PathLike, file: str) -> Tower:
+  """Reads an exported tower back.
+
+  Raises:
+    FileNotFoundError: if the directory holds no export.
+    ValueError: if the file is not the one the manifest vouches for.
+  """
+  directory = pathlib.Path(directory)
+  path = directory / weights.MANIFEST_FILE
+  if not path.is_file() or not (directory / file).is_file():
+    raise FileNotFoundError(f"{directory} holds no export with {file}.")
+  facts = json.loads(path.read_text(encoding="utf-8"))["files"][file]
+  if weights.sha256(directory / file) != facts["sha256"]:
+    raise ValueError(f"{directory / file} is damaged: export it again.")
+  exported = jax.export.deserialize((directory / file).read_bytes())
+  return Tower(exported.call, tuple(facts["weights"]))
+
+
+def check(encoder: encoder_lib.Encoder, directory: str | os.PathLike) -> None:
+  """Compares an export with the encoder it was made from, on random inputs.
+
+  Raises:
+    RuntimeError: if they differ.
+  """
+  arrays, _ = weights.read(directory)
+  rng = np.random.default_rng(0)
+  for (file, function, shapes, _), batch in zip(
+    _towers(encoder), (3, 2), strict=True
+  ):
+    tower = load_tower(directory, file)
+    inputs = [_drawn(rng, batch, shape, encoder.config) for shape in shapes]
+    kept = {name: arrays[name] for name in tower.names}
+    got = np.asarray(tower.call(kept, *inputs))
+    expected = np.asarray(jax.jit(function)(kept, *inputs))
+    difference = float(np.abs(got - expected).max())
+    if not difference <= _TOLERANCE:
+      raise RuntimeError(
+        f"{file} differs from the run by {difference}, expected at most "
+        f"{_TOLERANCE}."
+      )
+
+
+def _towers(encoder: encoder_lib.Encoder):
+  """(file, function, shapes of its inputs, regex on its weights) of each."""
+  config = encoder.config
+  model = dual_encoder.DualEncoder(config)
+  (batch,) = jax.export.symbolic_shape("b")
+
+  def video(flat, frames):
+    variables = paths.nest(flat)
+    feature = model.apply(variables, frames, method="video_feature")
+    return model.apply(variables, feature, method="project_video")
+
+  def text(flat, tokens, mask):
+    variables = paths.nest(flat)
+    output = model.apply(variables, tokens, mask, method="text_tokens")
+    return model.apply(variables, output.pooled, method="project_text")
+
+  side, length = config.image_size, config.max_text_length
+  clip = (batch, config.num_frames, side, side, 3)
+  return (
+    (
+      VIDEO_FILE,
+      video,
+      [jax.ShapeDtypeStruct(clip, np.uint8)],
+      "/video_(tower|projection)/",
+    ),
+    (
+      TEXT_FILE,
+      text,
+      [
+        jax.ShapeDtypeStruct((batch, length), np.int32),
+        jax.ShapeDtypeStruct((batch, length), np.bool_),
+      ],
+      "/text_(tower|projection)/",
+    ),
+  )
+
+
+def _drawn(rng, batch, shape, config):
+  sides = (batch, *shape.shape[1:])
+  if shape.dtype == np.bool_:
+    return np.arange(sides[1]) < rng.integers(2, sides[1] + 1, (batch, 1))
+  high = 256 if shape.dtype == np.uint8 else config.vocab_size
+  return rng.integers(0, high, sides).astype(shape.dtype)
+
+
+def _facts(encoder: encoder_lib.Encoder) -> dict[str, Any]:
+  """What the weights are and where they come from."""
+  directory = encoder.directory
+
+  def read(name):
+    path = directory / name
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+  environment = read(workdir.ENVIRONMENT_FILE)
+  return {
+    "kind": "export",
+    "encoder": encoder.name,
+    "seed": encoder.seed,
+    "clip": config_lib.as_dict(encoder.clip),
+    "settings": {
+      key: value
+      for key, value in config_lib.as_dict(encoder.config).items()
+      if key not in _HOW_TO_COMPUTE
+    },
+    "training": encoder.training,
+    "config": read(workdir.CONFIG_FILE),
+    "tokenizer_sha256": encoder.tokenizer.hash,
+    "git_revision": environment.get("revision"),
+    "packages": environment.get("packages"),
+    "metrics": results.read(directory),
+  }

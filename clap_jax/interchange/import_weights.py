@@ -1,0 +1,254 @@
+"""Public weights to a directory that `clap train` can start from.
+
+Runs on the CPU and needs no framework but this one: safetensors and NumPy
+archives are read by their libraries, PyTorch files by torch_file.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from clap_jax.data import vocabulary
+from clap_jax.interchange import (
+  bert,
+  clip,
+  r2plus1d,
+  rules,
+  torch_file,
+  videomae,
+  videoprism,
+)
+from clap_jax.interchange import source as source_lib
+from clap_jax.models import dual_encoder
+from clap_jax.trainers import start
+from clap_jax.training import paths, weights
+
+SOURCES = {
+  source.name: source
+  for source in (
+    r2plus1d.SOURCE,
+    clip.OPENAI,
+    clip.OPEN_CLIP,
+    bert.SOURCE,
+    videomae.SOURCE,
+    videoprism.SOURCE,
+  )
+}
+
+TOKENIZER_FILE = "tokenizer.json"
+# What a directory of weights may call them, first come first served.
+_NAMES = (
+  "model.safetensors",
+  "open_clip_model.safetensors",
+  "pytorch_model.bin",
+  "open_clip_pytorch_model.bin",
+)
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+# Sizes of what a source does not cover; nothing of it is kept.
+ELSEWHERE = {
+  "video_size": "micro",
+  "text_size": "micro",
+  "num_frames": 16,
+  "image_size": 112,
+  "patch": (2, 16, 16),
+  "vocab_size": 8,
+  "max_text_length": 8,
+  "projection_width": 8,
+  "num_classes": 0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """What was written, and what became of each key of the source."""
+
+  directory: pathlib.Path
+  settings: dict[str, Any]  # fields of DualEncoderConfig
+  num_parameters: int
+  conversion: rules.Conversion
+
+  @property
+  def flags(self) -> tuple[str, ...]:
+    """What `clap train` needs to start from these weights."""
+    return (
+      f"--config.start.imported={self.directory}",
+      *(
+        start.flag_of(key, value, self.directory)
+        for key, value in self.settings.items()
+      ),
+    )
+
+
+def import_weights(
+  path: str | os.PathLike,
+  *,
+  source: str,
+  out: str | os.PathLike,
+  options: source_lib.Options | None = None,
+  tokenizer: str | os.PathLike | None = None,
+) -> Imported:
+  """Converts a file, or a directory as Hugging Face lays it out.
+
+  Args:
+    path: .safetensors, .npz, a PyTorch file, or a directory with one of them.
+    source: a key of SOURCES.
+    out: the directory to write.
+    options: what the weights do not say.
+    tokenizer: tokenizer.json, vocab.txt (WordPiece), or vocab.json beside
+      merges.txt (BPE); None for what lies beside the weights, if anything.
+
+  Raises:
+    ValueError: listing every key without a rule, every parameter without a
+      value and every shape that differs; or if the file is damaged or asks for
+      more than tensors.
+    FileExistsError: if `out` holds weights.
+  """
+  if source not in SOURCES:
+    raise ValueError(
+      f"Unknown source {source!r}; choose from {', '.join(SOURCES)}."
+    )
+  path, out = pathlib.Path(path), pathlib.Path(out)
+  if (out / weights.MANIFEST_FILE).exists():
+    raise FileExistsError(f"{out} holds weights already; give another --out.")
+  file = _weights_file(path)
+  options = _with_config_beside(
+    options or source_lib.Options(), file, requires=SOURCES[source].requires
+  )
+  pieces = _vocabulary(tokenizer, file)
+  tensors = read_tensors(file)
+  settings, conversion = convert(tensors, SOURCES[source], options)
+  if pieces is not None and settings.get("vocab_size") != pieces.vocab_size:
+    raise ValueError(
+      f"The tokenizer has {pieces.vocab_size} pieces, the weights "
+      f"{settings.get('vocab_size')}: it belongs to others."
+    )
+  facts = {
+    "kind": "import",
+    "source": source,
+    "file": file.name,
+    "file_sha256": weights.sha256(file),
+    "settings": settings,
+    "left_out": conversion.left_out,
+    "filled": conversion.filled,
+    "tokenizer_sha256": pieces.hash if pieces else None,
+  }
+  out.mkdir(parents=True, exist_ok=True)
+  if pieces is not None:
+    (out / TOKENIZER_FILE).write_bytes(pieces.model)
+  weights.write(out, conversion.weights, facts)
+  count = sum(
+    leaf.size
+    for name, leaf in conversion.weights.items()
+    if name.startswith("params/")
+  )
+  return Imported(out, settings, count, conversion)
+
+
+def convert(
+  tensors: rules.Tensors,
+  source: source_lib.Source,
+  options: source_lib.Options,
+) -> tuple[dict[str, Any], rules.Conversion]:
+  """(fields of DualEncoderConfig that the weights decide, the weights)."""
+  settings = source.settings(tensors, options)
+  config = dual_encoder.DualEncoderConfig(**(ELSEWHERE | settings))
+  conversion = rules.convert(
+    tensors,
+    rules=source.rules,
+    fillings=source.fillings,
+    expected={
+      name: leaf
+      for name, leaf in parameter_shapes(config).items()
+      if re.search(source.covers, name)
+    },
+    context=rules.Context(
+      tensors, patch=config.patch, max_text_length=config.max_text_length
+    ),
+  )
+  return settings, conversion
+
+
+def parameter_shapes(config: dual_encoder.DualEncoderConfig) -> dict[str, Any]:
+  """Shapes of all parameters of both towers by name."""
+  side = config.image_size
+  shapes = jax.eval_shape(
+    dual_encoder.DualEncoder(config).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, config.num_frames, side, side, 3), np.uint8),
+    jax.ShapeDtypeStruct((1, config.max_text_length), np.int32),
+    jax.ShapeDtypeStruct((1, config.max_text_length), bool),
+  )
+  return paths.flatten(shapes)
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Arrays of a weights file by their names there.
+
+  Raises:
+    ValueError: if the kind of file is unknown, or it is damaged.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".safetensors":
+    return weights.load_safetensors(path)
+  if path.suffix == ".npz":
+    with np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  if path.suffix in _TORCH_SUFFIXES:
+    return torch_file.read(path)
+  raise ValueError(
+    f"{path}: unknown kind of weights; give .safetensors, .npz or one of "
+    f"{', '.join(_TORCH_SUFFIXES)}."
+  )
+
+
+def _weights_file(path: pathlib.Path) -> pathlib.Path:
+  if path.is_file():
+    return path
+  for name in _NAMES:
+    if (path / name).is_file():
+      return path / name
+  raise FileNotFoundError(
+    f"{path} is no file, and no directory with one of {', '.join(_NAMES)}."
+  )
+
+
+def _with_config_beside(options, file, *, requires) -> source_lib.Options:
+  """Takes the number of heads from the config.json of Hugging Face.
+
+  Raises:
+    ValueError: if it says that the weights are of another kind.
+  """
+  config = file.with_name("config.json")
+  if not config.is_file():
+    return options
+  values = json.loads(config.read_text(encoding="utf-8"))
+  wrong = [
+    f"{key} is {values[key]!r}, expected {value!r}"
+    for key, value in requires.items()
+    if values.get(key, value) != value
+  ]
+  if wrong:
+    raise ValueError(
+      f"{config}: {'; '.join(wrong)}: no tower here is built so."
+    )
+  if options.num_heads is not None:
+    return options
+  return dataclasses.replace(
+    options, num_heads=values.get("num_attention_heads")
+  )
+
+
+def _vocabulary(tokenizer, file: pathlib.Path):
+  if tokenizer is None:
+    beside = [file.with_name(name) for name in ("tokenizer.json", "vocab.txt")]
+    found = [path for path in beside if path.is_file()]
+    if not found:
+      return None
+    tokenizer = found[0]
+  return vocabulary.from_vocabulary(tokenizer)

@@ -1,0 +1,256 @@
+"""From the names and layouts of another program to ours: ordered rules.
+
+A rule's regex must match a whole key; the first that does decides. Its targets
+are names of ours, with the regex's groups filled in; "name[3]" is layer 3 of a
+parameter that stacks its layers along its first axis. A rule without targets
+says that the key is left out on purpose, and why.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What becomes of the source's keys that `pattern` matches as a whole."""
+
+  pattern: str
+  targets: tuple[str, ...] = ()
+  transform: str = "same"  # a key of TRANSFORMS
+  reason: str = ""  # why there is no target
+
+
+def same(pattern: str, target: str) -> Rule:
+  return Rule(pattern, (target,))
+
+
+def transposed(pattern: str, target: str) -> Rule:
+  """A linear layer: (out, in) there, (in, out) here."""
+  return Rule(pattern, (target,), "transpose")
+
+
+def left_out(pattern: str, reason: str) -> Rule:
+  return Rule(pattern, reason=reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Filling:
+  """A parameter that the source does not have, and what it starts from."""
+
+  pattern: str  # of our name, whole
+  value: float
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+  """Weights under our names, and what became of every key."""
+
+  weights: dict[str, np.ndarray]
+  left_out: dict[str, str]  # key -> reason
+  filled: dict[str, str]  # our name -> reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What a transform may look at besides its array."""
+
+  tensors: Tensors
+  patch: tuple[int, int, int]  # of the video tower
+  max_text_length: int  # tokens
+
+
+def _thirds(array: np.ndarray, _: Context) -> tuple[np.ndarray, ...]:
+  return tuple(np.split(array, 3, axis=0))
+
+
+def _thirds_transposed(array, context):
+  return tuple(part.T for part in _thirds(array, context))
+
+
+def _convolution(array, _):
+  """(out, in, t, y, x) -> (t, y, x, in, out)."""
+  return (array.transpose(2, 3, 4, 1, 0),)
+
+
+def _tubelet(array, _):
+  """A patch convolution (out, in, t, y, x) -> (t * y * x * in, out)."""
+  return (array.transpose(2, 3, 4, 1, 0).reshape(-1, array.shape[0]),)
+
+
+def _inflated_tubelet(array, context):
+  """A patch convolution of images (out, in, y, x), spread over `patch[0]`.
+
+  Each frame of a tubelet gets an equal share, so that a still tubelet gives
+  what its image gave.
+  """
+  frames = context.patch[0]
+  spread = np.repeat(array[:, :, None] / frames, frames, axis=2)
+  return _tubelet(spread.astype(array.dtype), context)
+
+
+def _twice(function):
+  def transform(array, context):
+    return 2 * function(array, context)
+
+  return transform
+
+
+def _positions(array, context):
+  """The first positions, as many as texts have tokens at most."""
+  return (array[: context.max_text_length],)
+
+
+def _positions_with_first_token_type(array, context):
+  """Positions plus the embedding of token type 0, the only one texts have."""
+  (types,) = (
+    tensor
+    for key, tensor in context.tensors.items()
+    if key.endswith("embeddings.token_type_embeddings.weight")
+  )
+  return _positions(array + types[0], context)
+
+
+def _heads_in(array, _):
+  """Layers of (in, heads, width) -> layers of (in, heads * width)."""
+  return (array.reshape(*array.shape[:2], -1),)
+
+
+def _heads_bias(array, _):
+  """Layers of (heads, width) -> layers of (heads * width)."""
+  return (array.reshape(array.shape[0], -1),)
+
+
+def _heads_out(array, context):
+  """Layers of (out, heads, width) -> layers of (heads * width, out)."""
+  return (_heads_in(array, context)[0].transpose(0, 2, 1),)
+
+
+def _same(array: np.ndarray, _: Context) -> tuple[np.ndarray, ...]:
+  return (array,)
+
+
+TRANSFORMS: dict[str, Callable[[np.ndarray, Context], tuple]] = {
+  "same": _same,
+  "twice": _twice(_same),
+  "transpose": lambda array, _: (array.T,),
+  "thirds": _thirds,
+  "thirds_twice": _twice(_thirds),
+  "thirds_transposed": _thirds_transposed,
+  "thirds_transposed_twice": _twice(_thirds_transposed),
+  "convolution": _convolution,
+  "tubelet": _tubelet,
+  "inflated_tubelet": _inflated_tubelet,
+  "heads_in": _heads_in,
+  "heads_bias": _heads_bias,
+  "heads_out": _heads_out,
+  "plus_one": lambda array, _: (array + 1.0,),
+  "positions": _positions,
+  "positions_with_first_token_type": _positions_with_first_token_type,
+}
+
+
+def convert(
+  tensors: Tensors,
+  *,
+  rules: tuple[Rule, ...],
+  fillings: tuple[Filling, ...] = (),
+  expected: Mapping[str, Any],
+  context: Context,
+) -> Conversion:
+  """Applies the rules and checks the result against the parameters here.
+
+  Args:
+    tensors: the source's, by key.
+    rules: ordered; every key must match one.
+    fillings: of parameters the source lacks.
+    expected: our name -> anything with a shape; all that must be there.
+    context: for the transforms.
+
+  Raises:
+    ValueError: listing every key without a rule, every parameter without a
+      value, every name that is none here and every shape that differs.
+  """
+  placed, left, problems = _place(tensors, rules, context)
+  weights = {}
+  for name, layers in placed.items():
+    if None not in layers and sorted(layers) != list(range(len(layers))):
+      problems.append(f"{name} has layers {sorted(layers)} only")
+    elif name not in expected:
+      problems.append(f"there is no parameter {name} here")
+    else:
+      weights[name] = _stacked(layers)
+  filled = _fill(weights, fillings, expected)
+  for name, leaf in expected.items():
+    if name not in weights:
+      problems.append(f"nothing gives {name} {tuple(leaf.shape)}")
+    elif weights[name].shape != tuple(leaf.shape):
+      problems.append(
+        f"{name} would have shape {weights[name].shape}, expected "
+        f"{tuple(leaf.shape)}"
+      )
+  if problems:
+    raise ValueError(
+      f"{len(problems)} problem(s) with the weights:\n  "
+      + "\n  ".join(problems)
+    )
+  return Conversion(weights, left, filled)
+
+
+def _place(tensors, rules, context):
+  """(our name -> layer -> array, key -> reason to leave it out, problems)."""
+  placed: dict[str, dict[int | None, np.ndarray]] = {}
+  left, problems = {}, []
+  for key in sorted(tensors):
+    rule, match = _first_match(rules, key)
+    if rule is None:
+      problems.append(f"no rule for {key} {tensors[key].shape}")
+      continue
+    if not rule.targets:
+      left[key] = rule.reason
+      continue
+    parts = TRANSFORMS[rule.transform](tensors[key], context)
+    for target, part in zip(rule.targets, parts, strict=True):
+      name, layer = _split_layer(match.expand(target))
+      if layer in placed.setdefault(name, {}):
+        problems.append(f"a second key, {key}, becomes {name}")
+      placed[name][layer] = part
+  return placed, left, problems
+
+
+def _fill(weights, fillings, expected) -> dict[str, str]:
+  """Adds what the source lacks; returns name -> reason."""
+  filled = {}
+  for name, leaf in expected.items():
+    for filling in fillings:
+      if name not in weights and re.fullmatch(filling.pattern, name):
+        weights[name] = np.full(leaf.shape, filling.value, np.float32)
+        filled[name] = filling.reason
+  return filled
+
+
+def _first_match(rules, key):
+  for rule in rules:
+    match = re.fullmatch(rule.pattern, key)
+    if match:
+      return rule, match
+  return None, None
+
+
+def _split_layer(target: str) -> tuple[str, int | None]:
+  match = re.fullmatch(r"(.*)\[(\d+)\]", target)
+  return (match[1], int(match[2])) if match else (target, None)
+
+
+def _stacked(layers: dict[int | None, np.ndarray]) -> np.ndarray:
+  if None in layers:
+    array = layers[None]
+  else:
+    array = np.stack([layers[i] for i in range(len(layers))])
+  return np.asarray(array, np.float32, order="C")

@@ -1,0 +1,260 @@
+"""The program of a PyTorch file, followed without running anything.
+
+Its instructions are read by the disassembler of the standard library and
+followed on a machine of our own that knows numbers, texts, containers and
+tensors. It has no way to import or call anything: what a file asks for beyond
+that list is refused by name.
+"""
+
+import dataclasses
+import pickletools
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+# Name of a storage class -> how its numbers lie in the file.
+_STORAGES = {
+  "DoubleStorage": np.dtype("<f8"),
+  "FloatStorage": np.dtype("<f4"),
+  "HalfStorage": np.dtype("<f2"),
+  "BFloat16Storage": np.dtype("<u2"),  # the upper half of a float32
+  "LongStorage": np.dtype("<i8"),
+  "IntStorage": np.dtype("<i4"),
+  "ShortStorage": np.dtype("<i2"),
+  "CharStorage": np.dtype("i1"),
+  "ByteStorage": np.dtype("u1"),
+  "BoolStorage": np.dtype("?"),
+}
+_TENSOR = "torch._utils _rebuild_tensor_v2"
+_PARAMETER = "torch._utils _rebuild_parameter"
+_ORDERED_DICT = "collections OrderedDict"
+# Found beside the tensors of training checkpoints; taken as empty, dropped.
+_INERT = ("argparse Namespace", "torch Size", "torch device")
+_ADMITTED = (
+  _TENSOR,
+  _PARAMETER,
+  _ORDERED_DICT,
+  *_INERT,
+  *(f"torch {name}" for name in _STORAGES),
+)
+
+
+class TorchFileError(ValueError):
+  """The file is damaged, of another kind, or asks for more than tensors."""
+
+
+class Global(NamedTuple):
+  name: str  # "module name", as the file spells it
+
+
+class Inert(NamedTuple):
+  name: str
+
+
+class Storage(NamedTuple):
+  key: str
+  dtype: np.dtype
+  is_bfloat16: bool
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  storage: Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+def run(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+  """Follows one program up to its end: (result, storages it refers to)."""
+  machine = _Machine()
+  try:
+    for opcode, argument, _ in pickletools.genops(file):
+      if opcode.name == "STOP":
+        return machine.pop(), machine.storages
+      machine.step(opcode.name, argument)
+  except (ValueError, TypeError, UnicodeError) as error:
+    if isinstance(error, TorchFileError):
+      raise
+    raise TorchFileError(f"not a PyTorch file: {error}") from error
+  raise TorchFileError("the program has no end.")
+
+
+_MARK = object()
+_CONSTANTS = {
+  "NONE": lambda: None,
+  "NEWTRUE": lambda: True,
+  "NEWFALSE": lambda: False,
+  "EMPTY_DICT": dict,
+  "EMPTY_LIST": list,
+  "EMPTY_TUPLE": tuple,
+  "EMPTY_SET": list,
+}
+_LITERALS = (
+  "INT",
+  "BININT",
+  "BININT1",
+  "BININT2",
+  "LONG",
+  "LONG1",
+  "LONG4",
+  "FLOAT",
+  "BINFLOAT",
+  "STRING",
+  "BINSTRING",
+  "SHORT_BINSTRING",
+  "UNICODE",
+  "SHORT_BINUNICODE",
+  "BINUNICODE",
+  "BINUNICODE8",
+  "BINBYTES",
+  "SHORT_BINBYTES",
+  "BINBYTES8",
+)
+
+
+class _Machine:
+  """The stack machine, without a way to call anything."""
+
+  def __init__(self):
+    self.storages: dict[str, Storage] = {}
+    self._stack: list[Any] = []
+    self._memo: dict[int, Any] = {}
+    self._steps: dict[str, Callable] = {
+      "MARK": lambda _: self._stack.append(_MARK),
+      "POP": lambda _: self.pop(),
+      "POP_MARK": lambda _: self._pop_to_mark(),
+      "DUP": lambda _: self._stack.append(self._stack[-1]),
+      "TUPLE": lambda _: self._stack.append(tuple(self._pop_to_mark())),
+      "TUPLE1": lambda _: self._tuple(1),
+      "TUPLE2": lambda _: self._tuple(2),
+      "TUPLE3": lambda _: self._tuple(3),
+      "LIST": lambda _: self._stack.append(self._pop_to_mark()),
+      "DICT": lambda _: self._stack.append(_pairs(self._pop_to_mark())),
+      "APPEND": lambda _: self._extend([self.pop()]),
+      "APPENDS": lambda _: self._extend(self._pop_to_mark()),
+      "ADDITEMS": lambda _: self._extend(self._pop_to_mark()),
+      "SETITEM": lambda _: self._update([self.pop(), self.pop()][::-1]),
+      "SETITEMS": lambda _: self._update(self._pop_to_mark()),
+      "MEMOIZE": lambda _: self._remember(len(self._memo)),
+      "GLOBAL": self._global,
+      "STACK_GLOBAL": lambda _: self._stack_global(),
+      "REDUCE": lambda _: self._reduce(),
+      "NEWOBJ": lambda _: self._reduce(),
+      "BUILD": lambda _: self._build(),
+      "BINPERSID": lambda _: self._stack.append(self._storage(self.pop())),
+    }
+    for name in ("PUT", "BINPUT", "LONG_BINPUT"):
+      self._steps[name] = self._remember
+    for name in ("GET", "BINGET", "LONG_BINGET"):
+      self._steps[name] = lambda key: self._stack.append(self._memo[key])
+    for name in ("PROTO", "FRAME"):
+      self._steps[name] = lambda _: None
+
+  def step(self, name: str, argument: Any) -> None:
+    if name in _CONSTANTS:
+      self._stack.append(_CONSTANTS[name]())
+    elif name in _LITERALS:
+      self._stack.append(argument)
+    elif name in self._steps:
+      self._steps[name](argument)
+    else:
+      raise TorchFileError(
+        f"asks for the instruction {name}, which is refused."
+      )
+
+  def pop(self) -> Any:
+    return self._stack.pop()
+
+  def _pop_to_mark(self) -> list[Any]:
+    start = len(self._stack) - 1
+    while self._stack[start] is not _MARK:
+      start -= 1
+      if start < 0:
+        raise TorchFileError("a container has no beginning.")
+    items = self._stack[start + 1 :]
+    del self._stack[start:]
+    return items
+
+  def _tuple(self, count: int) -> None:
+    items = tuple(self._stack[-count:])
+    del self._stack[-count:]
+    self._stack.append(items)
+
+  def _extend(self, items: list[Any]) -> None:
+    if not isinstance(self._stack[-1], list):
+      raise TorchFileError("appends to what is no list.")
+    self._stack[-1].extend(items)
+
+  def _update(self, items: list[Any]) -> None:
+    if isinstance(self._stack[-1], Inert):
+      return
+    if not isinstance(self._stack[-1], dict):
+      raise TorchFileError("sets items of what is no dictionary.")
+    self._stack[-1].update(_pairs(items))
+
+  def _remember(self, key: int) -> None:
+    self._memo[key] = self._stack[-1]
+
+  def _global(self, name: str) -> None:
+    if name not in _ADMITTED:
+      raise TorchFileError(
+        f"asks for {name.replace(' ', '.')!r}. Only tensors are admitted; "
+        "nothing was run. If you trust the file, load it with PyTorch and save "
+        "its state_dict as safetensors."
+      )
+    self._stack.append(Global(name))
+
+  def _stack_global(self) -> None:
+    name, module = self.pop(), self.pop()
+    self._global(f"{module} {name}")
+
+  def _reduce(self) -> None:
+    arguments, function = self.pop(), self.pop()
+    if not isinstance(function, Global) or not isinstance(arguments, tuple):
+      raise TorchFileError("calls what is no admitted name.")
+    if function.name == _ORDERED_DICT:
+      items = arguments[0] if arguments else []
+      self._stack.append(dict(items))
+    elif function.name == _PARAMETER:
+      self._stack.append(arguments[0])
+    elif function.name == _TENSOR:
+      storage, offset, shape, strides = arguments[:4]
+      if not isinstance(storage, Storage):
+        raise TorchFileError("a tensor without a storage.")
+      shape = tuple(sys.maxsize if not isinstance(n, int) else n for n in shape)
+      self._stack.append(Tensor(storage, offset, shape, tuple(strides)))
+    elif function.name in _INERT:
+      self._stack.append(Inert(function.name))
+    else:
+      raise TorchFileError(f"calls {function.name.replace(' ', '.')!r}.")
+
+  def _build(self) -> None:
+    """Attributes of an object: those of a dictionary are PyTorch's metadata."""
+    self.pop()
+    if not isinstance(self._stack[-1], dict | Inert | Tensor):
+      raise TorchFileError("sets attributes of what is no object.")
+
+  def _storage(self, reference: Any) -> Storage:
+    # ("storage", class, key, device, count[, view metadata of old files])
+    if not isinstance(reference, tuple) or len(reference) < 5:
+      raise TorchFileError(f"an unknown reference {reference!r}.")
+    kind, storage_class, key, _, count = reference[:5]
+    if kind != "storage" or not isinstance(storage_class, Global):
+      raise TorchFileError(f"an unknown reference {reference!r}.")
+    if len(reference) > 5 and reference[5] is not None:
+      raise TorchFileError("a view of a storage: save the file again.")
+    name = storage_class.name.removeprefix("torch ")
+    if name not in _STORAGES or not isinstance(key, str):
+      raise TorchFileError(f"an unknown storage {storage_class.name!r}.")
+    storage = Storage(key, _STORAGES[name], name == "BFloat16Storage", count)
+    if self.storages.setdefault(key, storage) != storage:
+      raise TorchFileError(f"storage {key} is described in two ways.")
+    return storage
+
+
+def _pairs(items: list[Any]) -> dict:
+  return dict(zip(items[::2], items[1::2], strict=True))

@@ -1,0 +1,95 @@
+"""Vocabularies of CLIP and BERT through `tokenizers`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clap_jax.data import tokenizer, vocabulary
+
+BERT_WORDS = [
+  "[PAD]",
+  "[UNK]",
+  "[CLS]",
+  "[SEP]",
+  "[MASK]",
+  "a",
+  "man",
+  "run",
+  "##ning",
+  "!",
+]
+
+
+@pytest.fixture
+def bert(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join(BERT_WORDS) + "\n")
+  return vocabulary.from_vocabulary(path)
+
+
+@pytest.fixture
+def clip(tmp_path):
+  letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+  pieces = [*letters, *(f"{x}</w>" for x in letters), "!</w>", "ma", "man</w>"]
+  pieces += ["<|startoftext|>", "<|endoftext|>"]
+  ids = {piece: index for index, piece in enumerate(pieces)}
+  (tmp_path / "vocab.json").write_text(json.dumps(ids))
+  (tmp_path / "merges.txt").write_text("#version: 0.2\nm a\nma n</w>\n")
+  return vocabulary.from_vocabulary(tmp_path / "vocab.json"), ids
+
+
+def test_word_pieces(bert):
+  tokens, mask = bert.encode(["A man running!", "zebra"], length=8)
+  assert tokens.tolist() == [[2, 5, 6, 7, 8, 9, 3, 0], [2, 1, 3, 0, 0, 0, 0, 0]]
+  assert mask.sum(axis=1).tolist() == [7, 3]
+  assert bert.vocab_size == len(BERT_WORDS)
+
+
+def test_byte_pairs(clip):
+  pieces, ids = clip
+  tokens, mask = pieces.encode(["A  Man!", ""], length=6)
+  begin, end = ids["<|startoftext|>"], ids["<|endoftext|>"]
+  expected = [begin, ids["a</w>"], ids["man</w>"], ids["!</w>"], end, 0]
+  assert tokens[0].tolist() == expected
+  assert tokens[1, :2].tolist() == [begin, end]
+  assert mask.sum(axis=1).tolist() == [5, 2]
+
+
+def test_a_text_that_is_cut_keeps_its_end(bert):
+  tokens, mask = bert.encode(["a man a man a man"], length=4)
+  assert tokens.tolist() == [[2, 5, 6, 3]]
+  assert mask.all()
+
+
+def test_what_is_written_is_read_back(bert, tmp_path):
+  path = tmp_path / "tokenizer.model"
+  path.write_bytes(bert.model)
+  again = vocabulary.load(path)
+  assert isinstance(again, vocabulary.ForeignTokenizer)
+  assert (again.hash, again.vocab_size) == (bert.hash, bert.vocab_size)
+  texts = ["a man running", "!"]
+  for one, two in zip(
+    bert.encode(texts, length=6), again.encode(texts, length=6), strict=True
+  ):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_sentencepiece_is_still_the_default(tmp_path):
+  path = tmp_path / "tokenizer.model"
+  tokenizer.train(["the square spins"] * 3, vocab_size=20, path=path)
+  assert isinstance(vocabulary.load(path), tokenizer.Tokenizer)
+
+
+@pytest.mark.parametrize(
+  ("name", "body", "message"),
+  [
+    ("vocab.txt", "a\nman\n", r"lacks \['\[CLS\]'"),
+    ("tokenizer.json", "{}", "not a tokenizer"),
+    ("vocab.json", "{}", "no merges.txt"),
+  ],
+)
+def test_other_files(tmp_path, name, body, message):
+  (tmp_path / name).write_text(body)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    vocabulary.from_vocabulary(tmp_path / name)

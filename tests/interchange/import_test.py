@@ -1,0 +1,284 @@
+"""`clap import`: every problem is listed, and what it writes can be trained."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clap_jax import main
+from clap_jax.data import records
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.interchange import export_weights, import_weights, rules
+from clap_jax.interchange import source as source_lib
+from clap_jax.training import weights
+from tests.data import built_dataset
+
+CONTEXT = rules.Context({}, patch=(2, 2, 2), max_text_length=4)
+
+
+def ones(*shape):
+  return np.ones(shape, np.float32)
+
+
+def convert(tensors, made, expected, fillings=()):
+  return rules.convert(
+    tensors,
+    rules=made,
+    fillings=fillings,
+    expected={name: np.zeros(shape) for name, shape in expected.items()},
+    context=CONTEXT,
+  )
+
+
+def test_every_problem_is_listed():
+  made = (
+    rules.transposed(r"fc\.weight", "fc/kernel"),
+    rules.same(r"layer\.(\d)\.bias", r"layers/bias[\1]"),
+    rules.same(r"elsewhere", "nowhere"),
+    rules.left_out(r"head\..*", "other classes"),
+  )
+  tensors = {
+    "fc.weight": ones(3, 2),
+    "layer.0.bias": ones(2),
+    "layer.2.bias": ones(2),
+    "elsewhere": ones(1),
+    "head.weight": ones(5),
+    "surprise": ones(4, 4),
+  }
+  expected = {"fc/kernel": (3, 2), "layers/bias": (2, 2), "norm/scale": (2,)}
+  with pytest.raises(ValueError) as caught:
+    convert(tensors, made, expected)
+  for part in (
+    r"no rule for surprise (4, 4)",
+    "layers/bias has layers [0, 2] only",
+    "there is no parameter nowhere here",
+    "nothing gives norm/scale (2,)",
+    "fc/kernel would have shape (2, 3), expected (3, 2)",
+  ):
+    assert part in str(caught.value)
+  assert "head.weight" not in str(caught.value)
+
+
+def test_the_first_rule_that_matches_decides():
+  made = (
+    rules.left_out(r"a\.drop", "not needed"),
+    rules.same(r"a\.(\w+)", r"ours/\1"),
+  )
+  done = convert(
+    {"a.drop": ones(1), "a.keep": ones(2)}, made, {"ours/keep": (2,)}
+  )
+  assert set(done.weights) == {"ours/keep"}
+  assert done.left_out == {"a.drop": "not needed"}
+
+
+def test_fillings_are_reported_and_never_replace_a_value():
+  made = (rules.same("a", "a"),)
+  fillings = (rules.Filling("[ab]", 0.5, "not in the source"),)
+  done = convert({"a": ones(2)}, made, {"a": (2,), "b": (3,)}, fillings)
+  np.testing.assert_array_equal(done.weights["a"], 1.0)
+  np.testing.assert_array_equal(done.weights["b"], 0.5)
+  assert done.filled == {"b": "not in the source"}
+
+
+def test_two_keys_for_one_place():
+  made = (rules.same("a|b", "a"),)
+  with pytest.raises(ValueError, match="a second key, b, becomes a"):
+    convert({"a": ones(2), "b": ones(2)}, made, {"a": (2,)})
+
+
+def test_an_inflated_patch_keeps_what_a_still_image_gives():
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(5, 3, 2, 2)).astype(np.float32)
+  image = rng.normal(size=(2, 2, 3)).astype(np.float32)
+  (inflated,) = rules.TRANSFORMS["inflated_tubelet"](kernel, CONTEXT)
+  tubelet = np.stack([image, image]).reshape(-1)
+  np.testing.assert_allclose(
+    tubelet @ inflated, np.einsum("oiyx,yxi->o", kernel, image), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [("weights.bin", "neither a zip"), ("a.onnx", "unknown kind of weights")],
+)
+def test_files_that_are_no_weights(tmp_path, capsys, name, message):
+  path = tmp_path / name
+  path.write_bytes(b"\x80\x02K\x01.")
+  code = main.main(
+    ["import", str(path), "--source=clip", f"--out={tmp_path / 'out'}"]
+  )
+  assert code == 2
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_source(tmp_path, capsys):
+  path = tmp_path / "model.safetensors"
+  weights.safetensors.numpy.save_file({"something": ones(2)}, path)
+  code = main.main(
+    ["import", str(path), "--source=r2plus1d", f"--out={tmp_path / 'out'}"]
+  )
+  assert code == 2
+  assert "No R(2+1)D here has [] blocks" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_noticed(tmp_path):
+  weights.write(tmp_path, {"a": ones(3)}, {"kind": "import"})
+  path = tmp_path / weights.WEIGHTS_FILE
+  body = bytearray(path.read_bytes())
+  body[-1] ^= 1
+  path.write_bytes(body)
+  with pytest.raises(ValueError, match="damaged"):
+    weights.read(tmp_path)
+  with pytest.raises(FileExistsError):
+    weights.write(tmp_path, {"a": ones(3)}, {})
+
+
+def test_a_config_of_another_kind_is_refused(tmp_path):
+  weights.safetensors.numpy.save_file(
+    {"a": ones(2)}, tmp_path / "model.safetensors"
+  )
+  (tmp_path / "config.json").write_text('{"hidden_act": "relu"}')
+  with pytest.raises(ValueError, match="hidden_act is 'relu'"):
+    import_weights.import_weights(tmp_path, source="bert", out=tmp_path / "out")
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "square", "slides", "in"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+  """A .pth of an R(2+1)D and a directory of a BERT, both drawn."""
+  torch = pytest.importorskip("torch")
+  from tests.interchange import parity_test, torch_modules  # noqa: PLC0415
+
+  path = tmp_path_factory.mktemp("sources")
+  size = parity_test.variants.R2PLUS1D_SIZES["r2plus1d_micro"]
+  video = torch_modules.draw(torch_modules.VideoResNet(size))
+  torch.save({"model": video.state_dict(), "epoch": 3}, path / "video.pth")
+  bert = torch_modules.draw(
+    torch_modules.Bert(parity_test.TEXT, vocab=len(WORDS), length=40)
+  )
+  (path / "bert").mkdir()
+  weights.safetensors.numpy.save_file(
+    parity_test.state_of(bert), path / "bert" / "model.safetensors"
+  )
+  (path / "bert" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+  (path / "bert" / "config.json").write_text('{"num_attention_heads": 4}')
+  return path
+
+
+def run(*arguments):
+  assert main.main([str(argument) for argument in arguments]) == 0
+
+
+def test_from_public_weights_to_features_and_out_again(sources, tmp_path):
+  """import, train from both, extract, export, and the same tower back."""
+  built_dataset.write_dataset(tmp_path, num_videos=4)
+  video, text = tmp_path / "video", tmp_path / "text"
+  flags = []
+  for source, path, out in (
+    ("r2plus1d", sources / "video.pth", video),
+    ("bert", sources / "bert", text),
+  ):
+    output = tmp_path / f"{source}.json"
+    run("import", path, "--source", source, "--out", out, "--json", output)
+    flags += json.loads(output.read_text())["flags"]
+  assert f"--config.data.tokenizer={text}/tokenizer.json" in flags
+  assert "--config.model.video_tower=r2plus1d_micro" in flags
+  train = [
+    "train",
+    "--config=configs/pretrain_sprites.py:tiny",
+    *(flag for flag in flags if "start.imported" not in flag),
+    f"--config.start.imported={video},{text}",
+    "--config.data.dataset=toy/small",
+    f"--config.data.data_dir={tmp_path}",
+    "--config.data.selection_split=train",
+    "--config.data.eval_split=train",
+    "--config.data.batch_size=8",
+    "--config.clip.num_frames=4",
+    "--config.clip.image_size=16",
+    "--config.model.motion_gain=0.0",
+    "--config.loop.steps=2",
+    f"--workdir={tmp_path / 'run'}",
+  ]
+  run(*train)
+  encoder = encoder_lib.load_encoder(tmp_path / "run")
+  before = weights.read(video)[0][
+    "batch_stats/video_tower/stem/spatial_norm/mean"
+  ]
+  after = encoder.params["batch_stats"]["video_tower"]["stem"]["spatial_norm"]
+  assert np.abs(after["mean"] - before).max() > 0
+  # Two steps of this size leave the imported weights close.
+  kernel = weights.read(text)[0]["params/text_tower/embedding"]
+  moved = encoder.params["params"]["text_tower"]["embedding"] - kernel
+  assert 0 < np.abs(moved).max() < 0.05
+  run(
+    "extract",
+    "--model",
+    tmp_path / "run",
+    "--data",
+    "toy/small",
+    "--data_dir",
+    tmp_path,
+    "--split",
+    "train",
+    "--stride_sec",
+    "1.0",
+    "--out",
+    tmp_path / "features",
+  )
+  written = list((tmp_path / "features").glob("*.npz"))
+  assert len(written) == 4
+  with np.load(written[0]) as arrays:
+    assert arrays["features"].shape[1] == 12
+    assert np.isfinite(arrays["features"]).all()
+  run("export", "--model", tmp_path / "run", "--out", tmp_path / "export")
+  check_export(encoder, tmp_path / "export")
+
+
+def check_export(encoder, directory):
+  arrays, facts = weights.read(directory)
+  assert facts["tokenizer_sha256"] == encoder.tokenizer.hash
+  assert facts["metrics"] and facts["config"]["trainer"] == "pretrain"
+  assert "git_revision" in facts
+  tower = export_weights.load_tower(directory, export_weights.TEXT_FILE)
+  tokens, mask = encoder.tokenizer.encode(["the square slides"], length=40)
+  kept = {name: arrays[name] for name in tower.names}
+  vector = np.asarray(tower.call(kept, tokens, mask))
+  np.testing.assert_allclose(np.linalg.norm(vector, axis=-1), 1, rtol=1e-5)
+  path = directory / export_weights.VIDEO_FILE
+  path.write_bytes(path.read_bytes() + b"x")
+  with pytest.raises(ValueError, match="damaged"):
+    export_weights.load_tower(directory, export_weights.VIDEO_FILE)
+
+
+def test_another_tower_than_the_weights_are_for(sources, tmp_path, capsys):
+  built_dataset.write_dataset(tmp_path, num_videos=2)
+  dataset = records.open_dataset(tmp_path, "toy/small")
+  assert len(dataset.split("train")) == 2
+  import_weights.import_weights(
+    sources / "bert",
+    source="bert",
+    out=tmp_path / "text",
+    options=source_lib.Options(max_text_length=8),
+  )
+  capsys.readouterr()
+  code = main.main(
+    [
+      "train",
+      "--config=configs/pretrain_sprites.py:tiny",
+      "--config.data.dataset=toy/small",
+      f"--config.data.data_dir={tmp_path}",
+      f"--config.data.tokenizer={tmp_path / 'text' / 'tokenizer.json'}",
+      "--config.data.selection_split=train",
+      "--config.data.eval_split=train",
+      f"--config.start.imported={tmp_path / 'text'}",
+      f"--workdir={tmp_path / 'run'}",
+    ]
+  )
+  assert code == 2
+  message = capsys.readouterr().err
+  assert "--config.model.text_tower=bert (here: transformer)" in message
+  assert "--config.model.max_text_length=8 (here: 40)" in message
+  assert not (tmp_path / "run").exists()
