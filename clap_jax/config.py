@@ -110,7 +110,9 @@ class OptimizerConfig:
   name: str = choice("adamw", "sgd", default="adamw")
   weight_decay: float = ranged(default=0.0, minimum=0.0)  # of arrays >= 2-D
   warmup: Duration = duration(default=Duration(0, "steps"))  # linear, from 0
-  schedule: str = choice("cosine", "constant", default="cosine")
+  schedule: str = choice("cosine", "constant", "step", default="cosine")
+  # Of "step": when the rate falls to a tenth.
+  decay_after: Duration | None = duration(default=None, above=0.0)
   gradient_clip: float | None = ranged(default=1.0, above=0.0)  # global norm
   b1: float = ranged(default=0.9, minimum=0.0, maximum=1.0)  # sgd: momentum
   b2: float = ranged(default=0.999, minimum=0.0, maximum=1.0)
@@ -120,6 +122,11 @@ class OptimizerConfig:
   ema_decay: float | None = ranged(default=None, above=0.0, maximum=1.0)
 
   def __post_init__(self):
+    if (self.schedule == "step") != (self.decay_after is not None):
+      raise ValueError(
+        f"schedule is {self.schedule!r} and decay_after {self.decay_after}; "
+        "give decay_after_* with the schedule 'step' and only with it."
+      )
     for pattern, multiplier in self.groups:
       try:
         re.compile(pattern)

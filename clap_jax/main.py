@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from clap_jax import config as config_lib
 from clap_jax import demo, stages, study, sweep
-from clap_jax.commands import searching
+from clap_jax.commands import searching, sensing
 from clap_jax.data import query_annotations, records, verification
 from clap_jax.inference import encoder, export, extract, predict, texts
 from clap_jax.interchange import export_weights, import_weights
@@ -825,6 +825,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     _add_extract,
     _add_texts,
     _add_export,
+    sensing.add_sensors,
     _add_eval,
     _add_predict,
     searching.add_index,

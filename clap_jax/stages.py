@@ -89,6 +89,7 @@ TRAINERS = {
 
 # Where a run reads; a finished run may be asked for from another folder.
 _PLACES = (
+  "data.annotations",
   "data.data_dir",
   "data.features_dir",
   "data.tokenizer",

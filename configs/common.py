@@ -95,6 +95,85 @@ def feature_data(size: str) -> dict:
   }
 
 
+def activitynet_features() -> dict:
+  """The data section of ActivityNet-1.3 on public TSP features."""
+  return {
+    "annotations": "annotations/activity_net.v1-3.min.json",
+    "features_dir": "features/activitynet_tsp",
+    "files": {
+      "names": ("v_{id}.npy",),
+      "key": "",  # of the array within an .npz or HDF5 file
+      "axis_order": "td",
+      "timing": "frames",
+      "fps": 15.0,  # the videos were resampled
+      "stride_frames": 16.0,
+      "window_frames": 16.0,
+      "offset_frames": 0.0,
+      "encoder": "tsp",
+    },
+    "train_split": "training",
+    "selection_split": None,
+    "eval_split": "validation",
+    "batch_size": 16,
+    "max_length": 192,  # steps that every video is resized to
+    "length": "resize",
+    "crop_probability": 0.0,
+    "num_threads": 2,
+    "on_missing": "skip",  # videos that are gone; the card counts them
+    "ignored_videos": (),
+  }
+
+
+def thumos_features() -> dict:
+  """The data section of THUMOS14 on public two-stream I3D features."""
+  return {
+    "annotations": "annotations/thumos14.json",
+    "features_dir": "features/thumos14_i3d",
+    "files": {
+      "names": ("{id}.npy",),
+      "key": "",
+      "axis_order": "td",
+      "timing": "frames",
+      "fps": None,  # that of the annotations
+      "stride_frames": 4.0,
+      "window_frames": 16.0,
+      "offset_frames": 0.0,
+      "encoder": "i3d",
+    },
+    "train_split": "validation",
+    "selection_split": None,
+    "eval_split": "test",
+    "batch_size": 2,
+    "max_length": 2304,  # steps of a training sequence
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 2,
+    "on_missing": "raise",
+    "ignored_labels": ("Ambiguous",),
+    # Wrong labels; no action.
+    "ignored_videos": ("video_test_0000270", "video_test_0001292"),
+  }
+
+
+def hapt_features(*, select: bool) -> dict:
+  """The data section of UCI HAPT; `select` holds training subjects out."""
+  return {
+    "annotations": "features/hapt/annotations.json",
+    "features_dir": "features/hapt",  # both by `clap sensors`
+    "files": {"names": ("{id}.npz",), "timing": "stored", "encoder": "windows"},
+    "train_split": "training",
+    "selection_split": "holdout" if select else None,
+    "eval_split": "validation",
+    "holdout": "user(05|11|17|23|29)$" if select else None,
+    "standardize": True,
+    "batch_size": 8,
+    "max_length": 256,  # steps of a training crop
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 1,
+  }
+
+
 def pyramid() -> dict:
   """The trunk of both heads."""
   return {
@@ -146,6 +225,52 @@ def point_decode() -> dict:
     "class_wise": True,
     "vote_iou": 0.0,  # 0: no segment voting
   }
+
+
+def graph() -> dict:
+  """The sub-graph localizer as published for ActivityNet."""
+  return {
+    "width": 256,
+    "num_groups": 32,
+    "num_neighbours": 3,  # the step itself included
+    "max_duration": 100,  # steps
+    "num_bins": 32,
+    "num_context_bins": 4,
+    "extension": 0.5,  # to each side, of the candidate's length
+    "map_widths": (512, 128, 128, 128),
+    "map_kernel_size": 1,
+    "num_class_blocks": 1,
+    "prior_probability": 0.1,
+    "dropout_rate": 0.0,
+  }
+
+
+def proposal_loss() -> dict:
+  """The loss of the sub-graph localizer as published for ActivityNet."""
+  return {
+    "boundary_weight": 1.0,
+    "overlap_weight": 10.0,
+    "quality_weight": 1.0,
+    "class_weight": 1.0,
+    "quality_iou": 0.9,
+  }
+
+
+# Sizes of the sub-graph localizer; "full" is what the files say.
+GRAPH_SIZES = {
+  "tiny": {
+    "graph.width": 16,
+    "graph.num_groups": 4,
+    "graph.max_duration": 12,
+    "graph.num_bins": 4,
+    "graph.num_context_bins": 2,
+    "graph.map_widths": (16, 8, 8),
+    "data.batch_size": 8,
+    "data.max_length": 16,
+    "loop.steps": 4,
+  },
+  "full": {},
+}
 
 
 def head_optimizer() -> dict:
@@ -207,6 +332,18 @@ def legacy_qat(config, is_on: bool) -> None:
     config.evaluation.legacy_qat = True
     config.evaluation.ways = (1,)
 
+# Sizes of heads on the features of a benchmark; "full" is what their files say.
+BENCHMARK_SIZES = {
+  "tiny": {
+    "pyramid.width": 16,
+    "pyramid.num_heads": 2,
+    "pyramid.num_levels": 3,
+    "data.batch_size": 8,
+    "data.max_length": 32,
+    "loop.steps": 4,
+  },
+  "full": {},
+}
 
 # Sizes of both heads; "demo" is what their files say.
 HEAD_SIZES = {

@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   args = common.parse_arg(arg, size="demo", seed=0)
   config = ml_collections.ConfigDict()
   config.trainer = "localization"
+  config.localizer = "points"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
   config.data = common.feature_data(args["size"])
   config.pyramid = common.pyramid()

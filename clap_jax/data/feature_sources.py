@@ -9,10 +9,11 @@ from clap_jax.data import order
 from clap_jax.data.feature_windows import (
   SequenceOptions,
   Window,
+  check_length,
   pad_features,
   random_window,
   see_segments,
-  whole_window,
+  windows_of,
 )
 from clap_jax.data.features import FeatureError, VideoFeatures
 from clap_jax.data.records import ExampleInfo
@@ -50,41 +51,66 @@ class LocalizationSource:
     *,
     options: SequenceOptions,
     hidden_classes: frozenset[int] = frozenset(),
+    window_overlap: float | None = None,
   ):
     """Videos without features are left out; the caller decides if they may be.
+
+    Args:
+      examples: the videos of a split.
+      features: theirs.
+      options: lengths and shares.
+      hidden_classes: labels that are left out.
+      window_overlap: `[i]` gives windows of `max_length` that overlap by this
+        share of it instead of whole videos; several items may then share a
+        video. None for whole videos.
 
     Raises:
       FeatureError: no example has features.
     """
-    self.examples = [info for info in examples if info.id in features]
-    if not self.examples:
+    videos = [info for info in examples if info.id in features]
+    if not videos:
       raise FeatureError(f"none of {len(examples)} videos has features")
     self._features = features
     self._options = options
+    self._videos = videos
+    self._windows = []  # (number of the video, its window), one per item
     self._segments = []
-    for info in self.examples:
+    for number, info in enumerate(videos):
       is_kept = np.array(
         [int(label) not in hidden_classes for label in info.labels], np.bool_
       )
       grid = features[info.id].grid
       segments = grid.to_grid(info.segments[is_kept].astype(np.float64))
       self._segments.append((segments.reshape(-1, 2), info.labels[is_kept]))
+      self._windows += [
+        (number, window)
+        for window in windows_of(
+          len(features[info.id].features), options, overlap=window_overlap
+        )
+      ]
     self.max_segments = max(1, *(len(spans) for spans, _ in self._segments))
+    # The video and the first feature of every item.
+    self.examples = [videos[number] for number, _ in self._windows]
+    self.starts = [window.start for _, window in self._windows]
+
+  @property
+  def feature_width(self) -> int:
+    return self._features[self._videos[0].id].features.shape[1]
 
   def __len__(self) -> int:
-    return len(self.examples)
+    return len(self._windows)
 
   def __getitem__(self, index: int) -> LocalizationExample:
-    info = self.examples[index]
-    video = self._features[info.id]
-    window = whole_window(video, self._options, name=info.id)
-    return self._example(index, window)
+    number, window = self._windows[index]
+    info = self._videos[number]
+    check_length(window, self._options, name=info.id)
+    return self._example(number, window)._replace(video_index=index)
 
   def item(self, index: int, *, seed: int) -> LocalizationExample:
-    number = order.shuffled(index, length=len(self), seed=seed)
+    number = order.shuffled(index, length=len(self._videos), seed=seed)
     rng = np.random.Generator(np.random.PCG64(order.mix(seed, 1, index)))
     window = random_window(
-      self._features[self.examples[number].id],
+      self._features[self._videos[number].id],
       self._options,
       anchors=self._segments[number][0],
       rng=rng,
@@ -92,7 +118,7 @@ class LocalizationSource:
     return self._example(number, window)
 
   def _example(self, index: int, window: Window) -> LocalizationExample:
-    video = self._features[self.examples[index].id]
+    video = self._features[self._videos[index].id]
     segments, labels = self._segments[index]
     segments, is_kept = see_segments(
       segments,
@@ -111,7 +137,7 @@ class LocalizationSource:
     self, examples: Sequence[LocalizationExample], *, batch_size: int
   ) -> LocalizationBatch:
     """Pads to `batch_size` rows, video_index -1, and to `max_segments`."""
-    width = self._features[self.examples[0].id].features.shape[1]
+    width = self.feature_width
     batch = LocalizationBatch(
       features=np.zeros(
         (batch_size, self._options.max_length, width), np.float32

@@ -52,13 +52,41 @@ def whole_window(
   Raises:
     FeatureError: there are more than `max_length`.
   """
-  length = len(video.features)
-  if length > options.max_length:
+  window = Window(0, len(video.features))
+  check_length(window, options, name=name)
+  return window
+
+
+def check_length(
+  window: Window, options: SequenceOptions, *, name: str
+) -> None:
+  """Raises a FeatureError if the window is longer than `max_length`."""
+  if window.length > options.max_length:
     raise FeatureError(
-      f"{name} has {length} features, max_length is {options.max_length}; "
-      "raise max_length for evaluation, where nothing may be cut"
+      f"{name} has {window.length} features, max_length is "
+      f"{options.max_length}; raise max_length for evaluation, where nothing "
+      "may be cut"
     )
-  return Window(0, length)
+
+
+def windows_of(
+  total: int, options: SequenceOptions, *, overlap: float | None
+) -> list[Window]:
+  """Windows that cover a sequence, the last one flush with its end.
+
+  Args:
+    total: features of the sequence.
+    options: max_length is the windows' length; a shorter sequence has one
+      window.
+    overlap: of neighbours, as a share of the length in [0, 1); None for one
+      window of all features.
+  """
+  size = options.max_length
+  if overlap is None or total <= size:
+    return [Window(0, total)]
+  stride = max(1, round(size * (1 - overlap)))
+  starts = [*range(0, total - size, stride), total - size]
+  return [Window(start, size) for start in starts]
 
 
 def random_window(

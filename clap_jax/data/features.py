@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
@@ -46,9 +47,9 @@ class FeatureGrid:
     cls,
     *,
     fps: float,
-    stride_frames: int,
-    clip_frames: int,
-    first_frame: int = 0,
+    stride_frames: float,
+    clip_frames: float,
+    first_frame: float = 0,
   ) -> "FeatureGrid":
     """The grid of features that were made of counted frames."""
     return cls(
@@ -164,12 +165,13 @@ def load_split_features(
 def read_features(
   path: str | os.PathLike, *, axis_order: str = "td", key: str | None = None
 ) -> np.ndarray:
-  """Reads community features as float32 (t, d): .npy, .npz or .csv.
+  """Reads community features as float32 (t, d): .npy, .npz, HDF5 or .csv.
 
   Args:
     path: the file; pickled kinds are refused.
     axis_order: 'td' for rows of time, 'dt' for files that store (d, t).
-    key: the entry of an .npz; None where it has only one array.
+    key: the entry of an .npz, the path of the data set within an .h5; None
+      where the file has only one array.
 
   Raises:
     FeatureError: another kind of file, or not a finite matrix.
@@ -182,7 +184,8 @@ def read_features(
     raise FeatureError(
       f"{path}: {suffix} files are pickles, and loading one can run any code "
       "that its author put there; convert it to .npz where you trust it: "
-      "np.savez(name, features=array)"
+      "np.savez(name, features=array), e.g. for a dictionary of videos one "
+      "file each"
     )
   if suffix == ".npz":
     features = _pick_array(_load_npz(path), key, path)
@@ -190,8 +193,12 @@ def read_features(
     features = _load_npy(path)
   elif suffix == ".csv":
     features = _load_csv(path)
+  elif suffix in (".h5", ".hdf5"):
+    features = _load_hdf5(path, key)
   else:
-    raise FeatureError(f"{path}: unknown kind; expected .npy, .npz or .csv")
+    raise FeatureError(
+      f"{path}: unknown kind; expected .npy, .npz, .h5, .hdf5 or .csv"
+    )
   if features.ndim == 3 and features.shape[0] == 1:
     features = features[0]
   return _checked(features if axis_order == "td" else features.T, str(path))
@@ -236,6 +243,31 @@ def _load_csv(path: pathlib.Path) -> np.ndarray:
       path, delimiter=",", skiprows=num_header_rows, ndmin=2, dtype=np.float32
     )
   except (OSError, ValueError) as error:
+    raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def _load_hdf5(path: pathlib.Path, key: str | None) -> np.ndarray:
+  """One data set of a file; TSP keeps (t, d) at ID, PCA-C3D at ID/NAME."""
+  try:
+    with h5py.File(path, "r") as file:
+      if key is None and len(file) == 1:
+        key = next(iter(file))
+      found = file.get(key) if key else None
+      if isinstance(found, h5py.Group) and len(found) == 1:
+        found = found[next(iter(found))]
+      if not isinstance(found, h5py.Dataset):
+        names = sorted(file if found is None else found)
+        where = "" if found is None else f" under {key!r}"
+        raise FeatureError(
+          f"{path} has no data set {key!r}; it holds {len(names)} entries"
+          f"{where}: {', '.join(names[:10])}{', ...' if names[10:] else ''}"
+        )
+      if found.dtype.kind not in "fiu":
+        raise FeatureError(
+          f"{path}: {key!r} is of type {found.dtype}; expected numbers"
+        )
+      return found[()]
+  except (OSError, RuntimeError, KeyError) as error:
     raise FeatureError(f"cannot read {path}: {error}") from error
 
 

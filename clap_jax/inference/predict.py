@@ -17,6 +17,7 @@ from clap_jax.trainers import (
   grounding,
   grounding_evaluation,
   localization,
+  localizers,
   moment_search,
   open_vocabulary,
   results,
@@ -32,7 +33,7 @@ class Model:
 
   encoder: encoder_lib.Encoder
   stride_sec: float
-  localizer: tuple[localization.LocalizationTask, dict, dict] | None
+  localizer: tuple[localizers.FeatureTask, dict, dict] | None
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
   matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
 
@@ -57,7 +58,7 @@ class Model:
   # Kept with the model: a program made anew for each video is compiled anew.
   @functools.cached_property
   def detect(self) -> Callable:
-    """LocalizationTask.detect, compiled."""
+    """The localizer's `detect`, compiled."""
     return jax.jit(self.localizer[0].detect)
 
   @functools.cached_property

@@ -29,6 +29,20 @@ _CSV_END = ("stop_timestamp", "end", "t-end")
 _CSV_LABEL = ("type", "class", "label-idx")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoFacts:
+  """What JSON says of a video beside its annotations; None where it does not.
+
+  BMN's and G-TAD's files give frames and seconds; their features stand for
+  `covered_sec`, the first `feature_frame` frames.
+  """
+
+  subset: str | None
+  duration_sec: float | None
+  fps: float | None
+  covered_sec: float | None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundTruth:
   """A split: its segments, its name, and names of its class numbers."""
@@ -36,6 +50,7 @@ class GroundTruth:
   table: SegmentTable
   split: str
   label_names: dict[str, str]  # class number -> name
+  videos: dict[str, VideoFacts]  # of JSON; empty for other forms
 
 
 class _Rows:
@@ -45,6 +60,7 @@ class _Rows:
     self.videos: list[str] = []  # of the split, with or without segments
     self.rows: list[tuple[str, float, float, str]] = []
     self.label_names: dict[str, str] = {}
+    self.facts: dict[str, VideoFacts] = {}
 
   def finish(self, *, split: str) -> GroundTruth:
     video, start, end, label = (
@@ -57,7 +73,7 @@ class _Rows:
       label=label,
       video_names=tuple(dict.fromkeys(self.videos)),
     )
-    return GroundTruth(table, split, self.label_names)
+    return GroundTruth(table, split, self.label_names, self.facts)
 
 
 def read_ground_truth(
@@ -138,6 +154,7 @@ def _read_videos(
     if wanted and video.get("subset") not in wanted:
       continue
     rows.videos.append(name)
+    rows.facts[name] = _facts(video)
     if isinstance(video.get("actions"), list):
       entries = [
         {"label": entry[0], "segment": entry[1:]}
@@ -165,6 +182,27 @@ def _read_videos(
         needs_label=needs_label,
       )
   return wanted[0] if wanted else "all"
+
+
+def _facts(video: dict[str, Any]) -> VideoFacts:
+  def number(*keys: str) -> float | None:
+    found = (documents.to_number(video[key]) for key in keys if key in video)
+    return next((value for value in found if value and value > 0), None)
+
+  duration_sec = number("duration", "duration_second")
+  num_frames, fps = number("duration_frame"), number("fps")
+  if fps is None and num_frames and duration_sec:
+    fps = num_frames / duration_sec
+  covered_sec, num_covered = None, number("feature_frame")
+  if num_covered and num_frames and duration_sec:
+    covered_sec = num_covered / num_frames * duration_sec
+  subset = video.get("subset")
+  return VideoFacts(
+    subset=None if subset is None else str(subset),
+    duration_sec=duration_sec,
+    fps=fps,
+    covered_sec=covered_sec,
+  )
 
 
 def _read_annotation(

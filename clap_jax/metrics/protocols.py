@@ -113,4 +113,5 @@ PROTOCOLS: dict[str, Protocol] = _named(
   ),
   Protocol("motion_sprites", _TENTHS[2:7], "validation"),
   Protocol("hapt", _TENTHS[2:7], "validation"),
+  Protocol("hapt", _TENTHS[2:7], "validation"),
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from clap_jax.models.heads import HeadConfig, PointHead
 from clap_jax.models.pyramid import Pyramid, PyramidConfig, join_levels
+from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
 from clap_jax.ops.points import PointPredictions, point_segments
 from clap_jax.types import Detections
@@ -30,33 +31,16 @@ class LocalizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(SuppressionConfig):
   """How predictions of points become detections.
 
   Attributes:
-    num_kept: detections per video.
-    num_candidates: best (point, class) pairs that enter suppression.
-    sigma: width of the Gaussian soft-NMS; 0 turns suppression off.
-    min_score: least score, before and after decay.
+    num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see
+      `SuppressionConfig`.
     min_length: least length in grid units.
-    class_wise: whether only detections of one class suppress each other.
-    vote_iou: least IoU of segment voting; 0 turns it off.
   """
 
-  num_kept: int = 100
-  num_candidates: int = 1000
-  sigma: float = 0.5
-  min_score: float = 0.001
   min_length: float = 0.05
-  class_wise: bool = True
-  vote_iou: float = 0.0
-
-  def __post_init__(self):
-    if self.sigma < 0 or not 0 <= self.vote_iou <= 1:
-      raise ValueError(
-        "sigma must be >= 0 and vote_iou in [0, 1], got "
-        f"{self.sigma} and {self.vote_iou}."
-      )
 
 
 class Localizer(nn.Module):
@@ -145,23 +129,4 @@ def _decode_one(
     labels=(index % num_classes).astype(jnp.int32),
     mask=best >= config.min_score,
   )
-  if config.sigma:
-    kept = nms.soft_nms(
-      candidates,
-      num_kept=config.num_kept,
-      sigma=config.sigma,
-      min_score=config.min_score,
-      class_wise=config.class_wise,
-    )
-  else:
-    kept = nms.best_candidates(
-      candidates, num_kept=config.num_kept, min_score=config.min_score
-    )
-  if config.vote_iou:
-    kept = nms.vote(
-      kept,
-      candidates,
-      iou_threshold=config.vote_iou,
-      class_wise=config.class_wise,
-    )
-  return kept
+  return config.suppress(candidates)

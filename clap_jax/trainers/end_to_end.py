@@ -35,6 +35,7 @@ from clap_jax.trainers import (
   abstract,
   feature_data,
   localization,
+  localizers,
   pretrain,
   results,
   running,
@@ -104,7 +105,7 @@ class EndToEndTask:
   """
 
   encoder: dual_encoder.DualEncoder
-  localizer: localization.LocalizationTask
+  localizer: localizers.FeatureTask
   clips_per_step: int
 
   def init(self, rng):
@@ -343,7 +344,11 @@ class _Score:
     """Metrics, the detections that they score, and the features."""
     reader = self._read(params["tower"], split)
     table = localization.detections(
-      reader, self._detect, params["localizer"], split
+      reader,
+      self._detect,
+      params["localizer"],
+      split,
+      decode=self._config.decode,
     )
     table = localization.with_class_source(table, self._config.classifier)
     truth = localization.ground_truth(reader, split)

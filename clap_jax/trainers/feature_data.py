@@ -4,39 +4,81 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import (
   class_texts,
+  feature_files,
   feature_sources,
   feature_windows,
   features,
   queries,
   records,
 )
+from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
+from clap_jax.trainers import annotations
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
 CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
+HOLDOUT_SPLIT = "holdout"
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureData:
-  """Where features and annotations come from."""
+  """Where features and annotations come from.
 
-  dataset: str  # as `clap build` names it
-  data_dir: str
-  features_dir: str  # what `clap extract` wrote
+  Annotations are those of a built dataset, or an ActivityNet-style JSON file;
+  features what `clap extract` wrote, or files that `files` describes.
+  """
+
+  features_dir: str
   train_split: str
-  selection_split: str  # looked at during training
+  selection_split: str | None  # looked at during training; None for nothing
   eval_split: str  # looked at once, at the end
   batch_size: int = config_lib.ranged(minimum=1)
   max_length: int = config_lib.ranged(minimum=8)  # snippets
   crop_probability: float = config_lib.ranged(minimum=0.0, maximum=1.0)
   num_threads: int = config_lib.ranged(minimum=0)
+  dataset: str | None = None  # as `clap build` names it
+  data_dir: str = "data"  # of `clap build`
+  annotations: str | None = None  # JSON, instead of a dataset
+  files: feature_files.FeatureFiles | None = None  # None: of `clap extract`
+  # Sequences of another length than max_length: padded (longer ones cropped in
+  # training and whole in evaluation); interpolated to it; or, in evaluation,
+  # cut to windows that overlap by half.
+  length: str = config_lib.choice("pad", "resize", "windows", default="pad")
+  min_crop_share: float = config_lib.ranged(default=0.9, above=0.0, maximum=1.0)
+  standardize: bool = False  # each channel, over the training split
+  on_missing: str = config_lib.choice("raise", "skip", default="raise")
+  holdout: str | None = None  # regex: training videos of the split "holdout"
+  ignored_labels: tuple[str, ...] = ()  # neither learned nor scored
+  ignored_videos: tuple[str, ...] = ()  # neither learned nor scored
+
+  def __post_init__(self):
+    if (self.dataset is None) == (self.annotations is None):
+      raise ValueError(
+        "give either dataset or annotations, got "
+        f"{self.dataset!r} and {self.annotations!r}."
+      )
+    if self.annotations is not None and self.files is None:
+      raise ValueError(
+        "annotations need a section files that says how the features are laid "
+        "out; see configs/localization_activitynet.py."
+      )
+    if self.ignored_labels and self.annotations is None:
+      raise ValueError("ignored_labels belong to annotations, not a dataset.")
+    try:
+      re.compile(self.holdout or "")
+    except re.error as error:
+      raise ValueError(
+        f"holdout: bad regex {self.holdout!r}: {error}."
+      ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +88,19 @@ class FeatureReader:
   config: FeatureData
 
   @functools.cached_property
-  def dataset(self) -> records.Dataset:
-    return records.open_dataset(self.config.data_dir, self.config.dataset)
+  def dataset(self) -> records.Dataset | annotations.AnnotatedVideos:
+    config = self.config
+    if config.annotations is not None:
+      return annotations.AnnotatedVideos(
+        config.annotations, ignored_labels=config.ignored_labels
+      )
+    return records.open_dataset(config.data_dir, config.dataset)
 
   @functools.cached_property
   def extraction(self) -> dict:
-    """What `clap extract` noted: encoder, seed, stride, training."""
+    """What the features were made with: encoder, and how, as far as known."""
+    if self.config.files is not None:
+      return {"encoder": self.config.files.encoder}
     path = pathlib.Path(self.config.features_dir) / EXTRACTION_FILE
     if not path.is_file():
       raise FileNotFoundError(
@@ -73,25 +122,139 @@ class FeatureReader:
     return feature_windows.SequenceOptions(
       max_length=self.config.max_length,
       crop_probability=self.config.crop_probability,
+      min_crop_share=self.config.min_crop_share,
     )
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
-    return self.dataset.split(split).metadata(on_corrupt="skip").examples
+    """The videos of a split; "holdout" is a part of the training split.
 
-  def features(self, split: str) -> dict[str, features.VideoFeatures]:
+    Raises:
+      ValueError: no video is left.
+    """
+    config = self.config
+    is_holdout = split == HOLDOUT_SPLIT and config.holdout is not None
+    source = config.train_split if is_holdout else split
+    if config.annotations is not None:
+      infos = self.dataset.examples(source)
+    else:
+      table = self.dataset.split(source).metadata(on_corrupt="skip")
+      infos = table.examples
+    if config.holdout is not None and source == config.train_split:
+      found = {i.id for i in infos if re.search(config.holdout, i.id)}
+      infos = [info for info in infos if (info.id in found) == is_holdout]
+    kept = tuple(i for i in infos if i.id not in config.ignored_videos)
+    if not kept:
+      raise ValueError(
+        f"no video of the split {split!r} is left; correct data.holdout "
+        f"({config.holdout!r}) or data.ignored_videos."
+      )
+    return kept
+
+  def features(self, split: str) -> Mapping[str, VideoFeatures]:
     """Of the split's videos; those that extraction had to skip are missing."""
+    if split not in self._loaded:
+      self._loaded[split] = self._load(split)
+    return self._loaded[split]
+
+  @functools.cached_property
+  def _loaded(self) -> dict[str, Mapping[str, VideoFeatures]]:
+    return {}
+
+  def _load(self, split: str) -> Mapping[str, VideoFeatures]:
+    config = self.config
+    num_steps = config.max_length if config.length == "resize" else None
+    if config.files is not None:
+      return feature_files.FileFeatures(
+        config.features_dir,
+        self.examples(split),
+        files=config.files,
+        num_steps=num_steps,
+        covered_sec=self.dataset.covered_sec() if config.annotations else None,
+        on_missing=config.on_missing,
+      )
     ids = [info.id for info in self.examples(split)]
     failed = {entry["id"] for entry in self.extraction.get("failed", ())}
-    return features.load_split_features(
-      self.config.features_dir, [i for i in ids if i not in failed]
+    loaded = features.load_split_features(
+      config.features_dir,
+      [i for i in ids if i not in failed],
+      on_missing=config.on_missing,
     )
+    if num_steps is None:
+      return loaded
+    return {
+      video_id: feature_files.resized(video, num_steps)
+      for video_id, video in loaded.items()
+    }
 
   def localization_source(self, split) -> feature_sources.LocalizationSource:
     return feature_sources.LocalizationSource(
       self.examples(split), self.features(split), options=self.options
     )
 
+  def evaluation_sources(
+    self, split
+  ) -> list[feature_sources.LocalizationSource]:
+    """Sources whose windows cover the split; each of one padded length.
+
+    Padded sequences keep their length, in lengths that double so that few
+    programs are compiled; "windows" cuts them.
+    """
+    infos, loaded = self.examples(split), self.features(split)
+    if self.config.length == "windows":
+      return [
+        feature_sources.LocalizationSource(
+          infos, loaded, options=self.options, window_overlap=0.5
+        )
+      ]
+    buckets: dict[int, list[records.ExampleInfo]] = {}
+    for info in infos:
+      if info.id in loaded:
+        length = self.config.max_length
+        while length < len(loaded[info.id].features):
+          length *= 2
+        buckets.setdefault(length, []).append(info)
+    if not buckets:
+      raise features.FeatureError(f"none of {len(infos)} videos has features")
+    return [
+      feature_sources.LocalizationSource(
+        buckets[length],
+        loaded,
+        options=dataclasses.replace(self.options, max_length=length),
+      )
+      for length in sorted(buckets)
+    ]
+
+  def standardization(self) -> dict[str, list[float]] | None:
+    """Mean and deviation of each channel over the training split's features.
+
+    None unless the config asks for it. A channel that never changes keeps its
+    scale.
+    """
+    if not self.config.standardize:
+      return None
+    count, total, squares = 0, 0.0, 0.0
+    for video in self.features(self.config.train_split).values():
+      values = video.features.astype(np.float64)
+      count += len(values)
+      total = total + values.sum(axis=0)
+      squares = squares + (values**2).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    deviation = np.where(deviation > 1e-6, deviation, 1.0)
+    return {"mean": mean.tolist(), "deviation": deviation.tolist()}
+
   def grounding_split(self, split: str) -> queries.GroundingSplit:
+    """The queries of a split.
+
+    Raises:
+      ValueError: the config asks for what only localization does.
+    """
+    if self.config.standardize or self.config.length == "windows":
+      raise ValueError(
+        "grounding neither standardizes features nor cuts windows: got "
+        f"data.standardize {self.config.standardize} and data.length "
+        f"{self.config.length!r}."
+      )
     return queries.caption_split(self.examples(split))
 
   @functools.cached_property
@@ -120,14 +283,13 @@ class FeatureReader:
     infos = self.examples(split)
     have = self.features(split)
     missing = tuple(info.id for info in infos if info.id not in have)
-    extraction = self.extraction
-    note = (
-      f"features of encoder {extraction['encoder']!r}, seed "
-      f"{extraction['seed']}, stride {extraction['stride_sec']} s, "
-      f"parameters {extraction['parameters']}"
-    )
-    subset = self.dataset.subset_note(split)
-    notes = (note, *([subset] if subset else []), *facts.pop("notes", ()))
+    notes = [self._note()]
+    if self.config.annotations is None and split != HOLDOUT_SPLIT:
+      subset = self.dataset.subset_note(split)
+      notes += [subset] if subset else []
+    notes += facts.pop("notes", ())
+    if self.config.ignored_videos:
+      notes.append(f"without {', '.join(self.config.ignored_videos)}")
     return card.EvaluationCard(
       protocol=protocol,
       task=task,
@@ -136,9 +298,23 @@ class FeatureReader:
       num_evaluated=len(have),
       num_missing=len(missing),
       missing=missing[:20],
-      notes=notes,
+      notes=tuple(notes),
       **facts,
     ).to_dict()
+
+  def _note(self) -> str:
+    """What made the features."""
+    facts = self.extraction
+    if self.config.files is not None:
+      length = self.config.length
+      if length == "resize":
+        length = f"resized to {self.config.max_length}"
+      files = self.config.files.describe()
+      return f"features of encoder {facts['encoder']!r}: {files}; {length}"
+    return (
+      f"features of encoder {facts['encoder']!r}, seed {facts['seed']}, stride "
+      f"{facts['stride_sec']} s, parameters {facts['parameters']}"
+    )
 
 
 def read_texts(path: pathlib.Path) -> queries.QueryVectors:

@@ -33,6 +33,13 @@ class GroundingData(feature_data.FeatureData):
   queries_per_video: int = config_lib.ranged(minimum=1)
   absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.selection_split is None:
+      raise ValueError(
+        "selection_split is None; grounding calibrates absence on that split."
+      )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroundingConfig:

@@ -1,105 +1,55 @@
 """Temporal action localization on frozen features."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import pipeline
-from clap_jax.losses import localization as losses
 from clap_jax.metrics import detection, tables, video_classifier
-from clap_jax.models import heads, localizer, pyramid
+from clap_jax.models.suppression import SuppressionConfig
+from clap_jax.ops import nms
 from clap_jax.trainers import abstract, feature_data, results, running
+from clap_jax.trainers.localizers import (
+  AnyLocalizationConfig,
+  ClassifierConfig,
+  LocalizationConfig,
+  make_task,
+  model_facts,
+  resolve,
+)
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
+
+__all__ = [
+  "AnyLocalizationConfig",
+  "ClassifierConfig",
+  "LocalizationConfig",
+  "abstract_run",
+  "class_source",
+  "detections",
+  "evaluate",
+  "ground_truth",
+  "make_task",
+  "model_facts",
+  "resolve",
+  "train",
+  "truth_of",
+  "with_class_source",
+  "write_predictions",
+]
 
 PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "localizer.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierConfig:
-  """An outside classifier of whole videos, in place of the head's classes."""
-
-  path: str = ""  # see metrics/video_classifier.py; "" is off
-  top_classes: int = config_lib.ranged(default=2, minimum=1)
-  combination: str = config_lib.choice(
-    *video_classifier.COMBINATIONS, default="product"
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalizationConfig:
-  """Everything `clap train` reads of a localization config."""
-
-  trainer: str
-  data: feature_data.FeatureData
-  pyramid: pyramid.PyramidConfig
-  head: heads.HeadConfig
-  loss: losses.PointLossConfig
-  decode: localizer.DecodeConfig
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
-  protocol: str = config_lib.choice(*detection.PROTOCOLS)
-  classifier: ClassifierConfig = ClassifierConfig()
-
-  def __post_init__(self):
-    count, width = self.pyramid.num_heads, self.pyramid.width
-    if min(count, width) < 1 or width % count:
-      raise ValueError(
-        f"pyramid.num_heads is {count}, which does not divide pyramid.width "
-        f"{width}."
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalizationTask:
-  """Feature sequences to detections; a Task of training/task.py."""
-
-  model: localizer.Localizer
-  loss_config: losses.PointLossConfig
-  decode_config: localizer.DecodeConfig
-  max_length: int
-  feature_width: int
-
-  def init(self, rng):
-    features = jnp.zeros((1, self.max_length, self.feature_width))
-    mask = jnp.ones((1, self.max_length), bool)
-    return self.model.init(rng, features, mask)
-
-  def loss(self, params, batch: types.LocalizationBatch, rng):
-    predictions = self.model.apply(
-      params,
-      batch.features,
-      batch.mask,
-      deterministic=False,
-      rngs={"dropout": rng},
-    )
-    sums = losses.localization_loss(predictions, batch, config=self.loss_config)
-    metrics = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
-    return sum(metrics.values()), metrics
-
-  def predict(self, params, batch: types.LocalizationBatch):
-    return self.detect(params, batch.features, batch.mask)
-
-  def detect(self, params, features, mask) -> types.Detections:
-    """Detections of features (b, t, d) with a mask (b, t)."""
-    predictions = self.model.apply(params, features, mask)
-    return localizer.decode(predictions, config=self.decode_config)
-
-
-def resolve(config) -> LocalizationConfig:
-  return config_lib.resolve(LocalizationConfig, config)
-
-
 def abstract_run(
-  config: LocalizationConfig, facts: abstract.DataFacts
+  config: AnyLocalizationConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
   size, length = config.data.batch_size, config.data.max_length
@@ -118,12 +68,17 @@ def abstract_run(
   return abstract.AbstractRun(task, batch)
 
 
-def train(config: LocalizationConfig, workdir) -> list[dict]:
+def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
   source = reader.localization_source(config.data.train_split)
-  facts = model_facts(config, reader.dataset.label_names, _width(source))
+  facts = model_facts(
+    config,
+    reader.dataset.label_names,
+    source.feature_width,
+    standardization=reader.standardization(),
+  )
   task = make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, task)
   state = running.fit(
@@ -144,7 +99,9 @@ def train(config: LocalizationConfig, workdir) -> list[dict]:
   return rows
 
 
-def evaluate(config: LocalizationConfig, workdir, *, split=None) -> list[dict]:
+def evaluate(
+  config: AnyLocalizationConfig, workdir, *, split=None
+) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   facts = results.read_facts(workdir, MODEL_FILE)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
@@ -168,7 +125,13 @@ class _Score:
 
   def __call__(self, params, split: str):
     """Metrics and the detections that they score."""
-    table = detections(self._reader, self._predictor, params, split)
+    table = detections(
+      self._reader,
+      self._predictor,
+      params,
+      split,
+      decode=self._config.decode,
+    )
     table = with_class_source(table, self._config.classifier)
     truth = ground_truth(self._reader, split)
     return detection.evaluate(table, truth, self._protocol), table
@@ -182,7 +145,7 @@ class _Score:
       task="detection",
       protocol=config.protocol,
       thresholds=self._protocol.thresholds,
-      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
+      nms=config.decode.describe(),
       top_k=f"{config.decode.num_kept} per video",
       class_source=class_source(config.classifier),
       seeds=(config.loop.seed,),
@@ -193,7 +156,7 @@ class _Score:
       metrics,
       encoder=self._reader.extraction["encoder"],
       seed=config.loop.seed,
-      dataset=config.data.dataset,
+      dataset=self._reader.dataset.name,
       split=split,
       task="localization",
       card=card,
@@ -222,66 +185,91 @@ def class_source(classifier: ClassifierConfig) -> str:
   return video_classifier.describe(**dataclasses.asdict(classifier))
 
 
-def model_facts(config, label_names, feature_width: int) -> dict:
-  """What rebuilds the model for inference; plain JSON."""
-  return {
-    "label_names": list(label_names),
-    "feature_width": feature_width,
-    "max_length": config.data.max_length,
-    "pyramid": dataclasses.asdict(config.pyramid),
-    "head": dataclasses.asdict(config.head),
-    "decode": dataclasses.asdict(config.decode),
-  }
-
-
-def make_task(
-  facts: dict, *, loss_config: losses.PointLossConfig | None = None
-) -> LocalizationTask:
-  """The task that `model_facts` describes; for inference without a loss."""
-  model = localizer.LocalizerConfig(
-    num_classes=len(facts["label_names"]),
-    pyramid=pyramid.PyramidConfig(**facts["pyramid"]),
-    head=heads.HeadConfig(**facts["head"]),
-  )
-  return LocalizationTask(
-    localizer.Localizer(model),
-    loss_config or losses.PointLossConfig(),
-    localizer.DecodeConfig(**facts["decode"]),
-    facts["max_length"],
-    facts["feature_width"],
-  )
-
-
 def detections(
-  reader: feature_data.FeatureReader, predictor, params, split: str
+  reader: feature_data.FeatureReader,
+  predictor,
+  params,
+  split: str,
+  *,
+  decode: SuppressionConfig,
 ) -> tables.DetectionTable:
-  """Detections of a split's videos in seconds, cut to the videos."""
-  source = reader.localization_source(split)
-  features = reader.features(split)
+  """Detections of a split's videos in seconds, cut to the videos.
+
+  Those of the windows of one video are merged by `decode`'s soft-NMS.
+  """
+  loaded = reader.features(split)
+  found: dict[str, list[types.Detections]] = {}
+  infos = {}
+  for source in reader.evaluation_sources(split):
+    infos |= {info.id: info for info in source.examples}
+    with pipeline.evaluation_batches(
+      source, batch_size=reader.config.batch_size
+    ) as batches:
+      for batch, output in evaluation.predict_batches(
+        predictor, params, batches
+      ):
+        for row, index in enumerate(batch.video_index):
+          if index >= 0:
+            kept = types.Detections(*(field[row] for field in output))
+            moved = kept.segments + np.float32(source.starts[index])
+            found.setdefault(source.examples[index].id, []).append(
+              kept._replace(segments=moved)
+            )
   names = reader.dataset.label_names
   columns: dict[str, list] = {
     name: [] for name in ("video", "start_sec", "end_sec", "label", "score")
   }
-  with pipeline.evaluation_batches(
-    source, batch_size=reader.config.batch_size
-  ) as batches:
-    for batch, found in evaluation.predict_batches(predictor, params, batches):
-      for row, index in enumerate(batch.video_index):
-        if index < 0:
-          continue
-        info = source.examples[index]
-        keep = found.mask[row]
-        grid = features[info.id].grid
-        segments = grid.to_seconds(found.segments[row][keep].astype(np.float64))
-        segments = segments.clip(0.0, info.duration_sec)
-        columns["video"] += [info.id] * len(segments)
-        columns["start_sec"] += segments[:, 0].tolist()
-        columns["end_sec"] += segments[:, 1].tolist()
-        columns["label"] += [names[i] for i in found.labels[row][keep]]
-        columns["score"] += found.scores[row][keep].tolist()
-  return tables.DetectionTable.from_columns(
-    **columns, video_names=tuple(i.id for i in source.examples)
+  most = max(len(parts) for parts in found.values())
+  for info in (i for i in reader.examples(split) if i.id in found):
+    kept = merged(found[info.id], decode=decode, num_windows=most)
+    keep = kept.mask
+    grid = loaded[info.id].grid
+    segments = grid.to_seconds(kept.segments[keep].astype(np.float64))
+    segments = segments.clip(0.0, info.duration_sec)
+    columns["video"] += [info.id] * len(segments)
+    columns["start_sec"] += segments[:, 0].tolist()
+    columns["end_sec"] += segments[:, 1].tolist()
+    columns["label"] += [names[i] for i in kept.labels[keep]]
+    columns["score"] += kept.scores[keep].tolist()
+  return tables.DetectionTable.from_columns(**columns, video_names=tuple(infos))
+
+
+def merged(
+  parts: list[types.Detections],
+  *,
+  decode: SuppressionConfig,
+  num_windows: int,
+) -> types.Detections:
+  """The detections of a video's windows, (k, ...) each, as one list.
+
+  Padded to `num_windows` so that one program serves all videos.
+  """
+  if len(parts) == 1:
+    return parts[0]
+  size = num_windows * len(parts[0].mask)
+  joined = nms.Candidates(
+    *(
+      np.concatenate(
+        [
+          *columns,
+          np.zeros(
+            (size - sum(map(len, columns)), *columns[0].shape[1:]),
+            columns[0].dtype,
+          ),
+        ]
+      )
+      for columns in zip(*parts, strict=True)
+    )
   )
+  kept = jax.device_get(_suppress(joined, decode))
+  return types.Detections(*kept)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _suppress(
+  candidates: nms.Candidates, decode: SuppressionConfig
+) -> nms.Candidates:
+  return decode.suppress(candidates)
 
 
 def ground_truth(reader, split: str) -> tables.SegmentTable:
@@ -314,10 +302,6 @@ def truth_of(infos, names) -> tables.SegmentTable:
     label=label,
     video_names=tuple(info.id for info in infos),
   )
-
-
-def _width(source) -> int:
-  return source[0].features.shape[-1]
 
 
 def write_predictions(table: tables.DetectionTable, path) -> None:

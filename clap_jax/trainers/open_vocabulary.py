@@ -82,8 +82,12 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
       sorted(set(reader.dataset.label_names) - set(split.base))
     ),
   )
-  width = source[0].features.shape[-1]
-  facts = localization.model_facts(config, _PROPOSAL_LABELS, width)
+  facts = localization.model_facts(
+    config,
+    _PROPOSAL_LABELS,
+    source.feature_width,
+    standardization=reader.standardization(),
+  )
   task = localization.make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, split, task)
   state = running.fit(
@@ -154,7 +158,11 @@ class _Score:
     alone compete ("unseen_alone/..."), and of both together.
     """
     found = localization.detections(
-      self._reader, self._predictor, params, split
+      self._reader,
+      self._predictor,
+      params,
+      split,
+      decode=self._config.decode,
     )
     sequences = self._reader.features(split)
     label = functools.partial(

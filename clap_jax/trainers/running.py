@@ -36,6 +36,13 @@ def fit(
   """
   data, selection = config.data, config.data.selection_split
   seed = config.loop.seed if data_seed is None else data_seed
+
+  def evaluate(params, _):
+    return {
+      f"eval/{selection}/{name}": value
+      for name, value in measure(params, selection).items()
+    }
+
   return fit_lib.fit(
     task,
     workdir=workdir,
@@ -53,10 +60,7 @@ def fit(
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     ),
-    evaluate=lambda params, _: {
-      f"eval/{selection}/{name}": value
-      for name, value in measure(params, selection).items()
-    },
+    evaluate=evaluate if selection is not None else None,
     prepare=prepare,
     steps_per_epoch=max(1, len(source) // data.batch_size),
     title=title,

@@ -83,7 +83,10 @@ def make_schedule(
   total_steps: int,
   steps_per_epoch: int | None = None,
 ) -> Callable:
-  """Steps done -> learning rate: linear warm-up, then cosine to 0 or flat."""
+  """Steps done -> learning rate: linear warm-up, then cosine to 0 or flat.
+
+  "step" is flat but for one fall to a tenth.
+  """
   warmup_steps = config.warmup.in_steps(
     total_steps=total_steps, steps_per_epoch=steps_per_epoch
   )
@@ -96,6 +99,13 @@ def make_schedule(
   if config.schedule == "cosine":
     after = optax.cosine_decay_schedule(
       peak, max(total_steps - warmup_steps, 1)
+    )
+  elif config.schedule == "step":
+    decay_after = config.decay_after.in_steps(
+      total_steps=total_steps, steps_per_epoch=steps_per_epoch
+    )
+    after = optax.piecewise_constant_schedule(
+      peak, {max(decay_after - warmup_steps, 0): 0.1}
     )
   else:
     after = optax.constant_schedule(peak)

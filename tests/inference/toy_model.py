@@ -65,7 +65,11 @@ def make_model(encoder) -> predict.Model:
       localizer.DecodeConfig(num_kept=6, num_candidates=20, min_score=0.0)
     ),
   }
-  by_class = shared | {"label_names": list(built_dataset.LABEL_NAMES)}
+  by_class = shared | {
+    "localizer": "points",
+    "label_names": list(built_dataset.LABEL_NAMES),
+    "standardization": None,
+  }
   by_text = shared | {
     "kind": "pyramid",
     "fusion": dataclasses.asdict(fusion.FusionConfig(num_heads=2)),

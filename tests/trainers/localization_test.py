@@ -76,7 +76,9 @@ def perfect(source, num_kept=5):
 
 def test_the_truth_scores_one(parts):
   config, reader, source, _ = parts
-  table = localization.detections(reader, perfect(source), None, "train")
+  table = localization.detections(
+    reader, perfect(source), None, "train", decode=config.decode
+  )
   truth = localization.ground_truth(reader, "train")
   assert len(table) == len(truth) == 15
   protocol = detection.protocol_named(config.protocol)
@@ -85,7 +87,7 @@ def test_the_truth_scores_one(parts):
 
 
 def test_detections_are_cut_to_the_video(parts):
-  _, reader, _source, _ = parts
+  config, reader, _source, _ = parts
 
   def predict(batch):
     rows = len(batch.video_index)
@@ -97,7 +99,9 @@ def test_detections_are_cut_to_the_video(parts):
     )
 
   predictor = toy_features.FixedPredictor(predict)
-  table = localization.detections(reader, predictor, None, "train")
+  table = localization.detections(
+    reader, predictor, None, "train", decode=config.decode
+  )
   assert len(table) == 6
   np.testing.assert_allclose(table.segments, [[0.0, 12.0]] * 6)
   assert {table.label_names[i] for i in table.label} == {"fades"}

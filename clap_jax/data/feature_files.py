@@ -1,0 +1,300 @@
+"""Frozen features as other projects publish them: names, layouts, timing.
+
+A folder holds one or several files per video (.npy, .npz, .csv), or one HDF5
+file of all videos. Nothing in them says when a feature stands, so that a
+`FeatureFiles` does.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import h5py
+import numpy as np
+
+from clap_jax.data.features import (
+  FeatureError,
+  FeatureGrid,
+  VideoFeatures,
+  load_features,
+  read_features,
+)
+from clap_jax.data.records import ExampleInfo
+
+TIMINGS = ("stored", "frames", "even")
+AXIS_ORDERS = ("td", "dt")
+_MAX_CACHE_BYTES = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureFiles:
+  """How feature files are named, laid out and placed in time.
+
+  Attributes:
+    names: files of a video below the folder, with {id} for the video's id;
+      several (e.g. RGB and flow) are joined along the width and cut to the
+      shortest. A name without {id} is one HDF5 file of all videos.
+    key: the array within an .npz or HDF5 file, may hold {id}: "{id}" for TSP,
+      "{id}/c3d_features" for PCA-C3D; "" where there is only one.
+    axis_order: "td" for rows of time, "dt" for files that store (d, t).
+    timing: "frames": feature i stands for window_frames frames from
+      offset_frames + i * stride_frames on; "even": the features divide the
+      video evenly, as in files that were rescaled to a fixed number; "stored":
+      start_sec, stride_sec and clip_sec stand beside them in the .npz, as
+      `clap extract` writes them.
+    fps: frames per second of that count; None takes it from the annotations.
+      Features at fixed seconds have fps 1.
+    stride_frames: frames from one feature to the next.
+    window_frames: frames that a feature is computed of.
+    offset_frames: first frame of the first feature.
+    encoder: what made the features, for the results.
+  """
+
+  names: tuple[str, ...] = ("{id}.npz",)
+  key: str = ""
+  axis_order: str = "td"
+  timing: str = "stored"
+  fps: float | None = None
+  stride_frames: float | None = None
+  window_frames: float | None = None
+  offset_frames: float = 0.0
+  encoder: str = "external"
+
+  def __post_init__(self):
+    if self.timing not in TIMINGS or self.axis_order not in AXIS_ORDERS:
+      raise ValueError(
+        f"timing must be one of {TIMINGS} and axis_order of {AXIS_ORDERS}, got "
+        f"{self.timing!r} and {self.axis_order!r}."
+      )
+    if not self.names or (
+      len(self.names) > 1 and not all("{id}" in name for name in self.names)
+    ):
+      raise ValueError(
+        f"names must be one HDF5 file, or files with {{id}}, got {self.names}."
+      )
+    if "{id}" not in "".join(self.names) and "{id}" not in self.key:
+      raise ValueError(
+        f"neither names {self.names} nor key {self.key!r} holds {{id}}: all "
+        "videos would have the same features."
+      )
+    given = (self.stride_frames, self.window_frames)
+    if self.timing == "frames" and not all(v and v > 0 for v in given):
+      raise ValueError(
+        "timing 'frames' needs stride_frames and window_frames above 0, got "
+        f"{given}."
+      )
+    if self.timing != "frames" and (given != (None, None) or self.fps):
+      raise ValueError(
+        f"timing {self.timing!r} takes no fps, stride_frames or window_frames; "
+        "remove them, or choose 'frames'."
+      )
+    if self.fps is not None and not self.fps > 0:
+      raise ValueError(f"fps must be above 0, got {self.fps}.")
+
+  def describe(self) -> str:
+    """One line for an evaluation card."""
+    if self.timing != "frames":
+      return f"{', '.join(self.names)}, timing {self.timing}"
+    fps = "the annotations' fps" if self.fps is None else f"{self.fps:g} fps"
+    return (
+      f"{', '.join(self.names)}, {self.window_frames:g} frames every "
+      f"{self.stride_frames:g} from {self.offset_frames:g} at {fps}"
+    )
+
+
+class FileFeatures(Mapping[str, VideoFeatures]):
+  """The features of many videos, read when asked for.
+
+  What was read stays in memory up to 2 GiB. All must have one width.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    infos: Sequence[ExampleInfo],
+    *,
+    files: FeatureFiles,
+    num_steps: int | None = None,
+    covered_sec: Mapping[str, float] | None = None,
+    on_missing: str = "raise",
+  ):
+    """Looks which videos have their files; reads none.
+
+    Args:
+      directory: where the files lie.
+      infos: the videos of a split.
+      files: see `FeatureFiles`.
+      num_steps: number of steps to bring each video to by linear
+        interpolation; None leaves the lengths.
+      covered_sec: seconds from the start that "even" features stand for, where
+        these are not the whole video.
+      on_missing: 'raise', naming the videos without files, or 'skip'.
+
+    Raises:
+      FeatureError: files are missing.
+      FileNotFoundError: the folder, or the HDF5 file of all videos, is.
+    """
+    self._directory = pathlib.Path(directory)
+    self._files = files
+    self._num_steps = num_steps
+    self._covered_sec = covered_sec or {}
+    self._cache: collections.OrderedDict[str, VideoFeatures] = (
+      collections.OrderedDict()
+    )
+    self._num_cached_bytes = 0
+    self._width: int | None = None
+    if not self._directory.is_dir():
+      raise FileNotFoundError(
+        f"{directory} is no folder; give the one that holds the features as "
+        "data.features_dir."
+      )
+    have = self._available(infos)
+    self._infos = {info.id: info for info in infos if info.id in have}
+    missing = [info.id for info in infos if info.id not in have]
+    if missing and (on_missing == "raise" or not self._infos):
+      tried = ", ".join(name.format(id=missing[0]) for name in files.names)
+      raise FeatureError(
+        f"{directory} lacks the features of {len(missing)} of {len(infos)} "
+        f"videos ({', '.join(missing[:10])}{', ...' if missing[10:] else ''}; "
+        f"looked for {tried}); correct data.files.names or data.files.key, or "
+        "set data.on_missing to skip"
+      )
+
+  def __len__(self) -> int:
+    return len(self._infos)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._infos)
+
+  def __contains__(self, video_id: object) -> bool:
+    return video_id in self._infos
+
+  def __getitem__(self, video_id: str) -> VideoFeatures:
+    """Reads, checks and places one video's features.
+
+    Raises:
+      KeyError: the video has no files.
+      FeatureError: they are damaged, or of another width than the others.
+    """
+    if video_id in self._cache:
+      return self._cache[video_id]
+    video = self._read(self._infos[video_id])
+    width = video.features.shape[1]
+    if self._width not in (None, width):
+      raise FeatureError(
+        f"{video_id} has features of width {width}, others {self._width}"
+      )
+    self._width = width
+    if self._num_cached_bytes + video.features.nbytes <= _MAX_CACHE_BYTES:
+      self._num_cached_bytes += video.features.nbytes
+      self._cache[video_id] = video
+    return video
+
+  def _available(self, infos: Sequence[ExampleInfo]) -> set[str]:
+    names = self._files.names
+    if "{id}" in "".join(names):
+      return {
+        info.id
+        for info in infos
+        if all(self._path(name, info.id).is_file() for name in names)
+      }
+    return hdf5_ids(
+      self._directory / names[0],
+      [info.id for info in infos],
+      key=self._files.key,
+    )
+
+  def _path(self, name: str, video_id: str) -> pathlib.Path:
+    """The file of a video; an id that leads out of the folder raises."""
+    if "/" in video_id or "\\" in video_id or video_id.startswith("."):
+      raise FeatureError(
+        f"video id {video_id!r} is no file name; expected no slash and no dot "
+        "at its start"
+      )
+    return self._directory / name.format(id=video_id)
+
+  def _read(self, info: ExampleInfo) -> VideoFeatures:
+    files = self._files
+    if files.timing == "stored":
+      video = load_features(self._directory, info.id)
+    else:
+      key = files.key.format(id=info.id) or None
+      parts = [
+        read_features(
+          self._path(name, info.id), axis_order=files.axis_order, key=key
+        )
+        for name in files.names
+      ]
+      length = min(len(part) for part in parts)
+      joined = np.concatenate([part[:length] for part in parts], axis=1)
+      video = VideoFeatures(joined, self._grid(info, length))
+    if self._num_steps is not None:
+      video = resized(video, self._num_steps)
+    return video
+
+  def _grid(self, info: ExampleInfo, length: int) -> FeatureGrid:
+    files = self._files
+    if files.timing == "even":
+      stride_sec = self._covered_sec.get(info.id, info.duration_sec) / length
+      return FeatureGrid(
+        start_sec=0.0, stride_sec=stride_sec, clip_sec=stride_sec
+      )
+    fps = info.fps if files.fps is None else files.fps
+    if not fps > 0:
+      raise FeatureError(
+        f"the annotations have no fps of {info.id}; give data.files.fps"
+      )
+    return FeatureGrid.from_frames(
+      fps=fps,
+      stride_frames=files.stride_frames,
+      clip_frames=files.window_frames,
+      first_frame=files.offset_frames,
+    )
+
+
+def hdf5_ids(
+  path: pathlib.Path, video_ids: Sequence[str], *, key: str
+) -> set[str]:
+  """Which of the videos an HDF5 file of all videos holds.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    FeatureError: it is no HDF5 file.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{path} is missing; correct data.features_dir or data.files.names."
+    )
+  try:
+    with h5py.File(path, "r") as file:
+      return {name for name in video_ids if key.format(id=name) in file}
+  except OSError as error:
+    raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def resized(video: VideoFeatures, num_steps: int) -> VideoFeatures:
+  """Linear interpolation in time to `num_steps` features.
+
+  A new feature is a cell of len / num_steps old strides, its value that at the
+  middle of the cell; before the first and after the last old feature the value
+  stays. The grid follows, so that seconds keep their meaning.
+  """
+  length, grid = len(video.features), video.grid
+  share = length / num_steps
+  position = (np.arange(num_steps) + 0.5) * share - 0.5
+  position = position.clip(0, length - 1)
+  low = np.minimum(position.astype(np.int64), max(length - 2, 0))
+  weight = (position - low)[:, None].astype(np.float32)
+  high = np.minimum(low + 1, length - 1)
+  features = video.features[low] * (1 - weight) + video.features[high] * weight
+  stride_sec = grid.stride_sec * share
+  # The cells of the old features begin half a stride before their middles.
+  start_sec = grid.start_sec + (grid.clip_sec - grid.stride_sec) / 2
+  return VideoFeatures(
+    features.astype(np.float32),
+    FeatureGrid(
+      start_sec=start_sec, stride_sec=stride_sec, clip_sec=stride_sec
+    ),
+  )

@@ -1,0 +1,192 @@
+"""Losses of the sub-graph localizer: boundaries, overlaps, classes.
+
+Source: G-TAD (Xu et al., CVPR 2020), section 3.4, and BMN (Lin et al., ICCV
+2019), section 3.3, for the balanced cross entropy.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax.losses.localization import sigmoid_focal_loss
+from clap_jax.ops import proposals
+from clap_jax.ops.proposals import ProposalPredictions
+from clap_jax.types import LocalizationBatch
+
+_BOUNDARY_WIDTH = 3.0  # steps around a boundary that count as near it
+_BOUNDARY_POSITIVE = 0.5
+_HIGH, _LOW = 0.7, 0.3  # IoU; edges of the regression's three ranges
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalLossConfig:
+  """Hyper-parameters of the loss.
+
+  Attributes:
+    boundary_weight: of the start and end probabilities of steps.
+    overlap_weight: of the regression of each candidate's IoU.
+    quality_weight: of the classification of candidates with a high IoU.
+    class_weight: of the classes of steps; 0 where the classes of another model
+      are used.
+    quality_iou: a candidate of a greater IoU is a good one.
+    focal_alpha: of the classes; see `PointLossConfig`.
+    focal_gamma: of the classes.
+  """
+
+  boundary_weight: float = 1.0
+  overlap_weight: float = 10.0
+  quality_weight: float = 1.0
+  class_weight: float = 1.0
+  quality_iou: float = 0.9
+  focal_alpha: float = 0.25
+  focal_gamma: float = 2.0
+
+  def __post_init__(self):
+    weights = (
+      self.boundary_weight,
+      self.overlap_weight,
+      self.quality_weight,
+      self.class_weight,
+    )
+    if min(weights) < 0 or not 0 < self.quality_iou < 1:
+      raise ValueError(
+        f"weights must be >= 0, got {weights}, and quality_iou in (0, 1), got "
+        f"{self.quality_iou}."
+      )
+
+
+class ProposalTargets(NamedTuple):
+  """What a batch's steps and candidates should say."""
+
+  start: jax.Array  # float32 (b, t), in [0, 1]
+  end: jax.Array  # float32 (b, t), in [0, 1]
+  classes: jax.Array  # float32 (b, t, c), 0 or 1
+  overlap: jax.Array  # float32 (b, m), IoU with the best segment
+
+
+def proposal_targets(
+  predictions: ProposalPredictions, batch: LocalizationBatch
+) -> ProposalTargets:
+  """Targets of every video of a batch."""
+  num_steps, num_classes = predictions.class_logits.shape[-2:]
+  near = functools.partial(
+    proposals.boundary_targets, num_steps=num_steps, width=_BOUNDARY_WIDTH
+  )
+
+  def one(segments, labels, segment_mask):
+    return ProposalTargets(
+      start=near(segments[:, 0], segment_mask),
+      end=near(segments[:, 1], segment_mask),
+      classes=proposals.step_classes(
+        segments,
+        labels,
+        segment_mask,
+        num_steps=num_steps,
+        num_classes=num_classes,
+      ),
+      overlap=proposals.cell_overlaps(
+        predictions.cells, segments, segment_mask
+      ),
+    )
+
+  return jax.vmap(one)(batch.segments, batch.labels, batch.segment_mask)
+
+
+def balanced_cross_entropy(
+  logits: jax.Array, positive: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """Mean binary cross entropy, positives and negatives of equal weight.
+
+  With n valid elements, p of them positive, each positive weighs n / 2p and
+  each negative n / 2(n - p). Where all are of one kind the other adds nothing.
+
+  Args:
+    logits: any shape.
+    positive: bool, same shape.
+    mask: bool, same shape; the mean is over these.
+  """
+  positive &= mask
+  negative = ~positive & mask
+  num_positive = jnp.sum(positive).astype(jnp.float32)
+  num_negative = jnp.sum(negative).astype(jnp.float32)
+  miss = jnp.sum(jnp.where(positive, jax.nn.softplus(-logits), 0.0))
+  alarm = jnp.sum(jnp.where(negative, jax.nn.softplus(logits), 0.0))
+  return 0.5 * (
+    miss / jnp.maximum(num_positive, 1) + alarm / jnp.maximum(num_negative, 1)
+  )
+
+
+def overlap_loss(
+  logits: jax.Array, overlap: jax.Array, mask: jax.Array, *, rng: jax.Array
+) -> jax.Array:
+  """Half the mean squared error of the IoU over a balanced draw of candidates.
+
+  All with an IoU above 0.7 count, and of those between 0.3 and 0.7, and of
+  those above 0 and up to 0.3, as many at random as there are of the first.
+
+  Args:
+    logits: (b, m) of the predicted IoU.
+    overlap: (b, m) true IoU.
+    mask: bool (b, m).
+    rng: of the draw.
+  """
+  high = mask & (overlap > _HIGH)
+  middle = mask & (overlap > _LOW) & (overlap <= _HIGH)
+  low = mask & (overlap > 0) & (overlap <= _LOW)
+  num_high = jnp.maximum(jnp.sum(high), 1).astype(jnp.float32)
+  draw = jax.random.uniform(rng, overlap.shape)
+  kept = high
+  for group in (middle, low):
+    share = num_high / jnp.maximum(jnp.sum(group), 1)
+    kept |= group & (draw < share)
+  error = (jax.nn.sigmoid(logits) - overlap) ** 2
+  count = jnp.maximum(jnp.sum(kept), 1)
+  return 0.5 * jnp.sum(jnp.where(kept, error, 0.0)) / count
+
+
+def proposal_loss(
+  predictions: ProposalPredictions,
+  batch: LocalizationBatch,
+  *,
+  config: ProposalLossConfig,
+  rng: jax.Array,
+) -> dict[str, jax.Array]:
+  """The weighted terms of a batch by name; the loss is their sum.
+
+  Balance is over the whole batch, so that the terms are no sums over videos.
+  Padding videos (video_index -1) add nothing.
+  """
+  targets = proposal_targets(predictions, batch)
+  valid = (batch.video_index >= 0)[:, None]
+  mask, cell_mask = predictions.mask & valid, predictions.cell_mask & valid
+  boundary = sum(
+    balanced_cross_entropy(logits, target > _BOUNDARY_POSITIVE, mask)
+    for logits, target in (
+      (predictions.start_logits, targets.start),
+      (predictions.end_logits, targets.end),
+    )
+  )
+  quality = balanced_cross_entropy(
+    predictions.quality_logits, targets.overlap > config.quality_iou, cell_mask
+  )
+  per_class = sigmoid_focal_loss(
+    predictions.class_logits,
+    targets.classes,
+    alpha=config.focal_alpha,
+    gamma=config.focal_gamma,
+  )
+  inside = jnp.any(targets.classes > 0, axis=-1) & mask
+  classes = jnp.sum(jnp.where(mask[..., None], per_class, 0.0))
+  terms = {
+    "boundary": config.boundary_weight * boundary,
+    "overlap": config.overlap_weight
+    * overlap_loss(
+      predictions.overlap_logits, targets.overlap, cell_mask, rng=rng
+    ),
+    "quality": config.quality_weight * quality,
+    "class": config.class_weight * classes / jnp.maximum(jnp.sum(inside), 1),
+  }
+  return {name: value.astype(jnp.float32) for name, value in terms.items()}

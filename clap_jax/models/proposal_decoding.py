@@ -1,0 +1,84 @@
+"""From the sub-graph localizer's predictions to detections."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models.suppression import SuppressionConfig
+from clap_jax.ops import nms, proposals
+from clap_jax.ops.proposals import ProposalPredictions
+from clap_jax.types import Detections
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalDecodeConfig(SuppressionConfig):
+  """How steps and candidates become detections.
+
+  Attributes:
+    num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see
+      `SuppressionConfig`.
+    classes_per_segment: best classes that a candidate is proposed with.
+    boundary_filter: whether a candidate must begin and end where the steps say
+      that a boundary may be (BSN's rule).
+  """
+
+  classes_per_segment: int = 2
+  boundary_filter: bool = True
+
+
+def decode(
+  predictions: ProposalPredictions, *, config: ProposalDecodeConfig
+) -> Detections:
+  """Detections of every video, best first, wholly inside XLA.
+
+  A candidate's score is the product of both its numbers, times the mean
+  probability of a class over its steps.
+  """
+  cells = predictions.cells
+  # What differs from video to video; the candidates are the same for all.
+  videos = predictions._replace(cells=None)
+  kept = jax.vmap(lambda one: _decode_one(one, cells, config=config))(videos)
+  return Detections(
+    segments=kept.segments,
+    scores=kept.scores,
+    labels=kept.labels,
+    mask=kept.mask,
+  )
+
+
+def _decode_one(
+  video: ProposalPredictions,
+  cells: proposals.ProposalCells,
+  *,
+  config: ProposalDecodeConfig,
+) -> nms.Candidates:
+  sigmoid, mask = jax.nn.sigmoid, video.mask
+  allowed = video.cell_mask
+  if config.boundary_filter:
+    first = jnp.argmax(mask)
+    last = mask.shape[0] - 1 - jnp.argmax(mask[::-1])
+    # The video's own ends always count.
+    begins = proposals.boundary_peaks(sigmoid(video.start_logits), mask)
+    ends = proposals.boundary_peaks(sigmoid(video.end_logits), mask)
+    begins, ends = begins.at[first].set(True), ends.at[last].set(True)
+    allowed &= begins[cells.start] & ends[cells.start + cells.duration - 1]
+  by_class = proposals.mean_over_cells(
+    jnp.where(mask[:, None], sigmoid(video.class_logits), 0.0), cells
+  )
+  count = min(config.classes_per_segment, by_class.shape[-1])
+  best, label = jax.lax.top_k(by_class, count)  # (m, count)
+  quality = sigmoid(video.overlap_logits) * sigmoid(video.quality_logits)
+  scores = jnp.where(allowed[:, None], quality[:, None] * best, -1.0)
+  scores, index = jax.lax.top_k(
+    scores.reshape(-1), min(config.num_candidates, scores.size)
+  )
+  segments = jnp.asarray(proposals.cell_segments(cells))
+  return config.suppress(
+    nms.Candidates(
+      segments=segments[index // count],
+      scores=jnp.maximum(scores, 0.0),
+      labels=label.reshape(-1)[index].astype(jnp.int32),
+      mask=scores >= config.min_score,
+    )
+  )

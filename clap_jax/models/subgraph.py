@@ -1,0 +1,298 @@
+"""Sub-graph proposal localizer (the class of G-TAD, CVPR 2020).
+
+Steps of a video are nodes of a graph: neighbours in time and neighbours in
+feature space. Every candidate segment is read from it at once; a head says how
+well it overlaps an action. Written from the paper's description.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax.models.layers import Dense
+from clap_jax.models.temporal_layers import window
+from clap_jax.ops import proposals
+from clap_jax.ops.masking import keep
+from clap_jax.ops.proposals import ProposalPredictions
+
+
+@dataclasses.dataclass(frozen=True)
+class SubgraphConfig:
+  """Hyper-parameters of the model.
+
+  Attributes:
+    width: channels of the graph; a multiple of 4.
+    num_groups: of the grouped layers; divides the bottleneck, half the width.
+    num_neighbours: nodes joined in feature space, the node itself included.
+    max_duration: steps of the longest candidate.
+    num_bins: places at which a candidate is read.
+    num_context_bins: places at which its neighbours' mean is read.
+    extension: of a candidate to each side, as a share of its length.
+    map_widths: channels of the layers over the map of candidates.
+    map_kernel_size: odd; of the layers over the map after the first two.
+    num_class_blocks: graph blocks before the class scores of each step.
+    prior_probability: of each class and overlap at the first step, in (0, 1).
+    dropout_rate: before the class scores and the first map layer.
+  """
+
+  width: int = 256
+  num_groups: int = 32
+  num_neighbours: int = 3
+  max_duration: int = 100
+  num_bins: int = 32
+  num_context_bins: int = 4
+  extension: float = 0.5
+  map_widths: tuple[int, ...] = (512, 128, 128, 128)
+  map_kernel_size: int = 1
+  num_class_blocks: int = 1
+  prior_probability: float = 0.1
+  dropout_rate: float = 0.0
+
+  def __post_init__(self):
+    # Plain JSON has no tuples.
+    object.__setattr__(self, "map_widths", tuple(self.map_widths))
+    if self.width % 4 or (self.width // 2) % self.num_groups:
+      raise ValueError(
+        f"width {self.width} must be a multiple of 4 and num_groups "
+        f"{self.num_groups} divide its half."
+      )
+    if len(self.map_widths) < 2 or self.map_kernel_size % 2 == 0:
+      raise ValueError(
+        f"map_widths needs two or more layers, got {self.map_widths}, and "
+        f"map_kernel_size must be odd, got {self.map_kernel_size}."
+      )
+    sizes = (
+      self.num_neighbours,
+      self.max_duration,
+      self.num_bins,
+      self.num_context_bins,
+    )
+    if min(sizes) < 1 or not 0 < self.prior_probability < 1:
+      raise ValueError(
+        "num_neighbours, max_duration, num_bins and num_context_bins must be "
+        f"at least 1, got {sizes}, and prior_probability in (0, 1), got "
+        f"{self.prior_probability}."
+      )
+
+
+class GroupedConv1d(nn.Module):
+  """Convolution over time in which groups of channels stay by themselves."""
+
+  features: int
+  num_groups: int
+  kernel_size: int = 3
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    size, groups, width = self.kernel_size, self.num_groups, x.shape[-1]
+    shape = (size * width // groups, groups, self.features // groups)
+    init = nn.initializers.lecun_normal(in_axis=0, out_axis=2, batch_axis=1)
+    kernel = self.param("kernel", init, shape)
+    bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+    views = jnp.stack(window(keep(x, mask), size=size, stride=1), axis=-2)
+    views = views.reshape(*x.shape[:-1], size, groups, width // groups)
+    views = jnp.moveaxis(views, -2, -3).reshape(*x.shape[:-1], groups, shape[0])
+    y = jnp.einsum("btgi,igo->btgo", views, kernel.astype(self.dtype))
+    y = y.reshape(*x.shape[:-1], self.features) + bias.astype(self.dtype)
+    return keep(y, mask)
+
+
+def nearest_steps(
+  x: jax.Array, mask: jax.Array, *, count: int
+) -> jax.Array:  # int32 (b, t, count)
+  """The valid steps of x (b, t, d) nearest to each, by squared distance."""
+  squares = jnp.sum(x**2, axis=-1)
+  product = jnp.einsum("btd,bsd->bts", x, x)
+  distance = squares[:, :, None] - 2 * product + squares[:, None]
+  distance = jnp.where(mask[:, None], distance, jnp.inf)
+  _, index = jax.lax.top_k(-jax.lax.stop_gradient(distance), count)
+  return index
+
+
+def gather_steps(x: jax.Array, index: jax.Array) -> jax.Array:
+  """Steps of x (b, t, d) at index (b, t, k): (b, t, k, d)."""
+  return jax.vmap(lambda one, i: one[i])(x, index)
+
+
+class GraphBlock(nn.Module):
+  """Time path, feature-space path and identity, added (GCNeXt)."""
+
+  config: SubgraphConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    width, groups = x.shape[-1], self.config.num_groups
+    narrow = width // 2
+
+    def dense(features, name):
+      return Dense(features, dtype=self.dtype, name=name)
+
+    y = nn.relu(dense(narrow, "time_in")(x))
+    y = GroupedConv1d(narrow, groups, dtype=self.dtype, name="time_mix")(
+      y, mask
+    )
+    in_time = dense(width, "time_out")(nn.relu(y))
+
+    count = min(self.config.num_neighbours, x.shape[1])
+    near = gather_steps(x, nearest_steps(x, mask, count=count))
+    itself = jnp.broadcast_to(x[:, :, None], near.shape)
+    y = nn.relu(
+      dense(narrow, "space_in")(jnp.concatenate([near, itself], axis=-1))
+    )
+    shape = y.shape
+    flat = y.reshape(shape[0], -1, narrow)
+    y = GroupedConv1d(
+      narrow, groups, kernel_size=1, dtype=self.dtype, name="space_mix"
+    )(flat, jnp.ones(flat.shape[:2], bool)).reshape(shape)
+    in_space = jnp.max(dense(width, "space_out")(nn.relu(y)), axis=2)
+    return keep(nn.relu(in_time + x + in_space), mask)
+
+
+class MapHead(nn.Module):
+  """Reads every candidate from the steps and says two numbers of each.
+
+  The first layer is linear in what is read, so that it is applied to the steps
+  before they are read: no array of candidates x bins x channels exists.
+  """
+
+  config: SubgraphConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,  # (b, t, d)
+    context: jax.Array,  # (b, t, d)
+    cells: proposals.ProposalCells,
+    *,
+    deterministic: bool,
+  ) -> jax.Array:  # float32 (b, m, 2)
+    config, num_steps = self.config, x.shape[1]
+    segments = proposals.extended(
+      proposals.cell_segments(cells), share=config.extension
+    )
+    first, second, *others = config.map_widths
+    y = 0.0
+    for name, source, bins in (
+      ("own", x, config.num_bins),
+      ("context", context, config.num_context_bins),
+    ):
+      weights = proposals.align_weights(
+        segments, num_steps=num_steps, num_bins=bins
+      ).reshape(len(segments), -1)
+      parts = Dense(
+        bins * first,
+        use_bias=False,
+        # The fan-in of the layer is that of all bins together.
+        kernel_init=nn.initializers.normal(
+          (x.shape[-1] * (config.num_bins + config.num_context_bins)) ** -0.5
+        ),
+        dtype=self.dtype,
+        name=f"read_{name}",
+      )(source)
+      parts = parts.reshape(*x.shape[:2], bins, first)
+      parts = jnp.moveaxis(parts, 2, 1).reshape(len(x), -1, first)
+      y = y + jnp.einsum("mk,bkf->bmf", weights.astype(self.dtype), parts)
+    bias = self.param("read_bias", nn.initializers.zeros_init(), (first,))
+    y = nn.relu(y + bias.astype(self.dtype))
+    y = nn.Dropout(config.dropout_rate, deterministic=deterministic)(y)
+    y = nn.relu(Dense(second, dtype=self.dtype, name="map_1")(y))
+    for i, width in enumerate(others, start=2):
+      y = nn.relu(self._layer(y, cells, width, num_steps, name=f"map_{i}"))
+    prior = config.prior_probability
+    return Dense(
+      2,
+      kernel_init=nn.initializers.normal(0.01),
+      bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
+      name="out",
+    )(y.astype(jnp.float32))
+
+  def _layer(self, y, cells, width, num_steps, *, name):
+    size = self.config.map_kernel_size
+    if size == 1:
+      return Dense(width, dtype=self.dtype, name=name)(y)
+    row = cells.duration - 1
+    grid = jnp.zeros((len(y), row.max() + 1, num_steps, y.shape[-1]), y.dtype)
+    grid = grid.at[:, row, cells.start].set(y)
+    conv = nn.Conv(width, (size, size), dtype=self.dtype, name=name)
+    return conv(grid)[:, row, cells.start]
+
+
+class SubgraphLocalizer(nn.Module):
+  """Features (b, t, d) with a mask (b, t) to steps and candidates."""
+
+  config: SubgraphConfig
+  num_classes: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    deterministic: bool = True,
+  ) -> ProposalPredictions:
+    config = self.config
+
+    def block(name):
+      return GraphBlock(config, dtype=self.dtype, name=name)
+
+    x = keep(features, mask)
+    x = self._project(x, mask)
+    x = block("base_1")(x, mask)
+    boundary = {}
+    for name in ("start", "end"):
+      y = block(name)(x, mask)
+      boundary[name] = Dense(1, name=f"{name}_out")(y.astype(jnp.float32))[
+        ..., 0
+      ]
+    classes = x
+    for i in range(config.num_class_blocks):
+      classes = block(f"class_{i}")(classes, mask)
+    classes = nn.Dropout(config.dropout_rate, deterministic=deterministic)(
+      classes
+    )
+    prior = config.prior_probability / 10
+    class_logits = Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.normal(0.01),
+      bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
+      name="class_out",
+    )(classes.astype(jnp.float32))
+
+    x = block("base_2")(x, mask)
+    cells = proposals.proposal_cells(
+      x.shape[1], max_duration=config.max_duration
+    )
+    count = min(config.num_neighbours, x.shape[1])
+    context = gather_steps(x, nearest_steps(x, mask, count=count)).mean(axis=2)
+    maps = MapHead(config, dtype=self.dtype, name="map_head")(
+      x, keep(context, mask), cells, deterministic=deterministic
+    )
+    return ProposalPredictions(
+      start_logits=boundary["start"],
+      end_logits=boundary["end"],
+      class_logits=class_logits,
+      overlap_logits=maps[..., 0],
+      quality_logits=maps[..., 1],
+      cells=cells,
+      # Padding stands at the end: the last step decides.
+      cell_mask=mask[:, cells.start + cells.duration - 1],
+      mask=mask,
+    )
+
+  def _project(self, x, mask):
+    """Grouped convolution to the graph's width; four groups if they divide."""
+    groups = 4 if x.shape[-1] % 4 == 0 else 1
+    return nn.relu(
+      GroupedConv1d(
+        self.config.width, groups, dtype=self.dtype, name="project"
+      )(x, mask)
+    )

@@ -1,0 +1,167 @@
+"""Candidate segments of a grid: which there are, and how to read them.
+
+Candidate (s, d) reaches over the steps s ... s + d - 1, in grid units from
+s - 0.5 to s + d - 0.5.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax.ops import segments as segment_ops
+
+
+class ProposalCells(NamedTuple):
+  """All candidates over t steps, shortest first. All (m,)."""
+
+  start: np.ndarray  # int32, first step
+  duration: np.ndarray  # int32, steps, 1 ... max_duration
+
+
+class ProposalPredictions(NamedTuple):
+  """What a proposal head says of the steps and the candidates of a batch."""
+
+  start_logits: jax.Array  # float32 (b, t)
+  end_logits: jax.Array  # float32 (b, t)
+  class_logits: jax.Array  # float32 (b, t, c)
+  overlap_logits: jax.Array  # float32 (b, m): how great the IoU is
+  quality_logits: jax.Array  # float32 (b, m): whether it is high
+  cells: ProposalCells
+  cell_mask: jax.Array  # bool (b, m): the candidate ends within the video
+  mask: jax.Array  # bool (b, t)
+
+
+def proposal_cells(num_steps: int, *, max_duration: int) -> ProposalCells:
+  """The candidates that end within the grid."""
+  longest = min(max_duration, num_steps)
+  duration, start = np.divmod(np.arange(longest * num_steps), num_steps)
+  duration += 1
+  inside = start + duration <= num_steps
+  return ProposalCells(
+    start[inside].astype(np.int32), duration[inside].astype(np.int32)
+  )
+
+
+def cell_segments(cells: ProposalCells) -> np.ndarray:  # float32 (m, 2)
+  """Candidates as segments in grid units."""
+  low = cells.start - 0.5
+  return np.stack([low, low + cells.duration], axis=-1).astype(np.float32)
+
+
+def extended(segments: np.ndarray, *, share: float) -> np.ndarray:
+  """Segments (m, 2) longer by `share` of their length to each side."""
+  margin = share * (segments[:, 1] - segments[:, 0])
+  return np.stack([segments[:, 0] - margin, segments[:, 1] + margin], axis=-1)
+
+
+def align_weights(
+  segments: np.ndarray, *, num_steps: int, num_bins: int
+) -> jax.Array:  # float32 (m, num_bins, num_steps)
+  """Weights with which each bin of a segment reads a sequence of steps.
+
+  A segment is at least one step long. Each of its equal bins is the mean of
+  ceil(length / num_bins) evenly spaced samples, linearly interpolated between
+  steps; a sample more than one step before the first or after the last step is
+  zero, others beyond the ends are those of the end.
+
+  Source: RoIAlign (He et al., ICCV 2017) in one dimension, as in G-TAD (Xu et
+  al., CVPR 2020).
+  """
+  length = np.maximum(segments[:, 1] - segments[:, 0], 1.0)
+  num_samples = np.ceil(length / num_bins - 1e-6)
+  most = int(num_samples.max())
+  # Computed when the program runs: as a constant it would be of its size.
+  start, length, count = jax.lax.optimization_barrier(
+    tuple(
+      jnp.asarray(values, jnp.float32)[:, None, None]
+      for values in (segments[:, 0], length, num_samples)
+    )
+  )
+  bins = jnp.arange(num_bins, dtype=jnp.float32)[None, :, None]
+  step = jnp.arange(num_steps, dtype=jnp.float32)[None, None]
+  weights = 0.0
+  for sample in range(most):
+    position = start + (bins + (sample + 0.5) / count) * (length / num_bins)
+    seen = (position >= -1) & (position <= num_steps) & (sample < count)
+    position = jnp.clip(position, 0, num_steps - 1)
+    share = jnp.maximum(1 - jnp.abs(position - step), 0)
+    weights = weights + jnp.where(seen, share, 0.0) / count
+  return weights
+
+
+def boundary_targets(
+  boundaries: jax.Array,  # (n,), grid units
+  boundary_mask: jax.Array,  # bool (n,)
+  *,
+  num_steps: int,
+  width: float,
+) -> jax.Array:  # (num_steps,), in [0, 1]
+  """How much of the two steps around each step lies near a boundary.
+
+  Near are the `width` steps around it; the best of all boundaries counts.
+
+  Source: BSN (Lin et al., ECCV 2018) with G-TAD's two-step spans.
+  """
+  step = jnp.arange(num_steps, dtype=jnp.float32)
+  span = jnp.stack([step - 1, step + 1], axis=-1)[:, None]  # (t, 1, 2)
+  near = jnp.stack([boundaries - width / 2, boundaries + width / 2], axis=-1)
+  covered = segment_ops.intersection(span, near[None]) / 2.0  # (t, n)
+  return jnp.max(
+    jnp.where(boundary_mask[None], covered, 0.0), axis=-1, initial=0.0
+  )
+
+
+def cell_overlaps(
+  cells: ProposalCells,
+  segments: jax.Array,  # (n, 2), grid units
+  segment_mask: jax.Array,  # bool (n,)
+) -> jax.Array:  # (m,), in [0, 1]
+  """The greatest IoU of each candidate with any segment."""
+  overlap = segment_ops.pairwise(
+    segment_ops.iou, jnp.asarray(cell_segments(cells)), other=segments
+  )
+  return jnp.max(
+    jnp.where(segment_mask[None], overlap, 0.0), axis=-1, initial=0.0
+  )
+
+
+def step_classes(
+  segments: jax.Array,  # (n, 2), grid units
+  labels: jax.Array,  # int32 (n,)
+  segment_mask: jax.Array,  # bool (n,)
+  *,
+  num_steps: int,
+  num_classes: int,
+) -> jax.Array:  # (num_steps, c), 0 or 1
+  """Which classes' segments hold the middle of each step."""
+  step = jnp.arange(num_steps, dtype=jnp.float32)[:, None]
+  inside = (step >= segments[None, :, 0]) & (step < segments[None, :, 1])
+  inside &= segment_mask[None]
+  one_hot = jax.nn.one_hot(labels, num_classes)
+  return jnp.minimum(inside.astype(jnp.float32) @ one_hot, 1.0)
+
+
+def mean_over_cells(values: jax.Array, cells: ProposalCells) -> jax.Array:
+  """Means of values (t, c) over the steps of each candidate: (m, c)."""
+  total = jnp.concatenate(
+    [jnp.zeros_like(values[:1]), jnp.cumsum(values, axis=0)]
+  )
+  part = total[cells.start + cells.duration] - total[cells.start]
+  return part / cells.duration[:, None].astype(values.dtype)
+
+
+def boundary_peaks(probability: jax.Array, mask: jax.Array) -> jax.Array:
+  """Steps that may be boundaries: bool (t,).
+
+  Local maxima, and whatever exceeds half of the greatest probability.
+
+  Source: BSN, section 3.3.
+  """
+  value = jnp.where(mask, probability, -1.0)
+  beyond = jnp.full((1,), -1.0, value.dtype)
+  before = jnp.concatenate([beyond, value[:-1]])
+  after = jnp.concatenate([value[1:], beyond])
+  is_peak = (value > before) & (value > after)
+  return mask & (is_peak | (value > 0.5 * jnp.max(value)))

@@ -1,0 +1,269 @@
+"""The heads that the localization trainer can train, behind one interface.
+
+A head is a task (see training/task.py) with `detect`, made from its sections of
+the config in training and from its facts, plain JSON, in inference.
+"""
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax import config as config_lib
+from clap_jax import types
+from clap_jax.losses import localization as losses
+from clap_jax.losses import proposals as proposal_losses
+from clap_jax.metrics import detection, video_classifier
+from clap_jax.models import (
+  heads,
+  localizer,
+  proposal_decoding,
+  pyramid,
+  subgraph,
+)
+from clap_jax.trainers import feature_data
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+  """An outside classifier of whole videos, in place of the head's classes."""
+
+  path: str = ""  # see metrics/video_classifier.py; "" is off
+  top_classes: int = config_lib.ranged(default=2, minimum=1)
+  combination: str = config_lib.choice(
+    *video_classifier.COMBINATIONS, default="product"
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnyLocalizationConfig:
+  """What every head's config says; see the classes below for the rest."""
+
+  trainer: str
+  data: feature_data.FeatureData
+  optimizer: config_lib.OptimizerConfig
+  loop: config_lib.LoopConfig
+  checkpoint: config_lib.CheckpointConfig
+  mesh: config_lib.MeshConfig
+  protocol: str = config_lib.choice(*detection.PROTOCOLS)
+  classifier: ClassifierConfig = ClassifierConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalizationConfig(AnyLocalizationConfig):
+  """The anchor-free pyramid."""
+
+  localizer: str = config_lib.choice("points", default="points")
+  pyramid: pyramid.PyramidConfig
+  head: heads.HeadConfig
+  loss: losses.PointLossConfig
+  decode: localizer.DecodeConfig
+
+  def __post_init__(self):
+    count, width = self.pyramid.num_heads, self.pyramid.width
+    if min(count, width) < 1 or width % count:
+      raise ValueError(
+        f"pyramid.num_heads is {count}, which does not divide pyramid.width "
+        f"{width}."
+      )
+
+  def model_sections(self) -> dict[str, Any]:
+    """What the model is made of, as plain JSON."""
+    return {
+      "pyramid": dataclasses.asdict(self.pyramid),
+      "head": dataclasses.asdict(self.head),
+      "decode": dataclasses.asdict(self.decode),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubgraphConfig(AnyLocalizationConfig):
+  """Boundary matching over a graph of steps, in the class of G-TAD."""
+
+  localizer: str = config_lib.choice("subgraph")
+  graph: subgraph.SubgraphConfig
+  loss: proposal_losses.ProposalLossConfig
+  decode: proposal_decoding.ProposalDecodeConfig
+
+  def model_sections(self) -> dict[str, Any]:
+    """What the model is made of, as plain JSON."""
+    return {
+      "graph": dataclasses.asdict(self.graph),
+      "decode": dataclasses.asdict(self.decode),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureTask:
+  """Feature sequences to detections: what the heads have in common.
+
+  Attributes:
+    max_length: steps of a training sequence.
+    feature_width: channels of a feature.
+    channels: (means, deviations) that the features are standardized with, or
+      None.
+  """
+
+  max_length: int
+  feature_width: int
+  channels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+  def init(self, rng):
+    features = jnp.zeros((1, self.max_length, self.feature_width))
+    mask = jnp.ones((1, self.max_length), bool)
+    return self.model.init(rng, features, mask)
+
+  def predict(self, params, batch: types.LocalizationBatch):
+    return self.detect(params, batch.features, batch.mask)
+
+  def standardized(self, features: jax.Array) -> jax.Array:
+    """Features (b, t, d) as the model wants them."""
+    if self.channels is None:
+      return features
+    mean, deviation = (jnp.asarray(values) for values in self.channels)
+    return (features - mean) / deviation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PointTask(FeatureTask):
+  """The anchor-free pyramid as a task."""
+
+  model: localizer.Localizer
+  loss_config: losses.PointLossConfig
+  decode_config: localizer.DecodeConfig
+
+  @classmethod
+  def from_facts(
+    cls,
+    facts: dict,
+    *,
+    loss_config: losses.PointLossConfig | None,
+    **shared,
+  ) -> Self:
+    model = localizer.LocalizerConfig(
+      num_classes=len(facts["label_names"]),
+      pyramid=pyramid.PyramidConfig(**facts["pyramid"]),
+      head=heads.HeadConfig(**facts["head"]),
+    )
+    return cls(
+      model=localizer.Localizer(model),
+      loss_config=loss_config or losses.PointLossConfig(),
+      decode_config=localizer.DecodeConfig(**facts["decode"]),
+      **shared,
+    )
+
+  def loss(self, params, batch: types.LocalizationBatch, rng):
+    predictions = self.model.apply(
+      params,
+      self.standardized(batch.features),
+      batch.mask,
+      deterministic=False,
+      rngs={"dropout": rng},
+    )
+    sums = losses.localization_loss(predictions, batch, config=self.loss_config)
+    metrics = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
+    return sum(metrics.values()), metrics
+
+  def detect(self, params, features, mask) -> types.Detections:
+    """Detections of features (b, t, d) with a mask (b, t)."""
+    predictions = self.model.apply(params, self.standardized(features), mask)
+    return localizer.decode(predictions, config=self.decode_config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubgraphTask(FeatureTask):
+  """The sub-graph localizer as a task."""
+
+  model: subgraph.SubgraphLocalizer
+  loss_config: proposal_losses.ProposalLossConfig
+  decode_config: proposal_decoding.ProposalDecodeConfig
+
+  @classmethod
+  def from_facts(
+    cls,
+    facts: dict,
+    *,
+    loss_config: proposal_losses.ProposalLossConfig | None,
+    **shared,
+  ) -> Self:
+    return cls(
+      model=subgraph.SubgraphLocalizer(
+        subgraph.SubgraphConfig(**facts["graph"]), len(facts["label_names"])
+      ),
+      loss_config=loss_config or proposal_losses.ProposalLossConfig(),
+      decode_config=proposal_decoding.ProposalDecodeConfig(**facts["decode"]),
+      **shared,
+    )
+
+  def loss(self, params, batch: types.LocalizationBatch, rng):
+    dropout_rng, draw_rng = jax.random.split(rng)
+    predictions = self.model.apply(
+      params,
+      self.standardized(batch.features),
+      batch.mask,
+      deterministic=False,
+      rngs={"dropout": dropout_rng},
+    )
+    metrics = proposal_losses.proposal_loss(
+      predictions, batch, config=self.loss_config, rng=draw_rng
+    )
+    return sum(metrics.values()), metrics
+
+  def detect(self, params, features, mask) -> types.Detections:
+    """Detections of features (b, t, d) with a mask (b, t)."""
+    predictions = self.model.apply(params, self.standardized(features), mask)
+    return proposal_decoding.decode(predictions, config=self.decode_config)
+
+
+# Name -> (config, task).
+LOCALIZERS = {
+  "points": (LocalizationConfig, PointTask),
+  "subgraph": (SubgraphConfig, SubgraphTask),
+}
+
+
+def resolve(config) -> AnyLocalizationConfig:
+  """The config of the head that it names.
+
+  Raises:
+    config.ConfigError: with every problem.
+  """
+  name = {key: config[key] for key in config}.get("localizer", "points")
+  if name not in LOCALIZERS:
+    raise config_lib.ConfigError(
+      [f"localizer: got {name!r}; choose from {', '.join(LOCALIZERS)}."]
+    )
+  return config_lib.resolve(LOCALIZERS[name][0], config)
+
+
+def model_facts(
+  config: AnyLocalizationConfig,
+  label_names,
+  feature_width: int,
+  *,
+  standardization: dict | None = None,
+) -> dict:
+  """What rebuilds the model for inference; plain JSON."""
+  return {
+    "localizer": config.localizer,
+    "label_names": list(label_names),
+    "feature_width": feature_width,
+    "max_length": config.data.max_length,
+    "standardization": standardization,
+    **config.model_sections(),
+  }
+
+
+def make_task(facts: dict, *, loss_config: Any = None) -> FeatureTask:
+  """The task that `model_facts` describes; for inference without a loss."""
+  channels = facts["standardization"]
+  if channels is not None:
+    channels = (tuple(channels["mean"]), tuple(channels["deviation"]))
+  return LOCALIZERS[facts["localizer"]][1].from_facts(
+    facts,
+    loss_config=loss_config,
+    max_length=facts["max_length"],
+    feature_width=facts["feature_width"],
+    channels=channels,
+  )

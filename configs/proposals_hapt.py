@@ -1,0 +1,60 @@
+"""UCI HAPT with the sub-graph proposal localizer; small, for a CPU.
+
+Argument: `SIZE[,seed=N]`, SIZE tiny or full. As configs/localization_hapt.py,
+on coarser windows so that 64 steps span the longest activity:
+
+    clap sensors RawData --out features/hapt_coarse --stride_samples 32
+    clap train --config=configs/proposals_hapt.py --workdir=runs/hapt_proposals
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", seed=0)
+  config = ml_collections.ConfigDict()
+  config.trainer = "localization"
+  config.localizer = "subgraph"
+  config.protocol = "hapt"
+  config.data = common.hapt_features(select=True) | {
+    "annotations": "features/hapt_coarse/annotations.json",
+    "features_dir": "features/hapt_coarse",
+    "batch_size": 8,
+    "max_length": 96,  # steps of 0.64 s
+    "length": "windows",
+    "min_crop_share": 1.0,
+  }
+  config.graph = common.graph() | {
+    "width": 64,
+    "num_groups": 8,
+    "max_duration": 64,
+    "num_bins": 8,
+    "num_context_bins": 2,
+    "map_widths": (32, 32, 32),
+  }
+  config.loss = common.proposal_loss() | {"quality_iou": 0.7}
+  config.decode = {
+    "num_kept": 200,  # detections per video
+    "num_candidates": 1000,
+    "sigma": 0.5,  # of the Gaussian soft-NMS
+    "min_score": 0.0001,
+    "class_wise": True,
+    "vote_iou": 0.0,
+    "classes_per_segment": 1,
+    "boundary_filter": False,
+  }
+  config.optimizer = {
+    "learning_rate": 2e-3,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "decay_after_percent": 70.0,
+    "gradient_clip": 1.0,  # global norm
+  }
+  config.loop = {"steps": 150, "seed": args["seed"], "log_every_steps": 10}
+  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  common.update(config, common.GRAPH_SIZES, "size", args["size"])
+  return config.lock()

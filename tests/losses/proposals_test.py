@@ -1,0 +1,140 @@
+"""The sub-graph localizer's loss against NumPy, and its edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clap_jax.losses import proposals as losses
+from clap_jax.ops import proposals
+from clap_jax.types import LocalizationBatch
+
+NUM_STEPS, NUM_CLASSES = 8, 3
+CELLS = proposals.proposal_cells(NUM_STEPS, max_duration=5)
+
+
+def make(seed=0, lengths=(8, 6)):
+  rng = np.random.default_rng(seed)
+  size = len(lengths)
+
+  def logits(*shape):
+    return jnp.asarray(rng.normal(size=(size, *shape)), jnp.float32)
+
+  mask = np.arange(NUM_STEPS) < np.array(lengths)[:, None]
+  predictions = proposals.ProposalPredictions(
+    start_logits=logits(NUM_STEPS),
+    end_logits=logits(NUM_STEPS),
+    class_logits=logits(NUM_STEPS, NUM_CLASSES),
+    overlap_logits=logits(len(CELLS.start)),
+    quality_logits=logits(len(CELLS.start)),
+    cells=CELLS,
+    cell_mask=jnp.asarray(mask[:, CELLS.start + CELLS.duration - 1]),
+    mask=jnp.asarray(mask),
+  )
+  batch = LocalizationBatch(
+    features=np.zeros((size, NUM_STEPS, 1)),
+    mask=mask,
+    segments=np.tile(np.float32([[(-0.5, 2.5), (2.5, 5.5)]]), (size, 1, 1)),
+    labels=np.tile(np.int32([[0, 2]]), (size, 1)),
+    segment_mask=np.ones((size, 2), bool),
+    video_index=np.arange(size),
+  )
+  return predictions, batch
+
+
+def terms(predictions, batch, **config):
+  return losses.proposal_loss(
+    predictions,
+    batch,
+    config=losses.ProposalLossConfig(**config),
+    rng=jax.random.key(0),
+  )
+
+
+def test_balanced_cross_entropy_equals_the_published_weights():
+  rng = np.random.default_rng(0)
+  logits, positive = rng.normal(size=40), rng.uniform(size=40) < 0.2
+  mask = rng.uniform(size=40) < 0.8
+  p, y = 1 / (1 + np.exp(-logits[mask])), positive[mask]
+  ratio = len(y) / y.sum()
+  weights = np.where(y, 0.5 * ratio, 0.5 * ratio / (ratio - 1))
+  entropy = -np.where(y, np.log(p), np.log(1 - p))
+  found = losses.balanced_cross_entropy(
+    jnp.asarray(logits), jnp.asarray(positive), jnp.asarray(mask)
+  )
+  np.testing.assert_allclose(found, np.mean(weights * entropy), rtol=1e-5)
+
+
+def test_the_overlap_draw_is_balanced():
+  rng = np.random.default_rng(1)
+  overlap = rng.uniform(size=(4, 5000))
+  overlap[:, :500] = 0.0  # beside every action: never drawn
+  high, error = overlap > 0.7, 0.25
+  logits = jnp.zeros_like(jnp.asarray(overlap))
+  # An error of 0.25 everywhere makes the loss blind to who was drawn.
+  even = losses.overlap_loss(
+    logits,
+    jnp.where(overlap > 0, 1.0, 0.0),
+    jnp.ones(overlap.shape, bool),
+    rng=jax.random.key(0),
+  )
+  np.testing.assert_allclose(even, 0.5 * error, rtol=1e-6)
+  found = losses.overlap_loss(
+    logits,
+    jnp.asarray(overlap),
+    jnp.ones(overlap.shape, bool),
+    rng=jax.random.key(0),
+  )
+  squared = (0.5 - overlap) ** 2
+  groups = (high, (overlap > 0.3) & ~high, (overlap > 0) & (overlap <= 0.3))
+  expected = 0.5 * np.mean([squared[group].mean() for group in groups])
+  np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_weights_scale_their_terms_and_padding_adds_nothing():
+  predictions, batch = make()
+  one = terms(predictions, batch)
+  two = terms(predictions, batch, boundary_weight=2.0, overlap_weight=0.0)
+  assert two["boundary"] == pytest.approx(2 * one["boundary"])
+  assert two["overlap"] == 0.0 and one["overlap"] > 0
+  spoiled = jax.tree.map(np.array, predictions)
+  for name in ("start_logits", "end_logits", "class_logits"):
+    getattr(spoiled, name)[1, 6:] = 50.0
+  for name in ("overlap_logits", "quality_logits"):
+    getattr(spoiled, name)[1, ~np.asarray(predictions.cell_mask[1])] = 50.0
+  again = terms(spoiled._replace(cells=CELLS), batch)
+  # The draw looks at the mask alone, so that the terms are equal.
+  for name, value in one.items():
+    np.testing.assert_allclose(again[name], value, rtol=1e-5)
+  predictions, batch = make(lengths=(8, 6, 8))
+  padded = batch._replace(video_index=np.array([0, 1, -1]))
+  others = jax.tree.map(np.array, predictions)
+  others.class_logits[2] = 9.0
+  for name, value in terms(predictions, padded).items():
+    found = terms(others._replace(cells=CELLS), padded)[name]
+    np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+def test_a_batch_without_any_action_has_finite_gradients():
+  predictions, batch = make()
+  batch = batch._replace(segment_mask=np.zeros((2, 2), bool))
+
+  def total(logits):
+    changed = predictions._replace(
+      start_logits=logits[0], overlap_logits=logits[1]
+    )
+    return sum(terms(changed, batch).values())
+
+  value, gradient = jax.value_and_grad(total)(
+    (predictions.start_logits, predictions.overlap_logits)
+  )
+  assert np.isfinite(value)
+  assert all(np.isfinite(leaf).all() for leaf in gradient)
+
+
+@pytest.mark.parametrize(
+  "config", [{"class_weight": -1.0}, {"quality_iou": 1.0}]
+)
+def test_wrong_values(config):
+  with pytest.raises(ValueError, match="quality_iou"):
+    losses.ProposalLossConfig(**config)

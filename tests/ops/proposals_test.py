@@ -1,0 +1,116 @@
+"""Candidates of a grid against loops written here."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clap_jax.ops import proposals
+
+
+def test_cells_are_all_that_end_within_the_grid():
+  cells = proposals.proposal_cells(6, max_duration=4)
+  found = list(zip(cells.start.tolist(), cells.duration.tolist(), strict=True))
+  assert found == [
+    (start, duration)
+    for duration in range(1, 5)
+    for start in range(6)
+    if start + duration <= 6
+  ]
+  assert len(proposals.proposal_cells(3, max_duration=100).start) == 6
+  segments = proposals.cell_segments(cells)
+  np.testing.assert_array_equal(segments[0], (-0.5, 0.5))
+  np.testing.assert_array_equal(segments[-1], (1.5, 5.5))
+  longer = proposals.extended(segments, share=0.5)
+  np.testing.assert_allclose(longer[-1], (-0.5, 7.5))
+
+
+def read_by_loop(values, segment, num_bins):
+  """RoIAlign in one dimension, sample by sample."""
+  start, length = segment[0], max(segment[1] - segment[0], 1.0)
+  count, last = math.ceil(length / num_bins), len(values) - 1
+  bins = []
+  for number in range(num_bins):
+    total = 0.0
+    for sample in range(count):
+      position = start + (number + (sample + 0.5) / count) * length / num_bins
+      if -1 <= position <= len(values):
+        position = min(max(position, 0), last)
+        low = math.floor(position)
+        share = position - low
+        total += values[low] * (1 - share)
+        total += values[min(low + 1, last)] * share
+    bins.append(total / count)
+  return bins
+
+
+def test_reading_equals_a_loop():
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=11)
+  start = rng.uniform(-6, 12, 60)
+  segments = np.stack([start, start + rng.uniform(0.1, 15, 60)], axis=-1)
+  for num_bins in (1, 4, 32):
+    weights = proposals.align_weights(segments, num_steps=11, num_bins=num_bins)
+    expected = [read_by_loop(values, s, num_bins) for s in segments]
+    np.testing.assert_allclose(weights @ values, expected, atol=1e-4)
+
+
+def test_targets():
+  near = proposals.boundary_targets(
+    jnp.array([4.0, 7.25, 1.0]),
+    jnp.array([True, True, False]),
+    num_steps=10,
+    width=3.0,
+  )
+  expected = np.zeros(10)
+  for boundary in (4.0, 7.25):
+    for step in range(10):
+      low = max(step - 1, boundary - 1.5)
+      covered = max(min(step + 1, boundary + 1.5) - low, 0) / 2
+      expected[step] = max(expected[step], covered)
+  np.testing.assert_allclose(near, expected, atol=1e-6)
+
+  segments = jnp.array([(0.5, 3.5), (2.5, 8.5), (0.0, 9.0)])
+  mask = jnp.array([True, True, False])
+  cells = proposals.proposal_cells(10, max_duration=7)
+  overlap = proposals.cell_overlaps(cells, segments, mask)
+  exact = (cells.start == 1) & (cells.duration == 3)
+  assert overlap[np.flatnonzero(exact)[0]] == pytest.approx(1.0)
+  best = np.zeros(len(cells.start))
+  for index, (low, high) in enumerate(proposals.cell_segments(cells)):
+    for start, end in segments[:2]:
+      common = max(min(high, end) - max(low, start), 0)
+      union = (high - low) + (end - start) - common
+      best[index] = max(best[index], common / union)
+  np.testing.assert_allclose(overlap, best, atol=1e-6)
+
+  classes = proposals.step_classes(
+    segments, jnp.array([1, 0, 2]), mask, num_steps=10, num_classes=3
+  )
+  np.testing.assert_array_equal(np.flatnonzero(classes[:, 1]), [1, 2, 3])
+  np.testing.assert_array_equal(np.flatnonzero(classes[:, 0]), range(3, 9))
+  assert not classes[:, 2].any()
+
+
+def test_no_segment_gives_empty_targets():
+  nothing, mask = jnp.zeros((0, 2)), jnp.zeros(0, bool)
+  cells = proposals.proposal_cells(4, max_duration=4)
+  assert not proposals.cell_overlaps(cells, nothing, mask).any()
+  near = proposals.boundary_targets(nothing[:, 0], mask, num_steps=4, width=3.0)
+  np.testing.assert_array_equal(near, np.zeros(4))
+
+
+def test_means_and_peaks():
+  values = np.random.default_rng(1).uniform(size=(8, 2)).astype(np.float32)
+  cells = proposals.proposal_cells(8, max_duration=5)
+  means = proposals.mean_over_cells(jnp.asarray(values), cells)
+  expected = [
+    values[start : start + duration].mean(axis=0)
+    for start, duration in zip(cells.start, cells.duration, strict=True)
+  ]
+  np.testing.assert_allclose(means, expected, rtol=1e-5)
+  probability = jnp.array([0.1, 0.3, 0.2, 0.9, 0.6, 0.5, 0.2, 0.99])
+  mask = jnp.arange(8) < 7
+  peaks = proposals.boundary_peaks(probability, mask)
+  np.testing.assert_array_equal(np.flatnonzero(peaks), [1, 3, 4, 5])
