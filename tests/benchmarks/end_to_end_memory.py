@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from clap_jax import types
 from clap_jax.losses import localization as losses
 from clap_jax.models import dual_encoder, heads, localizer, pyramid
-from clap_jax.trainers import end_to_end, localization
+from clap_jax.trainers import end_to_end, localizers
 
 _NUM_CLIPS = (32, 128, 512)
 _NUM_SEGMENTS = 32
@@ -51,12 +51,12 @@ def make_task(num_clips: int, *, clips_per_step: int, quick: bool):
   )
   return end_to_end.EndToEndTask(
     dual_encoder.DualEncoder(encoder),
-    localization.LocalizationTask(
-      localizer.Localizer(model),
-      losses.PointLossConfig(),
-      localizer.DecodeConfig(),
-      num_clips,
-      16 if quick else 64,
+    localizers.PointTask(
+      model=localizer.Localizer(model),
+      loss_config=losses.PointLossConfig(),
+      decode_config=localizer.DecodeConfig(),
+      max_length=num_clips,
+      feature_width=16 if quick else 64,
     ),
     clips_per_step,
   )
