@@ -42,11 +42,20 @@ def test_features_and_annotations_meet(toy_directory):
 
 
 def test_the_queries_of_a_split_have_vectors(toy_directory):
-  source = reader(toy_directory).grounding_source("train")
-  batch = source.collate([source[0], source[1]], batch_size=3)
-  assert batch.query.shape == (3, 5, 8)
-  assert batch.valid.tolist() == [True, True, False]
-  assert batch.query_mask[:2].any(axis=1).all()
+  split = reader(toy_directory).grounding_split("train")
+  texts = reader(toy_directory).texts
+  assert len(split.queries) > 2
+  assert {query.text for query in split.queries} <= set(texts.texts)
+  assert texts.vectors.shape == (len(texts.texts), 5, 8)
+  assert texts.mask.any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+  "changes", [{"length": "windows"}, {"standardize": True}]
+)
+def test_grounding_refuses_what_it_would_ignore(toy_directory, changes):
+  with pytest.raises(ValueError, match="grounding neither standardizes"):
+    reader(toy_directory, **changes).grounding_split("train")
 
 
 def test_no_extraction(own_toy_directory):
@@ -65,7 +74,7 @@ def test_no_texts(own_toy_directory):
   (own_toy_directory / "features" / feature_data.TEXTS_FILE).unlink()
   reader(own_toy_directory).localization_source("train")  # needs none
   with pytest.raises(FileNotFoundError, match=r"vectors\.npz is missing"):
-    reader(own_toy_directory).grounding_source("train")
+    _ = reader(own_toy_directory).texts
 
 
 def test_a_video_that_extraction_skipped_is_left_out_and_on_the_card(
