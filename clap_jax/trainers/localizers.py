@@ -54,11 +54,11 @@ class AnyLocalizationConfig:
 class LocalizationConfig(AnyLocalizationConfig):
   """The anchor-free pyramid."""
 
-  localizer: str = config_lib.choice("points", default="points")
   pyramid: pyramid.PyramidConfig
   head: heads.HeadConfig
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
+  localizer: str = config_lib.choice("points", default="points")
 
   def __post_init__(self):
     count, width = self.pyramid.num_heads, self.pyramid.width
@@ -81,10 +81,10 @@ class LocalizationConfig(AnyLocalizationConfig):
 class SubgraphConfig(AnyLocalizationConfig):
   """Boundary matching over a graph of steps, in the class of G-TAD."""
 
-  localizer: str = config_lib.choice("subgraph")
   graph: subgraph.SubgraphConfig
   loss: proposal_losses.ProposalLossConfig
   decode: proposal_decoding.ProposalDecodeConfig
+  localizer: str = config_lib.choice("subgraph")
 
   def model_sections(self) -> dict[str, Any]:
     """What the model is made of, as plain JSON."""
