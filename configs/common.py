@@ -332,6 +332,7 @@ def legacy_qat(config, is_on: bool) -> None:
     config.evaluation.legacy_qat = True
     config.evaluation.ways = (1,)
 
+
 # Sizes of heads on the features of a benchmark; "full" is what their files say.
 BENCHMARK_SIZES = {
   "tiny": {

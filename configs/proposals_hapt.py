@@ -23,13 +23,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "annotations": "features/hapt_coarse/annotations.json",
     "features_dir": "features/hapt_coarse",
     "batch_size": 8,
-    "max_length": 96,  # steps of 0.64 s
+    "max_length": 72,  # steps of 0.64 s
     "length": "windows",
     "min_crop_share": 1.0,
   }
   config.graph = common.graph() | {
-    "width": 64,
-    "num_groups": 8,
+    "width": 32,
+    "num_groups": 4,
     "max_duration": 64,
     "num_bins": 8,
     "num_context_bins": 2,
@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "decay_after_percent": 70.0,
     "gradient_clip": 1.0,  # global norm
   }
-  config.loop = {"steps": 150, "seed": args["seed"], "log_every_steps": 10}
+  config.loop = {"steps": 120, "seed": args["seed"], "log_every_steps": 10}
   config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   common.update(config, common.GRAPH_SIZES, "size", args["size"])

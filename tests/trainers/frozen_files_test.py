@@ -145,8 +145,7 @@ def reader(directory, **changes):
     "stride_frames": 16.0,
     "window_frames": 16.0,
   }
-  config.data.update(changes)
-  values = config.data.to_dict()
+  values = config.data.to_dict() | changes
   files = feature_data.feature_files.FeatureFiles(**values.pop("files"))
   return feature_data.FeatureReader(
     feature_data.FeatureData(**values, files=files)
