@@ -13,7 +13,7 @@ from tests import conftest
 from tests.trainers import toy_features
 
 NUM_DEVICES = 4  # over all processes
-TIMEOUT_SEC = 600
+TIMEOUT_SEC = 1200
 
 
 class Finished(NamedTuple):

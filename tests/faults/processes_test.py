@@ -138,7 +138,7 @@ def test_a_process_that_fails_ends_all(toy, tmp_path, kind, process, figure):
 
 @pytest.mark.faults
 def test_a_stuck_process_is_named_and_all_end(toy, tmp_path, figure):
-  timeout_sec = 20.0
+  timeout_sec = 60.0  # compiling may take ten times as long
   workdir = tmp_path / "run"
   command = cluster.arguments(
     toy, workdir, **{"loop.stall_timeout_sec": timeout_sec}
@@ -151,7 +151,7 @@ def test_a_stuck_process_is_named_and_all_end(toy, tmp_path, figure):
   assert all(finished.codes), finished.codes
   text = "\n".join(finished.logs)
   assert "stuck: process 2 (in input)" in text
-  assert "faulty_clap.py" in finished.logs[2]  # the stack of the stuck thread
+  assert "in _happen" in finished.logs[2]  # the stack of the stuck thread
   assert all(
     "Current thread" in log or "Thread 0x" in log for log in finished.logs
   )
@@ -165,11 +165,13 @@ def test_a_stuck_process_is_named_and_all_end(toy, tmp_path, figure):
 @pytest.mark.faults
 def test_a_thread_that_python_cannot_stop_ends_as_well(toy, tmp_path, figure):
   finished = cluster.run(
-    cluster.arguments(toy, tmp_path / "run", **{"loop.stall_timeout_sec": 1.0}),
+    cluster.arguments(
+      toy, tmp_path / "run", **{"loop.stall_timeout_sec": 30.0}
+    ),
     faults="hang@4=300",
   )
   assert finished.codes[0]
-  assert "faulty_clap.py" in finished.logs[0]
+  assert "in _happen" in finished.logs[0]
   figure("hang in C code", f"exit code {finished.codes[0]}", "not 0")
 
 
