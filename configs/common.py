@@ -346,6 +346,133 @@ BENCHMARK_SIZES = {
   "full": {},
 }
 
+
+def late_fusion() -> dict:
+  """The text encoder and the fusion of a grounder."""
+  return {
+    "num_text_layers": 1,
+    "num_fusion_layers": 1,
+    "num_heads": 4,
+    "mlp_ratio": 2.0,  # hidden over outer width
+    "dropout_rate": 0.1,
+  }
+
+
+def moment_map() -> dict:
+  """The two-dimensional map of a grounder of that kind."""
+  return {
+    "steps_per_clip": 1,  # snippets
+    "pooling_counts": (15, 8, 8),  # lengths per level of the candidates
+    "pooling": "attention",  # attention | max
+    "num_graph_layers": 1,
+    "num_neighbours": 7,
+    "num_map_convs": 0,
+    "map_kernel_size": 3,  # cells
+    "refine": True,  # regress the ends beyond the grid
+  }
+
+
+def grounding_loss() -> dict:
+  """The loss of both kinds of grounders."""
+  return {
+    "points": point_loss(),
+    "listwise_weight": 0.5,
+    "absence_weight": 0.1,
+    "saliency_weight": 0.0,
+    "absent_moments": False,
+    "map_iou_low": 0.5,
+    "map_iou_high": 1.0,
+    "map_positive_weight": 1.0,
+    "map_shift_weight": 1.0,
+  }
+
+
+def grounding_benchmark(config, args) -> None:
+  """The sections of a benchmark's grounder but its data and its protocol.
+
+  Width, text layers and learning rate are those of SnAG's class; the map's
+  clips and candidates stand in the benchmark's own file.
+  """
+  config.trainer = "grounding"
+  config.kind = args["kind"]  # pyramid | map
+  config.pyramid = pyramid() | {
+    "width": 256,
+    "num_levels": 6,
+    "block": "attention",
+    "num_stem_convs": 2,
+    "window_steps": 19,
+  }
+  config.fusion = late_fusion() | {"num_text_layers": 2}
+  config.head = {
+    "num_convs": 2,
+    "kernel_size": 3,  # steps
+    "prior_probability": 0.01,
+    "dropout_rate": 0.0,
+  }
+  config.map = moment_map()
+  config.loss = grounding_loss()
+  config.decode = {
+    "num_kept": 5,  # moments per query
+    "num_candidates": 2000,
+    "sigma": 0.9,  # of the Gaussian soft-NMS
+    "min_score": 0.001,
+    "min_length": 0.05,  # grid units
+    "class_wise": True,
+    "vote_iou": 0.0,  # 0: no segment voting
+  }
+  config.optimizer = head_optimizer() | {
+    "learning_rate": 1e-3 if args["kind"] == "pyramid" else 2e-4,
+    "ema_decay": 0.999,
+  }
+  config.loop = {"epochs": 15.0, "seed": args["seed"], "log_every_steps": 50}
+  config.checkpoint = {"save_every_percent": 20.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+
+
+def query_data(*, queries: dict, files: dict, **others) -> dict:
+  """The data section of a grounder on annotation and feature files.
+
+  Everything that `queries` and `files` leave out has a value here, so that any
+  of it can be overridden.
+  """
+  return {
+    "queries": {"durations": (), "held_out": None} | queries,
+    "files": {
+      "key": "",  # of the array within an .npz or HDF5 file
+      "axis_order": "td",
+      "timing": "even",  # even | frames | stored
+      "fps": None,  # of the frames that are counted
+      "stride_frames": None,
+      "window_frames": None,
+      "offset_frames": 0.0,
+    }
+    | files,
+    "length": "pad",  # pad | resize
+    "train_split": "train",
+    "selection_split": "selection",
+    "batch_size": 16,  # videos
+    "queries_per_video": 8,
+    "absent_per_video": 2,  # queries of other videos
+    "crop_probability": 0.0,
+    "num_threads": 2,
+    "on_missing": "skip",  # videos that are gone; the card counts them
+  } | others
+
+
+# "full" is what the benchmarks' files say.
+GROUNDING_SIZES = {
+  "tiny": {
+    "pyramid.width": 16,
+    "pyramid.num_heads": 2,
+    "pyramid.num_levels": 2,
+    "fusion.num_heads": 2,
+    "data.batch_size": 2,
+    "loop.steps": 4,
+  },
+  "full": {},
+}
+
+
 # Sizes of both heads; "demo" is what their files say.
 HEAD_SIZES = {
   "tiny": {

@@ -22,40 +22,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "absent_per_video": 2,  # queries of other videos
   }
   config.pyramid = common.pyramid()
-  config.fusion = {
-    "num_text_layers": 1,
-    "num_fusion_layers": 1,
-    "num_heads": 4,
-    "mlp_ratio": 2.0,  # hidden over outer width
-    "dropout_rate": 0.1,
-  }
+  config.fusion = common.late_fusion()
   config.head = {
     "num_convs": 1,
     "kernel_size": 3,  # steps
     "prior_probability": 0.01,
     "dropout_rate": 0.1,
   }
-  config.map = {
-    "steps_per_clip": 1,  # snippets
-    "pooling_counts": (15, 8, 8),  # lengths per level of the candidates
-    "pooling": "attention",  # attention | max
-    "num_graph_layers": 1,
-    "num_neighbours": 7,
-    "num_map_convs": 0,
-    "map_kernel_size": 3,  # cells
-    "refine": True,  # regress the ends beyond the grid
-  }
-  config.loss = {
-    "points": common.point_loss(),
-    "listwise_weight": 0.5,
-    "absence_weight": 0.1,
-    "saliency_weight": 0.0,  # off: no highlights here
-    "absent_moments": False,
-    "map_iou_low": 0.5,
-    "map_iou_high": 1.0,
-    "map_positive_weight": 1.0,
-    "map_shift_weight": 1.0,
-  }
+  config.map = common.moment_map()
+  config.loss = common.grounding_loss()
   config.decode = {
     "num_kept": 10,  # moments per query
     "num_candidates": 100,

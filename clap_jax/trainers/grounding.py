@@ -14,10 +14,10 @@ from clap_jax.losses import grounding as losses
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
 from clap_jax.trainers import (
   abstract,
-  feature_data,
   grounding_evaluation,
   grounding_heads,
   moment_search,
+  query_data,
   results,
   running,
 )
@@ -27,27 +27,12 @@ MODEL_FILE = "grounder.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundingData(feature_data.FeatureData):
-  """Features, and how many queries are asked of each video of a batch."""
-
-  queries_per_video: int = config_lib.ranged(minimum=1)
-  absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.selection_split is None:
-      raise ValueError(
-        "selection_split is None; grounding calibrates absence on that split."
-      )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class GroundingConfig:
   """Everything `clap train` reads of a grounding config."""
 
   trainer: str
   kind: str = config_lib.choice(*grounding_heads.KINDS)
-  data: GroundingData
+  data: query_data.GroundingData
   pyramid: pyramid.PyramidConfig  # the trunk; the map has one level
   fusion: fusion.FusionConfig
   head: heads.HeadConfig  # of the pyramid
@@ -235,7 +220,7 @@ def abstract_run(
 def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
-  reader = feature_data.FeatureReader(config.data)
+  reader = query_data.open_reader(config.data)
   source = make_source(config, reader)
   facts = model_facts(config, source)
   task = make_task(facts, loss_config=config.loss)
@@ -268,7 +253,7 @@ def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   facts = results.read_facts(workdir, MODEL_FILE)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
-  reader = feature_data.FeatureReader(config.data)
+  reader = query_data.open_reader(config.data)
   score = _score(config, reader, make_task(facts))
   split = split or config.data.eval_split
   return score.rows(params, split, absence=facts["absence"])[0]

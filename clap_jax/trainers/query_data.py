@@ -1,0 +1,165 @@
+"""Grounding data: of a built dataset, or of annotation and feature files."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from clap_jax import config as config_lib
+from clap_jax.data import queries, query_annotations, records
+from clap_jax.trainers import feature_data
+
+SELECTION_SPLIT = "selection"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueryFiles:
+  """Annotations as their authors publish them; see data.query_annotations.
+
+  Attributes:
+    files: the annotation file of each split.
+    texts: what `clap texts` wrote for all sentences of these files.
+    durations: CSV files with the columns id and length, where the annotations
+      have no durations.
+    held_out: where there is no validation split: a file of video ids, or a
+      published list by name, whose videos leave the training split and become
+      the split "selection".
+  """
+
+  files: dict[str, str]
+  texts: str
+  durations: tuple[str, ...] = ()
+  held_out: str | None = None
+
+  def __post_init__(self):
+    if self.held_out is not None and SELECTION_SPLIT in self.files:
+      raise ValueError(
+        f"held_out makes the split {SELECTION_SPLIT!r}, for which there is a "
+        "file as well; give one of them."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroundingData(feature_data.FeatureData):
+  """Features, and how many queries are asked of each video of a batch."""
+
+  queries_per_video: int = config_lib.ranged(minimum=1)
+  absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
+  queries: QueryFiles | None = None  # instead of a built dataset's captions
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.selection_split is None:
+      raise ValueError(
+        "selection_split is None; grounding calibrates absence on that split."
+      )
+    if self.standardize or self.length == "windows":
+      raise ValueError(
+        "grounding neither standardizes features nor cuts windows by length: "
+        f"got {self.standardize} and {self.length!r}."
+      )
+    if self.queries is None:
+      return
+    if self.files is None or self.dataset is None:
+      raise ValueError(
+        "queries of annotation files need a section files that says how the "
+        "features are laid out, and in dataset the name for the results."
+      )
+    if self.eval_split == self.selection_split:
+      raise ValueError(
+        f"the split {self.eval_split!r} cannot both select and be reported; "
+        "see held_out."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+  """What stands for a built dataset: its name, whole splits."""
+
+  name: str
+
+  def subset_note(self, split: str) -> None:
+    """Nothing was left out."""
+
+
+class QueryReader(feature_data.FeatureReader):
+  """Annotation files joined with feature files, split by split."""
+
+  config: GroundingData
+
+  @functools.cached_property
+  def dataset(self) -> "_Named":
+    return _Named(self.config.dataset)
+
+  def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
+    """The videos that are asked of; no actions are known."""
+    return tuple(
+      records.ExampleInfo(
+        index=index,
+        id=video_id,
+        fps=0.0,
+        duration_sec=duration_sec,
+        num_frames=0,
+        height=0,
+        width=0,
+        segments=np.zeros((0, 2)),
+        labels=np.zeros(0, np.int32),
+        captions=(),
+        background=np.zeros((0, 2)),
+      )
+      for index, (video_id, duration_sec) in enumerate(
+        self.grounding_split(split).duration_sec.items()
+      )
+    )
+
+  @functools.cached_property
+  def _splits(self) -> dict[str, queries.GroundingSplit]:
+    """Read when first asked for; the held-out videos apart."""
+    return {}
+
+  def grounding_split(self, split: str) -> queries.GroundingSplit:
+    """The queries of a split.
+
+    Raises:
+      ValueError: there is no file of it.
+    """
+    if split not in self._splits:
+      self._splits |= self._read(split)
+    return self._splits[split]
+
+  def _read(self, split: str) -> dict[str, queries.GroundingSplit]:
+    given, train = self.config.queries, self.config.train_split
+    is_held_out = given.held_out is not None and split in (
+      train,
+      SELECTION_SPLIT,
+    )
+    name = train if is_held_out else split
+    if name not in given.files:
+      raise ValueError(
+        f"there is no annotation file of the split {name!r}; queries.files "
+        f"has {', '.join(given.files)}."
+      )
+    found = query_annotations.read_split(
+      given.files[name], duration_files=given.durations
+    )
+    if not is_held_out:
+      return {split: found}
+    ids = query_annotations.read_ids(given.held_out)
+    rest, out = query_annotations.divided(found, ids)
+    if not rest.queries or not out.queries:
+      raise ValueError(
+        f"data.queries.held_out {given.held_out!r} leaves {len(rest.queries)} "
+        f"queries to train on and {len(out.queries)} to select with; both must "
+        "be some."
+      )
+    return {train: rest, SELECTION_SPLIT: out}
+
+  @functools.cached_property
+  def texts(self) -> queries.QueryVectors:
+    return feature_data.read_texts(self.config.queries.texts)
+
+
+def open_reader(config: GroundingData) -> feature_data.FeatureReader:
+  """The reader of the config's kind of data."""
+  reader = feature_data.FeatureReader if config.queries is None else QueryReader
+  return reader(config)

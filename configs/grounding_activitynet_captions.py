@@ -1,0 +1,51 @@
+"""ActivityNet-Captions on public C3D features; val_1 selects, val_2 reports.
+
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+The features are the 500 principal components of C3D in one HDF5 file, as the
+ActivityNet challenge publishes them, resized to 256 steps; the annotations are
+JSON by video. Other features: say how they lie in data.files.
+
+    clap texts --model runs/pretrain --queries train.json --queries val_1.json \
+      --queries val_2.json --out texts/activitynet_captions.npz
+    clap train --config=configs/grounding_activitynet_captions.py \
+      --workdir=runs/anet_captions
+
+The map has the 64 clips and 1,104 candidates that 2D-TAN and VLG-Net publish.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  config = ml_collections.ConfigDict()
+  common.grounding_benchmark(config, args)
+  config.protocol = "activitynet_captions"  # or activitynet_captions_2dtan
+  folder = "annotations/activitynet_captions"
+  config.data = common.query_data(
+    dataset="activitynet_captions",
+    queries={
+      "files": {
+        name: f"{folder}/{name}.json" for name in ("train", "val_1", "val_2")
+      },
+      "texts": "texts/activitynet_captions.npz",
+    },
+    features_dir="features/activitynet_c3d",
+    files={
+      "names": ("sub_activitynet_v1-3.c3d.hdf5",),
+      "key": "{id}/c3d_features",
+      "timing": "even",
+      "encoder": "c3d",
+    },
+    selection_split="val_1",
+    eval_split="val_2",
+    max_length=256,  # steps that every video is resized to
+    length="resize",
+  )
+  config.map.steps_per_clip = 4
+  config.map.pooling_counts = (15, 8, 8)
+  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  return config.lock()

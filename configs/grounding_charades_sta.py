@@ -1,0 +1,56 @@
+"""Charades-STA on public I3D features; selects on held-out training videos.
+
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+The dataset has no validation split, and the test split never selects: a tenth
+of the training videos, published as clap_jax/data/held_out/charades_sta.txt,
+is the split "selection". The features are one .npy per video, resized to 64
+steps; durations come from the CSV files of Charades.
+
+    clap texts --model runs/pretrain --queries charades_sta_train.txt \
+      --queries charades_sta_test.txt --out texts/charades_sta.npz
+    clap train --config=configs/grounding_charades_sta.py \
+      --workdir=runs/charades_sta
+
+The map has 16 clips and all 136 candidates, as 2D-TAN on this dataset.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  config = ml_collections.ConfigDict()
+  common.grounding_benchmark(config, args)
+  config.protocol = "charades_sta"  # or charades_sta_2dtan
+  folder = "annotations/charades_sta"
+  config.data = common.query_data(
+    dataset="charades_sta",
+    queries={
+      "files": {
+        name: f"{folder}/charades_sta_{name}.txt" for name in ("train", "test")
+      },
+      "texts": "texts/charades_sta.npz",
+      "durations": (
+        f"{folder}/Charades_v1_train.csv",
+        f"{folder}/Charades_v1_test.csv",
+      ),
+      "held_out": "charades_sta",
+    },
+    features_dir="features/charades_i3d",
+    files={
+      "names": ("{id}.npy",),
+      "timing": "even",
+      "encoder": "i3d",
+    },
+    eval_split="test",
+    max_length=64,  # steps that every video is resized to
+    length="resize",
+  )
+  config.pyramid.num_levels = 5
+  config.map.steps_per_clip = 4
+  config.map.pooling_counts = (15,)
+  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  return config.lock()

@@ -1,0 +1,61 @@
+"""QVHighlights: moments and highlights on public SlowFast and CLIP features.
+
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+A tenth of the source videos of the training split, published as
+clap_jax/data/held_out/qvhighlights.txt, selects; the validation split reports
+(a test file with its windows can take its place). The features are two .npz
+per clip of 150 s, one step every two seconds.
+
+    clap texts --model runs/pretrain \
+      --queries highlight_train_release.jsonl \
+      --queries highlight_val_release.jsonl --out texts/qvhighlights.npz
+    clap train --config=configs/grounding_qvhighlights.py \
+      --workdir=runs/qvhighlights
+
+The saliency of every step is learned from the annotators' scores; the run
+writes predictions.jsonl in the form of the benchmark's own evaluator.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  config = ml_collections.ConfigDict()
+  common.grounding_benchmark(config, args)
+  config.protocol = "qvhighlights"
+  folder = "annotations/qvhighlights"
+  config.data = common.query_data(
+    dataset="qvhighlights",
+    queries={
+      "files": {
+        name: f"{folder}/highlight_{name}_release.jsonl"
+        for name in ("train", "val")
+      },
+      "texts": "texts/qvhighlights.npz",
+      "held_out": "qvhighlights",
+    },
+    features_dir="features/qvhighlights",
+    files={
+      "names": ("slowfast_features/{id}.npz", "clip_features/{id}.npz"),
+      "key": "features",
+      "timing": "frames",
+      "fps": 1.0,  # frames are seconds here
+      "stride_frames": 2.0,
+      "window_frames": 2.0,
+      "encoder": "slowfast+clip",
+    },
+    eval_split="val",
+    batch_size=32,  # clips, most of them with one query
+    queries_per_video=2,
+    max_length=80,  # steps of two seconds
+  )
+  config.pyramid.num_levels = 4
+  config.loss.saliency_weight = 1.0
+  config.decode.num_kept = 10
+  config.loop = {"epochs": 60.0, "seed": args["seed"], "log_every_steps": 50}
+  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  return config.lock()

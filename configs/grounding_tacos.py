@@ -1,0 +1,57 @@
+"""TACoS on public C3D features; val selects, test reports.
+
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+The videos are minutes long and have over a hundred queries each. The features
+are one HDF5 file of all videos, 16 frames every 16 frames at 29.4 fps.
+
+    clap texts --model runs/pretrain --queries train.json --queries val.json \
+      --queries test.json --out texts/tacos.npz
+    clap train --config=configs/grounding_tacos.py --workdir=runs/tacos
+
+The pyramid sees the sequences whole, the map in windows of 256 steps with the
+3,101 candidates that VLG-Net publishes for 256 clips.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  config = ml_collections.ConfigDict()
+  common.grounding_benchmark(config, args)
+  config.protocol = "tacos"  # or tacos_2dtan
+  folder = "annotations/tacos"
+  config.data = common.query_data(
+    dataset="tacos",
+    queries={
+      "files": {
+        name: f"{folder}/{name}.json" for name in ("train", "val", "test")
+      },
+      "texts": "texts/tacos.npz",
+    },
+    features_dir="features/tacos_c3d",
+    files={
+      "names": ("tall_c3d_features.hdf5",),
+      "key": "{id}.avi",
+      "timing": "frames",
+      "fps": 29.4,
+      "stride_frames": 16.0,
+      "window_frames": 16.0,
+      "encoder": "c3d",
+    },
+    selection_split="val",
+    eval_split="test",
+    batch_size=4,  # videos
+    queries_per_video=32,
+    absent_per_video=8,
+    # The map's windows are short, the pyramid takes most videos whole.
+    max_length=256 if args["kind"] == "map" else 2048,
+  )
+  config.pyramid.num_levels = 8
+  config.map.pooling_counts = (5, 8, 8, 8)
+  config.loop = {"epochs": 120.0, "seed": args["seed"], "log_every_steps": 20}
+  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  return config.lock()
