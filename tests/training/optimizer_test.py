@@ -86,6 +86,32 @@ def test_schedule_warms_up_then_decays_to_zero():
   assert np.all(np.diff(rates[4:]) < 0)
 
 
+def test_schedule_falls_once_to_a_tenth():
+  config = config_lib.OptimizerConfig(
+    learning_rate=1.0,
+    schedule="step",
+    warmup=config_lib.Duration(4, "steps"),
+    decay_after=config_lib.Duration(50, "percent"),
+  )
+  schedule = optimizer_lib.make_schedule(config, total_steps=20)
+  rates = [float(schedule(step)) for step in range(20)]
+  np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0])
+  np.testing.assert_allclose(rates[4:10], 1.0)
+  np.testing.assert_allclose(rates[11:], 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    {"schedule": "step"},
+    {"decay_after": config_lib.Duration(3, "steps")},
+  ],
+)
+def test_a_fall_and_its_schedule_go_together(values):
+  with pytest.raises(ValueError, match="decay_after"):
+    config_lib.OptimizerConfig(learning_rate=1.0, **values)
+
+
 def test_warmup_longer_than_the_run_is_refused():
   config = config_lib.OptimizerConfig(
     learning_rate=0.4, warmup=config_lib.Duration(30, "steps")
