@@ -229,6 +229,7 @@ def test_bad_input(answers, name):
   "command",
   [
     "build",
+    "data",
     "tokenizer",
     "train",
     "extract",
