@@ -57,6 +57,7 @@ class Watchdog:
     self._steps = collections.deque(maxlen=_WINDOW_STEPS)  # seconds
     self._phase, self._step, self._since_sec = HOOKS, 0, time.monotonic()
     self._step_began_sec: float | None = None
+    self._is_warm = False
     self._idle_sec = 0.0
     self._host_sec = 0.0  # of its own, per step, lately
 
@@ -74,8 +75,10 @@ class Watchdog:
     """Progress: the loop is now at `phase` of the step after `step`."""
     now_sec = time.monotonic()
     if phase == INPUT:
-      if self._step_began_sec is not None and self._phase != HOOKS:
+      if self._is_warm and self._phase != HOOKS:
         self._steps.append(now_sec - self._step_began_sec)
+      # The first step compiles, and says nothing about the others.
+      self._is_warm = self._step_began_sec is not None
       self._step_began_sec = now_sec
     self._phase, self._step, self._since_sec = phase, step, now_sec
     self._idle_sec = 0.0
