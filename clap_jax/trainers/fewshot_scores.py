@@ -125,7 +125,7 @@ class Scores:
   def draw_all(self, split: str) -> dict[str, episodes_lib.EpisodeSet]:
     """The novel classes' episodes of all settings, by their names."""
     config = self._config.evaluation
-    return {
+    drawn = {
       f"{ways}way_{shots}shot": self.draw(
         self._videos_of_novel(split),
         split,
@@ -137,6 +137,25 @@ class Scores:
       for ways in config.ways
       for shots in config.shots
     }
+    for setting, episodes in drawn.items():
+      if not min(self._num_ground_truths(episodes, split)):
+        raise ValueError(
+          f"{setting}: a run of its episodes has no segment to score against. "
+          "legacy_qat drops segments of less than "
+          f"{fewshot_runs.legacy_min_share(episodes.facts)} of their video: "
+          "use evaluation.instances='single', where it drops none."
+        )
+    return drawn
+
+  def _num_ground_truths(self, drawn, split: str) -> list[int]:
+    """Segments that each run is scored against."""
+    infos = {info.id: info for info in self._reader.examples(split)}
+    names = self._reader.dataset.label_names
+    min_share = fewshot_runs.legacy_min_share(drawn.facts)
+    return [
+      len(fewshot_runs.ground_truth(run, infos, names, min_share=min_share))
+      for run in drawn.runs
+    ]
 
   def selection(self, task, params, split: str) -> dict[str, float]:
     """The trained method on the validation classes, two runs of one setting.
@@ -261,17 +280,7 @@ class Scores:
       class_source=f"{method}, among the ways; no external classifier",
       seeds=(config.loop.seed,),
       num_predictions=sum(len(scores) for _, scores, _ in found),
-      num_ground_truths=sum(
-        len(
-          fewshot_runs.ground_truth(
-            run,
-            {info.id: info for info in self._reader.examples(split)},
-            self._reader.dataset.label_names,
-            min_share=fewshot_runs.legacy_min_share(facts),
-          )
-        )
-        for run in drawn.runs
-      ),
+      num_ground_truths=sum(self._num_ground_truths(drawn, split)),
       ground_truth_filter=fewshot_cards.ground_truth_filter(drawn),
       notes=(
         *fewshot_cards.notes(drawn, self._classes, seen=self._seen),

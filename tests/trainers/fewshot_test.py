@@ -188,6 +188,18 @@ def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
   assert card["num_episodes"] == 200
 
 
+def test_a_filter_that_leaves_nothing_is_found_before_the_work(
+  toy_directory, split_file, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(fewshot_runs, "_LEGACY_MIN_SHARE", {1: 0.9})
+  config = resolved(
+    toy_directory, split_file, **{"evaluation.legacy_qat": True}
+  )
+  with pytest.raises(ValueError, match="instances='single'"):
+    fewshot.train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def found_like(drawn, reader, change=lambda name: name) -> list:
   """What one who knows the truth would say, under names changed."""
   infos = {info.id: info for info in reader.examples("train")}
