@@ -261,7 +261,9 @@ def _import(args) -> dict:
     ("not in the source", conversion.filled),
   ):
     for name, reason in entries.items():
-      console.print(f"{what}: {name} ({reason})", highlight=False)
+      console.print(
+        f"{what}: {name} ({reason})", highlight=False, soft_wrap=True
+      )
   console.print(f"{done.num_parameters:,} parameters lie in {done.directory}")
   console.print("to start from them: clap train ... \\", highlight=False)
   for flag in done.flags:

@@ -30,7 +30,7 @@ from clap_jax.data import (
   tfrecord,
 )
 from clap_jax.metrics import detection
-from clap_jax.models import dual_encoder, long_video
+from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -247,6 +247,12 @@ def make_task(config, facts: dict, label_names) -> EndToEndTask:
   """The task for the tower that `facts`, an encoder.json, describes."""
   model = facts["model"] | {"patch": tuple(facts["model"]["patch"])}
   encoder = dual_encoder.DualEncoder(dual_encoder.DualEncoderConfig(**model))
+  if not video_tower.is_patched(encoder.config.video_tower):
+    raise ValueError(
+      f"tower.workdir holds a {encoder.config.video_tower}, which normalises "
+      "over batches: only transformers are trained end to end. Extract "
+      "features and train localization on them."
+    )
   return EndToEndTask(
     encoder=encoder,
     localizer=localization.make_task(

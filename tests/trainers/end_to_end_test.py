@@ -10,6 +10,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax import stages, types
 from clap_jax.inference import predict
+from clap_jax.models import dual_encoder
 from clap_jax.trainers import end_to_end, results
 from clap_jax.training import optimizer as optimizer_lib
 from configs import localization_end_to_end_sprites
@@ -131,3 +132,21 @@ def test_a_trained_run_predicts(tmp_path):
   [found] = predict.predict(model, [video])["videos"]
   assert found["predictions"]
   assert found["predictions"][0]["label"] in built_dataset.LABEL_NAMES
+
+
+def test_a_tower_with_batch_statistics_is_refused():
+  model = dual_encoder.DualEncoderConfig(
+    video_size="micro",
+    text_size="micro",
+    num_frames=4,
+    image_size=16,
+    patch=(2, 8, 8),
+    vocab_size=8,
+    max_text_length=4,
+    projection_width=8,
+    num_classes=0,
+    video_tower="r2plus1d_micro",
+  )
+  facts = {"model": dataclasses.asdict(model)}
+  with pytest.raises(ValueError, match="only transformers"):
+    end_to_end.make_task(None, facts, ())
