@@ -26,6 +26,7 @@ from clap_jax.training import paths, weights, workdir
 VIDEO_FILE = "video_tower.stablehlo"
 TEXT_FILE = "text_tower.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
+_SCALARS = r"/logit_(scale|bias)$"  # without them no model can be set up
 # Settings that change how, not what, is computed: others may choose their own.
 _HOW_TO_COMPUTE = (
   "attention",
@@ -150,7 +151,7 @@ def _towers(encoder: encoder_lib.Encoder):
       VIDEO_FILE,
       video,
       [jax.ShapeDtypeStruct(clip, np.uint8)],
-      "/video_(tower|projection)/",
+      rf"/video_(tower|projection)/|{_SCALARS}",
     ),
     (
       TEXT_FILE,
@@ -159,7 +160,7 @@ def _towers(encoder: encoder_lib.Encoder):
         jax.ShapeDtypeStruct((batch, length), np.int32),
         jax.ShapeDtypeStruct((batch, length), np.bool_),
       ],
-      "/text_(tower|projection)/",
+      rf"/text_(tower|projection)/|{_SCALARS}",
     ),
   )
 
