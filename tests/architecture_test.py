@@ -40,22 +40,15 @@ LAYERS = {
     *_APPLIED,
     "trainers",
     "inference",
-    "report",
-    "stages",
-    "serving",
-  },
-  "main": {
-    "commands",
-    *_APPLIED,
-    "trainers",
-    "inference",
     "interchange",
     "report",
+    "serving",
     "stages",
     "sweep",
     "study",
     "demo",
   },
+  "main": {"commands", "training", "trainers", "stages"},
 }
 
 # Third-party module -> the only places that may import it.
@@ -66,8 +59,12 @@ FENCES = {
     "clap_jax/training/checkpoint.py",
     "clap_jax/training/pretrained.py",
   ),
-  "ml_collections": ("clap_jax/main.py", "clap_jax/config.py", "configs/"),
-  "absl.flags": ("clap_jax/main.py",),
+  "ml_collections": (
+    "clap_jax/commands/configs.py",
+    "clap_jax/config.py",
+    "configs/",
+  ),
+  "absl.flags": ("clap_jax/commands/configs.py",),
 }
 
 # Place -> modules that must not be imported there.

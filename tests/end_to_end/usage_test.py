@@ -39,7 +39,7 @@ def train(*overrides, config="configs/pretrain_sprites.py:tiny"):
 CASES = {
   "unknown key": (
     train("--config.loop.stepz=3"),
-    ["--config.loop.stepz", "log_every_steps, seed, steps"],
+    ["--config.loop.stepz", "log_every_steps, max_rollbacks"],
   ),
   "unknown section": (
     train("--config.lop.steps=3"),

@@ -1,0 +1,149 @@
+"""`clap extract`, `clap texts` and `clap predict`: a trained run on videos."""
+
+import pathlib
+
+import rich.table
+
+from clap_jax import stages
+from clap_jax.data import query_annotations, records
+from clap_jax.inference import encoder, export, extract, predict, texts
+
+console = stages.console
+
+
+def add_extract(commands) -> None:
+  parser = commands.add_parser(
+    "extract",
+    help="write dense clip features of every video of a dataset",
+    description="Encodes clips at a fixed stride with the frozen video tower: "
+    "one .npz per video with features (T, D), start_sec, stride_sec, clip_sec.",
+  )
+  parser.add_argument(
+    "--model", required=True, help="workdir of a pretrain run"
+  )
+  parser.add_argument("--data", required=True, help="dataset name")
+  parser.add_argument("--data_dir", default="data")
+  parser.add_argument("--split", action="append", help="default: all splits")
+  parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.add_argument("--out", required=True)
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_extract)
+
+
+def _extract(args) -> dict:
+  with stages.Progress("extract") as progress:
+    done = extract.extract(
+      encoder.load_encoder(args.model),
+      records.open_dataset(args.data_dir, args.data),
+      out=args.out,
+      stride_sec=args.stride_sec,
+      splits=tuple(args.split) if args.split else None,
+      overwrite=args.overwrite,
+      on_progress=progress,
+    )
+  console.print(
+    f"{len(done.written)} videos written, {len(done.kept)} kept, "
+    f"{len(done.failed)} failed; features lie in {done.directory}"
+  )
+  return {
+    "written": len(done.written),
+    "kept": len(done.kept),
+    "failed": list(done.failed),
+  }
+
+
+def add_texts(commands) -> None:
+  parser = commands.add_parser(
+    "texts",
+    help="encode the sentences of annotation files with the text tower",
+    description="Writes the token vectors of every sentence of the files, for "
+    "grounding on features of others. Called again, it adds what is missing.",
+  )
+  parser.add_argument(
+    "--model", required=True, help="workdir of a pretrain run"
+  )
+  parser.add_argument(
+    "--queries",
+    required=True,
+    action="append",
+    metavar="FILE",
+    help="annotations: JSON by video, JSON lines, or text as in Charades-STA",
+  )
+  parser.add_argument("--out", required=True, help="the .npz to write")
+  parser.set_defaults(run=_texts)
+
+
+def _texts(args) -> dict:
+  sentences = [
+    s for f in args.queries for s in query_annotations.read_sentences(f)
+  ]
+  added = texts.add_texts(
+    args.out,
+    encoder.load_encoder(args.model),
+    texts=list(dict.fromkeys(sentences)),
+    dtype="float16",
+  )
+  console.print(f"{added} sentences encoded, written to {args.out}")
+  return {"encoded": added, "sentences": len(set(sentences))}
+
+
+def add_predict(commands) -> None:
+  parser = commands.add_parser(
+    "predict",
+    help="find moments in your own videos",
+    description="Finds actions by class, the moments that a text describes, or "
+    "actions like those of a few examples. DIR of --support holds either one "
+    "folder of trimmed clips per class, DIR/CLASS/*.mp4, or untrimmed videos "
+    "and DIR/segments.csv with the columns video,start,end,label (seconds). "
+    "Without a few-shot head the nearest prototype of the encoder's features "
+    "is taken; the result says which.",
+  )
+  parser.add_argument("videos", nargs="+", metavar="VIDEO")
+  parser.add_argument("--model", required=True, help="a model directory")
+  parser.add_argument("--labels", help="file of class names, one per line")
+  parser.add_argument("--query", action="append", default=[], metavar="TEXT")
+  parser.add_argument("--support", metavar="DIR", help="examples by class")
+  parser.add_argument("--max_predictions", type=int, default=20)
+  parser.add_argument(
+    "--export",
+    metavar="DIR",
+    help="also write CSV, SRT, VTT, ActivityNet and QVHighlights files and a "
+    "page per video that plays a moment at a click",
+  )
+  parser.add_argument("--overwrite", action="store_true", help="of the export")
+  parser.set_defaults(run=_predict)
+
+
+def _predict(args) -> dict:
+  labels = None
+  if args.labels:
+    text = pathlib.Path(args.labels).read_text(encoding="utf-8")
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+  with stages.Progress("predict") as progress:
+    document = predict.predict(
+      predict.load_model(args.model),
+      args.videos,
+      labels=labels,
+      queries=args.query,
+      support_dir=args.support,
+      max_predictions=args.max_predictions,
+      on_progress=progress,
+    )
+  for video in document["videos"]:
+    table = rich.table.Table(
+      "start", "end", "score", "what", title=video["video"]
+    )
+    for entry in video["predictions"][:10]:
+      table.add_row(
+        f"{entry['start_sec']:.2f}",
+        f"{entry['end_sec']:.2f}",
+        f"{entry['score']:.3f}",
+        entry.get("label") or entry.get("query"),
+      )
+    console.print(table)
+  for entry in document["failed"]:
+    console.print(f"failed: {entry['video']}: {entry['reason']}")
+  if args.export:
+    for path in export.write(document, args.export, overwrite=args.overwrite):
+      console.print(f"written: {path}")
+  return document

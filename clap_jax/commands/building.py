@@ -1,0 +1,168 @@
+"""`clap build`, `clap data` and `clap tokenizer`: from videos to records."""
+
+import sys
+
+from clap_jax import stages
+from clap_jax.data import records, verification
+from tfds_builders import build, transcoding
+
+console = stages.console
+
+
+def add_build(commands) -> None:
+  parser = commands.add_parser(
+    "build",
+    help="pack videos and annotations into sharded TFRecords",
+    description="Packs a dataset into DATA_DIR/NAME/VERSION: TFRecord shards, "
+    "their index and a manifest.json per split that lists what is missing or "
+    "broken. Nothing is downloaded.",
+  )
+  parser.add_argument("name", help=f"one of {', '.join(build.NAMES)}")
+  parser.add_argument("--data_dir", required=True, help="where datasets lie")
+  parser.add_argument(
+    "--manual_dir", help="videos and annotation files you put there by hand"
+  )
+  parser.add_argument("--videos", help="folder of videos")
+  parser.add_argument(
+    "--annotations", help="annotation file, or folder of them"
+  )
+  parser.add_argument("--subset", type=int, help="videos per split, at most")
+  parser.add_argument(
+    "--selection_percent",
+    type=int,
+    default=0,
+    help="of train's videos, to a split `selection` of their own",
+  )
+  parser.add_argument("--store", default="h264", choices=transcoding.STORES)
+  parser.add_argument("--short_side", type=int, help="px of the stored video")
+  parser.add_argument("--fps", type=float, help="of the stored video, at most")
+  parser.add_argument(
+    "--crf", type=int, help="of x264: 0 to 51, less is better and larger"
+  )
+  parser.add_argument("--workers", type=int, help="shards at a time")
+  parser.add_argument("--runner", default="threads", choices=build.RUNNERS)
+  parser.add_argument(
+    "--runner_option",
+    action="append",
+    default=[],
+    help="option of Beam's pipeline, e.g. --runner_option=--runner=FlinkRunner",
+  )
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_build)
+
+
+def _build(args) -> dict:
+  with stages.Progress(f"build {args.name}") as progress:
+    report = build.build(
+      args.name,
+      data_dir=args.data_dir,
+      manual_dir=args.manual_dir,
+      videos=args.videos,
+      annotations=args.annotations,
+      subset=args.subset,
+      selection_percent=args.selection_percent,
+      limits=_store_limits(args),
+      workers=args.workers,
+      runner=args.runner,
+      runner_options=tuple(args.runner_option),
+      overwrite=args.overwrite,
+      on_progress=lambda _, done, total: progress(done, total),
+    )
+  for split, manifest in report["manifests"].items():
+    console.print(
+      f"{split}: {manifest['present']} videos, {manifest['segments']} segments,"
+      f" {manifest['captions']} captions; {len(manifest['missing'])} missing, "
+      f"{len(manifest['corrupt'])} corrupt"
+    )
+  console.print(f"written to {report['directory']}, as {report['name']}")
+  return report
+
+
+def _store_limits(args) -> transcoding.StoreLimits:
+  given = {
+    "short_side_px": args.short_side,
+    "max_fps": args.fps,
+    "crf": args.crf,
+  }
+  given = {key: value for key, value in given.items() if value is not None}
+  return transcoding.StoreLimits(store=args.store, **given)
+
+
+def add_data(commands) -> None:
+  parser = commands.add_parser(
+    "data",
+    help="look at a built dataset, or check it",
+    description="`inspect` counts what a dataset holds and writes a page with "
+    "sample videos on time lines; `verify` checks every hash, checksum, record "
+    "and count, and exits with 2 if anything is wrong.",
+  )
+  parser.add_argument("action", choices=("inspect", "verify"))
+  parser.add_argument("name", help="dataset name")
+  parser.add_argument("--data_dir", default="data")
+  parser.add_argument("--out", help="page to write; default: NAME.html")
+  parser.add_argument("--videos", type=int, default=6, help="per split")
+  parser.add_argument(
+    "--decode", action="store_true", help="verify: decode every video too"
+  )
+  parser.set_defaults(run=_data)
+
+
+def _data(args) -> dict:
+  dataset = records.open_dataset(args.data_dir, args.name)
+  with stages.Progress(f"{args.action} {args.name}") as progress:
+    if args.action == "verify":
+      found = verification.verify(
+        dataset, decode=args.decode, on_progress=progress
+      )
+    else:
+      out = args.out or f"{args.name.replace('/', '-')}.html"
+      numbers = stages.inspect_dataset(
+        dataset, out=out, num_videos=args.videos, on_progress=progress
+      )
+  if args.action == "inspect":
+    for split, facts in numbers.items():
+      console.print(
+        f"{split}: {facts['videos']} videos, {facts['hours']:.2f} h, "
+        f"{facts['segments']} segments of {facts['classes']} classes, "
+        f"{facts['captions']} captions; {facts['missing']} missing, "
+        f"{facts['corrupt']} corrupt"
+      )
+    console.print(f"written to {out}")
+    return {"page": str(out), "splits": numbers}
+  console.print(
+    f"{found.num_files} files, {found.num_records} records, "
+    f"{found.num_bytes} bytes: "
+    + (f"{len(found.problems)} problems" if found.problems else "all good")
+  )
+  for problem in found.problems:
+    print(f"clap data verify: {problem}", file=sys.stderr)
+  return found.to_dict()
+
+
+def add_tokenizer(commands) -> None:
+  parser = commands.add_parser(
+    "tokenizer",
+    help="train a SentencePiece model on the captions of a split",
+    description="Trains a SentencePiece unigram model on the captions of one "
+    "split and on the class names.",
+  )
+  parser.add_argument("--data", required=True, help="dataset name")
+  parser.add_argument("--data_dir", required=True)
+  parser.add_argument("--split", default="train")
+  parser.add_argument("--vocab_size", type=int, default=512)
+  parser.add_argument("--out", required=True, help="model file to write")
+  parser.add_argument("--overwrite", action="store_true")
+  parser.set_defaults(run=_tokenizer)
+
+
+def _tokenizer(args) -> dict:
+  dataset = records.open_dataset(args.data_dir, args.data)
+  trained = stages.train_tokenizer(
+    dataset,
+    out=args.out,
+    split=args.split,
+    vocab_size=args.vocab_size,
+    overwrite=args.overwrite,
+  )
+  console.print(f"{trained.vocab_size} pieces, written to {args.out}")
+  return {"vocab_size": trained.vocab_size, "sha256": trained.hash}

@@ -1,0 +1,77 @@
+"""Config files and their overrides, read by the rules of ml_collections."""
+
+import importlib.util
+import pathlib
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from clap_jax import config as config_lib
+
+
+def read(name: str, overrides: list[str]):
+  """The ConfigDict of a file with overrides, by ml_collections' own rules."""
+  config = load(name)
+  config_lib.add_engine_defaults(config)
+  for override in overrides:
+    _check_key(config, override)
+  values = flags.FlagValues()
+  arguments = ["clap", *overrides]
+  try:
+    # Which keys are overridden is read from `sys_argv`, by default sys.argv.
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=values, sys_argv=arguments
+    )
+    values(arguments)
+  except (flags.Error, KeyError, AttributeError, TypeError) as error:
+    raise ValueError(f"--config: {error}") from error
+  return values.config
+
+
+def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
+  """Raises a ValueError if "--config.a.b=..." names no key of the config."""
+  flag = override.partition("=")[0]
+  section = config
+  for key in flag.split(".")[1:]:
+    if not isinstance(section, ml_collections.ConfigDict) or (
+      key not in section
+    ):
+      known = (
+        f"choose from {', '.join(sorted(section))}"
+        if isinstance(section, ml_collections.ConfigDict)
+        else "what stands before it is a value"
+      )
+      raise ValueError(f"{flag}: there is no key {key!r}; {known}.")
+    section = section[key]
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+  """What `get_config` of FILE.py[:argument] returns."""
+  file, colon, argument = name.partition(":")
+  module = load_module(file)
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"--config: {file} has no function get_config(arg='').")
+  config = module.get_config(*[argument] if colon else [])
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"--config: get_config of {file} returned {type(config).__name__}, "
+      "expected an ml_collections.ConfigDict."
+    )
+  return config
+
+
+def load_module(file: str):
+  """The Python module of a config file."""
+  path = pathlib.Path(file)
+  if not path.is_file() or path.suffix != ".py":
+    raise FileNotFoundError(
+      f"--config: {file} is no Python file; give configs/FILE.py[:argument]."
+    )
+  spec = importlib.util.spec_from_file_location("clap_config", path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise ValueError(f"--config: {error}") from error
+  return module

@@ -1,0 +1,140 @@
+"""`clap score`, `clap report` and `clap demo`: numbers and pages."""
+
+import rich.table
+
+from clap_jax import demo, stages
+from clap_jax.metrics import score, video_classifier
+from clap_jax.report import score_page
+
+console = stages.console
+
+
+def add_score(commands) -> None:
+  parser = commands.add_parser(
+    "score",
+    help="score a prediction file under named protocols",
+    description="Reads ActivityNet, OpenTAD, ActionFormer, Moment-DETR and "
+    "other prediction files and prints the metrics with an evaluation card.",
+  )
+  parser.add_argument("predictions")
+  parser.add_argument("--ground_truth", required=True)
+  parser.add_argument(
+    "--protocol",
+    required=True,
+    metavar="NAME[,NAME]",
+    help=f"of {', '.join(score.protocol_names())}",
+  )
+  parser.add_argument("--subset", help="default: the first protocol's own")
+  parser.add_argument(
+    "--blocked_videos", help="JSON list of videos to leave out (detection)"
+  )
+  parser.add_argument(
+    "--class_source",
+    default="not stated",
+    help="where the classes come from, for the card",
+  )
+  parser.add_argument(
+    "--classifier",
+    help="label the proposals by a video-level classifier: a JSON file of "
+    "scores, or the .npy matrix of THUMOS14 (off by default)",
+  )
+  parser.add_argument("--top_classes", type=int, default=2, help="of it")
+  parser.add_argument(
+    "--combination",
+    default="product",
+    choices=video_classifier.COMBINATIONS,
+    help="of the proposal's and the classifier's score",
+  )
+  parser.add_argument(
+    "--html", help="write a page: numbers, cards, diagnosis of the detections"
+  )
+  parser.set_defaults(run=_score)
+
+
+def _score(args) -> dict:
+  classifier = None
+  if args.classifier:
+    classifier = score.Classifier(
+      args.classifier, args.top_classes, args.combination
+    )
+  reports = score.score(
+    args.predictions,
+    ground_truth_path=args.ground_truth,
+    protocols=args.protocol.split(","),
+    subset=args.subset,
+    blocked_videos_path=args.blocked_videos,
+    class_source=args.class_source,
+    classifier=classifier,
+  )
+  for report in reports:
+    table = rich.table.Table(
+      "metric", "value", title=report["card"]["protocol"]
+    )
+    for name, value in report["metrics"].items():
+      table.add_row(name, f"{value:.6f}")
+    console.print(table)
+    stages.print_card(report["card"])
+  if args.html:
+    score_page.write(
+      args.html,
+      reports,
+      predictions_path=args.predictions,
+      ground_truth_path=args.ground_truth,
+      subset=args.subset,
+      blocked_videos_path=args.blocked_videos,
+      classifier=classifier,
+    )
+  return reports[0] if len(reports) == 1 else {"reports": reports}
+
+
+def add_report(commands) -> None:
+  parser = commands.add_parser(
+    "report",
+    help="write report.html for the workdir of a demo",
+    description="Writes DIR/report.html again from the files in DIR: results, "
+    "curves, timelines of the validation videos, stages. Nothing is computed, "
+    "so that the same files give the same page.",
+  )
+  parser.add_argument("--workdir", required=True, help="of a `clap demo`")
+  parser.set_defaults(run=_report)
+
+
+def _report(args) -> dict:
+  path = demo.report(args.workdir)
+  console.print(f"report: {path}")
+  return {"report": str(path)}
+
+
+def add_demo(commands) -> None:
+  parser = commands.add_parser(
+    "demo",
+    help="the whole path on the embedded dataset, with a report",
+    description="Renders motion_sprites, packs it, pre-trains, extracts "
+    "features, trains both heads, evaluates, predicts on an unseen video and "
+    "writes DIR/report.html. A second call goes on where the first stopped.",
+  )
+  parser.add_argument("--workdir", default="workdir/demo")
+  parser.add_argument("--size", default="demo", choices=("tiny", "demo"))
+  parser.add_argument("--seeds", default="0", help="comma-separated")
+  parser.add_argument(
+    "--encoders", default="random,tac,clap", help="rows of the comparison"
+  )
+  parser.set_defaults(run=_demo)
+
+
+def _demo(args) -> dict:
+  return demo.run(
+    args.workdir,
+    size=args.size,
+    seeds=_seeds(args.seeds),
+    encoders=tuple(filter(None, args.encoders.split(","))),
+  )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(seed) for seed in text.split(","))
+  except ValueError:
+    raise ValueError(
+      f"--seeds: expected whole numbers like 0,1,2, got {text!r}."
+    ) from None

@@ -1,0 +1,184 @@
+"""`clap train`, `eval`, `sweep` and `compile`: what configs name."""
+
+import rich.table
+
+from clap_jax import stages, study, sweep
+from clap_jax.commands import configs
+from clap_jax.training import processes
+
+console = stages.console
+
+
+def add_train(commands) -> None:
+  parser = commands.add_parser(
+    "train",
+    help="run the trainer that a config names",
+    description="Trains, or continues, the run in WORKDIR: pretrain, "
+    "localization or grounding, as the config says. Any value is overridden by "
+    "--config.KEY=VALUE, for example --config.loop.steps=100.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument("--workdir", required=True)
+  group = parser.add_argument_group(
+    "several processes", "the same command in each of them"
+  )
+  group.add_argument(
+    "--distributed",
+    action="store_true",
+    help="find the others by the environment: TPU slices, Slurm, Open MPI",
+  )
+  group.add_argument("--coordinator", help="HOST:PORT of process 0")
+  group.add_argument("--num_processes", type=int)
+  group.add_argument("--process_id", type=int, help="0, 1, ...")
+  parser.set_defaults(run=_train)
+
+
+def _train(args) -> dict:
+  connection = processes.connection(
+    detect=args.distributed,
+    coordinator=args.coordinator,
+    num_processes=args.num_processes,
+    process_id=args.process_id,
+  )
+  config = configs.read(args.config, args.overrides)
+  rows = stages.train(config, args.workdir, connection=connection)
+  if not processes.is_first():
+    return {"rows": rows}
+  table = rich.table.Table("task", "metric", "value")
+  for row in rows:
+    table.add_row(row["task"], row["metric"], _number(row["value"]))
+  console.print(table)
+  console.print(f"metrics, checkpoints and results lie in {args.workdir}")
+  return {"rows": rows}
+
+
+def add_eval(commands) -> None:
+  parser = commands.add_parser(
+    "eval",
+    help="evaluate a finished run again, on any split",
+    description="Evaluates the last checkpoint of a `clap train` run and "
+    "prints its metrics with their evaluation card.",
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--split", help="default: the config's eval_split")
+  parser.set_defaults(run=_eval)
+
+
+def _eval(args) -> dict:
+  rows = stages.evaluate(args.workdir, split=args.split)
+  for row in rows:
+    console.print(
+      f"{row['task']}/{row['split']}/{row['metric']}: {_number(row['value'])}"
+    )
+  return {"rows": rows}
+
+
+def _number(value: float | None) -> str:
+  return "undefined" if value is None else f"{value:.4f}"
+
+
+def add_sweep(commands) -> None:
+  parser = commands.add_parser(
+    "sweep",
+    help="run every point that the sweep() of a config yields",
+    description="Runs `clap train` once per override dict of the config's "
+    "sweep(), each in WORKDIR/runs/NAME, and writes WORKDIR/summary.csv and "
+    "summary.html. A second call goes on where the first stopped; a run that "
+    "fails is listed and the others go on. --config.KEY=VALUE is passed on to "
+    "all runs.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
+  parser.add_argument("--metric", help="to rank by; default: the first average")
+  parser.add_argument(
+    "--trials",
+    type=int,
+    help="search the config's space() instead, with Optuna: so many runs",
+  )
+  parser.add_argument("--seed", type=int, default=0, help="of the search")
+  parser.set_defaults(run=_sweep)
+
+
+def _sweep(args) -> dict:
+  module = configs.load_module(args.config.partition(":")[0])
+  wanted = "sweep" if args.trials is None else "space"
+  if not hasattr(module, wanted):
+    raise ValueError(f"--config: {args.config} has no function {wanted}().")
+  for flag, value in (("--parallel", args.parallel), ("--trials", args.trials)):
+    if value is not None and value < 1:
+      raise ValueError(f"{flag}: expected 1 or more, got {value}.")
+  runner = sweep.Runner(args.config, extra=args.overrides)
+  if args.trials is None:
+    runs = sweep.plan(list(module.sweep()), args.workdir)
+    for run in runs:  # a wrong key or value is found before the first run
+      flags_of_run = args.overrides + sweep.flags(run.overrides)
+      stages.check(configs.read(args.config, flags_of_run))
+    with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
+      outcomes = sweep.run_all(
+        runs, runner, parallel=args.parallel, on_progress=progress
+      )
+  else:
+    if not args.metric:
+      raise ValueError("--trials needs --metric, such as average_map.")
+    stages.check(configs.read(args.config, args.overrides))
+    with sweep.stopped_by_signals(runner):
+      runs, outcomes = study.search(
+        module.space(),
+        runner,
+        workdir=args.workdir,
+        num_trials=args.trials,
+        parallel=args.parallel,
+        metric=args.metric,
+        seed=args.seed,
+      )
+  table = sweep.summarize(
+    runs,
+    outcomes,
+    args.workdir,
+    metric=args.metric,
+    title=f"Sweep of {args.config}",
+  )
+  for entry in table.unfinished:
+    console.print(f"{entry.name}: {entry.outcome} {entry.reason}", markup=False)
+  console.print(
+    f"{len(runs) - len(table.unfinished)} of {len(runs)} runs are done; see "
+    f"{args.workdir}/summary.html"
+  )
+  return sweep.document(table)
+
+
+def add_compile(commands) -> None:
+  parser = commands.add_parser(
+    "compile",
+    help="compile a config's train step for TPU chips that are not here",
+    description="Compiles the train step with the TPU compiler (package "
+    "libtpu; no TPU is needed) and reports the memory per chip, the "
+    "collectives, the operations and a lower bound of the time of a step. "
+    "Values are overridden as for `clap train`.",
+  )
+  parser.add_argument(
+    "--config", required=True, help="configs/FILE.py[:argument]"
+  )
+  parser.add_argument(
+    "--topology", required=True, help="v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x2"
+  )
+  parser.add_argument(
+    "--facts",
+    default="",
+    help="what the data would say, like vocab_size=512,num_classes=20",
+  )
+  parser.set_defaults(run=_compile)
+
+
+def _compile(args) -> dict:
+  config = configs.read(args.config, args.overrides)
+  document = stages.compile_ahead(
+    config, topology=args.topology, facts=args.facts
+  )
+  stages.print_compiled(document)
+  return document

@@ -1,0 +1,103 @@
+"""`clap import` and `clap export`: weights in, weights out."""
+
+from clap_jax import stages
+from clap_jax.interchange import export_weights, import_weights
+from clap_jax.interchange import source as source_lib
+
+console = stages.console
+
+
+def add_import(commands) -> None:
+  parser = commands.add_parser(
+    "import",
+    help="convert public weights for `clap train` to start from",
+    description="Converts safetensors, PyTorch or NumPy weights to a directory "
+    "for --config.start.imported. PyTorch is not needed and nothing in a file "
+    "is run. Every key that is left out is listed with the reason; a key "
+    "without a rule, or a parameter without a value, is an error.",
+  )
+  sources = "; ".join(
+    f"{name}: {source.about}" for name, source in import_weights.SOURCES.items()
+  )
+  parser.add_argument("weights", help="a file, or a Hugging Face directory")
+  parser.add_argument(
+    "--source",
+    required=True,
+    choices=import_weights.SOURCES,
+    help=sources,
+  )
+  parser.add_argument("--out", required=True, help="directory to write")
+  parser.add_argument(
+    "--tokenizer", help="tokenizer.json, vocab.txt, or vocab.json"
+  )
+  defaults = source_lib.Options()
+  parser.add_argument("--num_frames", type=int, default=defaults.num_frames)
+  parser.add_argument(
+    "--tubelet_frames",
+    type=int,
+    default=defaults.tubelet_frames,
+    help="frames that patch weights for images are spread over",
+  )
+  parser.add_argument("--max_text_length", type=int, help="tokens")
+  parser.add_argument("--num_heads", type=int)
+  parser.set_defaults(run=_import)
+
+
+def _import(args) -> dict:
+  done = import_weights.import_weights(
+    args.weights,
+    source=args.source,
+    out=args.out,
+    tokenizer=args.tokenizer,
+    options=source_lib.Options(
+      num_frames=args.num_frames,
+      tubelet_frames=args.tubelet_frames,
+      max_text_length=args.max_text_length,
+      num_heads=args.num_heads,
+    ),
+  )
+  conversion = done.conversion
+  for what, entries in (
+    ("left out", conversion.left_out),
+    ("not in the source", conversion.filled),
+  ):
+    for name, reason in entries.items():
+      console.print(
+        f"{what}: {name} ({reason})", highlight=False, soft_wrap=True
+      )
+  console.print(f"{done.num_parameters:,} parameters lie in {done.directory}")
+  console.print("to start from them: clap train ... \\", highlight=False)
+  for flag in done.flags:
+    console.print(f"  {flag} \\", highlight=False, soft_wrap=True)
+  return {
+    "directory": str(done.directory),
+    "num_parameters": done.num_parameters,
+    "settings": done.settings,
+    "left_out": conversion.left_out,
+    "filled": conversion.filled,
+    "flags": list(done.flags),
+  }
+
+
+def add_export(commands) -> None:
+  parser = commands.add_parser(
+    "export",
+    help="write a trained encoder for other programs",
+    description="Writes safetensors with a manifest (config, tokenizer's hash, "
+    "revision, metrics) and both towers as StableHLO, reads them back and "
+    "compares their outputs with the run's.",
+  )
+  parser.add_argument(
+    "--model", required=True, help="workdir of a pretrain run"
+  )
+  parser.add_argument("--out", required=True, help="directory to write")
+  parser.set_defaults(run=_export)
+
+
+def _export(args) -> dict:
+  facts = export_weights.export(args.model, args.out)
+  console.print(
+    f"weights, manifest, tokenizer, {' and '.join(facts['files'])} lie in "
+    f"{args.out}"
+  )
+  return facts
