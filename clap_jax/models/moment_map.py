@@ -207,7 +207,11 @@ class MapGrounder(nn.Module):
         candidates, steps_per_clip=config.steps_per_clip
       )
     )
-    shifts = self.shift(x) if config.refine else jnp.zeros((*x.shape[:-1], 2))
+    shifts = jnp.zeros((*x.shape[:-1], 2))
+    if config.refine:
+      # At most half the candidate's length: its ends keep their order.
+      length = segments[:, 1:] - segments[:, :1]
+      shifts = 0.49 * length * jnp.tanh(self.shift(x))
     predictions = MapPredictions(self.out(x)[..., 0], shifts, segments, mask)
     moments = map_moments(predictions)
     saliency = self.saliency(fused.features.astype(jnp.float32))[..., 0]
