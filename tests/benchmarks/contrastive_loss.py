@@ -387,7 +387,8 @@ def print_table(rows):
   width = max(len(made["name"]) for made in rows)
   for made in rows:
     value = "-" if made["value"] is None else f"{made['value']:.4g}"
-    goal = "" if made["goal"] is None else f"<= {made['goal']}"
+    sense = made.get("sense", "<=")
+    goal = "" if made["goal"] is None else f"{sense} {made['goal']}"
     verdict = {True: "ok", False: "MISSED", None: ""}[made["ok"]]
     note = made.get("note", "")
     line = f"{made['name']:<{width}} {value:>9} {made['unit']:<12}"

@@ -1,0 +1,256 @@
+"""Speed of the video transformer against an equal PyTorch module.
+
+  python -m tests.benchmarks.towers [--quick] --json OUT
+
+Forward and backward pass of one batch in float32, in one process, in turns:
+
+1. achieved operations per second over those of a plain matrix product here;
+2. seconds over those of a PyTorch module with the same blocks, widths and
+   parameters (skipped without torch), whose attention is PyTorch's own
+   scaled_dot_product_attention.
+
+Operations are those of the matrix products without any recomputation. Ratios of
+medians hold on a busy machine too, seconds do not.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from typing import NamedTuple
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax.models import dual_encoder, variants
+from clap_jax.training import flops
+from tests.benchmarks import contrastive_loss
+
+PEAK_GOAL, TORCH_GOAL = 0.6, 1.0
+PATCH = (2, 16, 16)
+
+
+class Case(NamedTuple):
+  """A tower and a batch."""
+
+  size: str
+  clips: int
+  num_frames: int
+  image_size: int
+
+  def __str__(self):
+    return f"ViT-{self.size}/{self.clips}x{self.num_frames}x{self.image_size}px"
+
+
+QUICK = Case("tiny", clips=4, num_frames=8, image_size=64)
+FULL = (
+  Case("S", clips=4, num_frames=16, image_size=112),
+  Case("B", clips=2, num_frames=16, image_size=112),
+)
+
+
+def at_least(name, value, unit, goal):
+  """A row whose value is to be reached or passed."""
+  row = contrastive_loss.row(name, value, unit)
+  return row | {"goal": goal, "ok": bool(value >= goal), "sense": ">="}
+
+
+def clips_of(case: Case) -> np.ndarray:
+  side = case.image_size
+  shape = (case.clips, case.num_frames, side, side, 3)
+  return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+
+
+def jax_step(case: Case, *, remat: bool):
+  """(step, operations): step() runs one forward and backward pass."""
+  config = dual_encoder.DualEncoderConfig(
+    video_size=case.size,
+    text_size="micro",
+    num_frames=case.num_frames,
+    image_size=case.image_size,
+    patch=PATCH,
+    vocab_size=8,
+    max_text_length=2,
+    projection_width=8,
+    num_classes=0,
+    remat=remat,
+  )
+  model = dual_encoder.DualEncoder(config)
+  clips = jnp.asarray(clips_of(case))
+
+  def loss(params, clips):
+    feature = model.apply(params, clips, method="video_feature")
+    return jnp.mean(jnp.square(feature))
+
+  init = jax.jit(lambda key: model.init(key, clips, method="video_feature"))
+  params = init(jax.random.key(0))
+  gradient = jax.jit(jax.grad(loss))
+  count = flops.count(jax.make_jaxpr(jax.grad(loss))(params, clips))
+  return lambda: jax.block_until_ready(gradient(params, clips)), count.flops
+
+
+def torch_step(case: Case):
+  """The same with PyTorch; its own initial parameters, which cost the same."""
+  import torch  # noqa: PLC0415  (an optional package)
+  from torch import nn  # noqa: PLC0415
+
+  size = variants.VIDEO_SIZES[case.size]
+
+  class Attention(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.q, self.k, self.v, self.out = (
+        nn.Linear(size.width, size.width) for _ in range(4)
+      )
+
+    def forward(self, query, x):
+      def heads(y):
+        return y.unflatten(-1, (size.num_heads, -1)).transpose(-2, -3)
+
+      y = nn.functional.scaled_dot_product_attention(
+        heads(self.q(query)), heads(self.k(x)), heads(self.v(x))
+      )
+      return self.out(y.transpose(-2, -3).flatten(-2))
+
+  class Block(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.norms = nn.ModuleList(nn.LayerNorm(size.width) for _ in range(3))
+      self.space, self.time = Attention(), Attention()
+      self.mlp = nn.Sequential(
+        nn.Linear(size.width, size.mlp_width),
+        nn.GELU(approximate="tanh"),
+        nn.Linear(size.mlp_width, size.width),
+      )
+
+    def forward(self, x):  # (b, t, s, d)
+      y = self.norms[0](x)
+      x = x + self.space(y, y)
+      y = self.norms[1](x).transpose(1, 2)
+      x = x + self.time(y, y).transpose(1, 2)
+      return x + self.mlp(self.norms[2](x))
+
+  class Tower(nn.Module):
+    def __init__(self):
+      super().__init__()
+      frames, height, width = PATCH
+      self.embed = nn.Linear(frames * height * width * 3, size.width)
+      self.times = case.num_frames // frames
+      self.side = case.image_size // height
+      shape = (self.times, self.side**2, size.width)
+      self.positions = nn.Parameter(0.02 * torch.randn(shape))
+      self.blocks = nn.ModuleList(Block() for _ in range(size.depth))
+      self.norm = nn.LayerNorm(size.width)
+      self.pool = Attention()
+      self.query = nn.Parameter(0.02 * torch.randn(1, 1, size.width))
+
+    def forward(self, frames):
+      x = frames.float() / 127.5 - 1.0
+      t, side = self.times, self.side
+      x = x.reshape(-1, t, PATCH[0], side, PATCH[1], side, PATCH[2], 3)
+      x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, t, side * side, 1536)
+      x = self.embed(x) + self.positions
+      for block in self.blocks:
+        x = block(x)
+      x = self.norm(x).flatten(1, 2)
+      pooled = self.pool(self.query.expand(x.shape[0], 1, -1), x)
+      return pooled[:, 0] + x.mean(dim=1)
+
+  torch.manual_seed(0)
+  tower = Tower()
+  clips = torch.from_numpy(clips_of(case))
+
+  def step():
+    tower.zero_grad(set_to_none=True)
+    tower(clips).square().mean().backward()
+
+  return step
+
+
+def product_step(side: int):
+  """(step, operations) of one square matrix product."""
+  rng = np.random.default_rng(0)
+  a, b = jnp.asarray(rng.normal(size=(2, side, side)), jnp.float32)
+  product = jax.jit(jnp.matmul)
+  return lambda: jax.block_until_ready(product(a, b)), 2 * side**3
+
+
+def seconds_in_turns(steps, rounds: int):
+  """All times of each step but its first, which compiles."""
+  seconds = {name: [] for name in steps}
+  for turn in range(rounds + 1):
+    for name, step in steps.items():
+      start = time.perf_counter()
+      step()
+      if turn:
+        seconds[name].append(time.perf_counter() - start)
+  return seconds
+
+
+def case_rows(case: Case, rounds: int):
+  plain, operations = jax_step(case, remat=False)
+  product, product_operations = product_step(1024)
+  steps = {
+    "plain": plain,
+    "remat": jax_step(case, remat=True)[0],
+    "product": product,
+  }
+  has_torch = importlib.util.find_spec("torch") is not None
+  if has_torch:
+    steps["torch"] = torch_step(case)
+  times = seconds_in_turns(steps, rounds)
+  median = {name: statistics.median(values) for name, values in times.items()}
+  # The peak is the best product; the step's own time is its median.
+  peak = product_operations / min(times["product"])
+  best = min(median["plain"], median["remat"])
+  rows = [
+    contrastive_loss.row(f"{case}/product", peak / 1e9, "GFLOP/s"),
+    contrastive_loss.row(
+      f"{case}/achieved", operations / best / 1e9, "GFLOP/s"
+    ),
+    at_least(
+      f"{case}/achieved_over_product",
+      operations / best / peak,
+      "ratio",
+      PEAK_GOAL,
+    ),
+    contrastive_loss.row(
+      f"{case}/time/remat_over_plain",
+      median["remat"] / median["plain"],
+      "ratio",
+    ),
+  ]
+  title = f"{case}/time/ours_over_torch"
+  if not has_torch:
+    note = "skipped: torch not installed"
+    return [*rows, contrastive_loss.row(title, None, "ratio", note=note)]
+  ratio = best / median["torch"]
+  return [*rows, contrastive_loss.row(title, ratio, "ratio", TORCH_GOAL)]
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--quick", action="store_true", help="small and short")
+  parser.add_argument("--json", type=pathlib.Path, required=True)
+  arguments = parser.parse_args()
+  cases, rounds = ((QUICK,), 5) if arguments.quick else (FULL, 7)
+  rows = [row for case in cases for row in case_rows(case, rounds)]
+  contrastive_loss.print_table(rows)
+  machine = {
+    "platform": platform.platform(),
+    "cpus": os.cpu_count(),
+    "jax": jax.__version__,
+  }
+  document = {"rows": rows, "machine": machine}
+  arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+  main()
