@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "decay_after_percent": 70.0,
     "gradient_clip": 1.0,  # global norm
   }
-  config.loop = {"steps": 120, "seed": args["seed"], "log_every_steps": 10}
+  config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 10}
   config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   common.update(config, common.GRAPH_SIZES, "size", args["size"])
