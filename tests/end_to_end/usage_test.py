@@ -94,7 +94,7 @@ CASES = {
   "a config with a syntax error": (train(config="{tmp}/broken.py"), ["broken"]),
   "a config of no trainer": (
     train(config="{tmp}/trainer.py"),
-    ["trainer", "'juggle'", "pretrain, localization, grounding"],
+    ["trainer", "'juggle'", "pretrain, localization"],
   ),
   "no data": (
     train("--config.data.data_dir={tmp}/nowhere"),
