@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from clap_jax import config as config_lib
 from clap_jax.data import grounding_source, queries
 from clap_jax.metrics import calibration, grounding, highlights
 from clap_jax.trainers import moment_search, results
+from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
 LINES_FILE = "predictions.jsonl"  # in Moment-DETR's form
@@ -88,14 +90,20 @@ class Score:
   def find(self, params, split: str) -> Found:
     """Asks every query on its own video, and strangers on every video."""
     params = _on_one_device(params)
-    return find_moments(
-      self._search,
-      params,
-      split=self._reader.grounding_split(split),
-      features=self._reader.features(split),
-      vectors=self._reader.texts,
-      seed=0,
+    # During training the run's mesh is the ambient one; this is not for it.
+    alone = mesh_lib.make_mesh(
+      config_lib.MeshConfig(data=1, fsdp=1, tensor=1),
+      devices=jax.local_devices()[:1],
     )
+    with jax.set_mesh(alone):
+      return find_moments(
+        self._search,
+        params,
+        split=self._reader.grounding_split(split),
+        features=self._reader.features(split),
+        vectors=self._reader.texts,
+        seed=0,
+      )
 
   def rows(
     self, params, split: str, *, absence: dict | None
