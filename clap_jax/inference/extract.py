@@ -12,6 +12,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import numpy as np
 
 from clap_jax.data import (
@@ -27,7 +28,10 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
 from clap_jax.trainers import feature_data, results
 
-CLIPS_PER_BATCH = 32
+# On a CPU a batch that stays in its cache takes half the time of a large one
+# (tiny tower: 63 ms against 123 ms for 45 clips); accelerators want more.
+_CLIPS_PER_BATCH = {"cpu": 8}
+_CLIPS_PER_BATCH_ELSEWHERE = 64
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 
@@ -47,9 +51,10 @@ def video_features(
 ) -> np.ndarray:
   """Clips of one video, streamed, to features (t, d)."""
   rows = []
-  for batch in _batched(clips, CLIPS_PER_BATCH):
+  size = _CLIPS_PER_BATCH.get(jax.default_backend(), _CLIPS_PER_BATCH_ELSEWHERE)
+  for batch in _batched(clips, size):
     frames = np.stack([clip.frames for clip in batch])
-    rows.append(encoder.clip_features(frames, CLIPS_PER_BATCH))
+    rows.append(encoder.clip_features(frames, size))
   return np.concatenate(rows)
 
 
