@@ -68,10 +68,10 @@ def render(report: content.Report) -> str:
   )
 
 
-def environment() -> jinja2.Environment:
-  """The templates of this folder; whatever is filled in is escaped."""
+def environment(folder: pathlib.Path = _FOLDER) -> jinja2.Environment:
+  """The templates of a folder; whatever is filled in is escaped."""
   made = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
+    loader=jinja2.FileSystemLoader(folder),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

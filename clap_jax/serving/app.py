@@ -22,14 +22,13 @@ from collections.abc import Callable
 from urllib import parse
 
 import fastapi
-import jinja2
 import pydantic
 from fastapi import responses
 
 from clap_jax.data import container
 from clap_jax.inference import export, predict
 from clap_jax.inference import index as index_lib
-from clap_jax.report import player
+from clap_jax.report import page, player
 
 MAX_QUERIES = 20
 MAX_TEXT_LENGTH = 500  # characters
@@ -170,29 +169,22 @@ def make_app(
   _add_upload(app, videos, worker, sanitise=sanitise, limits=limits)
   _add_questions(app, videos, worker, model=model)
   _add_search(app, worker, model=model, index=index)
-  page = _template("page.html").render(
-    labels=list(model.label_names),
-    takes_queries=model.grounder is not None,
-    index=index,
-    max_mib=limits.max_upload_bytes >> 20,
+  text = (
+    page.environment(_FOLDER)
+    .get_template("page.html")
+    .render(
+      labels=list(model.label_names),
+      takes_queries=model.grounder is not None,
+      index=index,
+      max_mib=limits.max_upload_bytes >> 20,
+    )
   )
 
   @app.get("/", response_class=responses.HTMLResponse)
   async def home():
-    return page
+    return text
 
   return app
-
-
-def _template(name: str) -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  return environment.get_template(name)
 
 
 def _add_headers(app) -> None:
