@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "vote_iou": 0.0,  # 0: no segment voting
   }
   config.optimizer = common.head_optimizer()
-  config.loop = {"steps": 500, "seed": args["seed"], "log_every_steps": 20}
+  config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 20}
   config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
   common.update(config, common.HEAD_SIZES, "size", args["size"])

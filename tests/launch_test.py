@@ -18,7 +18,7 @@ def launch(*arguments, environment=None, script=SCRIPT):
     ["bash", str(script), *arguments],
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
     check=False,
     env=os.environ | (environment or {}),
     stdin=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ class DualEncoderConfig:
   max_text_length: int  # tokens
   projection_width: int  # width of the shared space
   num_classes: int  # of the auxiliary class head; 0 builds no such head
-  motion_gain: float = 0.0  # see video_transformer.clip_channels
+  motion_gain: float = 0.0  # see video_transformer.MotionEmbed
   remat: bool = False
   dtype: str = "float32"
   video_tower: str = video_tower.TRANSFORMER  # one of video_tower.NAMES

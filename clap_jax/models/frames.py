@@ -34,3 +34,5 @@ CLIP = ColourScale(
 )
 # [0, 1], as VideoPrism uses it.
 UNIT = ColourScale(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+# [-1, 1], for towers that are trained here from the start.
+SIGNED = ColourScale(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -32,25 +32,61 @@ def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
   return cut.reshape(batch, t, y * x, -1)
 
 
-def clip_channels(frames: jax.Array, *, motion_gain: float) -> jax.Array:
-  """Colours in [-1, 1], and beside them what differs from the clip's mean.
+class MotionEmbed(nn.Module):
+  """Embeds tubelets of colours and of motion, as one linear layer would.
 
-  The second half makes motion stand out before any weight is learned: a still
-  sprite vanishes from it, a moving one does not. Trained for minutes rather
-  than days, the tower otherwise stays on looks.
+  Each pixel comes twice: its colour in [-1, 1], halved, and `gain` times what
+  differs from the clip's mean. The second makes motion stand out before any
+  weight is learned: a still sprite vanishes from it, a moving one does not.
+  Trained for minutes rather than days, the tower otherwise stays on looks.
 
-  Args:
-    frames: float (b, t, height, width, 3) in [0, 255].
-    motion_gain: factor on the differences; 0 leaves them out.
+  Colour is the mean plus the difference, so the layer is one product with the
+  differences and one with the mean, which has a single frame: half the work
+  of stacking both kinds of channels.
 
-  Returns:
-    (b, t, height, width, 3), or 6 channels with differences.
+  Attributes:
+    features: output width.
+    patch: tubelet sides in frames and pixels (time, height, width).
+    gain: factor on the differences.
+    dtype: computation dtype; parameters stay float32.
   """
-  colours = frames / 127.5 - 1.0
-  if not motion_gain:
-    return colours
-  motion = colours - colours.mean(axis=1, keepdims=True)
-  return jnp.concatenate([0.5 * colours, motion_gain * motion], axis=-1)
+
+  features: int
+  patch: tuple[int, int, int]
+  gain: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, frames: jax.Array) -> jax.Array:
+    """Colours in [0, 255] (b, t, height, width, 3) -> (b, t', s, features)."""
+    # Whole numbers add up faster and exactly.
+    wide = jnp.promote_types(frames.dtype, jnp.int32)
+    mean = frames.sum(axis=1, keepdims=True, dtype=wide) / frames.shape[1]
+    motion = ((frames - mean) / 127.5).astype(self.dtype)
+    motion = tubelets(motion, self.patch)
+    still = (mean / 127.5 - 1.0).astype(self.dtype)
+    still = tubelets(still, (1, *self.patch[1:]))
+    num_values = motion.shape[-1]
+    kernel = self.param(
+      "kernel",
+      nn.initializers.lecun_normal(),
+      (2 * num_values, self.features),
+    )
+    bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+    # Rows: frame, row, column, kind of channel, colour.
+    kernel = kernel.reshape(self.patch[0], -1, 2, 3, self.features)
+    of_colour, of_motion = 0.5 * kernel[:, :, 0], self.gain * kernel[:, :, 1]
+
+    def product(x, weights):
+      weights = weights.reshape(x.shape[-1], -1).astype(self.dtype)
+      flat = x.reshape(-1, x.shape[-1]) @ weights
+      return flat.reshape(*x.shape[:-1], -1)
+
+    return (
+      product(motion, of_colour + of_motion)
+      + product(still, of_colour.sum(axis=0))
+      + bias.astype(self.dtype)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +100,8 @@ class VideoStyle:
   embedding_bias: bool = True
   learned_positions: bool = True  # else fixed sines over all tokens
   pool: str = "attention"  # or "class": the class tokens, or "mean": all tokens
-  colours: frames_lib.ColourScale | None = None  # None: see clip_channels
+  # None: [-1, 1], with motion beside it where the tower has a motion_gain
+  colours: frames_lib.ColourScale | None = None
 
 
 # By the name of the tower: our own, and those whose weights can be imported.
@@ -106,7 +143,7 @@ class VideoTransformer(nn.Module):
     patch: tubelet sides in frames and pixels (time, height, width).
     num_frames: the length of clip that positions in time are learned for; None
       for that of the clips at hand, which then must not vary.
-    motion_gain: see clip_channels.
+    motion_gain: see MotionEmbed; 0 for colours only.
     style: see VideoStyle.
     remat: recompute activations block by block in the backward pass.
     remat_policy: a key of attention.REMAT_POLICIES.
@@ -126,13 +163,7 @@ class VideoTransformer(nn.Module):
   def __call__(self, frames: jax.Array, *, train: bool = False) -> jax.Array:
     del train  # nothing here differs in training
     style = self.style
-    x = tubelets(self._channels(frames), self.patch)
-    x = layers.Dense(
-      self.size.width,
-      use_bias=style.embedding_bias,
-      dtype=self.dtype,
-      name="embed",
-    )(x)
+    x = self._embedded(frames)
     if style.class_token:
       x = self._with_class_token(x)
     x = x + self._positions(x).astype(self.dtype)
@@ -152,16 +183,21 @@ class VideoTransformer(nn.Module):
     )(x)
     return self._pooled(x.reshape(shape)).astype(jnp.float32)
 
-  def _channels(self, frames):
-    if self.style.colours is None:
-      wide = frames.astype(self.dtype)
-      return clip_channels(wide, motion_gain=self.motion_gain)
-    if self.motion_gain:
+  def _embedded(self, frames):  # (b, t, height, width, 3) -> (b, t', s, d)
+    style, width = self.style, self.size.width
+    if self.motion_gain and style.colours is not None:
       raise ValueError(
         f"motion_gain is {self.motion_gain}, but this tower's weights know "
         "colours only: set it to 0."
       )
-    return self.style.colours(frames, self.dtype)
+    if self.motion_gain:
+      return MotionEmbed(
+        width, self.patch, self.motion_gain, dtype=self.dtype, name="embed"
+      )(frames)
+    colours = style.colours or frames_lib.SIGNED
+    return layers.Dense(
+      width, use_bias=style.embedding_bias, dtype=self.dtype, name="embed"
+    )(tubelets(colours(frames, self.dtype), self.patch))
 
   def _with_class_token(self, x):  # (b, t, s, d) -> (b, t, 1 + s, d)
     token = self.param(

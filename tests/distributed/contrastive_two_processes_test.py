@@ -44,9 +44,9 @@ def run_process(process: int, port: int, directory: pathlib.Path) -> None:
     f"localhost:{port}",
     NUM_PROCESSES,
     process,
-    initialization_timeout=60,
-    heartbeat_timeout_seconds=30,
-    shutdown_timeout_seconds=20,
+    initialization_timeout=240,
+    heartbeat_timeout_seconds=120,
+    shutdown_timeout_seconds=120,
   )
   mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
   sharding = NamedSharding(mesh, PartitionSpec("data"))

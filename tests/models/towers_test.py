@@ -14,6 +14,7 @@ from clap_jax.models import (
   variants,
   video_transformer,
 )
+from clap_jax.models import frames as frames_lib
 
 CONFIG = dual_encoder.DualEncoderConfig(
   video_size="micro",
@@ -159,18 +160,40 @@ def test_motion_order_changes_the_feature(params):
   assert np.abs(forward - backward).max() > 1e-3
 
 
-def test_motion_channels_are_zero_where_nothing_moves():
-  frames = np.full((1, 4, 8, 8, 3), 40, np.float32)
-  frames[0, 2, 3, 3] = 200
-  channels = video_transformer.clip_channels(frames, motion_gain=5.0)
-  assert channels.shape == (1, 4, 8, 8, 6)
-  np.testing.assert_allclose(channels[..., :3], 0.5 * (frames / 127.5 - 1))
-  moved = np.abs(channels[..., 3:]).max(axis=(0, 1, 4)) > 0
-  assert moved.sum() == 1 and moved[3, 3]
-  np.testing.assert_allclose(channels[..., 3:].mean(axis=1), 0, atol=1e-6)
+def _channels(frames, gain):
+  """What MotionEmbed stands for, channel by channel."""
+  colours = frames / 127.5 - 1.0
+  motion = colours - colours.mean(axis=1, keepdims=True)
+  return np.concatenate([0.5 * colours, gain * motion], axis=-1)
+
+
+def test_motion_embedding_is_a_product_of_colours_and_differences():
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 256, (2, 6, 8, 12, 3)).astype(np.uint8)
+  embed = video_transformer.MotionEmbed(7, (2, 4, 4), gain=5.0)
+  params = embed.init(jax.random.key(0), frames)["params"]
+  params["bias"] = jnp.asarray(rng.normal(size=7), jnp.float32)
+  cut = video_transformer.tubelets(
+    _channels(frames.astype(np.float64), 5.0), (2, 4, 4)
+  )
+  expected = cut @ np.asarray(params["kernel"], np.float64) + params["bias"]
+  found = embed.apply({"params": params}, frames)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_stands_still_does_not_reach_the_weights_of_motion():
+  frames = np.full((1, 4, 8, 8, 3), 40, np.uint8)
+  embed = video_transformer.MotionEmbed(3, (2, 4, 4), gain=5.0)
+  params = embed.init(jax.random.key(0), frames)
+
+  def total(params):
+    return jnp.sum(embed.apply(params, frames) ** 2)
+
+  kernel = jax.grad(total)(params)["params"]["kernel"].reshape(-1, 2, 3, 3)
+  assert np.abs(kernel[:, 0]).min() > 0
+  np.testing.assert_array_equal(kernel[:, 1], 0)
 
 
 def test_motion_gain_of_zero_leaves_colours_alone():
-  frames = np.full((1, 2, 8, 8, 3), 255, np.float32)
-  channels = video_transformer.clip_channels(frames, motion_gain=0.0)
-  np.testing.assert_allclose(channels, 1.0)
+  frames = np.full((1, 2, 8, 8, 3), 255, np.uint8)
+  np.testing.assert_allclose(frames_lib.SIGNED(frames, jnp.float32), 1.0)

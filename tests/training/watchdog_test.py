@@ -5,7 +5,7 @@ import pytest
 
 from clap_jax.training import watchdog
 
-SHORT_SEC = 0.2
+SHORT_SEC = 2.0  # more than a loaded machine stalls by itself
 
 
 def everyone(*positions):
@@ -66,8 +66,8 @@ def test_no_progress_is_reported_once_and_progress_is_not():
     for step in range(4):
       dog.enter(watchdog.INPUT, step)
       dog.enter(watchdog.DEVICE, step + 1)
-      time.sleep(SHORT_SEC / 20)
-    assert not reports or reports[0]  # a loaded machine may stall by itself
+      time.sleep(SHORT_SEC / 200)
+    assert not reports
     assert stalled.wait(60)
   assert len(reports) == 1
   assert "stuck: process 0 (in device)" in reports[0]
