@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 
 import av
-import google_crc32c
+import crc32c
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from tfds_builders import annotations, collection, packing, schema, transcoding
@@ -63,7 +63,7 @@ class ShardJob:
 
 def masked_crc32c(data: bytes) -> int:
   """The rotated and shifted CRC32C that TFRecord files store."""
-  crc = google_crc32c.value(data)
+  crc = crc32c.crc32c(data)
   return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 

@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Iterator
 
-import google_crc32c
+import crc32c
 import numpy as np
 
 MAX_RECORD_BYTES = 2 << 30
@@ -43,7 +43,7 @@ class CorruptRecordError(ValueError):
 
 def masked_crc32c(data: bytes) -> int:
   """The rotated and shifted CRC32C that TFRecord files store."""
-  crc = google_crc32c.value(data)
+  crc = crc32c.crc32c(data)
   return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -114,10 +114,12 @@ class ShardReader:
       raise self._error(
         offset, f"{length} bytes of data where the index leaves {expected}"
       )
-    body = self._pread(length + _FOOTER.size, offset + _HEADER.size)
-    if len(body) != length + _FOOTER.size:
+    # Two reads: cutting the checksum off one would copy the data again.
+    data = self._pread(length, offset + _HEADER.size)
+    footer = self._pread(_FOOTER.size, offset + _HEADER.size + length)
+    if len(data) != length or len(footer) != _FOOTER.size:
       raise self._error(offset, "the file ends inside the record")
-    data, (stored,) = body[:length], _FOOTER.unpack(body[length:])
+    (stored,) = _FOOTER.unpack(footer)
     if masked_crc32c(data) != stored:
       raise self._error(offset, "checksum of the data does not match")
     return data

@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
+import crc32c
 import orjson
 
 MANIFEST_FILE = "manifest.json"
@@ -58,10 +58,10 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   path = directory / MANIFEST_FILE
   try:
     record = orjson.loads(path.read_bytes())
-    body, crc32c = record["body"], record["crc32c"]
+    body, checksum = record["body"], record["crc32c"]
   except (orjson.JSONDecodeError, KeyError, TypeError) as error:
     raise DamagedCheckpointError(f"{path} cannot be read: {error}") from None
-  if _body_crc32c(body) != crc32c:
+  if _body_crc32c(body) != checksum:
     raise DamagedCheckpointError(f"{path} does not agree with its checksum")
   return body
 
@@ -97,20 +97,19 @@ def _files_below(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _fingerprint(path: pathlib.Path, *, sync: bool) -> dict[str, Any]:
-  checksum, digest = google_crc32c.Checksum(), hashlib.sha256()
+  checksum, digest = 0, hashlib.sha256()
   with open(path, "rb") as file:
     if sync:
       os.fsync(file.fileno())
     while chunk := file.read(_CHUNK_BYTES):
-      checksum.update(chunk)
+      checksum = crc32c.crc32c(chunk, checksum)
       digest.update(chunk)
     size = file.tell()
-  crc32c = int.from_bytes(checksum.digest(), "big")
-  return {"size": size, "crc32c": crc32c, "sha256": digest.hexdigest()}
+  return {"size": size, "crc32c": checksum, "sha256": digest.hexdigest()}
 
 
 def _body_crc32c(body: Mapping) -> int:
-  return google_crc32c.value(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+  return crc32c.crc32c(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
 
 
 def _sync_directory(directory: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import json
 import pathlib
 import struct
 
-import google_crc32c
+import crc32c
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -22,7 +22,7 @@ def _records(shard: pathlib.Path):
     (length,) = struct.unpack_from("<Q", content, start)
     assert start + 12 + length + 4 == end
     payload = content[start + 12 : start + 12 + length]
-    crc = google_crc32c.value(payload)
+    crc = crc32c.crc32c(payload)
     masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     assert struct.unpack_from("<I", content, start + 12 + length)[0] == masked
     yield payload
