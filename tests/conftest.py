@@ -37,3 +37,14 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no real data beside the repository: {path} is missing")
   return path
+
+
+@pytest.fixture
+def figure(capsys):
+  """Prints a figure beside its target, even where output is captured."""
+
+  def show(name, value, target):
+    with capsys.disabled():
+      print(f"\n  {name}: {value} (target: {target})", flush=True)
+
+  return show

@@ -81,6 +81,7 @@ class RecordSource:
     self._shards = [ShardReader(path) for path in shard_paths]
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
+    self._ids: dict[int, str] = {}  # by position, where the metadata says so
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
@@ -103,9 +104,19 @@ class RecordSource:
 
     Raises:
       IndexError: `index` is outside the split.
-      CorruptRecordError: a checksum fails or the record does not parse.
+      CorruptRecordError: a checksum fails, the record does not parse, or it
+        is another one than the metadata, once read, says.
     """
-    return self._parse(*self.locate(index), index=index)
+    shard, number = self.locate(index)
+    example = self._parse(shard, number, index=index)
+    expected = self._ids.get(index, example.id)
+    if example.id != expected:
+      raise CorruptRecordError(
+        shard.path,
+        int(shard.offsets[number]),
+        f"it holds {example.id} where {METADATA_FILE} says {expected}",
+      )
+    return example
 
   def _parse(self, shard: ShardReader, number: int, *, index: int) -> Example:
     data = shard.read(number)
@@ -150,6 +161,7 @@ class RecordSource:
         corrupt.append(error)
     if light:
       light.close()
+      self._ids = {info.index: info.id for info in examples}
     return MetadataTable(tuple(examples), tuple(corrupt))
 
   def _open_light(self) -> ShardReader | None:
@@ -212,7 +224,12 @@ class Dataset:
     path = self.directory / split / "manifest.json"
     if not path.exists():
       raise DatasetError(f"{path} is missing; build {self.name} again")
-    return json.loads(path.read_text("utf-8"))
+    try:
+      return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+      raise DatasetError(
+        f"{path} is damaged ({error}); copy it again or build {self.name} again"
+      ) from None
 
   def absent(self, split: str) -> tuple[str, ...]:
     """Ids of annotated videos that are not in the dataset.
@@ -246,7 +263,7 @@ class Dataset:
 
     Raises:
       DatasetError: the split is unknown, or shards are missing, extra, or of
-        another length than the builder recorded.
+        another length or size than the builder recorded.
       CorruptRecordError: an index does not fit its shard.
     """
     self._check_split(split)
@@ -281,7 +298,24 @@ class Dataset:
         f"{source.shard_lengths} records, dataset_info.json says {lengths}; "
         "build it again"
       )
+    self._check_sizes(split)
     return source
+
+  def _check_sizes(self, split: str) -> None:
+    """Refuses shards of another build that happen to have as many records."""
+    path = self.directory / split / "manifest.json"
+    if not path.is_file():
+      return
+    for entry in self.manifest(split).get("shards", ()):
+      if not {"name", "bytes"} <= set(entry):
+        raise DatasetError(f"{path} is damaged: its shards have {entry}")
+      shard = self.directory / entry["name"]
+      size = shard.stat().st_size if shard.is_file() else None
+      if size != entry["bytes"]:
+        raise DatasetError(
+          f"{shard} has {size} bytes, {path} says {entry['bytes']}: it is of "
+          "another build or was cut; copy it again or build it again"
+        )
 
   def _check_split(self, split: str) -> None:
     if split not in self._shard_lengths:

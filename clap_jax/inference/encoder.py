@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import pretrain
 from clap_jax.training import checkpoint
 
@@ -160,14 +160,15 @@ def load_encoder(directory) -> Encoder:
       f"{directory} holds no pre-trained encoder (no encoder.json). Expected "
       "the --workdir of a finished `clap train` of a pretrain config."
     )
-  facts = json.loads(record.read_text())
-  model = facts["model"] | {"patch": tuple(facts["model"]["patch"])}
+  facts, (clip, config) = facts_lib.load(
+    directory, record.name, pretrain.described
+  )
   return Encoder(
     name=facts["encoder"],
     seed=facts["seed"],
     directory=directory,
-    clip=pretrain.ClipShape(**facts["clip"]),
-    config=dual_encoder.DualEncoderConfig(**model),
+    clip=clip,
+    config=config,
     params=checkpoint.restore_params(directory)[0],
     tokenizer=vocabulary.load(directory / "tokenizer.model"),
     training=facts["training"],

@@ -8,7 +8,6 @@ skipped, counted and listed.
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -26,7 +25,8 @@ from clap_jax.data import (
 )
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
-from clap_jax.trainers import feature_data, results
+from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import feature_data
 
 # On a CPU a batch that stays in its cache takes half the time of a large one
 # (tiny tower: 63 ms against 123 ms for 45 clips); accelerators want more.
@@ -150,7 +150,7 @@ def _write_texts(out, encoder, sources) -> None:
 
 
 def _write_facts(out, facts) -> None:
-  results.write_json(out / feature_data.EXTRACTION_FILE, facts)
+  facts_lib.write(out / feature_data.EXTRACTION_FILE, facts)
 
 
 def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
@@ -173,7 +173,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
       "written them. Use another directory."
     )
   if record.is_file() and not overwrite:
-    old = json.loads(record.read_text())
+    old = facts_lib.read(out, record.name)
     changed = [
       key
       for key in ("parameters", "dataset", "stride_sec", "clip")

@@ -13,7 +13,6 @@ a matrix with a vector.
 import dataclasses
 import hashlib
 import heapq
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import numpy as np
 from clap_jax.data import container, features
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
-from clap_jax.trainers import results
+from clap_jax.trainers import facts as facts_lib
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.npy"
@@ -136,7 +135,7 @@ def build(
     "videos": [dataclasses.asdict(video) for video in listed],
     "failed": failed,
   }
-  results.write_json(out / INDEX_FILE, facts)
+  facts_lib.write(out / INDEX_FILE, facts)
   return open_index(out)
 
 
@@ -154,7 +153,7 @@ def open_index(directory: str | os.PathLike) -> Index:
       f"{directory} is no index; make one with `clap index DIR --model DIR "
       f"--out {directory}`."
     )
-  facts = json.loads(path.read_text())
+  facts = facts_lib.read(directory, INDEX_FILE)
   vectors = np.load(directory / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
   videos = tuple(IndexedVideo(**entry) for entry in facts["videos"])
   expected = sum(video.count for video in videos)
@@ -274,7 +273,7 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
   }
   record = out / INDEX_FILE
   if record.is_file():
-    old = json.loads(record.read_text())
+    old = facts_lib.read(out, INDEX_FILE)
     changed = [
       key
       for key in ("parameters", "stride_sec", "clip_sec")
@@ -290,7 +289,7 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
     raise FileExistsError(f"{out} is no index and not empty; use another.")
   out.mkdir(parents=True, exist_ok=True)
   # From the first moment on it says whose vectors the folder is to hold.
-  results.write_json(record, facts | {"videos": [], "failed": []})
+  facts_lib.write(record, facts | {"videos": [], "failed": []})
   return facts
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ import numpy as np
 from clap_jax.data import container, features
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, support
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import (
   fewshot,
   grounding,
@@ -20,7 +20,6 @@ from clap_jax.trainers import (
   localizers,
   moment_search,
   open_vocabulary,
-  results,
 )
 from clap_jax.training import checkpoint
 
@@ -88,10 +87,7 @@ def load_model(directory: str | pathlib.Path) -> Model:
       '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
       "the workdir of a few-shot run."
     )
-  parts = json.loads(path.read_text())
-  missing = sorted({"encoder", "stride_sec"} - set(parts))
-  if missing:
-    raise ValueError(f"{path} lacks {missing}; it has {sorted(parts)}.")
+  parts = facts_lib.read(directory, MODEL_FILE)
   model = Model(
     encoder=encoder_lib.load_encoder(directory / parts["encoder"]),
     stride_sec=parts["stride_sec"],
@@ -153,7 +149,7 @@ def write_model(
     "localization": localization_dir,
     "grounding": grounding_dir,
   } | ({"fewshot": fewshot_dir} if fewshot_dir else {})
-  results.write_json(path, parts)
+  facts_lib.write(path, parts)
   return path
 
 
@@ -162,9 +158,9 @@ def _load_head(directory, name, trainer):
   if not name:
     return None
   workdir = directory / name
-  facts = results.read_facts(workdir, trainer.MODEL_FILE)
+  facts, task = facts_lib.load(workdir, trainer.MODEL_FILE, trainer.make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
-  return trainer.make_task(facts), facts, params
+  return task, facts, params
 
 
 def predict(

@@ -40,6 +40,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, evaluation, pretrained, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -175,7 +176,9 @@ def abstract_run(
     FileNotFoundError: `tower.workdir`, which says what the tower is, holds no
       finished pre-training.
   """
-  start = results.read_facts(config.tower.workdir, pretrain.ENCODER_FILE)
+  start, _ = facts_lib.load(
+    config.tower.workdir, pretrain.ENCODER_FILE, pretrain.described
+  )
   task = make_task(config, start, [str(i) for i in range(facts.num_classes)])
   tower, data = task.encoder.config, config.data
   size, length = data.batch_size, data.max_length
@@ -200,7 +203,9 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
     FileNotFoundError: `tower.workdir` holds no finished pre-training.
   """
   workdir = pathlib.Path(workdir)
-  start = results.read_facts(config.tower.workdir, pretrain.ENCODER_FILE)
+  start, _ = facts_lib.load(
+    config.tower.workdir, pretrain.ENCODER_FILE, pretrain.described
+  )
   videos = _Videos(config, start)
   tower, _ = checkpoint.restore_params(config.tower.workdir)
   task = make_task(config, start, videos.dataset.label_names)
@@ -233,7 +238,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   model = pathlib.Path(workdir) / MODEL_DIRECTORY
-  facts = results.read_facts(model / "encoder", pretrain.ENCODER_FILE)
+  facts = facts_lib.read(model / "encoder", pretrain.ENCODER_FILE)
   videos = _Videos(config, facts)
   encoder, _ = checkpoint.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
@@ -245,8 +250,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
 
 def make_task(config, facts: dict, label_names) -> EndToEndTask:
   """The task for the tower that `facts`, an encoder.json, describes."""
-  model = facts["model"] | {"patch": tuple(facts["model"]["patch"])}
-  encoder = dual_encoder.DualEncoder(dual_encoder.DualEncoderConfig(**model))
+  encoder = dual_encoder.DualEncoder(pretrain.described(facts)[1])
   if not video_tower.is_patched(encoder.config.video_tower):
     raise ValueError(
       f"tower.workdir holds a {encoder.config.video_tower}, which normalises "
@@ -469,15 +473,15 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   names = _Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
   facts = localization.model_facts(config, names, width)
-  results.write_json(head / localization.MODEL_FILE, facts | {"use_ema": False})
+  facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
     "seen_classes": sorted(names),
     "end_to_end": f"localization on {config.data.dataset}",
   }
-  results.write_json(
+  facts_lib.write(
     encoder / pretrain.ENCODER_FILE, start | {"training": training}
   )
-  results.write_json(
+  facts_lib.write(
     directory / "model.json",
     {
       "encoder": "encoder",

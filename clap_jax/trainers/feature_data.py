@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from clap_jax.data import (
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
 from clap_jax.trainers import annotations
+from clap_jax.trainers import facts as facts_lib
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
@@ -108,7 +108,7 @@ class FeatureReader:
         f"{EXTRACTION_FILE}). Run `clap extract` first, or correct "
         "data.features_dir."
       )
-    facts = json.loads(path.read_text())
+    facts = facts_lib.read(path.parent, path.name)
     # Ids alone would not tell: every size of a dataset counts from zero.
     if facts["dataset"] != self.dataset.name:
       raise ValueError(

@@ -25,6 +25,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint
 
 MODEL_FILE = "fewshot.json"
@@ -153,7 +154,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
   )
   params = state.params if state.ema is None else state.ema
   facts["use_ema"] = state.ema is not None
-  results.write_json(workdir / MODEL_FILE, facts)
+  facts_lib.write(workdir / MODEL_FILE, facts)
   rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
   return rows
@@ -161,14 +162,14 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
 
 def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts = results.read_facts(workdir, MODEL_FILE)
+  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = feature_data.FeatureReader(config.data)
   classes = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names
   )
   scores = fewshot_scores.Scores(config, reader, classes)
-  return scores.rows(make_task(facts), params, split or config.data.eval_split)
+  return scores.rows(task, params, split or config.data.eval_split)
 
 
 def batch_shapes(

@@ -21,6 +21,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, processes
 
 MODEL_FILE = "grounder.json"
@@ -237,7 +238,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   params = state.params if state.ema is None else state.ema
   facts["use_ema"] = state.ema is not None
   facts["absence"] = score.calibrate(params, selection)
-  results.write_json(workdir / MODEL_FILE, facts)
+  facts_lib.write(workdir / MODEL_FILE, facts)
   rows, found = score.rows(
     params, config.data.eval_split, absence=facts["absence"]
   )
@@ -251,10 +252,10 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts = results.read_facts(workdir, MODEL_FILE)
+  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = query_data.open_reader(config.data)
-  score = _score(config, reader, make_task(facts))
+  score = _score(config, reader, task)
   split = split or config.data.eval_split
   return score.rows(params, split, absence=facts["absence"])[0]
 

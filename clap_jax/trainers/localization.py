@@ -15,6 +15,7 @@ from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
 from clap_jax.trainers import abstract, feature_data, results, running
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers.localizers import (
   AnyLocalizationConfig,
   ClassifierConfig,
@@ -91,7 +92,7 @@ def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
   )
   params = state.params if state.ema is None else state.ema
   facts["use_ema"] = state.ema is not None
-  results.write_json(workdir / MODEL_FILE, facts)
+  facts_lib.write(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     write_predictions(table, workdir / PREDICTIONS_FILE)
@@ -103,10 +104,10 @@ def evaluate(
   config: AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts = results.read_facts(workdir, MODEL_FILE)
+  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = feature_data.FeatureReader(config.data)
-  score = _Score(config, reader, make_task(facts))
+  score = _Score(config, reader, task)
   return score.rows(params, split or config.data.eval_split)[0]
 
 

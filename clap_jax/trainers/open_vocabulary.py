@@ -24,6 +24,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -107,7 +108,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     "text_classes": dataclasses.asdict(config.classes),
     "seen_classes": list(split.base),
   }
-  results.write_json(workdir / MODEL_FILE, facts)
+  facts_lib.write(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     localization.write_predictions(
@@ -121,12 +122,10 @@ def evaluate(
   config: OpenVocabularyConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts = results.read_facts(workdir, MODEL_FILE)
+  facts, task = facts_lib.load(workdir, MODEL_FILE, localization.make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = feature_data.FeatureReader(config.data)
-  score = _Score(
-    config, reader, _class_split(config, reader), localization.make_task(facts)
-  )
+  score = _Score(config, reader, _class_split(config, reader), task)
   return score.rows(params, split or config.data.eval_split)[0]
 
 

@@ -8,7 +8,6 @@ trains nothing.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 
@@ -45,6 +44,7 @@ from clap_jax.models import (
   video_tower,
 )
 from clap_jax.trainers import abstract, results, running
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
@@ -535,6 +535,12 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
   )
 
 
+def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
+  """The shape of a clip and the towers that an encoder.json describes."""
+  model = facts["model"] | {"patch": tuple(facts["model"]["patch"])}
+  return ClipShape(**facts["clip"]), dual_encoder.DualEncoderConfig(**model)
+
+
 def seen_classes(
   config: PretrainConfig, reader: ClipReader
 ) -> list[str] | None:
@@ -550,7 +556,7 @@ def seen_classes(
     seen = set(reader.dataset.label_names) - set(reader.hidden_names)
   if config.start.workdir:
     path = pathlib.Path(config.start.workdir) / ENCODER_FILE
-    facts = json.loads(path.read_text()) if path.is_file() else {}
+    facts = facts_lib.read(path.parent, path.name) if path.is_file() else {}
     before = facts.get("training", {}).get("seen_classes")
     if before is None:
       return None
@@ -579,4 +585,4 @@ def _write_encoder(
       "seen_classes": seen_classes,
     },
   }
-  results.write_json(workdir / ENCODER_FILE, facts)
+  facts_lib.write(workdir / ENCODER_FILE, facts)

@@ -76,18 +76,3 @@ def read(directory: str | pathlib.Path) -> list[dict]:
   """Rows of <directory>/results.json; none where there is no such file."""
   path = pathlib.Path(directory) / RESULTS_FILE
   return json.loads(path.read_text())["rows"] if path.is_file() else []
-
-
-def read_facts(workdir: str | pathlib.Path, name: str) -> dict:
-  """A JSON file that a trainer writes when its run is done.
-
-  Raises:
-    FileNotFoundError: the run is not finished, or the directory holds none.
-  """
-  path = pathlib.Path(workdir) / name
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"{workdir} holds no finished run (no {name}). Run its `clap train` to "
-      "the end, or give another directory."
-    )
-  return json.loads(path.read_text())

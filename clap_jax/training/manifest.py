@@ -39,6 +39,10 @@ def write_manifest(
     str(path.relative_to(directory)): _fingerprint(path, sync=True)
     for path in _files_below(directory)
   }
+  # The names as well: of those in a folder that was not brought to the disk a
+  # power cut may leave none.
+  for folder in (*_folders_below(directory), directory, directory.parent):
+    _sync_directory(folder)
   body = {"files": files, "tree": dict(tree), "metadata": dict(metadata)}
   partial = directory / f"{MANIFEST_FILE}.partial"
   with open(partial, "wb") as file:
@@ -94,6 +98,10 @@ def verify(directory: pathlib.Path) -> dict[str, Any]:
 
 def _files_below(directory: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _folders_below(directory: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in directory.rglob("*") if path.is_dir())
 
 
 def _fingerprint(path: pathlib.Path, *, sync: bool) -> dict[str, Any]:

@@ -24,6 +24,8 @@ LOCK_FILE = ".lock"
 # stands for itself and all that is below it.
 CHANGEABLE_KEYS = (
   "checkpoint",
+  "data.cache_mib",
+  "data.num_threads",
   "mesh",
   "loop.eval_every",
   "loop.log_every",

@@ -68,7 +68,7 @@ def test_killed_at_random_while_saving(tmp_path, figure):
   states.assert_same(restored.state, states.make_state(1, width=WIDTH))
   left = [p.name for p in directory.iterdir() if not p.name.isdigit()]
   figure(
-    f"{NUM_KILLS} kills while saving, up to step {before}",
+    f"#1 {NUM_KILLS} kills while saving, up to step {before}",
     f"{unreadable} unreadable, {backwards} steps back, left over {left}",
     "0, 0, []",
   )
@@ -92,7 +92,7 @@ def test_every_damage_leads_to_the_checkpoint_before(tmp_path, figure):
     shutil.rmtree(tmp_path / "c")
     shutil.rmtree(tmp_path / "c.damaged", ignore_errors=True)
   figure(
-    "damaged checkpoints",
+    "#3 damaged checkpoints",
     f"{detected} detected, {fallen_back} fallen back of {NUM_DAMAGES}",
     f"{NUM_DAMAGES}, {NUM_DAMAGES}",
   )
@@ -127,7 +127,7 @@ def test_a_full_disk_is_an_error_and_the_old_checkpoint_stays(tmp_path, figure):
   restored = states.restore(tmp_path, states.abstract(states.make_state(0)))
   assert restored.step == 1
   states.assert_same(restored.state, states.make_state(1))
-  figure("disk full while saving", said, "an error; the old one intact")
+  figure("#4 disk full while saving", said, "an error; the old one intact")
 
 
 def test_an_error_in_the_background_surfaces_at_the_next_step(
@@ -149,4 +149,4 @@ def test_an_error_in_the_background_surfaces_at_the_next_step(
   monkeypatch.undo()
   checkpoints.close()
   assert checkpoint.complete_steps(tmp_path) == []
-  figure("error of a save in the background", "raised by poll", "next step")
+  figure("#6 error of a save in the background", "raised by poll", "next step")

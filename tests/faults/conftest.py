@@ -11,14 +11,3 @@ def toy(tmp_path_factory) -> pathlib.Path:
   path = tmp_path_factory.mktemp("faults_toy")
   toy_features.write(path)
   return path
-
-
-@pytest.fixture
-def figure(capsys):
-  """Prints a figure beside its target, even where output is captured."""
-
-  def show(name, value, target):
-    with capsys.disabled():
-      print(f"\n  {name}: {value} (target: {target})", flush=True)
-
-  return show

@@ -4,12 +4,16 @@ FAULTS is a comma-separated list of KIND@STEP[/PROCESS][=NUMBER], or "none". A
 fault happens when the batch of its step is asked for, in that process or in
 all. Kinds: term, kill (signals to the own process), sleep (NUMBER seconds),
 hang (in C, holding the interpreter's lock), raise, every (sleeps NUMBER seconds
-at every step from STEP on), and the batches nan and huge.
+at every step from STEP on), forbid (no more writing of new files), hoard (takes
+memory until there is none), and the batches nan and huge. The kind worker
+raises in the background thread that reads for the step.
 """
 
 import ctypes
 import os
+import pathlib
 import re
+import resource
 import signal
 import sys
 import time
@@ -21,6 +25,7 @@ from clap_jax import main
 from clap_jax.data import pipeline
 from clap_jax.training import processes
 
+NOBODY = 65534
 _FAULT = re.compile(r"([a-z]+)@(\d+)(?:/(\d+))?(?:=([\d.]+))?")
 
 
@@ -57,6 +62,34 @@ def _spoil(batch, value):
   )
 
 
+def hoard():
+  """Fills what is left of memory, up to 256 MiB more than there is in use."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+  limit = pages * os.sysconf("SC_PAGE_SIZE") + (256 << 20)
+  resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+  taken = []
+  while True:
+    taken.append(np.ones(1 << 23, np.uint8))
+
+
+class FaultySource:
+  """Items from a source; raises in place of those of some steps."""
+
+  def __init__(self, source, steps, batch_size):
+    self._source = source
+    self._steps = steps
+    self._batch_size = batch_size
+
+  def __getattr__(self, name):
+    return getattr(self._source, name)
+
+  def item(self, index, *, seed):
+    step = index // self._batch_size + 1
+    if step in self._steps:
+      raise RuntimeError(f"a fault while reading for step {step}")
+    return self._source.item(index, seed=seed)
+
+
 class FaultyBatches:
   """Batches from an iterator; faults on the way."""
 
@@ -79,7 +112,7 @@ class FaultyBatches:
         continue
       if kind == "every" and self._step >= step:
         time.sleep(number)
-      elif step == self._step:
+      elif step == self._step and kind != "worker":
         batch = self._happen(kind, number, batch)
     return batch
 
@@ -92,6 +125,10 @@ class FaultyBatches:
       ctypes.PyDLL(None).sleep(int(number))
     elif kind == "raise":
       raise RuntimeError(f"a fault at step {self._step}")
+    elif kind == "forbid":
+      os.seteuid(NOBODY)
+    elif kind == "hoard":
+      hoard()
     else:
       os.kill(
         os.getpid(), {"term": signal.SIGTERM, "kill": signal.SIGKILL}[kind]
@@ -103,6 +140,8 @@ def install(faults):
   honest = pipeline.training_batches
 
   def training_batches(source, *, start_step=0, **kwargs):
+    steps = {step for kind, step, *_ in faults if kind == "worker"}
+    source = FaultySource(source, steps, kwargs["batch_size"])
     batches = honest(source, start_step=start_step, **kwargs)
     return FaultyBatches(batches, faults, start_step)
 

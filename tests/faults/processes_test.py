@@ -48,7 +48,7 @@ def test_two_processes_one_asked_to_stop_and_one_that_goes_on(
   resumed = cluster.run(command).check()
   assert f"steps {step + 1} to 6" in resumed.logs[0]
   worst = assert_like(tmp_path / "run", one)
-  figure("loss, 2 processes and then 1, against 1", f"{worst:.1e}", "1e-6")
+  figure("#8 loss, 2 processes and then 1, against 1", f"{worst:.1e}", "1e-6")
 
 
 @pytest.mark.faults
@@ -60,7 +60,7 @@ def test_several_processes_learn_what_one_does(
   command = cluster.arguments(toy, workdir)
   finished = cluster.run(command, num_processes=num_processes).check()
   worst = assert_like(workdir, one)
-  figure(f"loss of {num_processes} processes", f"{worst:.1e}", "1e-6")
+  figure(f"#18 loss of {num_processes} processes", f"{worst:.1e}", "1e-6")
   for log in finished.logs[1:]:  # the first one writes and speaks
     assert "localization" not in log
   expected, _ = checkpoint.restore_params(one, use_ema=True)
@@ -90,7 +90,7 @@ def test_saved_by_four_restored_by_two_and_then_by_one(
   ).check()
   cluster.run(command(), num_devices=1).check()
   worst = assert_like(workdir, one)
-  figure("loss, 4 then 2 then 1 processes", f"{worst:.1e}", "1e-6")
+  figure("#31 loss, 4 then 2 then 1 processes", f"{worst:.1e}", "1e-6")
 
 
 @pytest.mark.faults
@@ -113,7 +113,9 @@ def test_sigterm_saves_that_step_and_leaves(
   saved = checkpoint.complete_steps(workdir / "checkpoints")[-1]
   assert saved == max(cluster.losses(workdir)) >= before  # no step is lost
   figure(
-    f"SIGTERM to exit, {num_processes} process(es)", f"{seconds:.1f} s", "30 s"
+    f"#7 SIGTERM to exit, {num_processes} process(es)",
+    f"saved at step {saved}, exit 0 after {seconds:.1f} s",
+    "30 s",
   )
   cluster.run(command, num_processes=num_processes).check()
   assert_like(workdir, one)
@@ -130,7 +132,7 @@ def test_a_process_that_fails_ends_all(toy, tmp_path, kind, process, figure):
   )
   assert all(finished.codes), (finished.codes, finished.logs)
   figure(
-    f"{kind} in process {process} of 4",
+    f"#15 {kind} in process {process} of 4",
     f"exit codes {finished.codes}",
     "none 0",
   )
@@ -156,7 +158,7 @@ def test_a_stuck_process_is_named_and_all_end(toy, tmp_path, figure):
     "Current thread" in log or "Thread 0x" in log for log in finished.logs
   )
   figure(
-    f"stuck process to the end of all 4, time-out {timeout_sec:.0f} s",
+    f"#15 stuck process to the end of all 4, time-out {timeout_sec:.0f} s",
     f"{seconds:.1f} s, codes {finished.codes}",
     f"{timeout_sec + 10:.0f} s, none 0",
   )
@@ -172,7 +174,7 @@ def test_a_thread_that_python_cannot_stop_ends_as_well(toy, tmp_path, figure):
   )
   assert finished.codes[0]
   assert "in _happen" in finished.logs[0]
-  figure("hang in C code", f"exit code {finished.codes[0]}", "not 0")
+  figure("#15 hang in C code", f"exit code {finished.codes[0]}", "not 0")
 
 
 @pytest.mark.faults
@@ -186,4 +188,4 @@ def test_a_slow_process_is_named(toy, tmp_path, figure):
   assert "process 3 on" in finished.logs[0]
   assert "is slow" in finished.logs[0]
   line = next(x for x in finished.logs[0].splitlines() if "is slow" in x)
-  figure("slow process", line, "named")
+  figure("#16 slow process", line, "named")

@@ -76,10 +76,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
   with pytest.raises(TypeError):
     results.write_json(path, {"a": object()})
   assert json.loads(path.read_text()) == {"a": 1}
-
-
-def test_facts_of_an_unfinished_run(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"no finished run.*model\.json"):
-    results.read_facts(tmp_path, "model.json")
-  results.write_json(tmp_path / "model.json", {"use_ema": True})
-  assert results.read_facts(tmp_path, "model.json") == {"use_ema": True}

@@ -1,0 +1,175 @@
+"""Facts files: what a run or an index says of itself to those who use it.
+
+Each is one JSON object with the number of its format. A reader that would
+misread the files of earlier revisions raises that number in FORMATS; files
+without one are from before there were numbers and count as 1.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from clap_jax.trainers import results
+
+FORMAT_KEY = "format"
+T = TypeVar("T")
+
+
+class FormatError(ValueError):
+  """A facts file that this revision cannot read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """The format of one kind of file that this revision reads and writes."""
+
+  number: int
+  keys: tuple[str, ...]  # that every reader needs
+  remake: str  # what writes the file again
+
+
+_TRAIN = "run its `clap train` again, in a new directory"
+FORMATS = {
+  "encoder.json": Format(
+    1, ("encoder", "seed", "clip", "model", "training"), _TRAIN
+  ),
+  "localizer.json": Format(
+    1,
+    (
+      "localizer",
+      "label_names",
+      "feature_width",
+      "max_length",
+      "standardization",
+      "decode",
+      "use_ema",
+    ),
+    _TRAIN,
+  ),
+  "grounder.json": Format(
+    1,
+    (
+      "kind",
+      "feature_width",
+      "query_length",
+      "query_width",
+      "max_length",
+      "pyramid",
+      "fusion",
+      "head",
+      "map",
+      "decode",
+      "use_ema",
+      "absence",
+    ),
+    _TRAIN,
+  ),
+  "fewshot.json": Format(
+    1,
+    (
+      "feature_width",
+      "max_length",
+      "pyramid",
+      "head",
+      "matcher",
+      "decode",
+      "use_ema",
+      "encoder_directory",
+      "encoder_parameters",
+      "stride_sec",
+    ),
+    _TRAIN,
+  ),
+  "model.json": Format(
+    1, ("encoder", "stride_sec"), "write it again with these keys"
+  ),
+  "extracted.json": Format(
+    1, ("encoder", "dataset"), "run `clap extract` again, in a new directory"
+  ),
+  "index.json": Format(
+    1,
+    (
+      "encoder_directory",
+      "parameters",
+      "stride_sec",
+      "clip_sec",
+      "videos",
+      "failed",
+    ),
+    "run `clap index` again, in a new directory",
+  ),
+}
+
+
+def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  """Writes a facts file with the number of its format, as write_json does."""
+  number = FORMATS[path.name].number
+  results.write_json(path, {FORMAT_KEY: number, **facts})
+
+
+def read(directory: str | pathlib.Path, name: str) -> dict:
+  """The facts of a finished run, without the number of their format.
+
+  Args:
+    directory: that holds the file.
+    name: of the file, a key of FORMATS.
+
+  Raises:
+    FileNotFoundError: the run is not finished, or the directory holds none.
+    FormatError: the file is of another format or damaged.
+  """
+  path = pathlib.Path(directory) / name
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{directory} holds no finished run (no {name}). Run its `clap train` to "
+      "the end, or give another directory."
+    )
+  expected = FORMATS[name]
+  try:
+    facts = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise FormatError(
+      f"{path} is not JSON ({error}): copy it again, or {expected.remake}."
+    ) from None
+  if not isinstance(facts, dict):
+    raise FormatError(
+      f"{path} holds a {type(facts).__name__}, expected an object: copy it "
+      f"again, or {expected.remake}."
+    )
+  number = facts.pop(FORMAT_KEY, 1)
+  if number != expected.number:
+    raise FormatError(
+      f"{path} has format {number!r}, expected {expected.number}: use the "
+      f"revision of clap_jax that wrote it, or {expected.remake}."
+    )
+  missing = [key for key in expected.keys if key not in facts]
+  if missing:
+    raise FormatError(
+      f"{path} has {', '.join(sorted(facts)) or 'no keys'}, but lacks "
+      f"{', '.join(missing)}: an earlier revision of clap_jax wrote it. Use "
+      f"that revision, or {expected.remake}."
+    )
+  return facts
+
+
+def load(
+  directory: str | pathlib.Path, name: str, make: Callable[[dict], T]
+) -> tuple[dict, T]:
+  """The facts and what `make` builds of them.
+
+  Raises:
+    FileNotFoundError: see `read`.
+    FormatError: see `read`; or a section has keys that `make` does not know
+      or misses.
+  """
+  facts = read(directory, name)
+  try:
+    return facts, make(facts)
+  except (KeyError, TypeError) as error:
+    raise FormatError(
+      f"{pathlib.Path(directory) / name} describes a model that this revision "
+      f"of clap_jax cannot build ({type(error).__name__}: {error}). Use the "
+      f"revision that wrote it, or {FORMATS[name].remake}."
+    ) from error
