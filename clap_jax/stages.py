@@ -134,16 +134,20 @@ def check(config) -> None:
   _trainer(config.get("trainer")).resolve(config)
 
 
-def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
+def compile_ahead(
+  config, *, topology: str, facts: str = "", cost: str = ""
+) -> dict:
   """Compiles the train step of a ConfigDict for a TPU slice that is not here.
 
   Args:
     config: as for `train`.
     topology: a name like "v5e:16x16".
     facts: what the data would say, like "vocab_size=512"; see DataFacts.
+    cost: like "examples=100000,price=1.2"; see CostFacts; "" for no cost.
 
   Returns:
-    See training.compile_ahead.compile_step; with the facts that were assumed.
+    See training.compile_ahead.compile_step; with the facts that were assumed,
+    and the cost of an epoch if asked for.
 
   Raises:
     ValueError: if config, topology or facts are wrong.
@@ -152,6 +156,7 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
   assumed = abstract.parse_facts(facts)
+  priced = abstract.parse_cost(cost)
   run = trainer.abstract_run(resolved, assumed)
   document = compile_ahead_lib.compile_step(
     run.task,
@@ -161,7 +166,10 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
     loop=resolved.loop,
     mesh=resolved.mesh,
   )
-  return document | {"assumed": dataclasses.asdict(assumed)}
+  document |= {"assumed": dataclasses.asdict(assumed)}
+  if priced is not None:
+    document["cost"] = abstract.epoch_cost(document, priced)
+  return document
 
 
 def is_finished(workdir: str | pathlib.Path) -> bool:
@@ -350,6 +358,21 @@ def print_compiled(document: dict) -> None:
       f"{1e3 * document['roofline_step_sec']:.2f} ms, by "
       f"{document['roofline_bound']}",
     )
+  if "cost" in document:
+    _add_cost(table, document["cost"])
   console.print(table)
   if document["reason"]:
     console.print(rich.text.Text(document["reason"]))
+
+
+def _add_cost(table: rich.table.Table, cost: dict) -> None:
+  inputs = cost["inputs"]
+  text = "unknown: it does not fit"
+  if cost["epoch_sec"] is not None:
+    text = f"{cost['epoch_sec']:,.1f} s, price {cost['epoch_price']:,.2f}"
+  table.add_row(f"epoch of {inputs['examples']:,}", text)
+  table.add_row(
+    "assumed for it",
+    f"{inputs['price']:g} per chip and hour, {inputs['utilization']:.0%} of "
+    "the bound",
+  )

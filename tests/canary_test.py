@@ -14,12 +14,24 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import main, stages
-from clap_jax.data import features, records, tokenizer
-from clap_jax.inference import encoder, predict
-from clap_jax.metrics import score
+from clap_jax.data import (
+  class_splits,
+  class_texts,
+  episodes,
+  feature_files,
+  features,
+  query_annotations,
+  records,
+  sensors,
+  tokenizer,
+  vocabulary,
+)
+from clap_jax.inference import encoder, index, predict, support
+from clap_jax.interchange import export_weights, import_weights
+from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
-from clap_jax.trainers import feature_data, results
-from clap_jax.training import checkpoint
+from clap_jax.trainers import facts, feature_data, results
+from clap_jax.training import checkpoint, goodput, weights, workdir, writer
 from configs import localization_sprites
 from tests.trainers import toy_features
 from tfds_builders import build
@@ -113,6 +125,11 @@ def hostile_files(folder, mark):
     ".yaml",
     ".tfrecord",
     ".mp4",
+    ".safetensors",
+    ".list",
+    ".h5",
+    ".log",
+    ".stablehlo",
   ):
     path = folder / f"pickle{suffix}"
     path.write_bytes(pickled(mark))
@@ -152,6 +169,22 @@ def _build(path):
     )
 
 
+def _study(path):
+  """What a search does with the record of an earlier one."""
+  journal = pytest.importorskip(
+    "optuna.storages.journal", reason="the extra `study` is not installed"
+  )
+  optuna = pytest.importorskip("optuna")
+  study = optuna.create_study(
+    study_name="clap",
+    storage=optuna.storages.JournalStorage(
+      journal.JournalFileBackend(str(path))
+    ),
+    load_if_exists=True,
+  )
+  study.ask()
+
+
 READERS = {
   "features": features.read_features,
   "predictions": lambda path: score.score(
@@ -163,6 +196,22 @@ READERS = {
   "tokenizer": tokenizer.Tokenizer.load,
   "curve": lambda path: run_files.curve(path, "train/loss", name="x"),
   "build": _build,
+  "weights": import_weights.read_tensors,
+  "vocabulary": vocabulary.load,
+  "foreign vocabulary": vocabulary.from_vocabulary,
+  "class split": lambda path: class_splits.class_split(
+    str(path), label_names=("a", "b")
+  ),
+  "class texts": class_texts.load,
+  "episodes": episodes.read,
+  "hdf5": lambda path: feature_files.hdf5_ids(path, ["v"], key="{id}"),
+  "queries": query_annotations.read_split,
+  "sentences": query_annotations.read_sentences,
+  "sensors": lambda path: list(sensors.recordings(path)),
+  "sensor labels": sensors.read_labels,
+  "video classifier": video_classifier.read_video_scores,
+  "scalar keys": run_files.scalar_keys,
+  "study": _study,
 }
 
 
@@ -173,7 +222,7 @@ def test_files(name, tmp_path, mark):
     attempt(lambda path=path: READERS[name](path))
     assert not mark.exists(), f"{name} ran what {path.name} holds"
     count += 1
-  assert count > 100
+  assert count > 150
 
 
 def test_directories(tmp_path, mark):
@@ -184,6 +233,15 @@ def test_directories(tmp_path, mark):
     checkpoint.restore_params,
     results.read,
     stages.evaluate,
+    support.read_folder,
+    index.open_index,
+    weights.read,
+    lambda path: export_weights.load_tower(path, "video_tower.stablehlo"),
+    lambda path: export_weights.load_tower(path, "text_tower.stablehlo"),
+    lambda path: goodput.Ledger(path, start_step=0),
+    lambda path: writer.MetricsWriter(path, step=0).close(),
+    lambda path: workdir.write_config(path, {}),
+    *(lambda path, name=name: facts.read(path, name) for name in facts.FORMATS),
     lambda path: records.open_dataset(path.parent, path.name),
     lambda path: features.load_features(path, "video"),
     lambda path: (
@@ -197,15 +255,20 @@ def test_directories(tmp_path, mark):
     ),
   )
   names = (
-    "encoder.json",
     "config.json",
     "results.json",
-    "model.json",
-    "localizer.json",
-    "dataset_info.json",
+    *facts.FORMATS,
+    "manifest.json",
+    "weights.safetensors",
+    "video_tower.stablehlo",
+    "text_tower.stablehlo",
+    "vectors.npy",
+    "segments.csv",
+    "goodput.json",
+    "metrics.jsonl",
     "features.json",
+    "dataset_info.json",
     "tokenizer.model",
-    "extracted.json",
     "texts/vectors.npz",
     "video.npz",
     "checkpoints/1/manifest.json",
@@ -221,9 +284,31 @@ def test_directories(tmp_path, mark):
     if not number:
       write_archive(directory / "texts/vectors.npz", mark, ("texts", "mask"))
       write_archive(directory / "video.npz", mark)
+      write_array(directory / "vectors.npy", mark)
+      (directory / "index.json").write_text(
+        json.dumps(dict.fromkeys(facts.FORMATS["index.json"].keys, ()))
+      )
     for loader in loaders:
       attempt(lambda loader=loader, path=directory: loader(path))
       assert not mark.exists(), (number, loader)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_a_dataset_that_names_a_module(tmp_path, mark, monkeypatch, key):
+  """TFDS imports the module of a class that features.json names."""
+  (tmp_path / "evil.py").write_text(codes(mark)[0])
+  monkeypatch.syspath_prepend(tmp_path)
+  directory = tmp_path / "toy" / "1.0.0"
+  directory.mkdir(parents=True)
+  (directory / "features.json").write_text(
+    json.dumps({key: "evil.Feature", "content": {}})
+  )
+  (directory / "dataset_info.json").write_text(
+    json.dumps({"name": "toy", "fileFormat": "tfrecord", "splits": []})
+  )
+  with pytest.raises(records.DatasetError, match=r"evil\.Feature"):
+    records.open_dataset(tmp_path, "toy")
+  assert not mark.exists()
 
 
 def test_overrides(tmp_path, mark):

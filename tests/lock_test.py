@@ -1,6 +1,10 @@
 """requirements.lock: complete, hashed, and in step with what it is made of."""
 
+import platform
 import re
+import subprocess
+import sys
+import venv
 
 import pytest
 
@@ -54,3 +58,37 @@ def test_every_requirement_is_locked_at_the_tested_version(lock):
   for name, version in tested.items():
     if name in locked:
       assert locked[name] == version, f"{name}: make the lock again"
+
+
+@pytest.mark.slow
+def test_the_lock_installs_and_the_package_runs_from_it(tmp_path):
+  """Into an environment of its own, every file checked by its hash."""
+  if sys.version_info[:2] != (3, 11) or platform.machine() != "x86_64":
+    pytest.skip("the lock is for Python 3.11 on x86-64 Linux")
+  venv.create(tmp_path / "env", with_pip=True)
+  python = tmp_path / "env" / "bin" / "python"
+  lock = conftest.REPOSITORY / "requirements.lock"
+  installed = subprocess.run(
+    [
+      python,
+      *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+      *("--only-binary=:all:", "--require-hashes", "-r", lock),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=1800,
+    check=False,
+  )
+  if re.search(r"NewConnectionError|NameResolution", installed.stderr):
+    pytest.skip("no package index can be reached")
+  assert installed.returncode == 0, installed.stderr
+  for command in (["pip", "check"], ["clap_jax.main", "--help"]):
+    result = subprocess.run(
+      [python, "-m", *command],
+      cwd=conftest.REPOSITORY,
+      capture_output=True,
+      text=True,
+      timeout=600,
+      check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

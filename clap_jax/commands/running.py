@@ -172,13 +172,20 @@ def add_compile(commands) -> None:
     default="",
     help="what the data would say, like vocab_size=512,num_classes=20",
   )
+  parser.add_argument(
+    "--cost",
+    default="",
+    help="states the cost of an epoch: examples=N,price=P[,utilization=U], "
+    "with P for a chip and hour, U the share of the bound that a step reaches "
+    "(0.4)",
+  )
   parser.set_defaults(run=_compile)
 
 
 def _compile(args) -> dict:
   config = configs.read(args.config, args.overrides)
   document = stages.compile_ahead(
-    config, topology=args.topology, facts=args.facts
+    config, topology=args.topology, facts=args.facts, cost=args.cost
   )
   stages.print_compiled(document)
   return document

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,6 +17,9 @@ import tensorflow_datasets as tfds
 from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
 
 METADATA_FILE = "metadata.tfrecord"
+_TFDS_CLASSES = "tensorflow_datasets."
+# JSON of a protocol buffer takes both spellings; "type" is TFDS's older form.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type", "proto_cls")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(
   r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
@@ -198,6 +202,7 @@ class Dataset:
         f"{directory} is stored as {file_format}, expected tfrecord; "
         "build it again with the tfrecord format"
       )
+    _check_feature_classes(directory / "features.json")
     self._features = tfds.features.FeaturesDict.from_config(str(directory))
 
   @property
@@ -351,6 +356,42 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
     raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(versions[newest], name=base)
+
+
+def _check_feature_classes(path: pathlib.Path) -> None:
+  """Refuses classes that are not TFDS's own: it would import their modules.
+
+  Raises:
+    DatasetError: naming them.
+  """
+  try:
+    document = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError) as error:
+    raise DatasetError(
+      f"{path} cannot be read ({error}); copy it again or build it again"
+    ) from None
+  foreign = sorted(
+    name
+    for name in _class_names(document)
+    if not str(name).startswith(_TFDS_CLASSES)
+  )
+  if foreign:
+    raise DatasetError(
+      f"{path} names the classes {foreign}; expected ones of "
+      f"{_TFDS_CLASSES}* alone. Build the dataset again."
+    )
+
+
+def _class_names(value) -> Iterator[str]:
+  if isinstance(value, dict):
+    for key, child in value.items():
+      if key in _CLASS_KEYS and not isinstance(child, dict | list):
+        yield child
+      else:
+        yield from _class_names(child)
+  elif isinstance(value, list):
+    for child in value:
+      yield from _class_names(child)
 
 
 def _versions(directory: pathlib.Path) -> dict[str, pathlib.Path]:

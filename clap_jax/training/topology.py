@@ -1,8 +1,8 @@
 """TPU slices that are not here: their devices, for the compiler, and figures.
 
 The TPU compiler comes with the package `libtpu` (extra `tpu-compile`) and needs
-no TPU. Figures of the chips: Google Cloud's documentation of TPU v5e, v5p and
-v6e; the memory that a program may use is what the compiler itself states.
+no TPU. Figures of the chips: Google Cloud's documentation of TPU v4, v5e, v5p
+and v6e; the memory that a program may use is what the compiler itself states.
 """
 
 import importlib.util
@@ -28,6 +28,7 @@ class Chip(NamedTuple):
 
 _GIB = 2**30
 CHIPS = {
+  "v4": Chip(275e12, 1228e9, 300e9, int(31.25 * _GIB), (2, 2, 1)),
   "v5e": Chip(197e12, 819e9, 200e9, int(15.75 * _GIB), (2, 2, 1)),
   "v6e": Chip(918e12, 1638e9, 400e9, int(31.25 * _GIB), (2, 2, 1)),
   "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
