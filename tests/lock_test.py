@@ -72,7 +72,7 @@ def test_the_lock_installs_and_the_package_runs_from_it(tmp_path):
     [
       python,
       *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-      *("--only-binary=:all:", "--require-hashes", "-r", lock),
+      *("--require-hashes", "-r", lock),
     ],
     capture_output=True,
     text=True,

@@ -250,7 +250,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
 
 def make_task(config, facts: dict, label_names) -> EndToEndTask:
   """The task for the tower that `facts`, an encoder.json, describes."""
-  encoder = dual_encoder.DualEncoder(pretrain.described(facts)[1])
+  encoder = dual_encoder.DualEncoder(pretrain.towers_of(facts["model"]))
   if not video_tower.is_patched(encoder.config.video_tower):
     raise ValueError(
       f"tower.workdir holds a {encoder.config.video_tower}, which normalises "

@@ -537,8 +537,13 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
 
 def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
   """The shape of a clip and the towers that an encoder.json describes."""
-  model = facts["model"] | {"patch": tuple(facts["model"]["patch"])}
-  return ClipShape(**facts["clip"]), dual_encoder.DualEncoderConfig(**model)
+  return ClipShape(**facts["clip"]), towers_of(facts["model"])
+
+
+def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
+  """The towers that the section "model" of an encoder.json describes."""
+  values = model | {"patch": tuple(model["patch"])}  # a list in JSON
+  return dual_encoder.DualEncoderConfig(**values)
 
 
 def seen_classes(

@@ -118,7 +118,9 @@ def run_loop(
     if step == start_step + 1:
       clock.utilization = Utilization(step_function, state, batch)
       step_function = processes.compiled_by_all(step_function, state, batch)
-    state, metrics = step_function(state, batch)
+    # By this mark a profile tells one step from the next.
+    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+      state, metrics = step_function(state, batch)
     dog.enter(watchdog.DEVICE, step)
     if pending is not None:
       _deliver(*pending, hooks, clock)

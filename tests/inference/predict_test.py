@@ -239,6 +239,7 @@ def test_directories_that_hold_no_model(tmp_path):
     grounding_dir=None,
   )
   assert json.loads((tmp_path / "model.json").read_text()) == {
+    "format": 1,
     "encoder": "pretrain",
     "stride_sec": 0.5,
     "localization": "localization",

@@ -13,6 +13,7 @@ from clap_jax import types as clap_types
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import pretrain
 from configs import pretrain_sprites
 from tests.data import built_dataset
@@ -308,8 +309,9 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
   start.mkdir()
   after = base_only | {"start.workdir": str(start)}
   assert seen(**after) is None, "nobody knows what that run has seen"
-  facts = start / pretrain.ENCODER_FILE
-  facts.write_text('{"training": {"seen_classes": ["slides", "spins"]}}')
+  facts = dict.fromkeys(("encoder", "seed", "clip", "model"))
+  facts["training"] = {"seen_classes": ["slides", "spins"]}
+  facts_lib.write(start / pretrain.ENCODER_FILE, facts)
   assert seen(**after) == ["slides", "spins"]
 
 
