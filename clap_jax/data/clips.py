@@ -144,13 +144,8 @@ class ClipSampler:
       round(options.background_share * _SHARE_DENOMINATOR), _SHARE_DENOMINATOR
     )
     self._share = share if self._backgrounds else fractions.Fraction(0)
-    hidden_names = [self._label_names[i] for i in options.hidden_classes]
-    self._captions = {
-      example.index: visible_captions(
-        example, options.hidden_classes, hidden_names=hidden_names
-      )
-      for example in examples
-    }
+    self._hidden_names = [self._label_names[i] for i in options.hidden_classes]
+    self._captions: dict[int, list[Caption]] = {}  # of videos drawn so far
     self._backgrounds_of: dict[int, list[_Region]] = {}
     for region in self._backgrounds:
       self._backgrounds_of.setdefault(region.example.index, []).append(region)
@@ -229,6 +224,14 @@ class ClipSampler:
     )
     return self._actions[position]
 
+  def _visible_captions(self, example: ExampleInfo) -> list[Caption]:
+    """Found when first asked for: a run may start among a million videos."""
+    if example.index not in self._captions:
+      self._captions[example.index] = visible_captions(
+        example, self._options.hidden_classes, hidden_names=self._hidden_names
+      )
+    return self._captions[example.index]
+
   def _with_text(
     self, item: ClipItem, region: _Region, rng: np.random.Generator
   ) -> ClipItem:
@@ -238,7 +241,7 @@ class ClipSampler:
       is_labelled = region.is_action and rng.random() < _LABEL_SHARE
       source = "labels" if is_labelled else "captions"
     if source == "captions":
-      captions = self._captions[region.example.index]
+      captions = self._visible_captions(region.example)
       found = matching_captions(item, captions, region=_span(region))
       if not found:
         return item
