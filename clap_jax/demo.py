@@ -18,7 +18,6 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from clap_jax import stages
@@ -27,6 +26,7 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, predict
 from clap_jax.report import content, page, run_files
 from clap_jax.trainers import localization, results
+from clap_jax.training import compilation
 from configs import grounding_sprites, localization_sprites, pretrain_sprites
 from tfds_builders import build
 from tfds_builders.motion_sprites import render, sizes
@@ -135,7 +135,7 @@ def run(
   layout = Layout(pathlib.Path(workdir), size)
   _check_size(layout)
   layout.data.mkdir(parents=True, exist_ok=True)
-  _keep_compiled_programs(layout.root / "compiled")
+  compilation.keep_programs(layout.root / "compiled")
   log = StageLog(layout.root / STAGES_FILE)
   _make_data(layout, log)
   rows = results.read(layout.root)
@@ -173,18 +173,6 @@ def _merged(old: list[dict], new: list[dict]) -> list[dict]:
   keys = ("encoder", "seed", "dataset", "split", "task", "metric")
   by_key = {tuple(row[k] for k in keys): row for row in [*old, *new]}
   return list(by_key.values())
-
-
-def _keep_compiled_programs(directory: pathlib.Path) -> None:
-  """The encoders of a comparison share their programs, and a rerun all.
-
-  A folder that the user has chosen (JAX_COMPILATION_CACHE_DIR) is kept.
-  """
-  if jax.config.jax_compilation_cache_dir:
-    return
-  jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _make_data(layout: Layout, log: StageLog) -> None:

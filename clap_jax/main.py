@@ -22,6 +22,7 @@ from clap_jax.commands import (
   running,
   searching,
   sensing,
+  studying,
   weights,
 )
 from clap_jax.trainers import results
@@ -62,13 +63,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     reporting.add_score,
     reporting.add_report,
     reporting.add_demo,
+    studying.add_study,
   ):
     add(commands)
   for command in commands.choices.values():
     command.add_argument("--json", help="write the result to this file as JSON")
   args, rest = parser.parse_known_args(argv)
   wrong = [item for item in rest if not item.startswith("--config.")]
-  if wrong or (rest and args.command not in ("train", "sweep", "compile")):
+  takes_config = ("train", "sweep", "compile", "study")
+  if wrong or (rest and args.command not in takes_config):
     parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
   args.overrides = rest
   return args

@@ -129,9 +129,13 @@ def train(
   return trainer.train(resolved, workdir)
 
 
-def check(config) -> None:
-  """Raises a ValueError if the ConfigDict is wrong anywhere."""
-  _trainer(config.get("trainer")).resolve(config)
+def resolve(config) -> Any:
+  """The frozen dataclass of a trainer's ConfigDict.
+
+  Raises:
+    ValueError: if the ConfigDict is wrong anywhere.
+  """
+  return _trainer(config.get("trainer")).resolve(config)
 
 
 def compile_ahead(

@@ -82,7 +82,45 @@ def flags(overrides: Mapping[str, Any]) -> list[str]:
   return [f"--config.{key}={value}" for key, value in overrides.items()]
 
 
-class Runner:
+class Children:
+  """Processes under way, which can be asked to save and leave."""
+
+  def __init__(self):
+    self._running: dict[str, subprocess.Popen] = {}
+    self._lock = threading.Lock()
+    self.stopping = False
+
+  def run(self, name: str, command: Sequence[str], log: pathlib.Path) -> int:
+    """The exit code of a command, whose output is added to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as output:
+      process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+      )
+      with self._lock:
+        self._running[name] = process
+      if self.stopping:  # asked to while it was being started
+        process.terminate()
+      code = process.wait()
+      with self._lock:
+        del self._running[name]
+    return code
+
+  def stop_one(self, name: str) -> None:
+    with self._lock:
+      process = self._running.get(name)
+      if process is not None:
+        process.terminate()
+
+  def stop_all(self) -> None:
+    """None is started any more; those under way save and leave."""
+    self.stopping = True
+    with self._lock:
+      for process in self._running.values():
+        process.terminate()
+
+
+class Runner(Children):
   """Runs `clap train` for points of a sweep, several at a time."""
 
   def __init__(self, config: str, *, extra: Sequence[str] = ()):
@@ -92,11 +130,9 @@ class Runner:
       config: FILE[:argument] of `clap train`.
       extra: further --config.KEY=VALUE for every run.
     """
+    super().__init__()
     self._config = config
     self._extra = list(extra)
-    self._running: dict[str, subprocess.Popen] = {}
-    self._lock = threading.Lock()
-    self.stopping = False
 
   def __call__(self, run: Run) -> str:
     """The outcome of a run: done, stopped, or failed with its exit code."""
@@ -104,22 +140,10 @@ class Runner:
       return sweep_table.DONE
     if self.stopping:
       return sweep_table.STOPPED
-    run.directory.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "clap_jax.main", "train"]
     command += [f"--config={self._config}", f"--workdir={run.directory}"]
     command += [*self._extra, *flags(run.overrides)]
-    with open(run.log, "ab") as log:
-      process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-      )
-      name = run.directory.name
-      with self._lock:
-        self._running[name] = process
-      if self.stopping:  # asked to while it was being started
-        process.terminate()
-      code = process.wait()
-      with self._lock:
-        del self._running[name]
+    code = self.run(run.directory.name, command, run.log)
     if run.done:
       return sweep_table.DONE
     if code == 0 or self.stopping:
@@ -128,17 +152,7 @@ class Runner:
 
   def stop(self, run: Run) -> None:
     """Asks one run to save and leave."""
-    with self._lock:
-      process = self._running.get(run.directory.name)
-      if process is not None:
-        process.terminate()
-
-  def stop_all(self) -> None:
-    """No run is started any more; those under way save and leave."""
-    self.stopping = True
-    with self._lock:
-      for process in self._running.values():
-        process.terminate()
+    self.stop_one(run.directory.name)
 
 
 def run_all(
@@ -160,8 +174,8 @@ def run_all(
 
 
 @contextlib.contextmanager
-def stopped_by_signals(runner: Runner) -> Iterator[None]:
-  """SIGTERM and Ctrl-C ask all runs to save and leave."""
+def stopped_by_signals(runner: Children) -> Iterator[None]:
+  """SIGTERM and Ctrl-C ask all processes to save and leave."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return

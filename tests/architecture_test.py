@@ -34,7 +34,9 @@ LAYERS = {
   "stages": {*_APPLIED, "trainers", "inference", "report"},
   "demo": {*_APPLIED, "trainers", "inference", "report", "stages"},
   "sweep": {*_APPLIED, "trainers", "report"},
-  "study": {"sweep", "report"},
+  "sweep_search": {"sweep", "report"},
+  # Comparisons over rows, seeds and datasets, as pieces that are kept.
+  "studies": {*_APPLIED, "trainers", "inference", "report", "stages", "sweep"},
   "serving": {*_APPLIED, "inference", "report"},
   "commands": {
     *_APPLIED,
@@ -44,8 +46,9 @@ LAYERS = {
     "report",
     "serving",
     "stages",
+    "studies",
     "sweep",
-    "study",
+    "sweep_search",
     "demo",
   },
   "main": {"commands", "training", "trainers", "stages"},

@@ -71,8 +71,8 @@ class _Request:
 
 def _parse_name(name):
   base, _, config = name.partition("/")
-  if base == "motion_sprites" and config in sizes.CONFIGS:
-    return base, config
+  if base == "motion_sprites" and config.partition("-")[0] in sizes.CONFIGS:
+    return base, sizes.get_config(config).name
   if base == "folder" and (not config or packing.ID_PATTERN.fullmatch(config)):
     return base, config or "default"
   if base in ANNOTATED and (not config or config in ANNOTATED[base]):

@@ -126,12 +126,13 @@ def _demo(args) -> dict:
   return demo.run(
     args.workdir,
     size=args.size,
-    seeds=_seeds(args.seeds),
+    seeds=numbers(args.seeds),
     encoders=tuple(filter(None, args.encoders.split(","))),
   )
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+  """The seeds of --seeds."""
   try:
     return tuple(int(seed) for seed in text.split(","))
   except ValueError:

@@ -2,7 +2,7 @@
 
 import rich.table
 
-from clap_jax import stages, study, sweep
+from clap_jax import stages, sweep, sweep_search
 from clap_jax.commands import configs
 from clap_jax.training import processes
 
@@ -117,7 +117,7 @@ def _sweep(args) -> dict:
     runs = sweep.plan(list(module.sweep()), args.workdir)
     for run in runs:  # a wrong key or value is found before the first run
       flags_of_run = args.overrides + sweep.flags(run.overrides)
-      stages.check(configs.read(args.config, flags_of_run))
+      stages.resolve(configs.read(args.config, flags_of_run))
     with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
       outcomes = sweep.run_all(
         runs, runner, parallel=args.parallel, on_progress=progress
@@ -125,9 +125,9 @@ def _sweep(args) -> dict:
   else:
     if not args.metric:
       raise ValueError("--trials needs --metric, such as average_map.")
-    stages.check(configs.read(args.config, args.overrides))
+    stages.resolve(configs.read(args.config, args.overrides))
     with sweep.stopped_by_signals(runner):
-      runs, outcomes = study.search(
+      runs, outcomes = sweep_search.search(
         module.space(),
         runner,
         workdir=args.workdir,

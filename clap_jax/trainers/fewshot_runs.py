@@ -1,10 +1,8 @@
-"""Runs of episodes as tables of segments: mAP per run, intervals over runs."""
+"""Runs of episodes as tables of segments: mAP per run."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.data.records import ExampleInfo
@@ -16,26 +14,6 @@ _LEGACY_MIN_SHARE = {1: 0.1, 5: 0.2}
 
 # Of one episode: segments in seconds (n, 2), scores (n,), class names.
 Found = tuple[np.ndarray, np.ndarray, list[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-  """The mean over runs with its 95 % confidence interval."""
-
-  mean: float
-  low: float
-  high: float
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-  """Student's t over independent runs; needs at least two of them."""
-  values = np.asarray(values, np.float64)
-  if len(values) < 2:
-    raise ValueError(f"an interval needs at least 2 runs, got {len(values)}")
-  error = values.std(ddof=1) / np.sqrt(len(values))
-  half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
-  mean = float(values.mean())
-  return Interval(mean, mean - half, mean + half)
 
 
 def legacy_min_share(facts: Mapping) -> float:

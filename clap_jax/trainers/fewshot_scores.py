@@ -14,7 +14,7 @@ from clap_jax.data import (
   pipeline,
 )
 from clap_jax.data import episodes as episodes_lib
-from clap_jax.metrics import card, detection
+from clap_jax.metrics import card, detection, intervals
 from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import (
   feature_data,
@@ -254,7 +254,7 @@ class Scores:
     config, rows = self._config, []
     shared = self._card(drawn, found, split, method)
     for name, values in self.run_metrics(drawn, found, split).items():
-      interval = fewshot_runs.mean_interval(values)
+      interval = intervals.mean_interval(values)
       rows += results.rows_of(
         {f"{setting}/{method}/{name}": interval.mean},
         encoder=self._reader.extraction["encoder"],

@@ -10,6 +10,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.data import class_splits, episode_batches, episodes
+from clap_jax.metrics import intervals
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -299,13 +300,13 @@ def test_a_step_along_the_gradient_lowers_the_loss(parts):
 
 
 def test_intervals():
-  interval = fewshot_runs.mean_interval([1.0, 2.0, 3.0])
+  interval = intervals.mean_interval([1.0, 2.0, 3.0])
   # t(0.975, 2) = 4.302653, standard error = 1 / sqrt(3)
   assert interval.mean == 2.0
   assert interval.high - 2.0 == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
   assert 2.0 - interval.low == pytest.approx(interval.high - 2.0)
   with pytest.raises(ValueError, match="at least 2 runs"):
-    fewshot_runs.mean_interval([1.0])
+    intervals.mean_interval([1.0])
 
 
 @pytest.mark.parametrize(

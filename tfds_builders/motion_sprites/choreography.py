@@ -102,9 +102,10 @@ def draw_schedule(
   fps: float,
   split: str,
   gap_sec: tuple[float, float],
+  verb_names: tuple[str, ...] = verbs.CLASS_NAMES,
 ) -> list[Action]:
   """Draws the actions of a video in the order of their starts."""
-  unused = [str(v) for v in rng.permutation(verbs.CLASS_NAMES)]
+  unused = [str(v) for v in rng.permutation(verb_names)]
   free_from = [0.0] * len(looks)
   actions: list[Action] = []
   end_sec = num_frames / fps - 0.5
@@ -143,27 +144,42 @@ def draw_schedule(
   return sorted(actions, key=lambda a: (a.start, a.actor))
 
 
+def _event_odds(distractors: float) -> list[float]:
+  """The probabilities of _EVENTS; more distractors, less rest."""
+  if distractors == 1.0:
+    return list(_EVENTS.values())
+  busy = 1.0 - _EVENTS["rest"]
+  factor = min(distractors, 1.0 / busy)
+  odds = {kind: factor * share for kind, share in _EVENTS.items()}
+  odds["rest"] = 1.0 - factor * busy
+  return list(odds.values())
+
+
 def draw_events(
   rng: np.random.Generator,
   actions: list[Action],
   num_frames: int,
   *,
   fps: float,
+  distractors: float = 1.0,
 ) -> list[Event]:
-  """What happens between the actions, and at times behind them."""
+  """What happens between the actions, and at times behind them.
+
+  `distractors` is a factor on how often it is anything but rest.
+  """
   events = []
   gaps = packing.background_spans(
     [(a.start, a.end) for a in actions],
     num_frames,
     longer_than=round(1.2 * fps),
   )
-  kinds, odds = list(_EVENTS), list(_EVENTS.values())
+  kinds, odds = list(_EVENTS), _event_odds(distractors)
   for start, end in gaps:
     kind = str(rng.choice(kinds, p=odds))
     inset = int(rng.integers(0, max(1, round(0.2 * fps))))
     events.append(Event(kind, start + inset, end - inset))
   for action in actions:
-    if rng.random() < 0.22:
+    if rng.random() < 0.22 * distractors:
       kind = str(rng.choice(["pan", "tremble", "flicker"]))
       events.append(Event(kind, action.start, action.end))
   return events
@@ -260,7 +276,7 @@ def _idle(pose, start, end, before, after):
     pose[start:end] = before + (3 * u**2 - 2 * u**3) * (after - before)
 
 
-def _drift(rng, poses, actions, event):
+def _drift(rng, poses, actions, event, *, distractors):
   """Lets each sprite that rests throughout the event wander and come back."""
   u = np.linspace(0.0, 1.0, event.end - event.start)[:, None]
   for actor in range(poses.shape[0]):
@@ -269,10 +285,13 @@ def _drift(rng, poses, actions, event):
       for a in actions
     )
     if not busy and rng.random() < 0.75:
-      ways = rng.normal(0, 1, (3, 2)) * [[5.0], [3.0], [1.5]]
+      ways = rng.normal(0, 1, (3, 2)) * [[5.0], [3.0], [1.5]] * distractors
       wander = sum(np.sin(np.pi * (k + 1) * u) * ways[k] for k in range(3))
-      poses[actor, event.start : event.end, :2] += wander
-      turn = rng.normal(0, 0.5) * np.sin(np.pi * u[:, 0])
+      span = poses[actor, event.start : event.end, :2]
+      span += wander
+      if distractors > 1.0:  # far enough to leave the frame
+        span[:] = span.clip(EDGE, sprites.FRAME_UNITS - EDGE)
+      turn = distractors * rng.normal(0, 0.5) * np.sin(np.pi * u[:, 0])
       poses[actor, event.start : event.end, 2] += turn
 
 
@@ -284,6 +303,7 @@ def choreograph(
   num_frames: int,
   *,
   fps: float,
+  distractors: float = 1.0,
 ) -> np.ndarray:
   """Poses (sprites, n, 6). Aims the travel of `actions` in place."""
   poses = np.zeros((num_sprites, num_frames, 6))
@@ -317,5 +337,5 @@ def choreograph(
     poses[actor, cursors[actor] :] = rests[actor]
   for event in events:
     if event.kind == "drift":
-      _drift(rng, poses, actions, event)
+      _drift(rng, poses, actions, event, distractors=distractors)
   return poses

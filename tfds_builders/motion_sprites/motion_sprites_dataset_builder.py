@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders import collection, packing, video_builder
 from tfds_builders.annotations import Span
-from tfds_builders.motion_sprites import sizes, verbs
+from tfds_builders.motion_sprites import sizes
 
 _FACTS = ("fps", "num_frames", "height", "width")
 
@@ -32,7 +32,7 @@ def make_plan(document: dict, rendered: pathlib.Path) -> collection.Plan:
   for split, group in items.items():
     group.sort(key=lambda item: collection.record_order(item.id, split))
   manifests = {split: packing.new_manifest(split) for split in sizes.SPLITS}
-  return collection.Plan(items, manifests, list(verbs.CLASS_NAMES), [])
+  return collection.Plan(items, manifests, document["classes"], [])
 
 
 def _make_item(video_id, entry, rendered):

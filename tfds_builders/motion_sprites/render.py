@@ -127,10 +127,14 @@ def render(
     database[annotations["id"]] = annotations
     if on_progress:
       on_progress(done, len(jobs))
+  names = scene.class_names(config)
   document = {
     "dataset": f"motion_sprites/{config.name}",
-    "classes": list(scene.LABEL_NAMES),
-    "class_splits": {k: list(v) for k, v in scene.CLASS_SPLITS.items()},
+    "classes": list(names),
+    "class_splits": {
+      part: [name for name in members if name in names]
+      for part, members in scene.CLASS_SPLITS.items()
+    },
     "database": {key: database[key] for key in sorted(database)},
   }
   packing.write_json(out / ANNOTATIONS_NAME, document)
@@ -155,7 +159,9 @@ def main(argv: list[str] | None = None) -> int:
     prog="python -m tfds_builders.motion_sprites.render",
     description=__doc__.splitlines()[0],
   )
-  parser.add_argument("--size", default="demo", choices=list(sizes.CONFIGS))
+  parser.add_argument(
+    "--size", default="demo", help="tiny, demo, full or a variant, see sizes.py"
+  )
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--workers", type=int, default=None)
   parser.add_argument(

@@ -38,6 +38,9 @@ class Scene:
   textures: list[str]
   texture_seed: int
   captions: list[dict]
+  # What annotations say the actions' boundaries are, in frames (actions, 2);
+  # where they are, but for the noise of a variant.
+  stated: np.ndarray
 
   @property
   def num_frames(self) -> int:
@@ -47,7 +50,7 @@ class Scene:
 def _rng(config, seed, split, index):
   entropy = (
     SCENE_VERSION,
-    zlib.crc32(config.name.encode()),
+    zlib.crc32(config.size.encode()),
     config.seed,
     seed,
     zlib.crc32(split.encode()),
@@ -117,6 +120,17 @@ def _write_captions(rng, scene, ways):
   return sorted(written, key=lambda c: c["segment"])
 
 
+def _stated_boundaries(rng, config, actions, *, num_frames, split):
+  """Frames (actions, 2), moved at random where training may see them."""
+  spans = np.array([(a.start, a.end) for a in actions], np.float64)
+  spans = spans.reshape(-1, 2)
+  if not config.boundary_noise or choreography.may_hold_out(split):
+    return spans
+  reach = config.boundary_noise * (spans[:, 1] - spans[:, 0])
+  shift = rng.uniform(-1.0, 1.0, spans.shape) * reach[:, None]
+  return (spans + shift).clip(0, num_frames)
+
+
 def make_scene(
   seed: int, split: str, *, index: int, config: sizes.SpritesConfig
 ) -> Scene:
@@ -131,11 +145,25 @@ def make_scene(
   num_frames = round(rng.uniform(*config.duration_sec) * fps)
   looks = choreography.draw_looks(rng)
   actions = choreography.draw_schedule(
-    rng, looks, num_frames, fps=fps, split=split, gap_sec=config.gap_sec
+    rng,
+    looks,
+    num_frames,
+    fps=fps,
+    split=split,
+    gap_sec=config.gap_sec,
+    verb_names=class_names(config),
   )
-  events = choreography.draw_events(rng, actions, num_frames, fps=fps)
+  events = choreography.draw_events(
+    rng, actions, num_frames, fps=fps, distractors=config.distractors
+  )
   poses = choreography.choreograph(
-    rng, len(looks), actions, events, num_frames, fps=fps
+    rng,
+    len(looks),
+    actions,
+    events,
+    num_frames,
+    fps=fps,
+    distractors=config.distractors,
   )
   camera, textures, ways = _set_camera(rng, events, num_frames, fps=fps)
   scene = Scene(
@@ -151,15 +179,33 @@ def make_scene(
     textures=textures,
     texture_seed=int(rng.integers(2**31)),
     captions=[],
+    stated=_stated_boundaries(
+      # Numbers of their own: with or without noise the scene is the same.
+      _rng(config, seed, f"noise in {split}", index),
+      config,
+      actions,
+      num_frames=num_frames,
+      split=split,
+    ),
   )
   scene.captions = _write_captions(rng, scene, ways)
   return scene
 
 
+def class_names(config: sizes.SpritesConfig) -> tuple[str, ...]:
+  """The classes of a size or variant."""
+  return verbs.CLASS_NAMES[: config.num_classes]
+
+
 def annotate(scene: Scene) -> dict:
   """The annotations of a scene, JSON-ready; times in seconds."""
   fps = scene.fps
-  segments = [(a.start / fps, a.end / fps) for a in scene.actions]
+  segments = [tuple((span / fps).tolist()) for span in scene.stated]
+  # What tells of an action is told of its stated time.
+  stated = {
+    (a.start / fps, a.end / fps): list(segment)
+    for a, segment in zip(scene.actions, segments, strict=True)
+  }
   duration_sec = scene.num_frames / fps
   spans = packing.background_spans(
     segments, duration_sec, longer_than=packing.MIN_BACKGROUND_SEC
@@ -185,7 +231,10 @@ def annotate(scene: Scene) -> dict:
         segments, scene.actions, actors, strict=True
       )
     ],
-    "captions": scene.captions,
+    "captions": [
+      c | {"segment": stated.get(tuple(c["segment"]), c["segment"])}
+      for c in scene.captions
+    ],
     "background": [list(span) for span in spans],
     "events": [
       {"segment": [e.start / fps, e.end / fps], "kind": e.kind}

@@ -1,6 +1,11 @@
-"""The named sizes of motion_sprites."""
+"""The named sizes of motion_sprites, and variants with one property changed.
+
+A variant is called SIZE-PARAMETER_VALUE, more of them in a row: demo-gaps_2,
+demo-distractors_0-noise_0.1. Its videos draw from the same random numbers.
+"""
 
 import dataclasses
+import math
 
 SPLITS = ("train", "selection", "validation")
 
@@ -19,6 +24,15 @@ class SpritesConfig:
   size_px: tuple[int, ...]  # square; even, for 4:2:0 chroma
   gap_sec: tuple[float, float] = (1.5, 5.0)  # between the actions
   seed: int = 0
+  distractors: float = 1.0  # movement that is no action; 0 none, 1 as usual
+  num_classes: int | None = None  # the first so many verbs; None all
+  # Boundaries outside of validation move by up to this share of the action.
+  boundary_noise: float = 0.0
+
+  @property
+  def size(self) -> str:
+    """The size that this is, or is a variant of."""
+    return self.name.partition("-")[0]
 
 
 CONFIGS: dict[str, SpritesConfig] = {
@@ -47,14 +61,72 @@ CONFIGS: dict[str, SpritesConfig] = {
 }
 
 
+def _longer_gaps(config: SpritesConfig, value: float) -> SpritesConfig:
+  gaps = tuple(value * gap_sec for gap_sec in config.gap_sec)
+  return dataclasses.replace(config, gap_sec=gaps)
+
+
+def _move_others(config: SpritesConfig, value: float) -> SpritesConfig:
+  return dataclasses.replace(config, distractors=value)
+
+
+def _fewer_classes(config: SpritesConfig, value: float) -> SpritesConfig:
+  return dataclasses.replace(config, num_classes=int(value))
+
+
+def _noisy_boundaries(config: SpritesConfig, value: float) -> SpritesConfig:
+  return dataclasses.replace(config, boundary_noise=value)
+
+
+def _more_videos(config: SpritesConfig, value: float) -> SpritesConfig:
+  counts = {s: round(value * n) for s, n in config.num_videos.items()}
+  return dataclasses.replace(config, num_videos=counts)
+
+
+# Parameter -> (least value, greatest value, what it does to a size).
+PARAMETERS = {
+  "gaps": (0.1, 10.0, _longer_gaps),  # factor on the time between actions
+  "distractors": (0.0, 3.0, _move_others),
+  "classes": (2, 22, _fewer_classes),
+  "noise": (0.0, 0.45, _noisy_boundaries),
+  "videos": (0.5, 100.0, _more_videos),  # factor on the videos of each split
+}
+
+
 def get_config(name: str) -> SpritesConfig:
-  """The named size.
+  """The size or variant of that name.
 
   Raises:
-    ValueError: if there is no such size.
+    ValueError: if there is no such size or parameter, or a value is out of
+      range.
   """
-  if name not in CONFIGS:
+  size, *changes = name.split("-")
+  if size not in CONFIGS:
     raise ValueError(
-      f"motion_sprites has no size {name!r}; choose one of {', '.join(CONFIGS)}"
+      f"motion_sprites has no size {name!r}; choose one of "
+      f"{', '.join(CONFIGS)}, with -PARAMETER_VALUE for a variant"
     )
-  return CONFIGS[name]
+  config = CONFIGS[size]
+  for change in changes:
+    config = _changed(config, change, name)
+  return dataclasses.replace(config, name=name)
+
+
+def _changed(config: SpritesConfig, change: str, name: str) -> SpritesConfig:
+  parameter, _, text = change.partition("_")
+  if parameter not in PARAMETERS:
+    raise ValueError(
+      f"{name!r}: motion_sprites has no parameter {parameter!r}; choose one of "
+      f"{', '.join(PARAMETERS)}"
+    )
+  low, high, apply = PARAMETERS[parameter]
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not low <= value <= high:
+    raise ValueError(
+      f"{name!r}: {parameter} must be a number from {low} to {high}, got "
+      f"{text!r}"
+    )
+  return apply(config, value)

@@ -210,3 +210,78 @@ def test_full_size_draws_other_rates_and_sides():
 def test_unknown_size_names_the_choices():
   with pytest.raises(ValueError, match="tiny, demo, full"):
     sizes.get_config("huge")
+
+
+def _variant(name, count=40, split="train"):
+  config = sizes.get_config(name)
+  return [scene.annotate(s) for s in _scenes(split, count, config)]
+
+
+def _background_share(annotations):
+  rest = sum(e - s for a in annotations for s, e in a["background"])
+  return rest / sum(a["duration"] for a in annotations)
+
+
+def test_variants_change_one_property():
+  usual = _variant("demo")
+  shares = [
+    _background_share(annotations)
+    for annotations in (
+      _variant("demo-gaps_0.25"), usual, _variant("demo-gaps_2.5")
+    )
+  ]  # fmt: skip
+  assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
+  few = _variant("demo-classes_6")
+  assert {a["label"] for v in few for a in v["annotations"]} == set(
+    verbs.CLASS_NAMES[:6]
+  )
+  calm = _variant("demo-distractors_0")
+  assert {e["kind"] for v in calm for e in v["events"]} == {"rest"}
+  busy = _variant("demo-distractors_2")
+  assert "rest" not in {e["kind"] for v in busy for e in v["events"]}
+  assert calm[0]["annotations"] == usual[0]["annotations"]
+
+
+def test_noise_moves_the_boundaries_of_training_alone():
+  for split, is_noisy in (
+    ("train", True), ("selection", True), ("validation", False)
+  ):  # fmt: skip
+    true, noisy = (
+      _variant("demo", 20, split),
+      _variant("demo-noise_0.3", 20, split),
+    )
+    for one, other in zip(true, noisy, strict=True):
+      assert one["sprites"] == other["sprites"]
+      assert (one["annotations"] == other["annotations"]) != is_noisy
+      texts = [sorted(c["text"] for c in v["captions"]) for v in (one, other)]
+      assert texts[0] == texts[1]
+      for a, b in zip(one["annotations"], other["annotations"], strict=True):
+        start, end = a["segment"]
+        shift = np.abs(np.subtract(a["segment"], b["segment"]))
+        assert (shift <= 0.3 * (end - start) + 1e-9).all()
+        assert a["label"] == b["label"]
+        assert 0 <= b["segment"][0] < b["segment"][1] <= other["duration"]
+        assert b["segment"] in [c["segment"] for c in other["captions"]]
+
+
+def test_the_pixels_of_noisy_labels_are_the_same():
+  made = [
+    scene.make_scene(0, "train", index=3, config=sizes.get_config(name))
+    for name in ("demo", "demo-noise_0.3")
+  ]
+  np.testing.assert_array_equal(scene.draw(made[0]), scene.draw(made[1]))
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("huge", "no size 'huge'"),
+    ("demo-colour_2", "no parameter 'colour'"),
+    ("demo-gaps", "from 0.1 to 10.0, got ''"),
+    ("demo-gaps_nan", "got 'nan'"),
+    ("demo-classes_40", "from 2 to 22"),
+  ],
+)
+def test_wrong_variants(name, message):
+  with pytest.raises(ValueError, match=message):
+    sizes.get_config(name)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from clap_jax import study, sweep
+from clap_jax import sweep, sweep_search
 from clap_jax.report import sweep_table
 from clap_jax.trainers import results
 
@@ -55,7 +55,7 @@ class StandIn(sweep.Runner):
 
 
 def search(runner, workdir, num_trials, **kwargs):
-  return study.search(
+  return sweep_search.search(
     SPACE,
     runner,
     workdir=workdir,
@@ -69,7 +69,7 @@ def search(runner, workdir, num_trials, **kwargs):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-  monkeypatch.setattr(study, "_POLL_SEC", 0.01)
+  monkeypatch.setattr(sweep_search, "_POLL_SEC", 0.01)
 
 
 def test_the_search_stays_in_the_space_and_is_repeatable(tmp_path):
@@ -90,7 +90,7 @@ def test_a_lagging_run_is_given_up(tmp_path):
   runner = StandIn(lags=(6,))
   _, outcomes = search(runner, tmp_path, 8)
   assert runner.stopped == [runner.made[6]]
-  assert list(outcomes.values()).count(study.GIVEN_UP) == 1
+  assert list(outcomes.values()).count(sweep_search.GIVEN_UP) == 1
   assert list(outcomes.values()).count("done") == 7
 
 
@@ -118,7 +118,7 @@ def test_it_goes_on_with_the_run_it_was_stopped_in(tmp_path):
 
 def test_a_metric_that_is_not_evaluated(tmp_path):
   with pytest.raises(ValueError, match=r"'recall' is not evaluated.*score"):
-    study.search(
+    sweep_search.search(
       SPACE,
       StandIn(),
       workdir=tmp_path,

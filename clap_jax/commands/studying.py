@@ -1,0 +1,79 @@
+"""`clap study`: comparisons of encoders over seeds, and over datasets."""
+
+import dataclasses
+
+from clap_jax import config as config_lib
+from clap_jax import stages
+from clap_jax.commands import configs, reporting
+from clap_jax.studies import settings, study
+
+_CONFIGS = {
+  "claim": "configs/study_claim.py:demo",
+  "properties": "configs/study_claim.py:demo,properties",
+}
+
+
+def add_study(commands) -> None:
+  parser = commands.add_parser(
+    "study",
+    help="the paper's claim, or properties of the data, over rows and seeds",
+    description="claim: nine encoders at equal budget, each to localization, "
+    "few-shot localization, grounding and retrieval, with paired differences "
+    "over seeds. properties: how the advantage changes with the share of "
+    "background, the distractors, the number of classes and noise in the "
+    "boundaries. Writes DIR/results.json, results.csv, summary.csv and "
+    "report.html, which grow seed by seed. A second call makes what is "
+    "missing; what fails is listed and the others go on.",
+  )
+  parser.add_argument("name", choices=list(_CONFIGS))
+  parser.add_argument("--workdir", required=True)
+  parser.add_argument(
+    "--config", help="configs/FILE.py[:argument]; by default the study's own"
+  )
+  parser.add_argument("--seeds", help="comma-separated; default: the config's")
+  parser.add_argument("--rows", help="comma-separated; default: all")
+  parser.add_argument("--tasks", help="comma-separated; default: all")
+  parser.add_argument(
+    "--parallel", type=int, default=1, help="processes at a time"
+  )
+  parser.add_argument(
+    "--in_process",
+    action="store_true",
+    help="run all in this process: quicker for tiny runs, but a crash ends it",
+  )
+  parser.set_defaults(run=_study)
+
+
+def _study(args) -> dict:
+  if args.parallel < 1:
+    raise ValueError(f"--parallel: expected 1 or more, got {args.parallel}.")
+  if args.in_process and args.parallel > 1:
+    raise ValueError("--in_process runs one unit at a time: no --parallel.")
+  config = config_lib.resolve(
+    settings.StudyConfig,
+    configs.read(args.config or _CONFIGS[args.name], args.overrides),
+  )
+  if args.seeds:
+    config = dataclasses.replace(config, seeds=reporting.numbers(args.seeds))
+  if args.rows:
+    config = settings.with_rows(
+      config, tuple(filter(None, args.rows.split(",")))
+    )
+  if args.tasks:
+    config = settings.with_tasks(
+      config, tuple(filter(None, args.tasks.split(",")))
+    )
+  runner = study.InThisProcess() if args.in_process else study.Processes()
+  with runner.watched():
+    document = study.run(
+      config,
+      workdir=args.workdir,
+      read=lambda name: configs.read(name, []),
+      runner=runner,
+      parallel=args.parallel,
+    )
+  stages.console.print(
+    f"{document['made']} of {document['pieces']} pieces are made; see "
+    f"{args.workdir}/report.html"
+  )
+  return document | {"failed_runs": len(document["failed"])}

@@ -1,0 +1,170 @@
+"""Results of a study over seeds: means, 95 % intervals, paired differences."""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clap_jax.metrics import intervals
+from clap_jax.report import content, metric_names
+
+Place = tuple[str, str, str]  # dataset, task, metric
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCell:
+  """One row's values of one metric, and how far the reference is from them."""
+
+  values: Mapping[int, float]  # seed -> value, finite
+  estimate: intervals.Interval
+  # Reference minus this row on the seeds that both have; a mean of NaN where
+  # there is none, or the row is the reference.
+  difference: intervals.Interval
+  num_pairs: int
+
+  @property
+  def is_clear(self) -> bool:
+    """Whether the interval of the difference leaves 0 out."""
+    low, high = self.difference.low, self.difference.high
+    return bool(low > 0 or high < 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyTable:
+  """Everything that was measured so far."""
+
+  titles: Mapping[str, str]  # row -> what it is, in the order of the rows
+  reference: str  # "" compares nothing
+  values: Mapping[tuple[Place, str], Mapping[int, float]]  # (place, row)
+
+  @classmethod
+  def of(
+    cls,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    titles: Mapping[str, str],
+    reference: str,
+  ) -> "StudyTable":
+    """From rows of results.json, which may lack any of the runs.
+
+    Raises:
+      ValueError: two rows give one number twice.
+    """
+    values: dict[tuple[Place, str], dict[int, float]] = {}
+    for row in rows:
+      place = (row["dataset"], row["task"], row["metric"])
+      known = values.setdefault((place, row["encoder"]), {})
+      if row["seed"] in known:
+        raise ValueError(
+          f"{row['encoder']}, seed {row['seed']} has two values of {place}."
+        )
+      if row["value"] is not None and math.isfinite(row["value"]):
+        known[row["seed"]] = float(row["value"])
+    return cls(dict(titles), reference, values)
+
+  @property
+  def rows(self) -> tuple[str, ...]:
+    return tuple(self.titles)
+
+  @property
+  def places(self) -> tuple[Place, ...]:
+    """What was measured; tasks in the order of every report."""
+    order = {task: index for index, task in enumerate(content.TASKS)}
+    found = dict.fromkeys(place for place, _ in self.values)
+    return tuple(sorted(found, key=lambda p: order.get(p[1], len(order))))
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(task for _, task, _ in self.places))
+
+  @property
+  def datasets(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(dataset for dataset, _, _ in self.places))
+
+  def metrics(self, task: str) -> tuple[str, ...]:
+    """Metrics of a task, the headline first; no counts."""
+    names = dict.fromkeys(m for _, t, m in self.places if t == task)
+    names = [name for name in names if not name.endswith("num_queries")]
+    first = metric_names.primary(task, names)
+    return tuple(sorted(names, key=lambda name: name != first))
+
+  def primary(self, task: str) -> str:
+    return self.metrics(task)[0]
+
+  def cell(
+    self, dataset: str, task: str, metric: str, *, row: str
+  ) -> StudyCell:
+    place = (dataset, task, metric)
+    own = self.values.get((place, row), {})
+    other = self.values.get((place, self.reference), {})
+    pairs = [
+      other[seed] - own[seed]
+      for seed in sorted(own)
+      if seed in other and row != self.reference
+    ]
+    return StudyCell(
+      values=own,
+      estimate=intervals.estimate([own[seed] for seed in sorted(own)]),
+      difference=intervals.estimate(pairs),
+      num_pairs=len(pairs),
+    )
+
+  def summary(self) -> list[dict]:
+    """One entry per place and row, as JSON values."""
+    entries = []
+    for dataset, task, metric in self.places:
+      for row in self.rows:
+        cell = self.cell(dataset, task, metric, row=row)
+        if cell.values:
+          entries.append(_entry(dataset, task, metric, row, cell))
+    return entries
+
+  def csv(self) -> str:
+    """`summary` as a table."""
+    return _csv(self.summary())
+
+
+def _entry(dataset, task, metric, row, cell: StudyCell) -> dict:
+  return {
+    "dataset": dataset,
+    "task": task,
+    "metric": metric,
+    "row": row,
+    "seeds": len(cell.values),
+    "mean": cell.estimate.mean,
+    "low_95": _finite(cell.estimate.low),
+    "high_95": _finite(cell.estimate.high),
+    "pairs": cell.num_pairs,
+    "reference_minus_row": _finite(cell.difference.mean),
+    "difference_low_95": _finite(cell.difference.low),
+    "difference_high_95": _finite(cell.difference.high),
+  }
+
+
+def _finite(value: float) -> float | None:
+  return value if math.isfinite(value) else None
+
+
+def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Every number of results.json, one per line, without its card."""
+  return _csv([{k: v for k, v in row.items() if k != "card"} for row in rows])
+
+
+def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
+  buffer = io.StringIO()
+  if entries:
+    writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(entries)
+  return buffer.getvalue()
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(text, encoding="utf-8", newline="")
+  os.replace(partial, path)

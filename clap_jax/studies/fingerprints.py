@@ -1,0 +1,118 @@
+"""Hashes of what a result depends on: the code that makes it, its config.
+
+Two pieces of a study with one key are one piece. The key of a piece holds its
+config, the keys of the pieces it reads, the versions of the libraries that
+compute, and the code: the syntax trees of a module and of all modules of this
+repository that it imports, without comments and docstrings.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+from typing import Any
+
+_ROOTS = ("clap_jax", "tfds_builders")
+_LIBRARIES = ("av", "flax", "jax", "jaxlib", "numpy", "optax", "sentencepiece")
+
+
+def piece_key(
+  *, kind: str, config: Any, inputs: dict[str, str], modules: tuple[str, ...]
+) -> str:
+  """The key of a piece: 16 hexadecimal digits.
+
+  Args:
+    kind: what is made.
+    config: JSON values that decide how; no paths.
+    inputs: role -> key of a piece that is read.
+    modules: names of the modules that make it.
+  """
+  document = {
+    "kind": kind,
+    "config": config,
+    "inputs": inputs,
+    "code": {name: code_hash(name) for name in modules},
+    "libraries": libraries(),
+  }
+  text = json.dumps(document, sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def libraries() -> dict[str, str]:
+  """Versions of the libraries that numbers depend on."""
+  return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+@functools.cache
+def code_hash(module: str) -> str:
+  """A hash of a module and of all that it imports from this repository."""
+  digest = hashlib.sha256()
+  for name in sorted(_closure(module)):
+    digest.update(f"{name}\n{_tree(name)}\n".encode())
+  return digest.hexdigest()
+
+
+def _closure(module: str) -> set[str]:
+  found, waiting = set(), [module]
+  while waiting:
+    name = waiting.pop()
+    if name not in found:
+      found.add(name)
+      waiting += _imports(name)
+  return found
+
+
+@functools.cache
+def _path(module: str) -> pathlib.Path | None:
+  """The file of a module of this repository; None if there is none.
+
+  Found by its name alone: importing it could run optional packages.
+  """
+  root, *rest = module.split(".")
+  spec = importlib.util.find_spec(root) if root in _ROOTS else None
+  if spec is None:
+    return None
+  base = pathlib.Path(spec.submodule_search_locations[0], *rest)
+  for path in (base.with_suffix(".py"), base / "__init__.py"):
+    if path.is_file():
+      return path
+  return None
+
+
+@functools.cache
+def _source(module: str) -> ast.Module:
+  path = _path(module)
+  if path is None:
+    raise ModuleNotFoundError(f"no module {module!r} in this repository")
+  return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+  """Modules of this repository that are imported anywhere in a module."""
+  names = []
+  for node in ast.walk(_source(module)):
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      # `from package.module import thing` names the module or the thing.
+      names += [f"{node.module}.{alias.name}" for alias in node.names]
+      names.append(node.module)
+  return tuple(name for name in names if _path(name))
+
+
+@functools.cache
+def _tree(module: str) -> str:
+  """The syntax of a module: no positions, comments or docstrings."""
+  tree = ast.parse(ast.unparse(_source(module)))  # the cached one stays
+  documented = (
+    ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+  )  # fmt: skip
+  for node in ast.walk(tree):
+    if isinstance(node, documented) and ast.get_docstring(node) is not None:
+      node.body = node.body[1:]
+  return ast.dump(tree)

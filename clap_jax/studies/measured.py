@@ -1,0 +1,76 @@
+"""What the pages of a study plot over a property of its datasets."""
+
+import pathlib
+from collections.abc import Sequence
+
+from clap_jax.data import records
+from clap_jax.report import content, metric_names, study_table
+from clap_jax.studies import pieces, planning, settings
+
+WITHOUT_RESULTS = (planning.DATA, planning.START, planning.FEATURES)
+
+
+def charts(
+  config: settings.StudyConfig,
+  table: study_table.StudyTable,
+  everything: Sequence[planning.Piece],
+  shelf: pieces.Shelf,
+) -> list[content.Chart]:
+  """Per property and task, the rows' means and their differences."""
+  data = {p.dataset: p for p in everything if p.kind == planning.DATA}
+  found = []
+  for item in config.properties.values():
+    names = {v: settings.variant(config, item, v) for v in sorted(item.values)}
+    made = {v: n for v, n in names.items() if shelf.has(data[n].name)}
+    at = {name: value for value, name in made.items()}
+    if item.measure_background:
+      at = {
+        name: _background_share(shelf.directory(data[name].name), name)
+        for name in at
+      }
+    for task in table.tasks:
+      found += _charts(item, table, task, at)
+  return found
+
+
+def _background_share(directory: pathlib.Path, dataset: str) -> float:
+  """The share of the training videos' time that no action covers."""
+  source = records.open_dataset(directory, dataset).split("train")
+  infos = source.metadata(on_corrupt="skip").examples
+  background_sec = sum(
+    float(end_sec - start_sec)
+    for info in infos
+    for start_sec, end_sec in info.background
+  )
+  return background_sec / sum(info.duration_sec for info in infos)
+
+
+def _charts(item, table, task: str, at: dict[str, float]):
+  metric = table.primary(task)
+  name = metric_names.describe(metric).text
+  title = metric_names.TASK_TITLES.get(task, task)
+  by_row, gains = [], []
+  for row in table.rows:
+    points = [
+      (x, table.cell(dataset, task, metric, row=row))
+      for dataset, x in sorted(at.items(), key=lambda pair: pair[1])
+    ]
+    points = [(x, cell) for x, cell in points if cell.values]
+    if points:
+      xs, cells = zip(*points, strict=True)
+      by_row.append(content.Curve(row, xs, [c.estimate.mean for c in cells]))
+      if row != table.reference and table.reference:
+        gains.append(content.Curve(row, xs, [c.difference.mean for c in cells]))
+  shared = {"x_label": item.x_label, "smooth": False}
+  charts = [
+    content.Chart(
+      title=f"{item.title}: {title}", curves=by_row, y_label=name, **shared
+    ),
+    content.Chart(
+      title=f"{item.title}: what {table.reference} adds, {title}",
+      curves=gains,
+      y_label=f"{name} of {table.reference} minus the row's",
+      **shared,
+    ),
+  ]
+  return [chart for chart in charts if chart.curves]

@@ -1,0 +1,229 @@
+"""What a study has to make: pieces, in units that run one after the other."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from clap_jax import config as config_lib
+from clap_jax import stages
+from clap_jax.studies import fingerprints, settings
+from tfds_builders.motion_sprites import sizes
+
+# Reads "FILE.py:argument" to a ConfigDict; see commands/configs.py.
+ReadConfig = Callable[[str], Any]
+
+DATA, START, PRETRAIN, FEATURES = "data", "start", "pretrain", "features"
+
+_DATA_MODULES = (
+  "clap_jax.data.tokenizer",
+  "tfds_builders.build",
+  "tfds_builders.finishing",
+  "tfds_builders.motion_sprites.motion_sprites_dataset_builder",
+  "tfds_builders.motion_sprites.render",
+  "tfds_builders.shards",
+)
+_FEATURE_MODULES = ("clap_jax.inference.extract",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """One thing that is made once and kept under its key."""
+
+  kind: str  # data, start, pretrain, features, or a task
+  label: str  # for people
+  row: str  # "" for what all rows share
+  seed: int
+  dataset: str
+  config: dict  # JSON values, without the places of this machine
+  inputs: dict[str, str]  # role -> name of the piece that is read
+  key: str
+
+  @property
+  def name(self) -> str:
+    return f"{self.kind}-{self.key}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """Pieces that one process makes, in their order."""
+
+  label: str
+  pieces: tuple[Piece, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """Units that do not read from each other."""
+
+  units: tuple[Unit, ...]
+
+
+def plan(config: settings.StudyConfig, *, read: ReadConfig) -> list[Step]:
+  """All that a study needs; the seeds outermost, so that each ends whole.
+
+  Raises:
+    ValueError: one of the configs is wrong anywhere.
+  """
+  planner = _Planner(config, read)
+  data = {name: planner.data(name) for name in config.datasets}
+  steps = [Step(tuple(Unit(p.label, (p,)) for p in data.values()))]
+  for seed in config.seeds:
+    starts = {}
+    if config.start and any(row.trained for row in config.rows):
+      starts = {n: planner.start(data[n], seed) for n in config.datasets}
+      steps.append(Step(tuple(Unit(p.label, (p,)) for p in starts.values())))
+    units = [
+      planner.row(data[dataset], starts.get(dataset), row, seed)
+      for dataset in config.datasets
+      for row in config.rows
+    ]
+    steps.append(Step(tuple(units)))
+  return steps
+
+
+def pieces_of(steps: list[Step]) -> list[Piece]:
+  """Every piece once, in the order in which they are made."""
+  found = {
+    piece.name: piece
+    for step in steps
+    for unit in step.units
+    for piece in unit.pieces
+  }
+  return list(found.values())
+
+
+class _Planner:
+  """Makes pieces of a study's config."""
+
+  def __init__(self, config: settings.StudyConfig, read: ReadConfig):
+    self._config = config
+    self._read = read
+    self._known: dict[tuple[str, str], dict] = {}  # rows share their heads
+
+  def data(self, dataset: str) -> Piece:
+    size = sizes.get_config(dataset.partition("/")[2])
+    config = {
+      "dataset": dataset,
+      "content": config_lib.as_dict(size),
+      "vocab_size": self._config.vocab_size,
+    }
+    return self._piece(DATA, config, {}, modules=_DATA_MODULES, dataset=dataset)
+
+  def start(self, data: Piece, seed: int) -> Piece:
+    row = settings.RowConfig("start", "", self._config.start)
+    config = self._pretrain_config(row, seed, data.dataset)
+    return self._trained(START, config, {"data": data}, seed=seed)
+
+  def row(
+    self,
+    data: Piece,
+    start: Piece | None,
+    row: settings.RowConfig,
+    seed: int,
+  ) -> Unit:
+    inputs = {"data": data}
+    config = self._pretrain_config(row, seed, data.dataset)
+    if start is not None and row.trained:
+      inputs["start"] = start
+      config["sampling"]["stream"] = 1  # other clips than the start has seen
+    pretrain = self._trained(PRETRAIN, config, inputs, row=row.name, seed=seed)
+    features = self._piece(
+      FEATURES,
+      {"stride_sec": self._config.stride_sec},
+      {"data": data, "pretrain": pretrain},
+      modules=_FEATURE_MODULES,
+      row=row.name,
+      seed=seed,
+    )
+    heads = [
+      self._trained(
+        task,
+        self._head_config(task, file, seed, data.dataset),
+        {"data": data, "features": features},
+        row=row.name,
+        seed=seed,
+      )
+      for task, file in self._config.tasks.items()
+    ]
+    label = f"{row.name}, seed {seed}"
+    if len(self._config.datasets) > 1:
+      label += f", {data.dataset.partition('/')[2]}"
+    return Unit(label, (pretrain, features, *heads))
+
+  def _pretrain_config(self, row, seed, dataset) -> dict:
+    argument = f"{self._config.size},encoder={row.encoder},seed={seed}"
+    overrides = {
+      "encoder": row.name,
+      "data.dataset": dataset,
+      "data.data_dir": "",
+      "data.tokenizer": "",
+      "sampling.class_split": self._config.class_split,
+    }
+    return self._resolved(
+      f"{self._config.pretrain}:{argument}", overrides | dict(row.overrides)
+    )
+
+  def _head_config(self, task, file, seed, dataset) -> dict:
+    overrides = {
+      "data.dataset": dataset,
+      "data.data_dir": "",
+      "data.features_dir": "",
+    }
+    return self._resolved(
+      f"{file}:{self._config.size},seed={seed}",
+      overrides | dict(self._config.overrides.get(task, ())),
+    )
+
+  def _resolved(self, name: str, overrides: dict) -> dict:
+    """JSON values of a config, found right."""
+    request = (name, repr(overrides))
+    if request not in self._known:
+      self._known[request] = self._read_with(name, overrides)
+    return copy.deepcopy(self._known[request])
+
+  def _read_with(self, name: str, overrides: dict) -> dict:
+    config = self._read(name)
+    with config.unlocked():
+      for key, value in overrides.items():
+        _set(config, key, value, name)
+    return config_lib.as_dict(stages.resolve(config))
+
+  def _trained(self, kind, config, inputs, *, row="", seed) -> Piece:
+    module = stages.TRAINERS[config["trainer"]].__name__
+    return self._piece(
+      kind, config, inputs, modules=(module,), row=row, seed=seed
+    )
+
+  def _piece(
+    self, kind, config, inputs, *, modules, row="", seed=0, dataset=""
+  ) -> Piece:
+    key = fingerprints.piece_key(
+      kind=kind,
+      config=config,
+      inputs={role: piece.key for role, piece in inputs.items()},
+      modules=modules,
+    )
+    where = (dataset or inputs["data"].dataset).partition("/")[2]
+    parts = (kind, row, "" if kind == DATA else f"seed {seed}", where)
+    return Piece(
+      kind=kind,
+      label=" ".join(filter(None, parts)),
+      row=row,
+      seed=seed,
+      dataset=dataset or inputs["data"].dataset,
+      config=config,
+      inputs={role: piece.name for role, piece in inputs.items()},
+      key=key,
+    )
+
+
+def _set(config, key: str, value: Any, name: str) -> None:
+  """Sets "a.b" of a ConfigDict; a key that is not there is an error."""
+  *path, last = key.split(".")
+  section = config
+  for part in path:
+    section = section.get(part) if part in section else None
+  if section is None or last not in section:
+    raise ValueError(f"{name} has no key {key!r}, which the study overrides.")
+  section[last] = value

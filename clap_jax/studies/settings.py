@@ -1,0 +1,127 @@
+"""What a study compares: rows, seeds, datasets, and which configs they run."""
+
+import dataclasses
+from typing import Any
+
+from clap_jax import config as config_lib
+
+Override = tuple[str, Any]  # config key, value
+
+
+@dataclasses.dataclass(frozen=True)
+class RowConfig:
+  """One encoder of the comparison."""
+
+  name: str  # in results
+  title: str  # for people
+  encoder: str  # the argument `encoder` of the pre-training config
+  overrides: tuple[tuple[str, Any], ...] = ()  # of that config
+  trained: bool = True  # False: the untrained tower, which starts from nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class PropertyConfig:
+  """A parameter of the dataset that is varied while the others stay."""
+
+  title: str
+  parameter: str  # of a dataset's name, like "gaps" in demo-gaps_2.0
+  values: tuple[float, ...]
+  default: float  # the value of the dataset without that parameter
+  x_label: str
+  measure_background: bool = False  # plot over the share that it makes
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+  """Everything `clap study` reads of its config."""
+
+  title: str
+  dataset: str  # without varied parameters
+  size: str  # the first argument of the configs below
+  pretrain: str  # config files
+  tasks: dict[str, str]  # task -> config file of its head
+  seeds: tuple[int, ...] = config_lib.ranged(minimum=0)
+  rows: tuple[RowConfig, ...] = ()
+  reference: str = ""  # the row that the others are compared with
+  start: str = ""  # encoder of the run that all rows start from; "": nothing
+  # Of data/class_splits.py: pre-training sees its base classes alone, and the
+  # task "fewshot" is judged on its novel ones. "": it sees all.
+  class_split: str = ""
+  stride_sec: float = config_lib.ranged(default=0.5, above=0.0)
+  vocab_size: int = config_lib.ranged(default=512, minimum=1)
+  # Of a head's config, by task.
+  overrides: dict[str, tuple[tuple[str, Any], ...]] = dataclasses.field(
+    default_factory=dict
+  )
+  properties: dict[str, PropertyConfig] = dataclasses.field(
+    default_factory=dict
+  )
+  notes: tuple[str, ...] = ()  # of the report
+
+  def __post_init__(self):
+    if not self.rows or not self.seeds:
+      raise ValueError("rows and seeds must hold at least one entry each.")
+    if len(set(self.seeds)) < len(self.seeds):
+      raise ValueError(f"seeds holds one twice: {self.seeds}.")
+    names = [row.name for row in self.rows]
+    if len(set(names)) < len(names):
+      raise ValueError(f"rows holds one twice: {', '.join(names)}.")
+    if self.reference and self.reference not in names:
+      raise ValueError(
+        f"reference is {self.reference!r}; choose from {', '.join(names)}."
+      )
+    unknown = sorted(set(self.overrides) - set(self.tasks))
+    if unknown:
+      raise ValueError(
+        f"overrides of {unknown}; the tasks are {', '.join(self.tasks)}."
+      )
+
+  @property
+  def datasets(self) -> tuple[str, ...]:
+    """The dataset itself and its variants, each once."""
+    names = {} if self.properties else {self.dataset: None}
+    for item in self.properties.values():
+      names |= dict.fromkeys(variant(self, item, v) for v in item.values)
+    return tuple(names)
+
+
+def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:
+  """The name of the dataset with one parameter changed."""
+  if value == item.default:
+    return config.dataset
+  return f"{config.dataset}-{item.parameter}_{value:g}"
+
+
+def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
+  """The study of some of its tasks; retrieval comes with pre-training.
+
+  Raises:
+    ValueError: if one is unknown, with the choices.
+  """
+  unknown = sorted(set(names) - set(config.tasks))
+  if unknown:
+    raise ValueError(
+      f"tasks: got {unknown}; choose from {', '.join(config.tasks)}."
+    )
+  return dataclasses.replace(
+    config,
+    tasks={name: config.tasks[name] for name in names},
+    overrides={k: v for k, v in config.overrides.items() if k in names},
+  )
+
+
+def with_rows(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
+  """The study of some of its rows.
+
+  Raises:
+    ValueError: if one is unknown, with the choices.
+  """
+  known = [row.name for row in config.rows]
+  unknown = sorted(set(names) - set(known))
+  if unknown or not names:
+    raise ValueError(
+      f"rows: got {unknown or 'none'}; choose from {', '.join(known)}."
+    )
+  rows = tuple(row for row in config.rows if row.name in names)
+  reference = config.reference if config.reference in names else ""
+  return dataclasses.replace(config, rows=rows, reference=reference)

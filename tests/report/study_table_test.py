@@ -1,0 +1,108 @@
+"""Means, intervals and paired differences of a study; its page."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from clap_jax.metrics import intervals
+from clap_jax.report import study_page, study_table
+
+TITLES = {"tac": "class loss", "clap": "ours"}
+VALUES = {"tac": (0.1, 0.3, 0.2), "clap": (0.3, 0.4, 0.45)}
+
+
+def rows(values=VALUES, metric="average_map", task="localization"):
+  return [
+    {
+      "encoder": name, "seed": seed, "dataset": "d/x", "split": "validation",
+      "task": task, "metric": metric, "value": value, "card": {},
+    }
+    for name, of_seeds in values.items()
+    for seed, value in enumerate(of_seeds)
+  ]  # fmt: skip
+
+
+def table(entries):
+  return study_table.StudyTable.of(entries, titles=TITLES, reference="clap")
+
+
+def test_intervals_are_students():
+  found = intervals.estimate(VALUES["clap"])
+  low, high = scipy.stats.t.interval(
+    0.95, 2, loc=np.mean(VALUES["clap"]), scale=scipy.stats.sem(VALUES["clap"])
+  )
+  assert (found.low, found.high) == pytest.approx((low, high))
+  assert math.isnan(intervals.estimate([0.5]).low)
+  assert math.isnan(intervals.estimate([]).mean)
+
+
+def test_differences_are_paired_by_seed():
+  made = table(rows() + rows({"tac": (0.9,)}, metric="map@0.50"))
+  cell = made.cell("d/x", "localization", "average_map", row="tac")
+  gains = np.subtract(VALUES["clap"], VALUES["tac"])
+  low, high = scipy.stats.t.interval(
+    0.95, 2, loc=gains.mean(), scale=scipy.stats.sem(gains)
+  )
+  assert cell.difference.mean == pytest.approx(gains.mean())
+  assert (cell.difference.low, cell.difference.high) == pytest.approx(
+    (low, high)
+  )
+  assert cell.is_clear == (low > 0 or high < 0)
+  own = made.cell("d/x", "localization", "average_map", row="clap")
+  assert own.num_pairs == 0
+  assert not own.is_clear
+  alone = made.cell("d/x", "localization", "map@0.50", row="tac")
+  assert alone.num_pairs == 0
+  assert math.isnan(alone.difference.mean)
+
+
+def test_undefined_values_are_left_out():
+  made = table(rows({"tac": (0.1, None, 0.3), "clap": (0.2, 0.3)}))
+  cell = made.cell("d/x", "localization", "average_map", row="tac")
+  assert sorted(cell.values) == [0, 2]
+  assert cell.num_pairs == 1
+
+
+def test_a_number_given_twice_is_an_error():
+  with pytest.raises(ValueError, match="tac, seed 0 has two values"):
+    table(rows() + rows())
+
+
+def test_the_summary_is_json_and_csv():
+  made = table(rows())
+  entries = made.summary()
+  assert [e["row"] for e in entries] == ["tac", "clap"]
+  assert entries[1]["reference_minus_row"] is None
+  lines = made.csv().splitlines()
+  assert lines[0].startswith("dataset,task,metric,row,seeds,mean,low_95")
+  assert len(lines) == 3
+
+
+def test_the_page_shows_what_there_is():
+  facts = study_page.Facts(
+    title="<A study>", notes=("a & b",), num_pieces=4, num_made=3,
+    failed=(("fewshot tac", "<gone>"),), wall_sec={"data": (1, 2.0)},
+  )  # fmt: skip
+  text = study_page.render(table(rows()), facts)
+  assert "&lt;A study&gt;" in text
+  assert "&lt;gone&gt;" in text
+  assert "3 of 4 pieces" in text
+  assert "clap minus tac" not in text  # the plot says: clap minus each other
+  empty = study_page.render(table([]), facts)
+  assert "3 of 4 pieces" in empty
+
+
+def test_a_plot_marks_mean_interval_and_seeds():
+  strips = [
+    study_page.Strip("clap", 0.5, 0.4, 0.6, (0.45, 0.55)),
+    study_page.Strip("tac", -0.1, math.nan, math.nan),
+    study_page.Strip("tsp", math.nan, math.nan, math.nan),
+  ]
+  svg = study_page.strips_svg(strips, label="plot")
+  assert svg.count('class="one"') == 2
+  assert svg.count('class="mean"') == 2
+  assert svg.count('class="line"') == 1
+  assert "95 % interval 0.400 to 0.600" in svg
+  assert study_page.strips_svg([], label="") == ""

@@ -1,0 +1,214 @@
+"""Plans of studies: what is compared, and what the keys depend on."""
+
+import dataclasses
+
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax.commands import configs
+from clap_jax.studies import fingerprints, planning, settings
+
+CLAIM = "configs/study_claim.py"
+
+
+def read(name):
+  return configs.read(name, [])
+
+
+def study(argument, **changes):
+  config = config_lib.resolve(settings.StudyConfig, read(f"{CLAIM}:{argument}"))
+  return dataclasses.replace(config, **changes)
+
+
+def plan(argument, **changes):
+  config = study(argument, **changes)
+  return planning.pieces_of(planning.plan(config, read=read))
+
+
+@pytest.fixture(scope="module")
+def claim():
+  return plan("demo", seeds=(0, 1))
+
+
+def of(pieces, kind, row, seed=0):
+  (piece,) = [p for p in pieces if (p.kind, p.row, p.seed) == (kind, row, seed)]
+  return piece
+
+
+def test_nine_rows_share_tower_data_start_and_budget(claim):
+  pretrained = [p for p in claim if p.kind == "pretrain" and p.seed == 0]
+  assert [p.row for p in pretrained] == [
+    "random",
+    "tac",
+    "tsp",
+    "clip",
+    "clap",
+    "clap_no_masks",
+    "clap_no_background",
+    "clap_no_captions",
+    "clap_frozen_tower",
+  ]
+  for key in ("model", "clip", "data", "augment"):
+    assert len({str(p.config[key]) for p in pretrained}) == 1, key
+  trained = pretrained[1:]
+  start = of(claim, "start", "").name
+  assert {p.inputs["start"] for p in trained} == {start}
+  assert {p.config["sampling"]["stream"] for p in trained} == {1}
+  assert {p.config["loop"]["steps"] for p in trained} == {400}
+  assert {p.config["loop"]["seed"] for p in pretrained} == {0}
+  random = pretrained[0]
+  assert random.config["loop"]["steps"] == 0
+  assert "start" not in random.inputs
+
+
+def test_each_ablation_changes_one_thing(claim):
+  clap = flat(of(claim, "pretrain", "clap").config)
+
+  def changes(row):
+    other = flat(of(claim, "pretrain", row).config)
+    return {
+      key: other.get(key)
+      for key in {*clap, *other} - {"encoder"}
+      if clap.get(key) != other.get(key)
+    }
+
+  assert changes("clap_no_masks") == {"loss.preset": "unmasked"}
+  assert changes("clap_no_background") == {"sampling.action_only": True}
+  assert changes("clap_no_captions") == {
+    "loss.preset": "labels",
+    "sampling.text_source": "labels",
+  }
+  assert changes("clap_frozen_tower") == {
+    "optimizer.groups": [["/video_tower/", 0.0]]
+  }
+
+
+def flat(config, prefix=""):
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      found |= flat(value, f"{prefix}{key}.")
+    else:
+      found[f"{prefix}{key}"] = value
+  return found
+
+
+def test_novel_classes_are_hidden_from_every_stage(claim):
+  for piece in claim:
+    if piece.kind in ("start", "pretrain"):
+      assert piece.config["sampling"]["class_split"] == "motion_sprites"
+    if piece.kind == "fewshot":
+      assert piece.config["allow_seen_classes"] is False
+      assert piece.config["evaluation"]["ways"] == [5]
+  assert not [p for p in plan("demo,all_classes") if p.kind == "fewshot"]
+
+
+def test_the_heads_are_the_same_for_all_rows(claim):
+  for task in ("localization", "grounding", "fewshot"):
+    heads = [p for p in claim if p.kind == task and p.seed == 1]
+    assert len(heads) == 9
+    assert len({str(p.config) for p in heads}) == 1
+    assert len({p.key for p in heads}) == 9  # by the features they read
+
+
+def test_seeds_end_whole():
+  steps = planning.plan(study("demo", seeds=(3, 1)), read=read)
+  order = [
+    piece.seed for step in steps[1:] for unit in step.units
+    for piece in unit.pieces
+  ]  # fmt: skip
+  assert order == sorted(order, reverse=True)
+
+
+def test_keys_follow_what_is_read(claim):
+  assert [p.key for p in plan("demo", seeds=(0, 1))] == [p.key for p in claim]
+  other = plan("demo", seeds=(0,), vocab_size=300)
+  by_name = {p.name for p in claim}
+  assert not [p for p in other if p.name in by_name]
+  fewer = plan("demo", seeds=(0,))
+  assert {p.name for p in fewer} < by_name
+  slower = plan("demo", seeds=(0,), stride_sec=1.0)
+  shared = {p.kind for p in slower if p.name in by_name}
+  assert shared == {"data", "start", "pretrain"}
+
+
+def test_a_key_holds_the_code_but_not_its_comments(tmp_path, monkeypatch):
+  folder = tmp_path / "clap_jax"
+  folder.mkdir()
+  (folder / "__init__.py").touch()
+  first, second = folder / "first.py", folder / "second.py"
+  monkeypatch.setattr(
+    fingerprints,
+    "_path",
+    {"clap_jax.first": first, "clap_jax.second": second}.get,
+  )
+  caches = (fingerprints.code_hash, fingerprints._source,
+            fingerprints._imports, fingerprints._tree)  # fmt: skip
+
+  def key(text, other="X = 1\n"):
+    first.write_text(f"from clap_jax import second\n{text}")
+    second.write_text(other)
+    for cache in caches:
+      cache.cache_clear()
+    return fingerprints.code_hash("clap_jax.first")
+
+  code = 'def f(x):\n  """Says."""\n  return x + second.X\n'
+  before = key(code)
+  assert key('# why\ndef f(x):\n  """Tells."""\n\n  return x + second.X') == (
+    before
+  )
+  assert key(code.replace("+", "-")) != before
+  assert key(code, other="X = 2\n") != before
+  for cache in caches:
+    cache.cache_clear()
+
+
+def test_the_hash_of_a_stage_follows_its_imports():
+  names = fingerprints._closure("clap_jax.trainers.localization")
+  assert "clap_jax.training.loop" in names
+  assert "clap_jax.losses.localization" in names
+  assert "clap_jax.trainers.pretrain" not in names
+  assert "tfds_builders.motion_sprites.verbs" in fingerprints._closure(
+    "tfds_builders.motion_sprites.render"
+  )
+
+
+def test_properties_vary_one_thing_at_a_time():
+  config = study("demo,properties")
+  assert config.datasets == (
+    "motion_sprites/demo-gaps_0.25",
+    "motion_sprites/demo",
+    "motion_sprites/demo-gaps_2.5",
+    "motion_sprites/demo-classes_6",
+    "motion_sprites/demo-classes_12",
+    "motion_sprites/demo-distractors_0",
+    "motion_sprites/demo-distractors_2",
+    "motion_sprites/demo-noise_0.1",
+    "motion_sprites/demo-noise_0.3",
+  )
+  pieces = planning.pieces_of(planning.plan(config, read=read))
+  rows = [p for p in pieces if p.kind == "localization" and p.seed == 2]
+  assert len(rows) == 9 * 2
+  assert {p.config["data"]["dataset"] for p in rows} == set(config.datasets)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"seeds": ()}, "at least one"),
+    ({"seeds": (1, 1)}, "twice"),
+    ({"reference": "vlad"}, "choose from random"),
+    ({"overrides": {"juggling": ()}}, "juggling"),
+  ],
+)
+def test_wrong_studies(changes, message):
+  with pytest.raises(ValueError, match=message):
+    study("tiny", **changes)
+
+
+def test_a_row_that_overrides_nothing_is_an_error():
+  rows = (settings.RowConfig("clap", "", "clap", (("loss.presets", "x"),)),)
+  with pytest.raises(ValueError, match=r"no key 'loss.presets'"):
+    plan("tiny", rows=rows, reference="")
+  with pytest.raises(ValueError, match=r"\['vlad'\]; choose from random"):
+    settings.with_rows(study("tiny"), ("vlad",))

@@ -1,0 +1,244 @@
+"""A tiny study, run for real: what it writes, and how it goes on."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+from html import parser
+
+import jax
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax import main
+from clap_jax.commands import configs
+from clap_jax.studies import pieces, planning, settings, study, worker
+from clap_jax.trainers import results
+from clap_jax.training import checkpoint
+
+ROWS = ("random", "clap")
+
+
+def command(workdir, *others):
+  return [
+    "study", "claim", "--config=configs/study_claim.py:tiny,scratch",
+    f"--workdir={workdir}", "--in_process", f"--rows={','.join(ROWS)}", "--tasks=localization", *others,
+  ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  root = tmp_path_factory.mktemp("study")
+  assert main.main(command(root)) == 0
+  return root
+
+
+def document(root):
+  return json.loads((root / "results.json").read_text())
+
+
+def test_every_row_has_every_task_for_every_seed(made):
+  found = document(made)
+  assert found["failed"] == []
+  assert found["made"] == found["pieces"] == 1 + len(ROWS) * 3
+  runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
+  assert runs == {
+    (row, 0, task) for row in ROWS for task in ("localization", "retrieval")
+  }
+  for row in found["rows"]:
+    assert row["card"]
+
+
+def test_novel_classes_were_not_seen(made):
+  for record in (made / "pieces").glob("pretrain-*.json"):
+    facts = json.loads((record.with_suffix("") / "encoder.json").read_text())
+    seen = set(facts["training"]["seen_classes"])
+    assert seen <= {"slides", "rolls", "hops", "bounces"}
+
+
+def test_the_summary_pairs_seeds(made):
+  found = document(made)
+  values = {
+    (r["encoder"], r["seed"]): r["value"]
+    for r in found["rows"]
+    if r["metric"] == "text_to_video/r@5"
+  }
+  (entry,) = [
+    e for e in found["summary"]
+    if e["row"] == "random" and e["metric"] == "text_to_video/r@5"
+  ]  # fmt: skip
+  gain = values["clap", 0] - values["random", 0]
+  assert entry["pairs"] == entry["seeds"] == 1
+  assert entry["reference_minus_row"] == pytest.approx(gain)
+  with (made / "summary.csv").open() as file:
+    lines = list(csv.DictReader(file))
+  assert len(lines) == len(found["summary"])
+  with (made / "results.csv").open() as file:
+    assert len(list(csv.DictReader(file))) == len(found["rows"])
+
+
+def test_the_page_needs_nothing_else(made):
+  text = (made / "report.html").read_text()
+  loaded = []
+
+  class Loads(parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      loaded.extend(v for k, v in attrs if k in ("src", "srcset", "data"))
+      loaded.extend(v for k, v in attrs if k == "href" and v[:1] != "#")
+
+  Loads().feed(text)
+  assert not loaded
+  for row in ROWS:
+    assert row in text
+  assert text.count("<svg") >= 5
+  assert "Not made" not in text
+
+
+def test_a_second_call_makes_nothing(made):
+  before = {p: p.stat().st_mtime_ns for p in (made / "pieces").glob("*.json")}
+  assert main.main(command(made)) == 0
+  after = {p: p.stat().st_mtime_ns for p in (made / "pieces").glob("*.json")}
+  assert before == after
+
+
+def tiny_plan(rows=("random",)):
+  config = config_lib.resolve(
+    settings.StudyConfig,
+    configs.read("configs/study_claim.py:tiny", []),
+  )
+  return settings.with_rows(config, rows)
+
+
+def read(name):
+  return configs.read(name, [])
+
+
+def test_what_fails_is_set_apart_and_tried_again(tmp_path, monkeypatch):
+  made = []
+
+  def stand_in(piece, directory, inputs):
+    if piece.kind == "features" and piece.row == "tac" and not made:
+      raise OSError("no space")
+    row = {
+      "encoder": piece.row, "seed": piece.seed, "dataset": piece.dataset,
+      "split": "validation", "task": piece.kind, "metric": "average_map",
+      "value": 0.5, "card": {},
+    }  # fmt: skip
+    results.write(directory, [row])
+
+  kinds = ("data", "start", "pretrain", "features", "localization",
+           "grounding", "fewshot")  # fmt: skip
+  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(kinds, stand_in))
+  config = tiny_plan(("tac", "clap"))
+
+  def go():
+    return study.run(
+      config, workdir=tmp_path, read=read, runner=study.InThisProcess()
+    )
+
+  first = go()
+  reasons = {f["piece"]: f["reason"] for f in first["failed"]}
+  assert reasons["features tac seed 0 tiny-classes_6"] == "OSError: no space"
+  assert "not made" in reasons["localization tac seed 0 tiny-classes_6"]
+  assert len(reasons) == 4
+  assert {r["encoder"] for r in first["rows"] if r["task"] == "fewshot"} == {
+    "clap"
+  }
+  assert "no space" in (tmp_path / "report.html").read_text()
+  made.append(True)
+  second = go()
+  assert second["failed"] == []
+  assert second["made"] == second["pieces"]
+
+
+def test_a_process_that_dies_is_a_failure_of_its_unit(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, "executable", "/bin/false")
+  found = study.run(
+    tiny_plan(), workdir=tmp_path, read=read, runner=study.Processes()
+  )
+  assert [f["reason"][:30] for f in found["failed"]] == [
+    "its process ended with code 1;"
+  ] * 2
+
+
+def test_a_unit_in_a_process_of_its_own(tmp_path):
+  (step, *_) = planning.plan(tiny_plan(), read=read)
+  runner = study.Processes()
+  shelf = pieces.Shelf(tmp_path)
+  assert list(runner.attempts(step.units, shelf, 1)) == list(step.units)
+  assert shelf.has(step.units[0].pieces[0].name)
+  (unit,) = (tmp_path / "units").glob("*.json")
+  assert worker.read_unit(unit) == list(step.units[0].pieces)
+
+
+def test_a_worker_leaves_with_its_parent(tmp_path):
+  script = (
+    "import os, subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', '''\n"
+    "import time\n"
+    "from clap_jax.studies import worker\n"
+    "worker._leave_with_parent()\n"
+    'print("up", flush=True)\n'
+    "time.sleep(600)\n"
+    "'''], stdout=subprocess.PIPE, text=True)\n"
+    "child.stdout.readline()\n"
+    "print(child.pid, flush=True)\n"
+  )
+  parent = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+    timeout=300,
+  )  # fmt: skip
+  child = pathlib.Path("/proc", parent.stdout.strip())
+  deadline = 120
+  for _ in range(deadline):
+    if not child.exists():
+      return
+    subprocess.run(["sleep", "1"], check=True)
+  pytest.fail(f"process {child.name} outlived its parent")
+
+
+@pytest.mark.slow
+def test_all_nine_rows(tmp_path):
+  arguments = [
+    "study", "claim", "--in_process", f"--workdir={tmp_path}", "--seeds=0,1",
+    "--config=configs/study_claim.py:tiny",
+  ]  # fmt: skip
+  assert main.main(arguments) == 0
+  found = document(tmp_path)
+  assert found["made"] == found["pieces"] == 1 + 2 + 2 * 9 * 5
+  runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
+  assert len(runs) == 9 * 2 * 4
+  records = [
+    json.loads(path.read_text())
+    for path in (tmp_path / "pieces").glob("pretrain-*.json")
+  ]
+  assert len(records) == 18
+  for record in records:
+    if record["row"] != "random":
+      own = tower(tmp_path, f"{record['kind']}-{record['key']}")
+      start = tower(tmp_path, record["inputs"]["start"])
+      assert (own == start) == (record["row"] == "clap_frozen_tower")
+
+
+def tower(root, name):
+  params, _ = checkpoint.restore_params(root / "pieces" / name)
+  return b"".join(
+    leaf.tobytes() for leaf in jax.tree.leaves(params["params"]["video_tower"])
+  )
+
+
+@pytest.mark.slow
+def test_properties(tmp_path):
+  arguments = [
+    "study", "properties", "--in_process", f"--workdir={tmp_path}",
+    "--config=configs/study_claim.py:tiny,properties",
+  ]  # fmt: skip
+  assert main.main(arguments) == 0
+  found = document(tmp_path)
+  assert len({row["dataset"] for row in found["rows"]}) == 9
+  text = (tmp_path / "report.html").read_text()
+  for title in ("Share of background", "Hardness of distractors",
+                "Number of classes", "Noise in the boundaries"):  # fmt: skip
+    assert f"{title}: Temporal localization" in text
+    assert f"{title}: what clap adds" in text
