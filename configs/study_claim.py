@@ -76,6 +76,9 @@ _PROPERTIES = {
   },
 }
 
+# The sizes that the configs of a study know.
+_SIZES = {"tiny": {"seeds": (0,)}, "demo": {}, "full": {}}
+
 
 def _row(name: str, title: str, encoder: str, overrides: tuple = ()) -> dict:
   return {
@@ -114,7 +117,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       ("evaluation.ways", (ways,)),
       ("class_split", config.class_split),
     )
-  config.seeds = (0,) if args["size"] == "tiny" else (0, 1, 2, 3, 4)
+  config.seeds = (0, 1, 2, 3, 4)
+  common.update(config, _SIZES, "size", args["size"])
   config.rows = (
     *(_row(name, title, name) for name, title in _FIVE.items()),
     *(

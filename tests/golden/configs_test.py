@@ -7,6 +7,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import stages
+from clap_jax.studies import settings
 from tests.golden import golden_file
 
 HERE = pathlib.Path(__file__).parent
@@ -33,13 +34,18 @@ ARGUMENTS = {
     "instances=single,text",
     "legacy_qat",
   ],
+  "study_claim": ["", "tiny", "all_classes", "scratch", "properties"],
 }
+STUDIES = ("study_claim",)  # of `clap study`, with no trainer of their own
 DEFAULT_ARGUMENTS = ["", "tiny", "full", "seed=7"]
 
 
 def resolved_lines(name: str, arg: str) -> dict[str, str]:
   config = importlib.import_module(f"configs.{name}").get_config(arg)
   assert config.is_locked, "a typo in an override must fail"
+  if name in STUDIES:
+    resolved = config_lib.resolve(settings.StudyConfig, config)
+    return dict(sorted(_flatten(config_lib.as_dict(resolved))))
   resolved = stages.TRAINERS[config.trainer].resolve(config)
   values = config_lib.as_dict(resolved)
   # What config.json keeps must resolve to the same: `clap eval` reads it.
@@ -78,7 +84,7 @@ def test_no_text_is_left_over():
   assert kept == set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in STUDIES])
 @pytest.mark.parametrize(
   ("arg", "message"),
   [
@@ -90,5 +96,18 @@ def test_no_text_is_left_over():
   ],
 )
 def test_wrong_arguments_are_named(name, arg, message):
+  with pytest.raises(ValueError, match=message):
+    resolved_lines(name, arg)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("gigantic", "Unknown size 'gigantic'"),
+    ("tiny,sede=1", "Unknown config argument 'sede'"),
+  ],
+)
+def test_wrong_arguments_of_studies_are_named(name, arg, message):
   with pytest.raises(ValueError, match=message):
     resolved_lines(name, arg)

@@ -23,7 +23,8 @@ ROWS = ("random", "clap")
 def command(workdir, *others):
   return [
     "study", "claim", "--config=configs/study_claim.py:tiny,scratch",
-    f"--workdir={workdir}", "--in_process", f"--rows={','.join(ROWS)}", "--tasks=localization", *others,
+    f"--workdir={workdir}", "--in_process", f"--rows={','.join(ROWS)}",
+    "--tasks=localization", *others,
   ]  # fmt: skip
 
 
