@@ -1,5 +1,6 @@
 """`clap extract`, `clap texts` and `clap predict`: a trained run on videos."""
 
+import math
 import pathlib
 
 import rich.table
@@ -119,7 +120,7 @@ def _predict(args) -> dict:
   if args.labels:
     text = pathlib.Path(args.labels).read_text(encoding="utf-8")
     labels = [line.strip() for line in text.splitlines() if line.strip()]
-  with stages.Progress("predict") as progress:
+  with stages.Progress("seconds of video") as progress:
     document = predict.predict(
       predict.load_model(args.model),
       args.videos,
@@ -127,7 +128,7 @@ def _predict(args) -> dict:
       queries=args.query,
       support_dir=args.support,
       max_predictions=args.max_predictions,
-      on_progress=progress,
+      on_time=lambda done, total: progress(int(done), math.ceil(total)),
     )
   for video in document["videos"]:
     table = rich.table.Table(

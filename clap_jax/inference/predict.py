@@ -1,4 +1,8 @@
-"""Segments of whole videos, from a class list, free text or examples."""
+"""Segments of whole videos, from a class list, free text or examples.
+
+A video may have any length: it is decoded, encoded and searched in windows, see
+streaming.py and answering.py.
+"""
 
 import dataclasses
 import functools
@@ -6,20 +10,17 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from clap_jax.data import container, features
+from clap_jax.inference import answering, streaming, support
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract, support
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import (
   fewshot,
   grounding,
-  grounding_evaluation,
   localization,
   localizers,
   moment_search,
-  open_vocabulary,
 )
 from clap_jax.training import checkpoint
 
@@ -172,6 +173,7 @@ def predict(
   support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
   on_progress: Callable[[int, int], None] | None = None,
+  on_time: Callable[[float, float], None] | None = None,
 ) -> dict:
   """Predictions for local video files, in the shape the contract promises.
 
@@ -186,6 +188,8 @@ def predict(
     support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
     on_progress: called with (videos done, videos in all).
+    on_time: called from another thread with (seconds of video that are
+      decoded, seconds in all).
 
   Returns:
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
@@ -217,17 +221,20 @@ def predict(
       stride_sec=model.stride_sec,
       matcher=model.matcher,
     )
+  request = answering.Request(labels, queries, examples, max_predictions)
   found, failed = [], []
+  stated_sec = _durations(videos) if on_time else [0.0] * len(videos)
   for done, video in enumerate(videos):
+    on_clip = _timer(on_time, sum(stated_sec[:done]), sum(stated_sec))
     try:
+      path = pathlib.Path(video)
       found.append(
         _predict_one(
           model,
-          pathlib.Path(video),
-          labels=labels,
-          queries=queries,
-          examples=examples,
-          max_predictions=max_predictions,
+          path,
+          request,
+          duration_sec=container.probe(path).duration_sec,
+          on_clip=on_clip,
         )
       )
     except (container.VideoError, OSError) as error:
@@ -269,162 +276,54 @@ def _check_request(
 
 
 def _predict_one(
-  model, video: pathlib.Path, *, labels, queries, examples, max_predictions
+  model: Model,
+  video: pathlib.Path,
+  request: answering.Request,
+  *,
+  duration_sec: float,
+  on_clip: Callable[[float], None],
 ) -> dict:
-  duration_sec = container.probe(video).duration_sec
-  clips = extract.stream_clips(
-    model.encoder, video, stride_sec=model.stride_sec
-  )
   grid = features.FeatureGrid(
     start_sec=0.0,
     stride_sec=model.stride_sec,
     clip_sec=model.encoder.clip.clip_sec,
   )
-  sequence = extract.video_features(model.encoder, clips)
+  answers = answering.Answers(model, request, grid)
+  windows = streaming.stream_windows(
+    model.encoder,
+    video,
+    stride_sec=model.stride_sec,
+    window_steps=answering.window_steps(model),
+    on_clip=on_clip,
+  )
+  for number, window in enumerate(windows):
+    answers.add(window, number=number)
   result = {
     "video": str(video),
     "duration_sec": duration_sec,
-    "predictions": [],
+    "predictions": answers.entries(duration_sec),
     "absent": None,
   }
-  if labels is not None or not (queries or examples):
-    result["predictions"] += _localize(
-      model,
-      sequence,
-      grid=grid,
-      duration_sec=duration_sec,
-      labels=labels,
-      max_predictions=max_predictions,
-    )
-  if examples:
-    padded, mask = _padded(sequence, examples.max_length)
-    result["predictions"] += [
-      _entry(segment, score, grid, duration_sec) | {"label": label}
-      for segment, score, label in examples.find(padded, mask)
-    ][:max_predictions]
-  if queries:
-    moments, logits = _ground(
-      model,
-      sequence,
-      grid=grid,
-      duration_sec=duration_sec,
-      queries=queries,
-      max_predictions=max_predictions,
-    )
-    result["predictions"] += moments
-    result |= _absence(model.grounder[1]["absence"], queries, logits)
-  return result
+  return result | (answers.absence() if request.queries else {})
 
 
-def _localize(model, sequence, *, grid, duration_sec, labels, max_predictions):
-  _, facts, params = model.localizer
-  names = facts["label_names"]
-  padded, mask = _padded(sequence, facts["max_length"])
-  output = model.detect(params, padded, mask)
-  keep = np.asarray(output.mask[0])
-  segments = np.asarray(output.segments[0])[keep]
-  scores = np.asarray(output.scores[0])[keep]
-  if model.takes_any_label:
-    names = tuple(dict.fromkeys(labels or model.label_names))
-    found = _named(
-      model,
-      sequence,
-      segments=segments,
-      scores=scores,
-      names=names,
-      facts=facts["text_classes"],
-    )
-    return [
-      _entry(segment, score, grid, duration_sec) | {"label": name}
-      for segment, score, name in found[:max_predictions]
-    ]
-  rows = zip(segments, scores, np.asarray(output.labels[0])[keep], strict=True)
-  wanted = set(names if labels is None else labels)
-  found = [
-    _entry(segment, score, grid, duration_sec) | {"label": names[label]}
-    for segment, score, label in rows
-    if names[label] in wanted
-  ]
-  return found[:max_predictions]
+def _timer(
+  on_time: Callable[[float, float], None] | None,
+  before_sec: float,
+  total_sec: float,
+) -> Callable[[float], None]:
+  """Tells the time within all videos from that within one."""
+  if on_time is None:
+    return lambda start_sec: None
+  return lambda start_sec: on_time(before_sec + start_sec, total_sec)
 
 
-def _named(model, sequence, *, segments, scores, names, facts) -> list[tuple]:
-  """(segment, score, name) of proposals under class names, best first."""
-  probability = open_vocabulary.class_probabilities(
-    sequence,
-    segments.astype(np.float64),
-    texts=model.class_texts(names),
-    chosen=range(len(names)),
-    text_scale=facts["text_scale"],
-  )
-  best = np.argsort(-probability, axis=1)[:, : facts["top_classes"]]
-  found = [
-    (segments[row], scores[row] * probability[row, code], names[code])
-    for row, codes in enumerate(best)
-    for code in codes
-  ]
-  return sorted(found, key=lambda entry: -entry[1])
-
-
-def _ground(model, sequence, *, grid, duration_sec, queries, max_predictions):
-  _, _, params = model.grounder
-  vectors, query_mask = model.encoder.text_vectors(list(queries))
-  encoded = model.search.encode(params, sequence)
-  output = model.search.answer(
-    params, encoded, query=vectors, query_mask=query_mask
-  )
-  found = []
-  for row, query in enumerate(queries):
-    keep = output.mask[row]
-    rows = zip(
-      output.segments[row][keep], output.scores[row][keep], strict=True
-    )
-    moments = [
-      _entry(segment, score, grid, duration_sec) | {"query": query}
-      for segment, score in rows
-    ]
-    found += moments[:max_predictions]
-  return found, output.absence_logits
-
-
-def _absence(facts: dict | None, queries, logits) -> dict:
-  """What the calibration says; nothing where there is none."""
-  if facts is None:
-    return {"absence": None, "absent": None}
-  fitted = grounding_evaluation.calibration_of(facts)
-  rows = zip(
-    queries, fitted.probability(logits), fitted.is_absent(logits), strict=True
-  )
-  absence = {
-    query: {"probability": float(probability), "absent": bool(absent)}
-    for query, probability, absent in rows
-  }
-  return {
-    "absence": absence,
-    "absent": all(entry["absent"] for entry in absence.values()),
-  }
-
-
-def _padded(sequence, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-  """(1, t, d) and (1, t): at least `max_length` long, else the next double.
-
-  The heads are convolutional, so that a longer video needs no other weights;
-  doubling keeps the number of compiled programs small.
-  """
-  length = max_length
-  while length < len(sequence):
-    length *= 2
-  padded = np.zeros((1, length, sequence.shape[1]), np.float32)
-  padded[0, : len(sequence)] = sequence
-  return padded, (np.arange(length) < len(sequence))[None]
-
-
-def _entry(segment, score, grid, duration_sec) -> dict:
-  start_sec, end_sec = np.clip(
-    grid.to_seconds(np.asarray(segment, np.float64)), 0.0, duration_sec
-  )
-  return {
-    "start_sec": float(start_sec),
-    "end_sec": float(end_sec),
-    "score": float(score),
-  }
+def _durations(videos: Sequence[str | pathlib.Path]) -> list[float]:
+  """Stated seconds of each; 0 where a video cannot even be opened."""
+  stated = []
+  for video in videos:
+    try:
+      stated.append(container.probe(pathlib.Path(video)).duration_sec)
+    except (container.VideoError, OSError):
+      stated.append(0.0)
+  return stated

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data import features
+from clap_jax.inference import answering, predict
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import predict
 from clap_jax.types import Detections
 from tests.data import built_dataset
 from tests.inference import toy_model
@@ -151,7 +151,7 @@ def test_a_video_shorter_than_a_clip(model, tmp_path):
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33])
 def test_padding(length):
   sequence = np.arange(length * 2, dtype=np.float32).reshape(length, 2) + 1
-  padded, mask = predict._padded(sequence, 16)
+  padded, mask = answering.padded_to(sequence, 16)
   assert padded.shape[1] in (16, 32, 64)
   assert padded.shape[1] < 2 * max(length, 9)
   assert mask.sum() == length

@@ -1,0 +1,171 @@
+"""Windows of a long video: nothing lost, nothing twice, nothing piled up."""
+
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from clap_jax.data import container
+from clap_jax.inference import answering, extract, predict, streaming
+from tests.data import built_dataset
+from tests.inference import toy_model
+
+LABELS = built_dataset.LABEL_NAMES
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 12, 13, 30])
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_every_step_is_owned_once(length, block):
+  rows = np.arange(length, dtype=np.float32)[:, None]
+  blocks = [rows[i : i + block] for i in range(0, length, block)]
+  windows = list(streaming.cut_windows(blocks, window_steps=8))
+  for window in windows:
+    assert 1 <= len(window.features) <= 8
+    last = window.first + len(window.features)
+    np.testing.assert_array_equal(
+      window.features[:, 0], np.arange(window.first, last)
+    )
+  assert last == length
+  assert len(windows) == 1 or all(len(w.features) > 4 for w in windows)
+  for step in np.arange(-2, length + 2, 0.5):
+    owners = [w for w in windows if w.owned[0] <= step < w.owned[1]]
+    assert len(owners) == 1
+  # A moment of up to a quarter of a window lies in the one that owns it.
+  for start in np.arange(0, max(length - 2, 0)):
+    (owner,) = [w for w in windows if w.owned[0] <= start + 1 < w.owned[1]]
+    assert owner.first <= start
+    assert start + 2 <= owner.first + len(owner.features)
+
+
+def test_the_thread_waits_for_the_listener():
+  made = []
+
+  def items():
+    for number in range(100):
+      made.append(number)
+      yield number
+
+  listening = streaming.run_ahead(items(), depth=2)
+  assert next(listening) == 0
+  deadline = time.monotonic() + 60
+  while len(made) < 4 and time.monotonic() < deadline:
+    time.sleep(0.01)
+  time.sleep(0.3)
+  assert len(made) == 4  # one taken, two waiting, one in hand
+  before = threading.active_count()
+  listening.close()
+  assert threading.active_count() == before - 1
+  assert len(made) <= 5
+
+
+def test_everything_comes_in_order_and_errors_too():
+  assert list(streaming.run_ahead(range(50), depth=3)) == list(range(50))
+
+  def broken():
+    yield 1
+    raise container.VideoError("half downloaded")
+
+  listening = streaming.run_ahead(broken(), depth=2)
+  assert next(listening) == 1
+  with pytest.raises(container.VideoError, match="half downloaded"):
+    next(listening)
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+  path = tmp_path_factory.mktemp("videos") / "long.mp4"
+  path.write_bytes(built_dataset.encode_mp4(560, seed=1))
+  return path  # 70 s
+
+
+def test_features_of_windows_are_those_of_the_whole(encoder, long_video):
+  whole = extract.video_features(
+    encoder, extract.stream_clips(encoder, long_video, stride_sec=1.0)
+  )
+  told = []
+  windows = list(
+    streaming.stream_windows(
+      encoder,
+      long_video,
+      stride_sec=1.0,
+      window_steps=16,
+      on_clip=told.append,
+    )
+  )
+  assert len(windows) == 8
+  for window in windows:
+    last = window.first + len(window.features)
+    np.testing.assert_allclose(
+      window.features, whole[window.first : last], rtol=1e-5, atol=1e-6
+    )
+  assert told == [float(i) for i in range(len(whole))]
+  with pytest.raises(ValueError, match="multiple of 4"):
+    next(
+      streaming.stream_windows(
+        encoder, long_video, stride_sec=1.0, window_steps=18
+      )
+    )
+
+
+def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
+  model = toy_model.make_model(encoder)
+  task, facts, params = model.localizer
+  # All candidates, so that the kept ones do not depend on the window.
+  decode = facts["decode"] | {"num_kept": 2000, "num_candidates": 2000}
+  facts = facts | {"decode": decode}
+  task = type(task)(**{
+    field.name: getattr(task, field.name) for field in dataclasses.fields(task)
+  } | {"decode_config": type(task.decode_config)(**decode)})  # fmt: skip
+  model = dataclasses.replace(model, localizer=(task, facts, params))
+  request = {"labels": LABELS, "max_predictions": 2000}
+  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 128)
+  (whole,) = predict.predict(model, [long_video], **request)["videos"]
+  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 32)
+  (parts,) = predict.predict(model, [long_video], **request)["videos"]
+  best = [e for e in whole["predictions"] if e["end_sec"] - e["start_sec"] < 8]
+  best = best[:20]
+  assert best
+  for entry in best:
+    assert any(
+      other["label"] == entry["label"]
+      and abs(other["start_sec"] - entry["start_sec"]) < 0.5
+      and abs(other["end_sec"] - entry["end_sec"]) < 0.5
+      for other in parts["predictions"]
+    ), entry
+  scores = [entry["score"] for entry in parts["predictions"]]
+  assert scores == sorted(scores, reverse=True)
+
+
+def test_queries_and_examples_over_windows(
+  encoder, long_video, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 16)
+  (tmp_path / "spins").mkdir()
+  (tmp_path / "spins" / "a.mp4").write_bytes(built_dataset.encode_mp4(24))
+  seen = []
+  document = predict.predict(
+    toy_model.make_model(encoder),
+    [long_video],
+    queries=["it spins", "it fades"],
+    support_dir=tmp_path,
+    max_predictions=3,
+    on_time=lambda *x: seen.append(x),
+  )
+  (found,) = document["videos"]
+  assert set(found["absence"]) == {"it spins", "it fades"}
+  asked = [e.get("query") or e["label"] for e in found["predictions"]]
+  assert asked == ["spins"] * 3 + ["it spins"] * 3 + ["it fades"] * 3
+  assert seen[-1] == (68.0, pytest.approx(70.0))
+
+
+def test_one_moment_found_by_two_windows_is_told_once():
+  def moment(start, end, score, name="a", window=0):
+    return answering.Moment(np.array([start, end]), score, name, window)
+
+  first, second = moment(10, 20, 0.9), moment(11, 20, 0.8, window=1)
+  assert answering.merged([second, first]) == [first]
+  others = [moment(11, 20, 0.8), moment(10, 20, 0.7, name="b", window=1),
+            moment(18, 30, 0.6, window=1)]  # fmt: skip
+  assert answering.merged([first, *others]) == [first, *others]
