@@ -22,46 +22,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
   args = common.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  config.trainer = "localization"
-  config.localizer = "points"
+  common.point_benchmark(config, args)
   config.protocol = "activitynet"
   config.data = common.activitynet_features()
-  config.pyramid = common.pyramid() | {
-    "width": 256,
-    "num_levels": 6,
-    "block": "attention",
-    "num_stem_convs": 2,
-    "num_stem_blocks": 2,
-    "window_steps": 7,
-    "num_heads": 4,
-    "mlp_ratio": 4.0,
-    "use_positions": True,
-    "dropout_rate": 0.1,
-  }
-  config.head = {
-    "num_convs": 2,
-    "kernel_size": 3,  # steps
-    "prior_probability": 0.01,
-    "dropout_rate": 0.0,
-  }
-  config.loss = common.point_loss() | {"label_smoothing": 0.1}
-  config.decode = {
-    "num_kept": 100,  # detections per video
-    "num_candidates": 2000,
-    "sigma": 0.75,  # of the Gaussian soft-NMS
-    "min_score": 0.001,
-    "min_length": 0.05,  # grid units
-    "class_wise": True,
-    "vote_iou": 0.9,
-  }
-  config.optimizer = common.head_optimizer() | {
-    "learning_rate": 1e-3,
-    "weight_decay": 0.05,
-    "warmup_percent": 33.3,  # five epochs
-    "ema_decay": 0.999,
-  }
-  config.loop = {"epochs": 15.0, "seed": args["seed"], "log_every_steps": 50}
-  config.checkpoint = {"save_every_percent": 20.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  config.pyramid.update(
+    {"width": 256, "window_steps": 7, "use_positions": True}
+  )
+  config.loss.label_smoothing = 0.1
+  config.decode.update({"num_kept": 100, "sigma": 0.75, "vote_iou": 0.9})
+  config.optimizer.warmup_percent = 33.3  # five epochs
+  config.loop.epochs = 15.0
   common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

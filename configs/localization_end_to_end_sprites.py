@@ -2,7 +2,10 @@
 
 Argument: `SIZE[,frozen=PART][,seed=N]`; SIZE is tiny, demo or full, PART what
 of the tower stays as it was: none, stem, blocks (all but the pooling) or all.
-The tower is that of a finished pre-training: --config.tower.workdir=DIR.
+The tower is that of a finished pre-training, --config.tower.workdir=DIR, and
+the head, if wanted, that of a localization run on its frozen features,
+--config.tower.localizer_workdir=DIR: then the boundaries' gradient that reaches
+the tower is of a head that knows them.
 """
 
 import ml_collections
@@ -60,6 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.tower = {
     "workdir": "runs/pretrain",  # of a finished pre-training
     "clips_per_step": 8,  # of each video, encoded together and recomputed
+    "localizer_workdir": "",  # of a localization run to take the head from
   }
   config.pyramid = common.pyramid()
   config.head = common.point_head()

@@ -33,21 +33,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "dropout_rate": 0.2,
     "normalize_input": False,  # standardized instead
   }
-  config.head = {
-    "num_convs": 1,
-    "kernel_size": 3,  # steps
-    "prior_probability": 0.01,
-    "dropout_rate": 0.2,
-  }
+  config.head = common.point_head() | {"dropout_rate": 0.2}
   config.loss = common.point_loss()
-  config.decode = {
+  config.decode = common.point_decode() | {
     "num_kept": 200,  # detections per recording
     "num_candidates": 1000,
-    "sigma": 0.5,  # of the Gaussian soft-NMS
-    "min_score": 0.001,
-    "min_length": 0.05,  # grid units
-    "class_wise": True,
-    "vote_iou": 0.0,
   }
   config.optimizer = common.head_optimizer()
   config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}

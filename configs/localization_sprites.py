@@ -33,22 +33,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
   config.data = common.feature_data(args["size"])
   config.pyramid = common.pyramid()
-  config.head = {
-    "num_convs": 1,
-    "kernel_size": 3,  # steps
-    "prior_probability": 0.01,
-    "dropout_rate": 0.1,
-  }
+  config.head = common.point_head()
   config.loss = common.point_loss()
-  config.decode = {
-    "num_kept": 100,  # detections per video
-    "num_candidates": 400,
-    "sigma": 0.5,  # of the Gaussian soft-NMS
-    "min_score": 0.001,
-    "min_length": 0.05,  # grid units
-    "class_wise": True,
-    "vote_iou": 0.0,  # 0: no segment voting
-  }
+  config.decode = common.point_decode()
   config.optimizer = common.head_optimizer()
   config.loop = {"steps": 1000, "seed": args["seed"], "log_every_steps": 20}
   config.checkpoint = {"save_every_percent": 50.0, "keep": 2}

@@ -16,8 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
   args = common.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  config.trainer = "localization"
-  config.localizer = "subgraph"
+  common.graph_benchmark(config, args)
   config.protocol = "hapt"
   config.data = common.hapt_features(select=True) | {
     "annotations": "features/hapt_coarse/annotations.json",
@@ -27,34 +26,28 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "length": "windows",
     "min_crop_share": 1.0,
   }
-  config.graph = common.graph() | {
-    "width": 32,
-    "num_groups": 4,
-    "max_duration": 64,
-    "num_bins": 8,
-    "num_context_bins": 2,
-    "map_widths": (32, 32, 32),
-  }
-  config.loss = common.proposal_loss() | {"quality_iou": 0.7}
-  config.decode = {
-    "num_kept": 200,  # detections per video
-    "num_candidates": 1000,
-    "sigma": 0.5,  # of the Gaussian soft-NMS
-    "min_score": 0.0001,
-    "class_wise": True,
-    "vote_iou": 0.0,
-    "classes_per_segment": 1,
-    "boundary_filter": False,
-  }
-  config.optimizer = {
-    "learning_rate": 2e-3,
-    "weight_decay": 1e-4,
-    "schedule": "step",
-    "decay_after_percent": 70.0,
-    "gradient_clip": 1.0,  # global norm
-  }
-  config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 10}
-  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  config.graph.update(
+    {
+      "width": 32,
+      "num_groups": 4,
+      "max_duration": 64,
+      "num_bins": 8,
+      "num_context_bins": 2,
+      "map_widths": (32, 32, 32),
+    }
+  )
+  config.loss.quality_iou = 0.7
+  config.decode.update(
+    {
+      "num_kept": 200,
+      "sigma": 0.5,
+      "classes_per_segment": 1,
+      "boundary_filter": False,
+    }
+  )
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.decay_after_percent = 70.0
+  config.loop.update({"steps": 400, "log_every_steps": 10})
+  config.checkpoint.save_every_percent = 50.0
   common.update(config, common.GRAPH_SIZES, "size", args["size"])
   return config.lock()

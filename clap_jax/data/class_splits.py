@@ -5,6 +5,7 @@ do not compare.
 """
 
 import dataclasses
+import importlib.resources
 import json
 import pathlib
 from collections.abc import Collection
@@ -43,10 +44,11 @@ def class_split(
   """A published split by name, or a JSON file of three lists.
 
   Args:
-    name: a key of `CLASS_SPLITS`; a path that ends in .json, to a file
-      {"base": [...], "validation": [...], "novel": [...]}; or one that ends in
-      .list, .../train/NAME.list or .../test/NAME.list, one class per line, the
-      other file beside it: the form of the public zero-shot splits.
+    name: a key of `CLASS_SPLITS`; one of `REDIVIDED` with a number; a path that
+      ends in .json, to a file {"base": [...], "validation": [...], "novel":
+      [...]}; or one that ends in .list, .../train/NAME.list or
+      .../test/NAME.list, one class per line, the other file beside it: the form
+      of the public zero-shot splits.
     label_names: of the dataset, which has to have all classes of the split.
 
   Raises:
@@ -55,6 +57,8 @@ def class_split(
   """
   if name in CLASS_SPLITS:
     split = CLASS_SPLITS[name]
+  elif name.rpartition("_")[0] in REDIVIDED:
+    split = _redivided(name)
   elif name.endswith(".json"):
     split = _read(pathlib.Path(name))
   elif name.endswith(".list"):
@@ -62,8 +66,9 @@ def class_split(
   else:
     raise ValueError(
       f"unknown class split {name!r}; choose from {', '.join(CLASS_SPLITS)}, "
-      "or name a .json file with the lists base, validation and novel, or a "
-      ".list file of a zero-shot split"
+      f"{', '.join(f'{family}_0' for family in REDIVIDED)}, or name a .json "
+      "file with the lists base, validation and novel, or a .list file of a "
+      "zero-shot split"
     )
   if label_names is not None:
     known = set(label_names)
@@ -205,3 +210,25 @@ CLASS_SPLITS = {
   split.name: split
   for split in (_ACTIVITYNET, _MOTION_SPRITES, _MOTION_SPRITES_SIX)
 }
+# The classes of a split divided anew, ten times: SPLIT_0 to SPLIT_9, seen and
+# unseen ones in the ratio that the name says. A line of
+# unseen_classes/SPLIT.txt has the unseen classes of one.
+REDIVIDED = {
+  "motion_sprites_75_25": _MOTION_SPRITES,
+  "motion_sprites_50_50": _MOTION_SPRITES,
+}
+
+
+def _redivided(name: str) -> ClassSplit:
+  family, _, number = name.rpartition("_")
+  folder = importlib.resources.files("clap_jax.data") / "unseen_classes"
+  lines = (folder / f"{family}.txt").read_text("utf-8").splitlines()
+  if not number.isdecimal() or int(number) >= len(lines):
+    raise ValueError(
+      f"unknown class split {name!r}; {family} has the numbers 0 to "
+      f"{len(lines) - 1}"
+    )
+  unseen = _names(lines[int(number)])
+  split = REDIVIDED[family]
+  seen = (n for n in (*split.base, *split.hidden) if n not in unseen)
+  return ClassSplit(name, base=tuple(seen), validation=(), novel=unseen)

@@ -63,7 +63,7 @@ class ClipSequenceSource:
     """Raises FeatureError if there is no video."""
     self._records = records
     self._clips = clips
-    self._cache = cache
+    self.cache = cache
     self._max_length = windows.max_length
     numbers = {
       info.id: features.VideoFeatures(
@@ -178,7 +178,7 @@ class ClipSequenceSource:
 
   def _decoded(self, info: ExampleInfo) -> decode.DecodedVideo | None:
     """The whole video if the cache has room for it."""
-    return self._cache.get(
+    return self.cache.get(
       info.index,
       expected_bytes=info.num_frames * self._clips.size**2 * 3,
       decode=lambda: decode.decode_video(

@@ -14,6 +14,18 @@ import jax.numpy as jnp
 
 Params = Any
 
+# On a CPU a batch that stays in its cache takes half the time of a large one
+# (tiny tower: 63 ms against 123 ms for 45 clips); accelerators want more.
+_CLIPS_PER_DEVICE = {"cpu": 8}
+_CLIPS_PER_DEVICE_ELSEWHERE = 64
+
+
+def clips_per_device() -> int:
+  """Clips that a device encodes together when nothing is learned."""
+  return _CLIPS_PER_DEVICE.get(
+    jax.default_backend(), _CLIPS_PER_DEVICE_ELSEWHERE
+  )
+
 
 def encode_clips(
   params: Params,

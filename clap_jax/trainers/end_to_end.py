@@ -6,34 +6,20 @@ memory; the gradient is that of all clips at once. What of the tower stays
 frozen is said by `optimizer.groups`.
 """
 
-import collections
 import dataclasses
-import functools
+import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import (
-  clip_sequences,
-  container,
-  feature_windows,
-  features,
-  frame_cache,
-  records,
-  tfrecord,
-)
-from clap_jax.metrics import detection
 from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.trainers import (
   abstract,
-  feature_data,
+  end_to_end_scores,
   localization,
   localizers,
   pretrain,
@@ -41,13 +27,10 @@ from clap_jax.trainers import (
   running,
 )
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint, evaluation, pretrained, processes
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import checkpoint, pretrained, processes
 
 MODEL_DIRECTORY = "model"  # in the workdir: what `clap predict --model` takes
-_CLIPS_PER_BATCH = 32  # when nothing is learned
 _TOWER = "video_tower"
-_LENGTH_MULTIPLE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +58,9 @@ class TowerConfig:
   # Clips of each video encoded together, and again in the backward pass; the
   # memory grows with it. Divides data.max_length.
   clips_per_step: int = config_lib.ranged(minimum=1)
+  # A finished localization run on this tower's frozen features, whose head
+  # training starts from; "" for a fresh head.
+  localizer_workdir: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,21 +134,6 @@ class EndToEndTask:
     return self.localizer.detect(params["localizer"], encoded, batch.mask)
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodedVideos(feature_data.FeatureReader):
-  """Features of the tower as it is now, in the place of files."""
-
-  encoded: Mapping[str, Mapping[str, features.VideoFeatures]]  # split -> id
-  facts: Mapping[str, Any]  # as `clap extract` notes them
-
-  @property
-  def extraction(self):
-    return dict(self.facts)
-
-  def features(self, split: str):
-    return self.encoded[split]
-
-
 def resolve(config) -> EndToEndConfig:
   return config_lib.resolve(EndToEndConfig, config)
 
@@ -200,16 +171,20 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows.
 
   Raises:
-    FileNotFoundError: `tower.workdir` holds no finished pre-training.
+    FileNotFoundError: `tower.workdir` holds no finished pre-training, or
+      `tower.localizer_workdir` no finished localization run.
+    ValueError: the localizer to start from is built otherwise.
   """
   workdir = pathlib.Path(workdir)
   start, _ = facts_lib.load(
     config.tower.workdir, pretrain.ENCODER_FILE, pretrain.described
   )
-  videos = _Videos(config, start)
+  videos = end_to_end_scores.Videos(config, start)
   tower, _ = checkpoint.restore_params(config.tower.workdir)
   task = make_task(config, start, videos.dataset.label_names)
-  score = _Score(config, start, videos, task)
+  begin = {"tower": {_TOWER: tower["params"][_TOWER]}}
+  begin |= _trained_head(config, start, videos, task)
+  score = end_to_end_scores.Score(config, start, videos, task)
   source = videos.source(config.data.train_split)
   state = running.fit(
     task,
@@ -219,9 +194,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
     measure=lambda params, split: score(params, split)[0],
     title="localization, end to end",
     prepare=lambda state: pretrained.start_from(
-      state,
-      {"tower": {_TOWER: tower["params"][_TOWER]}},
-      patterns=(f"^tower/{_TOWER}/",),
+      state, begin, patterns=(f"^tower/{_TOWER}/", "^localizer/")
     ),
   )
   params = jax.device_get(state.params if state.ema is None else state.ema)
@@ -239,12 +212,12 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   model = pathlib.Path(workdir) / MODEL_DIRECTORY
   facts = facts_lib.read(model / "encoder", pretrain.ENCODER_FILE)
-  videos = _Videos(config, facts)
+  videos = end_to_end_scores.Videos(config, facts)
   encoder, _ = checkpoint.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
   task = make_task(config, facts, videos.dataset.label_names)
   params = {"tower": {_TOWER: encoder["params"][_TOWER]}, "localizer": head}
-  score = _Score(config, facts, videos, task)
+  score = end_to_end_scores.Score(config, facts, videos, task)
   return score.rows(params, split or config.data.eval_split)[0]
 
 
@@ -267,6 +240,36 @@ def make_task(config, facts: dict, label_names) -> EndToEndTask:
   )
 
 
+def _trained_head(config, start, videos, task) -> dict:
+  """{"localizer": parameters} of `tower.localizer_workdir`; {} without one.
+
+  Raises:
+    FileNotFoundError: it holds no finished localization run.
+    ValueError: its head is built otherwise or knows other classes.
+  """
+  workdir = config.tower.localizer_workdir
+  if not workdir:
+    return {}
+  facts = facts_lib.read(workdir, localization.MODEL_FILE)
+  ours = localization.model_facts(
+    config, videos.dataset.label_names, _feature_width(task.encoder)
+  )
+  wrong = [
+    f"  {key}: {facts.get(key)!r} there, {ours[key]!r} here"
+    for key in ("localizer", "label_names", "feature_width", "pyramid", "head")
+    if facts.get(key) != json.loads(json.dumps(ours[key]))
+  ]
+  if facts["standardization"] is not None:
+    wrong.append("  its features were standardized; these are not")
+  if wrong:
+    raise ValueError(
+      f"tower.localizer_workdir {workdir} holds another localizer:\n"
+      + "\n".join(wrong)
+    )
+  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  return {"localizer": params}
+
+
 def _init_encoder(encoder: dual_encoder.DualEncoder, rng) -> dict:
   """Fresh parameters of both towers."""
   config = encoder.config
@@ -286,178 +289,6 @@ def _feature_width(encoder: dual_encoder.DualEncoder) -> int:
   return shapes["video_projection"]["kernel"].shape[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Videos:
-  """The records of the config, split by split."""
-
-  config: EndToEndConfig
-  facts: dict  # encoder.json: the shape of a clip
-
-  @functools.cached_property
-  def dataset(self) -> records.Dataset:
-    return records.open_dataset(
-      self.config.data.data_dir, self.config.data.dataset
-    )
-
-  @functools.cached_property
-  def _cache(self) -> dict[str, frame_cache.FrameCache]:
-    data = self.config.data
-    # What the other two splits leave is for training, which reads most.
-    shares = collections.Counter()
-    for split in (data.train_split, data.selection_split, data.eval_split):
-      shares[split] += 1
-    return {
-      split: frame_cache.FrameCache(data.cache_mib * share / 3)
-      for split, share in shares.items()
-    }
-
-  def source(self, split: str) -> clip_sequences.ClipSequenceSource:
-    data, clip = self.config.data, pretrain.ClipShape(**self.facts["clip"])
-    split_records = self.dataset.split(split)
-    cache = self._cache.get(split) or frame_cache.FrameCache(0.0)
-    return clip_sequences.ClipSequenceSource(
-      split_records,
-      split_records.metadata(on_corrupt="skip").examples,
-      clips=clip_sequences.ClipOptions(
-        clip_sec=clip.clip_sec,
-        stride_sec=data.stride_sec,
-        num_frames=clip.num_frames,
-        size=clip.image_size,
-      ),
-      windows=feature_windows.SequenceOptions(
-        max_length=data.max_length, crop_probability=data.crop_probability
-      ),
-      cache=cache,
-    )
-
-
-class _Score:
-  """mAP of parameters on a split; every clip of every video is encoded."""
-
-  def __init__(self, config, facts, videos: _Videos, task: EndToEndTask):
-    self._config = config
-    self._facts = facts
-    self._videos = videos
-    self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
-    self._protocol = detection.protocol_named(config.protocol)
-    self._mesh = mesh_lib.make_mesh(config.mesh)
-    self._encode = evaluation.Predictor(
-      task.encode, mesh=self._mesh, batch_size=_CLIPS_PER_BATCH
-    )
-    self._detect = evaluation.Predictor(
-      task.localizer.predict,
-      mesh=self._mesh,
-      batch_size=config.data.batch_size,
-    )
-
-  def __call__(self, params, split: str):
-    """Metrics, the detections that they score, and the features."""
-    reader = self._read(params["tower"], split)
-    table = localization.detections(
-      reader,
-      self._detect,
-      params["localizer"],
-      split,
-      decode=self._config.decode,
-    )
-    table = localization.with_class_source(table, self._config.classifier)
-    truth = localization.ground_truth(reader, split)
-    return detection.evaluate(table, truth, self._protocol), table, reader
-
-  def _read(self, tower, split: str) -> EncodedVideos:
-    if split not in self._sources:
-      self._sources[split] = self._videos.source(split)
-    source, data = self._sources[split], self._config.data
-    encoded = dict(_encode_all(source, self._encode, tower))
-    longest = max(len(video.features) for video in encoded.values())
-    return EncodedVideos(
-      config=feature_data.FeatureData(
-        dataset=data.dataset,
-        data_dir=data.data_dir,
-        features_dir="",
-        train_split=data.train_split,
-        selection_split=data.selection_split,
-        eval_split=data.eval_split,
-        batch_size=data.batch_size,
-        max_length=max(
-          data.max_length, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        ),
-        crop_probability=0.0,
-        num_threads=data.num_threads,
-      ),
-      encoded={split: encoded},
-      facts={
-        "encoder": self._facts["encoder"],
-        "seed": self._facts["seed"],
-        "stride_sec": data.stride_sec,
-        "parameters": "trained with the localizer",
-      },
-    )
-
-  def rows(self, params, split: str):
-    """Result rows and the detections that they score."""
-    config = self._config
-    metrics, table, reader = self(params, split)
-    frozen = [pattern for pattern, rate in config.optimizer.groups if not rate]
-    card = reader.card(
-      split,
-      task="detection",
-      protocol=config.protocol,
-      thresholds=self._protocol.thresholds,
-      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
-      top_k=f"{config.decode.num_kept} per video",
-      class_source=localization.class_source(config.classifier),
-      seeds=(config.loop.seed,),
-      num_predictions=len(table),
-      num_ground_truths=len(localization.ground_truth(reader, split)),
-      notes=(
-        "end to end: the video tower is trained with the localizer, "
-        + (f"frozen {', '.join(frozen)}" if frozen else "nothing frozen"),
-      ),
-    )
-    rows = results.rows_of(
-      metrics,
-      encoder=self._facts["encoder"],
-      seed=config.loop.seed,
-      dataset=config.data.dataset,
-      split=split,
-      task="localization",
-      card=card,
-    )
-    return rows, table
-
-
-def _encode_all(
-  source: clip_sequences.ClipSequenceSource,
-  encode: evaluation.Predictor,
-  tower,
-) -> Iterator[tuple[str, features.VideoFeatures]]:
-  """(id, features) of every video that decodes, a few clips at a time."""
-  tower = encode.place(tower)
-  rows: dict[str, list[np.ndarray]] = {}
-  waiting: list[tuple[str, np.ndarray]] = []
-
-  def flush():
-    output = encode(tower, np.stack([clip for _, clip in waiting]))
-    for (name, _), row in zip(waiting, output, strict=True):
-      rows.setdefault(name, []).append(row)
-    waiting.clear()
-
-  for info in source.examples:
-    try:
-      for clip in source.stream(info):
-        waiting.append((info.id, clip))
-        if len(waiting) == _CLIPS_PER_BATCH:
-          flush()
-    except (container.VideoError, tfrecord.CorruptRecordError) as error:
-      source.leave_out(info, error)
-  if waiting:
-    flush()
-  for name, parts in rows.items():
-    if name not in source.bad_videos.reasons:
-      yield name, features.VideoFeatures(np.stack(parts), source.grid)
-
-
 def _write_model(config, workdir, params, *, task, start, tower) -> None:
   """What `clap predict --model WORKDIR/model` and `clap extract` take."""
   directory = workdir / MODEL_DIRECTORY
@@ -470,7 +301,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
       pathlib.Path(config.tower.workdir) / pretrain.TOKENIZER_FILE,
       encoder / pretrain.TOKENIZER_FILE,
     )
-  names = _Videos(config, start).dataset.label_names
+  names = end_to_end_scores.Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
   facts = localization.model_facts(config, names, width)
   facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})

@@ -24,6 +24,46 @@ def test_the_sprites_split_is_that_of_the_builder():
     assert getattr(split, part) == names
 
 
+@pytest.mark.parametrize(
+  ("family", "num_unseen"),
+  [("motion_sprites_75_25", 5), ("motion_sprites_50_50", 11)],
+)
+def test_classes_divided_anew(family, num_unseen):
+  splits = [
+    class_splits.class_split(f"{family}_{i}", label_names=verbs.CLASS_NAMES)
+    for i in range(10)
+  ]
+  for split in splits:
+    assert len(split.novel) == num_unseen
+    assert {*split.base, *split.novel} == set(verbs.CLASS_NAMES)
+  assert len({split.novel for split in splits}) == 10
+  unseen = [name for split in splits for name in split.novel]
+  counts = [unseen.count(name) for name in verbs.CLASS_NAMES]
+  assert max(counts) - min(counts) <= 1
+  with pytest.raises(ValueError, match="the numbers 0 to 9"):
+    class_splits.class_split(f"{family}_10")
+
+
+@pytest.mark.parametrize("ratio", ["train_75_test_25", "train_50_test_50"])
+@pytest.mark.parametrize(
+  ("name", "num_classes"), [("ActivityNet", 200), ("THUMOS14", 20)]
+)
+def test_public_zero_shot_lists(shared_data, ratio, name, num_classes):
+  if name == "ActivityNet":
+    file = "activitynet_v1.3/activity_net.v1-3.rebuilt.json"
+  else:
+    file = "thumos14/thumos14_actionformer.json"
+  database = json.loads((shared_data / file).read_text())["database"]
+  labels = {e["label"] for v in database.values() for e in v["annotations"]}
+  lists = shared_data / "fewshot_splits" / f"zero_shot_{ratio}" / name / "train"
+  for number in range(10):
+    split = class_splits.class_split(
+      str(lists / f"split_{number}.list"), label_names=labels
+    )
+    assert len(split.base) == num_classes * int(ratio[6:8]) // 100
+    assert len({*split.base, *split.novel}) == num_classes
+
+
 def test_activitynet_is_split_as_published(shared_data):
   split = class_splits.class_split("activitynet_160_20_20")
   folder = shared_data / "fewshot_splits" / "fewshotQAT"

@@ -11,7 +11,7 @@ from clap_jax import config as config_lib
 from clap_jax import stages, types
 from clap_jax.inference import predict
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import end_to_end, results
+from clap_jax.trainers import end_to_end, end_to_end_scores, results
 from clap_jax.training import optimizer as optimizer_lib
 from configs import localization_end_to_end_sprites
 from tests.benchmarks import end_to_end_memory
@@ -101,6 +101,20 @@ def test_wrong_values_are_named(changes, message):
     end_to_end.resolve(config)
 
 
+def test_a_video_is_decoded_once(tmp_path):
+  built_dataset.write_dataset(tmp_path, num_videos=1, num_shards=1)
+  config = localization_end_to_end_sprites.get_config("tiny")
+  config.update_from_flattened_dict(toy_runs.dataset_overrides(tmp_path))
+  facts = {"clip": {"clip_sec": 2.0, "num_frames": 4, "image_size": 16}}
+  videos = end_to_end_scores.Videos(end_to_end.resolve(config), facts)
+  for _ in range(2):
+    source = videos.source("train")
+    example = source.item(0, seed=0)
+    assert example.clips.shape[1:] == (4, 16, 16, 3)
+  cache = source.cache
+  assert (cache.num_misses, cache.num_hits, len(cache)) == (1, 1, 1)
+
+
 @pytest.mark.slow
 def test_a_trained_run_predicts(tmp_path):
   pretrained = toy_runs.pretrain(tmp_path)
@@ -132,6 +146,22 @@ def test_a_trained_run_predicts(tmp_path):
   [found] = predict.predict(model, [video])["videos"]
   assert found["predictions"]
   assert found["predictions"][0]["label"] in built_dataset.LABEL_NAMES
+  # Both parts are taken over: without a step, nothing changes.
+  config.update_from_flattened_dict(
+    {
+      "tower.workdir": str(workdir / end_to_end.MODEL_DIRECTORY / "encoder"),
+      "tower.localizer_workdir": str(
+        workdir / end_to_end.MODEL_DIRECTORY / "localization"
+      ),
+      "loop.steps": 0,
+      "optimizer.warmup_percent": 0.0,
+    }
+  )
+  again = stages.train(config, tmp_path / "again")
+  assert [row["value"] for row in again] == [row["value"] for row in rows]
+  config.pyramid.width = 32
+  with pytest.raises(ValueError, match="holds another localizer:\n  pyramid"):
+    stages.train(config, tmp_path / "other")
 
 
 def test_a_tower_with_batch_statistics_is_refused():

@@ -1,0 +1,222 @@
+"""Videos with the tower in the loop: their clips, their features, their mAP."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from clap_jax.data import (
+  clip_sequences,
+  container,
+  feature_windows,
+  features,
+  frame_cache,
+  records,
+  tfrecord,
+)
+from clap_jax.metrics import detection
+from clap_jax.models import long_video
+from clap_jax.trainers import feature_data, localization, pretrain, results
+from clap_jax.training import evaluation
+from clap_jax.training import mesh as mesh_lib
+
+_LENGTH_MULTIPLE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedVideos(feature_data.FeatureReader):
+  """Features of the tower as it is now, in the place of files."""
+
+  encoded: Mapping[str, Mapping[str, features.VideoFeatures]]  # split -> id
+  facts: Mapping[str, Any]  # as `clap extract` notes them
+
+  @property
+  def extraction(self):
+    return dict(self.facts)
+
+  def features(self, split: str):
+    return self.encoded[split]
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+  """The records of the config, split by split."""
+
+  config: Any  # EndToEndConfig
+  facts: dict  # encoder.json: the shape of a clip
+
+  @functools.cached_property
+  def dataset(self) -> records.Dataset:
+    return records.open_dataset(
+      self.config.data.data_dir, self.config.data.dataset
+    )
+
+  @functools.cached_property
+  def _cache(self) -> dict[str, frame_cache.FrameCache]:
+    data = self.config.data
+    # What the other two splits leave is for training, which reads most.
+    shares = collections.Counter()
+    for split in (data.train_split, data.selection_split, data.eval_split):
+      shares[split] += 1
+    return {
+      split: frame_cache.FrameCache(data.cache_mib * share / 3)
+      for split, share in shares.items()
+    }
+
+  def source(self, split: str) -> clip_sequences.ClipSequenceSource:
+    data, clip = self.config.data, pretrain.ClipShape(**self.facts["clip"])
+    split_records = self.dataset.split(split)
+    # Of `clap eval`, another split.
+    cache = self._cache.get(split, frame_cache.FrameCache(0.0))
+    return clip_sequences.ClipSequenceSource(
+      split_records,
+      split_records.metadata(on_corrupt="skip").examples,
+      clips=clip_sequences.ClipOptions(
+        clip_sec=clip.clip_sec,
+        stride_sec=data.stride_sec,
+        num_frames=clip.num_frames,
+        size=clip.image_size,
+      ),
+      windows=feature_windows.SequenceOptions(
+        max_length=data.max_length, crop_probability=data.crop_probability
+      ),
+      cache=cache,
+    )
+
+
+class Score:
+  """mAP of parameters on a split; every clip of every video is encoded."""
+
+  def __init__(self, config, facts, videos: Videos, task):
+    self._config = config
+    self._facts = facts
+    self._videos = videos
+    self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
+    self._protocol = detection.protocol_named(config.protocol)
+    self._mesh = mesh_lib.make_mesh(config.mesh)
+    self._clips_per_batch = long_video.clips_per_device() * self._mesh.size
+    self._encode = evaluation.Predictor(
+      task.encode, mesh=self._mesh, batch_size=self._clips_per_batch
+    )
+    self._detect = evaluation.Predictor(
+      task.localizer.predict,
+      mesh=self._mesh,
+      batch_size=config.data.batch_size,
+    )
+
+  def __call__(self, params, split: str):
+    """Metrics, the detections that they score, and the features."""
+    reader = self._read(params["tower"], split)
+    table = localization.detections(
+      reader,
+      self._detect,
+      params["localizer"],
+      split,
+      decode=self._config.decode,
+    )
+    table = localization.with_class_source(table, self._config.classifier)
+    truth = localization.ground_truth(reader, split)
+    return detection.evaluate(table, truth, self._protocol), table, reader
+
+  def _read(self, tower, split: str) -> EncodedVideos:
+    if split not in self._sources:
+      self._sources[split] = self._videos.source(split)
+    source, data = self._sources[split], self._config.data
+    encoded = dict(
+      _encode_all(
+        source, self._encode, tower, clips_per_batch=self._clips_per_batch
+      )
+    )
+    longest = max(len(video.features) for video in encoded.values())
+    return EncodedVideos(
+      config=feature_data.FeatureData(
+        dataset=data.dataset,
+        data_dir=data.data_dir,
+        features_dir="",
+        train_split=data.train_split,
+        selection_split=data.selection_split,
+        eval_split=data.eval_split,
+        batch_size=data.batch_size,
+        max_length=max(
+          data.max_length, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+        ),
+        crop_probability=0.0,
+        num_threads=data.num_threads,
+      ),
+      encoded={split: encoded},
+      facts={
+        "encoder": self._facts["encoder"],
+        "seed": self._facts["seed"],
+        "stride_sec": data.stride_sec,
+        "parameters": "trained with the localizer",
+      },
+    )
+
+  def rows(self, params, split: str):
+    """Result rows and the detections that they score."""
+    config = self._config
+    metrics, table, reader = self(params, split)
+    frozen = [pattern for pattern, rate in config.optimizer.groups if not rate]
+    card = reader.card(
+      split,
+      task="detection",
+      protocol=config.protocol,
+      thresholds=self._protocol.thresholds,
+      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
+      top_k=f"{config.decode.num_kept} per video",
+      class_source=localization.class_source(config.classifier),
+      seeds=(config.loop.seed,),
+      num_predictions=len(table),
+      num_ground_truths=len(localization.ground_truth(reader, split)),
+      notes=(
+        "end to end: the video tower is trained with the localizer, "
+        + (f"frozen {', '.join(frozen)}" if frozen else "nothing frozen")
+        + ("; from a trained head" if config.tower.localizer_workdir else ""),
+      ),
+    )
+    rows = results.rows_of(
+      metrics,
+      encoder=self._facts["encoder"],
+      seed=config.loop.seed,
+      dataset=config.data.dataset,
+      split=split,
+      task="localization",
+      card=card,
+    )
+    return rows, table
+
+
+def _encode_all(
+  source: clip_sequences.ClipSequenceSource,
+  encode: evaluation.Predictor,
+  tower,
+  *,
+  clips_per_batch: int,
+) -> Iterator[tuple[str, features.VideoFeatures]]:
+  """(id, features) of every video that decodes, a few clips at a time."""
+  tower = encode.place(tower)
+  rows: dict[str, list[np.ndarray]] = {}
+  waiting: list[tuple[str, np.ndarray]] = []
+
+  def flush():
+    output = encode(tower, np.stack([clip for _, clip in waiting]))
+    for (name, _), row in zip(waiting, output, strict=True):
+      rows.setdefault(name, []).append(row)
+    waiting.clear()
+
+  for info in source.examples:
+    try:
+      for clip in source.stream(info):
+        waiting.append((info.id, clip))
+        if len(waiting) == clips_per_batch:
+          flush()
+    except (container.VideoError, tfrecord.CorruptRecordError) as error:
+      source.leave_out(info, error)
+  if waiting:
+    flush()
+  for name, parts in rows.items():
+    if name not in source.bad_videos.reasons:
+      yield name, features.VideoFeatures(np.stack(parts), source.grid)
