@@ -214,6 +214,17 @@ def point_head() -> dict:
   }
 
 
+def text_classes(class_split: str) -> dict:
+  """How open-vocabulary localization tells classes by their names."""
+  return {
+    "class_split": class_split,  # a name, or a .json or .list file
+    "top_classes": 0,  # labels per proposal; 0: all
+    "text_scale": 0.0,  # of the softmax over classes; 0: the towers' own
+    "text_model": "",  # of `clap import`; "": that of the features' encoder
+    "projection": "towers",  # towers | learned, on the seen classes
+  }
+
+
 def point_decode() -> dict:
   """How the anchor-free localizer's points become detections."""
   return {
@@ -247,6 +258,20 @@ def point_benchmark(config, args) -> None:
   config.decode = point_decode() | {"num_candidates": 2000}
   config.optimizer = head_optimizer() | {"ema_decay": 0.999}
   _benchmark_run(config, args)
+
+
+def point_activitynet(config, args) -> None:
+  """The anchor-free localizer on ActivityNet-1.3, data and all."""
+  point_benchmark(config, args)
+  config.protocol = "activitynet"
+  config.data = activitynet_features()
+  config.pyramid.update(
+    {"width": 256, "window_steps": 7, "use_positions": True}
+  )
+  config.loss.label_smoothing = 0.1
+  config.decode.update({"num_kept": 100, "sigma": 0.75, "vote_iou": 0.9})
+  config.optimizer.warmup_percent = 33.3  # five epochs
+  config.loop.epochs = 15.0
 
 
 def graph_benchmark(config, args) -> None:

@@ -22,15 +22,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
   args = common.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  common.point_benchmark(config, args)
-  config.protocol = "activitynet"
-  config.data = common.activitynet_features()
-  config.pyramid.update(
-    {"width": 256, "window_steps": 7, "use_positions": True}
-  )
-  config.loss.label_smoothing = 0.1
-  config.decode.update({"num_kept": 100, "sigma": 0.75, "vote_iou": 0.9})
-  config.optimizer.warmup_percent = 33.3  # five epochs
-  config.loop.epochs = 15.0
+  common.point_activitynet(config, args)
   common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

@@ -3,12 +3,31 @@
 Argument: `SIZE[,seed=N]` with SIZE tiny, demo or full. The localizer is trained
 on the base classes of the split; the novel ones are found by their names. For a
 number that says zero-shot of the encoder too, extract the features with one of
-`configs/pretrain_sprites.py:SIZE,encoder=clap,base_only`.
+`configs/pretrain_sprites.py:SIZE,encoder=clap,base_only`. A text tower that
+never read the novel names cannot tell them; one that did may take its place:
+
+    clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
+      --out weights/minilm
+    clap train ... --config.classes.text_model=weights/minilm \
+      --config.classes.projection=learned
 """
 
 import ml_collections
 
 from configs import common
+
+
+def sweep():
+  """Ten divisions of the classes each, 75 % and 50 % of them seen."""
+  return common.together(
+    {
+      "classes.class_split": tuple(
+        f"motion_sprites_{ratio}_{number}"
+        for ratio in ("75_25", "50_50")
+        for number in range(10)
+      )
+    }
+  )
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -18,11 +37,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.trainer = "localization_open_vocabulary"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
   config.data = common.feature_data(args["size"])
-  config.classes = {
-    "class_split": "motion_sprites",  # or a .json or .list file
-    "top_classes": 3,  # labels per proposal
-    "text_scale": 0.0,  # of the softmax over classes; 0: the towers' own
-  }
+  config.classes = common.text_classes("motion_sprites")
   config.pyramid = common.pyramid()
   config.head = common.point_head()
   config.loss = common.point_loss()

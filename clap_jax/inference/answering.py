@@ -12,7 +12,7 @@ import numpy as np
 
 from clap_jax.data import features
 from clap_jax.inference import streaming, support
-from clap_jax.trainers import grounding_evaluation, open_vocabulary
+from clap_jax.trainers import grounding_evaluation
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
@@ -184,7 +184,6 @@ def _localize(model, sequence: np.ndarray, request: Request) -> list[tuple]:
       segments=segments,
       scores=scores,
       names=tuple(dict.fromkeys(request.labels or model.label_names)),
-      facts=facts["text_classes"],
     )
   rows = zip(segments, scores, np.asarray(output.labels[0])[keep], strict=True)
   wanted = set(names if request.labels is None else request.labels)
@@ -195,20 +194,13 @@ def _localize(model, sequence: np.ndarray, request: Request) -> list[tuple]:
   ]
 
 
-def _named(model, sequence, *, segments, scores, names, facts) -> list[tuple]:
+def _named(model, sequence, *, segments, scores, names) -> list[tuple]:
   """(segment, score, name) of proposals under class names, best first."""
-  probability = open_vocabulary.class_probabilities(
-    sequence,
-    segments.astype(np.float64),
-    texts=model.class_texts(names),
-    chosen=range(len(names)),
-    text_scale=facts["text_scale"],
-  )
-  best = np.argsort(-probability, axis=1)[:, : facts["top_classes"]]
+  best, share = model.naming.best(sequence, segments.astype(np.float64), names)
   found = [
-    (segments[row], scores[row] * probability[row, code], names[code])
-    for row, codes in enumerate(best)
-    for code in codes
+    (segments[row], scores[row] * value, names[code])
+    for row in range(len(segments))
+    for code, value in zip(best[row], share[row], strict=True)
   ]
   return sorted(found, key=lambda entry: -entry[1])
 

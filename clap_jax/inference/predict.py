@@ -21,6 +21,9 @@ from clap_jax.trainers import (
   localization,
   localizers,
   moment_search,
+  open_vocabulary,
+  text_models,
+  text_space,
 )
 from clap_jax.training import checkpoint
 
@@ -51,9 +54,20 @@ class Model:
     return self.localizer is not None and "text_classes" in self.localizer[1]
 
   @functools.cached_property
-  def class_texts(self) -> Callable:
-    """Encoder.class_texts, kept by names: videos share their classes."""
-    return functools.lru_cache(maxsize=1)(self.encoder.class_texts)
+  def naming(self) -> open_vocabulary.Naming:
+    """How the proposals of a localizer that takes any label are named."""
+    facts = self.localizer[1]
+    classes = open_vocabulary.TextClasses(**facts["text_classes"])
+    if classes.text_model:
+      vectors = text_models.class_vectors(classes.text_model)
+    else:
+      vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
+    return open_vocabulary.Naming(
+      facts["space"],
+      functools.lru_cache(maxsize=1)(vectors),
+      frozenset(facts["seen_classes"]),
+      classes.top_classes,
+    )
 
   # Kept with the model: a program made anew for each video is compiled anew.
   @functools.cached_property
@@ -161,6 +175,8 @@ def _load_head(directory, name, trainer):
   workdir = directory / name
   facts, task = facts_lib.load(workdir, trainer.MODEL_FILE, trainer.make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  if "text_classes" in facts:
+    facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
   return task, facts, params
 
 

@@ -1,15 +1,16 @@
 """Localization of classes by their names alone, never trained or not.
 
 Where: the anchor-free localizer, trained on the seen classes as one class,
-"action". What: the text tower. A proposal's features, in the space that clips
-and texts share, are compared with the mean text of each class name under the
-prompt templates; the softmax over the classes asked for is the class score.
+"action". What: a text tower. A proposal's features are compared with the mean
+text of each class name under the prompt templates, in the space that clips and
+texts share or in one learned on the seen classes (see text_space.py); the
+softmax over the classes asked for is the class score.
 """
 
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,12 +24,15 @@ from clap_jax.trainers import (
   localization,
   results,
   running,
+  text_models,
+  text_space,
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 MODEL_FILE = localization.MODEL_FILE
+SPACE_FILE = "text_space.npz"  # in the workdir, of a learned projection
 _PROPOSAL_LABELS = ("action",)
 
 
@@ -37,8 +41,26 @@ class TextClasses:
   """Which classes are seen, and how texts become class scores."""
 
   class_split: str  # a name or a file, see data/class_splits.py
-  top_classes: int = config_lib.ranged(minimum=1)  # labels per proposal
+  # Labels per proposal, 0 for all: a class is ranked among the proposals that
+  # have it, so that few labels leave unseen classes out.
+  top_classes: int = config_lib.ranged(minimum=0)
   text_scale: float = config_lib.ranged(minimum=0.0)  # 0: the towers' own
+  # A directory of `clap import` with a text tower; "": that of the features.
+  text_model: str = ""
+  # Features to texts: by the towers' own matrix, or learned on seen classes.
+  projection: str = config_lib.choice("towers", "learned", default="towers")
+
+  def __post_init__(self):
+    if self.text_model and self.projection == "towers":
+      raise ValueError(
+        f"classes.text_model is {self.text_model!r}, whose texts the towers' "
+        "own projection does not meet; set classes.projection to 'learned'."
+      )
+    if self.text_scale and self.projection == "learned":
+      raise ValueError(
+        f"classes.text_scale is {self.text_scale}, but with a learned "
+        "projection it is chosen; leave it at 0."
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +101,8 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     reader.examples(config.data.train_split),
     reader.features(config.data.train_split),
     options=reader.options,
-    hidden_classes=reader.dataset.class_ids(
-      sorted(set(reader.dataset.label_names) - set(split.base))
+    hidden_classes=frozenset(
+      _class_ids(reader, set(reader.dataset.label_names) - set(split.base))
     ),
   )
   facts = localization.model_facts(
@@ -90,7 +112,10 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     standardization=reader.standardization(),
   )
   task = localization.make_task(facts, loss_config=config.loss)
-  score = _Score(config, reader, split, task)
+  vectors = _dataset_vectors(config.classes, reader)
+  space, facts["text_space"] = _make_space(config, reader, split, vectors)
+  naming = _naming(config, reader, split, space=space, vectors=vectors)
+  score = _Score(config, reader, split, task, naming=naming)
   state = running.fit(
     task,
     config,
@@ -108,6 +133,8 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     "text_classes": dataclasses.asdict(config.classes),
     "seen_classes": list(split.base),
   }
+  if processes.is_first():
+    text_space.save(workdir / SPACE_FILE, space)
   facts_lib.write(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
@@ -125,8 +152,71 @@ def evaluate(
   facts, task = facts_lib.load(workdir, MODEL_FILE, localization.make_task)
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   reader = feature_data.FeatureReader(config.data)
-  score = _Score(config, reader, _class_split(config, reader), task)
+  class_split = _class_split(config, reader)
+  naming = _naming(
+    config,
+    reader,
+    class_split,
+    space=text_space.load(pathlib.Path(workdir) / SPACE_FILE),
+    vectors=_dataset_vectors(config.classes, reader),
+  )
+  score = _Score(config, reader, class_split, task, naming=naming)
   return score.rows(params, split or config.data.eval_split)[0]
+
+
+def _dataset_vectors(classes: TextClasses, reader) -> np.ndarray:
+  """Vectors (c, p) of the dataset's class names, by class number."""
+  names = reader.dataset.label_names
+  if classes.text_model:
+    return text_models.class_vectors(classes.text_model)(names)
+  texts = reader.class_texts
+  return texts.vectors[[texts.names.index(name) for name in names]]
+
+
+def _make_space(
+  config, reader, split: class_splits.ClassSplit, vectors: np.ndarray
+) -> tuple[text_space.Space, dict]:
+  """The space, and what was chosen for it, by which classes."""
+  classes, data = config.classes, config.data
+  if classes.projection == "towers":
+    space = text_space.of_towers(reader.class_texts, scale=classes.text_scale)
+    return space, {"scale": float(space.scale), "seen_penalty": 0.0}
+  seen = _class_ids(reader, split.base)
+  infos = reader.examples(data.train_split)
+  loaded = reader.features(data.train_split)
+  segments = text_space.collect(infos, loaded)
+  if split.validation and data.selection_split is not None:
+    unseen = _class_ids(reader, split.validation)
+    selection = text_space.collect(
+      reader.examples(data.selection_split),
+      reader.features(data.selection_split),
+    )
+    judged = selection.of([*seen, *unseen]).and_also(segments.of(unseen))
+    folds = [text_space.Fold(segments, judged, seen, unseen)]
+    chosen_on = "the validation classes"
+  else:
+    halves = [text_space.collect(infos[part::2], loaded) for part in (0, 1)]
+    folds = text_space.folds_of(*halves, seen=seen)
+    chosen_on = f"seen classes held out in turn, {len(folds)} folds"
+  choice = text_space.choose(folds, vectors, top_classes=classes.top_classes)
+  space = text_space.fit(segments, vectors, classes=seen, ridge=choice.ridge)
+  space = space._replace(scale=choice.scale, seen_penalty=choice.seen_penalty)
+  return space, choice._asdict() | {"chosen_on": chosen_on}
+
+
+def _class_ids(reader, names) -> tuple[int, ...]:
+  known = list(reader.dataset.label_names)
+  return tuple(sorted(known.index(name) for name in names))
+
+
+def _naming(config, reader, split, *, space, vectors) -> "Naming":
+  names = list(reader.dataset.label_names)
+  return Naming(
+    space,
+    lambda asked: vectors[[names.index(name) for name in asked]],
+    frozenset(split.base),
+    config.classes.top_classes,
+  )
 
 
 def _class_split(config, reader) -> class_splits.ClassSplit:
@@ -138,10 +228,19 @@ def _class_split(config, reader) -> class_splits.ClassSplit:
 class _Score:
   """mAP of parameters on a split: of seen and of unseen classes."""
 
-  def __init__(self, config, reader, split: class_splits.ClassSplit, task):
+  def __init__(
+    self,
+    config,
+    reader,
+    split: class_splits.ClassSplit,
+    task,
+    *,
+    naming: "Naming",
+  ):
     self._config = config
     self._reader = reader
     self._split = split
+    self._naming = naming
     self._protocol = detection.protocol_named(config.protocol)
     self._predictor = evaluation.Predictor(
       task.predict,
@@ -164,14 +263,8 @@ class _Score:
       decode=self._config.decode,
     )
     sequences = self._reader.features(split)
-    label = functools.partial(
-      classified,
-      found,
-      sequences,
-      texts=self._reader.class_texts,
-      classes=self._config.classes,
-    )
-    table = label(names=self._reader.class_texts.names)
+    label = functools.partial(classified, found, sequences, naming=self._naming)
+    table = label(names=self._reader.dataset.label_names)
     truth = localization.ground_truth(self._reader, split)
     metrics: dict[str, float] = {}
     parts = [
@@ -200,9 +293,8 @@ class _Score:
       thresholds=self._protocol.thresholds,
       nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-agnostic",
       top_k=f"{config.decode.num_kept} proposals per video, "
-      f"{config.classes.top_classes} classes each",
-      class_source=f"text tower of encoder {encoder!r}, mean of "
-      f"{len(LABEL_PROMPTS)} prompts per class name",
+      f"{config.classes.top_classes or 'all'} classes each",
+      class_source=self._class_source(encoder),
       seeds=(config.loop.seed,),
       num_predictions=len(table),
       num_ground_truths=len(localization.ground_truth(self._reader, split)),
@@ -223,6 +315,19 @@ class _Score:
     )
     return rows, table
 
+  def _class_source(self, encoder: str) -> str:
+    classes, space = self._config.classes, self._naming.space
+    source = f"text tower of encoder {encoder!r}"
+    if classes.text_model:
+      source = f"text tower of {pathlib.Path(classes.text_model).name!r}"
+    source += f", mean of {len(LABEL_PROMPTS)} prompts per class name"
+    if classes.projection == "towers":
+      return f"{source}, in the towers' own space"
+    return (
+      f"{source}; projection learned on the seen classes, scale "
+      f"{space.scale:g}, seen classes lose {space.seen_penalty:g}"
+    )
+
   def _encoder_note(self) -> str:
     """Whether the encoder knew the unseen classes, as far as is known."""
     training = self._reader.extraction.get("training", {})
@@ -235,42 +340,55 @@ class _Score:
     return "the encoder was not trained on the unseen classes"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Naming:
+  """How segments are given class names."""
+
+  space: text_space.Space
+  vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)
+  seen: frozenset[str]  # names that lose the penalty
+  top_classes: int  # per segment; 0: all
+
+  def best(
+    self, sequence: np.ndarray, segments: np.ndarray, names: Sequence[str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best classes (k, n) of segments (k, 2) in grid units, and shares."""
+    share = self.space.probabilities(
+      text_space.mean_features(sequence, segments),
+      self.vectors(names),
+      seen_mask=np.isin(names, list(self.seen)),
+    )
+    best = text_space.best_classes(share, self.top_classes)
+    return best, np.take_along_axis(share, best, axis=1)
+
+
 def classified(
   proposals: tables.DetectionTable,
   sequences: Mapping[str, features.VideoFeatures],
   *,
-  texts,
-  classes: TextClasses,
+  naming: Naming,
   names: Sequence[str],
 ) -> tables.DetectionTable:
   """Gives every proposal its best classes out of `names`.
 
-  The score is the proposal's times the class's probability.
+  The score is the proposal's times the class's share.
 
   Args:
     proposals: segments with scores; their labels are ignored.
     sequences: features of their videos.
-    texts: a `data.class_texts.ClassTexts` that has all of `names`.
-    classes: how many labels, and how sharp.
+    naming: how classes are told.
     names: the classes that compete.
   """
-  chosen = [texts.names.index(name) for name in names]
   columns: dict[str, list[np.ndarray]] = {
     key: [] for key in ("video", "label", "start_sec", "end_sec", "score")
   }
   for code in np.unique(proposals.video):
     rows = np.flatnonzero(proposals.video == code)
     video = sequences[proposals.video_names[code]]
-    probability = class_probabilities(
-      video.features,
-      video.grid.to_grid(proposals.segments[rows]),
-      texts=texts,
-      chosen=chosen,
-      text_scale=classes.text_scale,
+    best, share = naming.best(
+      video.features, video.grid.to_grid(proposals.segments[rows]), names
     )
-    count = min(classes.top_classes, len(names))
-    best = np.argsort(-probability, axis=1, kind="stable")[:, :count]
-    share = np.take_along_axis(probability, best, axis=1)
+    count = best.shape[1]
     columns["video"].append(np.repeat(proposals.video[rows], count))
     columns["label"].append(best.reshape(-1))
     for key in ("start_sec", "end_sec"):
@@ -285,35 +403,3 @@ def classified(
   return tables.DetectionTable(
     video_names=proposals.video_names, label_names=tuple(names), **joined
   )
-
-
-def class_probabilities(
-  sequence: np.ndarray,
-  segments: np.ndarray,
-  *,
-  texts,
-  chosen: Sequence[int],
-  text_scale: float,
-) -> np.ndarray:
-  """(k, c) probability of each chosen class for segments (k, 2).
-
-  The cosines of the features (t, d) with a class are averaged over the steps
-  that lie in the segment, at least the nearest one; the softmax over the
-  chosen classes has the scale `text_scale`, or the towers' own if that is 0.
-  """
-  projected = sequence @ texts.video_projection
-  norm = np.linalg.norm(projected, axis=-1, keepdims=True)
-  cosine = (projected / np.maximum(norm, 1e-6)) @ texts.vectors[chosen].T
-  total = np.concatenate(
-    [np.zeros((1, len(chosen))), np.cumsum(cosine, axis=0, dtype=np.float64)]
-  )
-  last = len(sequence) - 1
-  first = np.clip(np.ceil(segments[:, 0]), 0, last).astype(np.int64)
-  stop = np.clip(np.floor(segments[:, 1]), 0, last).astype(np.int64) + 1
-  nearest = np.clip(np.rint(segments.mean(axis=1)), 0, last).astype(np.int64)
-  first = np.where(stop > first, first, nearest)
-  stop = np.where(stop > first, stop, first + 1)
-  mean = (total[stop] - total[first]) / (stop - first)[:, None]
-  logits = mean * (text_scale or texts.logit_scale)
-  weight = np.exp(logits - logits.max(axis=1, keepdims=True))
-  return weight / weight.sum(axis=1, keepdims=True)

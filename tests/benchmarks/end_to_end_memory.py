@@ -6,8 +6,8 @@ Nothing is run: XLA's own account of one value-and-gradient program, for the
 tower computed clip by clip with recomputation and, as a peer, for all clips at
 once. What counts is the memory beside arguments and results; the clips
 themselves, uint8, are arguments and grow with their number. The localizer works
-on the features of all clips, as it does on frozen ones, and its own activations
-grow with them; what the tower adds is told apart by a loss that is linear in the
+on the features of all clips, as on frozen ones, and its own activations grow
+with them; what the tower adds is told apart by a loss that is linear in the
 features.
 """
 

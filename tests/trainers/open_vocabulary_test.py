@@ -1,7 +1,5 @@
 """Classes from texts: exact scores, and what is reported of which class."""
 
-import types
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from clap_jax.data import features
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, predict
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import open_vocabulary, results
+from clap_jax.trainers import open_vocabulary, results, text_space
 from configs import localization_open_sprites
 from tests.data import built_dataset
 from tests.trainers import toy_runs
@@ -19,37 +17,16 @@ from tests.trainers import toy_runs
 GRID = features.FeatureGrid(start_sec=0.0, stride_sec=1.0, clip_sec=2.0)
 
 
-def texts_of(names, width=4):
-  """Class i lies along axis i of the space, which is that of the features."""
-  return types.SimpleNamespace(
-    names=tuple(names),
-    vectors=np.eye(width, dtype=np.float32)[: len(names)],
-    video_projection=np.eye(width, dtype=np.float32),
-    logit_scale=10.0,
-  )
+def space_of(width=4, scale=10.0, seen_penalty=0.0):
+  """Features lie where texts do."""
+  nothing = np.zeros(width, np.float32)
+  identity = np.eye(width, dtype=np.float32)
+  return text_space.Space(identity, nothing, nothing, scale, seen_penalty)
 
 
-def test_probabilities_equal_the_loop():
-  rng = np.random.default_rng(0)
-  sequence = rng.normal(size=(9, 4)).astype(np.float32)
-  texts = texts_of("abc")
-  segments = np.array(
-    [[0.2, 3.9], [-4, 20], [5.4, 5.6], [7.0, 8.0], [2.6, 2.9]]
-  )
-  steps = [range(1, 4), range(9), [6], [7, 8], [3]]
-  got = open_vocabulary.class_probabilities(
-    sequence, segments, texts=texts, chosen=[2, 0], text_scale=0.0
-  )
-  for row, inside in enumerate(steps):
-    cosines = []
-    for axis in (2, 0):
-      unit = [sequence[i, axis] / np.linalg.norm(sequence[i]) for i in inside]
-      cosines.append(10.0 * np.mean(unit))
-    expected = np.exp(cosines) / np.exp(cosines).sum()
-    if row == 2:  # the nearest step of 5.5 may be either neighbour
-      continue
-    np.testing.assert_allclose(got[row], expected, rtol=1e-5)
-  np.testing.assert_allclose(got.sum(axis=1), 1.0)
+def axes(names, of="abcd"):
+  """Class i lies along axis i."""
+  return np.eye(len(of), dtype=np.float32)[[of.index(name) for name in names]]
 
 
 def test_names_compete_and_scores_multiply():
@@ -67,8 +44,7 @@ def test_names_compete_and_scores_multiply():
   table = open_vocabulary.classified(
     proposals,
     {"v": features.VideoFeatures(sequence, GRID)},
-    texts=texts_of("abc"),
-    classes=open_vocabulary.TextClasses("motion_sprites", 2, 0.0),
+    naming=open_vocabulary.Naming(space_of(), axes, frozenset(), 0),
     names=("c", "a"),
   )
   assert [table.label_names[i] for i in table.label] == ["a", "c", "c", "a"]
@@ -82,6 +58,36 @@ def test_names_compete_and_scores_multiply():
   )
   protocol = detection.PROTOCOLS["motion_sprites"]
   assert detection.evaluate(table, truth, protocol)["average_map"] == 1.0
+
+
+def test_seen_names_lose_the_penalty():
+  sequence = np.full((3, 4), 0.5, np.float32)  # as near to any name
+  segments = np.array([[0.0, 2.0]])
+  naming = open_vocabulary.Naming(
+    space_of(seen_penalty=0.3), axes, frozenset("bd"), 1
+  )
+  best, share = naming.best(sequence, segments, tuple("bad"))
+  assert best.tolist() == [[1]]
+  weight = np.exp(-10.0 * np.array([0.3, 0.0, 0.3]))
+  np.testing.assert_allclose(share[0, 0], weight[1] / weight.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"classes.text_model": "weights/minilm"}, "set classes.projection"),
+    (
+      {"classes.projection": "learned", "classes.text_scale": 3.0},
+      "leave it at 0",
+    ),
+    ({"classes.projection": "guessed"}, "choose from towers, learned"),
+  ],
+)
+def test_what_does_not_go_together(changes, message):
+  config = localization_open_sprites.get_config("tiny")
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(config_lib.ConfigError, match=message):
+    open_vocabulary.resolve(config)
 
 
 def test_the_class_split_is_checked():
@@ -118,6 +124,10 @@ def test_classes_never_trained_are_found_by_name(tmp_path):
   assert "1 are unseen: fades" in card["notes"][1]
   assert stages.evaluate(tmp_path / "open") == rows
   assert results.read(tmp_path / "open") == rows
+  config.classes.projection = "learned"
+  learned = stages.train(config, tmp_path / "learned")
+  assert "projection learned" in learned[0]["card"]["class_source"]
+  assert stages.evaluate(tmp_path / "learned") == learned
   predict.write_model(
     tmp_path,
     encoder="pretrain",

@@ -1,0 +1,279 @@
+"""Where features meet class names, and how classes compete there.
+
+Towers that were trained together have such a space. For any other features and
+text tower it is learned on the seen classes: a ridge regression from the mean
+feature of a segment to the vector of its class. Everything then lies nearer to
+the classes that it was fitted to than to others, so that their similarity is
+lowered by a constant. Both, and the sharpness of the softmax, are chosen on
+classes that the regression has not seen, never on those that are reported.
+
+Sources: Romera-Paredes and Torr, ICML 2015, for a linear map to descriptions of
+classes in closed form; Chao et al., ECCV 2016, for the constant.
+"""
+
+import itertools
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clap_jax.data import class_texts, features
+from clap_jax.data.records import ExampleInfo
+from clap_jax.metrics import matching
+
+RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the identity, for unit variances
+SCALES = (5.0, 10.0, 20.0, 40.0)
+PENALTIES = tuple(i / 10 for i in range(9))
+_NUM_FOLDS = 4
+
+
+class Segments(NamedTuple):
+  """Labelled segments by the mean of their features."""
+
+  features: np.ndarray  # (n, d)
+  labels: np.ndarray  # int (n,)
+
+  def of(self, classes: Sequence[int]) -> "Segments":
+    keep = np.isin(self.labels, classes)
+    return Segments(self.features[keep], self.labels[keep])
+
+  def and_also(self, other: "Segments") -> "Segments":
+    return Segments(*map(np.concatenate, zip(self, other, strict=True)))
+
+
+class Space(NamedTuple):
+  """An affine map of features, and how cosines with texts become scores."""
+
+  kernel: np.ndarray  # float32 (d, p)
+  offset: np.ndarray  # float32 (p,)
+  centre: np.ndarray  # float32 (p,), subtracted from class vectors
+  scale: float  # of the softmax over classes
+  seen_penalty: float  # cosine that seen classes lose
+
+  def probabilities(
+    self, vectors: np.ndarray, texts: np.ndarray, *, seen_mask: np.ndarray
+  ) -> np.ndarray:
+    """(k, c) shares of the classes for features (k, d).
+
+    Args:
+      vectors: features, means over segments.
+      texts: class vectors (c, p).
+      seen_mask: bool (c,).
+    """
+    cosine = (
+      _unit(vectors @ self.kernel + self.offset) @ _unit(texts - self.centre).T
+    )
+    logits = self.scale * (cosine - self.seen_penalty * seen_mask)
+    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def of_towers(texts: class_texts.ClassTexts, *, scale: float) -> Space:
+  """The space that both towers share; `scale` 0 takes their own."""
+  width = texts.video_projection.shape[1]
+  nothing = np.zeros(width, np.float32)
+  return Space(
+    texts.video_projection, nothing, nothing, scale or texts.logit_scale, 0.0
+  )
+
+
+def mean_features(sequence: np.ndarray, segments: np.ndarray) -> np.ndarray:
+  """Means (k, d) of features (t, d) over segments (k, 2) in grid units.
+
+  Of the steps that lie in the segment, at least the nearest one.
+  """
+  width = sequence.shape[1]
+  total = np.concatenate(
+    [np.zeros((1, width)), np.cumsum(sequence, axis=0, dtype=np.float64)]
+  )
+  last = len(sequence) - 1
+  first = np.clip(np.ceil(segments[:, 0]), 0, last).astype(np.int64)
+  stop = np.clip(np.floor(segments[:, 1]), 0, last).astype(np.int64) + 1
+  nearest = np.clip(np.rint(segments.mean(axis=1)), 0, last).astype(np.int64)
+  first = np.where(stop > first, first, nearest)
+  stop = np.where(stop > first, stop, first + 1)
+  return (total[stop] - total[first]) / (stop - first)[:, None]
+
+
+def collect(
+  infos: Iterable[ExampleInfo], sequences: Mapping[str, features.VideoFeatures]
+) -> Segments:
+  """The annotated segments of the videos that have features."""
+  means, labels = [], []
+  for info in infos:
+    if info.id in sequences and len(info.labels):
+      video = sequences[info.id]
+      spans = video.grid.to_grid(info.segments.astype(np.float64))
+      means.append(mean_features(video.features, spans))
+      labels.append(np.asarray(info.labels))
+  if not means:
+    raise ValueError("no video has both features and labelled segments")
+  return Segments(np.concatenate(means), np.concatenate(labels))
+
+
+def fit(
+  segments: Segments, texts: np.ndarray, *, classes: Sequence[int], ridge: float
+) -> Space:
+  """The regression on the segments of `classes`; scale 1, no penalty.
+
+  Raises:
+    ValueError: no segment of these classes.
+  """
+  segments = segments.of(classes)
+  if not len(segments.labels):
+    raise ValueError("no labelled segment of a seen class to learn from")
+  centre = texts[list(classes)].mean(axis=0)
+  targets = _unit(texts - centre)[segments.labels].astype(np.float64)
+  mean = segments.features.mean(axis=0)
+  deviation = segments.features.std(axis=0)
+  deviation = np.where(deviation > 1e-6, deviation, 1.0)
+  x = (segments.features - mean) / deviation
+  middle = targets.mean(axis=0)
+  gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
+  kernel = np.linalg.solve(gram, x.T @ (targets - middle) / len(x))
+  kernel = kernel / deviation[:, None]
+  return Space(
+    kernel=kernel.astype(np.float32),
+    offset=(middle - mean @ kernel).astype(np.float32),
+    centre=centre.astype(np.float32),
+    scale=1.0,
+    seen_penalty=0.0,
+  )
+
+
+class Fold(NamedTuple):
+  """Segments to fit and others to judge by, some of unseen classes."""
+
+  fitted: Segments
+  judged: Segments
+  seen: tuple[int, ...]
+  unseen: tuple[int, ...]
+
+
+def folds_of(
+  even: Segments, odd: Segments, *, seen: Sequence[int]
+) -> list[Fold]:
+  """Every seen class is unseen once: fitted on some videos, judged on others.
+
+  Args:
+    even: segments of one half of the training videos.
+    odd: those of the other half.
+    seen: the seen classes.
+  """
+  num_folds = min(_NUM_FOLDS, len(seen))
+  return [
+    Fold(
+      even,
+      odd,
+      tuple(c for i, c in enumerate(seen) if i % num_folds != fold),
+      tuple(seen[fold::num_folds]),
+    )
+    for fold in range(num_folds)
+  ]
+
+
+class Choice(NamedTuple):
+  ridge: float
+  scale: float
+  seen_penalty: float
+
+
+def choose(
+  folds: Sequence[Fold], texts: np.ndarray, *, top_classes: int
+) -> Choice:
+  """What serves seen and unseen classes of the folds best, on average.
+
+  Raises:
+    ValueError: a fold has no segment of seen or of unseen classes.
+  """
+  total: dict[Choice, float] = dict.fromkeys(
+    itertools.starmap(Choice, itertools.product(RIDGES, SCALES, PENALTIES)), 0.0
+  )
+  for fold in folds:
+    classes = (*fold.seen, *fold.unseen)
+    judged = fold.judged.of(classes)
+    place = {code: i for i, code in enumerate(classes)}
+    labels = np.array([place[code] for code in judged.labels.tolist()], int)
+    seen_mask = np.arange(len(classes)) < len(fold.seen)
+    for ridge in RIDGES:
+      space = fit(fold.fitted, texts, classes=fold.seen, ridge=ridge)
+      for scale, penalty in itertools.product(SCALES, PENALTIES):
+        share = space._replace(scale=scale, seen_penalty=penalty).probabilities(
+          judged.features, texts[list(classes)], seen_mask=seen_mask
+        )
+        total[Choice(ridge, scale, penalty)] += balanced_precision(
+          share, labels, seen_mask=seen_mask, top_classes=top_classes
+        )
+  return max(total, key=total.__getitem__)
+
+
+def balanced_precision(
+  share: np.ndarray,
+  labels: np.ndarray,
+  *,
+  seen_mask: np.ndarray,
+  top_classes: int,
+) -> float:
+  """Harmonic mean of the mean AP of seen and that of unseen classes.
+
+  The segments of a class are ranked among all segments by its share, of those
+  that have it among their `top_classes` (0: all).
+
+  Raises:
+    ValueError: no segment of a seen, or of an unseen class.
+  """
+  num_classes = share.shape[1]
+  best = best_classes(share, top_classes)
+  row = np.repeat(np.arange(len(share)), best.shape[1])
+  owner = best.reshape(-1)
+  order = np.lexsort((-share[row, owner], owner))
+  row, owner = row[order], owner[order]
+  count = np.bincount(labels, minlength=num_classes)
+  precision = matching.average_precision(
+    (labels[row] == owner)[:, None],
+    owner,
+    num_positives=np.maximum(count, 1),
+    interpolated=True,
+  )[:, 0]
+  parts = [precision[mask & (count > 0)] for mask in (seen_mask, ~seen_mask)]
+  if not all(map(len, parts)):
+    raise ValueError(
+      "classes cannot be weighed against each other: no segment of a seen, or "
+      "of an unseen class, is left; give the split more classes or videos"
+    )
+  seen, unseen = (part.mean() for part in parts)
+  return 2 * seen * unseen / max(seen + unseen, 1e-12)
+
+
+def best_classes(share: np.ndarray, top_classes: int) -> np.ndarray:
+  """(k, n) the classes of the largest shares (k, c), best first; 0: all."""
+  count = min(top_classes or share.shape[1], share.shape[1])
+  return np.argsort(-share, axis=1, kind="stable")[:, :count]
+
+
+def save(path: pathlib.Path, space: Space) -> None:
+  with path.open("wb") as file:
+    np.savez(file, **space._asdict())
+
+
+def load(path: pathlib.Path) -> Space:
+  """What `save` wrote.
+
+  Raises:
+    FileNotFoundError: there is none: an earlier revision trained the run.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{path} is missing: an earlier revision of clap_jax trained this "
+      "open-vocabulary run. Run its `clap train` again, in a new directory."
+    )
+  with np.load(path, allow_pickle=False) as arrays:
+    return Space(
+      *(arrays[name] for name in ("kernel", "offset", "centre")),
+      *(float(arrays[name]) for name in ("scale", "seen_penalty")),
+    )
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

@@ -1,0 +1,50 @@
+"""Open-vocabulary ActivityNet-1.3 on public TSP features.
+
+Argument: `SIZE[,seed=N]`, SIZE tiny or full. Features and annotations as in
+configs/localization_activitynet.py. The classes come from a text tower that
+`clap import` has written, through a projection learned on the seen classes:
+
+    clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
+      --out weights/minilm
+    clap sweep --config=configs/localization_open_activitynet.py --workdir=DIR \
+      --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
+
+runs the public zero-shot splits, ten with 75 % and ten with 50 % of the classes
+seen: LISTS/zero_shot_train_75_test_25/ActivityNet/train/split_0.list, the
+unseen classes in the same file of test/, LISTS being splits/ here.
+"""
+
+import ml_collections
+
+from configs import common
+
+_LIST = "splits/zero_shot_train_{}/ActivityNet/train/split_{}.list"
+
+
+def sweep():
+  """The public splits, ten of each ratio."""
+  return common.together(
+    {
+      "classes.class_split": tuple(
+        _LIST.format(ratio, number)
+        for ratio in ("75_test_25", "50_test_50")
+        for number in range(10)
+      )
+    }
+  )
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", seed=0)
+  config = ml_collections.ConfigDict()
+  common.point_activitynet(config, args)
+  config.trainer = "localization_open_vocabulary"
+  config.decode.class_wise = False
+  config.classes = common.text_classes("activitynet_160_20_20") | {
+    "top_classes": 5,
+    "text_model": "weights/minilm",
+    "projection": "learned",
+  }
+  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  return config.lock()
