@@ -145,7 +145,7 @@ class MeshConfig:
 
   data: int = -1  # replicas
   fsdp: int = 1  # ways the parameters are split; splits the batch as well
-  tensor: int = 1  # ways single products are split, by explicit rules only
+  tensor: int = 1  # ways attention heads and hidden units are split
   fsdp_min_size: int = ranged(default=2**16, minimum=1)  # elements; else whole
 
   def __post_init__(self):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from clap_jax.data import (
   tfrecord,
 )
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.models import partitioning
 from clap_jax.report import content, dataset_page
 from clap_jax.trainers import (
   abstract,
@@ -33,6 +35,7 @@ from clap_jax.trainers import (
   results,
 )
 from clap_jax.training import compile_ahead as compile_ahead_lib
+from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import processes
 from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
@@ -169,11 +172,48 @@ def compile_ahead(
     optimizer=resolved.optimizer,
     loop=resolved.loop,
     mesh=resolved.mesh,
+    sharding_rules=partitioning.PARAMETER_AXES,
   )
   document |= {"assumed": dataclasses.asdict(assumed)}
   if priced is not None:
     document["cost"] = abstract.epoch_cost(document, priced)
   return document
+
+
+def compile_for_smallest(config, **assumed: str) -> dict:
+  """`compile_ahead` for one v5e slice after the other, until the step fits.
+
+  Slices that mesh and batch cannot be spread over are passed by.
+
+  Args:
+    config: as for `train`.
+    **assumed: see `compile_ahead`.
+
+  Raises:
+    ValueError: if the step fits none, or as of `compile_ahead`.
+  """
+  mesh = _trainer(config.get("trainer")).resolve(config).mesh
+  tried = []
+  for sides in topology_lib.SLICES["v5e"]:
+    name = f"v5e:{sides}"
+    _, chips = topology_lib.parse_name(name)
+    try:
+      shape = mesh_lib.mesh_sizes(mesh, math.prod(chips))
+    except ValueError:
+      continue
+    if config.data.batch_size % (shape[0] * shape[1]):
+      continue
+    document = compile_ahead(config, topology=name, **assumed)
+    if document["fits"]:
+      return document
+    missing = document["missing_bytes_per_chip"] / 2**20
+    tried.append(f"{name} lacks {missing:,.0f} MiB per chip")
+    console.print(tried[-1])
+  why = "; ".join(tried) or "mesh and batch suit none"
+  raise ValueError(
+    f"The step fits no v5e slice ({why}): set mesh.fsdp, "
+    "loss.num_microbatches or a smaller data.batch_size."
+  )
 
 
 def is_finished(workdir: str | pathlib.Path) -> bool:
@@ -343,6 +383,12 @@ def print_compiled(document: dict) -> None:
   for name in ("peak", "state", "limit"):
     value = document[f"{name}_bytes_per_chip"] / mib
     table.add_row(f"{name} per chip", f"{value:,.1f} MiB")
+  for over, group in document["split_parameters"].items():
+    table.add_row(
+      f"{over}: {group['arrays']} parameters",
+      f"{group['bytes_per_chip'] / mib:,.1f} MiB per chip, the largest "
+      f"{group['largest']} {group['shape']} as ({', '.join(group['axes'])})",
+    )
   for array in document["largest_replicated"][:3]:
     if array["bytes"] >= mib:
       table.add_row(

@@ -14,6 +14,15 @@ from typing import Any, NamedTuple
 
 Array = Any  # a NumPy or a JAX array; the shape stands in the comment
 
+# Name of an axis of activations or parameters -> axes of the mesh that split it
+# (training/mesh.py). What is not here is whole, but for the parameters, which
+# `fsdp` splits along one axis more.
+MESH_AXES = {
+  "batch": ("data", "fsdp"),
+  "heads": ("tensor",),  # of attention; also their concatenation
+  "hidden": ("tensor",),  # units between the two layers of an MLP
+}
+
 
 class PairMetadata(NamedTuple):
   """What the mask rules of the contrastive loss know of each clip. All (b,)."""

@@ -91,6 +91,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "clip_sec": 2.0,
     "num_frames": 16,  # equally spaced in the clip
     "image_size": 64,  # px
+    "resize": "squash",  # squash | crop | tsp (128 x 171, then 112 x 112)
   }
   config.sampling = {
     "text_source": "captions",  # or labels, captions_and_labels, ...

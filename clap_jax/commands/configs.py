@@ -75,3 +75,20 @@ def load_module(file: str):
   except SyntaxError as error:
     raise ValueError(f"--config: {error}") from error
   return module
+
+
+def named_slice(name: str) -> str:
+  """The smallest TPU slice of FILE.py[:argument], as the file's SLICES says.
+
+  Raises:
+    ValueError: if the file does not say.
+  """
+  file, _, argument = name.partition(":")
+  slices = getattr(load_module(file), "SLICES", None)
+  if not slices:
+    raise ValueError(
+      f"--topology: {file} names no slice (SLICES); give one, or smallest."
+    )
+  items = [item.removeprefix("size=") for item in argument.split(",")]
+  size = next((item for item in items if item in slices), next(iter(slices)))
+  return slices[size]

@@ -165,7 +165,9 @@ def add_compile(commands) -> None:
     "--config", required=True, help="configs/FILE.py[:argument]"
   )
   parser.add_argument(
-    "--topology", required=True, help="v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x2"
+    "--topology",
+    help="v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x2, or smallest: the first v5e "
+    "slice that the step fits; default: the one that the config names",
   )
   parser.add_argument(
     "--facts",
@@ -184,8 +186,11 @@ def add_compile(commands) -> None:
 
 def _compile(args) -> dict:
   config = configs.read(args.config, args.overrides)
-  document = stages.compile_ahead(
-    config, topology=args.topology, facts=args.facts, cost=args.cost
-  )
+  topology = args.topology or configs.named_slice(args.config)
+  assumed = {"facts": args.facts, "cost": args.cost}
+  if topology == "smallest":
+    document = stages.compile_for_smallest(config, **assumed)
+  else:
+    document = stages.compile_ahead(config, topology=topology, **assumed)
   stages.print_compiled(document)
   return document

@@ -46,6 +46,16 @@ def augment_clip(
   return _recolour(frames, gains, offset)
 
 
+def cut_at_random(frames: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+  """A square of `size` px out of uint8 (t, h, w, 3), the same in all frames."""
+  height, width = frames.shape[1:3]
+  # A stream of its own: `augment_clip` draws from that of the bare seed.
+  down, right = np.random.Generator(np.random.PCG64((seed, 1))).random(2)
+  top = int(down * (height - size + 1))
+  left = int(right * (width - size + 1))
+  return frames[:, top : top + size, left : left + size]
+
+
 def _shift(
   frames: np.ndarray, limit_px: int, *, down: float, right: float
 ) -> np.ndarray:

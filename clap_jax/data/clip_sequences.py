@@ -31,6 +31,7 @@ class ClipOptions:
   stride_sec: float
   num_frames: int
   size: int  # pixels, both sides
+  mode: str = "squash"  # see container.FrameConverter
 
   @property
   def grid(self) -> features.FeatureGrid:
@@ -174,6 +175,7 @@ class ClipSequenceSource:
       stride_sec=self._clips.stride_sec,
       num_frames=self._clips.num_frames,
       size=self._clips.size,
+      mode=self._clips.mode,
     )
 
   def _decoded(self, info: ExampleInfo) -> decode.DecodedVideo | None:
@@ -182,6 +184,9 @@ class ClipSequenceSource:
       info.index,
       expected_bytes=info.num_frames * self._clips.size**2 * 3,
       decode=lambda: decode.decode_video(
-        self._records[info.index].video, fps=None, size=self._clips.size
+        self._records[info.index].video,
+        fps=None,
+        size=self._clips.size,
+        mode=self._clips.mode,
       ),
     )

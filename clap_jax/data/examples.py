@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data.augment import AugmentOptions, augment_clip
+from clap_jax.data.augment import (
+  AugmentOptions,
+  augment_clip,
+  cut_at_random,
+)
 from clap_jax.data.clips import ClipItem, ClipSampler
-from clap_jax.data.container import VideoError
+from clap_jax.data.container import VideoError, frame_sides
 from clap_jax.data.decode import DecodedVideo, decode_clip, decode_video
 from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
@@ -31,7 +35,13 @@ class FrameOptions:
 
   num_frames: int
   size: int  # px
-  mode: str = "squash"  # squash | crop
+  mode: str = "squash"  # see container.FrameConverter
+  random_cut: bool = False  # of mode tsp: anywhere, else the centre
+
+  @property
+  def decoded_mode(self) -> str:
+    is_cut_later = self.mode == "tsp" and self.random_cut
+    return "tsp_whole" if is_cut_later else self.mode
 
 
 class BadRecords:
@@ -69,8 +79,9 @@ class FrameLoader:
     self._records = records
     self._options = options
     self._cache = cache
+    height, width = frame_sides(options.size, options.decoded_mode)
     self._expected_bytes = {
-      info.index: info.num_frames * options.size**2 * 3 for info in infos
+      info.index: info.num_frames * height * width * 3 for info in infos
     }
 
   @property
@@ -90,15 +101,20 @@ class FrameLoader:
       "clip_sec": item.end_sec - item.start_sec,
       "num_frames": self._options.num_frames,
     }
+    options = self._options
     video = self._cached(item.record_index)
     if video is not None:
-      return cut_clip(video, **times)
-    return decode_clip(
-      self._records[item.record_index].video,
-      size=self._options.size,
-      mode=self._options.mode,
-      **times,
-    )
+      frames = cut_clip(video, **times)
+    else:
+      frames = decode_clip(
+        self._records[item.record_index].video,
+        size=options.size,
+        mode=options.decoded_mode,
+        **times,
+      )
+    if options.decoded_mode == options.mode:
+      return frames
+    return cut_at_random(frames, options.size, seed=item.seed)
 
   def _cached(self, record_index: int) -> DecodedVideo | None:
     if self._cache is None or record_index not in self._expected_bytes:
@@ -109,7 +125,7 @@ class FrameLoader:
         self._records[record_index].video,
         fps=None,
         size=self._options.size,
-        mode=self._options.mode,
+        mode=self._options.decoded_mode,
       )
 
     return self._cache.get(

@@ -26,7 +26,7 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
 from clap_jax.models import long_video
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import feature_data
+from clap_jax.trainers import feature_data, pretrain
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 
@@ -64,6 +64,7 @@ def stream_clips(
     stride_sec=stride_sec,
     num_frames=shape.num_frames,
     size=shape.image_size,
+    mode=shape.resize,
   )
 
 
@@ -172,7 +173,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
     changed = [
       key
       for key in ("parameters", "dataset", "stride_sec", "clip")
-      if key in old and old[key] != facts[key]
+      if key in old and _with_defaults(key, old[key]) != facts[key]
     ]
     if changed:
       raise FileExistsError(
@@ -186,6 +187,13 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
   out.mkdir(parents=True, exist_ok=True)
   _write_facts(out, facts)
   return facts
+
+
+def _with_defaults(key: str, value):
+  """A fact as today's code writes it; older ones know fewer settings."""
+  if key != "clip":
+    return value
+  return dataclasses.asdict(pretrain.ClipShape(**value))
 
 
 def _batched(items: Iterable, size: int) -> Iterator[list]:

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -72,6 +73,7 @@ class Imported:
   settings: dict[str, Any]  # fields of DualEncoderConfig
   num_parameters: int
   conversion: rules.Conversion
+  clips: Mapping[str, Any]  # of the config: see source.Source
 
   @property
   def flags(self) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ class Imported:
         start.flag_of(key, value, self.directory)
         for key, value in self.settings.items()
       ),
+      *(f"--config.{key}={value}" for key, value in self.clips.items()),
     )
 
 
@@ -147,7 +150,7 @@ def import_weights(
     for name, leaf in conversion.weights.items()
     if name.startswith("params/")
   )
-  return Imported(out, settings, count, conversion)
+  return Imported(out, settings, count, conversion, SOURCES[source].clips)
 
 
 def convert(

@@ -72,4 +72,6 @@ SOURCE = source_lib.Source(
   rules=RULES,
   covers=r"(params|batch_stats)/video_tower/",
   settings=_settings,
+  # torchvision's recipe, which IG-65M and TSP share; a clip of TSP is 16/15 s.
+  clips={"clip.image_size": 112, "clip.resize": "tsp"},
 )

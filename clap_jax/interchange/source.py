@@ -33,6 +33,8 @@ class Source:
     fillings: of parameters that the family lacks.
     requires: what a config.json beside the weights must say where it says
       anything: the tower here is built for these values alone.
+    clips: keys of the config with values: how the clips were made that the
+      weights have seen.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Source:
   settings: Callable[[rules.Tensors, Options], dict[str, Any]]
   fillings: tuple[rules.Filling, ...] = ()
   requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def find(tensors: rules.Tensors, pattern: str):

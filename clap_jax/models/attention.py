@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clap_jax.models import layers, variants
+from clap_jax.models import layers, partitioning, variants
 
 
 class TokenBlock(nn.Module):
@@ -116,7 +116,7 @@ class Stack(nn.Module):
       block = nn.remat(block, prevent_cse=False, policy=policy)
 
     def body(module, carry, _):
-      return module(carry, *args), None
+      return partitioning.constrain(module(carry, *args), batch=0), None
 
     scan = nn.scan(
       body,
@@ -125,7 +125,7 @@ class Stack(nn.Module):
       length=self.size.depth,
     )
     module = block(self.size, self.dtype, self.style, name="layers")
-    x, _ = scan(module, x, None)
+    x, _ = scan(module, partitioning.constrain(x, batch=0), None)
     return x
 
 

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from clap_jax.models import partitioning
+
 
 class Dense(nn.Module):
   """A linear layer that flattens its input to two axes before the product.
@@ -57,6 +59,7 @@ class MlpBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
     y = Dense(self.hidden, dtype=self.dtype, name="up")(x)
+    y = partitioning.constrain(y, batch=0, hidden=-1)
     y = ACTIVATIONS[self.activation](y)
     y = nn.Dropout(self.dropout_rate)(y, deterministic=deterministic)
     return Dense(x.shape[-1], dtype=self.dtype, name="down")(y)
@@ -102,7 +105,8 @@ class Attention(nn.Module):
     def heads(name, x):  # (*b, n, d) -> (*b, h, n, d / h)
       y = Dense(width, dtype=self.dtype, name=name)(x)
       y = y.reshape(*x.shape[:-1], self.num_heads, head_width)
-      return jnp.swapaxes(y, -2, -3)
+      y = jnp.swapaxes(y, -2, -3)
+      return partitioning.constrain(y, batch=0, heads=-3)
 
     q, k, v = heads("q", query), heads("k", key_value), heads("v", key_value)
     valid = None if key_mask is None else key_mask[..., None, None, :]

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from clap_jax.models import partitioning
 from clap_jax.models.layers import Dense, MlpBlock
 from clap_jax.ops.masking import keep, masked_softmax
 
@@ -114,7 +115,7 @@ class LocalAttention(nn.Module):
     def heads(name):  # (b, t, d) -> (b, h, t, d / h)
       y = Dense(width, dtype=self.dtype, name=name)(x)
       y = y.reshape(*x.shape[:-1], self.num_heads, width // self.num_heads)
-      return jnp.swapaxes(y, 1, 2)
+      return partitioning.constrain(jnp.swapaxes(y, 1, 2), batch=0, heads=1)
 
     attend = (
       dense_band_attention

@@ -79,6 +79,7 @@ class Videos:
         stride_sec=data.stride_sec,
         num_frames=clip.num_frames,
         size=clip.image_size,
+        mode=clip.resize,
       ),
       windows=feature_windows.SequenceOptions(
         max_length=data.max_length, crop_probability=data.crop_probability

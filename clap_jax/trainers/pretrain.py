@@ -61,6 +61,8 @@ class ClipShape:
   clip_sec: float = config_lib.ranged(above=0.0)
   num_frames: int = config_lib.ranged(minimum=1)
   image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
+  # How frames come to that size; see container.FrameConverter.
+  resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +325,7 @@ class ClipReader:
     )
     return examples.ClipSource(
       sampler,
-      self._loader(records_of, infos),
+      self._loader(records_of, infos, random_cut=True),
       tokenizer=self.tokenizer,
       text_length=config.model.max_text_length,
       augment=config.augment,
@@ -356,11 +358,16 @@ class ClipReader:
       ).hidden
     return tuple(sorted(set(hidden)))
 
-  def _loader(self, records_of, infos) -> examples.FrameLoader:
+  def _loader(
+    self, records_of, infos, *, random_cut: bool = False
+  ) -> examples.FrameLoader:
     cache = frame_cache.FrameCache(self.config.data.cache_mib)
     clip = self.config.clip
     options = examples.FrameOptions(
-      num_frames=clip.num_frames, size=clip.image_size
+      num_frames=clip.num_frames,
+      size=clip.image_size,
+      mode=clip.resize,
+      random_cut=random_cut,
     )
     return examples.FrameLoader(records_of, options, cache=cache, infos=infos)
 

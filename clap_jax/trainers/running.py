@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from clap_jax.data import pipeline
+from clap_jax.models import partitioning
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import task as task_lib
 
@@ -63,5 +64,6 @@ def fit(
     evaluate=evaluate if selection is not None else None,
     prepare=prepare,
     steps_per_epoch=max(1, len(source) // data.batch_size),
+    sharding_rules=partitioning.PARAMETER_AXES,
     title=title,
   )

@@ -2,13 +2,14 @@
 
 import re
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 
 from clap_jax import config as config_lib
 from clap_jax.training import flops as flops_lib
-from clap_jax.training import hlo
+from clap_jax.training import hlo, paths
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import plan as plan_lib
 from clap_jax.training import sharding as sharding_lib
@@ -20,40 +21,41 @@ _STEPS_PER_EPOCH = 1000
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def compile_step(
+class TracedStep(NamedTuple):
+  """A train step and all that it was traced for."""
+
+  plan: plan_lib.Plan
+  batch: Any  # of jax.ShapeDtypeStruct with shardings
+  mesh: jax.sharding.Mesh
+  traced: Any  # jax.stages.Traced
+
+
+def trace_step(
   task: task_lib.Task,
   batch: Any,
   *,
-  topology: topology_lib.Topology,
+  devices: Sequence[jax.Device],
   optimizer: config_lib.OptimizerConfig,
   loop: config_lib.LoopConfig,
   mesh: config_lib.MeshConfig,
   sharding_rules: tuple[sharding_lib.Rule, ...] = (),
-) -> dict:
-  """Compiles the step that `fit` would run on `topology`; plain JSON values.
+) -> TracedStep:
+  """Traces the step that `fit` would run on `devices`, present or not.
 
   Args:
     task: what is learned.
     batch: jax.ShapeDtypeStruct of the global batch.
-    topology: from topology.describe.
+    devices: to run on.
     optimizer: as of the run.
     loop: as of the run.
     mesh: as of the run.
     sharding_rules: see sharding.partition_specs.
 
-  Returns:
-    fits, peak_bytes_per_chip, limit_bytes_per_chip, missing_bytes_per_chip,
-    flops_per_step (over all chips), collectives, roofline_step_sec and what
-    they were made from. A step that does not fit has the compiler's words as
-    `reason`.
-
   Raises:
-    ValueError: if mesh, batch and topology do not fit together.
+    ValueError: if mesh, batch and devices do not fit together.
   """
-  devices = list(topology.devices)
   device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
-  batch_size = jax.tree.leaves(batch)[0].shape[0]
-  mesh_lib.check_batch_size(batch_size, device_mesh)
+  mesh_lib.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_mesh)
   by_batch = sharding_lib.batch_sharding(device_mesh)
   batch = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
@@ -73,9 +75,39 @@ def compile_step(
       fsdp_min_size=mesh.fsdp_min_size,
     )
     traced = plan.step_function.trace(plan.abstract, batch)
-    count = flops_lib.count(traced.jaxpr)
-    resident = sharding_lib.bytes_per_device((plan.abstract, batch))
-    program = _compiled(traced.lower(), resident)
+  return TracedStep(plan, batch, device_mesh, traced)
+
+
+def compile_step(
+  task: task_lib.Task,
+  batch: Any,
+  *,
+  topology: topology_lib.Topology,
+  **settings: Any,
+) -> dict:
+  """Compiles the step that `fit` would run on `topology`; plain JSON values.
+
+  Args:
+    task: what is learned.
+    batch: jax.ShapeDtypeStruct of the global batch.
+    topology: from topology.describe.
+    **settings: see trace_step.
+
+  Returns:
+    fits, peak_bytes_per_chip, limit_bytes_per_chip, missing_bytes_per_chip,
+    flops_per_step (over all chips), collectives, roofline_step_sec and what
+    they were made from. A step that does not fit has the compiler's words as
+    `reason`.
+
+  Raises:
+    ValueError: if mesh, batch and topology do not fit together.
+  """
+  step = trace_step(task, batch, devices=topology.devices, **settings)
+  state = step.plan.abstract
+  count = flops_lib.count(step.traced.jaxpr)
+  resident = sharding_lib.bytes_per_device((state, step.batch))
+  with jax.set_mesh(step.mesh):
+    program = _compiled(step.traced.lower(), resident)
   chip = topology.chip
   peak = program["peak_bytes_per_chip"]
   document = {
@@ -83,25 +115,45 @@ def compile_step(
     "peak_bytes_per_chip": peak,
     "limit_bytes_per_chip": chip.limit_bytes,
     "missing_bytes_per_chip": max(0, peak - chip.limit_bytes),
-    "state_bytes_per_chip": sharding_lib.bytes_per_device(plan.abstract),
+    "state_bytes_per_chip": sharding_lib.bytes_per_device(state),
     "flops_per_step": count.flops,
     "loops_counted_once": count.unknown_loops,
     "collectives": [row._asdict() for row in program["collectives"]],
     "topology": topology.name,
-    "mesh": dict(device_mesh.shape),
-    "batch_size": batch_size,
-    "num_parameters": sum(
-      leaf.size for leaf in jax.tree.leaves(plan.abstract.params)
-    ),
+    "mesh": dict(step.mesh.shape),
+    "batch_size": jax.tree.leaves(step.batch)[0].shape[0],
+    "num_parameters": task_lib.num_parameters(state.params),
+    "split_parameters": _split_parameters(state.params),
     "largest_replicated": [
       {"path": array.path, "bytes": array.num_bytes}
       for array in sharding_lib.largest_replicated(
-        plan.abstract, plan.shardings, count=5
+        state, step.plan.shardings, count=5
       )
     ],
     "reason": program["reason"],
   }
-  return document | _roofline(document, chip, len(devices), program["moved"])
+  num_chips = len(topology.devices)
+  return document | _roofline(document, chip, num_chips, program["moved"])
+
+
+def _split_parameters(params: Any) -> dict[str, dict]:
+  """By the mesh axes that split them: arrays, bytes, and the largest one."""
+  groups: dict[str, dict[str, Any]] = {}
+  for path, leaf in paths.flatten(params).items():
+    spec = leaf.sharding.spec
+    over = " x ".join(sorted(axis for axis in spec if axis)) or "whole"
+    groups.setdefault(over, {})[path] = leaf
+  summary = {}
+  for over, leaves in groups.items():
+    path, largest = max(leaves.items(), key=lambda item: item[1].size)
+    summary[over] = {
+      "arrays": len(leaves),
+      "bytes_per_chip": sharding_lib.bytes_per_device(leaves),
+      "largest": path,
+      "shape": list(largest.shape),
+      "axes": [axis or "-" for axis in largest.sharding.spec],
+    }
+  return summary
 
 
 def _compiled(lowered, resident_bytes: int) -> dict:

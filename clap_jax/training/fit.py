@@ -112,7 +112,7 @@ def fit(
     if processes.is_first():
       workdir_lib.write_environment(workdir, device_mesh)
     if show_progress:
-      _announce(title, workdir, start_step, steps, plan)
+      announce(title, workdir, start_step, last_step=steps.last, plan=plan)
 
     def fresh():
       state = plan.make(np.uint32(loop.seed))
@@ -166,22 +166,32 @@ def _resolve_steps(loop, checkpoint, steps_per_epoch) -> start_lib.Steps:
   )
 
 
-def _announce(title, workdir, start_step, steps, plan) -> None:
+def announce(title, workdir, start_step, *, last_step: int, plan) -> None:
   """What is about to happen, and what takes memory on every device."""
-  params = jax.tree.leaves(plan.abstract.params)
-  lines = [
-    f"{title}: steps {start_step + 1} to {steps.last} in {workdir}",
-    f"  {sum(leaf.size for leaf in params):,} parameters on "
-    f"{len(params[0].sharding.device_set)} device(s)",
-  ]
-  if len(params[0].sharding.device_set) > 1:
-    largest = sharding_lib.largest_replicated(
-      plan.abstract, plan.shardings, count=3
+  state = plan.abstract
+  num_devices = len(state.step.sharding.device_set)
+  mib = {
+    name: sharding_lib.bytes_per_device(tree) / 2**20
+    for name, tree in (
+      ("all", state),
+      ("parameters", state.params),
+      ("optimizer", state.opt_state),
+      ("moving average", state.ema),
     )
+  }
+  lines = [
+    f"{title}: steps {start_step + 1} to {last_step} in {workdir}",
+    f"  {task_lib.num_parameters(state.params):,} parameters on {num_devices} "
+    "device(s)",
+    f"  {mib.pop('all'):,.1f} MiB of state on each device: "
+    + ", ".join(f"{name} {size:,.1f}" for name, size in mib.items() if size),
+  ]
+  if num_devices > 1:
+    largest = sharding_lib.largest_replicated(state, plan.shardings, count=3)
     lines += [
       f"  whole on every device: {array.path} {list(array.shape)}, "
-      f"{array.num_bytes / 2**20:.1f} MiB"
+      f"{array.num_bytes / 2**20:,.1f} MiB"
       for array in largest
       if array.num_bytes >= 2**20
-    ]
+    ] or ["  nothing of 1 MiB or more is whole on every device"]
   processes.say("\n".join(lines))

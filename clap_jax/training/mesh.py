@@ -22,17 +22,29 @@ def make_mesh(
     ValueError: if the axis sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
+  sizes = mesh_sizes(config, len(devices))
+  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def mesh_sizes(
+  config: config_lib.MeshConfig, num_devices: int
+) -> tuple[int, int, int]:
+  """Devices per axis, in the order of AXES.
+
+  Raises:
+    ValueError: if the axis sizes do not multiply to the number of devices.
+  """
   sizes = [config.data, config.fsdp, config.tensor]
   if -1 in sizes:
-    sizes[sizes.index(-1)] = max(len(devices) // -math.prod(sizes), 1)
-  if math.prod(sizes) != len(devices):
+    sizes[sizes.index(-1)] = max(num_devices // -math.prod(sizes), 1)
+  if math.prod(sizes) != num_devices:
     named = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
     raise ValueError(
-      f"The mesh {named} has {math.prod(sizes)} places for {len(devices)} "
+      f"The mesh {named} has {math.prod(sizes)} places for {num_devices} "
       "devices: choose sizes with that product, or -1 for one axis."
     )
-  auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=auto, devices=devices)
+  return tuple(sizes)
 
 
 def num_batch_shards(mesh: jax.sharding.Mesh) -> int:

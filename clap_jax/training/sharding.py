@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from clap_jax import types
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import paths
 
-# (regex on the path, one mesh axis or None per axis of the array)
-Rule = tuple[str, tuple[str | None, ...]]
+# (regex on the path, names of the last axes of the array)
+Rule = tuple[str, tuple[str, ...]]
 
 
 class ReplicatedArray(NamedTuple):
@@ -41,34 +42,38 @@ def partition_specs(
 ) -> Any:
   """A PartitionSpec per parameter.
 
-  The first rule whose regex is found in the path decides. Without one, an array
-  of at least `fsdp_min_size` elements is split over `fsdp` along its largest
-  axis that divides (of equal ones the first); the rest is whole everywhere.
+  The first rule whose regex is found in the path names the array's last axes;
+  those that types.MESH_AXES knows are split as it says. An array of at least
+  `fsdp_min_size` elements is then split over `fsdp` along its largest axis that
+  is left and divides (of equal ones the first). An axis before the named ones,
+  which is the depth of a stack of layers, is never split.
 
   Args:
     params: arrays or their shapes.
     mesh: from make_mesh.
-    rules: see above; a rule must have one entry per axis of the array.
+    rules: see above.
     fsdp_min_size: elements.
 
   Raises:
-    ValueError: if a rule does not fit the array it matches or matches none.
+    ValueError: if a rule does not fit the array it matches, or the mesh has a
+      `tensor` axis and no parameter is split over it.
   """
-  unused = {pattern for pattern, _ in rules}
 
   def spec(key_path, leaf):
     name = paths.name_of(key_path)
     for pattern, axes in rules:
       if re.search(pattern, name):
-        unused.discard(pattern)
-        return _checked_spec(name, leaf.shape, pattern, axes, mesh)
-    return _fsdp_spec(leaf.shape, mesh.shape["fsdp"], fsdp_min_size)
+        taken = _named_axes(name, leaf.shape, pattern, axes, mesh)
+        return _with_fsdp(taken, leaf.shape, mesh, fsdp_min_size, len(axes))
+    whole = (None,) * len(leaf.shape)
+    return _with_fsdp(whole, leaf.shape, mesh, fsdp_min_size, len(leaf.shape))
 
   specs = jax.tree_util.tree_map_with_path(spec, params)
-  if unused:
+  ways = mesh.shape["tensor"]
+  if ways > 1 and not any("tensor" in s for s in _spec_leaves(specs)):
     raise ValueError(
-      f"Sharding rules {sorted(unused)} match no parameter; the parameters are "
-      f"{', '.join(paths.flatten(params))}."
+      f"mesh.tensor is {ways}, but no product of this model is split over it: "
+      "set it to 1 and use mesh.data or mesh.fsdp."
     )
   return specs
 
@@ -85,8 +90,7 @@ def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
     param_specs: from `partition_specs`.
     mesh: the mesh.
   """
-  is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
-  spec_leaves = jax.tree.leaves(param_specs, is_leaf=is_spec)
+  spec_leaves = _spec_leaves(param_specs)
   flat_params = paths.flatten(state.params)
   known = {
     name: (leaf.shape, spec)
@@ -166,31 +170,41 @@ def bytes_per_device(tree: Any) -> int:
   )
 
 
-def _fsdp_spec(shape, num_shards: int, min_size: int) -> PartitionSpec:
-  dividing = [axis for axis, n in enumerate(shape) if n % num_shards == 0]
-  if num_shards == 1 or not dividing or np.prod(shape) < min_size:
-    return PartitionSpec()
-  largest = max(dividing, key=lambda axis: shape[axis])
-  return PartitionSpec(*[None] * largest, "fsdp")
+def _spec_leaves(specs: Any) -> list[PartitionSpec]:
+  return jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
-def _checked_spec(name, shape, pattern, axes, mesh) -> PartitionSpec:
-  if len(axes) != len(shape):
+def _named_axes(name, shape, pattern, axes, mesh) -> tuple[str | None, ...]:
+  """One mesh axis or None per axis of an array that a rule names."""
+  if len(axes) > len(shape):
     raise ValueError(
-      f"Sharding rule {pattern!r} has {len(axes)} entries, but {name} has "
-      f"shape {shape}: give one entry per axis."
+      f"Sharding rule {pattern!r} names {len(axes)} axes, but {name} has shape "
+      f"{shape}: name at most its last {len(shape)}."
     )
-  for axis, size in zip(axes, shape, strict=True):
-    if axis is None:
-      continue
-    if axis not in mesh.shape:
-      raise ValueError(
-        f"Sharding rule {pattern!r} names {axis!r}; the mesh has "
-        f"{', '.join(mesh.shape)}."
-      )
-    if size % mesh.shape[axis]:
-      raise ValueError(
-        f"Sharding rule {pattern!r} splits an axis of {size} of {name} "
-        f"{shape} over {axis}={mesh.shape[axis]}, which does not divide it."
-      )
+  taken: list[str | None] = [None] * len(shape)
+  for axis, logical in enumerate(axes, start=len(shape) - len(axes)):
+    for mesh_axis in types.MESH_AXES.get(logical, ()):
+      ways = mesh.shape[mesh_axis]
+      if shape[axis] % ways:
+        raise ValueError(
+          f"{name} {shape} cannot be split over mesh.{mesh_axis}={ways}, which "
+          f"does not divide its {shape[axis]} {logical}: choose a divisor."
+        )
+      taken[axis] = mesh_axis if ways > 1 else None
+  return tuple(taken)
+
+
+def _with_fsdp(taken, shape, mesh, min_size: int, num_named) -> PartitionSpec:
+  """`taken`, and `fsdp` on the largest other one of the last axes."""
+  ways = mesh.shape["fsdp"]
+  free = [
+    axis
+    for axis in range(len(shape) - num_named, len(shape))
+    if taken[axis] is None and shape[axis] % ways == 0
+  ]
+  axes = list(taken)
+  if ways > 1 and free and math.prod(shape) >= min_size:
+    axes[max(free, key=lambda axis: shape[axis])] = "fsdp"
+  while axes and axes[-1] is None:
+    axes.pop()
   return PartitionSpec(*axes)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from clap_jax.training import paths
+
 Params = Any  # a pytree of float arrays
 Batch = Any  # a pytree of arrays (b, ...), the same b in all of them
 
@@ -48,6 +50,15 @@ class Task(Protocol):
 def is_tracked(name: str) -> bool:
   """Whether a parameter's path lies in a tracked collection."""
   return name.split("/", maxsplit=1)[0] in TRACKED_COLLECTIONS
+
+
+def num_parameters(params: Params) -> int:
+  """Numbers that are learned: those of tracked collections do not count."""
+  return sum(
+    leaf.size
+    for name, leaf in paths.flatten(params).items()
+    if not is_tracked(name)
+  )
 
 
 def split_tracked(

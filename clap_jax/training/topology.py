@@ -34,6 +34,12 @@ CHIPS = {
   "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
 }
 
+# Slices that can be rented, in order of their size.
+# Source: Google Cloud's documentation of TPU v5e.
+SLICES = {
+  "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+}
+
 
 class Topology(NamedTuple):
   """A slice, known by its name."""

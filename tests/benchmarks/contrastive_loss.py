@@ -12,12 +12,9 @@ What cannot run is listed as skipped, with `ok` null. All peers are unmasked, so
 ours runs with the rules `unmasked` unless a row says otherwise.
 """
 
-import argparse
 import importlib.util
 import json
 import os
-import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -44,8 +41,10 @@ from jax.sharding import (  # noqa: E402
 )
 
 from clap_jax.losses import contrastive, contrastive_sharded  # noqa: E402
+from clap_jax.training import topology  # noqa: E402
 from clap_jax.types import PairMetadata  # noqa: E402
 from tests.benchmarks import contrastive_peers as peers  # noqa: E402
+from tests.benchmarks import running  # noqa: E402
 
 SCALE = 50.0
 FULL_BATCH = 8192
@@ -53,13 +52,8 @@ MIB = 2**20
 TPU_TOPOLOGY, TPU_WIDTH = "v5e:16x16", 512
 TPU_BATCHES = {"64k": 2**16, "256k": 2**18, "1m": 2**20, "4m": 2**22}
 TPU_GOALS_MIB = {"1m": 100, "4m": 280}
+_CHILD_FLAG = "--tpu_batches"  # the figures of this, in a process of its own
 TIME_GOALS = {"open_clip_form": 0.6, "inf_cl_form": 0.45, "dense": 1.1}
-
-
-def row(name, value, unit, goal=None, note=None):
-  ok = None if goal is None or value is None else bool(value <= goal)
-  made = {"name": name, "value": value, "unit": unit, "goal": goal, "ok": ok}
-  return made | ({"note": note} if note else {})
 
 
 def distinct_pairs(batch, make=np.asarray):
@@ -156,7 +150,7 @@ class Setting(NamedTuple):
     return f"{self.devices}_devices/b{self.batch}/d{self.width}"
 
 
-def measure(setting, names, rounds):
+def measure_setting(setting, names, rounds):
   """Median seconds and temporary MiB of the named contenders."""
   mesh = jax.make_mesh(
     (setting.devices,),
@@ -192,13 +186,17 @@ def measure(setting, names, rounds):
 def simulated_rows(setting, rounds):
   """Ours against the peers; goals hold at the full size only."""
   full = setting.batch >= FULL_BATCH
-  seconds, temp = measure(setting, ("ring", *TIME_GOALS), rounds)
+  seconds, temp = measure_setting(setting, ("ring", *TIME_GOALS), rounds)
   rows = []
   for name, goal in TIME_GOALS.items():
     ratio = seconds["ring"] / seconds[name]
     title = f"time/ring_over_{name}/{setting}"
-    rows.append(row(title, ratio, "ratio", goal if full else None))
-  return rows + [row(f"temp/{n}/{setting}", x, "MiB") for n, x in temp.items()]
+    rows.append(
+      running.row(title, ratio, "ratio", at_most=goal if full else None)
+    )
+  return rows + [
+    running.row(f"temp/{n}/{setting}", x, "MiB") for n, x in temp.items()
+  ]
 
 
 def variant_rows(setting, rounds):
@@ -213,31 +211,25 @@ def variant_rows(setting, rounds):
     ("ring_sigmoid", "sigmoid_form", None),
   )
   names = {name for over, under, _ in pairs for name in (over, under)}
-  seconds, temp = measure(setting, sorted(names), rounds)
+  seconds, temp = measure_setting(setting, sorted(names), rounds)
   rows = [
-    row(
+    running.row(
       f"time/{over}_over_{under}/{setting}",
       seconds[over] / seconds[under],
       "ratio",
-      goal,
+      at_most=goal,
     )
     for over, under, goal in pairs
   ]
-  rows += [row(f"temp/{n}/{setting}", x, "MiB") for n, x in temp.items()]
+  rows += [
+    running.row(f"temp/{n}/{setting}", x, "MiB") for n, x in temp.items()
+  ]
   ratio = temp["ring_sigmoid"] / temp["sigmoid_form"]
   title = f"temp/ring_sigmoid_over_sigmoid_form/{setting}"
-  return [*rows, row(title, ratio, "ratio", 0.05 if full else None)]
-
-
-def tpu_library():
-  """Path of libtpu.so, or None; the package itself is never imported."""
-  path = os.environ.get("TPU_LIBRARY_PATH")
-  if path:
-    return path
-  found = importlib.util.find_spec("libtpu")
-  if found is None or not found.submodule_search_locations:
-    return None
-  return str(pathlib.Path(found.submodule_search_locations[0], "libtpu.so"))
+  return [
+    *rows,
+    running.row(title, ratio, "ratio", at_most=0.05 if full else None),
+  ]
 
 
 def tpu_peak_mib(name, batch, mesh):
@@ -276,10 +268,10 @@ def tpu_peak_mib(name, batch, mesh):
 
 def tpu_rows(batches):
   """Run in a process of its own, whose environment names the TPU library."""
-  topology = topologies.get_topology_desc(
+  chips = topologies.get_topology_desc(
     platform="tpu", topology_name=TPU_TOPOLOGY
   )
-  mesh = Mesh(np.array(topology.devices), (peers.AXIS,))
+  mesh = Mesh(np.array(chips.devices), (peers.AXIS,))
   names = (
     "ring",
     "ring_captions",
@@ -294,24 +286,36 @@ def tpu_rows(batches):
       peaks[name, label] = peak
       goal = TPU_GOALS_MIB.get(label) if name == "ring" else None
       title = f"tpu_peak/{TPU_TOPOLOGY}/{name}/b{label}/d{TPU_WIDTH}"
-      rows.append(row(title, peak, "MiB per chip", goal, note))
+      rows.append(
+        running.row(title, peak, "MiB per chip", at_most=goal, note=note)
+      )
     if peaks["inf_cl_form", label]:
       ratio = peaks["ring", label] / peaks["inf_cl_form", label]
       title = f"tpu_peak/ring_over_inf_cl_form/b{label}"
-      rows.append(row(title, ratio, "ratio", 0.7 if label == "4m" else 0.85))
+      rows.append(
+        running.row(
+          title, ratio, "ratio", at_most=0.7 if label == "4m" else 0.85
+        )
+      )
   if len(batches) > 2:
     sizes = [TPU_BATCHES[label] for label in batches]
     ours_mib = [peaks["ring", label] for label in batches]
     misfit = 1 - np.corrcoef(sizes, ours_mib)[0, 1] ** 2
-    rows.append(row("tpu_peak/ring/misfit_of_a_line", misfit, "1-R^2", 1e-3))
+    rows.append(
+      running.row(
+        "tpu_peak/ring/misfit_of_a_line", misfit, "1-R^2", at_most=1e-3
+      )
+    )
   return rows
 
 
 def tpu_rows_in_child(batches):
-  library = tpu_library()
+  library = topology.library_path()
   if library is None:
     return [
-      row("tpu_peak", None, "MiB per chip", note="skipped: no libtpu installed")
+      running.row(
+        "tpu_peak", None, "MiB per chip", note="skipped: no libtpu installed"
+      )
     ]
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
@@ -320,7 +324,7 @@ def tpu_rows_in_child(batches):
   }
   command = [sys.executable, "-m", "tests.benchmarks.contrastive_loss"]
   finished = subprocess.run(
-    [*command, "--tpu_batches", ",".join(batches)],
+    [*command, _CHILD_FLAG, ",".join(batches)],
     env=environment,
     capture_output=True,
     text=True,
@@ -329,7 +333,7 @@ def tpu_rows_in_child(batches):
   )
   if finished.returncode:
     note = f"skipped: the TPU compiler failed: {finished.stderr[-300:]}"
-    return [row("tpu_peak", None, "MiB per chip", note=note)]
+    return [running.row("tpu_peak", None, "MiB per chip", note=note)]
   return json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -343,7 +347,7 @@ def torch_rows(batch, width, rounds):
   ]
   if missing:
     note = f"skipped: {' and '.join(missing)} not installed"
-    return [row(name, None, "ratio", 1.0, note)]
+    return [running.row(name, None, "ratio", at_most=1.0, note=note)]
   import open_clip.loss  # noqa: PLC0415  (an optional package)
   import torch  # noqa: PLC0415
 
@@ -380,33 +384,12 @@ def torch_rows(batch, width, rounds):
     (name, seconds["softmax"] / seconds["clip"]),
     (name.replace("clip", "siglip"), seconds["sigmoid"] / seconds["siglip"]),
   )
-  return [row(title, ratio, "ratio", 1.0) for title, ratio in ratios]
+  return [
+    running.row(title, ratio, "ratio", at_most=1.0) for title, ratio in ratios
+  ]
 
 
-def print_table(rows):
-  width = max(len(made["name"]) for made in rows)
-  for made in rows:
-    value = "-" if made["value"] is None else f"{made['value']:.4g}"
-    sense = made.get("sense", "<=")
-    goal = "" if made["goal"] is None else f"{sense} {made['goal']}"
-    verdict = {True: "ok", False: "MISSED", None: ""}[made["ok"]]
-    note = made.get("note", "")
-    line = f"{made['name']:<{width}} {value:>9} {made['unit']:<12}"
-    print(f"{line} {goal:<8} {verdict:<6} {note[:80]}".rstrip())
-
-
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true", help="small and short")
-  parser.add_argument("--json", type=pathlib.Path, help="where to write rows")
-  parser.add_argument("--tpu_batches", help=argparse.SUPPRESS)
-  arguments = parser.parse_args()
-  if arguments.tpu_batches:
-    print(json.dumps(tpu_rows(arguments.tpu_batches.split(","))))
-    return
-  if arguments.json is None:
-    parser.error("--json OUT is required: where to write the rows.")
-  quick = arguments.quick
+def measure(*, quick: bool) -> list[dict]:
   batch, rounds = (2048, 3) if quick else (FULL_BATCH, 5)
   widths = (256,) if quick else (256, 512)
   rows = []
@@ -416,17 +399,11 @@ def main():
     rows += torch_rows(batch, width, rounds)
   for devices in (1, 8):
     rows += variant_rows(Setting(devices, batch, widths[0]), 3)
-  rows += tpu_rows_in_child(["64k", "1m"] if quick else list(TPU_BATCHES))
-  print_table(rows)
-  machine = {
-    "platform": platform.platform(),
-    "cpus": os.cpu_count(),
-    "jax": jax.__version__,
-    "devices": "simulated on the CPU",
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+  return rows + tpu_rows_in_child(["64k", "1m"] if quick else list(TPU_BATCHES))
 
 
 if __name__ == "__main__":
-  main()
+  if sys.argv[1:2] == [_CHILD_FLAG]:
+    print(json.dumps(tpu_rows(sys.argv[2].split(","))))
+  else:
+    running.main(measure, __doc__)

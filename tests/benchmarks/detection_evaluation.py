@@ -15,12 +15,9 @@ always on a sample. `--quick` gives all of them a sample of the classes; the
 time of a sample is scaled by the number of its predictions.
 """
 
-import argparse
 import dataclasses
 import json
-import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -29,6 +26,7 @@ import numpy as np
 
 from clap_jax.metrics import detection
 from clap_jax.metrics.score import score
+from tests.benchmarks import running
 from tests.metrics import loop_oracle
 
 _NUM_VIDEOS, _NUM_CLASSES, _PER_VIDEO = 4728, 200, 200
@@ -256,12 +254,16 @@ def measure(*, quick: bool) -> list[dict]:
     labels=present[:: 20 if quick else 1],
   )
   rows = [
-    row("ours, median of 5", tuples.our_seconds, "s"),
-    row("ours with reading both files", whole, "s"),
-    row("json.loads of the predictions alone", parse, "s"),
-    row(f"restated on tuples ({tuples.scope})", tuples.slow_seconds, "s"),
-    row("speed-up over tuples", tuples.slow_seconds / tuples.our_seconds, "x"),
-    row("max |dAP|", tuples.difference, "AP", goal=1e-12, at_most=True),
+    running.row("ours, median of 5", tuples.our_seconds, "s"),
+    running.row("ours with reading both files", whole, "s"),
+    running.row("json.loads of the predictions alone", parse, "s"),
+    running.row(
+      f"restated on tuples ({tuples.scope})", tuples.slow_seconds, "s"
+    ),
+    running.row(
+      "speed-up over tuples", tuples.slow_seconds / tuples.our_seconds, "x"
+    ),
+    running.row("max |dAP|", tuples.difference, "AP", at_most=1e-12),
   ]
   arrays = compare(
     restated_class_in_arrays,
@@ -279,7 +281,9 @@ def measure(*, quick: bool) -> list[dict]:
   try:
     import pandas  # noqa: PLC0415  (only to be measured against)
   except ImportError:
-    rows.append(row("restated in data frames: no pandas here", None, "s"))
+    rows.append(
+      running.row("restated in data frames: no pandas here", None, "s")
+    )
     return rows
   frames = compare(
     lambda *tables: restated_class_in_frames(pandas, *tables),
@@ -289,53 +293,29 @@ def measure(*, quick: bool) -> list[dict]:
   )
   return [
     *rows,
-    row(f"restated in data frames ({frames.scope})", frames.slow_seconds, "s"),
-    row(
+    running.row(
+      f"restated in data frames ({frames.scope})", frames.slow_seconds, "s"
+    ),
+    running.row(
       "speed-up over data frames",
       frames.slow_seconds / frames.our_seconds,
       "x",
-      goal=300,
+      at_least=300,
     ),
-    row(
+    running.row(
       "speed-up over data frames, files included",
       (frames.slow_seconds + parse) / whole,
       "x",
-      goal=80,
+      at_least=80,
     ),
-    row(
+    running.row(
       "max |dAP| in data frames",
       frames.difference,
       "AP",
-      goal=1e-12,
-      at_most=True,
+      at_most=1e-12,
     ),
   ]
 
 
-def row(name, value, unit, *, goal=None, at_most=False) -> dict:
-  ok = None
-  if goal is not None and value is not None:
-    ok = value <= goal if at_most else value >= goal
-  return {"name": name, "value": value, "unit": unit, "goal": goal, "ok": ok}
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  rows = measure(quick=arguments.quick)
-  for entry in rows:
-    print(f"{entry['name']}: {entry['value']} {entry['unit']}")
-  machine = {
-    "platform": platform.platform(),
-    "python": platform.python_version(),
-    "numpy": np.__version__,
-    "cpu_count": os.cpu_count(),
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=2))
-
-
 if __name__ == "__main__":
-  main()
+  running.main(measure, __doc__)

@@ -11,12 +11,6 @@ with them; what the tower adds is told apart by a loss that is linear in the
 features.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
-
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +18,7 @@ from clap_jax import types
 from clap_jax.losses import localization as losses
 from clap_jax.models import dual_encoder, heads, localizer, pyramid
 from clap_jax.trainers import end_to_end, localizers
+from tests.benchmarks import running
 
 _NUM_CLIPS = (32, 128, 512)
 _NUM_SEGMENTS = 32
@@ -102,47 +97,27 @@ def measure(*, quick: bool) -> list[dict]:
     tower, _ = memory(num_clips, clips_per_step=8, quick=quick, tower_only=True)
     temporary["the tower alone", num_clips] = tower
     rows += [
-      _row(f"{num_clips} clips, 8 at a time", ours / _MIB, "MiB"),
-      _row(f"{num_clips} clips, the tower alone", tower / _MIB, "MiB"),
-      _row(f"{num_clips} clips, the clips themselves", clips / _MIB, "MiB"),
+      running.row(f"{num_clips} clips, 8 at a time", ours / _MIB, "MiB"),
+      running.row(f"{num_clips} clips, the tower alone", tower / _MIB, "MiB"),
+      running.row(f"{num_clips} clips, the clips themselves", clips / _MIB, "MiB"),
     ]
     at_once, _ = memory(num_clips, clips_per_step=num_clips, quick=quick)
     temporary["at once", num_clips] = at_once
-    rows.append(_row(f"{num_clips} clips at once", at_once / _MIB, "MiB"))
+    rows.append(running.row(f"{num_clips} clips at once", at_once / _MIB, "MiB"))
   goals = {"the tower alone": 1.1, "at once": None}
   # Of the small tower of --quick the localizer takes more than the tower.
   goals["ours"] = None if quick else 1.1
   for name, goal in goals.items():
     ratio = temporary[name, 512] / temporary[name, 32]
-    rows.append(_row(f"512 clips / 32 clips, {name}", ratio, "x", goal=goal))
+    rows.append(
+      running.row(f"512 clips / 32 clips, {name}", ratio, "x", at_most=goal)
+    )
   ratio = temporary["ours", 512] / temporary["at once", 512]
-  rows.append(_row("ours / at once, 512 clips", ratio, "x", goal=0.25))
+  rows.append(
+    running.row("ours / at once, 512 clips", ratio, "x", at_most=0.25)
+  )
   return rows
 
 
-def _row(name, value, unit, *, goal=None) -> dict:
-  ok = None if goal is None else value <= goal
-  return {"name": name, "value": value, "unit": unit, "goal": goal, "ok": ok}
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  rows = measure(quick=arguments.quick)
-  for entry in rows:
-    print(f"{entry['name']}: {entry['value']:.3f} {entry['unit']}")
-  machine = {
-    "platform": platform.platform(),
-    "jax": jax.__version__,
-    "devices": str(jax.devices()),
-    "cpu_count": os.cpu_count(),
-  }
-  arguments.json.write_text(
-    json.dumps({"rows": rows, "machine": machine}, indent=2)
-  )
-
-
 if __name__ == "__main__":
-  main()
+  running.main(measure, __doc__)

@@ -8,11 +8,6 @@ sequence of features at two per second (10 minutes with --quick) grounded, in
 seconds and in MiB of resident memory beyond what was there before.
 """
 
-import argparse
-import json
-import os
-import pathlib
-import platform
 import resource
 import time
 
@@ -21,7 +16,7 @@ import numpy as np
 
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
 from clap_jax.trainers import grounding, grounding_heads, moment_search
-from tests.benchmarks.detection_evaluation import row
+from tests.benchmarks import running
 
 FEATURE_WIDTH, NUM_TOKENS, QUERY_WIDTH = 192, 32, 96
 STRIDE_SEC = 0.5
@@ -92,34 +87,15 @@ def measure(*, quick: bool) -> list[dict]:
     first = ground(search, params, duration_sec=hour_sec, num_queries=1)
     again = ground(search, params, duration_sec=hour_sec, num_queries=1)
     rows += [
-      row(f"{kind}: 1 query on {SHORT_SEC:g} s", best[1], "s"),
-      row(f"{kind}: 100 queries on {SHORT_SEC:g} s", best[100], "s"),
-      row(f"{kind}: time of 100 / time of 1", best[100] / best[1], "x"),
-      row(f"{kind}: {hour_sec:g} s of video, compiling", first, "s"),
-      row(f"{kind}: {hour_sec:g} s of video, compiled", again, "s"),
-      row(f"{kind}: memory for it", _peak_mib() - before, "MiB"),
+      running.row(f"{kind}: 1 query on {SHORT_SEC:g} s", best[1], "s"),
+      running.row(f"{kind}: 100 queries on {SHORT_SEC:g} s", best[100], "s"),
+      running.row(f"{kind}: time of 100 / time of 1", best[100] / best[1], "x"),
+      running.row(f"{kind}: {hour_sec:g} s of video, compiling", first, "s"),
+      running.row(f"{kind}: {hour_sec:g} s of video, compiled", again, "s"),
+      running.row(f"{kind}: memory for it", _peak_mib() - before, "MiB"),
     ]
   return rows
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  rows = measure(quick=arguments.quick)
-  for entry in rows:
-    print(f"{entry['name']}: {entry['value']:.4g} {entry['unit']}")
-  machine = {
-    "platform": platform.platform(),
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "devices": str(jax.devices()),
-    "cpu_count": os.cpu_count(),
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=2))
-
-
 if __name__ == "__main__":
-  main()
+  running.main(measure, __doc__)

@@ -11,14 +11,12 @@ the rounds is stated. decord and torchcodec are measured where
 they are installed.
 """
 
-import argparse
 import dataclasses
 import gc
 import io
 import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -36,6 +34,7 @@ from clap_jax.data.records import open_dataset
 from clap_jax.data.tfrecord import ShardReader, frame_record
 from clap_jax.data.tokenizer import train as train_tokenizer
 from tests.benchmarks import input_pipeline_peers as peers
+from tests.benchmarks import running
 from tests.data import built_dataset
 from tfds_builders import build, encoding, transcoding
 
@@ -171,7 +170,7 @@ def measure_sizes(stores, kind, *, max_frames: int) -> list[dict]:
       num_bytes[form] += len(data)
       decibels[form].append(psnr(frames, all_frames(data)))
   rows = [
-    row(
+    running.row(
       f"source files, {len(stores)} {kind}",
       _mb_per_hour(source_bytes, seconds),
       "MB/h",
@@ -179,15 +178,19 @@ def measure_sizes(stores, kind, *, max_frames: int) -> list[dict]:
   ]
   for form in forms:
     mean = statistics.mean(decibels[form])
-    rows.append(row(form, _mb_per_hour(num_bytes[form], seconds), "MB/h"))
-    rows.append(row(f"{form}, PSNR", mean, "dB"))
+    rows.append(
+      running.row(form, _mb_per_hour(num_bytes[form], seconds), "MB/h")
+    )
+    rows.append(running.row(f"{form}, PSNR", mean, "dB"))
   for ours, theirs in (("h264 store", "jpeg q75"), ("h264 crf18", "jpeg q90")):
     ratio = num_bytes[ours] / num_bytes[theirs]
     gain = statistics.mean(decibels[ours]) - statistics.mean(decibels[theirs])
     rows.append(
-      row(f"bytes of {ours} over {theirs}", ratio, "x", goal=0.30, at_most=True)
+      running.row(f"bytes of {ours} over {theirs}", ratio, "x", at_most=0.30)
     )
-    rows.append(row(f"PSNR of {ours} above {theirs}", gain, "dB", goal=0.0))
+    rows.append(
+      running.row(f"PSNR of {ours} above {theirs}", gain, "dB", at_least=0.0)
+    )
   return rows
 
 
@@ -217,7 +220,7 @@ def measure_clips(stores, kind, *, rounds: int, clips: int) -> list[dict]:
         assert clip.shape == (_CLIP_FRAMES, _SIZE, _SIZE, 3)
       speeds[name].append(clips / (time.process_time() - start))
   rows = [
-    row(
+    running.row(
       f"{name}: random clips of {_CLIP_FRAMES} frames",
       statistics.median(v),
       "clips/s of one core",
@@ -225,7 +228,7 @@ def measure_clips(stores, kind, *, rounds: int, clips: int) -> list[dict]:
     for name, v in speeds.items()
   ]
   rows += [
-    row(f"{name}: not measured ({reason})", None, "clips/s of one core")
+    running.row(f"{name}: not measured ({reason})", None, "clips/s of one core")
     for name, reason in absent.items()
   ]
   ratios = [
@@ -233,11 +236,11 @@ def measure_clips(stores, kind, *, rounds: int, clips: int) -> list[dict]:
     for k, ours in enumerate(speeds["ours, h264 store"])
   ]
   rows.append(
-    row(
+    running.row(
       f"ours, h264 store, over the best reader of the source ({kind})",
       statistics.median(ratios),
       "x",
-      goal=2.2,
+      at_least=2.2,
     )
   )
   return rows
@@ -262,7 +265,7 @@ def measure_records(work, *, rounds: int, count: int) -> list[dict]:
   ours = ShardReader(path)
   theirs = peers.write_array_record(work / "x.array_record", records)
   if theirs is None:
-    return [row("records: array_record is not installed", None, "x")]
+    return [running.row("records: array_record is not installed", None, "x")]
   speeds = {"ours": [], "array": []}
   for _ in range(rounds):
     indices = rng.permutation(count).tolist()
@@ -273,21 +276,21 @@ def measure_records(work, *, rounds: int, count: int) -> list[dict]:
       speeds[name].append(count / (time.process_time() - start))
   ratios = [a / b for a, b in zip(speeds["ours"], speeds["array"], strict=True)]
   return [
-    row(
+    running.row(
       "TFRecord with index, CRC checked",
       statistics.median(speeds["ours"]),
       "records/s",
     ),
-    row(
+    running.row(
       "ArrayRecord, one at a time",
       statistics.median(speeds["array"]),
       "records/s",
     ),
-    row(
+    running.row(
       "random records over ArrayRecord",
       statistics.median(ratios),
       "x",
-      goal=3.0,
+      at_least=3.0,
     ),
   ]
 
@@ -323,8 +326,10 @@ def measure_pipeline(work, *, steps: int) -> list[dict]:
     spent = time.process_time() - start
   clips = steps * 16 / spent
   return [
-    row("pipeline, clips of 16 frames", clips, "clips/s of one core"),
-    row("pipeline, frames", clips * 16, "frames/s of one core", goal=150.0),
+    running.row("pipeline, clips of 16 frames", clips, "clips/s of one core"),
+    running.row(
+      "pipeline, frames", clips * 16, "frames/s of one core", at_least=150.0
+    ),
   ]
 
 
@@ -363,12 +368,11 @@ def measure_resume(work, *, count: int) -> list[dict]:
     assert found == [order.shuffled(position, length=count, seed=3)]
     source.close()
   return [
-    row(
+    running.row(
       f"open {count:,} records and read the next one, the slowest of 10 places",
       max(seconds),
       "s",
-      goal=1.0,
-      at_most=True,
+      at_most=1.0,
     )
   ]
 
@@ -401,12 +405,11 @@ def measure_memory(*, videos: int) -> list[dict]:
   gc.collect()
   growth = _resident_bytes() / before - 1
   return [
-    row(
+    running.row(
       f"growth of resident memory over {videos:,} videos",
       100 * growth,
       "%",
-      goal=5.0,
-      at_most=True,
+      at_most=5.0,
     )
   ]
 
@@ -416,14 +419,14 @@ def _resident_bytes() -> int:
   return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(*, quick: bool, folder: pathlib.Path | None) -> list[dict]:
+def measure(*, quick: bool, videos: pathlib.Path | None) -> list[dict]:
   rounds = 5
   with tempfile.TemporaryDirectory() as temporary:
     work = pathlib.Path(temporary)
-    paths, kind = find_videos(folder, work)
+    paths, kind = find_videos(videos, work)
     stores = make_stores(paths, work)
     if not stores:
-      raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {folder}")
+      raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {videos}")
     return [
       *measure_sizes(stores, kind, max_frames=60 if quick else 300),
       *measure_clips(stores, kind, rounds=rounds, clips=4 if quick else 12),
@@ -434,33 +437,6 @@ def measure(*, quick: bool, folder: pathlib.Path | None) -> list[dict]:
     ]
 
 
-def row(name, value, unit, *, goal=None, at_most=False) -> dict:
-  ok = None
-  if goal is not None and value is not None:
-    ok = bool(value <= goal if at_most else value >= goal)
-  return {"name": name, "value": value, "unit": unit, "goal": goal, "ok": ok}
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--videos", type=pathlib.Path)
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  rows = measure(quick=arguments.quick, folder=arguments.videos)
-  for entry in rows:
-    goal = "" if entry["goal"] is None else f" (goal {entry['goal']})"
-    print(f"{entry['name']}: {entry['value']} {entry['unit']}{goal}")
-  machine = {
-    "platform": platform.platform(),
-    "python": platform.python_version(),
-    "numpy": np.__version__,
-    "av": av.__version__,
-    "cpu_count": os.cpu_count(),
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=2))
-
-
 if __name__ == "__main__":
-  main()
+  folder = {"type": pathlib.Path, "help": "of real videos to measure on"}
+  running.main(measure, __doc__, options={"videos": folder})

@@ -13,12 +13,8 @@ Operations are those of the matrix products without any recomputation. Ratios of
 medians hold on a busy machine too, seconds do not.
 """
 
-import argparse
 import importlib.util
-import json
 import os
-import pathlib
-import platform
 import statistics
 import time
 from typing import NamedTuple
@@ -31,7 +27,7 @@ import numpy as np
 
 from clap_jax.models import dual_encoder, variants
 from clap_jax.training import flops
-from tests.benchmarks import contrastive_loss
+from tests.benchmarks import running
 
 PEAK_GOAL, TORCH_GOAL = 0.6, 1.0
 PATCH = (2, 16, 16)
@@ -54,12 +50,6 @@ FULL = (
   Case("S", clips=4, num_frames=16, image_size=112),
   Case("B", clips=2, num_frames=16, image_size=112),
 )
-
-
-def at_least(name, value, unit, goal):
-  """A row whose value is to be reached or passed."""
-  row = contrastive_loss.row(name, value, unit)
-  return row | {"goal": goal, "ok": bool(value >= goal), "sense": ">="}
 
 
 def clips_of(case: Case) -> np.ndarray:
@@ -211,17 +201,15 @@ def case_rows(case: Case, rounds: int):
   peak = product_operations / min(times["product"])
   best = min(median["plain"], median["remat"])
   rows = [
-    contrastive_loss.row(f"{case}/product", peak / 1e9, "GFLOP/s"),
-    contrastive_loss.row(
-      f"{case}/achieved", operations / best / 1e9, "GFLOP/s"
-    ),
-    at_least(
+    running.row(f"{case}/product", peak / 1e9, "GFLOP/s"),
+    running.row(f"{case}/achieved", operations / best / 1e9, "GFLOP/s"),
+    running.row(
       f"{case}/achieved_over_product",
       operations / best / peak,
       "ratio",
-      PEAK_GOAL,
+      at_least=PEAK_GOAL,
     ),
-    contrastive_loss.row(
+    running.row(
       f"{case}/time/remat_over_plain",
       median["remat"] / median["plain"],
       "ratio",
@@ -230,27 +218,15 @@ def case_rows(case: Case, rounds: int):
   title = f"{case}/time/ours_over_torch"
   if not has_torch:
     note = "skipped: torch not installed"
-    return [*rows, contrastive_loss.row(title, None, "ratio", note=note)]
+    return [*rows, running.row(title, None, "ratio", note=note)]
   ratio = best / median["torch"]
-  return [*rows, contrastive_loss.row(title, ratio, "ratio", TORCH_GOAL)]
+  return [*rows, running.row(title, ratio, "ratio", at_most=TORCH_GOAL)]
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true", help="small and short")
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  cases, rounds = ((QUICK,), 5) if arguments.quick else (FULL, 7)
-  rows = [row for case in cases for row in case_rows(case, rounds)]
-  contrastive_loss.print_table(rows)
-  machine = {
-    "platform": platform.platform(),
-    "cpus": os.cpu_count(),
-    "jax": jax.__version__,
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+def measure(*, quick: bool) -> list[dict]:
+  cases, rounds = ((QUICK,), 5) if quick else (FULL, 7)
+  return [row for case in cases for row in case_rows(case, rounds)]
 
 
 if __name__ == "__main__":
-  main()
+  running.main(measure, __doc__)

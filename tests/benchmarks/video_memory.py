@@ -14,11 +14,7 @@
 `--quick` leaves out all but the rows that have a goal.
 """
 
-import argparse
-import json
 import os
-import pathlib
-import platform
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -36,13 +32,12 @@ from clap_jax.models import (
   video_transformer,
 )
 from clap_jax.training import topology
-from tests.benchmarks import contrastive_loss
+from tests.benchmarks import running
 
 MIB, GIB = 2**20, 2**30
 CLIP = (16, 224, 224, 3)
 FRAMES = (16, 96, 384, 768, 1536)
 PEAK_GOAL_GIB, SLOPE_GOAL_MIB, TIME_GOAL = 1.6, 0.2, 1.4
-row = contrastive_loss.row
 
 
 class Way(NamedTuple):
@@ -109,7 +104,7 @@ def peak_bytes(size: str, way: Way, num_frames: int, mesh: Mesh):
 def memory_rows(quick: bool):
   if topology.library_path() is None:
     note = "skipped: no libtpu installed"
-    return [row("tpu_peak/v5e", None, "GiB per chip", note=note)]
+    return [running.row("tpu_peak/v5e", None, "GiB per chip", note=note)]
   devices = topology.describe("v5e:1x1").devices
   mesh = Mesh(np.array(devices), ("data",))
   cases = [("B", SCANNED, n) for n in FRAMES[3:]]
@@ -128,12 +123,17 @@ def memory_rows(quick: bool):
     title = f"tpu_peak/v5e/ViT-{size}/{way.name}/{num_frames}_frames"
     value = None if peak is None else peak / GIB
     goal = PEAK_GOAL_GIB if is_goal else None
-    rows.append(row(title, value, "GiB per chip", goal, note))
+    rows.append(
+      running.row(title, value, "GiB per chip", at_most=goal, note=note)
+    )
     print(rows[-1], flush=True)
   few, many = (peaks["B", SCANNED.name, n] for n in FRAMES[3:])
   slope = (many - few) / MIB / (FRAMES[4] - FRAMES[3])
   title = "tpu_peak/v5e/ViT-B/clip_by_clip/per_further_frame"
-  return [*rows, row(title, slope, "MiB per frame", SLOPE_GOAL_MIB)]
+  return [
+    *rows,
+    running.row(title, slope, "MiB per frame", at_most=SLOPE_GOAL_MIB),
+  ]
 
 
 def time_rows(rounds: int):
@@ -156,24 +156,16 @@ def time_rows(rounds: int):
       if turn:  # the first one compiles
         seconds[scanned].append(time.perf_counter() - start)
   ratio = statistics.median(seconds[True]) / statistics.median(seconds[False])
-  return [row("time/clip_by_clip_over_at_once", ratio, "ratio", TIME_GOAL)]
+  return [
+    running.row(
+      "time/clip_by_clip_over_at_once", ratio, "ratio", at_most=TIME_GOAL
+    )
+  ]
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true", help="goals only")
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  rows = time_rows(rounds=11) + memory_rows(arguments.quick)
-  contrastive_loss.print_table(rows)
-  machine = {
-    "platform": platform.platform(),
-    "cpus": os.cpu_count(),
-    "jax": jax.__version__,
-  }
-  document = {"rows": rows, "machine": machine}
-  arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+def measure(*, quick: bool) -> list[dict]:
+  return time_rows(rounds=11) + memory_rows(quick)
 
 
 if __name__ == "__main__":
-  main()
+  running.main(measure, __doc__)

@@ -124,6 +124,13 @@ def test_resize_modes():
   assert crop.shape == squash.shape == (20, 20, 3)
   assert crop[:, 3:-3].min() > 180
   assert squash[:, :3].max() < 40
+  # 128 x 171 px for 112, both in proportion; the wide part is squashed.
+  whole = decode_video(video, fps=None, size=56, mode="tsp_whole").frames[0]
+  assert whole.shape == (64, 86, 3)
+  assert whole[:, :18].max() < 40
+  assert whole[:, 26:-26].min() > 180
+  centre = decode_video(video, fps=None, size=56, mode="tsp").frames[0]
+  np.testing.assert_array_equal(centre, whole[4:60, 15:71])
   with pytest.raises(ValueError, match="squash"):
     decode_video(video, fps=None, size=20, mode="stretch")
 

@@ -123,6 +123,33 @@ def test_hosts_share_the_global_batch(source):
     take(source, 1, process_count=3)
 
 
+def test_tsp_cuts_at_random_in_training_and_the_centre_else(records):
+  infos = records.metadata().examples
+  items = caption_clips(infos, clip_sec=1.0)
+  shape = {"num_frames": 4, "size": 14, "mode": "tsp"}
+  centre = FrameLoader(records, FrameOptions(**shape))
+  whole = FrameLoader(records, FrameOptions(**shape | {"mode": "tsp_whole"}))
+  cuts = set()
+  for cache in (None, FrameCache(64.0)):
+    training = FrameLoader(
+      records, FrameOptions(**shape, random_cut=True), cache=cache, infos=infos
+    )
+    for item in items:
+      pixels = whole.frames(item)
+      assert pixels.shape == (4, 16, 21, 3)
+      np.testing.assert_array_equal(centre.frames(item), pixels[:, 1:15, 3:17])
+      frames = training.frames(item)
+      places = [
+        (top, left)
+        for top in range(3)
+        for left in range(8)
+        if np.array_equal(frames, pixels[:, top : top + 14, left : left + 14])
+      ]
+      assert places, "the cut is no part of the frame"
+      cuts.update(places[:1])
+  assert len(cuts) > 3
+
+
 @pytest.mark.parametrize("process_count", [1, 2, 4])
 def test_evaluation_visits_everything_once(records, tokenizer, process_count):
   infos = records.metadata().examples

@@ -125,6 +125,7 @@ def test_resume_on_another_mesh(tmp_path):
     tmp_path,
     num_steps=6,
     mesh=config_lib.MeshConfig(data=2, fsdp=2, tensor=2, fsdp_min_size=1),
+    sharding_rules=(("^tower/", ("hidden",)),),
     batches_from=lambda step: seen.append(step) or tiny_task.batches_from(step),
   )
   assert seen == [3]

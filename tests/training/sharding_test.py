@@ -34,11 +34,14 @@ def state():
 
 def test_specs_of_parameters_and_moments(mesh, state):
   specs = sharding.partition_specs(
-    state.params, mesh, rules=(("^head/", (None, "tensor")),), fsdp_min_size=64
+    state.params,
+    mesh,
+    rules=(("^head/", ("width", "heads")),),
+    fsdp_min_size=64,
   )
   assert specs == {
     "tower": {"kernel": PartitionSpec(None, "fsdp"), "bias": PartitionSpec()},
-    "head": {"kernel": PartitionSpec(None, "tensor")},
+    "head": {"kernel": PartitionSpec("fsdp", "tensor")},
   }
   shardings = sharding.state_shardings(state, specs, mesh)
   to_specs = lambda tree: jax.tree.map(lambda s: s.spec, tree)  # noqa: E731
@@ -47,7 +50,7 @@ def test_specs_of_parameters_and_moments(mesh, state):
   adam = shardings.opt_state.inner_states["trained"].inner_state[1]
   for moments in (adam.mu, adam.nu):
     assert moments["tower"]["kernel"].spec == PartitionSpec(None, "fsdp")
-    assert moments["head"]["kernel"].spec == PartitionSpec(None, "tensor")
+    assert moments["head"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
   assert adam.count.spec == shardings.step.spec == PartitionSpec()
   assert jax.tree.structure(shardings) == jax.tree.structure(state)
 
@@ -64,24 +67,51 @@ def test_specs_of_parameters_and_moments(mesh, state):
   ],
 )
 def test_default_rule(mesh, shape, spec):
-  tree = {"x": jax.ShapeDtypeStruct(shape, np.float32)}
-  specs = sharding.partition_specs(tree, mesh, fsdp_min_size=64)
-  assert specs == {"x": spec}
+  assert spec_of(mesh, shape, rules=(("never", ("heads",)),)) == spec
+
+
+def spec_of(mesh, shape, *, rules):
+  """Of an array `x` of that shape, beside one that `tensor` splits."""
+  tree = {
+    "split": jax.ShapeDtypeStruct((8,), np.float32),
+    "x": jax.ShapeDtypeStruct(shape, np.float32),
+  }
+  return sharding.partition_specs(
+    tree, mesh, rules=(("^split$", ("heads",)), *rules), fsdp_min_size=64
+  )["x"]
 
 
 @pytest.mark.parametrize(
-  ("rule", "message"),
+  ("shape", "names", "spec"),
   [
-    (("^head/", ("tensor",)), "has 1 entries"),
-    (("^head/", (None, "model")), "names 'model'"),
-    (("nowhere", (None,)), "match no parameter"),
+    ((64, 48), ("width", "hidden"), PartitionSpec("fsdp", "tensor")),
+    ((64, 48), ("hidden", "width"), PartitionSpec("tensor", "fsdp")),
+    # The depth of a stack is the largest axis and yet whole.
+    ((64, 4, 6), ("width", "heads"), PartitionSpec(None, "fsdp", "tensor")),
+    ((4, 6), ("width", "heads"), PartitionSpec(None, "tensor")),  # too small
+    ((64, 6), ("heads",), PartitionSpec(None, "tensor")),
   ],
 )
-def test_rules_that_do_not_fit(mesh, state, rule, message):
+def test_named_axes(mesh, shape, names, spec):
+  assert spec_of(mesh, shape, rules=(("x", names),)) == spec
+
+
+@pytest.mark.parametrize(
+  ("rules", "message"),
+  [
+    ((("^head/", ("a", "b", "heads")),), "names 3 axes"),
+    ((), "no product of this model is split"),
+    ((("^head/", ("width", "width")),), "no product of this model is split"),
+  ],
+)
+def test_rules_that_do_not_fit(mesh, state, rules, message):
   with pytest.raises(ValueError, match=message):
-    sharding.partition_specs(
-      state.params, mesh, rules=(rule,), fsdp_min_size=64
-    )
+    sharding.partition_specs(state.params, mesh, rules=rules, fsdp_min_size=64)
+
+
+def test_an_axis_that_does_not_divide(mesh):
+  with pytest.raises(ValueError, match=r"divide its 7 heads: choose a divisor"):
+    spec_of(mesh, (4, 7), rules=(("x", ("heads",)),))
 
 
 def test_batch_is_split_over_data_and_fsdp(mesh):
@@ -95,7 +125,9 @@ def test_batch_is_split_over_data_and_fsdp(mesh):
 
 
 def test_largest_replicated(mesh, state):
-  specs = sharding.partition_specs(state.params, mesh, fsdp_min_size=200)
+  specs = sharding.partition_specs(
+    state.params, mesh, rules=(("tower/bias", ("heads",)),), fsdp_min_size=200
+  )
   shardings = sharding.state_shardings(state, specs, mesh)
   (largest,) = sharding.largest_replicated(state, shardings, count=1)
   assert largest.shape == (32, 4)
