@@ -12,6 +12,9 @@ import ml_collections
 
 from configs import common
 
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
+
 _STEM = r"^tower/video_tower/(embed|space_positions|time_positions)"
 _BLOCKS = r"^tower/video_tower/blocks"
 # Regexes on parameter names with learning-rate multipliers; 0 freezes.

@@ -7,6 +7,9 @@ import ml_collections
 
 from configs import common
 
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
+
 
 def sweep():
   """What `clap sweep` runs: overrides of the config, one dict per run."""

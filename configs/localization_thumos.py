@@ -17,6 +17,9 @@ import ml_collections
 
 from configs import common
 
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""

@@ -18,8 +18,9 @@ from clap_jax.training import sharding as sharding_lib
 from configs import pretrain_sprites
 
 STEPS = 3
-# Of float32 sums in another order, over three steps of Adam.
-LOSS_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 2e-5
+# Of float32 sums in another order. Plain descent: Adam divides by the size of
+# the gradient, and that of a key's bias is zero but for rounding.
+LOSS_TOLERANCE, PARAMETER_TOLERANCE = 1e-5, 1e-5
 MESHES = {
   "tensor": config_lib.MeshConfig(data=4, tensor=2),
   "all": config_lib.MeshConfig(data=2, fsdp=2, tensor=2, fsdp_min_size=64),
@@ -30,7 +31,8 @@ MESHES = {
 def make_run():
   config = pretrain_sprites.get_config("tiny")
   config.model.text_size = config.model.video_size = "micro"
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.name = "sgd"
   config = pretrain.resolve(config)
   facts = abstract.DataFacts(vocab_size=64, num_classes=5)
   return config, pretrain.abstract_run(config, facts)

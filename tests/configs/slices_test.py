@@ -1,0 +1,95 @@
+"""The TPU slice that each config names is the smallest that it fits."""
+
+import importlib
+import math
+import pathlib
+import re
+
+import pytest
+
+from clap_jax import stages
+from clap_jax.commands import configs as configs_lib
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import topology
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+NAMES = sorted(
+  path.stem
+  for path in CONFIGS.glob("*.py")
+  if path.stem not in ("common", "__init__")
+)
+needs_libtpu = pytest.mark.skipif(
+  topology.library_path() is None,
+  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+)
+
+
+def module_of(name):
+  return importlib.import_module(f"configs.{name}")
+
+
+def resolved(name, size):
+  config = module_of(name).get_config(size)
+  return stages.TRAINERS[config.trainer].resolve(config)
+
+
+def suits(config, slice_name) -> bool:
+  """Whether mesh and batch can be spread over the slice."""
+  _, sides = topology.parse_name(slice_name)
+  try:
+    data, fsdp, _ = mesh_lib.mesh_sizes(config.mesh, math.prod(sides))
+  except ValueError:
+    return False
+  return config.data.batch_size % (data * fsdp) == 0
+
+
+def next_smaller(config, slice_name) -> str | None:
+  generation, _, sides = slice_name.partition(":")
+  known = topology.SLICES[generation]
+  smaller = [f"{generation}:{one}" for one in known[: known.index(sides)]]
+  return next((one for one in reversed(smaller) if suits(config, one)), None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_names_a_slice(name):
+  module = module_of(name)
+  # The complaint lists the sizes that there are.
+  with pytest.raises(ValueError, match=re.escape(str(sorted(module.SLICES)))):
+    module.get_config("gigantic")
+  for size, slice_name in module.SLICES.items():
+    assert suits(resolved(name, size), slice_name), (size, slice_name)
+  default = next(iter(module.SLICES))
+  assert module.get_config("").to_dict() == (
+    module.get_config(default).to_dict()
+  ), "the default size comes first"
+
+
+def test_the_command_line_takes_the_slice_from_the_config(tmp_path):
+  path = tmp_path / "a_config.py"
+  path.write_text('SLICES = {"demo": "v5e:1x1", "full": "v5e:2x2"}\n')
+  for argument, slice_name in (
+    ("", "v5e:1x1"),
+    (":full", "v5e:2x2"),
+    (":full,seed=1", "v5e:2x2"),
+    (":seed=1,size=full", "v5e:2x2"),
+    (":seed=1", "v5e:1x1"),
+  ):
+    assert configs_lib.named_slice(f"{path}{argument}") == slice_name
+  path.write_text("")
+  with pytest.raises(ValueError, match="names no slice"):
+    configs_lib.named_slice(str(path))
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_step_fits_that_slice_and_no_smaller_one(name):
+  for size, slice_name in module_of(name).SLICES.items():
+    if size == "tiny":
+      continue
+    config = module_of(name).get_config(size)
+    assert stages.compile_ahead(config, topology=slice_name)["fits"], size
+    smaller = next_smaller(resolved(name, size), slice_name)
+    if smaller is not None:
+      document = stages.compile_ahead(config, topology=smaller)
+      assert not document["fits"], (size, smaller)
