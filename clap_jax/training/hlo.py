@@ -40,7 +40,9 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
   """The collectives of a compiled program, largest first.
 
   A loop's body counts as often as its bound says, an integer constant in the
-  loop's condition; a loop without one counts once.
+  loop's condition; a loop without one counts once. A collective that the TPU
+  compiler spreads over several fusions stands in each of them, under one
+  channel, and counts once.
 
   Args:
     text: `compiled.as_text()`.
@@ -48,12 +50,18 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
   """
   bodies, entry = _computations(text)
   totals: dict[tuple[str, int], list[int]] = {}
+  channels: set[tuple[str, str]] = set()
   for name, times in _multiplicities(bodies, entry).items():
     for line in bodies[name]:
       found = _collective_of(line, num_devices)
       if found is None:
         continue
       kind, group_size, sent = found
+      channel = re.search(r"channel_id=(\d+)", line)
+      if channel and times:
+        if (kind, channel[1]) in channels:
+          continue
+        channels.add((kind, channel[1]))
       total = totals.setdefault((kind, group_size), [0, 0])
       total[0] += times
       total[1] += round(times * sent)
@@ -151,6 +159,12 @@ def _group_size(line: str, num_devices: int) -> int:
   iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
   if iota:
     return int(iota[2])
+  by_axes = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
+  if by_axes:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", by_axes[1]))
+    # A part of an axis is written 'name':(size before it)size.
+    axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", by_axes[2])
+    return math.prod(int(part or sizes[name]) for name, part in axes)
   listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
   if listed:
     return len(listed[1].split(","))

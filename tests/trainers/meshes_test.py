@@ -31,8 +31,8 @@ MESHES = {
 def make_run():
   config = pretrain_sprites.get_config("tiny")
   config.model.text_size = config.model.video_size = "micro"
-  config.optimizer.learning_rate = 0.1
-  config.optimizer.name = "sgd"
+  with config.unlocked():
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.1})
   config = pretrain.resolve(config)
   facts = abstract.DataFacts(vocab_size=64, num_classes=5)
   return config, pretrain.abstract_run(config, facts)
@@ -96,7 +96,14 @@ def on_one_device():
   return trained(config_lib.MeshConfig(), jax.devices()[:1])
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+  "name",
+  [
+    "all",
+    pytest.param("tensor", marks=pytest.mark.slow),
+    pytest.param("fsdp", marks=pytest.mark.slow),
+  ],
+)
 def test_same_losses_and_parameters(on_one_device, name):
   losses, params, state = trained(MESHES[name])
   np.testing.assert_allclose(losses, on_one_device[0], rtol=LOSS_TOLERANCE)

@@ -62,6 +62,36 @@ def test_loops_multiply_and_starts_count_once():
   }
 
 
+SPREAD = """HloModule step, num_partitions=8
+
+%start (a: f32[4]) -> f32[16] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %g = f32[16]{0} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+}
+
+%end (b: f32[4]) -> f32[16] {
+  %b = f32[4]{0} parameter(0)
+  ROOT %h = f32[16]{0} all-gather(%b), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+}
+
+ENTRY %main (x: f32[4]) -> f32[16] {
+  %x = f32[4]{0} parameter(0)
+  %first = f32[16]{0} fusion(%x), kind=kCustom, calls=%start
+  %second = f32[16]{0} fusion(%x), kind=kCustom, calls=%end
+  %part = f32[8]{0} all-gather(%x), channel_id=8, replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([8]<=[8]) {'axis_1':(2)2}, dimensions={0}
+  ROOT %all = f32[16]{0} all-reduce(%second), channel_id=9, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}, to_apply=%add
+}
+"""
+
+
+def test_what_is_spread_over_fusions_counts_once():
+  assert set(hlo.collectives(SPREAD, num_devices=8)) == {
+    hlo.Collective("all-gather", 4, 1, 16 * 4 * 3 // 4),
+    hlo.Collective("all-gather", 2, 1, 8 * 4 // 2),
+    hlo.Collective("all-reduce", 8, 1, 16 * 4 * 2 * 7 // 8),
+  }
+
+
 def test_a_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     hlo.collectives("HloModule nothing", num_devices=1)
