@@ -1,5 +1,6 @@
 """Batches depend on (seed, step) alone, whatever the hosts and threads."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -134,7 +135,8 @@ def test_tsp_cuts_at_random_in_training_and_the_centre_else(records):
     training = FrameLoader(
       records, FrameOptions(**shape, random_cut=True), cache=cache, infos=infos
     )
-    for item in items:
+    for seed, planned in enumerate(items):
+      item = dataclasses.replace(planned, seed=seed)
       pixels = whole.frames(item)
       assert pixels.shape == (4, 16, 21, 3)
       np.testing.assert_array_equal(centre.frames(item), pixels[:, 1:15, 3:17])
