@@ -18,6 +18,9 @@ import ml_collections
 
 from configs import common
 
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
+
 _LIST = "splits/zero_shot_train_{}/ActivityNet/train/split_{}.list"
 
 

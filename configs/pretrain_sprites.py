@@ -12,7 +12,7 @@ import ml_collections
 from configs import common
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
-SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
+SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:2x2"}
 
 # What each row of the comparison trains on; everything else is shared.
 ENCODERS = {

@@ -99,11 +99,15 @@ def measure(*, quick: bool) -> list[dict]:
     rows += [
       running.row(f"{num_clips} clips, 8 at a time", ours / _MIB, "MiB"),
       running.row(f"{num_clips} clips, the tower alone", tower / _MIB, "MiB"),
-      running.row(f"{num_clips} clips, the clips themselves", clips / _MIB, "MiB"),
+      running.row(
+        f"{num_clips} clips, the clips themselves", clips / _MIB, "MiB"
+      ),
     ]
     at_once, _ = memory(num_clips, clips_per_step=num_clips, quick=quick)
     temporary["at once", num_clips] = at_once
-    rows.append(running.row(f"{num_clips} clips at once", at_once / _MIB, "MiB"))
+    rows.append(
+      running.row(f"{num_clips} clips at once", at_once / _MIB, "MiB")
+    )
   goals = {"the tower alone": 1.1, "at once": None}
   # Of the small tower of --quick the localizer takes more than the tower.
   goals["ours"] = None if quick else 1.1
