@@ -138,6 +138,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "objective": "softmax",  # softmax | sigmoid
     "implementation": "auto",
     "num_microbatches": 1,  # of the towers; the loss sees the whole batch
+    # 0, or N, a power of two: the same bits on 1, 2, 4 .. N devices, slower
+    "deterministic": 0,
   }
   config.start = {
     "workdir": "",  # of the run to start from; "": random parameters

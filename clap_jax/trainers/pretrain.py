@@ -46,7 +46,12 @@ from clap_jax.models import (
 from clap_jax.trainers import abstract, results, running
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
-from clap_jax.training import checkpoint, evaluation, processes
+from clap_jax.training import (
+  checkpoint,
+  deterministic,
+  evaluation,
+  processes,
+)
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import task as task_lib
 
@@ -136,8 +141,18 @@ class LossConfig:
   # Parts of each device's share that the towers encode one after the other, at
   # the price of a second forward pass; the loss sees the whole batch.
   num_microbatches: int = config_lib.ranged(default=1, minimum=1)
+  # Slices, a power of two, in which a deterministic run goes through the batch:
+  # the same bits on 1, 2, 4 and so on up to as many devices; 0: the fast way.
+  deterministic: int = config_lib.ranged(default=0, minimum=0)
 
   def __post_init__(self):
+    slices = self.deterministic
+    if slices & (slices - 1):
+      raise ValueError(f"deterministic must be a power of two, got {slices}.")
+    if slices and self.num_microbatches > 1:
+      raise ValueError(
+        "deterministic has slices of its own: set num_microbatches to 1."
+      )
     if not self.contrastive_weight + self.class_weight + self.region_weight:
       raise ValueError(
         "contrastive_weight, class_weight and region_weight are all 0; nothing "
@@ -182,18 +197,22 @@ class PretrainConfig:
           f"{name} is {side}, not a multiple of {step} in model.patch "
           f"{self.model.patch}."
         )
+    if self.data.batch_size % max(self.loss.deterministic, 1):
+      raise ValueError(
+        f"data.batch_size is {self.data.batch_size}, not a multiple of "
+        f"loss.deterministic {self.loss.deterministic}."
+      )
     if self.data.batch_size % self.loss.num_microbatches:
       raise ValueError(
         f"data.batch_size is {self.data.batch_size}, not a multiple of "
         f"loss.num_microbatches {self.loss.num_microbatches}."
       )
-    if not patched and (
-      self.loss.num_microbatches > 1 and self.model.batch_norm_groups
-    ):
+    in_parts = self.loss.num_microbatches > 1 or self.loss.deterministic
+    if not patched and in_parts and self.model.batch_norm_groups:
       raise ValueError(
-        f"The tower {tower} normalises over the batch, which no microbatch "
-        "sees: set loss.num_microbatches to 1, or model.batch_norm_groups to 0 "
-        "for the running averages."
+        f"The tower {tower} normalises over the batch, of which "
+        "loss.num_microbatches and loss.deterministic see a part: set them to "
+        "1 and 0, or model.batch_norm_groups to 0 for the running averages."
       )
 
 
@@ -228,7 +247,28 @@ class PretrainTask:
         train=True,
         mutable=task_lib.TRACKED_COLLECTIONS,
       )
-    config, pairs = self.loss_config, batch.pairs
+    total, metrics = self._objective(output, batch.pairs)
+    return total, task_lib.Tracked(metrics, tracked) if tracked else metrics
+
+  def sliced(self) -> deterministic.Sliced | None:
+    """The same loss in two parts, if the run is to be deterministic."""
+    if not self.loss_config.deterministic:
+      return None
+
+    def objective(params, output, pairs):
+      output = self._with_scalars(params, output)
+      return self._objective(output, pairs, axis_names=None)
+
+    return deterministic.Sliced(
+      divide=lambda batch: (batch._replace(pairs=None), batch.pairs),
+      encode=self._encode,
+      objective=objective,
+      num_slices=self.loss_config.deterministic,
+    )
+
+  def _objective(self, output, pairs, *, axis_names=mesh_lib.BATCH_AXES):
+    """(loss, metrics) of the outputs of a whole batch."""
+    config = self.loss_config
     total, metrics = 0.0, {}
     if config.contrastive_weight:
       value, metrics = contrastive_sharded.contrastive_loss(
@@ -240,6 +280,7 @@ class PretrainTask:
         objective=config.objective,
         logit_bias=output.logit_bias,
         implementation=config.implementation,
+        axis_names=axis_names,
       )
       metrics = dict(metrics) | {
         "contrastive": value,
@@ -259,25 +300,26 @@ class PretrainTask:
       )
       metrics |= {"region": value, "region_accuracy": accuracy}
       total = total + config.region_weight * value
-    return total, task_lib.Tracked(metrics, tracked) if tracked else metrics
+    return total, metrics
+
+  def _encode(self, params, part: types.ClipBatch):
+    """The model's output but for what is not item by item."""
+    output = self.model.apply(params, part.frames, part.tokens, part.token_mask)
+    return output._replace(logit_scale=None, logit_bias=None)
+
+  def _with_scalars(self, params, output):
+    scale, bias = self.model.apply(params, method="logit_scalars")
+    return output._replace(logit_scale=scale, logit_bias=bias)
 
   def _in_microbatches(self, params, batch: types.ClipBatch):
     """The model's output, in the memory of one microbatch of the towers."""
-
-    def encode(params, part):
-      output = self.model.apply(
-        params, part.frames, part.tokens, part.token_mask
-      )
-      return output._replace(logit_scale=None, logit_bias=None)
-
     output = contrastive_cached.encode_in_slices(
-      encode,
+      self._encode,
       params,
       batch._replace(pairs=None),
       num_microbatches=self.loss_config.num_microbatches,
     )
-    scale, bias = self.model.apply(params, method="logit_scalars")
-    return output._replace(logit_scale=scale, logit_bias=bias)
+    return self._with_scalars(params, output)
 
   def predict(self, params, batch: types.ClipBatch):
     output = self.model.apply(

@@ -74,6 +74,11 @@ def trace_step(
       sharding_rules=sharding_rules,
       fsdp_min_size=mesh.fsdp_min_size,
     )
+    if not hasattr(plan.step_function, "trace"):
+      raise ValueError(
+        "A deterministic step is made of programs for one chip each and cannot "
+        "be compiled as one: compile the config with loss.deterministic=0."
+      )
     traced = plan.step_function.trace(plan.abstract, batch)
   return TracedStep(plan, batch, device_mesh, traced)
 

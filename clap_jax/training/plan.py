@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from clap_jax import config as config_lib
+from clap_jax.training import deterministic
 from clap_jax.training import optimizer as optimizer_lib
 from clap_jax.training import sharding as sharding_lib
 from clap_jax.training import state as state_lib
@@ -77,13 +78,18 @@ def plan_run(
     shapes,
     shardings,
   )
-  step_function = step_lib.make_train_step(
-    task,
-    update,
-    ema_decay=optimizer.ema_decay,
-    outlier_deviations=loop.outlier_deviations,
-    state_shardings=shardings,
-  )
-  return Plan(
-    abstract, shardings, jax.jit(init, out_shardings=shardings), step_function
-  )
+  settings = {
+    "ema_decay": optimizer.ema_decay,
+    "outlier_deviations": loop.outlier_deviations,
+    "state_shardings": shardings,
+  }
+  sliced = task.sliced() if hasattr(task, "sliced") else None
+  make = jax.jit(init, out_shardings=shardings)
+  if sliced is None:
+    step_function = step_lib.make_train_step(task, update, **settings)
+  else:
+    make = deterministic.on_one_device(init, shardings)
+    step_function = deterministic.DeterministicStep(
+      sliced, update, mesh=mesh, **settings
+    )
+  return Plan(abstract, shardings, make, step_function)

@@ -186,6 +186,10 @@ def compiled_by_all(function: Any, *arguments: Any) -> Callable:
   """
   if count() == 1:
     return function
+  if hasattr(function, "prepare"):  # a step of several programs
+    function.prepare(*arguments)
+    meet("compiled")
+    return function
   compiled = function.lower(*arguments).compile()
   meet("compiled")
   return compiled

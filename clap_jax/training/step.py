@@ -54,52 +54,84 @@ def make_train_step(
     (loss, extra), grads = jax.value_and_grad(loss_of, has_aux=True)(
       state.params
     )
-    grad_norm = optax.tree.norm(grads)
-    ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    if outlier_deviations is not None:
-      for value, recent in (
-        (loss, state.recent_losses),
-        (grad_norm, state.recent_grad_norms),
-      ):
-        ok &= ~guard.is_outlier(value, recent, deviations=outlier_deviations)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    extra, tracked = task_lib.split_tracked(extra)
-    params = optax.apply_updates(state.params, updates)
-    params = {**params, **tracked} if tracked else params
-    ema = _moved_average(state.ema, params, ema_decay)
-    params, opt_state, ema = jax.tree.map(
-      lambda new, old: jnp.where(ok, new, old),
-      (params, opt_state, ema),
-      (state.params, state.opt_state, state.ema),
-    )
-    skipped = (~ok).astype(jnp.int32)
-    in_a_row = (state.num_skipped_in_a_row + 1) * skipped
-    new_state = dataclasses.replace(
+    return apply_gradient(
       state,
-      step=state.step + 1,
-      params=params,
-      opt_state=opt_state,
-      ema=ema,
-      num_skipped=state.num_skipped + skipped,
-      num_skipped_in_a_row=in_a_row,
-      recent_losses=guard.remember(state.recent_losses, loss, ok),
-      recent_grad_norms=guard.remember(state.recent_grad_norms, grad_norm, ok),
+      loss,
+      extra,
+      grads,
+      optimizer=optimizer,
+      ema_decay=ema_decay,
+      outlier_deviations=outlier_deviations,
     )
-    metrics = {
-      "loss": loss,
-      "grad_norm": grad_norm,
-      "learning_rate": optimizer.learning_rate(state.step),
-      "guard/skipped": new_state.num_skipped,
-      "guard/skipped_in_a_row": in_a_row,
-      "guard/rollbacks": state.num_rollbacks,
-    }
-    return new_state, _merged(metrics, extra)
 
   return jax.jit(
     train_step,
     donate_argnums=0,
     out_shardings=None if state_shardings is None else (state_shardings, None),
   )
+
+
+def apply_gradient(
+  state: TrainState,
+  loss: jax.Array,
+  extra: Mapping[str, jax.Array] | task_lib.Tracked,
+  grads: Any,
+  *,
+  optimizer: optimizer_lib.Optimizer,
+  ema_decay: float | None,
+  outlier_deviations: float | None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """What a step does once it has its gradient; see `make_train_step`.
+
+  Args:
+    state: before the step.
+    loss: float ().
+    extra: as the task's loss returned it.
+    grads: of the loss by `state.params`.
+    optimizer: see make_train_step.
+    ema_decay: see make_train_step.
+    outlier_deviations: see make_train_step.
+  """
+  grad_norm = optax.tree.norm(grads)
+  ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  if outlier_deviations is not None:
+    for value, recent in (
+      (loss, state.recent_losses),
+      (grad_norm, state.recent_grad_norms),
+    ):
+      ok &= ~guard.is_outlier(value, recent, deviations=outlier_deviations)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  extra, tracked = task_lib.split_tracked(extra)
+  params = optax.apply_updates(state.params, updates)
+  params = {**params, **tracked} if tracked else params
+  ema = _moved_average(state.ema, params, ema_decay)
+  params, opt_state, ema = jax.tree.map(
+    lambda new, old: jnp.where(ok, new, old),
+    (params, opt_state, ema),
+    (state.params, state.opt_state, state.ema),
+  )
+  skipped = (~ok).astype(jnp.int32)
+  in_a_row = (state.num_skipped_in_a_row + 1) * skipped
+  new_state = dataclasses.replace(
+    state,
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    ema=ema,
+    num_skipped=state.num_skipped + skipped,
+    num_skipped_in_a_row=in_a_row,
+    recent_losses=guard.remember(state.recent_losses, loss, ok),
+    recent_grad_norms=guard.remember(state.recent_grad_norms, grad_norm, ok),
+  )
+  metrics = {
+    "loss": loss,
+    "grad_norm": grad_norm,
+    "learning_rate": optimizer.learning_rate(state.step),
+    "guard/skipped": new_state.num_skipped,
+    "guard/skipped_in_a_row": in_a_row,
+    "guard/rollbacks": state.num_rollbacks,
+  }
+  return new_state, _merged(metrics, extra)
 
 
 def _moved_average(ema, params, decay):

@@ -43,6 +43,9 @@ class Task(Protocol):
     `Tracked`; a step that is skipped does not take them over.
     """
 
+  # A task may have a further method, `sliced() -> deterministic.Sliced | None`:
+  # its loss in two parts, for runs with the same bits on any number of devices.
+
   def predict(self, params: Params, batch: Batch) -> Any:
     """A pytree of arrays (b, ...), one row per row of the batch."""
 

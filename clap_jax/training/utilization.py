@@ -38,9 +38,11 @@ class Utilization:
     """
     leaves = jax.tree.leaves(batch)
     self._num_examples = leaves[0].shape[0]
-    count = flops_lib.count(step_function.trace(state, batch).jaxpr)
-    # Of a loop without end nobody knows how often it was gone round.
-    self._flops = None if count.unknown_loops else count.flops
+    self._flops = None
+    if hasattr(step_function, "trace"):  # else it is several programs
+      count = flops_lib.count(step_function.trace(state, batch).jaxpr)
+      # Of a loop without end nobody knows how often it was gone round.
+      self._flops = None if count.unknown_loops else count.flops
     devices = leaves[0].sharding.device_set
     kind = next(iter(devices)).device_kind
     peak = PEAK_FLOPS_PER_SEC.get(kind)

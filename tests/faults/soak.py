@@ -112,7 +112,7 @@ def main():
     changes = {
       "loop.steps": num_steps,
       "loop.log_every_steps": 5,
-      "checkpoint.save_every_steps": SAVE_STEPS,
+      "checkpoint.save_every_percent": 100 * SAVE_STEPS / num_steps,
     }
     runs = {name: root / name for name in ("clean", "soaked")}
     commands = {

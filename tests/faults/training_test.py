@@ -14,6 +14,7 @@ from tests.faults import cluster
 
 pytestmark = pytest.mark.faults
 NUM_STEPS = 40
+SAVE_PERCENT = 12.5  # every five steps
 
 
 def restored(workdir):
@@ -55,7 +56,7 @@ def test_killed_and_stopped_at_random_then_the_same_bits(
   generator = random.Random()
   steps = sorted(generator.sample(range(2, NUM_STEPS), 3))
   workdir = tmp_path / "run"
-  changes = {"checkpoint.save_every_steps": 5}
+  changes = {"checkpoint.save_every_percent": SAVE_PERCENT}
   arguments = command(workdir, **changes)
   for number, step in enumerate(steps):
     kind = ("kill", "term")[number % 2]
@@ -139,7 +140,9 @@ def test_permission_lost_stops_at_the_next_save(
   if os.getuid():
     pytest.skip("only root can give its rights away and take them back")
   workdir = tmp_path / "run"
-  arguments = command(workdir, **{"checkpoint.save_every_steps": 5})
+  arguments = command(
+    workdir, **{"checkpoint.save_every_percent": SAVE_PERCENT}
+  )
   finished = cluster.run(arguments, faults="forbid@12")
   assert finished.codes == [3], finished.logs
   assert "Permission denied" in finished.logs[0]
@@ -159,7 +162,9 @@ def test_permission_lost_stops_at_the_next_save(
 def test_out_of_memory_then_the_same_bits(command, clean, tmp_path, figure):
   """First refused memory, then killed as the kernel does."""
   workdir = tmp_path / "run"
-  arguments = command(workdir, **{"checkpoint.save_every_steps": 5})
+  arguments = command(
+    workdir, **{"checkpoint.save_every_percent": SAVE_PERCENT}
+  )
   refused = cluster.run(arguments, faults="hoard@13")
   assert refused.codes[0] not in (0, 2), refused.logs
   killed = cluster.run(arguments, faults="kill@24")
@@ -177,7 +182,8 @@ def test_a_reader_that_dies_stops_the_run(command, clean, tmp_path, figure):
   """Readers are threads: one that fails ends the run, which then goes on."""
   workdir = tmp_path / "run"
   arguments = command(
-    workdir, **{"checkpoint.save_every_steps": 5, "data.num_threads": 3}
+    workdir,
+    **{"checkpoint.save_every_percent": SAVE_PERCENT, "data.num_threads": 3},
   )
   started = cluster.start(arguments, faults="worker@21,every@1=0.2")
   cluster.wait_for_step(workdir, 15, started)

@@ -1,0 +1,297 @@
+"""A train step with the same bits on 1, 2, 4, ... devices and processes.
+
+The compiler builds a program for two devices in another way than the same
+program for one, and rounds it otherwise. Here the batch is cut into a fixed
+number of slices, whatever the number of devices, and everything that rounds is
+a program for a single device, the same one everywhere. Between devices bits are
+copied, or added along one fixed binary tree.
+
+The price: a second forward pass of the encoder, the loss and the update of the
+whole batch on every device, parameters whole on every device, and a compilation
+for each device. Nothing runs ahead of the host.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import optimizer as optimizer_lib
+from clap_jax.training import sharding as sharding_lib
+from clap_jax.training import step as step_lib
+
+TrainState = step_lib.TrainState
+
+
+class Sliced(NamedTuple):
+  """A loss in two parts: item by item, then over all items at once.
+
+  Attributes:
+    divide: batch -> (what is encoded, what only the objective needs).
+    encode: (params, items) -> embeddings, each of its own item alone.
+    objective: (params, embeddings, rest) -> (loss, metrics), over the whole
+      batch on one device: it must look at no mesh.
+    num_slices: of the batch; a power of two.
+  """
+
+  divide: Callable[[Any], tuple[Any, Any]]
+  encode: Callable[[Any, Any], Any]
+  objective: Callable[[Any, Any, Any], tuple[jax.Array, Mapping]]
+  num_slices: int
+
+
+class DeterministicStep:
+  """A (state, batch) -> (state, metrics), as `make_train_step` makes one."""
+
+  def __init__(
+    self,
+    sliced: Sliced,
+    optimizer: optimizer_lib.Optimizer,
+    *,
+    mesh: jax.sharding.Mesh,
+    state_shardings: Any,
+    ema_decay: float | None,
+    outlier_deviations: float | None,
+  ):
+    """Compiles nothing yet.
+
+    Raises:
+      ValueError: if the mesh splits parameters, or its devices do not share
+        the slices evenly.
+    """
+    check(sliced.num_slices, mesh, state_shardings)
+    self._sliced = sliced
+    self._mesh = mesh
+    self._whole = sharding_lib.replicated(mesh)
+    self._rows = sharding_lib.batch_sharding(mesh)
+    self._num_shards = mesh_lib.num_batch_shards(mesh)
+
+    def encode(params, items):
+      return sliced.encode(optimizer.stop_frozen(params), items)
+
+    def objective(params, embeddings, rest):
+      return sliced.objective(optimizer.stop_frozen(params), embeddings, rest)
+
+    def pull_back(params, items, by_embedding):
+      _, pull = jax.vjp(lambda params: encode(params, items), params)
+      return pull(by_embedding)[0]
+
+    def update(state, loss, metrics, direct, by_encoder):
+      grads = jax.tree.map(jnp.add, direct, by_encoder)
+      return step_lib.apply_gradient(
+        state,
+        loss,
+        metrics,
+        grads,
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        outlier_deviations=outlier_deviations,
+      )
+
+    self._encode = jax.jit(encode)
+    self._objective = jax.jit(
+      jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    )
+    self._pull_back = jax.jit(pull_back)
+    self._update = jax.jit(update)
+    self._slice = jax.jit(_slice, static_argnames="size")
+    self._join = jax.jit(lambda parts: jax.tree.map(_concatenated, *parts))
+    self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+    self._copies = jax.jit(lambda tree: tree, out_shardings=self._whole)
+    self._sum_over_devices = jax.jit(
+      jax.shard_map(
+        self._butterfly,
+        mesh=mesh,
+        in_specs=self._rows.spec,
+        out_specs=self._rows.spec,
+        check_vma=False,
+      )
+    )
+
+  def prepare(self, state: TrainState, batch: Any) -> None:
+    """Compiles what one device does, so that no process waits for another."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    _, rest = self._sliced.divide(batch)
+    for device, params in _per_device(state.params).items():
+      with _alone(device):
+        pieces = self._pieces(batch)[device]
+        embeddings = self._join([self._encode(params, p) for p in pieces])
+        whole = jax.tree.map(
+          lambda leaf, device=device: jax.device_put(
+            jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), device
+          ),
+          (embeddings, _per_device(rest)[device]),
+        )
+        (loss, metrics), (direct, by) = self._objective(params, *whole)
+        cotangent = self._slice(by, 0, size=size // self._sliced.num_slices)
+        grads = self._pull_back(params, pieces[0], cotangent)
+        own = _per_device(state)[device]
+        jax.block_until_ready(self._update(own, loss, metrics, direct, grads))
+
+  def __call__(self, state: TrainState, batch: Any):
+    size = jax.tree.leaves(batch)[0].shape[0] // self._sliced.num_slices
+    params = _per_device(state.params)
+    pieces = self._pieces(batch)
+    joined = {}
+    for device, parts in pieces.items():
+      with _alone(device):
+        joined[device] = self._join(
+          [self._encode(params[device], part) for part in parts]
+        )
+    embeddings = self._everywhere(self._global(joined, self._rows))
+    rest = self._everywhere(self._sliced.divide(batch)[1])
+    values, sums = {}, {}
+    for device, parts in pieces.items():
+      with _alone(device):
+        (loss, metrics), (direct, by_embedding) = self._objective(
+          params[device], embeddings[device], rest[device]
+        )
+        values[device] = (loss, metrics, direct)
+        first = self._first_row(batch, device)
+        sums[device] = self._tree_sum(
+          [
+            self._pull_back(
+              params[device],
+              part,
+              self._slice(by_embedding, first + k * size, size=size),
+            )
+            for k, part in enumerate(parts)
+          ]
+        )
+    sums = _per_device(self._sum_over_devices(self._global(sums, self._rows)))
+    states = _per_device(state)
+    results = {}
+    for device, (loss, metrics, direct) in values.items():
+      with _alone(device):
+        by_encoder = jax.tree.map(lambda leaf: leaf[0], sums[device])
+        results[device] = self._update(
+          states[device], loss, metrics, direct, by_encoder
+        )
+    return jax.block_until_ready(self._global(results, self._whole))
+
+  def _pieces(self, batch) -> dict[jax.Device, list]:
+    """The slices of each device of this process, in the batch's order."""
+    items, _ = self._sliced.divide(batch)
+    size = jax.tree.leaves(items)[0].shape[0] // self._sliced.num_slices
+    count = self._sliced.num_slices // self._num_shards
+    pieces = {}
+    for device, own in _per_device(items).items():
+      with _alone(device):
+        pieces[device] = [
+          self._slice(own, k * size, size=size) for k in range(count)
+        ]
+    return pieces
+
+  def _first_row(self, batch, device) -> int:
+    leaf = jax.tree.leaves(batch)[0]
+    (shard,) = (s for s in leaf.addressable_shards if s.device == device)
+    return shard.index[0].start or 0
+
+  def _tree_sum(self, grads: list) -> Any:
+    """(1, ...) each: sums of neighbours, then of the sums, and so on."""
+    while len(grads) > 1:
+      grads = [
+        self._add(*pair) for pair in zip(grads[::2], grads[1::2], strict=True)
+      ]
+    return jax.tree.map(lambda leaf: leaf[None], grads[0])
+
+  def _butterfly(self, tree):
+    """Finishes the tree over devices; a + b = b + a: all end with one value."""
+    axes = mesh_lib.BATCH_AXES
+    for level in range(self._num_shards.bit_length() - 1):
+      pairs = [(i, i ^ (1 << level)) for i in range(self._num_shards)]
+      tree = jax.tree.map(
+        lambda leaf, pairs=pairs: leaf + jax.lax.ppermute(leaf, axes, pairs),
+        tree,
+      )
+    return tree
+
+  def _global(self, trees: Mapping[jax.Device, Any], sharding: NamedSharding):
+    """One global array of the arrays of single devices, leaf by leaf."""
+
+    def joined(*leaves):
+      shape = leaves[0].shape
+      if sharding is self._rows:
+        shape = (shape[0] * self._num_shards, *shape[1:])
+      return jax.make_array_from_single_device_arrays(
+        shape, sharding, list(leaves)
+      )
+
+    return jax.tree.map(joined, *trees.values())
+
+  def _everywhere(self, tree) -> dict[jax.Device, Any]:
+    """The whole of global arrays on each device of this process."""
+    return _per_device(self._copies(tree))
+
+
+def on_one_device(make: Callable, shardings: Any) -> Callable:
+  """`make`, run on one device; what it returns is copied to where it belongs.
+
+  Initial parameters would otherwise be rounded in as many ways as there are
+  numbers of devices.
+  """
+
+  def made(*arguments):
+    device = jax.local_devices()[0]
+    with _alone(device):
+      tree = jax.jit(make)(*arguments)
+    return jax.tree.map(sharding_lib.put_whole, tree, shardings)
+
+  return made
+
+
+def check(
+  num_slices: int, mesh: jax.sharding.Mesh, state_shardings: Any
+) -> None:
+  """Raises a ValueError for a mesh that cannot give the promised bits."""
+  num_shards = mesh_lib.num_batch_shards(mesh)
+  powers = all(n & (n - 1) == 0 for n in (num_slices, num_shards))
+  if not powers or num_slices % num_shards or mesh.size != num_shards:
+    raise ValueError(
+      f"A deterministic run of {num_slices} slices needs a power of two of "
+      f"devices that divides it, and mesh.tensor 1: the mesh is "
+      f"{dict(mesh.shape)}. Change loss.deterministic, which changes the last "
+      "bits, or the mesh."
+    )
+  split = [
+    leaf
+    for leaf in jax.tree.leaves(state_shardings)
+    if not leaf.is_fully_replicated
+  ]
+  if split:
+    raise ValueError(
+      f"A deterministic run keeps parameters whole, but {len(split)} arrays "
+      "are split over mesh.fsdp: set mesh.fsdp to 1."
+    )
+
+
+def _alone(device: jax.Device):
+  """The mesh of one device as the ambient one: its programs know no other."""
+  shape = (1,) * len(mesh_lib.AXES)
+  auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
+  return jax.set_mesh(
+    jax.make_mesh(shape, mesh_lib.AXES, axis_types=auto, devices=[device])
+  )
+
+
+def _per_device(tree: Any) -> dict[jax.Device, Any]:
+  """This process's shards of global arrays, device by device."""
+  leaves, structure = jax.tree.flatten(tree)
+  shards = [leaf.addressable_shards for leaf in leaves]
+  return {
+    group[0].device: jax.tree.unflatten(structure, [s.data for s in group])
+    for group in zip(*shards, strict=True)
+  }
+
+
+def _slice(tree, start, *, size):
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), tree
+  )
+
+
+def _concatenated(*leaves):
+  return jnp.concatenate(leaves)
