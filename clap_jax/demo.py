@@ -22,8 +22,8 @@ import numpy as np
 
 from clap_jax import stages
 from clap_jax.data import decode, records
+from clap_jax.inference import cards, extract, predict
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract, predict
 from clap_jax.report import content, page, run_files
 from clap_jax.trainers import localization, results
 from clap_jax.training import compilation
@@ -379,7 +379,7 @@ def _action_captions(truth: dict) -> list[str]:
 
 
 def report(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Writes WORKDIR/report.html from the files of a demo.
+  """Writes WORKDIR/report.html from the files of a demo, and its cards.
 
   Raises:
     FileNotFoundError: if there are no results.
@@ -395,6 +395,9 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
   layout = Layout(root, rows[0]["dataset"].partition("/")[2])
   dataset = records.open_dataset(layout.data, layout.dataset)
   log = StageLog(root / STAGES_FILE)
+  cards.write_data_card(dataset)
+  for model in sorted({(row["encoder"], row["seed"]) for row in rows}):
+    cards.write_model_card(layout.model(*model))
   return page.write_report(
     root / "report.html",
     content.Report(

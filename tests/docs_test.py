@@ -1,0 +1,135 @@
+"""Every command in the documents is one that the programs take."""
+
+import contextlib
+import io
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from clap_jax import main, stages
+from clap_jax.commands import configs
+from tests import conftest
+
+ROOT = conftest.REPOSITORY
+DOCUMENTS = sorted(
+  path
+  for pattern in ("*.md", "docs/*.md", "tfds_builders/*/*.md", "tests/*/*.md")
+  for path in ROOT.glob(pattern)
+)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_PLACEHOLDER = "..."  # in a command that leaves the obvious out
+
+
+def commands(program: str):
+  """(document, arguments) of every line of a fenced block that calls it."""
+  for path in DOCUMENTS:
+    for language, block in _FENCE.findall(path.read_text(encoding="utf-8")):
+      if language not in ("bash", "sh"):
+        continue
+      for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == [program]:
+          yield path.relative_to(ROOT), words[1:]
+
+
+CLAP = list(commands("clap"))
+LAUNCH = list(commands("./launch.sh"))
+
+
+def name(case):
+  return f"{case[0]}: {' '.join(case[1])[:60]}"
+
+
+def test_there_are_commands():
+  assert len(CLAP) > 20
+  assert len(LAUNCH) > 5
+
+
+@pytest.mark.parametrize("case", CLAP, ids=name)
+def test_clap_takes_it(case):
+  _, arguments = case
+  args = main.parse(arguments)  # exits where it does not
+  if getattr(args, "config", None) in (None, _PLACEHOLDER):
+    return
+  config = configs.read(args.config, args.overrides)
+  if args.command in ("train", "sweep", "compile"):
+    stages.resolve(config)
+
+
+@pytest.mark.parametrize("case", LAUNCH, ids=name)
+def test_launch_takes_it(case):
+  _, arguments = case
+  script = (ROOT / "launch.sh").read_text(encoding="utf-8")
+  words = [word for word in arguments if word[0] != "/"]
+  (known,) = re.findall(r"unknown command .*?; choose ([^.]*)\.", script, re.S)
+  assert arguments[0] in re.findall(r"\w+", known)
+  own = words[: words.index("--")] if "--" in words else words
+  for flag in (word for word in own if word.startswith("--")):
+    if arguments[0] == "tpu":
+      assert re.search(rf"{flag}[)|]", script), flag
+    else:
+      assert flag in help_of(arguments[0]), flag
+
+
+def help_of(command: str) -> str:
+  output = io.StringIO()
+  with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as stop:
+    main.parse([command, "--help"])
+  assert stop.value.code == 0, command
+  return output.getvalue()
+
+
+def inline():
+  for path in DOCUMENTS:
+    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
+    for code in _INLINE.findall(text):
+      yield path.relative_to(ROOT), " ".join(code.split())
+
+
+def test_commands_in_the_text_and_their_flags_are_there():
+  found = [(path, code) for path, code in inline() if code.startswith("clap ")]
+  assert len(found) > 20
+  for path, code in found:
+    _, command, *rest = code.split()
+    if command in ("import", "export") and not rest:
+      continue
+    shown = help_of(command)
+    for flag in re.findall(r"--[a-z_]+", " ".join(rest)):
+      if not flag.startswith("--config"):
+        assert flag in shown, f"{path}: {code}"
+
+
+def test_modules_that_are_run_are_there():
+  texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+  modules = {
+    module
+    for text in texts
+    for module in re.findall(
+      r"python -m\s+((?:tests|tfds_builders)[\w.]+)", text
+    )
+  }
+  assert modules
+  for module in modules:
+    path = ROOT / pathlib.Path(*module.strip("`").split("."))
+    if path.name == "NAME":
+      continue
+    assert path.with_suffix(".py").is_file(), module
+
+
+def test_paths_that_are_named_are_there():
+  for path, code in inline():
+    is_path = re.fullmatch(
+      r"(clap_jax|configs|tests|tfds_builders|docs)/\S+", code
+    )
+    if is_path and not set("*{<[") & set(code) and "NAME" not in code:
+      assert (ROOT / code.partition(":")[0]).exists(), f"{path}: {code}"
+
+
+def test_configs_that_are_named_are_there():
+  for path, code in inline():
+    if re.fullmatch(r"\w+\.py(:\S*)?", code):
+      file = code.partition(":")[0]
+      assert list(ROOT.glob(f"**/{file}")), f"{path}: {code}"
