@@ -149,6 +149,7 @@ def test_every_run_has_its_record(demo, task):
 def test_the_model_directory(demo):
   model = strict_json(demo.model / "model.json")
   assert model == {
+    "format": 1,
     "encoder": "pretrain",
     "stride_sec": 0.5,
     "localization": "localization",
