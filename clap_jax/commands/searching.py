@@ -27,6 +27,11 @@ def add_index(commands) -> None:
   )
   parser.add_argument("--out", required=True, help="folder of the index")
   parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.add_argument(
+    "--approximate",
+    action="store_true",
+    help="also write a FAISS index: for millions of clips",
+  )
   parser.set_defaults(run=_index)
 
 
@@ -39,6 +44,7 @@ def _index(args) -> dict:
       videos,
       out=args.out,
       stride_sec=args.stride_sec,
+      is_approximate=args.approximate,
       on_progress=progress,
     )
   console.print(
@@ -68,11 +74,15 @@ def add_search(commands) -> None:
   parser = commands.add_parser(
     "search",
     help="find the moments of an index that a text describes",
-    description="Compares the text with every clip of the index; exact.",
+    description="Compares the text with every clip of the index, or, with an "
+    "approximate one, with those of the likeliest videos.",
   )
   parser.add_argument("text")
   parser.add_argument("--index", required=True, help="what `clap index` wrote")
   parser.add_argument("--top", type=int, default=10)
+  parser.add_argument(
+    "--exact", action="store_true", help="compare with every clip in any case"
+  )
   parser.set_defaults(run=_search)
 
 
@@ -88,7 +98,7 @@ def _search(args) -> dict:
     )
   vector = encoder.embed_texts([args.text])[0]
   started_sec = time.perf_counter()
-  moments = index_lib.search(index, vector, top=args.top)
+  moments = index_lib.search(index, vector, top=args.top, exact=args.exact)
   search_sec = time.perf_counter() - started_sec
   table = rich.table.Table("video", "start", "end", "score", title=args.text)
   for moment in moments:
@@ -99,8 +109,9 @@ def _search(args) -> dict:
       f"{moment['score']:.3f}",
     )
   console.print(table)
+  how = "all" if args.exact or not index.is_approximate else "the likeliest of"
   console.print(
-    f"{len(index.vectors)} clips compared in {1000 * search_sec:.1f} ms"
+    f"{how} {len(index.vectors)} clips compared in {1000 * search_sec:.1f} ms"
   )
   return {"query": args.text, "moments": moments, "search_sec": search_sec}
 

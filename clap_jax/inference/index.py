@@ -7,7 +7,8 @@ call encodes only what is new, and a killed one goes on.
 
 Search is exact: every clip of every video is compared with the query. Two
 million clips, about 280 hours at a stride of half a second, are one product of
-a matrix with a vector.
+a matrix with a vector. For more, INDEX/vectors.faiss (see approximate.py) names
+the videos that are worth a look, and only their clips are compared.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from clap_jax.data import container, features
+from clap_jax.inference import approximate, extract
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract
 from clap_jax.trainers import facts as facts_lib
 
 INDEX_FILE = "index.json"
@@ -30,6 +31,9 @@ VIDEO_SUFFIXES = (
   ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts",
 )  # fmt: skip
 _ROWS_PER_BLOCK = 1 << 18  # clips whose scores are computed at a time
+# Best clips that an approximate search asks for, per moment that is wanted: the
+# clips of one moment are neighbours, and would else crowd other videos out.
+_CLIPS_PER_MOMENT = 100
 # A moment reaches as far as the score stays above this share of the way from
 # the video's median to the moment's best clip.
 _EXTENT_SHARE = 0.5
@@ -58,6 +62,7 @@ class Index:
   videos: tuple[IndexedVideo, ...]
   failed: tuple[dict, ...]  # {"video", "reason"}
   vectors: np.ndarray  # float16 (n, p), memory-mapped
+  is_approximate: bool = False  # a search may look at a part of the videos
 
   @property
   def num_hours(self) -> float:
@@ -97,19 +102,25 @@ def build(
   *,
   out: str | os.PathLike,
   stride_sec: float,
+  is_approximate: bool = False,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Index:
   """Encodes what the index does not hold yet and writes it.
 
   The index then lists exactly `videos`; vectors of others stay in its folder.
-  A video that cannot be decoded is listed with the reason.
+  A video that cannot be decoded is listed with the reason. `is_approximate`
+  adds what an approximate search needs.
 
   Raises:
+    ValueError: FAISS is needed and not installed.
     FileExistsError: the folder is an index of another encoder or stride, or no
       index at all.
   """
   out = pathlib.Path(out)
+  if is_approximate:
+    approximate.check_installed()
   facts = _claim(out, encoder, stride_sec)
+  (out / approximate.FILE).unlink(missing_ok=True)  # of other vectors
   listed, failed, blocks, first = [], [], [], 0
   for done, path in enumerate(videos):
     try:
@@ -131,6 +142,8 @@ def build(
   width = encoder.config.projection_width
   matrix = np.concatenate([np.zeros((0, width), np.float16), *blocks])
   _write_array(out / VECTORS_FILE, matrix)
+  if is_approximate and len(matrix):
+    approximate.build(matrix, out)
   facts |= {
     "videos": [dataclasses.asdict(video) for video in listed],
     "failed": failed,
@@ -171,16 +184,20 @@ def open_index(directory: str | os.PathLike) -> Index:
     videos=videos,
     failed=tuple(facts["failed"]),
     vectors=vectors,
+    is_approximate=(directory / approximate.FILE).is_file(),
   )
 
 
-def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
+def search(
+  index: Index, vector: np.ndarray, *, top: int, exact: bool = False
+) -> list[dict]:
   """The best moments of all videos for a unit vector (p,) of a text.
 
   A moment grows from its best clip to both sides while the score stays above
   half of the way up from its video's median; clips in a moment are spent. Its
   time runs from the middle of its first clip to that of its last, half a
-  stride added on both sides.
+  stride added on both sides. An approximate index may miss a video, unless the
+  search is to be `exact`; the moments of those it names are the same.
 
   Returns:
     Up to `top` of {"video", "start_sec", "end_sec", "score"}, best first; the
@@ -190,19 +207,53 @@ def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
     raise ValueError(f"top must be at least 1, got {top}.")
   if not index.videos:
     return []
+  if index.is_approximate and not exact:
+    videos, scores_of = _likely_videos(index, vector, top)
+  else:
+    videos, scores_of = _best_videos(index, vector, top)
+  candidates = (
+    (*moment, video)
+    for video in videos
+    for moment in _moments(scores_of(video), top=top)
+  )
+  best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
+  return [_moment(index, *moment) for moment in best]
+
+
+ScoresOf = Callable[[IndexedVideo], np.ndarray]
+
+
+def _best_videos(
+  index: Index, vector: np.ndarray, top: int
+) -> tuple[list[IndexedVideo], ScoresOf]:
+  """The videos that can have a moment among the `top` best; their scores."""
   scores = _scores(index.vectors, vector)
   # A video's first moment has its highest score: only the `top` videos with
   # the highest ones can have a moment among the `top` best.
   highest = np.maximum.reduceat(scores, [v.first for v in index.videos])
-  candidates = (
-    (*moment, video)
-    for video in (index.videos[i] for i in np.argsort(-highest)[:top])
-    for moment in _moments(
-      scores[video.first : video.first + video.count], top=top
-    )
+  videos = [index.videos[i] for i in np.argsort(-highest)[:top]]
+  return videos, lambda video: scores[video.first : video.first + video.count]
+
+
+def _likely_videos(
+  index: Index, vector: np.ndarray, top: int
+) -> tuple[list[IndexedVideo], ScoresOf]:
+  """The videos of about the best clips; scores of their clips alone."""
+  rows = approximate.nearest_rows(
+    index.directory / approximate.FILE,
+    vector,
+    count=_CLIPS_PER_MOMENT * top,
+    num_rows=len(index.vectors),
   )
-  best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
-  return [_moment(index, *moment) for moment in best]
+  firsts = [video.first for video in index.videos]
+  places = np.searchsorted(firsts, rows, side="right") - 1
+  videos = [index.videos[i] for i in list(dict.fromkeys(places.tolist()))[:top]]
+
+  def scores_of(video: IndexedVideo) -> np.ndarray:
+    own = index.vectors[video.first : video.first + video.count]
+    return _scores(own, vector)
+
+  return videos, scores_of
 
 
 def _moments(
