@@ -39,6 +39,9 @@ _BAD_INPUT = (
   workdir.WorkdirBusyError,
 )
 
+# Commands that take --config.KEY=VALUE.
+_CONFIGURED = ("train", "sweep", "compile", "study", "eval")
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(prog="clap", description=__doc__)
@@ -70,8 +73,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--json", help="write the result to this file as JSON")
   args, rest = parser.parse_known_args(argv)
   wrong = [item for item in rest if not item.startswith("--config.")]
-  takes_config = ("train", "sweep", "compile", "study")
-  if wrong or (rest and args.command not in takes_config):
+  if wrong or (rest and args.command not in _CONFIGURED):
     parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
   args.overrides = rest
   return args

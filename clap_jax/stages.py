@@ -240,8 +240,8 @@ def _check_same(workdir: pathlib.Path, resolved: Any) -> None:
     )
 
 
-def evaluate(workdir, *, split: str | None = None) -> list[dict]:
-  """Evaluates a finished run, by default on the split its config names.
+def config_of(workdir) -> dict:
+  """The config of a run, plain JSON.
 
   Raises:
     FileNotFoundError: if `workdir` holds no run.
@@ -252,7 +252,23 @@ def evaluate(workdir, *, split: str | None = None) -> list[dict]:
       f"{workdir} holds no run (no config.json); give the --workdir of a "
       "`clap train`."
     )
-  config = json.loads(path.read_text())
+  return json.loads(path.read_text())
+
+
+def evaluate(
+  workdir, *, split: str | None = None, config: Any = None
+) -> list[dict]:
+  """Evaluates a finished run.
+
+  Args:
+    workdir: of the run.
+    split: None for the one that its config names.
+    config: the run's own but for its section `evaluation`; None for just that.
+
+  Raises:
+    FileNotFoundError: if `workdir` holds no run.
+  """
+  config = config_of(workdir) if config is None else config
   trainer = _trainer(config.get("trainer"))
   return trainer.evaluate(trainer.resolve(config), workdir, split=split)
 

@@ -376,7 +376,7 @@ def episodes(config, *, text: bool) -> None:
   config.evaluation = {
     "ways": (1, 5),
     "shots": (1, 5),
-    "instances": "all",  # single | multi | all: segments of the class
+    "instances": ("all",),  # single | multi | all: segments of the class
     "min_episodes": 1000,  # per number; whole runs over all queries
     "seed": 0,  # of the episodes, the same for every encoder
     "temperature": 0.1,  # of nearest prototype

@@ -44,5 +44,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["legacy_qat"]:
     # For others that protocol drops instances shorter than a tenth or a fifth
     # of the video, which here are nearly all.
-    config.evaluation.instances = "single"
+    config.evaluation.instances = ("single",)
   return config.lock()

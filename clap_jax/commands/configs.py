@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 from absl import flags
@@ -14,6 +15,41 @@ def read(name: str, overrides: list[str]):
   """The ConfigDict of a file with overrides, by ml_collections' own rules."""
   config = load(name)
   config_lib.add_engine_defaults(config)
+  return _overridden(config, overrides)
+
+
+def of_run(document: Mapping, overrides: list[str], *, changeable: str):
+  """The ConfigDict of a finished run's config, with overrides.
+
+  Args:
+    document: the run's config.json.
+    overrides: as on the command line.
+    changeable: what a key that may be overridden starts with.
+
+  Raises:
+    ValueError: any other key: the run was not trained so.
+  """
+  for override in overrides:
+    key = override.partition("=")[0].removeprefix("--config.")
+    if not key.startswith(changeable):
+      raise ValueError(
+        f"--config.{key}: a finished run is evaluated as it was trained; only "
+        f"--config.{changeable}KEY may differ. Train another run."
+      )
+  config = ml_collections.ConfigDict(_with_tuples(document))
+  return _overridden(config.lock(), overrides)
+
+
+def _with_tuples(value):
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, Mapping):
+    return {key: _with_tuples(value[key]) for key in value}
+  if isinstance(value, list):
+    return tuple(map(_with_tuples, value))
+  return value
+
+
+def _overridden(config: ml_collections.ConfigDict, overrides: list[str]):
   for override in overrides:
     _check_key(config, override)
   values = flags.FlagValues()

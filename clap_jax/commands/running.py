@@ -59,7 +59,8 @@ def add_eval(commands) -> None:
     "eval",
     help="evaluate a finished run again, on any split",
     description="Evaluates the last checkpoint of a `clap train` run and "
-    "prints its metrics with their evaluation card.",
+    "prints its metrics with their evaluation card. Of a few-shot run "
+    "--config.evaluation.KEY=VALUE asks for other episodes.",
   )
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--split", help="default: the config's eval_split")
@@ -67,7 +68,12 @@ def add_eval(commands) -> None:
 
 
 def _eval(args) -> dict:
-  rows = stages.evaluate(args.workdir, split=args.split)
+  config = configs.of_run(
+    stages.config_of(args.workdir),
+    args.overrides,
+    changeable="evaluation.",
+  )
+  rows = stages.evaluate(args.workdir, split=args.split, config=config)
   for row in rows:
     console.print(
       f"{row['task']}/{row['split']}/{row['metric']}: {_number(row['value'])}"

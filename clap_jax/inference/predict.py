@@ -22,10 +22,10 @@ from clap_jax.trainers import (
   localizers,
   moment_search,
   open_vocabulary,
+  running,
   text_models,
   text_space,
 )
-from clap_jax.training import checkpoint
 
 MODEL_FILE = "model.json"
 
@@ -173,8 +173,9 @@ def _load_head(directory, name, trainer):
   if not name:
     return None
   workdir = directory / name
-  facts, task = facts_lib.load(workdir, trainer.MODEL_FILE, trainer.make_task)
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  facts, task, params = running.restored(
+    workdir, trainer.MODEL_FILE, trainer.make_task
+  )
   if "text_classes" in facts:
     facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
   return task, facts, params

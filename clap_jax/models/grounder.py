@@ -6,7 +6,6 @@ distances to both ends from every point of a pyramid (the class of SnAG, CVPR
 2024); `moment_map.MapGrounder` scores a sparse set of candidate moments.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,21 +22,6 @@ from clap_jax.models.pyramid import (
   join_levels,
 )
 from clap_jax.ops.points import PointPredictions, point_segments
-
-
-@dataclasses.dataclass(frozen=True)
-class GrounderConfig:
-  """Hyper-parameters of the anchor-free grounder.
-
-  Attributes:
-    pyramid: video trunk.
-    fusion: text encoder and fusion.
-    head: heads.
-  """
-
-  pyramid: PyramidConfig = dataclasses.field(default_factory=PyramidConfig)
-  fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
-  head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
 
 
 class Moments(NamedTuple):
@@ -58,29 +42,24 @@ class GrounderOutput(NamedTuple):
   predictions: Any
 
 
-class PyramidGrounder(nn.Module):
-  """Features and token vectors to predictions of pyramid points per query.
+class Grounder(nn.Module):
+  """What the kinds share: how the text joins, absence, saliency, one pass.
 
   Use `apply(params, features, mask, query, query_mask)` for one query per
   video, or `apply(..., method="encode_video")` once and `method="score"` for
-  every batch of queries.
+  every batch of queries. A kind adds its parts in `setup`, after this one's.
+
+  Attributes:
+    video: trunk, whose width all parts have.
+    text: text encoder and fusion.
   """
 
-  config: GrounderConfig
-  dtype: Any = jnp.float32
+  video: PyramidConfig
+  text: FusionConfig
 
   def setup(self):
-    config = self.config
-    width = config.pyramid.width
-    self.pyramid = Pyramid(config.pyramid, dtype=self.dtype)
-    self.late_fusion = LateFusion(width, config.fusion, dtype=self.dtype)
-    self.head = PointHead(
-      1,
-      config.pyramid.num_levels,
-      config.pyramid.range_factor,
-      config.head,
-      dtype=self.dtype,
-    )
+    width = self.video.width
+    self.late_fusion = LateFusion(width, self.text, dtype=self.dtype)
     self.absence = AbsenceHead(width)
     self.saliency = Dense(1)
 
@@ -96,6 +75,35 @@ class PyramidGrounder(nn.Module):
     """One query per video."""
     encoded = self.encode_video(features, mask, deterministic=deterministic)
     return self.score(encoded, query, query_mask, deterministic=deterministic)
+
+  def _output(
+    self,
+    moments: Moments,
+    predictions: Any,
+    *,
+    fused: Level,  # all that absence looks at
+    num_steps: int,  # of the finest level, which stand first
+  ) -> GrounderOutput:
+    """The moments of q queries with absence and the saliency of each step."""
+    absence = self.absence(fused, moments.logits, moment_mask=moments.mask)
+    finest = fused.features[:, :num_steps].astype(jnp.float32)
+    saliency = self.saliency(finest)[..., 0]
+    return GrounderOutput(moments, absence, saliency, predictions)
+
+
+class PyramidGrounder(Grounder):
+  """Features and token vectors to predictions of pyramid points per query."""
+
+  points: HeadConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    super().setup()
+    video = self.video
+    self.pyramid = Pyramid(video, dtype=self.dtype)
+    self.head = PointHead(
+      1, video.num_levels, video.range_factor, self.points, dtype=self.dtype
+    )
 
   def encode_video(
     self,
@@ -128,7 +136,7 @@ class PyramidGrounder(nn.Module):
     """
     num_steps = encoded[0].mask.shape[1]
     joined = self.late_fusion(
-      join_levels(encoded, gap=self.config.head.gap),
+      join_levels(encoded, gap=self.points.gap),
       query,
       query_mask,
       video_of_query=video_of_query,
@@ -138,10 +146,7 @@ class PyramidGrounder(nn.Module):
       joined, num_steps=num_steps, deterministic=deterministic
     )
     moments = point_moments(predictions)
-    absence = self.absence(joined, moments.logits, moment_mask=moments.mask)
-    finest = joined.features[:, :num_steps].astype(jnp.float32)
-    saliency = self.saliency(finest)[..., 0]
-    return GrounderOutput(moments, absence, saliency, predictions)
+    return self._output(moments, predictions, fused=joined, num_steps=num_steps)
 
 
 def point_moments(predictions: PointPredictions) -> Moments:

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax.models.fusion import AbsenceHead, FusionConfig, LateFusion
-from clap_jax.models.grounder import GrounderOutput, Moments
+from clap_jax.models.grounder import Grounder, GrounderOutput, Moments
 from clap_jax.models.layers import Dense, sinusoidal_positions
-from clap_jax.models.pyramid import Level, Pyramid, PyramidConfig
+from clap_jax.models.pyramid import Level, Pyramid
 from clap_jax.models.temporal_layers import Conv1d
 from clap_jax.ops import moment_map as map_ops
 from clap_jax.ops.masking import keep, masked_max, masked_mean, masked_softmax
@@ -112,24 +111,22 @@ class GraphBlock(nn.Module):
     return keep(x + semantic + nn.relu(ordering), mask)
 
 
-class MapGrounder(nn.Module):
+class MapGrounder(Grounder):
   """Features and token vectors to scores of a sparse map of moments."""
 
-  pyramid: PyramidConfig
-  fusion: FusionConfig
   config: MapConfig
   dtype: Any = jnp.float32
 
   def setup(self):
-    config, width = self.config, self.pyramid.width
+    super().setup()
+    config, width = self.config, self.video.width
     self.trunk = Pyramid(
-      dataclasses.replace(self.pyramid, num_levels=1), dtype=self.dtype
+      dataclasses.replace(self.video, num_levels=1), dtype=self.dtype
     )
     self.graph = [
       GraphBlock(config.num_neighbours, dtype=self.dtype)
       for _ in range(config.num_graph_layers)
     ]
-    self.late_fusion = LateFusion(width, self.fusion, dtype=self.dtype)
     self.weigh = Dense(1)
     self.place = Dense(width, dtype=self.dtype)
     self.pool = Dense(width, dtype=self.dtype)
@@ -145,21 +142,6 @@ class MapGrounder(nn.Module):
     )
     if config.refine:
       self.shift = Dense(2, kernel_init=small)
-    self.absence = AbsenceHead(width)
-    self.saliency = Dense(1)
-
-  def __call__(
-    self,
-    features: jax.Array,  # (b, t, d)
-    mask: jax.Array,  # bool (b, t)
-    query: jax.Array,  # (b, l, e)
-    query_mask: jax.Array,  # bool (b, l)
-    *,
-    deterministic: bool = True,
-  ) -> GrounderOutput:
-    """One query per video."""
-    encoded = self.encode_video(features, mask, deterministic=deterministic)
-    return self.score(encoded, query, query_mask, deterministic=deterministic)
 
   def encode_video(
     self,
@@ -213,13 +195,15 @@ class MapGrounder(nn.Module):
       length = segments[:, 1:] - segments[:, :1]
       shifts = 0.49 * length * jnp.tanh(self.shift(x))
     predictions = MapPredictions(self.out(x)[..., 0], shifts, segments, mask)
-    moments = map_moments(predictions)
-    saliency = self.saliency(fused.features.astype(jnp.float32))[..., 0]
-    return GrounderOutput(
-      moments,
-      self.absence(fused, moments.logits, moment_mask=moments.mask),
-      jnp.repeat(saliency, config.steps_per_clip, axis=-1),
+    output = self._output(
+      map_moments(predictions),
       predictions,
+      fused=fused,
+      num_steps=fused.mask.shape[1],
+    )
+    saliency = output.saliency_logits  # of clips
+    return output._replace(
+      saliency_logits=jnp.repeat(saliency, config.steps_per_clip, axis=-1)
     )
 
   def _pooled(self, fused: Level, candidates) -> jax.Array:  # (q, c, d)

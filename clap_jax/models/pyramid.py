@@ -1,6 +1,7 @@
 """Multi-scale trunk: features of a video at strides 1, 2, 4, ..."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,6 +60,19 @@ class PyramidConfig:
       )
     if self.num_levels < 1:
       raise ValueError(f"num_levels must be >= 1, got {self.num_levels}.")
+
+  def check_heads(self, counts: Mapping[str, int]) -> None:
+    """Raises a ValueError unless all counts of heads divide the width.
+
+    Args:
+      counts: attention heads by the config's name for them.
+    """
+    for name, count in counts.items():
+      if min(count, self.width) < 1 or self.width % count:
+        raise ValueError(
+          f"{name} is {count}, which does not divide pyramid.width "
+          f"{self.width}."
+        )
 
 
 class Level(NamedTuple):

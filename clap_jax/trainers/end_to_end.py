@@ -23,6 +23,7 @@ from clap_jax.trainers import (
   localization,
   localizers,
   pretrain,
+  provenance,
   results,
   running,
 )
@@ -306,7 +307,13 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   facts = localization.model_facts(config, names, width)
   facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
-    "seen_classes": sorted(names),
+    **provenance.after_stage(
+      start["training"],
+      dataset=config.data.dataset,
+      classes=names,
+      hidden=(),
+      reads_captions=False,
+    ),
     "end_to_end": f"localization on {config.data.dataset}",
   }
   facts_lib.write(

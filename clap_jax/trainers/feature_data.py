@@ -80,6 +80,14 @@ class FeatureData:
         f"holdout: bad regex {self.holdout!r}: {error}."
       ) from None
 
+  def check_plain(self, task: str) -> None:
+    """Raises a ValueError for what localization alone does with features."""
+    if self.standardize or self.length == "windows":
+      raise ValueError(
+        f"{task} neither standardizes features nor cuts windows: got "
+        f"data.standardize {self.standardize} and data.length {self.length!r}."
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureReader:
@@ -249,12 +257,7 @@ class FeatureReader:
     Raises:
       ValueError: the config asks for what only localization does.
     """
-    if self.config.standardize or self.config.length == "windows":
-      raise ValueError(
-        "grounding neither standardizes features nor cuts windows: got "
-        f"data.standardize {self.config.standardize} and data.length "
-        f"{self.config.length!r}."
-      )
+    self.config.check_plain("grounding")
     return queries.caption_split(self.examples(split))
 
   @functools.cached_property

@@ -26,16 +26,14 @@ from clap_jax.trainers import (
   running,
 )
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint
 
 MODEL_FILE = "fewshot.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class FewshotConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewshotConfig(running.RunConfig):
   """Everything `clap train` reads of a few-shot config."""
 
-  trainer: str
   data: feature_data.FeatureData
   class_split: str  # a name of data/class_splits.py, or a .json file
   allow_seen_classes: bool  # evaluate encoders that saw novel classes
@@ -46,22 +44,16 @@ class FewshotConfig:
   matcher: prototypes.MatcherConfig
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
   protocol: str = config_lib.choice(*detection.PROTOCOLS)
 
   def __post_init__(self):
-    width = self.pyramid.width
-    for name, count in (
-      ("pyramid.num_heads", self.pyramid.num_heads),
-      ("matcher.num_heads", self.matcher.num_heads or 1),
-    ):
-      if min(count, width) < 1 or width % count:
-        raise ValueError(
-          f"{name} is {count}, which does not divide pyramid.width {width}."
-        )
+    self.pyramid.check_heads(
+      {
+        "pyramid.num_heads": self.pyramid.num_heads,
+        "matcher.num_heads": self.matcher.num_heads or 1,
+      }
+    )
+    self.data.check_plain("few-shot localization")
     if self.data.crop_probability:
       raise ValueError(
         "data.crop_probability must be 0: the videos of an episode are whole, "
@@ -152,9 +144,8 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     measure=lambda params, name: scores.selection(task, params, name),
     title="fewshot",
   )
-  params = state.params if state.ema is None else state.ema
-  facts["use_ema"] = state.ema is not None
-  facts_lib.write(workdir / MODEL_FILE, facts)
+  params, average = running.trained(state)
+  facts_lib.write(workdir / MODEL_FILE, facts | average)
   rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
   return rows
@@ -162,8 +153,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
 
 def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  _, task, params = running.restored(workdir, MODEL_FILE, make_task)
   reader = feature_data.FeatureReader(config.data)
   classes = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names

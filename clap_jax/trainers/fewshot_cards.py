@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from clap_jax.data import class_splits
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.metrics import card
-from clap_jax.trainers import fewshot_runs
+from clap_jax.trainers import fewshot_runs, provenance
 
 REPORTED_EPISODES = 1000  # fewer are no number to report
 METHODS = {
@@ -28,18 +28,16 @@ def check_seen(
   Raises:
     ValueError: novel classes, or nobody knows, unless `allow` is on.
   """
-  seen = extraction.get("training", {}).get("seen_classes")
-  if seen is None:
-    problem = "what classes this encoder was trained on is not recorded"
-  elif novel := sorted(set(seen) & set(split.novel)):
-    problem = f"this encoder was trained on the novel classes {novel}"
-  elif validation := sorted(set(seen) & set(split.validation)):
+  training = extraction.get("training", {})
+  problem = provenance.problem(training, split)
+  if problem is None:
+    seen = sorted(set(training["seen_classes"]) & set(split.validation))
+    if not seen:
+      return "the encoder was trained on no validation and no novel class"
     return (
-      f"the encoder was trained on the validation classes {validation}, on no "
-      "novel class"
+      f"the encoder was trained on the validation classes {seen}, on no novel "
+      "class"
     )
-  else:
-    return "the encoder was trained on no validation and no novel class"
   if allow:
     return f"allow_seen_classes is on: {problem}"
   raise ValueError(

@@ -1,9 +1,10 @@
 """How few-shot localization is judged: which episodes, by which methods."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,21 +38,34 @@ class TrainingShape:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """The episodes that a run is judged by: every ways with every shots."""
+  """The episodes that a run is judged by: ways times shots times instances."""
 
   ways: tuple[int, ...] = config_lib.ranged(minimum=1)
   shots: tuple[int, ...] = config_lib.ranged(minimum=1)
-  instances: str = config_lib.choice(*episodes_lib.INSTANCES)
+  instances: tuple[str, ...] = config_lib.choice(*episodes_lib.INSTANCES)
   min_episodes: int = config_lib.ranged(minimum=1)  # whole runs, two or more
   seed: int = config_lib.ranged(minimum=0)  # of the episodes, for all encoders
   temperature: float = config_lib.ranged(above=0.0)  # of nearest prototype
   legacy_qat: bool  # the older protocol, for comparison with its numbers
 
   def __post_init__(self):
-    if not self.ways or not self.shots:
-      raise ValueError("ways and shots must hold at least one number each.")
+    if not (self.ways and self.shots and self.instances):
+      raise ValueError("ways, shots and instances must hold at least one each.")
     if self.legacy_qat and set(self.ways) != {1}:
       raise ValueError(f"legacy_qat is 1-way: ways must be (1,): {self.ways}.")
+
+
+class Setting(NamedTuple):
+  """What all episodes of a number have in common."""
+
+  ways: int
+  shots: int
+  instances: str
+
+  def __str__(self) -> str:
+    """As rows and files call it; "all" instances go without saying."""
+    suffix = "" if self.instances == "all" else f"_{self.instances}"
+    return f"{self.ways}way_{self.shots}shot{suffix}"
 
 
 class Scores:
@@ -95,17 +109,13 @@ class Scores:
     split: str,
     *,
     part: str,
-    ways: int,
-    shots: int,
+    setting: Setting,
     min_episodes: int,
   ) -> episodes_lib.EpisodeSet:
     """Episodes over one part of the class split."""
     config = self._config.evaluation
     options = episodes_lib.EpisodeOptions(
-      ways=ways,
-      shots=shots,
-      instances=config.instances,
-      legacy_qat=config.legacy_qat,
+      **setting._asdict(), legacy_qat=config.legacy_qat
     )
     names = getattr(self._classes, part)
     return episodes_lib.draw(
@@ -125,17 +135,16 @@ class Scores:
   def draw_all(self, split: str) -> dict[str, episodes_lib.EpisodeSet]:
     """The novel classes' episodes of all settings, by their names."""
     config = self._config.evaluation
+    settings = itertools.product(config.ways, config.shots, config.instances)
     drawn = {
-      f"{ways}way_{shots}shot": self.draw(
+      str(setting): self.draw(
         self._videos_of_novel(split),
         split,
         part="novel",
-        ways=ways,
-        shots=shots,
+        setting=setting,
         min_episodes=config.min_episodes,
       )
-      for ways in config.ways
-      for shots in config.shots
+      for setting in itertools.starmap(Setting, settings)
     }
     for setting, episodes in drawn.items():
       if not min(self._num_ground_truths(episodes, split)):
@@ -143,7 +152,7 @@ class Scores:
           f"{setting}: a run of its episodes has no segment to score against. "
           "legacy_qat drops segments of less than "
           f"{fewshot_runs.legacy_min_share(episodes.facts)} of their video: "
-          "use evaluation.instances='single', where it drops none."
+          "use evaluation.instances=('single',), where it drops none."
         )
     return drawn
 
@@ -165,14 +174,14 @@ class Scores:
     if not self._classes.validation:
       return {}
     config = self._config.evaluation
-    ways, shots = config.ways[0], config.shots[0]
+    setting = Setting(config.ways[0], config.shots[0], config.instances[0])
     videos = self.videos(split, hidden=self._classes.novel)
     drawn = self.draw(
-      videos, split, part="validation", ways=ways, shots=shots, min_episodes=1
+      videos, split, part="validation", setting=setting, min_episodes=1
     )
     found = self._found(task.predict, params, videos, drawn)
     values = self.run_metrics(drawn, found, split)["average_map"]
-    return {f"{ways}way_{shots}shot/average_map": float(np.mean(values))}
+    return {f"{setting}/average_map": float(np.mean(values))}
 
   def rows(
     self, task, params, split: str, *, workdir: pathlib.Path | None = None

@@ -22,16 +22,15 @@ from clap_jax.trainers import (
   running,
 )
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint, processes
+from clap_jax.training import processes
 
 MODEL_FILE = "grounder.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundingConfig:
+class GroundingConfig(running.RunConfig):
   """Everything `clap train` reads of a grounding config."""
 
-  trainer: str
   kind: str = config_lib.choice(*grounding_heads.KINDS)
   data: query_data.GroundingData
   pyramid: pyramid.PyramidConfig  # the trunk; the map has one level
@@ -40,22 +39,15 @@ class GroundingConfig:
   map: moment_map.MapConfig  # of the map
   loss: losses.GroundingLossConfig
   decode: localizer.DecodeConfig
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
   protocol: str = config_lib.choice(*grounding_evaluation.PROTOCOLS)
 
   def __post_init__(self):
-    width = self.pyramid.width
-    for name, count in (
-      ("pyramid.num_heads", self.pyramid.num_heads),
-      ("fusion.num_heads", self.fusion.num_heads),
-    ):
-      if min(count, width) < 1 or width % count:
-        raise ValueError(
-          f"{name} is {count}, which does not divide pyramid.width {width}."
-        )
+    self.pyramid.check_heads(
+      {
+        "pyramid.num_heads": self.pyramid.num_heads,
+        "fusion.num_heads": self.fusion.num_heads,
+      }
+    )
     if self.data.max_length % self.map.steps_per_clip:
       raise ValueError(
         f"data.max_length {self.data.max_length} is not a multiple of "
@@ -235,8 +227,8 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     measure=score.measure,
     title="grounding",
   )
-  params = state.params if state.ema is None else state.ema
-  facts["use_ema"] = state.ema is not None
+  params, average = running.trained(state)
+  facts |= average
   facts["absence"] = score.calibrate(params, selection)
   facts_lib.write(workdir / MODEL_FILE, facts)
   rows, found = score.rows(
@@ -252,8 +244,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  facts, task, params = running.restored(workdir, MODEL_FILE, make_task)
   reader = query_data.open_reader(config.data)
   score = _score(config, reader, task)
   split = split or config.data.eval_split

@@ -35,9 +35,7 @@ class Kind:
 
 
 def _make_pyramid(parts: Parts) -> grounder.PyramidGrounder:
-  return grounder.PyramidGrounder(
-    grounder.GrounderConfig(parts.pyramid, parts.fusion, parts.head)
-  )
+  return grounder.PyramidGrounder(parts.pyramid, parts.fusion, parts.head)
 
 
 def _make_map(parts: Parts) -> moment_map.MapGrounder:

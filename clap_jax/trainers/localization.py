@@ -24,7 +24,7 @@ from clap_jax.trainers.localizers import (
   model_facts,
   resolve,
 )
-from clap_jax.training import checkpoint, evaluation, processes
+from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 __all__ = [
@@ -90,9 +90,8 @@ def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
     measure=lambda params, split: score(params, split)[0],
     title="localization",
   )
-  params = state.params if state.ema is None else state.ema
-  facts["use_ema"] = state.ema is not None
-  facts_lib.write(workdir / MODEL_FILE, facts)
+  params, average = running.trained(state)
+  facts_lib.write(workdir / MODEL_FILE, facts | average)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     write_predictions(table, workdir / PREDICTIONS_FILE)
@@ -104,8 +103,7 @@ def evaluate(
   config: AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task = facts_lib.load(workdir, MODEL_FILE, make_task)
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  _, task, params = running.restored(workdir, MODEL_FILE, make_task)
   reader = feature_data.FeatureReader(config.data)
   score = _Score(config, reader, task)
   return score.rows(params, split or config.data.eval_split)[0]

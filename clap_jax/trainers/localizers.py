@@ -22,7 +22,7 @@ from clap_jax.models import (
   pyramid,
   subgraph,
 )
-from clap_jax.trainers import feature_data
+from clap_jax.trainers import feature_data, running
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +37,10 @@ class ClassifierConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnyLocalizationConfig:
+class AnyLocalizationConfig(running.RunConfig):
   """What every head's config says; see the classes below for the rest."""
 
-  trainer: str
   data: feature_data.FeatureData
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
   protocol: str = config_lib.choice(*detection.PROTOCOLS)
   classifier: ClassifierConfig = ClassifierConfig()
 
@@ -61,12 +56,7 @@ class LocalizationConfig(AnyLocalizationConfig):
   localizer: str = config_lib.choice("points", default="points")
 
   def __post_init__(self):
-    count, width = self.pyramid.num_heads, self.pyramid.width
-    if min(count, width) < 1 or width % count:
-      raise ValueError(
-        f"pyramid.num_heads is {count}, which does not divide pyramid.width "
-        f"{width}."
-      )
+    self.pyramid.check_heads({"pyramid.num_heads": self.pyramid.num_heads})
 
   def model_sections(self) -> dict[str, Any]:
     """What the model is made of, as plain JSON."""

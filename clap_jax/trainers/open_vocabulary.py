@@ -22,13 +22,14 @@ from clap_jax.trainers import (
   abstract,
   feature_data,
   localization,
+  provenance,
   results,
   running,
   text_models,
   text_space,
 )
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint, evaluation, processes
+from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 MODEL_FILE = localization.MODEL_FILE
@@ -126,9 +127,8 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     ],
     title="localization, open vocabulary",
   )
-  params = state.params if state.ema is None else state.ema
-  facts |= {
-    "use_ema": state.ema is not None,
+  params, average = running.trained(state)
+  facts |= average | {
     "class_names": list(reader.dataset.label_names),
     "text_classes": dataclasses.asdict(config.classes),
     "seen_classes": list(split.base),
@@ -149,8 +149,9 @@ def evaluate(
   config: OpenVocabularyConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task = facts_lib.load(workdir, MODEL_FILE, localization.make_task)
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  _, task, params = running.restored(
+    workdir, MODEL_FILE, localization.make_task
+  )
   reader = feature_data.FeatureReader(config.data)
   class_split = _class_split(config, reader)
   naming = _naming(
@@ -331,13 +332,8 @@ class _Score:
   def _encoder_note(self) -> str:
     """Whether the encoder knew the unseen classes, as far as is known."""
     training = self._reader.extraction.get("training", {})
-    seen = training.get("seen_classes")
-    if seen is None:
-      return "which classes the encoder was trained on is not known"
-    known = sorted(set(seen) & set(self._split.novel))
-    if known:
-      return f"the encoder was trained on unseen classes: {', '.join(known)}"
-    return "the encoder was not trained on the unseen classes"
+    problem = provenance.problem(training, self._split)
+    return problem or "this encoder was not trained on the unseen classes"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

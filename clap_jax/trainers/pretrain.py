@@ -43,7 +43,7 @@ from clap_jax.models import (
   variants,
   video_tower,
 )
-from clap_jax.trainers import abstract, results, running
+from clap_jax.trainers import abstract, provenance, results, running
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
 from clap_jax.training import (
@@ -462,7 +462,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     score.task.model.config,
     workdir,
     skipped_records=source.bad_records.reasons,
-    seen_classes=seen_classes(config, reader),
+    seen=what_was_seen(config, reader),
   )
   rows = score.rows(state.params, config.data.eval_split)
   results.write(workdir, rows)
@@ -595,31 +595,33 @@ def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
   return dual_encoder.DualEncoderConfig(**values)
 
 
-def seen_classes(
-  config: PretrainConfig, reader: ClipReader
-) -> list[str] | None:
-  """The classes whose clips any stage has trained on; None if unknown.
+def what_was_seen(config: PretrainConfig, reader: ClipReader) -> dict:
+  """What all stages up to this one have trained on; see trainers.provenance.
 
-  A run of no steps has seen nothing, one that starts from another run has seen
-  what that one had.
+  A run of no steps has seen nothing, others' weights do not say.
   """
+  before = None
   if config.start.directories:
-    return None  # others' weights do not say
-  seen: set[str] = set()
-  if config.loop.length.value:
-    seen = set(reader.dataset.label_names) - set(reader.hidden_names)
-  if config.start.workdir:
+    before = {}
+  elif config.start.workdir:
     path = pathlib.Path(config.start.workdir) / ENCODER_FILE
     facts = facts_lib.read(path.parent, path.name) if path.is_file() else {}
-    before = facts.get("training", {}).get("seen_classes")
-    if before is None:
-      return None
-    seen |= set(before)
-  return sorted(seen)
+    before = facts.get("training", {})
+  trains = bool(config.loop.length.value)
+  names = set(reader.dataset.label_names) - set(reader.hidden_names)
+  return provenance.after_stage(
+    before,
+    dataset=config.data.dataset,
+    classes=names if trains else (),
+    hidden=reader.hidden_names,
+    reads_captions=trains
+    and config.loss.contrastive_weight > 0
+    and "captions" in config.sampling.text_source,
+  )
 
 
 def _write_encoder(
-  config, model_config, workdir, *, skipped_records, seen_classes
+  config, model_config, workdir, *, skipped_records, seen
 ) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
   if processes.is_first():
@@ -636,7 +638,7 @@ def _write_encoder(
       "sampling": dataclasses.asdict(config.sampling),
       "start": dataclasses.asdict(config.start),
       "skipped_records": skipped_records,
-      "seen_classes": seen_classes,
+      **seen,
     },
   }
   facts_lib.write(workdir / ENCODER_FILE, facts)

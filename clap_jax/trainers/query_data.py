@@ -53,11 +53,7 @@ class GroundingData(feature_data.FeatureData):
       raise ValueError(
         "selection_split is None; grounding calibrates absence on that split."
       )
-    if self.standardize or self.length == "windows":
-      raise ValueError(
-        "grounding neither standardizes features nor cuts windows by length: "
-        f"got {self.standardize} and {self.length!r}."
-      )
+    self.check_plain("grounding")
     if self.queries is None:
       return
     if self.files is None or self.dataset is None:

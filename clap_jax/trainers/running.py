@@ -1,14 +1,31 @@
 """What every trainer hands to the engine in the same way."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
+from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
+from clap_jax.trainers import facts as facts_lib
+from clap_jax.training import checkpoint
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import task as task_lib
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+  """The sections that say how a run goes, whatever it trains."""
+
+  trainer: str
+  optimizer: config_lib.OptimizerConfig
+  loop: config_lib.LoopConfig
+  checkpoint: config_lib.CheckpointConfig
+  mesh: config_lib.MeshConfig
 
 
 def fit(
@@ -67,3 +84,26 @@ def fit(
     sharding_rules=partitioning.PARAMETER_AXES,
     title=title,
   )
+
+
+def trained(state: fit_lib.TrainState) -> tuple[Any, dict]:
+  """The parameters to apply, the moving average if there is one.
+
+  The second value belongs to the model's facts; `restored` reads it.
+  """
+  has_average = state.ema is not None
+  return state.ema if has_average else state.params, {"use_ema": has_average}
+
+
+def restored(
+  workdir, model_file: str, make_task: Callable[[dict], T]
+) -> tuple[dict, T, Any]:
+  """The facts of a finished run, the task that they describe, its parameters.
+
+  Raises:
+    FileNotFoundError: the run is not finished, or the directory holds none.
+    FormatError: the facts are of another revision.
+  """
+  facts, task = facts_lib.load(workdir, model_file, make_task)
+  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  return facts, task, params

@@ -1,12 +1,13 @@
 """Episodes without leaks: every way in which the query could be known."""
 
+import collections
 import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from clap_jax.data import episodes
+from clap_jax.data import class_splits, episodes
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -171,3 +172,26 @@ def test_the_older_protocol_leaks_where_it_is_said_to():
 def test_bad_options(options, message):
   with pytest.raises(ValueError, match=message):
     make_sampler(**options)
+
+
+def test_the_novel_videos_of_activitynet(shared_data):
+  """469 of the validation set, 98 of them with more than one instance."""
+  path = shared_data / "activitynet_v1.3" / "activity_net.v1-3.rebuilt.json"
+  novel = class_splits.class_split("activitynet_160_20_20").novel
+  counts = {
+    name: collections.Counter(a["label"] for a in video["annotations"])
+    for name, video in json.loads(path.read_text())["database"].items()
+    if video["subset"] == "validation"
+  }
+  sizes = {"all": 469, "single": 371, "multi": 98}
+  for instances, size in sizes.items():
+    sampler = episodes.EpisodeSampler(
+      counts,
+      novel,
+      episodes.EpisodeOptions(ways=5, shots=5, instances=instances),
+    )
+    assert len(sampler.queries) + len(sampler.left_out) == size
+    assert instances == "multi" or not sampler.left_out
+    run = sampler.run(0)
+    assert sorted(e.query for e in run) == sampler.queries
+    assert all(e.query not in {v for s in e.support for v in s} for e in run)

@@ -174,7 +174,7 @@ CASES = {
   "unknown command": (["pretrain"], ["pretrain", "train", "demo"]),
   "unknown flag": (["eval", "--workdir={tmp}", "--spilt=train"], ["--spilt"]),
   "a config flag elsewhere": (
-    ["eval", "--workdir={tmp}", "--config.loop.steps=3"],
+    ["report", "--workdir={tmp}", "--config.loop.steps=3"],
     ["--config.loop.steps"],
   ),
 }

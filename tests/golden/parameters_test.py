@@ -1,14 +1,15 @@
-"""The parameters of the demo's dual encoder: path, shape, type."""
+"""The parameters of the demo's models: path, shape, type."""
 
 import pathlib
 import types
 
 import jax
 import numpy as np
+import pytest
 
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import pretrain
-from configs import pretrain_sprites
+from clap_jax.trainers import abstract, fewshot, grounding, pretrain
+from configs import fewshot_sprites, grounding_sprites, pretrain_sprites
 from tests.golden import golden_file
 
 VOCAB_SIZE = 512  # what `clap demo` asks of its tokenizer
@@ -39,3 +40,21 @@ def table(shapes) -> str:
 def test_the_demo_dual_encoder():
   path = pathlib.Path(__file__).parent / "dual_encoder_demo.txt"
   golden_file.check(path, table(dual_encoder_shapes("demo")))
+
+
+@pytest.mark.parametrize(
+  ("name", "trainer", "configs", "arg"),
+  [
+    ("grounder_pyramid", grounding, grounding_sprites, "demo"),
+    ("grounder_map", grounding, grounding_sprites, "demo,kind=map"),
+    ("matcher", fewshot, fewshot_sprites, "demo,text"),
+  ],
+)
+def test_the_demo_heads(name, trainer, configs, arg):
+  """Renamed parameters would leave every trained head behind."""
+  config = trainer.resolve(configs.get_config(arg))
+  facts = abstract.DataFacts(feature_width=192, query_width=96)
+  task = trainer.abstract_run(config, facts).task
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  path = pathlib.Path(__file__).parent / f"{name}_demo.txt"
+  golden_file.check(path, table(shapes))

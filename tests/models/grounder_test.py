@@ -11,7 +11,7 @@ import pytest
 from clap_jax.losses import grounding as losses
 from clap_jax.losses.grounding import GroundingLossConfig, QueryTargets
 from clap_jax.models.fusion import FusionConfig
-from clap_jax.models.grounder import GrounderConfig, PyramidGrounder
+from clap_jax.models.grounder import PyramidGrounder
 from clap_jax.models.heads import HeadConfig
 from clap_jax.models.localizer import DecodeConfig, decode_segments
 from clap_jax.models.moment_map import MapConfig, MapGrounder
@@ -31,9 +31,7 @@ PYRAMID = PyramidConfig(
 )
 FUSION = FusionConfig(num_heads=2, dropout_rate=0.0)
 MODELS = {
-  "pyramid": PyramidGrounder(
-    GrounderConfig(PYRAMID, FUSION, HeadConfig(num_convs=1))
-  ),
+  "pyramid": PyramidGrounder(PYRAMID, FUSION, HeadConfig(num_convs=1)),
   "map": MapGrounder(PYRAMID, FUSION, MapConfig(pooling_counts=(7, 6))),
   "map of 2D-TAN": MapGrounder(
     PYRAMID,

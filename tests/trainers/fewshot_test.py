@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
+from clap_jax import main
 from clap_jax.data import class_splits, episode_batches, episodes
 from clap_jax.metrics import intervals
 from clap_jax.trainers import (
@@ -97,6 +98,16 @@ def test_a_run_from_features_to_rows_with_cards(
   again = fewshot.evaluate(config, workdir)
   assert [r["value"] for r in again] == [r["value"] for r in rows]
 
+  out = tmp_path / "again.json"
+  asked = ["eval", f"--workdir={workdir}", f"--json={out}"]
+  other = "--config.evaluation.instances=('all', 'single')"
+  assert main.main([*asked, other]) == 0
+  found = json.loads(out.read_text())["rows"]
+  assert found[: len(rows)] == rows
+  names = {row["metric"].partition("/")[0] for row in found[len(rows) :]}
+  assert names == {"1way_2shot_single"}
+  assert main.main([*asked, "--config.loop.steps=5"]) == 2
+
 
 @pytest.mark.parametrize(
   ("training", "message"),
@@ -107,6 +118,18 @@ def test_a_run_from_features_to_rows_with_cards(
     ),
     ({"seen_classes": None}, "is not recorded"),
     ({}, "is not recorded"),
+    ({"seen_classes": ["slides"]}, "captions .* is not recorded"),
+    (
+      {
+        "seen_classes": [],
+        "captions": [{"dataset": "other", "hidden": ["fades"]}],
+      },
+      "captions of other from which the novel classes were not hidden",
+    ),
+    (
+      {"seen_classes": ["slides", "It spinned"], "captions": []},
+      r"on the novel classes \['It spinned'\]",
+    ),
   ],
 )
 def test_an_encoder_that_saw_the_novel_classes_is_refused(
@@ -159,7 +182,7 @@ def allowed_truths(reader) -> int:
 
 def test_an_encoder_that_saw_validation_classes_is_said_to_have():
   split = class_splits.ClassSplit("x", ("a",), ("b",), ("c",))
-  extraction = {"training": {"seen_classes": ["a", "b"]}}
+  extraction = {"training": {"seen_classes": ["a", "b"], "captions": []}}
   note = fewshot_cards.check_seen(extraction, split, allow=False)
   assert "validation classes ['b']" in note
 
@@ -196,7 +219,7 @@ def test_a_filter_that_leaves_nothing_is_found_before_the_work(
   config = resolved(
     toy_directory, split_file, **{"evaluation.legacy_qat": True}
   )
-  with pytest.raises(ValueError, match="instances='single'"):
+  with pytest.raises(ValueError, match=r"instances=.'single',."):
     fewshot.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
@@ -316,7 +339,7 @@ def test_intervals():
     ({"evaluation.legacy_qat": True, "evaluation.ways": (5,)}, "1-way"),
     ({"evaluation.ways": ()}, "at least one number"),
     ({"evaluation.shots": (0,)}, r"evaluation\.shots"),
-    ({"evaluation.instances": "few"}, "choose from all, single, multi"),
+    ({"evaluation.instances": ("few",)}, "choose from all, single, multi"),
     ({"matcher.num_heads": 3}, r"matcher\.num_heads is 3"),
     ({"protocol": "kinetics"}, "choose from"),
   ],

@@ -291,9 +291,12 @@ def test_data_that_is_not_there(directory, tmp_path, changes, message):
 def test_what_an_encoder_has_seen(directory, tmp_path):
   """The novel classes must be hidden in every stage, and known to be."""
 
-  def seen(**changes):
+  def facts_of(**changes):
     config = resolved(directory, **changes)
-    return pretrain.seen_classes(config, open_reader(config))
+    return pretrain.what_was_seen(config, open_reader(config))
+
+  def seen(**changes):
+    return facts_of(**changes)["seen_classes"]
 
   assert seen() == ["fades", "slides", "spins"]
   assert seen(**{"sampling.hidden_classes": ("spins",)}) == ["fades", "slides"]
@@ -313,6 +316,14 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
   facts["training"] = {"seen_classes": ["slides", "spins"]}
   facts_lib.write(start / pretrain.ENCODER_FILE, facts)
   assert seen(**after) == ["slides", "spins"]
+  assert facts_of(**after)["captions"] is None, "that run does not say"
+  read = {"dataset": "toy/small", "hidden": ["fades", "spins"]}
+  assert facts_of(**base_only)["captions"] == [read]
+  for nothing_read in (
+    {"sampling.text_source": "labels"},
+    {"loss.contrastive_weight": 0.0, "loss.class_weight": 1.0},
+  ):
+    assert facts_of(**base_only, **nothing_read)["captions"] == []
 
 
 def test_microbatches_change_neither_loss_nor_gradient(directory):

@@ -56,7 +56,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     "stride_sec": GRID.stride_sec,
     "parameters": "abc",
     "failed": [],
-    "training": {"seen_classes": ["fades", "slides"]},
+    "training": {"seen_classes": ["fades", "slides"], "captions": []},
   }
   results.write_json(out / feature_data.EXTRACTION_FILE, facts)
   return out
