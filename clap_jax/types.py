@@ -96,7 +96,7 @@ class EpisodeBatch(NamedTuple):
   Masks may have holes: what a learner must not see is invalid.
   """
 
-  query: Array  # float32 (b, t, d)
+  query: Array  # float32 (b, t, d); encoded by a matcher: its levels
   query_mask: Array  # bool (b, t)
   query_text: Array  # float32 (b, t, n + 1): cosines with the ways' names, and
   #   with a sentence that says "background"

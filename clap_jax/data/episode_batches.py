@@ -96,7 +96,7 @@ class EpisodeVideos:
     for info in self.examples:  # one that does not fit is found out now
       feature_windows.whole_window(features[info.id], options, name=info.id)
     # Padded, with cosines for every class, they are large: few are kept.
-    self._video = functools.lru_cache(maxsize=_NUM_KEPT)(self._make_video)
+    self.video = functools.lru_cache(maxsize=_NUM_KEPT)(self._make_video)
 
   def _make_video(self, video_id: str) -> EpisodeVideo:
     video = self._features[video_id]
@@ -144,9 +144,9 @@ class EpisodeVideos:
     self, episode: episodes_lib.Episode, index: int
   ) -> EpisodeExample:
     return EpisodeExample(
-      self._video(episode.query),
+      self.video(episode.query),
       tuple(
-        tuple(self._video(video) for video in videos)
+        tuple(self.video(video) for video in videos)
         for videos in episode.support
       ),
       episode.classes,

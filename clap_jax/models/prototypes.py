@@ -112,19 +112,43 @@ class Matcher(nn.Module):
   def __call__(
     self, batch: EpisodeBatch, *, deterministic: bool = True
   ) -> PointPredictions:
-    levels = self.trunk(
+    query = self.encode(
       batch.query, batch.query_mask, deterministic=deterministic
     )
     *lead, num_steps, width = batch.support.shape
-    support = self.trunk(
+    support = self.encode(
       batch.support.reshape(-1, num_steps, width),
       batch.support_mask.reshape(-1, num_steps),
       deterministic=deterministic,
     )[0].features.reshape(*lead, num_steps, -1)
-    prototypes = self._prototypes(flatten_support(batch, support))
+    return self.match(
+      batch._replace(query=query, support=support), deterministic=deterministic
+    )
+
+  def encode(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    *,
+    deterministic: bool = True,
+  ) -> tuple[Level, ...]:
+    """The part that knows one video and no episode."""
+    return self.trunk(features, mask, deterministic=deterministic)
+
+  def match(
+    self, batch: EpisodeBatch, *, deterministic: bool = True
+  ) -> PointPredictions:
+    """Predictions for a batch of encoded videos.
+
+    Its `query` holds the levels that `encode` returned, its `support` the
+    features of the finest one, (b, n, k, t, d).
+    """
+    levels = batch.query
+    prototypes = self._prototypes(flatten_support(batch, batch.support))
     prototypes = self._look_at_query(prototypes, levels[0])
+    num_steps = levels[0].mask.shape[1]
     shape = {
-      "num_steps": batch.query.shape[1],
+      "num_steps": num_steps,
       "num_levels": self.pyramid.num_levels,
       "gap": self.head.gap,
     }
@@ -141,7 +165,7 @@ class Matcher(nn.Module):
       text_scale=self._text_scale,
     )
     points = self.points(
-      joined, num_steps=batch.query.shape[1], deterministic=deterministic
+      joined, num_steps=num_steps, deterministic=deterministic
     )
     match = drop_gaps(jnp.swapaxes(match, 1, 2), **shape)
     return points._replace(class_logits=points.class_logits + self.gain * match)

@@ -104,6 +104,17 @@ class FewshotTask:
     predictions = self.model.apply(params, batch)
     return localizer.decode(predictions, config=self.decode_config)
 
+  def encode(self, params, videos):
+    """Videos (features, mask) for `predict_encoded`; see Matcher.encode."""
+    return self.model.apply(params, *videos, method="encode")
+
+  def predict_encoded(
+    self, params, batch: types.EpisodeBatch
+  ) -> types.Detections:
+    """As `predict`, for videos that `encode` has seen."""
+    predictions = self.model.apply(params, batch, method="match")
+    return localizer.decode(predictions, config=self.decode_config)
+
 
 def resolve(config) -> FewshotConfig:
   return config_lib.resolve(FewshotConfig, config)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import (
   feature_data,
   fewshot_cards,
+  fewshot_encoding,
   fewshot_runs,
   results,
 )
@@ -66,6 +67,16 @@ class Setting(NamedTuple):
     """As rows and files call it; "all" instances go without saying."""
     suffix = "" if self.instances == "all" else f"_{self.instances}"
     return f"{self.ways}way_{self.shots}shot{suffix}"
+
+
+class _Method(NamedTuple):
+  """How to find the segments of episodes."""
+
+  predictor: evaluation.Predictor
+  params: Any
+  episodes: Callable[
+    [Sequence[episodes_lib.Episode]], episode_batches.EvaluationEpisodes
+  ]
 
 
 class Scores:
@@ -179,7 +190,7 @@ class Scores:
     drawn = self.draw(
       videos, split, part="validation", setting=setting, min_episodes=1
     )
-    found = self._found(task.predict, params, videos, drawn)
+    found = self._found(self._trained(task, params, videos), videos, drawn)
     values = self.run_metrics(drawn, found, split)["average_map"]
     return {f"{setting}/average_map": float(np.mean(values))}
 
@@ -188,16 +199,39 @@ class Scores:
   ) -> list[dict]:
     """Result rows of every setting and method on the novel classes."""
     videos, rows = self._videos_of_novel(split), []
+    methods = {method_name(task): self._trained(task, params, videos)}
+    methods |= self._baselines(videos)
     for setting, drawn in self.draw_all(split).items():
       if workdir is not None and processes.is_first():
         episodes_lib.write(workdir / f"episodes_{setting}.json", drawn)
-      for method, (predict, parameters) in self._methods(task, params).items():
-        found = self._found(predict, parameters, videos, drawn)
-        rows += self._rows_of(setting, method, drawn, found, split)
+      for name, method in methods.items():
+        found = self._found(method, videos, drawn)
+        rows += self._rows_of(setting, name, drawn, found, split)
     return rows
 
-  def _methods(self, task, params) -> dict[str, tuple]:
-    """Name -> (predict, parameters)."""
+  def _predictor(self, predict) -> evaluation.Predictor:
+    return evaluation.Predictor(
+      predict,
+      mesh=mesh_lib.make_mesh(self._config.mesh),
+      batch_size=self._config.data.batch_size,
+    )
+
+  def _trained(self, task, params, videos) -> "_Method":
+    """The trained matcher, with all videos encoded."""
+    encoded = fewshot_encoding.encode_videos(
+      self._predictor(task.encode),
+      params,
+      videos,
+      batch_size=self._config.data.batch_size,
+    )
+    return _Method(
+      self._predictor(task.predict_encoded),
+      params,
+      lambda drawn: fewshot_encoding.EncodedEpisodes(videos, drawn, encoded),
+    )
+
+  def _baselines(self, videos) -> dict[str, "_Method"]:
+    """What is not trained, by name."""
     temperature = self._config.evaluation.temperature
     logit_scale = self._reader.class_texts.logit_scale
     baselines = {
@@ -214,26 +248,25 @@ class Scores:
         points_of(batch), config=self._config.decode
       )
 
-    return {method_name(task): (task.predict, params)} | {
-      name: (decoded(points_of), {}) for name, points_of in baselines.items()
+    return {
+      name: _Method(
+        self._predictor(decoded(points_of)),
+        {},
+        lambda drawn: episode_batches.EvaluationEpisodes(videos, drawn),
+      )
+      for name, points_of in baselines.items()
     }
 
-  def _found(self, predict, params, videos, drawn) -> list[tuple]:
+  def _found(self, method: "_Method", videos, drawn) -> list[tuple]:
     """(segments in seconds, scores, class names) of each episode in order."""
-    predictor = evaluation.Predictor(
-      predict,
-      mesh=mesh_lib.make_mesh(self._config.mesh),
-      batch_size=self._config.data.batch_size,
-    )
     flat = [episode for run in drawn.runs for episode in run]
     info_of = {info.id: info for info in videos.examples}
     found: list[tuple] = [()] * len(flat)
     with pipeline.evaluation_batches(
-      episode_batches.EvaluationEpisodes(videos, flat),
-      batch_size=self._config.data.batch_size,
+      method.episodes(flat), batch_size=self._config.data.batch_size
     ) as batches:
       for batch, output in evaluation.predict_batches(
-        predictor, params, batches
+        method.predictor, method.params, batches
       ):
         for row, index in enumerate(batch.episode_index):
           if index < 0:

@@ -17,10 +17,13 @@ from clap_jax.trainers import (
   feature_data,
   fewshot,
   fewshot_cards,
+  fewshot_encoding,
   fewshot_runs,
   fewshot_scores,
   results,
 )
+from clap_jax.training import evaluation
+from clap_jax.training import mesh as mesh_lib
 from configs import fewshot_sprites
 from tests.trainers import toy_features
 
@@ -320,6 +323,41 @@ def test_a_step_along_the_gradient_lowers_the_loss(parts):
   padding.query[4:] = 100.0  # rows of no episode
   (again, _), _ = value_and_grad(params, padding, rng)
   np.testing.assert_allclose(again, before, rtol=1e-5)
+
+
+def test_videos_encoded_once_are_matched_as_before(parts):
+  config, reader, scores = parts
+  videos = scores.videos("train", hidden=())
+  sampler = episodes.EpisodeSampler(
+    videos.counts(),
+    reader.dataset.label_names,
+    episodes.EpisodeOptions(ways=2, shots=2),
+  )
+  run = sampler.run(0)
+  task = fewshot.make_task(fewshot.model_facts(config, videos.feature_width))
+  params = jax.jit(task.init)(jax.random.key(0))
+  predictor = evaluation.Predictor(
+    task.encode, mesh=mesh_lib.make_mesh(config.mesh), batch_size=8
+  )
+  encoded = fewshot_encoding.encode_videos(
+    predictor, params, videos, batch_size=8
+  )
+  assert set(encoded) == {info.id for info in videos.examples}
+  found = []
+  for predict, source in (
+    (task.predict, episode_batches.EvaluationEpisodes(videos, run)),
+    (
+      task.predict_encoded,
+      fewshot_encoding.EncodedEpisodes(videos, run, encoded),
+    ),
+  ):
+    rows = [source[i] for i in range(3)]
+    batch = source.collate(rows, batch_size=8)
+    found.append(jax.device_get(jax.jit(predict)(params, batch)))
+  for name, array in found[0]._asdict().items():
+    np.testing.assert_allclose(
+      array[:3], getattr(found[1], name)[:3], atol=1e-4, err_msg=name
+    )
 
 
 def test_intervals():
