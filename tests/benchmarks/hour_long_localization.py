@@ -12,11 +12,9 @@ hour of features of two-stream I3D, 16 frames every 4 frames at 30 fps. Memory
 is the most that the process has held.
 """
 
-import argparse
 import json
 import os
 import pathlib
-import platform
 import resource
 import subprocess
 import sys
@@ -33,7 +31,7 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, predict
 from clap_jax.trainers import localization
 from configs import localization_sprites, localization_thumos
-from tests.benchmarks.detection_evaluation import row
+from tests.benchmarks import running
 from tests.data import built_dataset
 from tests.trainers import toy_runs
 
@@ -169,64 +167,47 @@ def measure(*, quick: bool, model, video) -> list[dict]:
       spent_sec, peak_mib = predicted(model, long_video)
       peaks.append(peak_mib)
       rows += [
-        row(f"clap predict, {length_sec:g} s of video", spent_sec, "s"),
-        row(f"clap predict, {length_sec:g} s, peak memory", peak_mib, "MiB"),
+        running.row(f"clap predict, {length_sec:g} s of video", spent_sec, "s"),
+        running.row(
+          f"clap predict, {length_sec:g} s, peak memory", peak_mib, "MiB"
+        ),
       ]
     rows.append(
-      row(
+      running.row(
         "peak memory, long over short",
         peaks[1] / peaks[0],
         "x",
-        goal=1.5,
-        at_most=True,
+        at_most=1.5,
       )
     )
     out = folder / "head.json"
     run(
       [
         *(sys.executable, "-m", "tests.benchmarks.hour_long_localization"),
-        *("--head_sec", str(lengths_sec[1]), "--json", str(out)),
+        *("--head_sec", str(lengths_sec[1]), str(out)),
       ]
     )
     head = json.loads(out.read_text())
   what = f"head of {head['parameters']:,.0f} parameters, {lengths_sec[1]:g} s"
   return [
     *rows,
-    row(f"{what}, compiling", head["first_sec"], "s"),
-    row(f"{what}, compiled", head["again_sec"], "s"),
-    row(f"{what}, memory before", head["before_mib"], "MiB"),
-    row(f"{what}, peak memory", head["peak_mib"], "MiB"),
+    running.row(f"{what}, compiling", head["first_sec"], "s"),
+    running.row(f"{what}, compiled", head["again_sec"], "s"),
+    running.row(f"{what}, memory before", head["before_mib"], "MiB"),
+    running.row(f"{what}, peak memory", head["peak_mib"], "MiB"),
   ]
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--quick", action="store_true")
-  parser.add_argument("--model", type=pathlib.Path)
-  parser.add_argument("--video", type=pathlib.Path)
-  parser.add_argument("--head_sec", type=float, help=argparse.SUPPRESS)
-  parser.add_argument("--json", type=pathlib.Path, required=True)
-  arguments = parser.parse_args()
-  if arguments.head_sec:
-    facts = head_alone(arguments.head_sec)
-    arguments.json.write_text(json.dumps(facts))
-    return
-  rows = measure(
-    quick=arguments.quick, model=arguments.model, video=arguments.video
-  )
-  for entry in rows:
-    print(f"{entry['name']}: {entry['value']:.4g} {entry['unit']}")
-  machine = {
-    "platform": platform.platform(),
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "devices": str(jax.devices()),
-    "cpu_count": os.cpu_count(),
-  }
-  arguments.json.write_text(
-    json.dumps({"rows": rows, "machine": machine}, indent=2)
-  )
-
-
 if __name__ == "__main__":
-  main()
+  if sys.argv[1] == "--head_sec":  # the process that `measure` starts
+    facts = head_alone(float(sys.argv[2]))
+    pathlib.Path(sys.argv[3]).write_text(json.dumps(facts))
+  else:
+    running.main(
+      measure,
+      __doc__,
+      options={
+        "model": {"type": pathlib.Path, "help": "of `clap predict`"},
+        "video": {"type": pathlib.Path, "help": "repeated to an hour"},
+      },
+    )
