@@ -11,7 +11,7 @@ from clap_jax.report import content, palette
 _WIDTH, _HEIGHT = 420, 262
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 40
 _MAX_POINTS = 300
-_DASHES = ("", "7 3", "2 3", "9 3 2 3")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 6")
 
 
 def chart_svg(chart: content.Chart) -> Markup:

@@ -13,7 +13,7 @@ _GOLDEN_ANGLE_DEG = 137.508  # spreads any number of hues around the circle
 
 def encoder_class(name: str, *, index: int = 0) -> str:
   """CSS class for an encoder's name, or for the `index`-th other curve."""
-  words = name.split()
+  words = name.replace("_", " ").split()  # clap_no_masks is a kind of clap
   if words and words[0] in content.ENCODERS:
     return f"enc-{words[0]}"
   return f"enc-other-{index % 4}"

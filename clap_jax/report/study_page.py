@@ -16,7 +16,7 @@ from clap_jax.report import (
   study_table,
 )
 
-_WIDTH, _ROW_HEIGHT, _LEFT, _RIGHT = 640, 26, 150, 20
+_WIDTH, _ROW_HEIGHT, _LEFT, _RIGHT = 640, 26, 185, 20
 _AXIS_HEIGHT = 30
 
 

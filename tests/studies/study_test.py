@@ -13,7 +13,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax import main
 from clap_jax.commands import configs
-from clap_jax.studies import pieces, planning, settings, study, worker
+from clap_jax.studies import measured, pieces, planning, settings, study, worker
 from clap_jax.trainers import results
 from clap_jax.training import checkpoint
 
@@ -115,6 +115,42 @@ def read(name):
   return configs.read(name, [])
 
 
+KINDS = ("data", "start", "pretrain", "features", "localization", "grounding",
+         "fewshot")  # fmt: skip
+
+
+def test_properties_are_plotted_over_what_was_measured(tmp_path, monkeypatch):
+  share = {"gaps_0.25": 0.3, "gaps_2.5": 0.8}
+
+  def stand_in(piece, directory, inputs):
+    gain = 0.1 * (piece.row == "clap") * len(piece.dataset)
+    row = {
+      "encoder": piece.row, "seed": piece.seed, "dataset": piece.dataset,
+      "split": "validation", "task": piece.kind, "metric": "average_map",
+      "value": 0.5 + gain, "card": {},
+    }  # fmt: skip
+    results.write(directory, [row])
+
+  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(KINDS, stand_in))
+  monkeypatch.setattr(
+    measured,
+    "_background_share",
+    lambda _, dataset: share.get(dataset.partition("-")[2], 0.5),
+  )
+  name = "configs/study_claim.py:tiny,properties"
+  config = config_lib.resolve(settings.StudyConfig, configs.read(name, []))
+  found = study.run(
+    config, workdir=tmp_path, read=read, runner=study.InThisProcess()
+  )
+  assert found["made"] == found["pieces"] == 9 + 9 + 9 * 2 * 4
+  text = (tmp_path / "report.html").read_text()
+  for title in ("Share of background", "Hardness of distractors",
+                "Number of classes", "Noise in the boundaries"):  # fmt: skip
+    assert f"{title}: Temporal localization" in text
+    assert f"{title}: what clap adds" in text
+  assert "share of the time that no action covers" in text
+
+
 def test_what_fails_is_set_apart_and_tried_again(tmp_path, monkeypatch):
   made = []
 
@@ -128,9 +164,7 @@ def test_what_fails_is_set_apart_and_tried_again(tmp_path, monkeypatch):
     }  # fmt: skip
     results.write(directory, [row])
 
-  kinds = ("data", "start", "pretrain", "features", "localization",
-           "grounding", "fewshot")  # fmt: skip
-  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(kinds, stand_in))
+  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(KINDS, stand_in))
   config = tiny_plan(("tac", "clap"))
 
   def go():
