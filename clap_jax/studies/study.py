@@ -150,6 +150,8 @@ def _state(unit: planning.Unit, document: dict, parallel: int) -> str:
     text += f", {len(document['failed'])} failed"
   if document["made"] == document["pieces"]:
     return text
+  if not left:
+    return f"{text}; how long the rest takes is not known yet"
   return f"{text}, {about}{metric_names.format_seconds(left / parallel)} left"
 
 
