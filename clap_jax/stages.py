@@ -1,5 +1,6 @@
 """Stages that both the command line and the demo run."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -225,8 +226,10 @@ def _check_same(workdir: pathlib.Path, resolved: Any) -> None:
   """Raises a ValueError if a finished run's config is another one."""
   path = workdir / workdir_lib.CONFIG_FILE
   before = json.loads(path.read_text()) if path.is_file() else {}
-  # What `resolve` makes of them, written as that file was.
-  now = json.loads(json.dumps(config_lib.as_dict(resolved)))
+  with contextlib.suppress(ValueError):  # what cannot be read differs
+    # A file of an earlier revision lacks keys that have a default since.
+    before = _written(_trainer(before.get("trainer")).resolve(before))
+  now = _written(resolved)
   differences = [
     line
     for line in workdir_lib.config_differences(before, now)
@@ -238,6 +241,11 @@ def _check_same(workdir: pathlib.Path, resolved: Any) -> None:
       f"{workdir} holds a finished run with another config:{lines}\nUse "
       "another directory, or delete this one to start over."
     )
+
+
+def _written(resolved: Any) -> dict:
+  """A resolved config as config.json holds it."""
+  return json.loads(json.dumps(config_lib.as_dict(resolved)))
 
 
 def config_of(workdir) -> dict:

@@ -1,0 +1,36 @@
+"""A finished run is recognised by its config, also an earlier revision's."""
+
+import json
+
+import pytest
+
+from clap_jax import config as config_lib
+from clap_jax import stages
+from clap_jax.trainers import pretrain, results
+from configs import pretrain_sprites
+
+ROW = {"task": "retrieval", "metric": "r1", "value": 0.5}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """What a run of the tiny config left before clips had a `resize`."""
+  config = config_lib.as_dict(
+    pretrain.resolve(pretrain_sprites.get_config("tiny"))
+  )
+  del config["clip"]["resize"]
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  results.write(tmp_path, [ROW])
+  return tmp_path
+
+
+def test_a_key_with_a_default_is_no_other_config(workdir):
+  config = pretrain_sprites.get_config("tiny")
+  assert stages.train(config, workdir) == [ROW]
+
+
+def test_another_value_is(workdir):
+  config = pretrain_sprites.get_config("tiny")
+  config.clip.resize = "tsp"
+  with pytest.raises(ValueError, match=r"clip\.resize: was squash, now tsp"):
+    stages.train(config, workdir)
