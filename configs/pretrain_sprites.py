@@ -2,9 +2,9 @@
 
 Argument: `SIZE[,encoder=NAME][,seed=N][,base_only]`; SIZE is tiny, demo or
 full, NAME a row of the comparison: random, tac, tsp, clip, clap. `tiny` and
-`demo` run on two CPU cores, `full` on a slice: one chip of a v5e would need
-54,176 MiB for its batch (`clap compile`) and has 16,128. `base_only` hides the
-validation and novel classes of few-shot localization.
+`demo` run on two CPU cores, `full` on four chips of a v5e, of whose 16,128 MiB
+each it takes 9,268 (`clap compile`). `base_only` hides the validation and novel
+classes of few-shot localization.
 """
 
 import ml_collections
