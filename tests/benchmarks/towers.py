@@ -1,6 +1,6 @@
 """Speed of the video transformer against an equal PyTorch module.
 
-  python -m tests.benchmarks.towers [--quick] --json OUT
+  python -m tests.benchmarks.towers [--quick] [--one_thread] --json OUT
 
 Forward and backward pass of one batch in float32, in one process, in turns:
 
@@ -10,7 +10,9 @@ Forward and backward pass of one batch in float32, in one process, in turns:
    scaled_dot_product_attention.
 
 Operations are those of the matrix products without any recomputation. Ratios of
-medians hold on a busy machine too, seconds do not.
+medians hold on a busy machine too, seconds do not. Where others keep all cores
+busy, threads wait for one another and even ratios mean nothing: --one_thread
+measures the processor time of a single thread on both sides.
 """
 
 import importlib.util
@@ -172,19 +174,19 @@ def product_step(side: int):
   return lambda: jax.block_until_ready(product(a, b)), 2 * side**3
 
 
-def seconds_in_turns(steps, rounds: int):
+def seconds_in_turns(steps, rounds: int, clock):
   """All times of each step but its first, which compiles."""
   seconds = {name: [] for name in steps}
   for turn in range(rounds + 1):
     for name, step in steps.items():
-      start = time.perf_counter()
+      start = clock()
       step()
       if turn:
-        seconds[name].append(time.perf_counter() - start)
+        seconds[name].append(clock() - start)
   return seconds
 
 
-def case_rows(case: Case, rounds: int):
+def case_rows(case: Case, rounds: int, clock):
   plain, operations = jax_step(case, remat=False)
   product, product_operations = product_step(1024)
   steps = {
@@ -195,7 +197,7 @@ def case_rows(case: Case, rounds: int):
   has_torch = importlib.util.find_spec("torch") is not None
   if has_torch:
     steps["torch"] = torch_step(case)
-  times = seconds_in_turns(steps, rounds)
+  times = seconds_in_turns(steps, rounds, clock)
   median = {name: statistics.median(values) for name, values in times.items()}
   # The peak is the best product; the step's own time is its median.
   peak = product_operations / min(times["product"])
@@ -223,10 +225,24 @@ def case_rows(case: Case, rounds: int):
   return [*rows, running.row(title, ratio, "ratio", at_most=TORCH_GOAL)]
 
 
-def measure(*, quick: bool) -> list[dict]:
+def measure(*, quick: bool, one_thread: bool) -> list[dict]:
   cases, rounds = ((QUICK,), 5) if quick else (FULL, 7)
-  return [row for case in cases for row in case_rows(case, rounds)]
+  clock = time.perf_counter
+  if one_thread:
+    keep_to_one_thread()
+    clock = time.process_time
+  return [row for case in cases for row in case_rows(case, rounds, clock)]
+
+
+def keep_to_one_thread() -> None:
+  """Before the first computation: XLA counts the cores that it may use."""
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  if importlib.util.find_spec("torch") is not None:
+    import torch  # noqa: PLC0415  (an optional package)
+
+    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":
-  running.main(measure, __doc__)
+  flag = {"action": "store_true", "help": "processor time of one thread"}
+  running.main(measure, __doc__, options={"one_thread": flag})
