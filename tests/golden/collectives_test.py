@@ -4,6 +4,7 @@ A change of a model or of its sharding that makes devices send more is seen here
 before it is paid for on a slice.
 """
 
+import importlib.metadata
 import pathlib
 
 import jax
@@ -26,7 +27,7 @@ MESHES = {
 }
 
 
-def text_of(devices) -> str:
+def text_of(devices, *, version: str) -> str:
   """The collectives of the step on each mesh of four devices."""
   config = pretrain_sprites.get_config("tiny")
   config.model.dtype = "bfloat16"
@@ -34,7 +35,7 @@ def text_of(devices) -> str:
   run = pretrain.abstract_run(
     config, abstract.DataFacts(vocab_size=64, num_classes=5)
   )
-  parts = [f"jax {jax.__version__}\n"]
+  parts = [f"{version}\n"]
   for name, mesh in MESHES.items():
     step = compile_ahead.trace_step(
       run.task,
@@ -57,16 +58,19 @@ def text_of(devices) -> str:
   return "".join(parts)
 
 
-def check(path: pathlib.Path, devices) -> None:
+def check(path: pathlib.Path, devices, *, version: str) -> None:
   kept = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-  version = f"jax {jax.__version__}"
   if kept and kept[0] != version:
     pytest.skip(f"the text is of {kept[0]}, this is {version}")
-  golden_file.check(path, text_of(devices))
+  golden_file.check(path, text_of(devices, version=version))
 
 
 def test_on_simulated_devices():
-  check(HERE / "collectives_cpu.txt", jax.devices()[:4])
+  check(
+    HERE / "collectives_cpu.txt",
+    jax.devices()[:4],
+    version=f"jax {jax.__version__}",
+  )
 
 
 @pytest.mark.slow
@@ -76,4 +80,9 @@ def test_on_simulated_devices():
 )
 def test_on_a_tpu_slice():
   slice_ = topology.describe("v5e:2x2")
-  check(HERE / "collectives_v5e.txt", slice_.devices)
+  libtpu = importlib.metadata.version("libtpu")
+  check(
+    HERE / "collectives_v5e.txt",
+    slice_.devices,
+    version=f"jax {jax.__version__}, libtpu {libtpu}",
+  )
