@@ -5,6 +5,7 @@ import io
 import pathlib
 import re
 import shlex
+import string
 
 import pytest
 
@@ -29,8 +30,12 @@ def commands(program: str):
     for language, block in _FENCE.findall(path.read_text(encoding="utf-8")):
       if language not in ("bash", "sh"):
         continue
+      variables = {}
       for line in block.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        filled = string.Template(line).safe_substitute(variables)
+        words = shlex.split(filled, comments=True)
+        if len(words) == 1 and re.match(r"\w+=", words[0]):  # name=value
+          name, _, variables[name] = words[0].partition("=")
         if words[:1] == [program]:
           yield path.relative_to(ROOT), words[1:]
 
