@@ -121,7 +121,11 @@ def test_a_trained_run_predicts(tmp_path):
   config = localization_end_to_end_sprites.get_config("tiny,frozen=stem")
   config.update_from_flattened_dict(
     toy_runs.dataset_overrides(tmp_path)
-    | {"tower.workdir": str(pretrained), "loop.steps": 2}
+    | {
+      "tower.workdir": str(pretrained),
+      "loop.steps": 2,
+      "data.batch_size": 8,  # one video on each of the tests' devices
+    }
   )
   workdir = tmp_path / "run"
   rows = stages.train(config, workdir)
