@@ -199,7 +199,7 @@ def measure(*, quick: bool, model, video) -> list[dict]:
 
 
 if __name__ == "__main__":
-  if sys.argv[1] == "--head_sec":  # the process that `measure` starts
+  if sys.argv[1:2] == ["--head_sec"]:  # the process that `measure` starts
     facts = head_alone(float(sys.argv[2]))
     pathlib.Path(sys.argv[3]).write_text(json.dumps(facts))
   else:
