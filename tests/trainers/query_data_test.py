@@ -171,6 +171,7 @@ def test_highlights_from_files_to_the_benchmarks_own_scores(tmp_path, kind):
       },
       "data.queries.texts": str(tmp_path / "texts.npz"),
       "data.queries.held_out": str(tmp_path / "ids.txt"),
+      "data.batch_size": 8,  # one for each of the tests' devices
       "data.max_length": 24,
       "map.pooling_counts": (7,),
     }
