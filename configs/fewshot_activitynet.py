@@ -11,7 +11,8 @@ import ml_collections
 
 from configs import common
 
-# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+# The smallest TPU slice by SIZE, as expected; to be compiled:
+# pytest -m slow tests/configs/slices_test.py
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 SIZES = {
