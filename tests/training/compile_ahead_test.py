@@ -17,7 +17,7 @@ needs_libtpu = pytest.mark.skipif(
   ("name", "message"),
   [
     ("v5e", "expected GENERATION:AxB"),
-    ("v9:2x2", "a generation of v5e"),
+    ("v9:2x2", "a generation of v4"),
     ("v5e:0x2", "no chips"),
     ("v5e:2x2; rm", "expected GENERATION"),
   ],

@@ -97,7 +97,7 @@ def test_it_learns_what_the_usual_step_learns(tmp_path):
   ("num_devices", "mesh", "message"),
   [
     (3, {}, "power of two"),
-    (2, {"data": 1, "tensor": 2}, "mesh.tensor 1"),
+    (2, {"data": 1, "tensor": 2}, "mesh.tensor is 2"),
     (4, {"fsdp": 4, "fsdp_min_size": 1}, "set mesh.fsdp to 1"),
   ],
 )
