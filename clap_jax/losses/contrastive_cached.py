@@ -48,7 +48,9 @@ def cached_value_and_grad(
       two and a multiple of their number.
     axis_names: mesh axes of the batch, as for `contrastive_loss`.
     deterministic: sums the slices' gradients along one fixed binary tree, so
-      that 1, 2, 4, ... devices give the same bits, if the objective does too.
+      that 1, 2, 4, ... devices give the same bits, if the objective does too
+      and XLA rounds `encode` alike on all of them. Of small encoders that is
+      true, of towers it is not: training/deterministic.py is for those.
       Parameters are then held whole by every device during the call.
 
   Returns:
