@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 import signal
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-from clap_jax.report import run_files, sweep_page, sweep_table
+from clap_jax.report import files, run_files, sweep_page, sweep_table
 from clap_jax.trainers import results
 
 RUNS_DIRECTORY = "runs"
@@ -207,8 +206,10 @@ def summarize(
   workdir = pathlib.Path(workdir)
   entries = [_entry(run, outcomes[run.directory.name]) for run in runs]
   table = sweep_table.SweepTable.of(entries, metric=metric)
-  _replace(workdir / SUMMARY_CSV, sweep_table.csv_text(table))
-  _replace(workdir / SUMMARY_HTML, sweep_page.render(table, title=title))
+  files.write_text(workdir / SUMMARY_CSV, sweep_table.csv_text(table))
+  files.write_text(
+    workdir / SUMMARY_HTML, sweep_page.render(table, title=title)
+  )
   return table
 
 
@@ -263,9 +264,3 @@ def _last_line(log: pathlib.Path) -> str:
   lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
   lines = [line for line in lines if line.strip()]
   return lines[-1].strip()[:300] if lines else ""
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(text, encoding="utf-8", newline="")
-  os.replace(partial, path)

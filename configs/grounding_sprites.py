@@ -27,22 +27,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.pyramid = common.pyramid()
   config.fusion = common.late_fusion()
-  config.head = {
-    "num_convs": 1,
-    "kernel_size": 3,  # steps
-    "prior_probability": 0.01,
-    "dropout_rate": 0.1,
-  }
+  config.head = common.point_head()
   config.map = common.moment_map()
   config.loss = common.grounding_loss()
-  config.decode = {
+  config.decode = common.point_decode() | {
     "num_kept": 10,  # moments per query
     "num_candidates": 100,
-    "sigma": 0.5,  # of the Gaussian soft-NMS
     "min_score": 0.0,
-    "min_length": 0.05,  # grid units
-    "class_wise": True,
-    "vote_iou": 0.0,  # 0: no segment voting
   }
   config.optimizer = common.head_optimizer()
   config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 20}

@@ -1,9 +1,12 @@
 """Class names in the space that texts and clips share, as a file."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from clap_jax.data import clips
 
 
 class ClassTexts(NamedTuple):
@@ -17,10 +20,25 @@ class ClassTexts(NamedTuple):
 
   def similarities(self, features: np.ndarray) -> np.ndarray:
     """Features (t, d) to cosines (t, c + 1): the classes, then background."""
-    projected = features @ self.video_projection
-    norm = np.linalg.norm(projected, axis=-1, keepdims=True)
     texts = np.concatenate([self.vectors, self.background[None]])
-    return (projected / np.maximum(norm, 1e-6)) @ texts.T
+    return unit(features @ self.video_projection) @ texts.T
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+  """Vectors (*b, p) at length 1; zeros stay."""
+  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+
+
+def prompted(names: Sequence[str]) -> list[str]:
+  """Every class name under every label prompt, name by name."""
+  words = [clips.readable_label(name) for name in names]
+  return [prompt.format(w) for w in words for prompt in clips.LABEL_PROMPTS]
+
+
+def mean_over_prompts(vectors: np.ndarray) -> np.ndarray:
+  """The vectors (n, p) of `prompted` names to unit vectors (c, p)."""
+  by_name = vectors.reshape(-1, len(clips.LABEL_PROMPTS), vectors.shape[-1])
+  return unit(by_name.mean(axis=1))
 
 
 def save(path: pathlib.Path, texts: ClassTexts) -> None:

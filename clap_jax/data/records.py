@@ -419,7 +419,7 @@ def _list_datasets(root: pathlib.Path) -> list[str]:
 def _to_example(data: bytes, index: int) -> Example:
   """Reads the fields of a serialized tf.train.Example as TFDS names them.
 
-  TFDS's own reader goes through its description of the features and takes ten
+  TFDS's own reader goes through its description of the features and takes five
   times as long, which counts where a run starts with a million of them.
   """
   fields = tf_example_pb2.Example.FromString(data).features.feature

@@ -9,7 +9,7 @@ import json
 import pathlib
 
 from clap_jax.data import records, statistics
-from clap_jax.report import card_files, metric_names
+from clap_jax.report import card_files, files, metric_names
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -102,9 +102,7 @@ def _write(path: pathlib.Path, text: str) -> pathlib.Path:
   """Writes a file whole or not at all; one that says the same stays."""
   if path.is_file() and path.read_text(encoding="utf-8") == text:
     return path
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(text, encoding="utf-8")
-  partial.replace(path)
+  files.write_text(path, text)
   return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import pretrain
+from clap_jax.trainers import pretrain, text_models
 from clap_jax.training import checkpoint
 
 
@@ -90,18 +90,14 @@ class Encoder:
 
   def class_texts(self, names: Sequence[str]) -> class_texts.ClassTexts:
     """Class names in the shared space: the mean over the label prompts."""
-    prompts = clips.LABEL_PROMPTS
-    words = [clips.readable_label(name) for name in names]
-    texts = [prompt.format(word) for word in words for prompt in prompts]
-    vectors = self.embed_texts([*texts, clips.GENERIC_BACKGROUND_TEXT])
-    mean = vectors[:-1].reshape(len(names), len(prompts), -1).mean(axis=1)
-    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
+    texts = [*class_texts.prompted(names), clips.GENERIC_BACKGROUND_TEXT]
+    vectors = self.embed_texts(texts)
     scale = np.minimum(
       self.params["params"]["logit_scale"], dual_encoder.MAX_LOGIT_SCALE
     )
     return class_texts.ClassTexts(
       names=tuple(names),
-      vectors=mean / np.maximum(norm, 1e-6),
+      vectors=class_texts.mean_over_prompts(vectors[:-1]),
       background=vectors[-1],
       video_projection=np.asarray(
         self.params["params"]["video_projection"]["kernel"]
@@ -109,29 +105,18 @@ class Encoder:
       logit_scale=float(np.exp(scale)),
     )
 
-  def embed_texts(self, texts: Sequence[str], batch: int = 64) -> np.ndarray:
+  def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Texts to unit vectors (n, p) of the shared space."""
     tokens, mask = self.tokenizer.encode(
       list(texts), length=self.config.max_text_length
     )
-    rows = []
-    for start in range(0, len(texts), batch):
-      pad = ((0, max(0, start + batch - len(texts))), (0, 0))
-      rows.append(
-        self._embed_texts(
-          self.params,
-          np.pad(tokens[start : start + batch], pad),
-          np.pad(mask[start : start + batch], pad),
-        )
-      )
-    return np.concatenate(rows)[: len(texts)]
+    embed = functools.partial(self._embed_texts, self.params)
+    return text_models.in_batches(embed, tokens, mask)
 
   def project(self, features: np.ndarray) -> np.ndarray:
     """Features (n, d) of clips to unit vectors (n, p) of the shared space."""
     kernel = self.params["params"]["video_projection"]["kernel"]
-    projected = features @ np.asarray(kernel)
-    norm = np.linalg.norm(projected, axis=-1, keepdims=True)
-    return projected / np.maximum(norm, 1e-6)
+    return class_texts.unit(features @ np.asarray(kernel))
 
   @functools.cached_property
   def fingerprint(self) -> str:

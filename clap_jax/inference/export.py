@@ -7,12 +7,11 @@ at once or not at all.
 import csv
 import io
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from clap_jax.report import player
+from clap_jax.report import files, player
 
 FORMATS = ("activitynet", "qvhighlights", "csv", "srt", "vtt", "html")
 _CSV_COLUMNS = ("video", "start_sec", "end_sec", "score", "label", "query")
@@ -55,9 +54,7 @@ def write(
       "directory."
     )
   for path, make in plan.items():
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(make(), encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    files.write_text(path, make())
   return list(plan)
 
 

@@ -240,17 +240,21 @@ def predict(
     )
   request = answering.Request(labels, queries, examples, max_predictions)
   found, failed = [], []
-  stated_sec = _durations(videos) if on_time else [0.0] * len(videos)
-  for done, video in enumerate(videos):
-    on_clip = _timer(on_time, sum(stated_sec[:done]), sum(stated_sec))
+  stated = [_stated_sec(video) for video in videos]
+  lengths_sec = [sec if isinstance(sec, float) else 0.0 for sec in stated]
+  for done, (video, duration_sec) in enumerate(
+    zip(videos, stated, strict=True)
+  ):
+    on_clip = _timer(on_time, sum(lengths_sec[:done]), sum(lengths_sec))
     try:
-      path = pathlib.Path(video)
+      if isinstance(duration_sec, Exception):
+        raise duration_sec
       found.append(
         _predict_one(
           model,
-          path,
+          pathlib.Path(video),
           request,
-          duration_sec=container.probe(path).duration_sec,
+          duration_sec=duration_sec,
           on_clip=on_clip,
         )
       )
@@ -335,12 +339,9 @@ def _timer(
   return lambda start_sec: on_time(before_sec + start_sec, total_sec)
 
 
-def _durations(videos: Sequence[str | pathlib.Path]) -> list[float]:
-  """Stated seconds of each; 0 where a video cannot even be opened."""
-  stated = []
-  for video in videos:
-    try:
-      stated.append(container.probe(pathlib.Path(video)).duration_sec)
-    except (container.VideoError, OSError):
-      stated.append(0.0)
-  return stated
+def _stated_sec(video: str | pathlib.Path) -> float | Exception:
+  """Seconds that a video says it lasts, or why it cannot be opened."""
+  try:
+    return float(container.probe(pathlib.Path(video)).duration_sec)
+  except (container.VideoError, OSError) as error:
+    return error

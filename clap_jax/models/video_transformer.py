@@ -78,9 +78,8 @@ class MotionEmbed(nn.Module):
     of_colour, of_motion = 0.5 * kernel[:, :, 0], self.gain * kernel[:, :, 1]
 
     def product(x, weights):
-      weights = weights.reshape(x.shape[-1], -1).astype(self.dtype)
-      flat = x.reshape(-1, x.shape[-1]) @ weights
-      return flat.reshape(*x.shape[:-1], -1)
+      weights = weights.reshape(x.shape[-1], -1)
+      return layers.flat_product(x, weights, dtype=self.dtype)
 
     return (
       product(motion, of_colour + of_motion)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from clap_jax.report import content, page, palette, timeline
+from clap_jax.report import content, files, page, palette, timeline
 
 _THUMBNAIL_HEIGHTS = (64, 48, 32)
 _TOP_CLASSES = 30
@@ -31,9 +31,7 @@ def write(
     )
     if len(text.encode("utf-8")) <= page.MAX_BYTES:
       path.parent.mkdir(parents=True, exist_ok=True)
-      partial = path.with_name(path.name + ".partial")
-      partial.write_text(text, encoding="utf-8", newline="\n")
-      os.replace(partial, path)
+      files.write_text(path, text)
       return path
   raise ValueError(
     f"the page takes more than {page.MAX_BYTES:,} bytes; show fewer videos"

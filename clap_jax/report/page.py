@@ -17,6 +17,7 @@ from clap_jax.report import (
   content,
   curves,
   diagnosis_figures,
+  files,
   method_figure,
   metric_names,
   palette,
@@ -44,9 +45,7 @@ def write_report(
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(render(report), encoding="utf-8", newline="\n")
-  os.replace(partial, path)
+  files.write_text(path, render(report))
   return path
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from clap_jax.report import (
   content,
   curves,
+  files,
   metric_names,
   page,
   palette,
@@ -51,7 +52,7 @@ def write(
   charts: Sequence[content.Chart] = (),
 ) -> None:
   """Writes the page whole or not at all; it needs nothing but itself."""
-  study_table.write_text(path, render(table, facts, charts=charts))
+  files.write_text(path, render(table, facts, charts=charts))
 
 
 def render(

@@ -4,8 +4,6 @@ import csv
 import dataclasses
 import io
 import math
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -161,10 +159,3 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(entries)
   return buffer.getvalue()
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(text, encoding="utf-8", newline="")
-  os.replace(partial, path)

@@ -1,5 +1,6 @@
 """What the pages of a study plot over a property of its datasets."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ def charts(
   return found
 
 
+@functools.cache  # the page is written after every unit, a dataset stays
 def _background_share(directory: pathlib.Path, dataset: str) -> float:
   """The share of the training videos' time that no action covers."""
   source = records.open_dataset(directory, dataset).split("train")

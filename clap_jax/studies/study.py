@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 from clap_jax import stages, sweep
-from clap_jax.report import metric_names, study_page, study_table
+from clap_jax.report import files, metric_names, study_page, study_table
 from clap_jax.studies import measured, pieces, planning, settings
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -191,8 +191,8 @@ def _write(
     "rows": rows,
   }
   results.write_json(root / results.RESULTS_FILE, document)
-  study_table.write_text(root / RESULTS_CSV, study_table.rows_csv(rows))
-  study_table.write_text(root / SUMMARY_CSV, table.csv())
+  files.write_text(root / RESULTS_CSV, study_table.rows_csv(rows))
+  files.write_text(root / SUMMARY_CSV, table.csv())
   study_page.write(
     root / REPORT,
     table,

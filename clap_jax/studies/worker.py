@@ -20,7 +20,7 @@ _PARENT_POLL_SEC = 2.0
 
 
 def read_unit(path: pathlib.Path) -> list[planning.Piece]:
-  """The pieces that `write_unit` wrote."""
+  """The pieces of a unit, as a study writes them."""
   document = json.loads(path.read_text(encoding="utf-8"))
   return [planning.Piece(**piece) for piece in document["pieces"]]
 

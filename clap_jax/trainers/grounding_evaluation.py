@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from clap_jax import config as config_lib
 from clap_jax.data import grounding_source, queries
 from clap_jax.metrics import calibration, grounding, highlights
 from clap_jax.trainers import moment_search, results
@@ -91,11 +90,7 @@ class Score:
     """Asks every query on its own video, and strangers on every video."""
     params = _on_one_device(params)
     # During training the run's mesh is the ambient one; this is not for it.
-    alone = mesh_lib.make_mesh(
-      config_lib.MeshConfig(data=1, fsdp=1, tensor=1),
-      devices=jax.local_devices()[:1],
-    )
-    with jax.set_mesh(alone):
+    with mesh_lib.alone(jax.local_devices()[0]):
       return find_moments(
         self._search,
         params,

@@ -160,11 +160,10 @@ class LossConfig:
       )
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig(running.RunConfig):
   """Everything `clap train` reads of a pretrain config."""
 
-  trainer: str
   encoder: str  # the row's name in results.json
   data: ClipData
   clip: ClipShape
@@ -173,10 +172,6 @@ class PretrainConfig:
   model: ModelConfig
   loss: LossConfig
   start: start_lib.StartConfig
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
 
   def __post_init__(self):
     tower, gain = self.model.video_tower, self.model.motion_gain

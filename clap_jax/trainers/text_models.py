@@ -1,6 +1,5 @@
 """Class names as vectors of a text tower that `clap import` has written."""
 
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax.data import clips, vocabulary
+from clap_jax.data import class_texts, vocabulary
 from clap_jax.models import text_transformer, variants
 from clap_jax.training import paths, weights
 
@@ -49,24 +48,30 @@ def class_vectors(
     lambda tokens, mask: model.apply({"params": params}, tokens, mask).pooled
   )
 
-  def embed(texts: Sequence[str]) -> np.ndarray:
-    tokens, mask = pieces.encode(list(texts), length=length)
-    rows = []
-    for start in range(0, len(texts), _BATCH):
-      pad = ((0, max(0, start + _BATCH - len(texts))), (0, 0))
-      take = slice(start, start + _BATCH)
-      rows.append(pooled(np.pad(tokens[take], pad), np.pad(mask[take], pad)))
-    return _unit(np.concatenate(rows)[: len(texts)])
+  def vectors_of(names: Sequence[str]) -> np.ndarray:
+    texts = class_texts.prompted(names)
+    tokens, mask = pieces.encode(texts, length=length)
+    rows = class_texts.unit(in_batches(pooled, tokens, mask))
+    return class_texts.mean_over_prompts(rows)
 
-  return functools.partial(_mean_over_prompts, embed)
+  return vectors_of
 
 
-def _mean_over_prompts(embed, names: Sequence[str]) -> np.ndarray:
-  prompts = clips.LABEL_PROMPTS
-  words = [clips.readable_label(name) for name in names]
-  vectors = embed([prompt.format(w) for w in words for prompt in prompts])
-  return _unit(vectors.reshape(len(names), len(prompts), -1).mean(axis=1))
+def in_batches(
+  embed: Callable[[np.ndarray, np.ndarray], jax.Array],
+  tokens: np.ndarray,
+  mask: np.ndarray,
+) -> np.ndarray:
+  """Vectors (n, p) of texts (n, l), so many at a time that one program does.
 
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+  Args:
+    embed: a compiled (tokens, mask) -> (b, p).
+    tokens: int (n, l).
+    mask: bool (n, l).
+  """
+  rows = []
+  for start in range(0, len(tokens), _BATCH):
+    pad = ((0, max(0, start + _BATCH - len(tokens))), (0, 0))
+    take = slice(start, start + _BATCH)
+    rows.append(embed(np.pad(tokens[take], pad), np.pad(mask[take], pad)))
+  return np.concatenate(rows)[: len(tokens)]

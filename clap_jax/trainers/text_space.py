@@ -62,7 +62,8 @@ class Space(NamedTuple):
       seen_mask: bool (c,).
     """
     cosine = (
-      _unit(vectors @ self.kernel + self.offset) @ _unit(texts - self.centre).T
+      class_texts.unit(vectors @ self.kernel + self.offset)
+      @ class_texts.unit(texts - self.centre).T
     )
     logits = self.scale * (cosine - self.seen_penalty * seen_mask)
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -124,7 +125,7 @@ def fit(
   if not len(segments.labels):
     raise ValueError("no labelled segment of a seen class to learn from")
   centre = texts[list(classes)].mean(axis=0)
-  targets = _unit(texts - centre)[segments.labels].astype(np.float64)
+  targets = class_texts.unit(texts - centre)[segments.labels].astype(np.float64)
   mean = segments.features.mean(axis=0)
   deviation = segments.features.std(axis=0)
   deviation = np.where(deviation > 1e-6, deviation, 1.0)
@@ -273,7 +274,3 @@ def load(path: pathlib.Path) -> Space:
       *(arrays[name] for name in ("kernel", "offset", "centre")),
       *(float(arrays[name]) for name in ("scale", "seen_penalty")),
     )
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

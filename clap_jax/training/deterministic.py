@@ -116,7 +116,7 @@ class DeterministicStep:
     size = jax.tree.leaves(batch)[0].shape[0]
     _, rest = self._sliced.divide(batch)
     for device, params in _per_device(state.params).items():
-      with _alone(device):
+      with mesh_lib.alone(device):
         pieces = self._pieces(batch)[device]
         embeddings = self._join([self._encode(params, p) for p in pieces])
         whole = jax.tree.map(
@@ -137,7 +137,7 @@ class DeterministicStep:
     pieces = self._pieces(batch)
     joined = {}
     for device, parts in pieces.items():
-      with _alone(device):
+      with mesh_lib.alone(device):
         joined[device] = self._join(
           [self._encode(params[device], part) for part in parts]
         )
@@ -145,7 +145,7 @@ class DeterministicStep:
     rest = self._everywhere(self._sliced.divide(batch)[1])
     values, sums = {}, {}
     for device, parts in pieces.items():
-      with _alone(device):
+      with mesh_lib.alone(device):
         (loss, metrics), (direct, by_embedding) = self._objective(
           params[device], embeddings[device], rest[device]
         )
@@ -165,7 +165,7 @@ class DeterministicStep:
     states = _per_device(state)
     results = {}
     for device, (loss, metrics, direct) in values.items():
-      with _alone(device):
+      with mesh_lib.alone(device):
         by_encoder = jax.tree.map(lambda leaf: leaf[0], sums[device])
         results[device] = self._update(
           states[device], loss, metrics, direct, by_encoder
@@ -179,7 +179,7 @@ class DeterministicStep:
     count = self._sliced.num_slices // self._num_shards
     pieces = {}
     for device, own in _per_device(items).items():
-      with _alone(device):
+      with mesh_lib.alone(device):
         pieces[device] = [
           self._slice(own, k * size, size=size) for k in range(count)
         ]
@@ -236,7 +236,7 @@ def on_one_device(make: Callable, shardings: Any) -> Callable:
 
   def made(*arguments):
     device = jax.local_devices()[0]
-    with _alone(device):
+    with mesh_lib.alone(device):
       tree = jax.jit(make)(*arguments)
     return jax.tree.map(sharding_lib.put_whole, tree, shardings)
 
@@ -266,15 +266,6 @@ def check(
       f"A deterministic run keeps parameters whole, but {len(split)} arrays "
       "are split over mesh.fsdp: set mesh.fsdp to 1."
     )
-
-
-def _alone(device: jax.Device):
-  """The mesh of one device as the ambient one: its programs know no other."""
-  shape = (1,) * len(mesh_lib.AXES)
-  auto = (jax.sharding.AxisType.Auto,) * len(mesh_lib.AXES)
-  return jax.set_mesh(
-    jax.make_mesh(shape, mesh_lib.AXES, axis_types=auto, devices=[device])
-  )
 
 
 def _per_device(tree: Any) -> dict[jax.Device, Any]:

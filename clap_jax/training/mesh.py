@@ -27,6 +27,12 @@ def make_mesh(
   return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
 
 
+def alone(device: jax.Device):
+  """A context whose ambient mesh is one device: programs know no other."""
+  config = config_lib.MeshConfig(data=1, fsdp=1, tensor=1)
+  return jax.set_mesh(make_mesh(config, devices=[device]))
+
+
 def mesh_sizes(
   config: config_lib.MeshConfig, num_devices: int
 ) -> tuple[int, int, int]:
