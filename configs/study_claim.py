@@ -128,6 +128,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   config.reference = "clap"
   config.start = "" if args["scratch"] else "tac"
+  config.start_overrides = ()
   config.stride_sec = 0.5
   config.vocab_size = 512  # at most; of the tokenizer
   config.notes = (

@@ -167,6 +167,7 @@ class ClipSource:
     return len(self._sampler)
 
   def item(self, index: int, *, seed: int) -> ClipExample:
+    reason = ""
     for attempt in range(_MAX_ATTEMPTS):
       item = self._sampler.item(index, seed=seed, attempt=attempt)
       try:
@@ -174,13 +175,14 @@ class ClipSource:
       except (CorruptRecordError, VideoError) as error:
         if self._on_bad == "raise":
           raise
-        self.bad_records.add(f"record {item.record_index}", str(error))
+        reason = str(error)
+        self.bad_records.add(f"record {item.record_index}", reason)
         continue
       return ClipExample(
         item, augment_clip(frames, self._augment, seed=item.seed)
       )
     raise VideoError(
-      f"{_MAX_ATTEMPTS} unreadable records in a row; the last: {error}"
+      f"{_MAX_ATTEMPTS} unreadable records in a row; the last: {reason}"
     )
 
   def collate(

@@ -111,7 +111,9 @@ class _Planner:
     return self._piece(DATA, config, {}, modules=_DATA_MODULES, dataset=dataset)
 
   def start(self, data: Piece, seed: int) -> Piece:
-    row = settings.RowConfig("start", "", self._config.start)
+    row = settings.RowConfig(
+      "start", "", self._config.start, self._config.start_overrides
+    )
     config = self._pretrain_config(row, seed, data.dataset)
     return self._trained(START, config, {"data": data}, seed=seed)
 

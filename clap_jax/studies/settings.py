@@ -15,7 +15,7 @@ class RowConfig:
   name: str  # in results
   title: str  # for people
   encoder: str  # the argument `encoder` of the pre-training config
-  overrides: tuple[tuple[str, Any], ...] = ()  # of that config
+  overrides: tuple[Override, ...] = ()  # of that config
   trained: bool = True  # False: the untrained tower, which starts from nothing
 
 
@@ -44,13 +44,14 @@ class StudyConfig:
   rows: tuple[RowConfig, ...] = ()
   reference: str = ""  # the row that the others are compared with
   start: str = ""  # encoder of the run that all rows start from; "": nothing
+  start_overrides: tuple[Override, ...] = ()  # of that run's config
   # Of data/class_splits.py: pre-training sees its base classes alone, and the
   # task "fewshot" is judged on its novel ones. "": it sees all.
   class_split: str = ""
   stride_sec: float = config_lib.ranged(default=0.5, above=0.0)
   vocab_size: int = config_lib.ranged(default=512, minimum=1)
   # Of a head's config, by task.
-  overrides: dict[str, tuple[tuple[str, Any], ...]] = dataclasses.field(
+  overrides: dict[str, tuple[Override, ...]] = dataclasses.field(
     default_factory=dict
   )
   properties: dict[str, PropertyConfig] = dataclasses.field(

@@ -11,6 +11,7 @@ import pytest
 
 from clap_jax.data.augment import AugmentOptions, augment_clip
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
+from clap_jax.data.container import VideoError
 from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.examples import (
   ClipSource,
@@ -195,6 +196,18 @@ def test_bad_record_is_skipped_counted_and_named(tmp_path, tokenizer):
   assert "00001-of-00002 at byte 0" in source.bad_records.reasons["record 3"]
   with pytest.raises(ValueError, match="00001-of-00002"):
     take(strict, 5)
+
+
+def test_nothing_but_bad_records_is_an_error_that_names_the_last(
+  tmp_path, tokenizer
+):
+  directory = built_dataset.write_dataset(tmp_path)
+  dataset = open_dataset(tmp_path, "toy/small")
+  source = make_source(dataset, dataset.split("train"), tokenizer)
+  for shard in directory.glob("toy-train.tfrecord-*"):
+    shard.write_bytes(bytes(byte ^ 1 for byte in shard.read_bytes()))
+  with pytest.raises(VideoError, match="20 unreadable records in a row.*byte"):
+    source.item(0, seed=3)
 
 
 def test_closing_stops_the_threads(source):
