@@ -12,8 +12,8 @@ import numpy as np
 
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
+from clap_jax.trainers import encoders, text_models
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import pretrain, text_models
 from clap_jax.training import checkpoint
 
 
@@ -24,7 +24,7 @@ class Encoder:
   name: str  # as in results.json: random, tac, tsp, clip, clap
   seed: int
   directory: pathlib.Path
-  clip: pretrain.ClipShape
+  clip: encoders.ClipShape
   config: dual_encoder.DualEncoderConfig
   params: dict
   tokenizer: vocabulary.Vocabulary
@@ -146,7 +146,7 @@ def load_encoder(directory) -> Encoder:
       "the --workdir of a finished `clap train` of a pretrain config."
     )
   facts, (clip, config) = facts_lib.load(
-    directory, record.name, pretrain.described
+    directory, record.name, encoders.described
   )
   return Encoder(
     name=facts["encoder"],

@@ -25,8 +25,8 @@ from clap_jax.data import (
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
 from clap_jax.models import long_video
+from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import feature_data, pretrain
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 
@@ -193,7 +193,7 @@ def _with_defaults(key: str, value):
   """A fact as today's code writes it; older ones know fewer settings."""
   if key != "clip":
     return value
-  return dataclasses.asdict(pretrain.ClipShape(**value))
+  return dataclasses.asdict(encoders.ClipShape(**value))
 
 
 def _batched(items: Iterable, size: int) -> Iterator[list]:

@@ -19,10 +19,10 @@ from clap_jax import types
 from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.trainers import (
   abstract,
+  encoders,
   end_to_end_scores,
   localization,
   localizers,
-  pretrain,
   provenance,
   results,
   running,
@@ -149,7 +149,7 @@ def abstract_run(
       finished pre-training.
   """
   start, _ = facts_lib.load(
-    config.tower.workdir, pretrain.ENCODER_FILE, pretrain.described
+    config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   task = make_task(config, start, [str(i) for i in range(facts.num_classes)])
   tower, data = task.encoder.config, config.data
@@ -178,7 +178,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   """
   workdir = pathlib.Path(workdir)
   start, _ = facts_lib.load(
-    config.tower.workdir, pretrain.ENCODER_FILE, pretrain.described
+    config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   videos = end_to_end_scores.Videos(config, start)
   tower, _ = checkpoint.restore_params(config.tower.workdir)
@@ -212,7 +212,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   model = pathlib.Path(workdir) / MODEL_DIRECTORY
-  facts = facts_lib.read(model / "encoder", pretrain.ENCODER_FILE)
+  facts = facts_lib.read(model / "encoder", encoders.ENCODER_FILE)
   videos = end_to_end_scores.Videos(config, facts)
   encoder, _ = checkpoint.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
@@ -224,7 +224,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
 
 def make_task(config, facts: dict, label_names) -> EndToEndTask:
   """The task for the tower that `facts`, an encoder.json, describes."""
-  encoder = dual_encoder.DualEncoder(pretrain.towers_of(facts["model"]))
+  encoder = dual_encoder.DualEncoder(encoders.towers_of(facts["model"]))
   if not video_tower.is_patched(encoder.config.video_tower):
     raise ValueError(
       f"tower.workdir holds a {encoder.config.video_tower}, which normalises "
@@ -299,8 +299,8 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   checkpoint.write_params(head, params["localizer"])
   if processes.is_first():
     shutil.copyfile(
-      pathlib.Path(config.tower.workdir) / pretrain.TOKENIZER_FILE,
-      encoder / pretrain.TOKENIZER_FILE,
+      pathlib.Path(config.tower.workdir) / encoders.TOKENIZER_FILE,
+      encoder / encoders.TOKENIZER_FILE,
     )
   names = end_to_end_scores.Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
@@ -317,7 +317,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     "end_to_end": f"localization on {config.data.dataset}",
   }
   facts_lib.write(
-    encoder / pretrain.ENCODER_FILE, start | {"training": training}
+    encoder / encoders.ENCODER_FILE, start | {"training": training}
   )
   facts_lib.write(
     directory / "model.json",

@@ -19,7 +19,7 @@ from clap_jax.data import (
 )
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
-from clap_jax.trainers import feature_data, localization, pretrain, results
+from clap_jax.trainers import encoders, feature_data, localization, results
 from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 
@@ -67,7 +67,7 @@ class Videos:
     }
 
   def source(self, split: str) -> clip_sequences.ClipSequenceSource:
-    data, clip = self.config.data, pretrain.ClipShape(**self.facts["clip"])
+    data, clip = self.config.data, encoders.ClipShape(**self.facts["clip"])
     split_records = self.dataset.split(split)
     # Of `clap eval`, another split.
     cache = self._cache.get(split, frame_cache.FrameCache(0.0))

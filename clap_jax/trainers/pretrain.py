@@ -7,157 +7,30 @@ trains nothing.
 """
 
 import dataclasses
-import functools
 import pathlib
 import shutil
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import (
-  augment,
-  class_splits,
-  clips,
-  evaluation_clips,
-  examples,
-  frame_cache,
-  order,
-  pipeline,
-  records,
-  vocabulary,
-)
-from clap_jax.losses import (
-  contrastive,
-  contrastive_cached,
-  contrastive_sharded,
-)
+from clap_jax.data import augment, order, pipeline
 from clap_jax.metrics import card, retrieval
-from clap_jax.models import (
-  attention,
-  dual_encoder,
-  layers,
-  text_transformer,
-  variants,
-  video_tower,
+from clap_jax.models import dual_encoder, video_tower
+from clap_jax.trainers import (
+  abstract,
+  clip_data,
+  encoders,
+  pretrain_task,
+  provenance,
+  results,
+  running,
 )
-from clap_jax.trainers import abstract, provenance, results, running
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
-from clap_jax.training import (
-  checkpoint,
-  deterministic,
-  evaluation,
-  processes,
-)
+from clap_jax.training import checkpoint, evaluation, processes
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import task as task_lib
-
-ENCODER_FILE = "encoder.json"
-TOKENIZER_FILE = "tokenizer.model"
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipShape:
-  """How a clip is cut out of a video, for every stage that uses the tower."""
-
-  clip_sec: float = config_lib.ranged(above=0.0)
-  num_frames: int = config_lib.ranged(minimum=1)
-  image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
-  # How frames come to that size; see container.FrameConverter.
-  resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipData:
-  """Where clips and texts come from."""
-
-  dataset: str  # as `clap build` names it
-  data_dir: str
-  tokenizer: str  # a model file of `clap tokenizer`
-  train_split: str
-  selection_split: str  # looked at during training
-  eval_split: str  # looked at once, at the end
-  batch_size: int = config_lib.ranged(minimum=1)  # clips, over all devices
-  cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
-  num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """Which clips are drawn; see data/clips.py."""
-
-  text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
-  background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)
-  action_only: bool
-  same_video_background: bool
-  clips_per_video: int = config_lib.ranged(minimum=1)
-  stream: int = config_lib.ranged(minimum=0)  # another one, other clips
-  hidden_classes: tuple[str, ...]  # names that training must not see
-  # "", or a split of data/class_splits.py whose base classes alone are seen.
-  class_split: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """The towers; vocabulary and classes come from the data."""
-
-  video_size: str = config_lib.choice(*variants.VIDEO_SIZES)
-  text_size: str = config_lib.choice(*variants.TEXT_SIZES)
-  patch: tuple[int, int, int] = config_lib.ranged(minimum=1)
-  projection_width: int = config_lib.ranged(minimum=1)
-  max_text_length: int = config_lib.ranged(minimum=2)  # tokens
-  motion_gain: float = config_lib.ranged(minimum=0.0)  # 0: colours only
-  remat: bool
-  dtype: str = config_lib.choice("float32", "bfloat16")
-  video_tower: str = config_lib.choice(
-    *video_tower.NAMES, default=video_tower.TRANSFORMER
-  )
-  text_tower: str = config_lib.choice(
-    *text_transformer.STYLES, default="transformer"
-  )
-  # Parts of the batch with normalisation statistics of their own; 1: all
-  # devices share theirs; 0: the running averages.
-  batch_norm_groups: int = config_lib.ranged(default=1, minimum=0)
-  remat_policy: str = config_lib.choice(
-    *attention.REMAT_POLICIES, default="nothing"
-  )
-  attention: str = config_lib.choice(*layers.ATTENTIONS, default="whole")
-  query_chunk: int = config_lib.ranged(default=0, minimum=0)  # of "chunked"
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-  """Weights of the losses; a weight of 0 leaves its loss out."""
-
-  contrastive_weight: float = config_lib.ranged(minimum=0.0)
-  class_weight: float = config_lib.ranged(minimum=0.0)
-  region_weight: float = config_lib.ranged(minimum=0.0)
-  preset: str = config_lib.choice(*contrastive.PRESETS)
-  objective: str = config_lib.choice(*contrastive.OBJECTIVES)
-  implementation: str = config_lib.choice(*contrastive_sharded.IMPLEMENTATIONS)
-  # Parts of each device's share that the towers encode one after the other, at
-  # the price of a second forward pass; the loss sees the whole batch.
-  num_microbatches: int = config_lib.ranged(default=1, minimum=1)
-  # Slices, a power of two, in which a deterministic run goes through the batch:
-  # the same bits on 1, 2, 4 and so on up to as many devices; 0: the fast way.
-  deterministic: int = config_lib.ranged(default=0, minimum=0)
-
-  def __post_init__(self):
-    slices = self.deterministic
-    if slices & (slices - 1):
-      raise ValueError(f"deterministic must be a power of two, got {slices}.")
-    if slices and self.num_microbatches > 1:
-      raise ValueError(
-        "deterministic has slices of its own: set num_microbatches to 1."
-      )
-    if not self.contrastive_weight + self.class_weight + self.region_weight:
-      raise ValueError(
-        "contrastive_weight, class_weight and region_weight are all 0; nothing "
-        "would be learned. Give one of them a positive weight."
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,12 +38,12 @@ class PretrainConfig(running.RunConfig):
   """Everything `clap train` reads of a pretrain config."""
 
   encoder: str  # the row's name in results.json
-  data: ClipData
-  clip: ClipShape
-  sampling: Sampling
+  data: clip_data.ClipData
+  clip: encoders.ClipShape
+  sampling: clip_data.Sampling
   augment: augment.AugmentOptions
-  model: ModelConfig
-  loss: LossConfig
+  model: encoders.ModelConfig
+  loss: pretrain_task.LossConfig
   start: start_lib.StartConfig
 
   def __post_init__(self):
@@ -211,204 +84,6 @@ class PretrainConfig(running.RunConfig):
       )
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainTask:
-  """Clips and texts to a loss; a Task of training/task.py."""
-
-  model: dual_encoder.DualEncoder
-  loss_config: LossConfig
-
-  def init(self, rng):
-    config = self.model.config
-    side, frames = config.image_size, config.num_frames
-    return self.model.init(
-      rng,
-      np.zeros((1, frames, side, side, 3), np.uint8),
-      np.zeros((1, config.max_text_length), np.int32),
-      np.ones((1, config.max_text_length), bool),
-    )
-
-  def loss(self, params, batch: types.ClipBatch, rng):
-    del rng  # augmentation happens on the host
-    tracked = {}
-    if self.loss_config.num_microbatches > 1:
-      output = self._in_microbatches(params, batch)
-    else:
-      output, tracked = self.model.apply(
-        params,
-        batch.frames,
-        batch.tokens,
-        batch.token_mask,
-        train=True,
-        mutable=task_lib.TRACKED_COLLECTIONS,
-      )
-    total, metrics = self._objective(output, batch.pairs)
-    return total, task_lib.Tracked(metrics, tracked) if tracked else metrics
-
-  def sliced(self) -> deterministic.Sliced | None:
-    """The same loss in two parts, if the run is to be deterministic."""
-    if not self.loss_config.deterministic:
-      return None
-
-    def objective(params, output, pairs):
-      output = self._with_scalars(params, output)
-      return self._objective(output, pairs, axis_names=None)
-
-    return deterministic.Sliced(
-      divide=lambda batch: (batch._replace(pairs=None), batch.pairs),
-      encode=self._encode,
-      objective=objective,
-      num_slices=self.loss_config.deterministic,
-    )
-
-  def _objective(self, output, pairs, *, axis_names=mesh_lib.BATCH_AXES):
-    """(loss, metrics) of the outputs of a whole batch."""
-    config = self.loss_config
-    total, metrics = 0.0, {}
-    if config.contrastive_weight:
-      value, metrics = contrastive_sharded.contrastive_loss(
-        output.video,
-        output.text,
-        pairs,
-        output.logit_scale,
-        rules=contrastive.PRESETS[config.preset],
-        objective=config.objective,
-        logit_bias=output.logit_bias,
-        implementation=config.implementation,
-        axis_names=axis_names,
-      )
-      metrics = dict(metrics) | {
-        "contrastive": value,
-        "logit_scale": output.logit_scale,
-      }
-      total = total + config.contrastive_weight * value
-    if config.class_weight:
-      labelled = pairs.valid & pairs.is_action & (pairs.class_id >= 0)
-      value, accuracy = _cross_entropy(
-        output.class_logits, pairs.class_id, labelled
-      )
-      metrics |= {"class": value, "class_accuracy": accuracy}
-      total = total + config.class_weight * value
-    if config.region_weight:
-      value, accuracy = _cross_entropy(
-        output.region_logits, pairs.is_action.astype(jnp.int32), pairs.valid
-      )
-      metrics |= {"region": value, "region_accuracy": accuracy}
-      total = total + config.region_weight * value
-    return total, metrics
-
-  def _encode(self, params, part: types.ClipBatch):
-    """The model's output but for what is not item by item."""
-    output = self.model.apply(params, part.frames, part.tokens, part.token_mask)
-    return output._replace(logit_scale=None, logit_bias=None)
-
-  def _with_scalars(self, params, output):
-    scale, bias = self.model.apply(params, method="logit_scalars")
-    return output._replace(logit_scale=scale, logit_bias=bias)
-
-  def _in_microbatches(self, params, batch: types.ClipBatch):
-    """The model's output, in the memory of one microbatch of the towers."""
-    output = contrastive_cached.encode_in_slices(
-      self._encode,
-      params,
-      batch._replace(pairs=None),
-      num_microbatches=self.loss_config.num_microbatches,
-    )
-    return self._with_scalars(params, output)
-
-  def predict(self, params, batch: types.ClipBatch):
-    output = self.model.apply(
-      params, batch.frames, batch.tokens, batch.token_mask
-    )
-    return {"video": output.video, "text": output.text}
-
-
-def _cross_entropy(logits, labels, mask):
-  """Mean cross-entropy and accuracy over the mask; 0 where it is empty."""
-  weight = mask.astype(jnp.float32)
-  count = jnp.maximum(weight.sum(), 1.0)
-  labels = jnp.where(mask, labels, 0)
-  log_probability = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log_probability, labels[:, None], axis=1)
-  hit = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
-  return -(picked[:, 0] * weight).sum() / count, (hit * weight).sum() / count
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipReader:
-  """The dataset with what is needed to cut clips and tokens from it."""
-
-  config: PretrainConfig
-  dataset: records.Dataset
-  tokenizer: vocabulary.Vocabulary
-
-  def training_source(self) -> examples.ClipSource:
-    config = self.config
-    records_of = self.dataset.split(config.data.train_split)
-    infos = records_of.metadata(on_corrupt="skip").examples
-    sampling = config.sampling
-    sampler = clips.ClipSampler(
-      infos,
-      clips.ClipSamplerOptions(
-        clip_sec=config.clip.clip_sec,
-        text_source=sampling.text_source,
-        background_share=sampling.background_share,
-        action_only=sampling.action_only,
-        same_video_background=sampling.same_video_background,
-        clips_per_video=sampling.clips_per_video,
-        hidden_classes=self.dataset.class_ids(self.hidden_names),
-      ),
-      label_names=self.dataset.label_names,
-    )
-    return examples.ClipSource(
-      sampler,
-      self._loader(records_of, infos, random_cut=True),
-      tokenizer=self.tokenizer,
-      text_length=config.model.max_text_length,
-      augment=config.augment,
-    )
-
-  def captioned_clips(self, split: str) -> examples.EvaluationClipSource:
-    """One clip per caption of a split, for retrieval."""
-    records_of = self.dataset.split(split)
-    infos = records_of.metadata(on_corrupt="skip").examples
-    return examples.EvaluationClipSource(
-      evaluation_clips.caption_clips(
-        infos,
-        clip_sec=self.config.clip.clip_sec,
-        hidden_classes=self.dataset.class_ids(self.hidden_names),
-        hidden_names=self.hidden_names,
-      ),
-      self._loader(records_of, infos),
-      tokenizer=self.tokenizer,
-      text_length=self.config.model.max_text_length,
-    )
-
-  @functools.cached_property
-  def hidden_names(self) -> tuple[str, ...]:
-    """The classes that training must not see, by name."""
-    sampling = self.config.sampling
-    hidden = sampling.hidden_classes
-    if sampling.class_split:
-      hidden += class_splits.class_split(
-        sampling.class_split, label_names=self.dataset.label_names
-      ).hidden
-    return tuple(sorted(set(hidden)))
-
-  def _loader(
-    self, records_of, infos, *, random_cut: bool = False
-  ) -> examples.FrameLoader:
-    cache = frame_cache.FrameCache(self.config.data.cache_mib)
-    clip = self.config.clip
-    options = examples.FrameOptions(
-      num_frames=clip.num_frames,
-      size=clip.image_size,
-      mode=clip.resize,
-      random_cut=random_cut,
-    )
-    return examples.FrameLoader(records_of, options, cache=cache, infos=infos)
-
-
 def resolve(config) -> PretrainConfig:
   return config_lib.resolve(PretrainConfig, config)
 
@@ -430,14 +105,16 @@ def abstract_run(
     token_mask=abstract.array(size, length, dtype=jnp.bool_),
     pairs=abstract.pairs(size),
   )
-  task = PretrainTask(dual_encoder.DualEncoder(towers), config.loss)
+  task = pretrain_task.PretrainTask(
+    dual_encoder.DualEncoder(towers), config.loss
+  )
   return abstract.AbstractRun(task, batch)
 
 
 def train(config: PretrainConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
-  reader = _open(config)
+  reader = open_reader(config)
   for split in (config.data.selection_split, config.data.eval_split):
     reader.dataset.split(split)
   source = reader.training_source()
@@ -466,24 +143,26 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
 
 def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  score = _RetrievalScore(config, _open(config))
+  score = _RetrievalScore(config, open_reader(config))
   params, _ = checkpoint.restore_params(workdir)
   return score.rows(params, split or config.data.eval_split)
 
 
-def _open(config: PretrainConfig) -> ClipReader:
-  return ClipReader(
-    config,
-    records.open_dataset(config.data.data_dir, config.data.dataset),
-    vocabulary.load(config.data.tokenizer),
+def open_reader(config: PretrainConfig) -> clip_data.ClipReader:
+  return clip_data.ClipReader(
+    config.data,
+    config.clip,
+    config.sampling,
+    config.augment,
+    config.model.max_text_length,
   )
 
 
 class _RetrievalScore:
   """Retrieval between the clips and the captions of a split."""
 
-  def __init__(self, config: PretrainConfig, reader: ClipReader):
-    self.task = PretrainTask(
+  def __init__(self, config: PretrainConfig, reader: clip_data.ClipReader):
+    self.task = pretrain_task.PretrainTask(
       dual_encoder.DualEncoder(model_config(config, reader)), config.loss
     )
     self._config = config
@@ -544,7 +223,7 @@ class _RetrievalScore:
 
 
 def model_config(
-  config: PretrainConfig, reader: ClipReader
+  config: PretrainConfig, reader: clip_data.ClipReader
 ) -> dual_encoder.DualEncoderConfig:
   """The towers' config, with what the data decides."""
   return _towers(
@@ -555,42 +234,16 @@ def model_config(
 
 
 def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
-  model = config.model
   needs_classes = config.loss.class_weight or config.loss.region_weight
-  return dual_encoder.DualEncoderConfig(
-    video_size=model.video_size,
-    text_size=model.text_size,
-    num_frames=config.clip.num_frames,
-    image_size=config.clip.image_size,
-    patch=model.patch,
+  return encoders.towers(
+    config.model,
+    config.clip,
     vocab_size=vocab_size,
-    max_text_length=model.max_text_length,
-    projection_width=model.projection_width,
     num_classes=num_classes if needs_classes else 0,
-    motion_gain=model.motion_gain,
-    remat=model.remat,
-    dtype=model.dtype,
-    video_tower=model.video_tower,
-    text_tower=model.text_tower,
-    batch_norm_groups=model.batch_norm_groups,
-    remat_policy=model.remat_policy,
-    attention=model.attention,
-    query_chunk=model.query_chunk,
   )
 
 
-def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
-  """The shape of a clip and the towers that an encoder.json describes."""
-  return ClipShape(**facts["clip"]), towers_of(facts["model"])
-
-
-def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
-  """The towers that the section "model" of an encoder.json describes."""
-  values = model | {"patch": tuple(model["patch"])}  # a list in JSON
-  return dual_encoder.DualEncoderConfig(**values)
-
-
-def what_was_seen(config: PretrainConfig, reader: ClipReader) -> dict:
+def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
   """What all stages up to this one have trained on; see trainers.provenance.
 
   A run of no steps has seen nothing, others' weights do not say.
@@ -599,7 +252,7 @@ def what_was_seen(config: PretrainConfig, reader: ClipReader) -> dict:
   if config.start.directories:
     before = {}
   elif config.start.workdir:
-    path = pathlib.Path(config.start.workdir) / ENCODER_FILE
+    path = pathlib.Path(config.start.workdir) / encoders.ENCODER_FILE
     facts = facts_lib.read(path.parent, path.name) if path.is_file() else {}
     before = facts.get("training", {})
   trains = bool(config.loop.length.value)
@@ -620,7 +273,7 @@ def _write_encoder(
 ) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
   if processes.is_first():
-    shutil.copyfile(config.data.tokenizer, workdir / TOKENIZER_FILE)
+    shutil.copyfile(config.data.tokenizer, workdir / encoders.TOKENIZER_FILE)
   facts = {
     "encoder": config.encoder,
     "seed": config.loop.seed,
@@ -636,4 +289,4 @@ def _write_encoder(
       **seen,
     },
   }
-  facts_lib.write(workdir / ENCODER_FILE, facts)
+  facts_lib.write(workdir / encoders.ENCODER_FILE, facts)

@@ -206,7 +206,7 @@ def test_nothing_but_bad_records_is_an_error_that_names_the_last(
   source = make_source(dataset, dataset.split("train"), tokenizer)
   for shard in directory.glob("toy-train.tfrecord-*"):
     shard.write_bytes(bytes(byte ^ 1 for byte in shard.read_bytes()))
-  with pytest.raises(VideoError, match="20 unreadable records in a row.*byte"):
+  with pytest.raises(VideoError, match=r"20 unreadable records in a row.*byte"):
     source.item(0, seed=3)
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import abstract, fewshot, grounding, pretrain
+from clap_jax.trainers import (
+  abstract,
+  fewshot,
+  grounding,
+  pretrain,
+  pretrain_task,
+)
 from configs import fewshot_sprites, grounding_sprites, pretrain_sprites
 from tests.golden import golden_file
 
@@ -23,7 +29,7 @@ def dual_encoder_shapes(arg: str):
     dataset=types.SimpleNamespace(label_names=("verb",) * NUM_CLASSES),
   )
   model = dual_encoder.DualEncoder(pretrain.model_config(config, reader))
-  task = pretrain.PretrainTask(model, config.loss)
+  task = pretrain_task.PretrainTask(model, config.loss)
   return jax.eval_shape(task.init, jax.random.key(0))
 
 

@@ -17,7 +17,7 @@ from clap_jax.models import (
   moment_map,
   pyramid,
 )
-from clap_jax.trainers import grounding, localization, pretrain
+from clap_jax.trainers import encoders, grounding, localization, pretrain_task
 from tests.data import built_dataset
 
 MAX_LENGTH = 16  # snippets
@@ -40,12 +40,12 @@ def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
     projection_width=8,
     num_classes=0,
   )
-  task = pretrain.PretrainTask(dual_encoder.DualEncoder(config), None)
+  task = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None)
   return encoder_lib.Encoder(
     name="clap",
     seed=seed,
     directory=directory,
-    clip=pretrain.ClipShape(clip_sec=clip_sec, num_frames=4, image_size=16),
+    clip=encoders.ClipShape(clip_sec=clip_sec, num_frames=4, image_size=16),
     config=config,
     params=jax.device_get(jax.jit(task.init)(jax.random.key(seed))),
     tokenizer=tokenizer,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clap_jax import main
-from clap_jax.trainers import facts, grounding, localization, pretrain
+from clap_jax.trainers import encoders, facts, grounding, localization
 
 ENCODER = {
   "encoder": "clap",
@@ -37,7 +37,7 @@ def test_what_is_written_is_read(tmp_path):
   written = json.loads((tmp_path / "encoder.json").read_text())
   assert written == {"format": 1} | ENCODER
   read, (clip, towers) = facts.load(
-    tmp_path, "encoder.json", pretrain.described
+    tmp_path, "encoder.json", encoders.described
   )
   assert read == ENCODER
   assert (clip.num_frames, towers.patch) == (4, (2, 8, 8))
@@ -92,7 +92,7 @@ def test_a_section_with_a_key_of_another_revision(tmp_path):
   model = ENCODER["model"] | {"dropout": 0.1}
   write_plain(tmp_path / "encoder.json", ENCODER | {"model": model})
   with pytest.raises(facts.FormatError, match="dropout"):
-    facts.load(tmp_path, "encoder.json", pretrain.described)
+    facts.load(tmp_path, "encoder.json", encoders.described)
 
 
 def test_the_command_names_the_file(tmp_path, capsys):

@@ -13,8 +13,8 @@ from clap_jax import types as clap_types
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
+from clap_jax.trainers import encoders, pretrain, pretrain_task
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import pretrain
 from configs import pretrain_sprites
 from tests.data import built_dataset
 from tests.trainers import toy_features
@@ -51,21 +51,13 @@ def resolved(directory, encoder="clap", **changes):
   return pretrain.resolve(config)
 
 
-def open_reader(config):
-  return pretrain.ClipReader(
-    config,
-    records.open_dataset(config.data.data_dir, config.data.dataset),
-    tokenizer_lib.Tokenizer.load(config.data.tokenizer),
-  )
-
-
 def task_and_batch(config):
-  reader = open_reader(config)
+  reader = pretrain.open_reader(config)
   model = dual_encoder.DualEncoder(pretrain.model_config(config, reader))
   source = reader.training_source()
   items = [source.item(index, seed=0) for index in range(BATCH_SIZE)]
   batch = source.collate(items, batch_size=BATCH_SIZE)
-  return pretrain.PretrainTask(model, config.loss), batch
+  return pretrain_task.PretrainTask(model, config.loss), batch
 
 
 def gradient_norms(gradients):
@@ -142,7 +134,7 @@ def test_the_full_size_can_be_traced(encoder):
     dataset=types.SimpleNamespace(label_names=("verb",) * 24),
   )
   model = dual_encoder.DualEncoder(pretrain.model_config(config, reader))
-  task = pretrain.PretrainTask(model, config.loss)
+  task = pretrain_task.PretrainTask(model, config.loss)
   batch = batch_shapes(config)
   params = jax.eval_shape(task.init, jax.random.key(0))
   (loss, _), gradients = jax.eval_shape(
@@ -186,7 +178,7 @@ def batch_shapes(config):
 
 def retrieval_score(directory, function, batch_size=BATCH_SIZE):
   config = resolved(directory, **{"data.batch_size": batch_size})
-  score = pretrain._RetrievalScore(config, open_reader(config))
+  score = pretrain._RetrievalScore(config, pretrain.open_reader(config))
   score._predict = toy_features.FixedPredictor(function)
   return score
 
@@ -293,7 +285,7 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
 
   def facts_of(**changes):
     config = resolved(directory, **changes)
-    return pretrain.what_was_seen(config, open_reader(config))
+    return pretrain.what_was_seen(config, pretrain.open_reader(config))
 
   def seen(**changes):
     return facts_of(**changes)["seen_classes"]
@@ -314,7 +306,7 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
   assert seen(**after) is None, "nobody knows what that run has seen"
   facts = dict.fromkeys(("encoder", "seed", "clip", "model"))
   facts["training"] = {"seen_classes": ["slides", "spins"]}
-  facts_lib.write(start / pretrain.ENCODER_FILE, facts)
+  facts_lib.write(start / encoders.ENCODER_FILE, facts)
   assert seen(**after) == ["slides", "spins"]
   assert facts_of(**after)["captions"] is None, "that run does not say"
   read = {"dataset": "toy/small", "hidden": ["fades", "spins"]}

@@ -1,0 +1,131 @@
+"""Clips and texts of a built dataset, as pre-training reads them."""
+
+import dataclasses
+import functools
+
+from clap_jax import config as config_lib
+from clap_jax.data import (
+  augment,
+  class_splits,
+  clips,
+  evaluation_clips,
+  examples,
+  frame_cache,
+  records,
+  vocabulary,
+)
+from clap_jax.trainers import encoders
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipData:
+  """Where clips and texts come from."""
+
+  dataset: str  # as `clap build` names it
+  data_dir: str
+  tokenizer: str  # a model file of `clap tokenizer`
+  train_split: str
+  selection_split: str  # looked at during training
+  eval_split: str  # looked at once, at the end
+  batch_size: int = config_lib.ranged(minimum=1)  # clips, over all devices
+  cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
+  num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Which clips are drawn; see data/clips.py."""
+
+  text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
+  background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)
+  action_only: bool
+  same_video_background: bool
+  clips_per_video: int = config_lib.ranged(minimum=1)
+  stream: int = config_lib.ranged(minimum=0)  # another one, other clips
+  hidden_classes: tuple[str, ...]  # names that training must not see
+  # "", or a split of data/class_splits.py whose base classes alone are seen.
+  class_split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipReader:
+  """The dataset with what is needed to cut clips and tokens from it."""
+
+  data: ClipData
+  clip: encoders.ClipShape
+  sampling: Sampling
+  augment: augment.AugmentOptions
+  max_text_length: int  # tokens
+
+  @functools.cached_property
+  def dataset(self) -> records.Dataset:
+    return records.open_dataset(self.data.data_dir, self.data.dataset)
+
+  @functools.cached_property
+  def tokenizer(self) -> vocabulary.Vocabulary:
+    return vocabulary.load(self.data.tokenizer)
+
+  def training_source(self) -> examples.ClipSource:
+    records_of = self.dataset.split(self.data.train_split)
+    infos = records_of.metadata(on_corrupt="skip").examples
+    sampling = self.sampling
+    sampler = clips.ClipSampler(
+      infos,
+      clips.ClipSamplerOptions(
+        clip_sec=self.clip.clip_sec,
+        text_source=sampling.text_source,
+        background_share=sampling.background_share,
+        action_only=sampling.action_only,
+        same_video_background=sampling.same_video_background,
+        clips_per_video=sampling.clips_per_video,
+        hidden_classes=self.dataset.class_ids(self.hidden_names),
+      ),
+      label_names=self.dataset.label_names,
+    )
+    return examples.ClipSource(
+      sampler,
+      self._loader(records_of, infos, random_cut=True),
+      tokenizer=self.tokenizer,
+      text_length=self.max_text_length,
+      augment=self.augment,
+    )
+
+  def captioned_clips(self, split: str) -> examples.EvaluationClipSource:
+    """One clip per caption of a split, for retrieval."""
+    records_of = self.dataset.split(split)
+    infos = records_of.metadata(on_corrupt="skip").examples
+    return examples.EvaluationClipSource(
+      evaluation_clips.caption_clips(
+        infos,
+        clip_sec=self.clip.clip_sec,
+        hidden_classes=self.dataset.class_ids(self.hidden_names),
+        hidden_names=self.hidden_names,
+      ),
+      self._loader(records_of, infos),
+      tokenizer=self.tokenizer,
+      text_length=self.max_text_length,
+    )
+
+  @functools.cached_property
+  def hidden_names(self) -> tuple[str, ...]:
+    """The classes that training must not see, by name."""
+    sampling = self.sampling
+    hidden = sampling.hidden_classes
+    if sampling.class_split:
+      hidden += class_splits.class_split(
+        sampling.class_split, label_names=self.dataset.label_names
+      ).hidden
+    return tuple(sorted(set(hidden)))
+
+  def _loader(
+    self, records_of, infos, *, random_cut: bool = False
+  ) -> examples.FrameLoader:
+    cache = frame_cache.FrameCache(self.data.cache_mib)
+    clip = self.clip
+    options = examples.FrameOptions(
+      num_frames=clip.num_frames,
+      size=clip.image_size,
+      mode=clip.resize,
+      random_cut=random_cut,
+    )
+    return examples.FrameLoader(records_of, options, cache=cache, infos=infos)

@@ -1,0 +1,92 @@
+"""What an encoder is, in a config and in the encoder.json of a finished run."""
+
+import dataclasses
+
+from clap_jax import config as config_lib
+from clap_jax.models import (
+  attention,
+  dual_encoder,
+  layers,
+  text_transformer,
+  variants,
+  video_tower,
+)
+
+ENCODER_FILE = "encoder.json"
+TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """How a clip is cut out of a video, for every stage that uses the tower."""
+
+  clip_sec: float = config_lib.ranged(above=0.0)
+  num_frames: int = config_lib.ranged(minimum=1)
+  image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
+  # How frames come to that size; see container.FrameConverter.
+  resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The towers; vocabulary and classes come from the data."""
+
+  video_size: str = config_lib.choice(*variants.VIDEO_SIZES)
+  text_size: str = config_lib.choice(*variants.TEXT_SIZES)
+  patch: tuple[int, int, int] = config_lib.ranged(minimum=1)
+  projection_width: int = config_lib.ranged(minimum=1)
+  max_text_length: int = config_lib.ranged(minimum=2)  # tokens
+  motion_gain: float = config_lib.ranged(minimum=0.0)  # 0: colours only
+  remat: bool
+  dtype: str = config_lib.choice("float32", "bfloat16")
+  video_tower: str = config_lib.choice(
+    *video_tower.NAMES, default=video_tower.TRANSFORMER
+  )
+  text_tower: str = config_lib.choice(
+    *text_transformer.STYLES, default="transformer"
+  )
+  # Parts of the batch with normalisation statistics of their own; 1: all
+  # devices share theirs; 0: the running averages.
+  batch_norm_groups: int = config_lib.ranged(default=1, minimum=0)
+  remat_policy: str = config_lib.choice(
+    *attention.REMAT_POLICIES, default="nothing"
+  )
+  attention: str = config_lib.choice(*layers.ATTENTIONS, default="whole")
+  query_chunk: int = config_lib.ranged(default=0, minimum=0)  # of "chunked"
+
+
+def towers(
+  model: ModelConfig, clip: ClipShape, *, vocab_size: int, num_classes: int
+) -> dual_encoder.DualEncoderConfig:
+  """The config of both towers; `num_classes` of 0 leaves class heads out."""
+  return dual_encoder.DualEncoderConfig(
+    video_size=model.video_size,
+    text_size=model.text_size,
+    num_frames=clip.num_frames,
+    image_size=clip.image_size,
+    patch=model.patch,
+    vocab_size=vocab_size,
+    max_text_length=model.max_text_length,
+    projection_width=model.projection_width,
+    num_classes=num_classes,
+    motion_gain=model.motion_gain,
+    remat=model.remat,
+    dtype=model.dtype,
+    video_tower=model.video_tower,
+    text_tower=model.text_tower,
+    batch_norm_groups=model.batch_norm_groups,
+    remat_policy=model.remat_policy,
+    attention=model.attention,
+    query_chunk=model.query_chunk,
+  )
+
+
+def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
+  """The shape of a clip and the towers that an encoder.json describes."""
+  return ClipShape(**facts["clip"]), towers_of(facts["model"])
+
+
+def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
+  """The towers that the section "model" of an encoder.json describes."""
+  values = model | {"patch": tuple(model["patch"])}  # a list in JSON
+  return dual_encoder.DualEncoderConfig(**values)
