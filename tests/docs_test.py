@@ -4,48 +4,22 @@ import contextlib
 import io
 import pathlib
 import re
-import shlex
-import string
 
 import pytest
 
 from clap_jax import main, stages
 from clap_jax.commands import configs
-from tests import conftest
+from tests import documents
 
-ROOT = conftest.REPOSITORY
-DOCUMENTS = sorted(
-  path
-  for pattern in ("*.md", "docs/*.md", "tfds_builders/*/*.md", "tests/*/*.md")
-  for path in ROOT.glob(pattern)
-)
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+ROOT = documents.ROOT
 _PLACEHOLDER = "..."  # in a command that leaves the obvious out
+COMMANDS = list(documents.read_commands())
+CLAP = [command for command in COMMANDS if command.words[0] == "clap"]
+LAUNCH = [command for command in COMMANDS if command.words[0] == "./launch.sh"]
 
 
-def commands(program: str):
-  """(document, arguments) of every line of a fenced block that calls it."""
-  for path in DOCUMENTS:
-    for language, block in _FENCE.findall(path.read_text(encoding="utf-8")):
-      if language not in ("bash", "sh"):
-        continue
-      variables = {}
-      for line in block.replace("\\\n", " ").splitlines():
-        filled = string.Template(line).safe_substitute(variables)
-        words = shlex.split(filled, comments=True)
-        if len(words) == 1 and re.match(r"\w+=", words[0]):  # name=value
-          name, _, variables[name] = words[0].partition("=")
-        if words[:1] == [program]:
-          yield path.relative_to(ROOT), words[1:]
-
-
-CLAP = list(commands("clap"))
-LAUNCH = list(commands("./launch.sh"))
-
-
-def name(case):
-  return f"{case[0]}: {' '.join(case[1])[:60]}"
+def name(command):
+  return f"{command.document}: {command.text[:60]}"
 
 
 def test_there_are_commands():
@@ -55,8 +29,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("case", CLAP, ids=name)
 def test_clap_takes_it(case):
-  _, arguments = case
-  args = main.parse(arguments)  # exits where it does not
+  args = main.parse(list(case.words[1:]))  # exits where it does not
   if getattr(args, "config", None) in (None, _PLACEHOLDER):
     return
   config = configs.read(args.config, args.overrides)
@@ -66,7 +39,7 @@ def test_clap_takes_it(case):
 
 @pytest.mark.parametrize("case", LAUNCH, ids=name)
 def test_launch_takes_it(case):
-  _, arguments = case
+  arguments = case.words[1:]
   script = (ROOT / "launch.sh").read_text(encoding="utf-8")
   words = [word for word in arguments if word[0] != "/"]
   (known,) = re.findall(r"unknown command .*?; choose ([^.]*)\.", script, re.S)
@@ -87,15 +60,12 @@ def help_of(command: str) -> str:
   return output.getvalue()
 
 
-def inline():
-  for path in DOCUMENTS:
-    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
-    for code in _INLINE.findall(text):
-      yield path.relative_to(ROOT), " ".join(code.split())
-
-
 def test_commands_in_the_text_and_their_flags_are_there():
-  found = [(path, code) for path, code in inline() if code.startswith("clap ")]
+  found = [
+    (path, code)
+    for path, code in documents.inline()
+    if code.startswith("clap ")
+  ]
   assert len(found) > 20
   for path, code in found:
     _, command, *rest = code.split()
@@ -108,7 +78,7 @@ def test_commands_in_the_text_and_their_flags_are_there():
 
 
 def test_modules_that_are_run_are_there():
-  texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+  texts = [path.read_text(encoding="utf-8") for path in documents.DOCUMENTS]
   modules = {
     module
     for text in texts
@@ -125,7 +95,7 @@ def test_modules_that_are_run_are_there():
 
 
 def test_paths_that_are_named_are_there():
-  for path, code in inline():
+  for path, code in documents.inline():
     is_path = re.fullmatch(
       r"(clap_jax|configs|tests|tfds_builders|docs)/\S+", code
     )
@@ -134,7 +104,7 @@ def test_paths_that_are_named_are_there():
 
 
 def test_configs_that_are_named_are_there():
-  for path, code in inline():
+  for path, code in documents.inline():
     if re.fullmatch(r"\w+\.py(:\S*)?", code):
       file = code.partition(":")[0]
       assert list(ROOT.glob(f"**/{file}")), f"{path}: {code}"

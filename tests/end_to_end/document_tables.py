@@ -1,0 +1,95 @@
+"""How the commands of the documents are run in a test: smaller, or not at all.
+
+A command is run as it stands but for SMALLER and EXTRA. What cannot be run here
+is named in NOT_RUN with the reason; nothing else is left out.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from tests.end_to_end import document_inputs as inputs
+
+# Regex on a command's words -> replacement, all of them in this order.
+SMALLER = {
+  r"^(configs/\w+\.py|--config=configs/\w+\.py):(demo|full)": r"\1:tiny",
+  r"^(--config=configs/\w+\.py)$": r"\1:tiny",
+  r"^motion_sprites/demo$": "motion_sprites/tiny",
+  r"^(--config\.model\.(video|text)_size)=L$": r"\1=micro",
+  r"^--config\.clip\.image_size=224$": "--config.clip.image_size=32",
+}
+# What starts so gets these words too.
+EXTRA = {
+  "clap demo": ("--size=tiny", "--encoders=random,clap"),
+}
+
+# Start of a command -> why no test can run it.
+NOT_RUN = {
+  "source .venv/bin/activate": "changes the shell that it is typed in",
+  "./launch.sh test": "is the suite that would run it",
+  "clap train --config=... --workdir=...": "a form: the dots are the reader's; "
+  "processes that meet are run by tests/training/processes_test.py",
+  "clap import r2plus1d_34.pth": "TSP's public weights are not at hand; "
+  "tests/interchange/import_test.py imports random ones of that shape",
+  "clap train --config=configs/pretrain_sprites.py:full --workdir=runs/tsp": (
+    "starts from TSP's weights, which are not at hand"
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """What the commands below a heading need beside themselves."""
+
+  given: tuple[Callable, ...] = ()  # write what the reader brings
+  after: tuple[str, ...] = ()  # sections whose commands come before
+  fast: bool = False  # part of the default run
+
+
+SECTIONS = {
+  "README.md#Two commands": Section(given=(inputs.demo,), fast=True),
+  "README.md#Your own videos": Section(
+    given=(inputs.videos_and_table, inputs.one_video),
+    after=("README.md#Two commands",),
+  ),
+  "README.md#Actions known from a few examples": Section(
+    given=(inputs.one_video, inputs.examples)
+  ),
+  "README.md#The field's datasets": Section(given=(inputs.my_activitynet,)),
+  "README.md#Your own features": Section(
+    given=(inputs.tsp_features, inputs.hapt_recordings)
+  ),
+  "README.md#Grounding on public features": Section(
+    given=(inputs.activitynet_captions,), after=("README.md#Two commands",)
+  ),
+  "README.md#Localization beyond frozen features": Section(
+    given=(inputs.one_video, inputs.minilm),
+    after=(
+      "README.md#Two commands",
+      "README.md#Actions known from a few examples",
+    ),
+  ),
+  "README.md#When a run is long, wide or unlucky": Section(
+    given=(inputs.repository,), fast=True
+  ),
+  "README.md#Does it fit": Section(given=(inputs.tpu_compiler,)),
+  "README.md#Public weights": Section(given=(inputs.minilm,)),
+  "tfds_builders/hacs/README.md#HACS Segments": Section(
+    given=(inputs.hacs_source,)
+  ),
+  **{
+    f"tfds_builders/{name}/README.md#{heading}": Section(
+      given=(inputs.sources(name, *configs),)
+    )
+    for name, heading, *configs in (
+      ("activitynet", "ActivityNet 1.3, with ActivityNet Captions",
+       "", "captions"),
+      ("charades", "Charades"),
+      ("charades_sta", "Charades-STA"),
+      ("epic_kitchens_100", "EPIC-KITCHENS-100, action detection", "verb"),
+      ("multithumos", "MultiTHUMOS"),
+      ("qvhighlights", "QVHighlights"),
+      ("tacos", "TACoS"),
+      ("thumos14", "THUMOS14, temporal action detection"),
+    )
+  },
+}  # fmt: skip
