@@ -199,18 +199,25 @@ _ENGINE_SECTIONS = {
 def add_engine_defaults(config: ml_collections.ConfigDict) -> None:
   """Writes out what a config file leaves to the engine's defaults.
 
-  A key that is not there could not be overridden by a flag. Durations are left
-  out: which of their units is meant is for the file to say.
+  A key that is not there could not be overridden by a flag, nor a None of
+  which no type is known. Durations are left out: which of their units is meant
+  is for the file to say.
   """
   for name, cls in _ENGINE_SECTIONS.items():
     if not isinstance(config.get(name, None), ml_collections.ConfigDict):
       continue
-    section = config[name]
+    section, hints = config[name], typing.get_type_hints(cls)
     with section.unlocked():
       for field in dataclasses.fields(cls):
         known = field.default is not _MISSING and "units" not in field.metadata
         if known and field.name not in section:
-          section[field.name] = field.default
+          section[field.name] = (
+            ml_collections.config_dict.placeholder(
+              _without_none(hints[field.name])
+            )
+            if field.default is None
+            else field.default
+          )
 
 
 def resolve(cls: type, config: Any, path: str = "") -> Any:
@@ -219,8 +226,8 @@ def resolve(cls: type, config: Any, path: str = "") -> Any:
   Args:
     cls: the dataclass; nested dataclasses, Optional, tuples and dicts of
       strings are resolved into.
-    config: a ConfigDict or any mapping. A key whose value is None counts as
-      absent where the type does not allow None.
+    config: a ConfigDict or any mapping. Only a key whose type allows it may be
+      None; one of the keys of a duration then counts as absent.
     path: what stands before the keys in messages, like "optimizer".
 
   Raises:
@@ -297,7 +304,10 @@ def _resolve_field(field, hint, given, path, problems):
   """The field's value; _MISSING leaves the dataclass's own default."""
   value = given.get(field.name)
   at = _at(path, field.name)
-  if value is None and not (field.name in given and _allows_none(hint)):
+  if field.name in given and value is None and not _allows_none(hint):
+    problems.append(f"{at}: got None; give {_describe(hint)}.")
+    return _MISSING
+  if field.name not in given:
     if field.default is _MISSING and field.default_factory is _MISSING:
       problems.append(f"{at}: missing; give {_describe(hint)}.")
     return _MISSING
@@ -339,8 +349,7 @@ def _convert(hint, value, at, problems):
   result = value
   if origin in (typing.Union, types.UnionType):
     if value is not None:
-      (inner,) = [a for a in arguments if a is not type(None)]
-      result = _convert(inner, value, at, problems)
+      result = _convert(_without_none(hint), value, at, problems)
   elif dataclasses.is_dataclass(hint):
     result = _resolve_dataclass(hint, value, at, problems)
   elif origin is tuple:
@@ -420,6 +429,12 @@ def _duration_key(field, unit: str) -> str:
 
 def _allows_none(hint) -> bool:
   return hint is Any or type(None) in typing.get_args(hint)
+
+
+def _without_none(hint):
+  """The X of X | None."""
+  (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
+  return inner
 
 
 def _describe(hint) -> str:

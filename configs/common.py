@@ -4,6 +4,8 @@ import itertools
 import math
 import random
 
+from ml_collections import config_dict
+
 
 def parse_arg(arg: str, **defaults):
   """Parses "size,key=value,flag" into typed values.
@@ -112,7 +114,7 @@ def activitynet_features() -> dict:
       "encoder": "tsp",
     },
     "train_split": "training",
-    "selection_split": None,
+    "selection_split": config_dict.placeholder(str),  # looked at in training
     "eval_split": "validation",
     "batch_size": 16,
     "max_length": 192,  # steps that every video is resized to
@@ -120,6 +122,7 @@ def activitynet_features() -> dict:
     "crop_probability": 0.0,
     "num_threads": 2,
     "on_missing": "skip",  # videos that are gone; the card counts them
+    "holdout": config_dict.placeholder(str),  # regex on training ids
     "ignored_videos": (),
   }
 
@@ -134,14 +137,14 @@ def thumos_features() -> dict:
       "key": "",
       "axis_order": "td",
       "timing": "frames",
-      "fps": None,  # that of the annotations
+      "fps": config_dict.placeholder(float),  # None: that of the annotations
       "stride_frames": 4.0,
       "window_frames": 16.0,
       "offset_frames": 0.0,
       "encoder": "i3d",
     },
     "train_split": "validation",
-    "selection_split": None,
+    "selection_split": config_dict.placeholder(str),  # looked at in training
     "eval_split": "test",
     "batch_size": 2,
     "max_length": 2304,  # steps of a training sequence
@@ -149,6 +152,7 @@ def thumos_features() -> dict:
     "crop_probability": 1.0,
     "num_threads": 2,
     "on_missing": "raise",
+    "holdout": config_dict.placeholder(str),  # regex on training ids
     "ignored_labels": ("Ambiguous",),
     # Wrong labels; no action.
     "ignored_videos": ("video_test_0000270", "video_test_0001292"),
@@ -162,9 +166,11 @@ def hapt_features(*, select: bool) -> dict:
     "features_dir": "features/hapt",  # both by `clap sensors`
     "files": {"names": ("{id}.npz",), "timing": "stored", "encoder": "windows"},
     "train_split": "training",
-    "selection_split": "holdout" if select else None,
+    "selection_split": "holdout" if select else config_dict.placeholder(str),
     "eval_split": "validation",
-    "holdout": "user(05|11|17|23|29)$" if select else None,
+    "holdout": "user(05|11|17|23|29)$"
+    if select
+    else config_dict.placeholder(str),
     "standardize": True,
     "batch_size": 8,
     "max_length": 256,  # steps of a training crop
@@ -497,14 +503,16 @@ def query_data(*, queries: dict, files: dict, **others) -> dict:
   of it can be overridden.
   """
   return {
-    "queries": {"durations": (), "held_out": None} | queries,
+    "queries": {"durations": (), "held_out": config_dict.placeholder(str)}
+    | queries,
     "files": {
       "key": "",  # of the array within an .npz or HDF5 file
       "axis_order": "td",
       "timing": "even",  # even | frames | stored
-      "fps": None,  # of the frames that are counted
-      "stride_frames": None,
-      "window_frames": None,
+      # Of timing "frames":
+      "fps": config_dict.placeholder(float),  # of the frames that are counted
+      "stride_frames": config_dict.placeholder(float),
+      "window_frames": config_dict.placeholder(float),
       "offset_frames": 0.0,
     }
     | files,

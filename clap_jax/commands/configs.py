@@ -1,5 +1,6 @@
 """Config files and their overrides, read by the rules of ml_collections."""
 
+import functools
 import importlib.util
 import pathlib
 from collections.abc import Mapping
@@ -52,8 +53,15 @@ def _with_tuples(value):
 def _overridden(config: ml_collections.ConfigDict, overrides: list[str]):
   for override in overrides:
     _check_key(config, override)
+  last = {override.partition("=")[0]: override for override in overrides}
+  # To ml_collections None is a text, or no number.
+  cleared = [flag for flag, text in last.items() if text == f"{flag}=None"]
   values = flags.FlagValues()
-  arguments = ["clap", *overrides]
+  arguments = ["clap"]
+  for override in overrides:
+    flag, _, text = override.partition("=")
+    if text != "None" and flag not in cleared:
+      arguments.append(override)
   try:
     # Which keys are overridden is read from `sys_argv`, by default sys.argv.
     config_flags.DEFINE_config_dict(
@@ -62,7 +70,19 @@ def _overridden(config: ml_collections.ConfigDict, overrides: list[str]):
     values(arguments)
   except (flags.Error, KeyError, AttributeError, TypeError) as error:
     raise ValueError(f"--config: {error}") from error
+  for flag in cleared:
+    _set_none(values.config, flag.split(".")[1:])
   return values.config
+
+
+def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
+  """Sets a key to None; `config.resolve` says if that is no value of it."""
+  *sections, key = keys
+  section = functools.reduce(
+    lambda section, name: section[name], sections, config
+  )
+  with section.ignore_type():
+    section[key] = None
 
 
 def _check_key(config: ml_collections.ConfigDict, override: str) -> None:

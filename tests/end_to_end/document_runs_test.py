@@ -47,13 +47,14 @@ def smaller(words: tuple[str, ...]) -> list[str]:
     if starts(" ".join(words), start)
     for word in more
   ]
-  return [_smaller_word(word) for word in words] + extra
+  return [part for word in words for part in _smaller_word(word)] + extra
 
 
-def _smaller_word(word: str) -> str:
+def _smaller_word(word: str) -> list[str]:
+  small = word
   for pattern, replacement in tables.SMALLER.items():
-    word = re.sub(pattern, replacement, word)
-  return word
+    small = re.sub(pattern, replacement, small)
+  return [word] if small == word else small.split()
 
 
 class Clone:

@@ -9,11 +9,20 @@ from collections.abc import Callable
 
 from tests.end_to_end import document_inputs as inputs
 
-# Regex on a command's words -> replacement, all of them in this order.
+# Few-shot episodes need several videos of the novel classes.
+_MORE = "motion_sprites/tiny-videos_6"
+# Regex on a command's words -> replacement, one word or several, all of them in
+# this order.
 SMALLER = {
+  r"^(--config=configs/pretrain_sprites\.py):demo(,base_only.*)$": (
+    rf"\1:tiny\2 --config.data.dataset={_MORE}"
+  ),
+  r"^(--config=configs/(fewshot|localization_open)_sprites\.py):demo$": (
+    rf"\1:tiny --config.data.dataset={_MORE}"
+  ),
   r"^(configs/\w+\.py|--config=configs/\w+\.py):(demo|full)": r"\1:tiny",
   r"^(--config=configs/\w+\.py)$": r"\1:tiny",
-  r"^motion_sprites/demo$": "motion_sprites/tiny",
+  r"^motion_sprites/demo$": _MORE,
   r"^(--config\.model\.(video|text)_size)=L$": r"\1=micro",
   r"^--config\.clip\.image_size=224$": "--config.clip.image_size=32",
 }
