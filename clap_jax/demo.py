@@ -22,7 +22,7 @@ import numpy as np
 
 from clap_jax import stages
 from clap_jax.data import decode, records
-from clap_jax.inference import cards, extract, predict
+from clap_jax.inference import cards, extract, model_directory, predict
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.report import content, page, run_files
 from clap_jax.trainers import localization, results
@@ -244,7 +244,7 @@ def _one_encoder(
       name=f"{encoder} seed {seed}",
       model=model,
     )
-  predict.write_model(
+  model_directory.write_model(
     model,
     encoder="pretrain",
     stride_sec=STRIDE_SEC,
@@ -354,7 +354,7 @@ def _predict_unseen(layout, log, model_dir) -> None:
     truth = render.render_video(
       config.seed, "unseen", index=0, config=config, path=video
     )
-    model = predict.load_model(model_dir)
+    model = model_directory.load_model(model_dir)
     labels = layout.unseen / "labels.txt"
     labels.write_text("\n".join(model.label_names) + "\n")
     queries = _action_captions(truth)[:3]

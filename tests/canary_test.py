@@ -26,7 +26,7 @@ from clap_jax.data import (
   tokenizer,
   vocabulary,
 )
-from clap_jax.inference import encoder, index, predict, support
+from clap_jax.inference import encoder, index, model_directory, support
 from clap_jax.interchange import export_weights, import_weights
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
@@ -229,7 +229,7 @@ def test_directories(tmp_path, mark):
   """Every file of a run, a dataset or a feature folder is the canary."""
   loaders = (
     encoder.load_encoder,
-    predict.load_model,
+    model_directory.load_model,
     checkpoint.restore_params,
     results.read,
     stages.evaluate,

@@ -7,7 +7,14 @@ import rich.table
 
 from clap_jax import stages
 from clap_jax.data import query_annotations, records
-from clap_jax.inference import encoder, export, extract, predict, texts
+from clap_jax.inference import (
+  encoder,
+  export,
+  extract,
+  model_directory,
+  predict,
+  texts,
+)
 
 console = stages.console
 
@@ -122,7 +129,7 @@ def _predict(args) -> dict:
     labels = [line.strip() for line in text.splitlines() if line.strip()]
   with stages.Progress("seconds of video") as progress:
     document = predict.predict(
-      predict.load_model(args.model),
+      model_directory.load_model(args.model),
       args.videos,
       labels=labels,
       queries=args.query,

@@ -8,7 +8,7 @@ import rich.table
 from clap_jax import stages
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import index as index_lib
-from clap_jax.inference import predict
+from clap_jax.inference import model_directory
 from tfds_builders import transcoding
 
 console = stages.console
@@ -65,8 +65,8 @@ def _index(args) -> dict:
 def _load_encoder(directory: str) -> encoder_lib.Encoder:
   """Of a model directory or of a pretrain run."""
   path = pathlib.Path(directory)
-  if (path / predict.MODEL_FILE).is_file():
-    return predict.load_model(path).encoder
+  if (path / model_directory.MODEL_FILE).is_file():
+    return model_directory.load_model(path).encoder
   return encoder_lib.load_encoder(path)
 
 
@@ -143,7 +143,7 @@ def _serve(args) -> dict:
     max_upload_bytes=args.max_upload_mib << 20, timeout_sec=args.timeout_sec
   )
   app = app_lib.make_app(
-    predict.load_model(args.model),
+    model_directory.load_model(args.model),
     sanitise=lambda source, target: _sanitise(source, target, limits),
     index=index_lib.open_index(args.index) if args.index else None,
     limits=limits,

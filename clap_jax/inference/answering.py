@@ -1,6 +1,6 @@
 """What the heads of a model find in the windows of a video.
 
-`model` is everywhere a `predict.Model`.
+`model` is everywhere a `model_directory.Model`.
 """
 
 import dataclasses

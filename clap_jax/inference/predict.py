@@ -4,185 +4,15 @@ A video may have any length: it is decoded, encoded and searched in windows, see
 streaming.py and answering.py.
 """
 
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
-import jax
-
 from clap_jax.data import container, features
-from clap_jax.inference import answering, streaming, support
-from clap_jax.inference import encoder as encoder_lib
-from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import (
-  fewshot,
-  grounding,
-  localization,
-  localizers,
-  moment_search,
-  open_vocabulary,
-  running,
-  text_models,
-  text_space,
-)
-
-MODEL_FILE = "model.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """An encoder with the heads that were trained on its features."""
-
-  encoder: encoder_lib.Encoder
-  stride_sec: float
-  localizer: tuple[localizers.FeatureTask, dict, dict] | None
-  grounder: tuple[grounding.GroundingTask, dict, dict] | None
-  matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
-
-  @property
-  def label_names(self) -> tuple[str, ...]:
-    """Classes that are reported when none are asked for."""
-    if self.localizer is None:
-      return ()
-    facts = self.localizer[1]
-    return tuple(facts.get("class_names") or facts["label_names"])
-
-  @property
-  def takes_any_label(self) -> bool:
-    """Whether classes are told by their names, trained or not."""
-    return self.localizer is not None and "text_classes" in self.localizer[1]
-
-  @functools.cached_property
-  def naming(self) -> open_vocabulary.Naming:
-    """How the proposals of a localizer that takes any label are named."""
-    facts = self.localizer[1]
-    classes = open_vocabulary.TextClasses(**facts["text_classes"])
-    if classes.text_model:
-      vectors = text_models.class_vectors(classes.text_model)
-    else:
-      vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
-    return open_vocabulary.Naming(
-      facts["space"],
-      functools.lru_cache(maxsize=1)(vectors),
-      frozenset(facts["seen_classes"]),
-      classes.top_classes,
-    )
-
-  # Kept with the model: a program made anew for each video is compiled anew.
-  @functools.cached_property
-  def detect(self) -> Callable:
-    """The localizer's `detect`, compiled."""
-    return jax.jit(self.localizer[0].detect)
-
-  @functools.cached_property
-  def search(self) -> moment_search.MomentSearch:
-    """Answers queries by the grounder, compiled."""
-    return moment_search.MomentSearch(self.grounder[0])
-
-
-def load_model(directory: str | pathlib.Path) -> Model:
-  """Loads DIR/model.json, which names the encoder and the heads.
-
-  The workdir of a few-shot run is a model as well: its encoder is the one that
-  made the features it was trained on.
-
-  Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if a few-shot head was trained on another encoder's features.
-  """
-  directory = pathlib.Path(directory)
-  path = directory / MODEL_FILE
-  if not path.is_file() and (directory / fewshot.MODEL_FILE).is_file():
-    return _load_fewshot_run(directory)
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"{directory} is no model: it has no {MODEL_FILE}. Expected the model "
-      'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
-      '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
-      "the workdir of a few-shot run."
-    )
-  parts = facts_lib.read(directory, MODEL_FILE)
-  model = Model(
-    encoder=encoder_lib.load_encoder(directory / parts["encoder"]),
-    stride_sec=parts["stride_sec"],
-    localizer=_load_head(directory, parts.get("localization"), localization),
-    grounder=_load_head(directory, parts.get("grounding"), grounding),
-    matcher=_load_head(directory, parts.get("fewshot"), fewshot),
-  )
-  _check_matcher(model)
-  return model
-
-
-def _load_fewshot_run(workdir: pathlib.Path) -> Model:
-  matcher = _load_head(workdir, ".", fewshot)
-  facts = matcher[1]
-  if not facts["encoder_directory"]:
-    raise ValueError(
-      f"{workdir / fewshot.MODEL_FILE} does not name its encoder; write a "
-      f'{MODEL_FILE} with "encoder", "stride_sec" and "fewshot".'
-    )
-  model = Model(
-    encoder=encoder_lib.load_encoder(facts["encoder_directory"]),
-    stride_sec=facts["stride_sec"],
-    localizer=None,
-    grounder=None,
-    matcher=matcher,
-  )
-  _check_matcher(model)
-  return model
-
-
-def _check_matcher(model: Model) -> None:
-  """A head on features of another encoder would find nonsense."""
-  if model.matcher is None:
-    return
-  facts, found = model.matcher[1], model.encoder.fingerprint
-  if facts["encoder_parameters"] != found:
-    raise ValueError(
-      f"The few-shot head was trained on features of an encoder with the "
-      f"parameters {facts['encoder_parameters']}, but "
-      f"{model.encoder.directory} holds {found}; train the head on "
-      "features of this encoder."
-    )
-
-
-def write_model(
-  directory: str | pathlib.Path,
-  *,
-  encoder: str,
-  stride_sec: float,
-  localization_dir: str | None,
-  grounding_dir: str | None,
-  fewshot_dir: str | None = None,
-) -> pathlib.Path:
-  """Writes model.json; paths are relative to `directory`."""
-  path = pathlib.Path(directory) / MODEL_FILE
-  parts = {
-    "encoder": encoder,
-    "stride_sec": stride_sec,
-    "localization": localization_dir,
-    "grounding": grounding_dir,
-  } | ({"fewshot": fewshot_dir} if fewshot_dir else {})
-  facts_lib.write(path, parts)
-  return path
-
-
-def _load_head(directory, name, trainer):
-  """(task, facts, parameters) of a head's workdir; None without one."""
-  if not name:
-    return None
-  workdir = directory / name
-  facts, task, params = running.restored(
-    workdir, trainer.MODEL_FILE, trainer.make_task
-  )
-  if "text_classes" in facts:
-    facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
-  return task, facts, params
+from clap_jax.inference import answering, model_directory, streaming, support
 
 
 def predict(
-  model: Model,
+  model: model_directory.Model,
   videos: Sequence[str | pathlib.Path],
   *,
   labels: Sequence[str] | None = None,
@@ -297,7 +127,7 @@ def _check_request(
 
 
 def _predict_one(
-  model: Model,
+  model: model_directory.Model,
   video: pathlib.Path,
   request: answering.Request,
   *,

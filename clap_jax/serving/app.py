@@ -26,7 +26,7 @@ import pydantic
 from fastapi import responses
 
 from clap_jax.data import container
-from clap_jax.inference import export, predict
+from clap_jax.inference import export, model_directory, predict
 from clap_jax.inference import index as index_lib
 from clap_jax.report import page, player
 
@@ -127,7 +127,7 @@ class Worker:
 
 
 def make_app(
-  model: predict.Model,
+  model: model_directory.Model,
   *,
   sanitise: Sanitise,
   index: index_lib.Index | None = None,

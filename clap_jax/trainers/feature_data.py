@@ -29,6 +29,15 @@ CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
 HOLDOUT_SPLIT = "holdout"
 
 
+def encoder_facts(extraction: Mapping) -> dict:
+  """What a head says of the encoder that made its features, as far as known."""
+  return {
+    "encoder_directory": extraction.get("encoder_directory"),
+    "encoder_parameters": extraction.get("parameters"),
+    "stride_sec": extraction.get("stride_sec"),
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureData:
   """Where features and annotations come from.

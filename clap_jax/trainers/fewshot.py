@@ -141,11 +141,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     episodes_lib.EpisodeOptions(**dataclasses.asdict(config.episodes)),
   )
   facts = model_facts(config, videos.feature_width)
-  facts |= {
-    "encoder_directory": reader.extraction.get("encoder_directory"),
-    "encoder_parameters": reader.extraction["parameters"],
-    "stride_sec": reader.extraction["stride_sec"],
-  }
+  facts |= feature_data.encoder_facts(reader.extraction)
   task = make_task(facts, loss_config=config.loss)
   state = running.fit(
     task,

@@ -228,7 +228,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     title="grounding",
   )
   params, average = running.trained(state)
-  facts |= average
+  facts |= average | feature_data.encoder_facts(reader.extraction)
   facts["absence"] = score.calibrate(params, selection)
   facts_lib.write(workdir / MODEL_FILE, facts)
   rows, found = score.rows(

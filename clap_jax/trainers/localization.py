@@ -91,7 +91,8 @@ def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
     title="localization",
   )
   params, average = running.trained(state)
-  facts_lib.write(workdir / MODEL_FILE, facts | average)
+  encoder = feature_data.encoder_facts(reader.extraction)
+  facts_lib.write(workdir / MODEL_FILE, facts | average | encoder)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     write_predictions(table, workdir / PREDICTIONS_FILE)

@@ -128,7 +128,8 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     title="localization, open vocabulary",
   )
   params, average = running.trained(state)
-  facts |= average | {
+  facts |= average | feature_data.encoder_facts(reader.extraction)
+  facts |= {
     "class_names": list(reader.dataset.label_names),
     "text_classes": dataclasses.asdict(config.classes),
     "seen_classes": list(split.base),

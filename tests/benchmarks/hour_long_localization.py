@@ -28,7 +28,7 @@ import numpy as np
 from clap_jax import stages
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract, predict
+from clap_jax.inference import extract, model_directory
 from clap_jax.trainers import localization
 from configs import localization_sprites, localization_thumos
 from tests.benchmarks import running
@@ -77,7 +77,7 @@ def untrained_model(directory: pathlib.Path) -> pathlib.Path:
     | {"data.features_dir": str(directory / "features"), "loop.steps": 1}
   )
   stages.train(config, directory / "localization")
-  predict.write_model(
+  model_directory.write_model(
     directory,
     encoder="pretrain",
     stride_sec=_STRIDE_SEC,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from clap_jax.data import records
-from clap_jax.inference import cards, predict
+from clap_jax.inference import cards, model_directory
 from clap_jax.report import card_files
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import results
@@ -68,7 +68,7 @@ def model(tmp_path):
       | {"label_names": ["spins", "hops", "darts"]}
     )
   )
-  predict.write_model(
+  model_directory.write_model(
     tmp_path,
     encoder="pretrain",
     stride_sec=0.5,

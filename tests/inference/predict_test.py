@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax.data import features
-from clap_jax.inference import answering, predict
+from clap_jax.inference import answering, model_directory, predict
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.types import Detections
 from tests.data import built_dataset
@@ -227,11 +227,11 @@ def test_a_model_without_a_head(model, video):
 
 def test_directories_that_hold_no_model(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no model\.json"):
-    predict.load_model(tmp_path)
+    model_directory.load_model(tmp_path)
   (tmp_path / "model.json").write_text('{"stride_sec": 0.5}')
   with pytest.raises(ValueError, match="encoder"):
-    predict.load_model(tmp_path)
-  predict.write_model(
+    model_directory.load_model(tmp_path)
+  model_directory.write_model(
     tmp_path,
     encoder="pretrain",
     stride_sec=0.5,
@@ -246,7 +246,7 @@ def test_directories_that_hold_no_model(tmp_path):
     "grounding": None,
   }
   with pytest.raises(FileNotFoundError, match="no pre-trained encoder"):
-    predict.load_model(tmp_path)
+    model_directory.load_model(tmp_path)
   with pytest.raises(FileNotFoundError, match=r"encoder\.json"):
     encoder_lib.load_encoder(tmp_path / "nowhere")
 

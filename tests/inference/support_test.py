@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from clap_jax.data import features
-from clap_jax.inference import predict, support
+from clap_jax.inference import model_directory, predict, support
 from clap_jax.models import heads, localizer, prototypes, pyramid
-from clap_jax.trainers import fewshot
+from clap_jax.trainers import fewshot, grounding, localization
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -63,8 +63,8 @@ def clips(tmp_path_factory):
   )
 
 
-def bare_model(encoder, matcher=None) -> predict.Model:
-  return predict.Model(
+def bare_model(encoder, matcher=None) -> model_directory.Model:
+  return model_directory.Model(
     encoder=encoder,
     stride_sec=toy_model.STRIDE_SEC,
     localizer=None,
@@ -136,21 +136,33 @@ def test_long_examples_become_one_shot_around_each_segment():
   assert all((shot.action == shot.mask).all() for shot in whole)
 
 
-def test_the_workdir_of_a_few_shot_run_is_a_model(
-  encoder, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+  ("part", "file"),
+  [
+    ("matcher", fewshot.MODEL_FILE),
+    ("localizer", localization.MODEL_FILE),
+    ("grounder", grounding.MODEL_FILE),
+  ],
+)
+def test_the_workdir_of_a_head_is_a_model(
+  encoder, tmp_path, monkeypatch, part, file
 ):
-  """Its head must belong to the encoder that is loaded beside it."""
-  matcher = make_matcher(encoder)
-  monkeypatch.setattr(predict, "_load_head", lambda *_: matcher)
+  """The head must belong to the encoder that is loaded beside it."""
+  head = make_matcher(encoder)
+  monkeypatch.setattr(model_directory, "_load_head", lambda *_: head)
   monkeypatch.setattr(
-    predict.encoder_lib, "load_encoder", lambda directory: encoder
+    model_directory.encoder_lib, "load_encoder", lambda directory: encoder
   )
-  (tmp_path / fewshot.MODEL_FILE).write_text("{}")
-  model = predict.load_model(tmp_path)
-  assert model.matcher is matcher and model.localizer is None
-  matcher[1]["encoder_parameters"] = "another"
+  (tmp_path / file).write_text("{}")
+  model = model_directory.load_model(tmp_path)
+  assert getattr(model, part) is head
+  assert [model.matcher, model.localizer, model.grounder].count(None) == 2
+  head[1]["encoder_parameters"] = "another"
   with pytest.raises(ValueError, match="with the parameters another"):
-    predict.load_model(tmp_path)
+    model_directory.load_model(tmp_path)
+  head[1]["encoder_directory"] = None
+  with pytest.raises(ValueError, match=f"{file} does not name the encoder"):
+    model_directory.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

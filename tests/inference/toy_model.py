@@ -7,7 +7,7 @@ import jax
 
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import predict
+from clap_jax.inference import model_directory
 from clap_jax.losses import grounding as grounding_losses
 from clap_jax.models import (
   dual_encoder,
@@ -53,7 +53,7 @@ def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
   )
 
 
-def make_model(encoder) -> predict.Model:
+def make_model(encoder) -> model_directory.Model:
   shared = {
     "max_length": MAX_LENGTH,
     "feature_width": encoder.feature_width,
@@ -78,7 +78,7 @@ def make_model(encoder) -> predict.Model:
     "query_length": encoder.config.max_text_length,
     "query_width": 16,
   }
-  return predict.Model(
+  return model_directory.Model(
     encoder=encoder,
     stride_sec=STRIDE_SEC,
     localizer=_initial(localization.make_task(by_class), by_class),

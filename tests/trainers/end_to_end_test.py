@@ -9,7 +9,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import stages, types
-from clap_jax.inference import predict
+from clap_jax.inference import model_directory, predict
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import end_to_end, end_to_end_scores, results
 from clap_jax.training import optimizer as optimizer_lib
@@ -134,7 +134,7 @@ def test_a_trained_run_predicts(tmp_path):
   assert "end to end" in notes
   assert "embed" in notes  # what stays frozen
   assert stages.evaluate(workdir) == results.read(workdir) == rows
-  model = predict.load_model(workdir / end_to_end.MODEL_DIRECTORY)
+  model = model_directory.load_model(workdir / end_to_end.MODEL_DIRECTORY)
   before = predict.encoder_lib.load_encoder(pretrained)
   after = model.encoder.params["params"]
   for part, same in (("embed", True), ("blocks", False)):

@@ -7,7 +7,7 @@ from clap_jax import config as config_lib
 from clap_jax import stages
 from clap_jax.data import features
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract, predict
+from clap_jax.inference import extract, model_directory, predict
 from clap_jax.metrics import detection, tables
 from clap_jax.trainers import open_vocabulary, results, text_space
 from configs import localization_open_sprites
@@ -128,14 +128,14 @@ def test_classes_never_trained_are_found_by_name(tmp_path):
   learned = stages.train(config, tmp_path / "learned")
   assert "projection learned" in learned[0]["card"]["class_source"]
   assert stages.evaluate(tmp_path / "learned") == learned
-  predict.write_model(
+  model_directory.write_model(
     tmp_path,
     encoder="pretrain",
     stride_sec=0.5,
     localization_dir="open",
     grounding_dir=None,
   )
-  model = predict.load_model(tmp_path)
+  model = model_directory.load_model(tmp_path)
   video = tmp_path / "video.mp4"
   video.write_bytes(built_dataset.encode_mp4(64))
   labels = ["a cat that sleeps", "fades"]

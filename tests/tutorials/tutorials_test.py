@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from clap_jax.inference import predict
+from clap_jax.inference import model_directory
 from tests.tutorials import activitynet_features, few_shot, own_dataset, tpu_pod
 
 MAX_SECONDS = 12.0  # of the videos that are rendered
@@ -54,7 +54,7 @@ def test_own_dataset_and_few_shot(tmp_path):
   pages = list((tmp_path / "own/found").rglob("*.html"))
   assert pages
   model = tmp_path / "own" / "runs"
-  assert predict.load_model(model).label_names
+  assert model_directory.load_model(model).label_names
   found = few_shot.tutorial(model, tmp_path / "few")
   assert found["support"] == {
     "method": "nearest_prototype",

@@ -1,0 +1,180 @@
+"""A model directory: an encoder and the heads trained on its features."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from clap_jax.inference import encoder as encoder_lib
+from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import (
+  fewshot,
+  grounding,
+  localization,
+  localizers,
+  moment_search,
+  open_vocabulary,
+  running,
+  text_models,
+  text_space,
+)
+
+MODEL_FILE = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """An encoder with the heads that were trained on its features."""
+
+  encoder: encoder_lib.Encoder
+  stride_sec: float
+  localizer: tuple[localizers.FeatureTask, dict, dict] | None
+  grounder: tuple[grounding.GroundingTask, dict, dict] | None
+  matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """Classes that are reported when none are asked for."""
+    if self.localizer is None:
+      return ()
+    facts = self.localizer[1]
+    return tuple(facts.get("class_names") or facts["label_names"])
+
+  @property
+  def takes_any_label(self) -> bool:
+    """Whether classes are told by their names, trained or not."""
+    return self.localizer is not None and "text_classes" in self.localizer[1]
+
+  @functools.cached_property
+  def naming(self) -> open_vocabulary.Naming:
+    """How the proposals of a localizer that takes any label are named."""
+    facts = self.localizer[1]
+    classes = open_vocabulary.TextClasses(**facts["text_classes"])
+    if classes.text_model:
+      vectors = text_models.class_vectors(classes.text_model)
+    else:
+      vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
+    return open_vocabulary.Naming(
+      facts["space"],
+      functools.lru_cache(maxsize=1)(vectors),
+      frozenset(facts["seen_classes"]),
+      classes.top_classes,
+    )
+
+  # Kept with the model: a program made anew for each video is compiled anew.
+  @functools.cached_property
+  def detect(self) -> Callable:
+    """The localizer's `detect`, compiled."""
+    return jax.jit(self.localizer[0].detect)
+
+  @functools.cached_property
+  def search(self) -> moment_search.MomentSearch:
+    """Answers queries by the grounder, compiled."""
+    return moment_search.MomentSearch(self.grounder[0])
+
+
+# Part of a Model -> the trainer of that head, and its key in model.json.
+_HEADS = {
+  "localizer": (localization, "localization"),
+  "grounder": (grounding, "grounding"),
+  "matcher": (fewshot, "fewshot"),
+}
+
+
+def load_model(directory: str | pathlib.Path) -> Model:
+  """Loads DIR/model.json, which names the encoder and the heads.
+
+  The workdir of a head's run is a model as well: its encoder is the one that
+  made the features it was trained on.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if a head was trained on another encoder's features, or on
+      features of which no encoder is known.
+  """
+  directory = pathlib.Path(directory)
+  if not (directory / MODEL_FILE).is_file():
+    return _load_run(directory)
+  parts = facts_lib.read(directory, MODEL_FILE)
+  encoder = encoder_lib.load_encoder(directory / parts["encoder"])
+  heads = {
+    name: _load_head(directory, parts.get(key), trainer)
+    for name, (trainer, key) in _HEADS.items()
+  }
+  return _checked(Model(encoder, parts["stride_sec"], **heads))
+
+
+def _load_run(workdir: pathlib.Path) -> Model:
+  """The model of the run of one head."""
+  heads: dict[str, tuple | None] = dict.fromkeys(_HEADS)
+  for name, (trainer, _) in _HEADS.items():
+    if (workdir / trainer.MODEL_FILE).is_file():
+      heads[name] = _load_head(workdir, ".", trainer)
+      break
+  else:
+    raise FileNotFoundError(
+      f"{workdir} is no model: it has no {MODEL_FILE}. Expected the model "
+      'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
+      '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
+      "the workdir of a finished run of a head."
+    )
+  facts = heads[name][1]
+  if not facts.get("encoder_directory"):
+    raise ValueError(
+      f"{workdir / trainer.MODEL_FILE} does not name the encoder of its "
+      f"features, which others made; write a {MODEL_FILE} with "
+      f'"encoder", "stride_sec" and "{_HEADS[name][1]}".'
+    )
+  encoder = encoder_lib.load_encoder(facts["encoder_directory"])
+  return _checked(Model(encoder, facts["stride_sec"], **heads))
+
+
+def _checked(model: Model) -> Model:
+  """A head on features of another encoder would find nonsense."""
+  found = model.encoder.fingerprint
+  for name in _HEADS:
+    head = getattr(model, name)
+    expected = head and head[1].get("encoder_parameters")
+    if expected and expected != found:
+      raise ValueError(
+        f"The {name} was trained on features of an encoder with the "
+        f"parameters {expected}, but {model.encoder.directory} holds {found}; "
+        "train it on features of this encoder."
+      )
+  return model
+
+
+def write_model(
+  directory: str | pathlib.Path,
+  *,
+  encoder: str,
+  stride_sec: float,
+  localization_dir: str | None,
+  grounding_dir: str | None,
+  fewshot_dir: str | None = None,
+) -> pathlib.Path:
+  """Writes model.json; paths are relative to `directory`."""
+  path = pathlib.Path(directory) / MODEL_FILE
+  parts = {
+    "encoder": encoder,
+    "stride_sec": stride_sec,
+    "localization": localization_dir,
+    "grounding": grounding_dir,
+  } | ({"fewshot": fewshot_dir} if fewshot_dir else {})
+  facts_lib.write(path, parts)
+  return path
+
+
+def _load_head(directory, name, trainer):
+  """(task, facts, parameters) of a head's workdir; None without one."""
+  if not name:
+    return None
+  workdir = directory / name
+  facts, task, params = running.restored(
+    workdir, trainer.MODEL_FILE, trainer.make_task
+  )
+  if "text_classes" in facts:
+    facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
+  return task, facts, params
