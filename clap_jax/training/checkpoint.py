@@ -4,11 +4,12 @@ Layout: `<directory>/<step>/{params,rest}/` by Orbax and `manifest.json` written
 last. A step that cannot be trusted is moved to `<directory>.damaged/`.
 """
 
+import contextlib
 import pathlib
 import shutil
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,10 @@ class CheckpointError(RuntimeError):
   """There are checkpoints, but none that can be restored."""
 
 
+class SaveError(RuntimeError):
+  """A checkpoint could not be written; those before it are as they were."""
+
+
 class TreeMismatchError(ValueError):
   """A checkpoint of another model, optimizer or precision."""
 
@@ -41,7 +46,8 @@ class Checkpoints:
 
   At most one save is under way. Call `poll` every step: it finishes a save that
   is done and raises an error of the background. An older checkpoint is deleted
-  only after a newer one has its manifest.
+  only after a newer one has its manifest. A full disk, lost rights and their
+  like are a SaveError of `save`, `poll`, `wait` or `close`.
   """
 
   def __init__(self, directory: pathlib.Path, *, keep: int):
@@ -51,6 +57,7 @@ class Checkpoints:
     self._pending: tuple[int, dict, dict] | None = None
     self._sealing: threading.Thread | None = None
     self._sealing_error: BaseException | None = None
+    self._latest: int | None = None  # step whose save was begun last
     # Steps that are not to be saved again. Process 0 looks, all agree.
     self._saved = set(
       processes.first_decides("clean up the checkpoints", self._clean_up)
@@ -75,15 +82,16 @@ class Checkpoints:
     if step in self._saved:
       return
     self._saved.add(step)
+    self._latest = step
     flat = paths.flatten(state)
-    items = _split(flat)
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **{k: ocp.args.StandardSave(paths.nest(v)) for k, v in items.items()}
-      ),
-      force=True,
-    )
+    items = {
+      name: ocp.args.StandardSave(paths.nest(arrays))
+      for name, arrays in _split(flat).items()
+    }
+    with self._explained():
+      saved = self._manager.save(
+        step, args=ocp.args.Composite(**items), force=True
+      )
     if not saved:
       raise CheckpointError(f"Orbax did not save step {step}.")
     tree = {name: _spec_of(leaf) for name, leaf in flat.items()}
@@ -93,21 +101,23 @@ class Checkpoints:
 
   def poll(self) -> None:
     """Finishes a save that is done, without waiting."""
-    self._raise_sealing_error()
-    self._manager.check_for_errors()
+    with self._explained():
+      self._raise_sealing_error()
+      self._manager.check_for_errors()
     if self._pending and not self._manager.is_saving_in_progress():
       self._start_sealing()
 
   def wait(self) -> None:
     """Returns when nothing is under way."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
-    if self._pending:
-      self._start_sealing()
-    if self._sealing is not None:
-      self._sealing.join()
-      self._sealing = None
-    self._raise_sealing_error()
+    with self._explained():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+      if self._pending:
+        self._start_sealing()
+      if self._sealing is not None:
+        self._sealing.join()
+        self._sealing = None
+      self._raise_sealing_error()
 
   def close(self) -> None:
     try:
@@ -154,6 +164,18 @@ class Checkpoints:
     self._manager.reload()
     self._saved = {saved for saved in self._saved if saved < step}
     return newest
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Orbax says ValueError of a full disk, and names a file alone."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      raise SaveError(
+        f"The checkpoint of step {self._latest} in {self._directory} could not "
+        f"be written: {error}\nThe ones before it are untouched: run the same "
+        "command again once the cause is gone."
+      ) from error
 
   def _clean_up(self) -> list[int]:
     _remove_interrupted(self._directory)

@@ -76,6 +76,7 @@ def fit(
     preemption.Preempted: after SIGTERM, once the state is saved. It is a
       SystemExit with code 0.
     hooks.SkipLimitError: if the guard gave up once too often.
+    start.RunFailedError: if writing or reading is refused on the way.
     ValueError: for a config that does not fit the workdir, the mesh, the
       checkpoint or the parameters.
   """
@@ -101,6 +102,7 @@ def fit(
       sharding_rules=sharding_rules,
       fsdp_min_size=mesh.fsdp_min_size,
     )
+    stack.enter_context(start_lib.refusals(workdir))
     checkpoints = checkpoint_lib.Checkpoints(
       workdir / checkpoint_lib.CHECKPOINT_DIRECTORY, keep=checkpoint.keep
     )

@@ -27,6 +27,28 @@ TrainState = state_lib.TrainState
 PROFILE_DIRECTORY = "profile"
 
 
+class RunFailedError(RuntimeError):
+  """The system refused what a run needs, in the middle of it."""
+
+
+@contextlib.contextmanager
+def refusals(workdir: pathlib.Path) -> Iterator[None]:
+  """Tells a run that breaks from a command that is wrong.
+
+  Raises:
+    RunFailedError: for an OSError, unless it says that a file is not there.
+  """
+  try:
+    yield
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise RunFailedError(
+      f"The run in {workdir} cannot go on: {error}. Its complete checkpoints "
+      "are untouched: run the same command again once the cause is gone."
+    ) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Steps:
   """The run's durations, in steps."""

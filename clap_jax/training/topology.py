@@ -34,6 +34,9 @@ CHIPS = {
   "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
 }
 
+# Both cores of a chip make one device, as on the machines themselves.
+_MEGACORE = ("v4", "v5p")
+
 # Slices that can be rented, in order of their size.
 # Source: Google Cloud's documentation of TPU v5e.
 SLICES = {
@@ -106,6 +109,8 @@ def describe(name: str) -> Topology:
   for key, value in settings.items():
     os.environ.setdefault(key, value)
   options = {}
+  if name.partition(":")[0] in _MEGACORE:
+    options["chip_config_name"] = "megacore"
   if math.prod(sides) < math.prod(chip.host_bounds):  # a part of one host
     padded = (*sides, 1)[:3]
     options["chips_per_host_bounds"] = list(padded)

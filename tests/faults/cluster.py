@@ -89,11 +89,13 @@ def start(
   return started
 
 
-def finish(started: list[subprocess.Popen]) -> Finished:
+def finish(
+  started: list[subprocess.Popen], *, timeout_sec: float = TIMEOUT_SEC
+) -> Finished:
   """Waits for all; kills what is left of them in any case."""
   began_sec = time.monotonic()
   try:
-    logs = [process.communicate(timeout=TIMEOUT_SEC)[0] for process in started]
+    logs = [process.communicate(timeout=timeout_sec)[0] for process in started]
   finally:
     for process in started:
       process.kill()

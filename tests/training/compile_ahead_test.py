@@ -33,6 +33,17 @@ def test_without_the_compiler_it_is_named(monkeypatch):
     topology.describe("v5e:2x2")
 
 
+@needs_libtpu
+@pytest.mark.parametrize(
+  ("name", "num_chips"),
+  [("v4:2x2x1", 4), ("v5p:2x2x1", 4), ("v5e:2x4", 8), ("v6e:2x2", 4)],
+)
+def test_one_device_per_chip(name, num_chips):
+  devices = topology.describe(name).devices
+  assert len({tuple(device.coords) for device in devices}) == num_chips
+  assert len(devices) == num_chips
+
+
 def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
   batch = {
     "x": jax.ShapeDtypeStruct((batch_size, 8), "float32"),
@@ -86,6 +97,11 @@ def test_a_part_of_a_host_and_a_split_state():
   ratio = split["state_bytes_per_chip"] / whole["state_bytes_per_chip"]
   assert 0.25 <= ratio < 0.26
   assert whole["largest_replicated"][0]["bytes"] == 4 * 8 * 4096
+
+
+@needs_libtpu
+def test_a_generation_with_two_cores_per_chip():
+  assert compiled(8, name="v4:2x2x1")["mesh"]["data"] == 4
 
 
 @needs_libtpu

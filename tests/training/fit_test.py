@@ -9,6 +9,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint, hooks, preemption, writer
+from clap_jax.training import start as start_lib
 from clap_jax.training import workdir as workdir_lib
 from tests import conftest
 from tests.training import tiny_run, tiny_task
@@ -210,3 +211,14 @@ def test_skipped_updates_in_a_row_stop_the_run(tmp_path):
   )
   with pytest.raises(hooks.SkipLimitError, match="3 updates in a row"):
     tiny_run.run(tmp_path, num_steps=50, loop=loop, batches_from=poisoned)
+
+
+def test_what_the_system_refuses_is_no_wrong_command(tmp_path):
+  def batches_from(start_step):
+    yield next(tiny_task.batches_from(start_step))
+    raise PermissionError(13, "Permission denied", "/somewhere")
+
+  with pytest.raises(
+    start_lib.RunFailedError, match=r"cannot go on: .*/somewhere"
+  ):
+    tiny_run.run(tmp_path, num_steps=4, batches_from=batches_from)
