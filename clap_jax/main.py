@@ -26,7 +26,7 @@ from clap_jax.commands import (
   weights,
 )
 from clap_jax.trainers import results
-from clap_jax.training import preemption, processes, workdir
+from clap_jax.training import checkpoint, preemption, processes, start, workdir
 
 # What the caller can mend: exit code 2 and a message, no traceback.
 _BAD_INPUT = (
@@ -38,6 +38,9 @@ _BAD_INPUT = (
   PermissionError,
   workdir.WorkdirBusyError,
 )
+
+# What the machine refused a run: exit code 3; a traceback would bury the words.
+_REFUSED = (checkpoint.SaveError, start.RunFailedError)
 
 # Commands that take --config.KEY=VALUE.
 _CONFIGURED = ("train", "sweep", "compile", "study", "eval")
@@ -99,6 +102,9 @@ def main(argv: list[str] | None = None) -> int:
   except _BAD_INPUT as error:
     print(f"clap {args.command}: {error}", file=sys.stderr)
     return processes.fail(2, str(error))
+  except _REFUSED as error:
+    print(f"clap {args.command}: {error}", file=sys.stderr)
+    return processes.fail(3, str(error))
   except Exception as error:  # the last resort: show and say 3
     traceback.print_exc()
     return processes.fail(3, f"{type(error).__name__}: {error}")

@@ -139,15 +139,19 @@ def pack_item(
   """A note for the manifest, and the record unless the video is unusable.
 
   In a dataset without classes what its captions cover is no background.
+
+  Raises:
+    OSError: where the disk takes no more.
   """
   note = {"id": item.id, "repaired": [], "rejected": []}
   try:
     note["bytes"] = item.path.stat().st_size
     note["sha256"] = annotations.hash_file(item.path)
-    video, facts = _stored(item, limits, scratch)
   except OSError as error:
     note["corrupt"] = f"cannot be read: {error.strerror}"
     return note, None
+  try:
+    video, facts = _stored(item, limits, scratch)
   except transcoding.UnusableVideoError as error:
     note["corrupt"] = str(error)
     return note, None

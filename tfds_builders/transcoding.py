@@ -9,6 +9,7 @@ playlist or address inside the file is followed.
 
 import ctypes
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -37,6 +38,8 @@ _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 # What the training side opens; the original store keeps nothing else.
 _READABLE_CONTAINERS = ("mov", "matroska", "avi", "mpegts")
 _PR_SET_PDEATHSIG = 1
+# What the disk says of itself, and not of a video.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +241,7 @@ def transcode(
 
   Raises:
     UnusableVideoError: with the reason.
+    OSError: where the disk takes no more.
   """
   found = _Progress()
   try:
@@ -250,6 +254,8 @@ def transcode(
   except (av.FFmpegError, ValueError, MemoryError) as error:
     if isinstance(error, UnusableVideoError):
       raise
+    if getattr(error, "errno", None) in _NO_ROOM:
+      raise OSError(error.errno, os.strerror(error.errno), target) from error
     raise UnusableVideoError(
       f"cannot be decoded ({type(error).__name__}: {error}) after "
       f"{found.decoded} frames"
@@ -376,6 +382,7 @@ def transcode_apart(
 
   Raises:
     UnusableVideoError: also when the child crashes or runs out of time.
+    OSError: where the disk takes no more: that is not the video's fault.
   """
   root = pathlib.Path(__file__).resolve().parents[1]
   command = [
@@ -418,6 +425,8 @@ def transcode_apart(
     raise UnusableVideoError(
       f"the decoder died (exit status {done.returncode})"
     ) from None
+  if "disk" in answer:
+    raise OSError(answer["disk"], os.strerror(answer["disk"]), target)
   if "reason" in answer:
     raise UnusableVideoError(answer["reason"])
   return answer
@@ -449,6 +458,10 @@ def main(argv: list[str]) -> int:
     answer = transcode(sys.stdin.buffer, pathlib.Path(argv[1]), limits=limits)
   except UnusableVideoError as error:
     answer = {"reason": str(error)}
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    answer = {"disk": error.errno}
   print(json.dumps(answer))
   return 0
 

@@ -30,7 +30,17 @@ def _save_on_and_on(directory, pipe):
   while True:
     step += 1
     checkpoints.save(step, state, metadata={})
+    pipe.send(step)
     checkpoints.poll()
+
+
+def _last_sent(receiver, default):
+  """Of a process that is dead by now."""
+  try:
+    while True:
+      default = receiver.recv()
+  except EOFError:
+    return default
 
 
 def _forkserver():
@@ -42,18 +52,23 @@ def _forkserver():
 def test_killed_at_random_while_saving(tmp_path, figure):
   context, generator = _forkserver(), random.Random(0)
   directory, before, unreadable, backwards = tmp_path / "c", 0, 0, 0
+  most_lost = 0
   for _ in range(NUM_KILLS):
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
       target=_save_on_and_on, args=(str(directory), sender)
     )
     process.start()
+    sender.close()  # the other end is the process's alone
     assert receiver.poll(300)
-    backwards += receiver.recv() < before
+    found = receiver.recv()
+    backwards += found < before
     time.sleep(generator.uniform(0.0, 2.0))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     steps = checkpoint.complete_steps(directory)
+    begun = _last_sent(receiver, found)
+    most_lost = max(most_lost, begun - max(steps, default=0))
     backwards += max(steps, default=0) < before
     before = max([before, *steps])
     for step in steps:
@@ -69,10 +84,12 @@ def test_killed_at_random_while_saving(tmp_path, figure):
   left = [p.name for p in directory.iterdir() if not p.name.isdigit()]
   figure(
     f"#1 {NUM_KILLS} kills while saving, up to step {before}",
-    f"{unreadable} unreadable, {backwards} steps back, left over {left}",
-    "0, 0, []",
+    f"{unreadable} unreadable, {backwards} steps back, at most {most_lost} "
+    f"save lost, left over {left}",
+    "0, 0, 1, []",
   )
   assert (unreadable, backwards, left) == (0, 0, [])
+  assert most_lost <= 1
 
 
 def test_every_damage_leads_to_the_checkpoint_before(tmp_path, figure):

@@ -4,9 +4,10 @@ FAULTS is a comma-separated list of KIND@STEP[/PROCESS][=NUMBER], or "none". A
 fault happens when the batch of its step is asked for, in that process or in
 all. Kinds: term, kill (signals to the own process), sleep (NUMBER seconds),
 hang (in C, holding the interpreter's lock), raise, every (sleeps NUMBER seconds
-at every step from STEP on), forbid (no more writing of new files), hoard (takes
-memory until there is none), and the batches nan and huge. The kind worker
-raises in the background thread that reads for the step.
+at every step from STEP on), forbid (no more writing of new files), full (no
+file may grow any more, as on a full disk), hoard (takes memory until there is
+none), and the batches nan and huge. The kind worker raises in the background
+thread that reads for the step.
 """
 
 import ctypes
@@ -127,6 +128,9 @@ class FaultyBatches:
       raise RuntimeError(f"a fault at step {self._step}")
     elif kind == "forbid":
       os.seteuid(NOBODY)
+    elif kind == "full":
+      limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+      resource.setrlimit(resource.RLIMIT_FSIZE, (1, limit))
     elif kind == "hoard":
       hoard()
     else:

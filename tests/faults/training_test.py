@@ -161,6 +161,28 @@ def test_permission_lost_stops_at_the_next_save(
   assert last <= 20  # told at 15, noticed by the next save at the latest
 
 
+def test_a_full_disk_stops_with_the_reason(command, clean, tmp_path, figure):
+  """Its record is the first that finds no room."""
+  workdir = tmp_path / "run"
+  arguments = command(
+    workdir, **{"checkpoint.save_every_percent": SAVE_PERCENT}
+  )
+  finished = cluster.run(arguments, faults="full@13,every@1=0.1")
+  assert finished.codes == [3], finished.logs
+  said = rf"clap train: The .*{workdir}.* (cannot go on|could not be written)"
+  assert re.search(said, finished.logs[0])
+  assert "File too large" in finished.logs[0]
+  intact = checkpoint.complete_steps(workdir / "checkpoints")[-1]
+  assert intact in (5, 10)  # that of step 10 may have been under way
+  cluster.run(arguments).check()
+  assert_same_bits(workdir, clean)
+  figure(
+    "#4 no room from step 13 on, saves every 5 steps",
+    f"exit code 3 and the reason, step {intact} intact, resumed to equal bits",
+    "a clear error, the old one intact",
+  )
+
+
 def test_out_of_memory_then_the_same_bits(command, clean, tmp_path, figure):
   """First refused memory, then killed as the kernel does."""
   workdir = tmp_path / "run"
@@ -252,10 +274,11 @@ def test_another_model_is_refused_with_the_differences(
   other = cluster.run(command(workdir, **{"pyramid.width": 32}))
   assert other.codes == [2]
   assert "pyramid.width: was 16, now 32" in other.logs[0]
-  (workdir / "config.json").unlink()  # as if nothing told
+  kept = (workdir / "config.json").rename(tmp_path / "config.json")
   tree = cluster.run(command(workdir, **{"pyramid.width": 32}))
   assert tree.codes == [2]
   assert re.search(r"params/\S+: float32\[.*\] saved, float32\[", tree.logs[0])
+  kept.rename(workdir / "config.json")
   whole = cluster.run(command(workdir)).check()
   assert "steps 5 to" in whole.logs[0]  # nothing was loaded or lost meanwhile
   figure(

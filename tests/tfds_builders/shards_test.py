@@ -138,6 +138,96 @@ def test_many_kills(source, tmp_path, figure):
   assert killed >= 50
 
 
+# Files may not grow beyond so many bytes, in the build and in its decoders.
+_FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))
+"""
+# A clock that is years off, folders listed backwards.
+_MOVED = """
+import os, time
+def backwards(function):
+  return lambda *args: sorted(function(*args), reverse=True, key=str)
+os.listdir = backwards(os.listdir)
+moved = time.time
+time.time = lambda: moved() + 3e8
+"""
+
+
+def _run(source, out, before="", **environment):
+  return subprocess.run(
+    [
+      sys.executable,
+      "-c",
+      before + _BUILD,
+      source,
+      out,
+      out.with_suffix(".log"),
+    ],
+    cwd=REPOSITORY,
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+
+
+@pytest.mark.parametrize(
+  "full_at",
+  ["a decoder", pytest.param("a shard", marks=pytest.mark.faults)],
+)
+def test_a_full_disk_stops_the_build_and_blames_no_video(
+  source, tmp_path, full_at, figure
+):
+  assert _run(source, tmp_path / "clean").returncode == 0
+  shard_sizes = [
+    path.stat().st_size
+    for path in (tmp_path / "clean/folder/default/1.0.0").glob("*.tfrecord-*")
+  ]
+  limit = 1000 if full_at == "a decoder" else max(shard_sizes) - 50
+  out = tmp_path / "full"
+  stopped = _run(source, out, _FULL.format(limit))
+  assert stopped.returncode
+  assert "File too large" in stopped.stderr.splitlines()[-1]
+  assert not (out / "folder/default/1.0.0").exists()
+  work = out / ".building-folder-default" / "shards"
+  for path in work.glob("*.done.json"):
+    done = json.loads(path.read_text())
+    shard = path.with_name(path.name.removesuffix(".done.json"))
+    assert shard.stat().st_size == done["bytes"] <= limit
+  resumed = _run(source, out)
+  assert resumed.returncode == 0, resumed.stderr[-2000:]
+  assert _checksums(out) == _checksums(tmp_path / "clean")
+  figure(
+    f"#4 disk full in {full_at} of a build",
+    "stopped, only whole shards marked done, then the bytes of a whole build",
+    "no partial shard marked done",
+  )
+
+
+@pytest.mark.faults
+def test_clock_zone_locale_seed_and_order_change_no_byte(
+  source, tmp_path, figure
+):
+  assert _run(source, tmp_path / "clean").returncode == 0
+  moved = _run(
+    source,
+    tmp_path / "moved",
+    _MOVED,
+    TZ="Pacific/Kiritimati",
+    LC_ALL="C",
+    PYTHONHASHSEED="12345",
+  )
+  assert moved.returncode == 0, moved.stderr[-2000:]
+  assert _checksums(tmp_path / "moved") == _checksums(tmp_path / "clean")
+  figure(
+    "#27 build under another clock, TZ, locale, hash seed, folder order",
+    "the same bytes",
+    "identical",
+  )
+
+
 @pytest.mark.parametrize("store", transcoding.STORES)
 def test_every_store_gives_clips(source, tmp_path, store):
   limits = transcoding.StoreLimits(store=store)
