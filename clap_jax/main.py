@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -41,6 +42,8 @@ _BAD_INPUT = (
 
 # What the machine refused a run: exit code 3; a traceback would bury the words.
 _REFUSED = (checkpoint.SaveError, start.RunFailedError)
+
+_DIRECTORIES = ("workdir", "data_dir", "out", "model", "index")
 
 # Commands that take --config.KEY=VALUE.
 _CONFIGURED = ("train", "sweep", "compile", "study", "eval")
@@ -85,6 +88,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
   args = parse(sys.argv[1:] if argv is None else argv)
   try:
+    _check_directories(args)
     for name in ("json", "html"):  # found out before the work, not after it
       if getattr(args, name, None):
         _check_writable(pathlib.Path(getattr(args, name)), f"--{name}")
@@ -109,6 +113,18 @@ def main(argv: list[str] | None = None) -> int:
     traceback.print_exc()
     return processes.fail(3, f"{type(error).__name__}: {error}")
   return 3 if failed else 0
+
+
+def _check_directories(args) -> None:
+  """A bucket's address would be made a local folder named gs:."""
+  given = [(f"--{name}", getattr(args, name, None)) for name in _DIRECTORIES]
+  given += [text.partition("=")[::2] for text in args.overrides]
+  for flag, value in given:
+    if re.match(r"[a-z][a-z0-9+.-]*://", str(value)):
+      raise ValueError(
+        f"{flag}: {value} is an address, and files are read and written here "
+        "by their paths. Mount the bucket (gcsfuse) and give its folder."
+      )
 
 
 def _check_writable(path: pathlib.Path, flag: str) -> None:

@@ -50,6 +50,18 @@ CASES = {
     ["--config.loop.steps.more", "'more'"],
   ),
   "a whole section": (train("--config.loop=3"), ["loop"]),
+  "a bucket as workdir": (
+    [
+      "train",
+      "--config=configs/pretrain_sprites.py:tiny",
+      "--workdir=gs://b/r",
+    ],
+    ["--workdir", "gs://b/r", "gcsfuse"],
+  ),
+  "a bucket of data": (
+    train("--config.data.data_dir=gs://bucket/data"),
+    ["--config.data.data_dir", "gs://bucket/data", "gcsfuse"],
+  ),
   "wrong type": (train("--config.loop.steps=many"), ["loop.steps", "many"]),
   "half a step": (train("--config.loop.steps=1.5"), ["loop.steps", "1.5"]),
   "out of range": (

@@ -170,7 +170,8 @@ def test_a_thread_that_python_cannot_stop_ends_as_well(toy, tmp_path, figure):
     cluster.arguments(
       toy, tmp_path / "run", **{"loop.stall_timeout_sec": 30.0}
     ),
-    faults="hang@4=300",
+    # Steps that the watchdog sees: until then it allows for a compilation.
+    faults="every@1=0.7,hang@6=300",
   )
   assert finished.codes[0]
   assert "in _happen" in finished.logs[0]
