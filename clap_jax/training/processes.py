@@ -6,6 +6,7 @@ collective waits for ever for a process that left, and the heartbeats of the
 coordinator do not notice one that is alive and stuck.
 """
 
+import contextlib
 import dataclasses
 import faulthandler
 import ipaddress
@@ -26,6 +27,7 @@ from jax._src import distributed
 
 FAILED_CODE = 3
 _FAILURE_KEY = "clap/failure"
+_LEFT_KEY = "clap/left"
 _PROGRESS_KEY = "clap/progress"
 _POLL_SEC = 0.5
 _HEARTBEAT_SEC = 60  # a killed process ends the others after this at the latest
@@ -33,6 +35,7 @@ _START_SEC = 300
 _DECISION_SEC = 1800  # to verify and to copy large checkpoints
 _END_SEC = 1800  # until the last process is done
 _SHUTDOWN_SEC = 20
+_LEAVE_SEC = 8  # process 0 waits so long for the others to read why
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 _decisions = itertools.count()
@@ -240,6 +243,10 @@ def fail(code: int, reason: str) -> int:
   client = distributed.global_state.client
   if client is None:
     return code
+  if code == FAILED_CODE:
+    # A peer that left may have failed this one's collective before anybody
+    # was told who is to blame: then this is all that is known of it.
+    faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
   end_all(code, reason)
   return code
 
@@ -253,13 +260,22 @@ def end_all(code: int, reason: str) -> None:
   if client is not None:
     try:
       _set(client, _FAILURE_KEY, {"process": index(), "reason": reason})
-      if is_first():  # which keeps the key: give the others time to read it
-        time.sleep(4 * _POLL_SEC)
+      _leave(client)
     except RuntimeError:  # the coordinator is gone; they notice by themselves
       pass
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
+
+
+def _leave(client) -> None:
+  """Says that this process goes; the first, which keeps the keys, goes last."""
+  _set(client, f"{_LEFT_KEY}/{index()}", True)
+  deadline_sec = time.monotonic() + _LEAVE_SEC
+  while is_first() and time.monotonic() < deadline_sec:
+    if len(client.key_value_dir_get(f"{_LEFT_KEY}/")) == count():
+      break
+    time.sleep(_POLL_SEC / 5)
 
 
 class _Monitor:
@@ -295,6 +311,8 @@ class _Monitor:
         flush=True,
       )
       faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+      with contextlib.suppress(RuntimeError):  # the coordinator is gone
+        _leave(client)
       os._exit(FAILED_CODE)
 
 
