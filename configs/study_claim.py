@@ -76,8 +76,14 @@ _PROPERTIES = {
   },
 }
 
-# The sizes that the configs of a study know.
-_SIZES = {"tiny": {"seeds": (0,)}, "demo": {}, "full": {}}
+# The sizes that the configs of a study know. The start is three times as long
+# as the stage that is compared: what trimmed classification has to give should
+# be in it, as it is in public encoders.
+_SIZES = {
+  "tiny": {"seeds": (0,), "start_overrides": (("loop.steps", 12),)},
+  "demo": {"start_overrides": (("loop.steps", 1_200),)},
+  "full": {"start_overrides": (("loop.steps", 60_000),)},
+}
 
 
 def _row(name: str, title: str, encoder: str, overrides: tuple = ()) -> dict:
@@ -118,7 +124,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       ("class_split", config.class_split),
     )
   config.seeds = (0, 1, 2, 3, 4)
-  common.update(config, _SIZES, "size", args["size"])
   config.rows = (
     *(_row(name, title, name) for name, title in _FIVE.items()),
     *(
@@ -129,6 +134,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.reference = "clap"
   config.start = "" if args["scratch"] else "tac"
   config.start_overrides = ()
+  common.update(config, _SIZES, "size", args["size"])
+  if args["scratch"]:
+    config.start_overrides = ()
   config.stride_sec = 0.5
   config.vocab_size = 512  # at most; of the tokenizer
   config.notes = (
@@ -139,7 +147,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     + (
       ""
       if args["scratch"]
-      else " All but random start from the same run of trimmed classification."
+      else " All but random start from the same run of trimmed classification, "
+      "three times as long."
     ),
     "Pre-training saw the base classes alone, and no caption that overlaps or "
     "names another class; the heads of localization and grounding are trained "
