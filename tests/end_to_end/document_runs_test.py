@@ -39,20 +39,22 @@ def starts(text: str, start: str) -> bool:
   return f"{text} ".startswith(f"{start} ")
 
 
-def smaller(words: tuple[str, ...]) -> list[str]:
-  """The words of a command as they are run here."""
+def smaller(place: str, words: tuple[str, ...]) -> list[str]:
+  """The words of a section's command as they are run here."""
+  patterns = tables.SECTIONS[place].smaller | tables.SMALLER
   extra = [
     word
     for start, more in tables.EXTRA.items()
     if starts(" ".join(words), start)
     for word in more
   ]
-  return [part for word in words for part in _smaller_word(word)] + extra
+  parts = [part for word in words for part in _smaller_word(word, patterns)]
+  return parts + extra
 
 
-def _smaller_word(word: str) -> list[str]:
+def _smaller_word(word: str, patterns: dict[str, str]) -> list[str]:
   small = word
-  for pattern, replacement in tables.SMALLER.items():
+  for pattern, replacement in patterns.items():
     small = re.sub(pattern, replacement, small)
   return [word] if small == word else small.split()
 
@@ -88,7 +90,7 @@ class Clone:
       assert program == "clap", f"nobody knows how to run {command.text}"
     if not arguments:
       return
-    words = smaller(("clap", *arguments))
+    words = smaller(command.place, ("clap", *arguments))
     print(">", *words)
     assert main.main(words[1:]) == 0, words
 
@@ -137,6 +139,7 @@ def type_section(clone: Clone, place: str, request) -> None:
 )
 def test_section(place, tmp_path, monkeypatch, request):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("PYTHONPATH", str(documents.ROOT))  # of its processes
   type_section(Clone(tmp_path), place, request)
 
 
@@ -155,6 +158,9 @@ def test_no_table_names_what_no_document_has():
   for start in tables.NOT_RUN:
     assert any(starts(text, start) for text in texts), start
   run = [c for c in COMMANDS if reason_not_to_run(c) is None]
-  words = {word for command in run for word in command.words}
+  words = {(command.place, word) for command in run for word in command.words}
   for pattern in tables.SMALLER:
-    assert any(re.search(pattern, word) for word in words), pattern
+    assert any(re.search(pattern, word) for _, word in words), pattern
+  for place, section in tables.SECTIONS.items():
+    for pattern in section.smaller:
+      assert any(re.search(pattern, w) for p, w in words if p == place), pattern

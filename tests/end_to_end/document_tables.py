@@ -52,6 +52,7 @@ class Section:
   given: tuple[Callable, ...] = ()  # write what the reader brings
   after: tuple[str, ...] = ()  # sections whose commands come before
   fast: bool = False  # part of the default run
+  smaller: dict[str, str] = dataclasses.field(default_factory=dict)  # SMALLER's
 
 
 SECTIONS = {
@@ -79,6 +80,10 @@ SECTIONS = {
   ),
   "README.md#When a run is long, wide or unlucky": Section(
     given=(inputs.repository,), fast=True
+  ),
+  "README.md#Commands": Section(
+    after=("README.md#Two commands",),
+    smaller={r"motion_sprites/demo\b": "motion_sprites/tiny"},
   ),
   "README.md#Does it fit": Section(given=(inputs.tpu_compiler,)),
   "README.md#Public weights": Section(given=(inputs.minilm,)),
