@@ -12,7 +12,7 @@ import numpy as np
 
 from clap_jax.data import features
 from clap_jax.inference import streaming, support
-from clap_jax.trainers import grounding_evaluation
+from clap_jax.trainers import grounding_answers
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
@@ -112,7 +112,7 @@ class Answers:
     facts = self._model.grounder[1]["absence"]
     if facts is None:
       return {"absence": None, "absent": None}
-    fitted = grounding_evaluation.calibration_of(facts)
+    fitted = grounding_answers.calibration_of(facts)
     logits = self._absence_logits
     rows = zip(
       self._request.queries,

@@ -21,7 +21,7 @@ from clap_jax.data.class_texts import ClassTexts
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
 from clap_jax.models import episode_baselines, localizer
-from clap_jax.trainers import fewshot, fewshot_scores
+from clap_jax.trainers import fewshot, fewshot_methods
 from clap_jax.types import EpisodeBatch
 
 SEGMENTS_FILE = "segments.csv"
@@ -178,7 +178,7 @@ class SupportSet:
   def method(self) -> str:
     if self._matcher is None:
       return "nearest_prototype"
-    return fewshot_scores.method_name(self._matcher[0])
+    return fewshot_methods.method_name(self._matcher[0])
 
   @property
   def facts(self) -> dict:

@@ -1,9 +1,9 @@
-"""How few-shot localization is judged: which episodes, by which methods."""
+"""How few-shot localization is judged: on which episodes, by which numbers."""
 
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,20 +12,17 @@ from clap_jax import config as config_lib
 from clap_jax.data import (
   class_splits,
   episode_batches,
-  pipeline,
 )
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.metrics import card, detection, intervals
-from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import (
   feature_data,
   fewshot_cards,
-  fewshot_encoding,
+  fewshot_methods,
   fewshot_runs,
   results,
 )
-from clap_jax.training import evaluation, processes
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +66,6 @@ class Setting(NamedTuple):
     return f"{self.ways}way_{self.shots}shot{suffix}"
 
 
-class _Method(NamedTuple):
-  """How to find the segments of episodes."""
-
-  predictor: evaluation.Predictor
-  params: Any
-  episodes: Callable[
-    [Sequence[episodes_lib.Episode]], episode_batches.EvaluationEpisodes
-  ]
-
-
 class Scores:
   """Draws episodes, predicts them with every method, and scores the runs."""
 
@@ -90,6 +77,7 @@ class Scores:
   ):
     self._config = config
     self._reader = reader
+    self._methods = fewshot_methods.Methods(config, reader)
     self._classes = split
     self._protocol = detection.protocol_named(config.protocol)
     self._novel_videos: dict[str, episode_batches.EpisodeVideos] = {}
@@ -190,7 +178,9 @@ class Scores:
     drawn = self.draw(
       videos, split, part="validation", setting=setting, min_episodes=1
     )
-    found = self._found(self._trained(task, params, videos), videos, drawn)
+    found = self._methods.find(
+      self._methods.trained(task, params, videos), videos, drawn
+    )
     values = self.run_metrics(drawn, found, split)["average_map"]
     return {f"{setting}/average_map": float(np.mean(values))}
 
@@ -199,88 +189,19 @@ class Scores:
   ) -> list[dict]:
     """Result rows of every setting and method on the novel classes."""
     videos, rows = self._videos_of_novel(split), []
-    methods = {method_name(task): self._trained(task, params, videos)}
-    methods |= self._baselines(videos)
+    methods = {
+      fewshot_methods.method_name(task): self._methods.trained(
+        task, params, videos
+      )
+    }
+    methods |= self._methods.baselines(videos)
     for setting, drawn in self.draw_all(split).items():
       if workdir is not None and processes.is_first():
         episodes_lib.write(workdir / f"episodes_{setting}.json", drawn)
       for name, method in methods.items():
-        found = self._found(method, videos, drawn)
+        found = self._methods.find(method, videos, drawn)
         rows += self._rows_of(setting, name, drawn, found, split)
     return rows
-
-  def _predictor(self, predict) -> evaluation.Predictor:
-    return evaluation.Predictor(
-      predict,
-      mesh=mesh_lib.make_mesh(self._config.mesh),
-      batch_size=self._config.data.batch_size,
-    )
-
-  def _trained(self, task, params, videos) -> "_Method":
-    """The trained matcher, with all videos encoded."""
-    encoded = fewshot_encoding.encode_videos(
-      self._predictor(task.encode),
-      params,
-      videos,
-      batch_size=self._config.data.batch_size,
-    )
-    return _Method(
-      self._predictor(task.predict_encoded),
-      params,
-      lambda drawn: fewshot_encoding.EncodedEpisodes(videos, drawn, encoded),
-    )
-
-  def _baselines(self, videos) -> dict[str, "_Method"]:
-    """What is not trained, by name."""
-    temperature = self._config.evaluation.temperature
-    logit_scale = self._reader.class_texts.logit_scale
-    baselines = {
-      "nearest_prototype": lambda batch: episode_baselines.nearest_prototype(
-        batch, temperature=temperature
-      ),
-      "text_only": lambda batch: episode_baselines.text_only(
-        batch, logit_scale=logit_scale
-      ),
-    }
-
-    def decoded(points_of):
-      return lambda _, batch: localizer.decode(
-        points_of(batch), config=self._config.decode
-      )
-
-    return {
-      name: _Method(
-        self._predictor(decoded(points_of)),
-        {},
-        lambda drawn: episode_batches.EvaluationEpisodes(videos, drawn),
-      )
-      for name, points_of in baselines.items()
-    }
-
-  def _found(self, method: "_Method", videos, drawn) -> list[tuple]:
-    """(segments in seconds, scores, class names) of each episode in order."""
-    flat = [episode for run in drawn.runs for episode in run]
-    info_of = {info.id: info for info in videos.examples}
-    found: list[tuple] = [()] * len(flat)
-    with pipeline.evaluation_batches(
-      method.episodes(flat), batch_size=self._config.data.batch_size
-    ) as batches:
-      for batch, output in evaluation.predict_batches(
-        method.predictor, method.params, batches
-      ):
-        for row, index in enumerate(batch.episode_index):
-          if index < 0:
-            continue
-          episode, keep = flat[index], output.mask[row]
-          segments = videos.grid(episode.query).to_seconds(
-            output.segments[row][keep].astype(np.float64)
-          )
-          found[index] = (
-            segments.clip(0.0, info_of[episode.query].duration_sec),
-            output.scores[row][keep],
-            [episode.classes[label] for label in output.labels[row][keep]],
-          )
-    return found
 
   def run_metrics(self, drawn, found, split: str) -> dict[str, list[float]]:
     """See `fewshot_runs.run_metrics`."""
@@ -339,8 +260,3 @@ class Scores:
     return document | fewshot_cards.facts_of(
       drawn, without_features=without_features
     )
-
-
-def method_name(task) -> str:
-  """The trained method as rows and cards call it."""
-  return "text_assisted" if task.model.config.use_text else "prototypes"

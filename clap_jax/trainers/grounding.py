@@ -14,6 +14,7 @@ from clap_jax.losses import grounding as losses
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
 from clap_jax.trainers import (
   abstract,
+  grounding_answers,
   grounding_evaluation,
   grounding_heads,
   moment_search,
@@ -235,7 +236,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     params, config.data.eval_split, absence=facts["absence"]
   )
   if processes.is_first():
-    grounding_evaluation.write_predictions(
+    grounding_answers.write_predictions(
       found, workdir, absence=facts["absence"]
     )
   results.write(workdir, rows)
