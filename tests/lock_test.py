@@ -76,7 +76,7 @@ def test_the_lock_installs_and_the_package_runs_from_it(tmp_path):
     ],
     capture_output=True,
     text=True,
-    timeout=1800,
+    timeout=7200,  # against a hang alone: an index and a disk may be slow
     check=False,
   )
   if re.search(r"NewConnectionError|NameResolution", installed.stderr):
