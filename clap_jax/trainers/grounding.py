@@ -14,6 +14,7 @@ from clap_jax.losses import grounding as losses
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
 from clap_jax.trainers import (
   abstract,
+  feature_data,
   grounding_answers,
   grounding_evaluation,
   grounding_heads,
