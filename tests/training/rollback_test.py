@@ -1,6 +1,7 @@
 """The guard in a whole run: skipped, rolled back, given up."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -26,7 +27,9 @@ def batches_with(bad_steps, value=np.nan):
   return batches_from
 
 
-def run(workdir, num_steps, bad_steps, *, value=np.nan, **loop):
+def run(
+  workdir, num_steps, bad_steps, *, value=np.nan, batches_from=None, **loop
+):
   options = {"max_skipped_in_a_row": 3} | loop
   # Of one learning rate, whatever the length of the run.
   optimizer = dataclasses.replace(tiny_run.OPTIMIZER, schedule="constant")
@@ -34,7 +37,8 @@ def run(workdir, num_steps, bad_steps, *, value=np.nan, **loop):
     workdir,
     num_steps=num_steps,
     optimizer=optimizer,
-    batches_from=batches_with(bad_steps, value),
+    task=tiny_task.TinyTask(noise=0.0),
+    batches_from=batches_from or batches_with(bad_steps, value),
     loop=config_lib.LoopConfig(
       length=tiny_run.steps(num_steps), log_every=tiny_run.steps(1), **options
     ),
@@ -52,6 +56,24 @@ def test_one_bad_batch_is_skipped_and_the_run_goes_on(tmp_path, value):
   assert lines[44]["train/guard/skipped_in_a_row"] == 0
   assert lines[44]["train/loss"] < 2 * lines[39]["train/loss"]
   assert not (tmp_path / rollback.RECORD_FILE).exists()
+
+
+def test_the_other_steps_are_those_of_a_run_without_the_batch(tmp_path):
+  def without_the_fifth(start_step):
+    batches = tiny_task.batches_from(0)
+    kept = (batch for step, batch in enumerate(batches, 1) if step != 5)
+    yield from itertools.islice(kept, start_step, None)
+
+  skipped = run(tmp_path / "a", 9, {5})
+  without = run(tmp_path / "b", 8, set(), batches_from=without_the_fifth)
+  jax.tree.map(np.testing.assert_array_equal, skipped.params, without.params)
+  jax.tree.map(np.testing.assert_array_equal, skipped.ema, without.ema)
+  losses = [
+    [line["train/loss"] for line in writer.read_metrics(tmp_path / name)]
+    for name in ("a", "b")
+  ]
+  assert losses[0][4] is None
+  assert losses[0][:4] + losses[0][5:] == losses[1]
 
 
 def test_an_outlier_passes_where_the_guard_is_off(tmp_path):

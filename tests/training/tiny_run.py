@@ -19,7 +19,15 @@ def steps(value):
   return config_lib.Duration(value, "steps")
 
 
-def run(workdir, *, num_steps, save_every=2, batches_from=None, **kwargs):
+def run(
+  workdir,
+  *,
+  num_steps,
+  save_every=2,
+  batches_from=None,
+  task=tiny_task.TinyTask(),
+  **kwargs,
+):
   """Trains the tiny task; keyword arguments go to `fit`."""
   arguments = {
     "config": {"learning_rate": OPTIMIZER.learning_rate},
@@ -29,7 +37,6 @@ def run(workdir, *, num_steps, save_every=2, batches_from=None, **kwargs):
     "batches_from": batches_from or tiny_task.batches_from,
     "show_progress": False,
   }
-  task = tiny_task.TinyTask()
   return fit_lib.fit(task, workdir=workdir, **(arguments | kwargs))
 
 

@@ -14,6 +14,7 @@ class TinyTask:
   """A two-layer network with noise on its input."""
 
   width: int = 32
+  noise: float = 0.01
 
   def init(self, rng):
     first, second = jax.random.split(rng)
@@ -26,7 +27,7 @@ class TinyTask:
     }
 
   def loss(self, params, batch, rng):
-    noise = 0.01 * jax.random.normal(rng, batch["x"].shape)
+    noise = self.noise * jax.random.normal(rng, batch["x"].shape)
     error = self.predict(params, {"x": batch["x"] + noise}) - batch["y"]
     return jnp.mean(error**2), {"max_error": jnp.max(jnp.abs(error))}
 
