@@ -2,7 +2,9 @@
 
 import rich.table
 
-from clap_jax import demo, stages
+from clap_jax import stages
+from clap_jax.demo import report as demo_report
+from clap_jax.demo import run as demo_run
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import score_page
 
@@ -101,7 +103,7 @@ def add_report(commands) -> None:
 
 
 def _report(args) -> dict:
-  path = demo.report(args.workdir)
+  path = demo_report.report(args.workdir)
   console.print(f"report: {path}")
   return {"report": str(path)}
 
@@ -124,7 +126,7 @@ def add_demo(commands) -> None:
 
 
 def _demo(args) -> dict:
-  return demo.run(
+  return demo_run.run(
     args.workdir,
     size=args.size,
     seeds=numbers(args.seeds),
