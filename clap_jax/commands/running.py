@@ -172,7 +172,7 @@ def add_compile(commands) -> None:
   )
   parser.add_argument(
     "--topology",
-    help="v5e:2x2, v5e:16x16, v6e:4x4, v5p:2x2x2, or smallest: the first v5e "
+    help="v5e:2x2, v5e:16x16, v4:2x2x1, v5p:2x2x2, or smallest: the first v5e "
     "slice that the step fits; default: the one that the config names",
   )
   parser.add_argument(
