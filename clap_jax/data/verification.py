@@ -19,6 +19,7 @@ from clap_jax.data.records import (
 from clap_jax.data.tfrecord import CorruptRecordError
 
 CHECKSUMS = "SHA256SUMS"
+DATA_CARD = "DATA_CARD.md"  # beside what the build wrote; see inference/cards
 MAX_PROBLEMS = 1000
 _BLOCK_BYTES = 1 << 20
 _END_SLACK_SEC = 1e-3  # times are float32
@@ -124,7 +125,7 @@ def _check_files(
   present = {
     file.relative_to(directory).as_posix()
     for file in directory.rglob("*")
-    if file.is_file() and file.name != CHECKSUMS
+    if file.is_file() and file.name not in (CHECKSUMS, DATA_CARD)
   }
   problems += [
     f"{name}: a file that the build did not write"

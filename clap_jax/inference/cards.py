@@ -8,13 +8,13 @@ import hashlib
 import json
 import pathlib
 
-from clap_jax.data import records, statistics
+from clap_jax.data import records, statistics, verification
 from clap_jax.report import card_files, files, metric_names
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
 
-MODEL_CARD, DATA_CARD = "MODEL_CARD.md", "DATA_CARD.md"
+MODEL_CARD = "MODEL_CARD.md"
 _HEADS = ("localization", "fewshot", "grounding")
 _PROCEDURAL = "motion_sprites"
 
@@ -91,7 +91,7 @@ def write_data_card(dataset: records.Dataset) -> pathlib.Path:
       "purpose": _purpose(base),
     }
   )
-  return _write(dataset.directory / DATA_CARD, text)
+  return _write(dataset.directory / verification.DATA_CARD, text)
 
 
 def _json(path: pathlib.Path) -> dict:

@@ -9,6 +9,7 @@ import pytest
 
 from clap_jax import main, stages
 from clap_jax.data import records, statistics, tfrecord, verification
+from clap_jax.inference import cards
 from tests.tfds_builders import transcoding_test
 from tfds_builders import build, finishing
 
@@ -87,6 +88,11 @@ def test_missing_extra_and_linked_files_are_found(copy, tmp_path):
   assert any(index.name in p and "missing" in p for p in _problems(copy))
   index.symlink_to(tmp_path / "away")
   assert any("out of the dataset's folder" in p for p in _problems(copy))
+
+
+def test_the_data_card_is_no_damage(copy):
+  cards.write_data_card(records.open_dataset(copy, "folder/default"))
+  assert _problems(copy) == ()
 
 
 def test_a_consistent_lie_is_found(copy):

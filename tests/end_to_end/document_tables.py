@@ -11,6 +11,7 @@ from tests.end_to_end import document_inputs as inputs
 
 # Few-shot episodes need several videos of the novel classes.
 _MORE = "motion_sprites/tiny-videos_6"
+_BATCH = "--config.data.batch_size=8"  # tests simulate eight devices
 # Regex on a command's words -> replacement, one word or several, all of them in
 # this order.
 SMALLER = {
@@ -18,7 +19,10 @@ SMALLER = {
     rf"\1:tiny\2 --config.data.dataset={_MORE}"
   ),
   r"^(--config=configs/(fewshot|localization_open)_sprites\.py):demo$": (
-    rf"\1:tiny --config.data.dataset={_MORE}"
+    rf"\1:tiny --config.data.dataset={_MORE} {_BATCH}"
+  ),
+  r"^(--config=configs/(grounding|localization_end)_\w+\.py):\w+(.*)$": (
+    rf"\1:tiny\3 {_BATCH}"
   ),
   r"^(configs/\w+\.py|--config=configs/\w+\.py):(demo|full)": r"\1:tiny",
   r"^(--config=configs/\w+\.py)$": r"\1:tiny",
@@ -36,7 +40,7 @@ NOT_RUN = {
   "source .venv/bin/activate": "changes the shell that it is typed in",
   "./launch.sh test": "is the suite that would run it",
   "clap train --config=... --workdir=...": "a form: the dots are the reader's; "
-  "processes that meet are run by tests/training/processes_test.py",
+  "processes that meet are run by tests/faults/processes_test.py",
   "clap import r2plus1d_34.pth": "TSP's public weights are not at hand; "
   "tests/interchange/import_test.py imports random ones of that shape",
   "clap train --config=configs/pretrain_sprites.py:full --workdir=runs/tsp": (
