@@ -39,6 +39,10 @@ EXTRA = {
 NOT_RUN = {
   "source .venv/bin/activate": "changes the shell that it is typed in",
   "./launch.sh test": "is the suite that would run it",
+  "clap study claim": "takes hours; tests/studies/study_test.py has tiny ones",
+  "pytest -m faults": "takes an hour; is a part of the suite",
+  "pytest -s tests/faults": "is a part of the suite",
+  "python -m tests.faults.soak": "takes an hour",
   "clap train --config=... --workdir=...": "a form: the dots are the reader's; "
   "processes that meet are run by tests/faults/processes_test.py",
   "clap import r2plus1d_34.pth": "TSP's public weights are not at hand; "
