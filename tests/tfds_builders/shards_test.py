@@ -67,9 +67,14 @@ def _checksums(out):
   return path.read_text()
 
 
+def _command(source, out, log, before=""):
+  code = before + _BUILD
+  return [sys.executable, "-c", code, str(source), str(out), str(log)]
+
+
 def _start(source, out, log):
   return subprocess.Popen(
-    [sys.executable, "-c", _BUILD, str(source), str(out), str(log)],
+    _command(source, out, log),
     cwd=REPOSITORY,
     stderr=subprocess.PIPE,
   )
@@ -156,14 +161,7 @@ time.time = lambda: moved() + 3e8
 
 def _run(source, out, before="", **environment):
   return subprocess.run(
-    [
-      sys.executable,
-      "-c",
-      before + _BUILD,
-      source,
-      out,
-      out.with_suffix(".log"),
-    ],
+    _command(source, out, out.with_suffix(".log"), before),
     cwd=REPOSITORY,
     env=os.environ | environment,
     capture_output=True,
