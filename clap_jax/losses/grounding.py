@@ -16,6 +16,7 @@ from clap_jax.losses.localization import (
   PointLossConfig,
   assign_batch,
   point_loss,
+  sum_in_chunks,
 )
 from clap_jax.ops import segments as segment_ops
 from clap_jax.ops.masking import masked_log_softmax
@@ -195,7 +196,8 @@ def map_grounding_loss(
   }
   if config.map_shift_weight:
     parts["shift"] = (
-      config.map_shift_weight * jnp.sum(jnp.where(positive_mask, error, 0.0)),
+      config.map_shift_weight
+      * sum_in_chunks(jnp.where(positive_mask, error, 0.0)),
       jnp.sum(positive_mask).astype(jnp.float32),
     )
   near_best = target >= jnp.max(target, axis=-1, keepdims=True) - 1e-6

@@ -21,6 +21,8 @@ SIMILARITIES = {
   "diou": segment_ops.diou,
 }
 
+_CHUNK = 16  # terms that are added in one chain
+
 
 @dataclasses.dataclass(frozen=True)
 class PointLossConfig:
@@ -99,6 +101,22 @@ def sigmoid_focal_loss(
   return loss
 
 
+def sum_in_chunks(values: jax.Array) -> jax.Array:
+  """The sum of values (b, ...), of each video alone and then of all.
+
+  At the start of training most values are nearly equal, and a chain of equal
+  terms rounds the same way again and again. How long XLA's chains are depends
+  on how many videos of the batch a device holds, and so did the loss, by 2e-6.
+  The barriers keep the chunks from being merged.
+  """
+  values = values.reshape(len(values), -1)
+  while values.shape[1] > 1:
+    filled = jnp.pad(values, ((0, 0), (0, -values.shape[1] % _CHUNK)))
+    chunks = filled.reshape(len(values), -1, _CHUNK)
+    values = jax.lax.optimization_barrier(jnp.sum(chunks, axis=-1))
+  return jnp.sum(values)
+
+
 def offset_loss(
   offsets: jax.Array,  # (*b, 2): distances to start and end, >= 0
   target_offsets: jax.Array,  # (*b, 2)
@@ -167,8 +185,8 @@ def point_loss(
     similarity=config.offset_similarity,
   )
   count = jnp.sum(positive_mask).astype(jnp.float32)
-  class_sum = jnp.sum(jnp.where(valid, per_class, 0.0))
-  offset_sum = jnp.sum(jnp.where(positive_mask, per_offset, 0.0))
+  class_sum = sum_in_chunks(jnp.where(valid, per_class, 0.0))
+  offset_sum = sum_in_chunks(jnp.where(positive_mask, per_offset, 0.0))
   return {
     "class": (class_sum, count),
     "offset": (config.offset_weight * offset_sum, count),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clap_jax.losses.localization import sigmoid_focal_loss
+from clap_jax.losses.localization import sigmoid_focal_loss, sum_in_chunks
 from clap_jax.ops import proposals
 from clap_jax.ops.proposals import ProposalPredictions
 from clap_jax.types import LocalizationBatch
@@ -104,7 +104,7 @@ def balanced_cross_entropy(
   each negative n / 2(n - p). Where all are of one kind the other adds nothing.
 
   Args:
-    logits: any shape.
+    logits: (b, ...).
     positive: bool, same shape.
     mask: bool, same shape; the mean is over these.
   """
@@ -112,8 +112,8 @@ def balanced_cross_entropy(
   negative = ~positive & mask
   num_positive = jnp.sum(positive).astype(jnp.float32)
   num_negative = jnp.sum(negative).astype(jnp.float32)
-  miss = jnp.sum(jnp.where(positive, jax.nn.softplus(-logits), 0.0))
-  alarm = jnp.sum(jnp.where(negative, jax.nn.softplus(logits), 0.0))
+  miss = sum_in_chunks(jnp.where(positive, jax.nn.softplus(-logits), 0.0))
+  alarm = sum_in_chunks(jnp.where(negative, jax.nn.softplus(logits), 0.0))
   return 0.5 * (
     miss / jnp.maximum(num_positive, 1) + alarm / jnp.maximum(num_negative, 1)
   )
@@ -144,7 +144,7 @@ def overlap_loss(
     kept |= group & (draw < share)
   error = (jax.nn.sigmoid(logits) - overlap) ** 2
   count = jnp.maximum(jnp.sum(kept), 1)
-  return 0.5 * jnp.sum(jnp.where(kept, error, 0.0)) / count
+  return 0.5 * sum_in_chunks(jnp.where(kept, error, 0.0)) / count
 
 
 def proposal_loss(
@@ -179,7 +179,7 @@ def proposal_loss(
     gamma=config.focal_gamma,
   )
   inside = jnp.any(targets.classes > 0, axis=-1) & mask
-  classes = jnp.sum(jnp.where(mask[..., None], per_class, 0.0))
+  classes = sum_in_chunks(jnp.where(mask[..., None], per_class, 0.0))
   terms = {
     "boundary": config.boundary_weight * boundary,
     "overlap": config.overlap_weight

@@ -56,6 +56,27 @@ def test_focal_loss_equals_its_definition(alpha, gamma):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(16, 700, 20), (16, 63, 2), (16, 4095)])
+def test_a_sum_hardly_depends_on_how_the_batch_is_split(shape):
+  """Nearly equal values, as at the start of training, are the worst case."""
+  values = np.random.default_rng(0).normal(-4.595, 1e-3, shape)
+  values = values.astype(np.float32)
+
+  @jax.jit
+  def add(logits):
+    loss = localization.sigmoid_focal_loss(
+      logits, jnp.zeros_like(logits), alpha=0.25, gamma=2.0
+    )
+    return localization.sum_in_chunks(loss), loss
+
+  exact = np.asarray(add(values)[1]).sum(dtype=np.float64)
+  for num_devices in (1, 2, 8, 16):
+    parts = [add(part)[0] for part in np.split(values, num_devices)]
+    np.testing.assert_allclose(sum(parts), exact, rtol=3e-7)
+  gradient = jax.grad(localization.sum_in_chunks)(jnp.asarray(values))
+  np.testing.assert_array_equal(gradient, 1.0)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_loss_and_gradient_are_finite_at_extremes(gamma):
   logits = jnp.array([-1e30, -100.0, 0.0, 100.0, 1e30])
