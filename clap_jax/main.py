@@ -94,12 +94,19 @@ def main(argv: list[str] | None = None) -> int:
         _check_writable(pathlib.Path(getattr(args, name)), f"--{name}")
     document = args.run(args)
     failed = document.pop("failed_runs", 0)
+    all_failed = document.pop("all_failed", False)
     if args.json and processes.is_first():
       text = json.dumps(results.without_nan(document), indent=1)
       pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
     processes.finish()
     if args.command == "data" and document.get("problems"):
       return 2  # the dataset is the bad input; the problems are printed
+    if all_failed:
+      print(
+        f"clap {args.command}: no video could be used; the reasons are above.",
+        file=sys.stderr,
+      )
+      return 2
   except preemption.Preempted:
     processes.finish()
     raise

@@ -125,7 +125,7 @@ def train(
   processes.join(connection)
   workdir = pathlib.Path(workdir)
   if processes.first_decides(f"read {workdir}", lambda: is_finished(workdir)):
-    _check_same(workdir, resolved)
+    check_same(workdir, resolved)
     processes.say(
       f"{workdir} holds this run, finished; delete it to start over."
     )
@@ -222,8 +222,8 @@ def is_finished(workdir: str | pathlib.Path) -> bool:
   return (pathlib.Path(workdir) / results.RESULTS_FILE).is_file()
 
 
-def _check_same(workdir: pathlib.Path, resolved: Any) -> None:
-  """Raises a ValueError if a finished run's config is another one."""
+def check_same(workdir: pathlib.Path, resolved: Any) -> None:
+  """Raises a ValueError if the config of a finished run is another one."""
   path = workdir / workdir_lib.CONFIG_FILE
   before = json.loads(path.read_text()) if path.is_file() else {}
   with contextlib.suppress(ValueError):  # what cannot be read differs

@@ -194,6 +194,22 @@ def test_a_wrong_key_is_found_before_the_first_run(toy, tmp_path):
   assert not (tmp_path / "w").exists()
 
 
+def test_results_of_another_config_are_not_taken_over(toy, tmp_path):
+  overrides = {"optimizer.learning_rate": 1e-3}
+  directory = tmp_path / "w" / "runs" / sweep.name_of(overrides)
+  directory.mkdir(parents=True)
+  (directory / "results.json").write_text('{"rows": []}')
+  (directory / "config.json").write_text('{"loop": {"steps": 2}}')
+  keys = {name: (value,) for name, value in overrides.items()}
+  result = run(clap_sweep(toy, tmp_path / "w", keys, "--config.loop.steps=7"))
+  assert result.returncode == 2
+  assert "another config" in result.stderr and "steps" in result.stderr
+  assert sorted(path.name for path in directory.iterdir()) == [
+    "config.json",
+    "results.json",
+  ]
+
+
 @pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped(toy, tmp_path):
   """Stopped in its first run, then run to the end; one point cannot work."""

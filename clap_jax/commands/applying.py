@@ -57,6 +57,7 @@ def _extract(args) -> dict:
     "written": len(done.written),
     "kept": len(done.kept),
     "failed": list(done.failed),
+    "all_failed": bool(done.failed) and not (done.written or done.kept),
   }
 
 
@@ -154,4 +155,4 @@ def _predict(args) -> dict:
   if args.export:
     for path in export.write(document, args.export, overwrite=args.overwrite):
       console.print(f"written: {path}")
-  return document
+  return document | {"all_failed": not document["videos"]}

@@ -121,9 +121,11 @@ def _sweep(args) -> dict:
   runner = sweep.Runner(args.config, extra=args.overrides)
   if args.trials is None:
     runs = sweep.plan(list(module.sweep()), args.workdir)
-    for run in runs:  # a wrong key or value is found before the first run
+    for run in runs:  # what is wrong is found before the first run
       flags_of_run = args.overrides + sweep.flags(run.overrides)
-      stages.resolve(configs.read(args.config, flags_of_run))
+      resolved = stages.resolve(configs.read(args.config, flags_of_run))
+      if run.done:
+        stages.check_same(run.directory, resolved)
     with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
       outcomes = sweep.run_all(
         runs, runner, parallel=args.parallel, on_progress=progress

@@ -59,6 +59,7 @@ def _index(args) -> dict:
     "clips": len(index.vectors),
     "hours": index.num_hours,
     "failed": list(index.failed),
+    "all_failed": bool(index.failed) and not len(index.vectors),
   }
 
 

@@ -59,9 +59,12 @@ def write(
 
 
 def activitynet(document: Mapping[str, Any]) -> dict:
-  """{"results": {video: [{"label", "score", "segment"}]}}, best first."""
+  """{"results": {name: [{"label", "score", "segment"}]}}, best first.
+
+  A video is named as annotations do it: by its file name without the suffix.
+  """
   results = {
-    entry["video"]: [
+    name: [
       {
         "label": found.get("label") or found["query"],
         "score": found["score"],
@@ -69,7 +72,7 @@ def activitynet(document: Mapping[str, Any]) -> dict:
       }
       for found in _best_first(entry)
     ]
-    for entry in document["videos"]
+    for name, entry in _named(document)
   }
   return {"version": "VERSION 1.3", "external_data": {}, "results": results}
 
@@ -77,7 +80,7 @@ def activitynet(document: Mapping[str, Any]) -> dict:
 def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
   """One row per video and query, with its windows, best first."""
   rows = []
-  for entry in document["videos"]:
+  for name, entry in _named(document):
     windows: dict[str, list] = {q: [] for q in entry.get("absence") or {}}
     for found in _best_first(entry):
       if "query" in found:
@@ -89,7 +92,7 @@ def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
         {
           "qid": len(rows),
           "query": query,
-          "vid": entry["video"],
+          "vid": name,
           "pred_relevant_windows": kept,
         }
       )
@@ -159,11 +162,15 @@ def file_stems(document: Mapping[str, Any]) -> list[str]:
   return stems
 
 
+def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
+  return zip(file_stems(document), document["videos"], strict=True)
+
+
 _Plan = Iterator[tuple[str, Callable[[], str]]]
 
 
 def _per_video(document, suffix: str, make: Callable[[dict], str]) -> _Plan:
-  for stem, entry in zip(file_stems(document), document["videos"], strict=True):
+  for stem, entry in _named(document):
     yield f"{stem}.{suffix}", lambda entry=entry: make(entry)
 
 

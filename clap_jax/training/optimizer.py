@@ -63,13 +63,14 @@ def make_optimizer(
   parts = []
   if config.gradient_clip is not None:
     parts.append(optax.clip_by_global_norm(config.gradient_clip))
-  if config.name == "adamw":
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2))
-  else:
-    parts.append(optax.trace(decay=config.b1))
+  decay = []
   if config.weight_decay:
     mask = lambda tree: jax.tree.map(lambda p: jnp.ndim(p) > 1, tree)  # noqa: E731
-    parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+    decay.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+  if config.name == "adamw":
+    parts += [optax.scale_by_adam(b1=config.b1, b2=config.b2), *decay]
+  else:  # decay goes through the momentum, as where SGD's recipes come from
+    parts += [*decay, optax.trace(decay=config.b1)]
   parts += [_scale_by(multipliers), optax.scale_by_learning_rate(schedule)]
   transform = optax.multi_transform(
     {_TRAINED: optax.chain(*parts), _FROZEN: optax.set_to_zero()}, labels

@@ -369,6 +369,28 @@ def test_predict(demo, videos, tmp_path):
       assert entry["label"] in dataset.label_names[:3]
 
 
+def test_commands_exit_2_where_no_video_can_be_used(
+  demo, videos, tmp_path, capsys
+):
+  folder = tmp_path / "videos"
+  folder.mkdir()
+  shutil.copy(videos / "broken.mp4", folder)
+  code, document = run(
+    "predict",
+    folder / "broken.mp4",
+    f"--model={demo.model}",
+    json_to=tmp_path / "predict.json",
+  )
+  assert code == 2
+  assert "no video could be used" in capsys.readouterr().err
+  assert document["videos"] == [] and len(document["failed"]) == 1
+  index = ("index", folder, f"--model={demo.model}", f"--out={tmp_path / 'i'}")
+  assert run(*index)[0] == 2
+  assert "no video could be used" in capsys.readouterr().err
+  shutil.copy(videos / "good.mp4", folder)
+  assert run(*index)[0] == 0
+
+
 def test_predict_with_labels_that_the_model_does_not_know(
   demo, videos, tmp_path, capsys
 ):

@@ -42,14 +42,14 @@ def document(tmp_path):
 
 
 def test_activitynet_and_qvhighlights(document):
-  video = document["videos"][0]["video"]
   results = export.activitynet(document)["results"]
-  assert results[video] == [
+  assert results["two words"] == [
     {"label": "a <b> --> c\nfalls", "score": 0.9, "segment": [3661.0, 3723.5]},
     {"label": "spins", "score": 0.4, "segment": [0.5, 2.25]},
   ]
   rows = export.qvhighlights(document)
   assert [row["qid"] for row in rows] == [0, 1]
+  assert {row["vid"] for row in rows} == {"two words"}
   assert rows[0]["pred_relevant_windows"] == [[3661.0, 3723.5, 0.9]]
   assert rows[1]["query"] == "nobody" and not rows[1]["pred_relevant_windows"]
 

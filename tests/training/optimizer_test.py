@@ -27,6 +27,26 @@ def test_decay_spares_vectors():
   np.testing.assert_array_equal(updates["tower"]["bias"], 0.0)
 
 
+def test_sgd_decays_through_the_momentum():
+  """As `torch.optim.SGD`: parameter p, velocity v = 0.9 v + 0.1 p."""
+  config = config_lib.OptimizerConfig(
+    name="sgd",
+    b1=0.9,
+    weight_decay=0.1,
+    learning_rate=0.5,
+    schedule="constant",
+  )
+  optimizer = optimizer_lib.make_optimizer(config, PARAMS, total_steps=10)
+  params, state = PARAMS, optimizer.init(PARAMS)
+  expected, velocity = 1.0, 0.0
+  for _ in range(5):
+    updates, state = optimizer.update(ZERO_GRADS, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    velocity = 0.9 * velocity + 0.1 * expected
+    expected -= 0.5 * velocity
+  np.testing.assert_allclose(params["head"]["kernel"], expected, rtol=1e-5)
+
+
 def test_groups_scale_freeze_and_the_first_match_counts():
   grads = jax.tree.map(jnp.ones_like, PARAMS)
   updates = first_update(
