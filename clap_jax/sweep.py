@@ -205,11 +205,16 @@ def summarize(
   """
   workdir = pathlib.Path(workdir)
   entries = [_entry(run, outcomes[run.directory.name]) for run in runs]
-  table = sweep_table.SweepTable.of(entries, metric=metric)
+  try:
+    table, complaint = sweep_table.SweepTable.of(entries, metric=metric), None
+  except ValueError as error:  # hours of runs are worth a summary all the same
+    table, complaint = sweep_table.SweepTable.of(entries, metric=None), error
   files.write_text(workdir / SUMMARY_CSV, sweep_table.csv_text(table))
   files.write_text(
     workdir / SUMMARY_HTML, sweep_page.render(table, title=title)
   )
+  if complaint is not None:
+    raise complaint
   return table
 
 

@@ -194,6 +194,18 @@ def test_a_wrong_key_is_found_before_the_first_run(toy, tmp_path):
   assert not (tmp_path / "w").exists()
 
 
+def test_a_wrong_metric_costs_no_summary(tmp_path):
+  (run,) = sweep.plan([{"a": 1}], tmp_path)
+  run.directory.mkdir(parents=True)
+  row = {"task": "loc", "split": "val", "metric": "average_map", "value": 0.5}
+  (run.directory / "results.json").write_text(json.dumps({"rows": [row]}))
+  outcomes = {run.directory.name: sweep_table.DONE}
+  with pytest.raises(ValueError, match="choose from loc/val/average_map"):
+    sweep.summarize([run], outcomes, tmp_path, metric="recall", title="t")
+  assert "0.5" in (tmp_path / "summary.csv").read_text()
+  assert (tmp_path / "summary.html").exists()
+
+
 def test_results_of_another_config_are_not_taken_over(toy, tmp_path):
   overrides = {"optimizer.learning_rate": 1e-3}
   directory = tmp_path / "w" / "runs" / sweep.name_of(overrides)

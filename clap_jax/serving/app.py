@@ -122,6 +122,10 @@ class Worker:
     finally:
       self._waiting -= 1
 
+  def afterwards(self, function, *args, **kwargs) -> None:
+    """Calls a function after what is under way; nobody waits for it."""
+    self._pool.submit(function, *args, **kwargs)
+
   def close(self) -> None:
     self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -162,9 +166,12 @@ def make_app(
     shutil.rmtree(directory, ignore_errors=True)
 
   app = fastapi.FastAPI(
-    title="clap_jax", lifespan=lifespan, docs_url=None,
+    title="clap_jax",
+    lifespan=lifespan,
+    docs_url=None,
     redoc_url=None,
-  )  # fmt: skip
+    openapi_url=None,
+  )
   _add_headers(app)
   _add_upload(app, videos, worker, sanitise=sanitise, limits=limits)
   _add_questions(app, videos, worker, model=model)
@@ -187,13 +194,24 @@ def make_app(
   return app
 
 
+def _name_of(address: str) -> str | None:
+  try:
+    return parse.urlsplit(address).hostname
+  except ValueError:  # an unclosed bracket
+    return None
+
+
 def _add_headers(app) -> None:
   @app.middleware("http")
   async def headers(request, call_next):
-    host = parse.urlsplit(f"//{request.headers.get('host', '')}").hostname
-    if host not in _HOSTS:
+    host = request.headers.get("host", "")
+    if _name_of(f"//{host}") not in _HOSTS:
       # A name that somebody points at this address must not read the answers.
       return responses.PlainTextResponse("unknown host", status_code=421)
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+      # Nor may another page push videos out or let the model work.
+      return responses.PlainTextResponse("another page", status_code=403)
     response = await call_next(request)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -228,6 +246,9 @@ def _add_upload(app, videos, worker, *, sanitise, limits) -> None:
         duration_sec = container.probe(target).duration_sec
       except (ValueError, OSError) as error:
         raise fastapi.HTTPException(400, _without_paths(error, raw)) from error
+    except fastapi.HTTPException:  # the thread may be writing still
+      worker.afterwards(target.unlink, missing_ok=True)
+      raise
     finally:
       raw.unlink(missing_ok=True)
     videos.add(key, target, pathlib.PurePath(name).name[:120] or "video")

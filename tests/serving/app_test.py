@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import shutil
+import threading
 
 import pytest
 from starlette import testclient
@@ -98,6 +99,7 @@ def test_search_finds_and_hides_the_folder(served):
     ("GET", "/api/search?text=%20", None, 400),
     ("GET", f"/api/search?text={'x' * 501}", None, 400),
     ("GET", "/docs", None, 404),
+    ("GET", "/openapi.json", None, 404),
   ],
 )
 def test_bad_requests_are_refused(served, method, path, body, status):
@@ -111,8 +113,59 @@ def test_unknown_labels_and_hosts_are_refused(served, video):
   asked = {"video": video, "labels": ["flies"]}
   response = served.post("/api/find", json=asked)
   assert response.status_code == 400 and "flies" in response.json()["detail"]
-  response = served.get("/", headers={"host": "evil.example:80"})
-  assert response.status_code == 421
+  for host in ("evil.example:80", "[::1", ""):
+    response = served.get("/", headers={"host": host})
+    assert response.status_code == 421
+
+
+@pytest.mark.parametrize(
+  ("origin", "status"),
+  [
+    ("http://127.0.0.1", 404),  # the page's own: asks for what is not there
+    ("http://127.0.0.1:99", 403),
+    ("https://evil.example", 403),
+    ("null", 403),
+  ],
+)
+def test_other_pages_are_turned_away(served, origin, status):
+  asked = {"video": "0" * 24}
+  response = served.post("/api/find", json=asked, headers={"origin": origin})
+  assert response.status_code == status
+
+
+def serve_with(root, sanitise, **limits):
+  model = toy_model.make_model(toy_model.make_encoder(root))
+  app = app_lib.make_app(
+    model, sanitise=sanitise, limits=app_lib.ServeLimits(**limits)
+  )
+  return testclient.TestClient(app, base_url="http://127.0.0.1")
+
+
+def test_an_upload_that_takes_too_long_leaves_nothing(tmp_path):
+  go_on, folders = threading.Event(), []
+
+  def slow(source, target):
+    folders.append(target.parent)
+    data = source.read_bytes()
+    if len(folders) == 1:
+      assert go_on.wait(60)
+    target.write_bytes(data)
+
+  content = built_dataset.encode_mp4(24)
+  with serve_with(tmp_path, slow, timeout_sec=3.0) as client:
+    response = client.post("/api/videos", content=content)
+    assert response.status_code == 504
+    go_on.set()
+    response = client.post("/api/videos", content=content)
+    assert response.status_code == 200
+    kept = [path.stem for path in folders[0].iterdir()]
+    assert kept == [response.json()["video"]]
+
+
+def test_what_finds_a_full_queue_is_turned_away(tmp_path):
+  with serve_with(tmp_path, _sanitise, max_waiting=0) as client:
+    response = client.post("/api/videos", content=built_dataset.encode_mp4(24))
+    assert response.status_code == 503
 
 
 def test_fifty_questions_at_once(served, video):
