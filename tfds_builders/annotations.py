@@ -106,12 +106,22 @@ class AnnotationFile:
     """The entry of a video, made and counted when it is new.
 
     `key` tells apart a video's entries in several splits; by default the name.
+
+    Raises:
+      ValueError: the key stands in another split as well.
     """
     key = name if key is None else key
     if key not in self.entries:
       self.entries[key] = Entry(name, subset, where)
       self.count(subset, "videos")
-    return self.entries[key]
+    entry = self.entries[key]
+    if entry.subset != subset:
+      raise ValueError(
+        f"{where}: the video {name[:200]!r} is in {subset} here and in "
+        f"{entry.subset} at {entry.where}: a video belongs to one split; "
+        "correct the file."
+      )
+    return entry
 
   def exclude(self, key: str, reason: str) -> None:
     """Takes a video out of the dataset; it stays counted as annotated."""

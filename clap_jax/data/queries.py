@@ -1,5 +1,6 @@
 """Text queries on videos, the moments they mean, and their token vectors."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -68,18 +69,27 @@ def caption_queries(
   *,
   hidden_classes: frozenset[int] = frozenset(),
 ) -> list[GroundingQuery]:
-  """One query per caption, but those that overlap a hidden class."""
-  return [
-    GroundingQuery(
-      id=f"{info.id}/{start_sec:.3f}-{end_sec:.3f}/{text}",
-      video_id=info.id,
-      text=text,
-      windows=((start_sec, end_sec),),
-      labels=_labels_within(info, start_sec, end_sec),
-    )
-    for info in examples
-    for start_sec, end_sec, text in visible_captions(info, hidden_classes)
-  ]
+  """One query per caption, but those that overlap a hidden class.
+
+  Several annotators may have written the same of the same moment (TACoS): each
+  is a query, the second and further ones with a number in their id.
+  """
+  found: list[GroundingQuery] = []
+  seen: collections.Counter[str] = collections.Counter()
+  for info in examples:
+    for start_sec, end_sec, text in visible_captions(info, hidden_classes):
+      name = f"{info.id}/{start_sec:.3f}-{end_sec:.3f}/{text}"
+      seen[name] += 1
+      found.append(
+        GroundingQuery(
+          id=name if seen[name] == 1 else f"{name}/{seen[name]}",
+          video_id=info.id,
+          text=text,
+          windows=((start_sec, end_sec),),
+          labels=_labels_within(info, start_sec, end_sec),
+        )
+      )
+  return found
 
 
 def caption_split(

@@ -251,18 +251,33 @@ class Dataset:
     )
 
   def subset_note(self, split: str) -> str | None:
-    """What an evaluation card has to say of absent videos; None without any."""
-    absent = self.absent(split)
+    """What an evaluation card has to say of what is lacking; None if nothing.
+
+    That is annotated videos that are not in the dataset, and spans of those
+    that are which the builder had to leave out.
+    """
+    manifest = self.manifest(split)
+    num_absent = len(self.absent(split))
     present = int(sum(self._shard_lengths[split]))
-    limit = self.manifest(split).get("subset")
-    if not absent and limit is None:
-      return None
-    built = f", built with at most {limit} per split" if limit else ""
-    return (
-      f"a subset: {present} videos of {split} are in the dataset and "
-      f"{len(absent)} annotated ones are not{built}; not comparable with "
-      "scores of the whole split"
-    )
+    limit = manifest.get("subset")
+    if limit is not None:
+      annotated = manifest.get("annotated", {}).get("videos", 0)
+      num_absent = max(annotated - present, num_absent)
+    parts = []
+    if num_absent or limit is not None:
+      built = f", built with at most {limit} per split" if limit else ""
+      parts.append(
+        f"a subset: {present} videos of {split} are in the dataset and "
+        f"{num_absent} annotated ones are not{built}; not comparable with "
+        "scores of the whole split"
+      )
+    rejected = len(manifest.get("rejected", ()))
+    if rejected:
+      parts.append(
+        f"{rejected} annotations of {split} could not be used, see rejected in "
+        "its manifest.json"
+      )
+    return "; ".join(parts) or None
 
   def split(self, split: str) -> RecordSource:
     """The records of a split, its shards checked against dataset_info.json.

@@ -102,7 +102,9 @@ def extract(
     try:
       example = source[index]
     except tfrecord.CorruptRecordError as error:
-      return None, f"{source.name} record {index}", str(error)
+      infos = source.metadata(on_corrupt="skip").examples
+      ids = {info.index: info.id for info in infos}
+      return None, ids.get(index, f"{source.name} record {index}"), str(error)
     if features.features_path(out, example.id).is_file():
       return example, None, None
     try:

@@ -295,10 +295,12 @@ class FeatureReader:
     infos = self.examples(split)
     have = self.features(split)
     missing = tuple(info.id for info in infos if info.id not in have)
-    notes = [self._note()]
+    notes, damaged = [self._note()], ()
     if self.config.annotations is None and split != HOLDOUT_SPLIT:
       subset = self.dataset.subset_note(split)
       notes += [subset] if subset else []
+      damaged = self.dataset.split(split).metadata(on_corrupt="skip").corrupt
+      notes += [f"left out: {error}" for error in damaged[:20]]
     notes += facts.pop("notes", ())
     if self.config.ignored_videos:
       notes.append(f"without {', '.join(self.config.ignored_videos)}")
@@ -308,7 +310,7 @@ class FeatureReader:
       split=split,
       split_hash=card.split_hash(info.id for info in infos),
       num_evaluated=len(have),
-      num_missing=len(missing),
+      num_missing=len(missing) + len(damaged),
       missing=missing[:20],
       notes=tuple(notes),
       **facts,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,17 @@ def test_unique_texts():
   asked = [ask("a", "x"), ask("b", "y"), ask("c", "x")]
   assert queries.unique_texts(asked) == ("x", "y")
   assert pytest.approx(queries.SALIENCY_CLIP_SEC) == 2.0
+
+
+def test_equal_captions_of_one_moment_are_queries_of_their_own():
+  info = make_info(0)
+  again = dataclasses.replace(
+    info, captions=(*info.captions, *info.captions[:1])
+  )
+  found = queries.caption_queries([again])
+  assert len(found) == len(info.captions) + 1
+  assert len({query.id for query in found}) == len(found)
+  assert found[-1].text == found[0].text
 
 
 def test_captions_become_queries_with_the_classes_they_tell_of():

@@ -140,6 +140,24 @@ def test_a_subset_says_so(data_dir):
   assert "1 videos of validation" in note and "1 annotated ones" in note
 
 
+def test_what_a_build_left_out_is_said(data_dir, tmp_path):
+  rows = (*ROWS, "v0.mp4,40,50,run,after the end,train")
+  text = "\n".join(["video,start,end,label,caption,subset", *rows])
+  (tmp_path / "a.csv").write_text(text + "\n")
+  build.build(
+    "folder",
+    data_dir=tmp_path,
+    videos=data_dir,
+    annotations=tmp_path / "a.csv",
+    subset=1,
+  )
+  dataset = records.open_dataset(tmp_path, "folder/default")
+  note = dataset.subset_note("train")
+  assert "1 videos of train are in the dataset and 1 annotated ones" in note
+  assert "at most 1 per split" in note
+  assert "2 annotations of train could not be used" in note
+
+
 def test_statistics(data_dir):
   dataset = records.open_dataset(data_dir, "folder/default")
   numbers = statistics.split_statistics(dataset, "train")

@@ -8,6 +8,9 @@ import pytest
 
 from tests.golden import golden_file
 from tfds_builders import annotations, build, collection, packing, shards
+from tfds_builders.epic_kitchens_100 import (
+  epic_kitchens_100_dataset_builder as epic,
+)
 
 GOLDEN = pathlib.Path(golden_file.__file__).with_name("annotation_counts.json")
 # dataset, config, folder of the real files
@@ -263,6 +266,22 @@ def test_a_selection_split_is_carved_by_id(real, tmp_path):
   assert counts["test"] == 1334
   assert 0.08 * 5338 < counts["selection"] < 0.12 * 5338
   assert counts["train"] + counts["selection"] == 5338
+
+
+def test_a_video_of_two_splits_is_refused(tmp_path):
+  for split in ("train", "test"):
+    line = "AAAAA 0.0 2.0##person sits down\n"
+    (tmp_path / f"charades_sta_{split}.txt").write_text(line)
+  with pytest.raises(ValueError, match=r"AAAAA.* in test here and in train"):
+    read("charades_sta", "", tmp_path)
+
+
+def test_epic_frames_may_begin_at_zero(tmp_path):
+  file = annotations.AnnotationFile(class_names=["open"])
+  row = {"video": "P01_01", "start": "0", "stop": "60"}
+  epic._read_frames(file, row, "x:1", split="train", label="open")
+  (segment,) = file.entries["P01_01"].segments
+  assert (segment.start_sec, segment.end_sec) == (0.0, 2.0)
 
 
 def test_ambiguous_spans_and_captions_are_no_background(tmp_path):

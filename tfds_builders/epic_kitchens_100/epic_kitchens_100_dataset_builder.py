@@ -91,10 +91,16 @@ def _read_row(file, row, where, *, split, label):
     file.add(entry, "captions", span=span, where=where)
 
 
+def _frame_sec(text) -> float | None:
+  try:
+    return float(text) / _CHALLENGE_FPS
+  except (TypeError, ValueError):
+    return None
+
+
 def _read_frames(file, row, where, *, split, label):
   entry = file.entry(row["video"], split, where)
-  frames = [annotations.positive(row[key]) for key in ("start", "stop")]
-  times = [None if f is None else f / _CHALLENGE_FPS for f in frames]
+  times = [_frame_sec(row[key]) for key in ("start", "stop")]
   file.add(entry, "segments", span=(*times, label), where=where)
 
 
