@@ -68,13 +68,14 @@ class VideoFiles:
       raise FileNotFoundError(f"no folder of videos at {folder}")
     self.folder = folder
     self.by_name: dict[str, pathlib.Path] = {}
-    self._by_stem: dict[str, pathlib.Path] = {}
+    self._by_stem: dict[str, list[pathlib.Path]] = {}
     self._by_base: dict[str, list[pathlib.Path]] = {}
     for path in sorted(folder.rglob("*")):
       if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         name = path.relative_to(folder).as_posix()
         self.by_name[name] = path
-        self._by_stem.setdefault(name[: -len(path.suffix)], path)
+        stem = name[: -len(path.suffix)]
+        self._by_stem.setdefault(stem, []).append(path)
         self._by_base.setdefault(path.stem, []).append(path)
 
   def find(self, name: str) -> pathlib.Path | None:
@@ -84,17 +85,17 @@ class VideoFiles:
     or by its base name in any folder.
 
     Raises:
-      ValueError: if several folders hold a file of that base name.
+      ValueError: if several files have that name, in one folder or in several.
     """
-    for table in (self.by_name, self._by_stem):
-      if name in table:
-        return table[name]
-    if f"v_{name}" in self._by_stem:
-      return self._by_stem[f"v_{name}"]
+    if name in self.by_name:
+      return self.by_name[name]
     stem, suffix = pathlib.PurePosixPath(name).stem, name[-5:]
     is_file_name = any(suffix.lower().endswith(s) for s in VIDEO_SUFFIXES)
-    for base in (name, f"v_{name}", *([stem] if is_file_name else [])):
-      found = self._by_base.get(base, [])
+    bases = (name, f"v_{name}", *([stem] if is_file_name else []))
+    for found in (
+      *(self._by_stem.get(base, []) for base in bases[:2]),
+      *(self._by_base.get(base, []) for base in bases),
+    ):
       if len(found) > 1:
         names = [p.relative_to(self.folder).as_posix() for p in found[:3]]
         raise ValueError(f"several files of that name: {', '.join(names)}")

@@ -57,7 +57,7 @@ def verify(
     on_progress: called with (records read, records in all).
   """
   problems: list[str] = []
-  num_files, num_bytes = _check_files(dataset.directory, problems)
+  hashes, num_bytes = _check_files(dataset.directory, problems)
   sources = {}
   for split in dataset.splits:
     try:
@@ -86,13 +86,13 @@ def verify(
       problems += [f"{place}: {text}" for text in _example_problems(example)]
       if decode:
         problems += [f"{place}: {text}" for text in _decode_problems(example)]
-    problems += _manifest_problems(dataset, split, counts, ids)
+    problems += _manifest_problems(dataset, split, counts, ids, hashes)
     problems += _metadata_problems(source, split, infos)
     source.close()
   return Verification(
     dataset.name,
     str(dataset.directory),
-    num_files,
+    len(hashes),
     done,
     num_bytes,
     tuple(problems[:MAX_PROBLEMS]),
@@ -101,12 +101,12 @@ def verify(
 
 def _check_files(
   directory: pathlib.Path, problems: list[str]
-) -> tuple[int, int]:
-  """Compares every file with SHA256SUMS; (files, bytes) seen."""
+) -> tuple[dict[str, str], int]:
+  """Compares every file with SHA256SUMS; (its hashes by name, bytes seen)."""
   path = directory / CHECKSUMS
   if not path.is_file():
     problems.append(f"{path} is missing; build the dataset again to have it")
-    return 0, 0
+    return {}, 0
   lines = path.read_text("utf-8").splitlines()
   expected = {name: digest for digest, _, name in map(_split_line, lines)}
   num_bytes = 0
@@ -131,7 +131,7 @@ def _check_files(
     f"{name}: a file that the build did not write"
     for name in sorted(present - set(expected))
   ]
-  return len(expected), num_bytes
+  return expected, num_bytes
 
 
 def _split_line(line: str) -> tuple[str, str, str]:
@@ -205,7 +205,11 @@ def _decode_problems(example: Example) -> Iterator[str]:
 
 
 def _manifest_problems(
-  dataset: Dataset, split: str, counts: dict, ids: set[str]
+  dataset: Dataset,
+  split: str,
+  counts: dict,
+  ids: set[str],
+  hashes: dict[str, str],
 ) -> Iterator[str]:
   try:
     manifest = dataset.manifest(split)
@@ -217,6 +221,12 @@ def _manifest_problems(
       yield (
         f"split {split}: the manifest counts {manifest.get(key)} {key}, the "
         f"records have {count}"
+      )
+  for shard in manifest.get("shards", ()):
+    if hashes and shard["sha256"] != hashes.get(shard["name"]):
+      yield (
+        f"split {split}: the SHA-256 of {shard['name']} in the manifest is not "
+        f"that in {CHECKSUMS}"
       )
   known = manifest.get("videos")
   if known is not None:

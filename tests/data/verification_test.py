@@ -102,6 +102,7 @@ def test_a_consistent_lie_is_found(copy):
   manifest = json.loads(path.read_text())
   manifest["segments"] += 1
   manifest["videos"].pop("v1")
+  manifest["shards"][0]["sha256"] = "0" * 64
   path.write_text(json.dumps(manifest))
   light = folder / "train" / "metadata.tfrecord"
   reader = tfrecord.ShardReader(light)
@@ -112,6 +113,7 @@ def test_a_consistent_lie_is_found(copy):
   text = "\n".join(_problems(copy))
   assert "counts 4 segments, the records have 3" in text
   assert "v1 is not in the manifest" in text
+  assert f"in the manifest is not that in {verification.CHECKSUMS}" in text
   assert "id differs between the shard and the metadata" in text
 
 

@@ -276,6 +276,19 @@ def test_a_video_of_two_splits_is_refused(tmp_path):
     read("charades_sta", "", tmp_path)
 
 
+def test_several_files_of_one_name_are_not_chosen_from(tmp_path):
+  for name in ("v0.mkv", "v0.mp4", "v1.mp4", "more/v1.mp4", "more/v2.mp4"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+  videos = collection.VideoFiles(tmp_path)
+  assert videos.find("v0.mp4") == tmp_path / "v0.mp4"
+  assert videos.find("v1") == tmp_path / "v1.mp4"
+  assert videos.find("v2") == tmp_path / "more" / "v2.mp4"
+  assert videos.find("v3") is None
+  with pytest.raises(ValueError, match=r"several files .* v0\.mkv, v0\.mp4"):
+    videos.find("v0")
+
+
 def test_epic_frames_may_begin_at_zero(tmp_path):
   file = annotations.AnnotationFile(class_names=["open"])
   row = {"video": "P01_01", "start": "0", "stop": "60"}
