@@ -117,13 +117,25 @@ def _plan_sprites(request):
   return _builder_module("motion_sprites").make_plan(document, rendered)
 
 
+# What reading a document raises that has a list where an object should be.
+_OTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, RecursionError)
+
+
 def _plan_videos(request):
   """Videos and annotations that somebody put on this machine."""
   module = _builder_module(request.base)
   files = annotation_base.SourceFiles(
     request.annotations, known=published_files(request.base)
   )
-  file = module.read(files, request.config)
+  try:
+    file = module.read(files, request.config)
+  except _OTHER_FORM as error:
+    names = ", ".join(source["file"] for source in files.used)
+    raise ValueError(
+      f"{names or request.annotations}: not in the form of {request.base} "
+      f"({type(error).__name__}: {str(error)[:200]}); expected is what "
+      f"tfds_builders/{request.base}/README.md describes."
+    ) from error
   file.sources = files.used
   is_folder = request.base == "folder"
   return collection.make_plan(

@@ -289,6 +289,23 @@ def test_several_files_of_one_name_are_not_chosen_from(tmp_path):
     videos.find("v0")
 
 
+def test_another_form_is_named_and_not_a_crash(tmp_path):
+  (tmp_path / "videos").mkdir()
+  for split in ("train", "val", "test"):
+    (tmp_path / f"highlight_{split}_release.jsonl").write_text("")
+  row = {"vid": "a", "query": "q", "relevant_windows": None}
+  (tmp_path / "highlight_val_release.jsonl").write_text(json.dumps(row))
+  with pytest.raises(
+    ValueError, match=r"highlight_val_.*: not in the form of qvhighlights"
+  ):
+    build.build(
+      "qvhighlights",
+      data_dir=tmp_path / "data",
+      videos=tmp_path / "videos",
+      annotations=tmp_path,
+    )
+
+
 def test_epic_frames_may_begin_at_zero(tmp_path):
   file = annotations.AnnotationFile(class_names=["open"])
   row = {"video": "P01_01", "start": "0", "stop": "60"}
