@@ -107,7 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         file=sys.stderr,
       )
       return 2
-  except preemption.Preempted:
+  except preemption.Preempted as preempted:
+    if preempted.step is None:  # nobody has said so yet
+      processes.say(str(preempted))
     processes.finish()
     raise
   except _BAD_INPUT as error:

@@ -37,7 +37,7 @@ from clap_jax.trainers import (
 )
 from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import processes
+from clap_jax.training import preemption, processes
 from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
 
@@ -130,7 +130,8 @@ def train(
       f"{workdir} holds this run, finished; delete it to start over."
     )
     return results.read(workdir)
-  return trainer.train(resolved, workdir)
+  with preemption.leave_on_sigterm():
+    return trainer.train(resolved, workdir)
 
 
 def resolve(config) -> Any:

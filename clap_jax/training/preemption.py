@@ -17,12 +17,14 @@ class Preempted(SystemExit):
   since nothing is lost. A caller with stages must not go on to the next one.
   """
 
-  def __init__(self, step: int):
+  def __init__(self, step: int | None):
+    """`step` is None where none was under way."""
     super().__init__(0)
     self.step = step
 
   def __str__(self) -> str:
-    return f"asked to stop: saved at step {self.step}; run again to continue"
+    place = "" if self.step is None else f" at step {self.step}"
+    return f"asked to stop: saved{place}; run again to continue"
 
 
 class StopRequest:
@@ -61,5 +63,28 @@ def watch_sigterm() -> Iterator[StopRequest]:
   previous = signal.signal(signal.SIGTERM, lambda *_: stop.request())
   try:
     yield stop
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def leave_on_sigterm() -> Iterator[None]:
+  """SIGTERM before the first step or after the last one leaves at once.
+
+  What steps have made is saved, files appear whole or not at all, and the next
+  run makes the rest. `watch_sigterm` inside takes over for the steps. Several
+  processes, which may not leave one by one, finish what they are at.
+  """
+  in_main_thread = threading.current_thread() is threading.main_thread()
+  if processes.count() > 1 or not in_main_thread:
+    yield
+    return
+
+  def leave(*_):
+    raise Preempted(None)
+
+  previous = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
   finally:
     signal.signal(signal.SIGTERM, previous)
