@@ -49,6 +49,7 @@ class Entry:
 
   `ambiguous` spans are neither action nor background. The `expected_*` are
   what the dataset's authors state of the video, None where they do not.
+  `counted` is its share of what AnnotationFile counts.
   """
 
   name: str
@@ -59,6 +60,7 @@ class Entry:
   ambiguous: list[Span] = dataclasses.field(default_factory=list)
   expected_duration_sec: float | None = None
   expected_frames: int | None = None
+  counted: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 class SpanError(ValueError):
@@ -100,6 +102,21 @@ class AnnotationFile:
     counts = self.annotated.setdefault(split, {})
     counts[kind] = counts.get(kind, 0) + number
 
+  def count_of(self, entry: Entry, kind: str, number: int = 1) -> None:
+    """Adds to `annotated` what moves with the video."""
+    self.count(entry.subset, kind, number)
+    entry.counted[kind] = entry.counted.get(kind, 0) + number
+
+  def move(self, entry: Entry, subset: str) -> None:
+    """Takes a video to another split, with its counts and rejected spans."""
+    for kind, number in entry.counted.items():
+      self.count(entry.subset, kind, -number)
+      self.count(subset, kind, number)
+    for note in self.rejected:
+      if (note["video"], note["split"]) == (entry.name[:200], entry.subset):
+        note["split"] = subset
+    entry.subset = subset
+
   def entry(
     self, name: str, subset: str, where: str, *, key: str | None = None
   ) -> Entry:
@@ -113,7 +130,7 @@ class AnnotationFile:
     key = name if key is None else key
     if key not in self.entries:
       self.entries[key] = Entry(name, subset, where)
-      self.count(subset, "videos")
+      self.count_of(self.entries[key], "videos")
     entry = self.entries[key]
     if entry.subset != subset:
       raise ValueError(
@@ -135,7 +152,7 @@ class AnnotationFile:
 
     Either way it is counted. `kind` is segments, captions or ambiguous.
     """
-    self.count(entry.subset, kind)
+    self.count_of(entry, kind)
     try:
       good = make_span(*span, where)
       if kind == "segments":

@@ -249,7 +249,7 @@ def _carve_selection(file, percent):
   for entry in file.entries.values():
     is_chosen = record_order(entry.name, "selection") % 100 < percent
     if entry.subset == "train" and is_chosen:
-      entry.subset = "selection"
+      file.move(entry, "selection")
 
 
 def _make_item(entry, video_id, path):

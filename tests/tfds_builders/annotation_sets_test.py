@@ -268,6 +268,25 @@ def test_a_selection_split_is_carved_by_id(real, tmp_path):
   assert counts["train"] + counts["selection"] == 5338
 
 
+def test_a_carved_video_takes_its_counts_along(tmp_path):
+  lines = [f"V{n}AAA 0.0 2.0##somebody sits down" for n in range(40)]
+  lines += [f"V{n}AAA 2.0 1.0##somebody stands up" for n in range(40)]
+  (tmp_path / "charades_sta_train.txt").write_text("\n".join(lines) + "\n")
+  (tmp_path / "charades_sta_test.txt").write_text(lines[0].replace("V", "W"))
+  file = read("charades_sta", "", tmp_path)
+  (tmp_path / "V0AAA.mp4").write_bytes(b"x")
+  plan = collection.make_plan(
+    file, collection.VideoFiles(tmp_path), subset=None, selection_percent=50
+  )
+  both = [plan.manifests[split] for split in ("train", "selection")]
+  for manifest in both:
+    counts = manifest["annotated"]
+    assert 8 < counts["videos"] < 32
+    assert counts["captions"] == 2 * counts["videos"]
+    assert len(manifest["rejected"]) == counts["videos"]
+  assert sum(m["annotated"]["videos"] for m in both) == 40
+
+
 def test_a_video_of_two_splits_is_refused(tmp_path):
   for split in ("train", "test"):
     line = "AAAAA 0.0 2.0##person sits down\n"

@@ -82,7 +82,7 @@ def _read_video(file, labels, rejected, *, split, key, value):
       {**note, "split": split} for note in rejected.get(name, [])
     ]
     count = len(known.segments) + len(rejected.get(name, []))
-    file.count(split, "segments", count)
+    file.count_of(entry, "segments", count)
   entry.expected_duration_sec = annotations.positive(value.get("duration"))
   times, texts = value.get("timestamps"), value.get("sentences")
   if not isinstance(times, list) or not isinstance(texts, list):

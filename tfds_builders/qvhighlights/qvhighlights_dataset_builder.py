@@ -42,7 +42,7 @@ def read(
         continue
       entry = file.entry(name, split, where)
       entry.expected_duration_sec = annotations.positive(row.get("duration"))
-      file.count(split, "queries")
+      file.count_of(entry, "queries")
       for window in row.get("relevant_windows", []):
         span = (*annotations.pair(window), query)
         file.add(entry, "captions", span=span, where=where)
