@@ -95,14 +95,20 @@ def block_rules(
     prefix: regex before the block's own names, with the layer as its group.
     target: our stack, without the layer.
     names: regex of a layer there -> our name of a linear layer or, where it
-      begins with "norm", of a norm.
+      begins with "norm", of a norm. Norms may have TensorFlow's gamma and beta,
+      as bert-base-uncased does.
   """
   made = []
   for theirs, ours in names.items():
     key, name = rf"{prefix}{theirs}", f"{target}/{ours}"
     if ours.startswith("norm"):
-      made.append(rules.same(rf"{key}\.weight", rf"{name}/scale[\1]"))
+      made += [
+        rules.same(rf"{key}\.(?:weight|gamma)", rf"{name}/scale[\1]"),
+        rules.same(rf"{key}\.(?:bias|beta)", rf"{name}/bias[\1]"),
+      ]
     else:
-      made.append(rules.transposed(rf"{key}\.weight", rf"{name}/kernel[\1]"))
-    made.append(rules.same(rf"{key}\.bias", rf"{name}/bias[\1]"))
+      made += [
+        rules.transposed(rf"{key}\.weight", rf"{name}/kernel[\1]"),
+        rules.same(rf"{key}\.bias", rf"{name}/bias[\1]"),
+      ]
   return tuple(made)

@@ -203,9 +203,19 @@ def test_a_still_clip_is_clip_s_image(source):
   assert_same(variables["params"]["logit_scale"], module.logit_scale)
 
 
-def test_bert():
+@pytest.mark.parametrize("norm", [("weight", "bias"), ("gamma", "beta")])
+def test_bert(norm):
   module = torch_modules.draw(torch_modules.Bert(TEXT))
-  model, variables = encoder_with(state_of(module), "bert")
+  tensors = {
+    re.sub(
+      r"(LayerNorm\.)(weight|bias)$",
+      lambda match: match[1] + norm[match[2] == "bias"],
+      name,
+    ): tensor
+    for name, tensor in state_of(module).items()
+  }
+  assert f"encoder.layer.0.output.LayerNorm.{norm[1]}" in tensors
+  model, variables = encoder_with(tensors, "bert")
   tokens, mask, _ = text_inputs()
   with torch.no_grad():
     vectors, blocks = module(
