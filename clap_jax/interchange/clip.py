@@ -11,8 +11,11 @@ from clap_jax.interchange import rules
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import variants
 
-_TEXT = r"transformer\.resblocks\.(\d+)\."
-_IMAGE = r"visual\.transformer\.resblocks\.(\d+)\."
+_PREFIX = r"(?:state_dict\.)?(?:module\.)?"  # of open_clip's own training
+_IN_TEXT = rf"{_PREFIX}(?:text\.)?"  # of its towers that are built apart
+_VISUAL = rf"{_PREFIX}visual\."
+_TEXT = rf"{_IN_TEXT}transformer\.resblocks\.(\d+)\."
+_IMAGE = rf"{_VISUAL}transformer\.resblocks\.(\d+)\."
 _TEXT_BLOCKS = "params/text_tower/blocks/layers"
 _VIDEO_BLOCKS = "params/video_tower/blocks/layers"
 
@@ -27,21 +30,23 @@ RULES = (
   # The image tower. Attention over time starts from that over space, with an
   # output of zero: see FILLINGS.
   rules.Rule(
-    r"visual\.conv1\.weight",
+    rf"{_VISUAL}conv1\.weight",
     ("params/video_tower/embed/kernel",),
     "inflated_tubelet",
   ),
-  rules.same(r"visual\.class_embedding", "params/video_tower/class_token"),
+  rules.same(rf"{_VISUAL}class_embedding", "params/video_tower/class_token"),
   rules.same(
-    r"visual\.positional_embedding", "params/video_tower/space_positions"
+    rf"{_VISUAL}positional_embedding", "params/video_tower/space_positions"
   ),
   rules.same(
-    r"visual\.ln_pre\.weight", "params/video_tower/embedding_norm/scale"
+    rf"{_VISUAL}ln_pre\.weight", "params/video_tower/embedding_norm/scale"
   ),
-  rules.same(r"visual\.ln_pre\.bias", "params/video_tower/embedding_norm/bias"),
-  rules.same(r"visual\.ln_post\.weight", "params/video_tower/norm/scale"),
-  rules.same(r"visual\.ln_post\.bias", "params/video_tower/norm/bias"),
-  rules.same(r"visual\.proj", "params/video_projection/kernel"),
+  rules.same(
+    rf"{_VISUAL}ln_pre\.bias", "params/video_tower/embedding_norm/bias"
+  ),
+  rules.same(rf"{_VISUAL}ln_post\.weight", "params/video_tower/norm/scale"),
+  rules.same(rf"{_VISUAL}ln_post\.bias", "params/video_tower/norm/bias"),
+  rules.same(rf"{_VISUAL}proj", "params/video_projection/kernel"),
   rules.Rule(
     rf"{_IMAGE}attn\.in_proj_weight",
     _projections(_VIDEO_BLOCKS, "space", "time", leaf="kernel"),
@@ -79,13 +84,17 @@ RULES = (
     },
   ),
   # The text tower.
-  rules.same(r"token_embedding\.weight", "params/text_tower/embedding"),
-  rules.Rule(
-    r"positional_embedding", ("params/text_tower/positions",), "positions"
+  rules.same(
+    rf"{_IN_TEXT}token_embedding\.weight", "params/text_tower/embedding"
   ),
-  rules.same(r"ln_final\.weight", "params/text_tower/norm/scale"),
-  rules.same(r"ln_final\.bias", "params/text_tower/norm/bias"),
-  rules.same(r"text_projection", "params/text_projection/kernel"),
+  rules.Rule(
+    rf"{_IN_TEXT}positional_embedding",
+    ("params/text_tower/positions",),
+    "positions",
+  ),
+  rules.same(rf"{_IN_TEXT}ln_final\.weight", "params/text_tower/norm/scale"),
+  rules.same(rf"{_IN_TEXT}ln_final\.bias", "params/text_tower/norm/bias"),
+  rules.same(rf"{_IN_TEXT}text_projection", "params/text_projection/kernel"),
   rules.Rule(
     rf"{_TEXT}attn\.in_proj_weight",
     _projections(_TEXT_BLOCKS, "attention", leaf="kernel"),
@@ -107,11 +116,14 @@ RULES = (
       r"mlp\.c_proj": "mlp/down",
     },
   ),
-  rules.same(r"logit_scale", "params/logit_scale"),
-  rules.left_out(r"attn_mask", "the causal mask, which the tower makes"),
+  rules.same(rf"{_PREFIX}logit_(scale|bias)", r"params/logit_\1"),
+  rules.left_out(
+    rf"{_IN_TEXT}attn_mask", "the causal mask, which the tower makes"
+  ),
   rules.left_out(
     r"input_resolution|context_length|vocab_size", "a number, seen in shapes"
   ),
+  rules.left_out(r"(epoch|optimizer|scaler)(\..*)?", "state of the training"),
 )
 
 FILLINGS = (
@@ -123,15 +135,18 @@ FILLINGS = (
   rules.Filling(
     "params/video_tower/time_positions", 0.0, "images have no time"
   ),
+  rules.Filling(
+    "params/logit_bias", -10.0, "of the sigmoid objective, where it starts"
+  ),
 )
 
 
 def _settings(tensors, options, *, tower: str) -> dict:
-  patches = source_lib.find(tensors, r"visual\.conv1\.weight")
-  places = source_lib.find(tensors, r"visual\.positional_embedding").shape[0]
+  patches = source_lib.find(tensors, rf"{_VISUAL}conv1\.weight")
+  places = source_lib.find(tensors, rf"{_VISUAL}positional_embedding").shape[0]
   side = math.isqrt(places - 1)
   patch = (options.tubelet_frames, *patches.shape[2:])
-  positions = source_lib.find(tensors, r"positional_embedding")
+  positions = source_lib.find(tensors, rf"{_IN_TEXT}positional_embedding")
   length = options.max_text_length or positions.shape[0]
   return {
     "video_tower": tower,
@@ -142,9 +157,13 @@ def _settings(tensors, options, *, tower: str) -> dict:
     "patch": patch,
     "text_tower": tower,
     "text_size": _size(tensors, _TEXT, variants.TEXT_SIZES, options),
-    "vocab_size": source_lib.find(tensors, r"token_embedding\.weight").shape[0],
+    "vocab_size": source_lib.find(
+      tensors, rf"{_IN_TEXT}token_embedding\.weight"
+    ).shape[0],
     "max_text_length": min(length, positions.shape[0]),
-    "projection_width": source_lib.find(tensors, "text_projection").shape[1],
+    "projection_width": source_lib.find(
+      tensors, rf"{_IN_TEXT}text_projection"
+    ).shape[1],
   }
 
 
@@ -168,7 +187,7 @@ def _source(name: str, about: str) -> source_lib.Source:
     about=about,
     rules=RULES,
     fillings=FILLINGS,
-    covers=r"params/(video|text)_(tower|projection)/|params/logit_scale$",
+    covers=r"params/((video|text)_(tower|projection)/|logit_(scale|bias)$)",
     settings=lambda tensors, options: _settings(tensors, options, tower=name),
   )
 

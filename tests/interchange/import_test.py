@@ -1,6 +1,7 @@
 """`clap import`: every problem is listed, and what it writes can be trained."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -282,3 +283,40 @@ def test_another_tower_than_the_weights_are_for(sources, tmp_path, capsys):
   assert "--config.model.text_tower=bert (here: transformer)" in message
   assert "--config.model.max_text_length=8 (here: 40)" in message
   assert not (tmp_path / "run").exists()
+
+
+def clip_tensors():
+  """(tensors of a drawn CLIP under OpenAI's names, options that fit)."""
+  pytest.importorskip("torch")
+  from tests.interchange import parity_test, torch_modules  # noqa: PLC0415
+
+  module = torch_modules.Clip(parity_test.VIDEO, parity_test.TEXT, quick=False)
+  options = source_lib.Options(num_heads=parity_test.NUM_HEADS)
+  return parity_test.state_of(torch_modules.draw(module)), options
+
+
+@pytest.mark.parametrize(
+  "prefix", ["", "module.", "state_dict.", "state_dict.module."]
+)
+@pytest.mark.parametrize("text", ["", "text."])
+def test_checkpoints_of_open_clip(prefix, text):
+  """Under each prefix the same weights; what is of the training stays."""
+  tensors, options = clip_tensors()
+  source = import_weights.SOURCES["open_clip"]
+  settings, plain = import_weights.convert(tensors, source, options)
+  assert plain.weights["params/logit_bias"] == -10.0
+  assert "params/logit_bias" in plain.filled
+  renamed = {
+    prefix + ("" if re.match("visual|logit", name) else text) + name: tensor
+    for name, tensor in tensors.items()
+  }
+  renamed[f"{prefix}logit_bias"] = np.float32(-7.5)
+  renamed["optimizer.state.0.exp_avg"] = ones(3)
+  renamed["epoch"] = ones(1)
+  found, done = import_weights.convert(renamed, source, options)
+  assert found == settings
+  assert set(done.left_out) == {"optimizer.state.0.exp_avg", "epoch"}
+  assert done.weights.keys() == plain.weights.keys()
+  assert done.weights["params/logit_bias"] == -7.5
+  for name in done.weights.keys() - {"params/logit_bias"}:
+    np.testing.assert_array_equal(done.weights[name], plain.weights[name])
