@@ -1,21 +1,23 @@
 """CLIP's text and image towers, OpenAI's and open_clip's.
 
-Both share their names. OpenAI's were trained with QuickGELU, most of open_clip
-with GELU: that is the whole difference between the two sources, and no weight
-tells it.
+Both share their names; those of Hugging Face stand in clip_huggingface.
+OpenAI's were trained with QuickGELU, most of open_clip with GELU: that is the
+whole difference between the two sources, and no weight tells it.
 """
 
 import math
 
-from clap_jax.interchange import rules
+from clap_jax.interchange import clip_huggingface, rules
 from clap_jax.interchange import source as source_lib
-from clap_jax.models import variants
+from clap_jax.models import frames, variants
 
 _PREFIX = r"(?:state_dict\.)?(?:module\.)?"  # of open_clip's own training
 _IN_TEXT = rf"{_PREFIX}(?:text\.)?"  # of its towers that are built apart
 _VISUAL = rf"{_PREFIX}visual\."
 _TEXT = rf"{_IN_TEXT}transformer\.resblocks\.(\d+)\."
 _IMAGE = rf"{_VISUAL}transformer\.resblocks\.(\d+)\."
+_HF_TEXT = r"text_model\.embeddings\."
+_HF_IMAGE = r"vision_model\.embeddings\."
 _TEXT_BLOCKS = "params/text_tower/blocks/layers"
 _VIDEO_BLOCKS = "params/video_tower/blocks/layers"
 
@@ -124,6 +126,7 @@ RULES = (
     r"input_resolution|context_length|vocab_size", "a number, seen in shapes"
   ),
   rules.left_out(r"(epoch|optimizer|scaler)(\..*)?", "state of the training"),
+  *clip_huggingface.RULES,
 )
 
 FILLINGS = (
@@ -141,47 +144,73 @@ FILLINGS = (
 )
 
 
+# Regex under OpenAI's names or Hugging Face's.
+_PATCHES = rf"{_VISUAL}conv1\.weight|{_HF_IMAGE}patch_embedding\.weight"
+_PLACES = (
+  rf"{_VISUAL}positional_embedding|{_HF_IMAGE}position_embedding\.weight"
+)
+_POSITIONS = (
+  rf"{_IN_TEXT}positional_embedding|{_HF_TEXT}position_embedding\.weight"
+)
+_TOKENS = (
+  rf"{_IN_TEXT}token_embedding\.weight|{_HF_TEXT}token_embedding\.weight"
+)
+
+
 def _settings(tensors, options, *, tower: str) -> dict:
-  patches = source_lib.find(tensors, rf"{_VISUAL}conv1\.weight")
-  places = source_lib.find(tensors, rf"{_VISUAL}positional_embedding").shape[0]
+  patches = source_lib.find(tensors, _PATCHES)
+  places = source_lib.find(tensors, _PLACES).shape[0]
   side = math.isqrt(places - 1)
   patch = (options.tubelet_frames, *patches.shape[2:])
-  positions = source_lib.find(tensors, rf"{_IN_TEXT}positional_embedding")
+  positions = source_lib.find(tensors, _POSITIONS)
   length = options.max_text_length or positions.shape[0]
   return {
     "video_tower": tower,
     "motion_gain": 0.0,
-    "video_size": _size(tensors, _IMAGE, variants.VIDEO_SIZES, options),
+    "video_size": _size(
+      tensors,
+      (_IMAGE, clip_huggingface.IMAGE_LAYER),
+      variants.VIDEO_SIZES,
+      options,
+    ),
     "num_frames": options.num_frames,
     "image_size": side * patch[1],
     "patch": patch,
     "text_tower": tower,
-    "text_size": _size(tensors, _TEXT, variants.TEXT_SIZES, options),
-    "vocab_size": source_lib.find(
-      tensors, rf"{_IN_TEXT}token_embedding\.weight"
-    ).shape[0],
+    "text_size": _size(
+      tensors,
+      (_TEXT, clip_huggingface.TEXT_LAYER),
+      variants.TEXT_SIZES,
+      options,
+    ),
+    "vocab_size": source_lib.find(tensors, _TOKENS).shape[0],
     "max_text_length": min(length, positions.shape[0]),
-    "projection_width": source_lib.find(
-      tensors, rf"{_IN_TEXT}text_projection"
-    ).shape[1],
+    "projection_width": _projection_width(tensors),
   }
 
 
-def _size(tensors, prefix, table, options) -> str:
-  first = prefix.replace(r"(\d+)", "0")
+def _projection_width(tensors) -> int:
+  """(width, d) at OpenAI; a linear layer (d, width) at Hugging Face."""
+  if "text_projection.weight" in tensors:
+    return tensors["text_projection.weight"].shape[0]
+  return source_lib.find(tensors, rf"{_IN_TEXT}text_projection").shape[1]
+
+
+def _size(tensors, prefixes, table, options) -> str:
+  first, first_hf = (prefix.replace(r"(\d+)", "0") for prefix in prefixes)
   mlp_width, width = source_lib.find(
-    tensors, rf"{first}mlp\.c_fc\.weight"
+    tensors, rf"{first}mlp\.c_fc\.weight|{first_hf}mlp\.fc1\.weight"
   ).shape
   return source_lib.size_name(
     table,
     width=width,
-    depth=source_lib.count(tensors, rf"{prefix}.*"),
+    depth=max(source_lib.count(tensors, rf"{p}.*") for p in prefixes),
     mlp_width=mlp_width,
     num_heads=options.num_heads or width // 64,  # as all of the family have
   )
 
 
-def _source(name: str, about: str) -> source_lib.Source:
+def _source(name: str, about: str, *, activation: str) -> source_lib.Source:
   return source_lib.Source(
     name=name,
     about=about,
@@ -189,8 +218,22 @@ def _source(name: str, about: str) -> source_lib.Source:
     fillings=FILLINGS,
     covers=r"params/((video|text)_(tower|projection)/|logit_(scale|bias)$)",
     settings=lambda tensors, options: _settings(tensors, options, tower=name),
+    requires=clip_huggingface.requires(activation)
+    | {
+      "model_cfg.quick_gelu": activation == "quick_gelu",
+      "preprocess_cfg.mean": list(frames.CLIP.mean),
+      "preprocess_cfg.std": list(frames.CLIP.std),
+    },
   )
 
 
-OPENAI = _source("clip", "both towers of CLIP with QuickGELU (OpenAI)")
-OPEN_CLIP = _source("open_clip", "both towers of CLIP with GELU (open_clip)")
+OPENAI = _source(
+  "clip",
+  "both towers of CLIP with QuickGELU (OpenAI, Hugging Face)",
+  activation="quick_gelu",
+)
+OPEN_CLIP = _source(
+  "open_clip",
+  "both towers of CLIP with GELU (open_clip, Hugging Face)",
+  activation="gelu",
+)

@@ -50,6 +50,7 @@ _NAMES = (
   "pytorch_model.bin",
   "open_clip_pytorch_model.bin",
 )
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Sizes of what a source does not cover; nothing of it is kept.
 ELSEWHERE = {
@@ -225,12 +226,37 @@ def _with_config_beside(options, file, *, requires) -> source_lib.Options:
   """Takes the number of heads from the config.json of Hugging Face.
 
   Raises:
-    ValueError: if it says that the weights are of another kind.
+    ValueError: if it, or open_clip's, says that the weights are of another
+      kind.
   """
-  config = file.with_name("config.json")
-  if not config.is_file():
+  config, of_open_clip = (
+    file.with_name(name) for name in ("config.json", _OPEN_CLIP_CONFIG)
+  )
+  values = _read_config(config)
+  _check_config(config, values, requires)
+  if of_open_clip.is_file():
+    # What it does not say is not QuickGELU.
+    said = {"model_cfg.quick_gelu": False} | _read_config(of_open_clip)
+    _check_config(of_open_clip, said, requires)
+  # Both towers of CLIP have their own; where they differ no one number is it.
+  heads = {
+    value
+    for key, value in values.items()
+    if re.fullmatch(r"((text|vision)_config\.)?num_attention_heads", key)
+  }
+  if options.num_heads is not None or len(heads) != 1:
     return options
-  values = json.loads(config.read_text(encoding="utf-8"))
+  return dataclasses.replace(options, num_heads=heads.pop())
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  """Its values; none if there is no such file."""
+  if not path.is_file():
+    return {}
+  return _flat(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check_config(path, values, requires) -> None:
   wrong = [
     f"{key} is {values[key]!r}, expected {value!r}"
     for key, value in requires.items()
@@ -238,13 +264,18 @@ def _with_config_beside(options, file, *, requires) -> source_lib.Options:
   ]
   if wrong:
     raise ValueError(
-      f"{config}: {'; '.join(wrong)}: no tower here is built so."
+      f"{path}: {'; '.join(wrong)}: no tower of this source is built so. Give "
+      "the --source that fits, if there is one."
     )
-  if options.num_heads is not None:
-    return options
-  return dataclasses.replace(
-    options, num_heads=values.get("num_attention_heads")
-  )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Values of nested dictionaries by their keys, joined by dots."""
+  flat = {}
+  for key, value in values.items():
+    inner = isinstance(value, dict)
+    flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+  return flat
 
 
 def _vocabulary(tokenizer, file: pathlib.Path):

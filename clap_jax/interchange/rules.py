@@ -136,10 +136,15 @@ def _same(array: np.ndarray, _: Context) -> tuple[np.ndarray, ...]:
   return (array,)
 
 
+def _transpose(array: np.ndarray, _: Context) -> tuple[np.ndarray, ...]:
+  return (array.T,)
+
+
 TRANSFORMS: dict[str, Callable[[np.ndarray, Context], tuple]] = {
   "same": _same,
   "twice": _twice(_same),
-  "transpose": lambda array, _: (array.T,),
+  "transpose": _transpose,
+  "transpose_twice": _twice(_transpose),
   "thirds": _thirds,
   "thirds_twice": _twice(_thirds),
   "thirds_transposed": _thirds_transposed,

@@ -31,8 +31,9 @@ class Source:
     settings: (tensors, options) -> fields of DualEncoderConfig that the weights
       decide.
     fillings: of parameters that the family lacks.
-    requires: what a config.json beside the weights must say where it says
-      anything: the tower here is built for these values alone.
+    requires: what a config.json or open_clip_config.json beside the weights
+      must say where it says anything, nested keys joined by dots: the tower
+      here is built for these values alone.
     clips: keys of the config with values: how the clips were made that the
       weights have seen.
   """

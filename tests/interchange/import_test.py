@@ -144,6 +144,56 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
     import_weights.import_weights(tmp_path, source="bert", out=tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+  ("source", "config", "message"),
+  [
+    ("open_clip", {"model_cfg": {"quick_gelu": True}}, "quick_gelu is True"),
+    ("clip", {"model_cfg": {"quick_gelu": False}}, "quick_gelu is False"),
+    ("clip", {"model_cfg": {"embed_dim": 12}}, "quick_gelu is False"),
+    (
+      "open_clip",
+      {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}},
+      r"preprocess_cfg.mean is \[0.5",
+    ),
+    (
+      "open_clip",
+      {"preprocess_cfg": {"std": [0.5, 0.5, 0.5]}},
+      r"preprocess_cfg.std is \[0.5",
+    ),
+  ],
+)
+def test_open_clip_s_config_contradicts_the_source(
+  tmp_path, source, config, message
+):
+  weights.safetensors.numpy.save_file(
+    {"a": ones(2)}, tmp_path / "open_clip_model.safetensors"
+  )
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message):
+    import_weights.import_weights(tmp_path, source=source, out=tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["clip", "open_clip"])
+def test_open_clip_s_config_agrees_with_the_source(tmp_path, source):
+  tensors, options = clip_tensors()
+  weights.safetensors.numpy.save_file(
+    tensors, tmp_path / "open_clip_model.safetensors"
+  )
+  config = {
+    "model_cfg": {"embed_dim": 12, "quick_gelu": source == "clip"},
+    "preprocess_cfg": {
+      "mean": [0.48145466, 0.4578275, 0.40821073],
+      "std": [0.26862954, 0.26130258, 0.27577711],
+    },
+  }
+  (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+  done = import_weights.import_weights(
+    tmp_path, source=source, out=tmp_path / "out", options=options
+  )
+  assert done.settings["video_tower"] == source
+
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "square", "slides", "in"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from clap_jax.interchange import import_weights
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import dual_encoder, frames, variants
-from clap_jax.training import paths
+from clap_jax.training import paths, weights
 
 torch = pytest.importorskip("torch")
 
@@ -201,6 +201,69 @@ def test_a_still_clip_is_clip_s_image(source):
   got = model.apply(variables, output, method="project_video")
   assert_same(got, projected)
   assert_same(variables["params"]["logit_scale"], module.logit_scale)
+
+
+@pytest.mark.parametrize("source", ["clip", "open_clip"])
+def test_a_clip_directory_of_hugging_face(source, tmp_path):
+  """What its own program saves gives what its own program computes."""
+  transformers = pytest.importorskip("transformers")
+  both = {
+    "num_attention_heads": NUM_HEADS,
+    "hidden_act": "quick_gelu" if source == "clip" else "gelu",
+  }
+  sizes = [
+    {
+      "hidden_size": size.width,
+      "intermediate_size": size.mlp_width,
+      "num_hidden_layers": size.depth,
+      **both,
+    }
+    for size in (TEXT, VIDEO)
+  ]
+  module = torch_modules.draw(
+    transformers.CLIPModel(
+      transformers.CLIPConfig(
+        text_config=sizes[0]
+        | {
+          "vocab_size": 50,
+          "max_position_embeddings": 9,
+          "bos_token_id": 1,
+          "eos_token_id": 49,
+        },
+        vision_config=sizes[1] | {"image_size": 16, "patch_size": 8},
+        projection_dim=12,
+      )
+    )
+  )
+  module.save_pretrained(tmp_path / "saved")
+  other = "open_clip" if source == "clip" else "clip"
+  with pytest.raises(ValueError, match=r"text_config.hidden_act is '\w*gelu'"):
+    import_weights.import_weights(
+      tmp_path / "saved", source=other, out=tmp_path / "other"
+    )
+  done = import_weights.import_weights(
+    tmp_path / "saved", source=source, out=tmp_path / "out"
+  )
+  config = dual_encoder.DualEncoderConfig(
+    **(import_weights.ELSEWHERE | done.settings)
+  )
+  model = dual_encoder.DualEncoder(config)
+  variables = paths.nest(weights.read(tmp_path / "out")[0])
+  images, theirs = clips((3, 1, 16, 16, 3), frames.CLIP)
+  tokens, mask, lengths = text_inputs()
+  tokens = np.minimum(tokens, 48)
+  tokens[np.arange(len(lengths)), lengths - 1] = 49  # where its texts end
+  with torch.no_grad():
+    expected = module(
+      input_ids=torch.from_numpy(tokens).long(),
+      attention_mask=torch.from_numpy(mask).long(),
+      pixel_values=theirs[:, :, 0],
+    )
+  still = np.repeat(images, config.num_frames, axis=1)
+  output = model.apply(variables, still, tokens, mask)
+  assert_same(output.video, expected.image_embeds)
+  assert_same(output.text, expected.text_embeds)
+  assert_same(output.logit_scale, module.logit_scale.exp())
 
 
 @pytest.mark.parametrize("norm", [("weight", "bias"), ("gamma", "beta")])
