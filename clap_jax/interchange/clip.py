@@ -119,9 +119,7 @@ RULES = (
     },
   ),
   rules.same(rf"{_PREFIX}logit_(scale|bias)", r"params/logit_\1"),
-  rules.left_out(
-    rf"{_IN_TEXT}attn_mask", "the causal mask, which the tower makes"
-  ),
+  rules.left_out(r"(.*\.)?attn_mask", "the causal mask, which the tower makes"),
   rules.left_out(
     r"input_resolution|context_length|vocab_size", "a number, seen in shapes"
   ),

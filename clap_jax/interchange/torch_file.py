@@ -2,8 +2,9 @@
 
 A `.pth` file is a program for a stack machine that may call any function of any
 module; torch_program follows it without the means to do so. Both layouts are
-read: the zip archive of PyTorch 1.6 and later, and the one before it, in which
-IG-65M and early torchvision weights lie.
+read: the zip archive of PyTorch 1.6 and later, that of TorchScript included, as
+OpenAI's CLIP is published, and the one before it, in which IG-65M and early
+torchvision weights lie.
 """
 
 import io
@@ -71,7 +72,11 @@ def _read_zip(file: BinaryIO):
     order = f"{root}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
       raise TorchFileError("its numbers are big-endian: save it again.")
-    tree, wanted = torch_program.run(io.BytesIO(_member(archive, programs[0])))
+    tree, wanted = torch_program.run(
+      io.BytesIO(_member(archive, programs[0])),
+      # torch.jit.save lays the module's code beside it; it is not looked at.
+      scripted=any(n.startswith(f"{root}code/") for n in archive.namelist()),
+    )
     storages = {
       key: _numbers(_member(archive, f"{root}data/{key}"), storage)
       for key, storage in wanted.items()

@@ -31,6 +31,12 @@ _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED_DICT = "collections OrderedDict"
 # Found beside the tensors of training checkpoints; taken as empty, dropped.
+# TorchScript's classes, and what it puts around lists of one type.
+_SCRIPTED = "__torch__."
+_SCRIPTED_LISTS = tuple(
+  f"torch.jit._pickle build_{kind}list"
+  for kind in ("int", "double", "bool", "tensor")
+)
 _INERT = ("argparse Namespace", "torch Size", "torch device")
 _ADMITTED = (
   _TENSOR,
@@ -53,6 +59,10 @@ class Inert(NamedTuple):
   name: str
 
 
+class Scripted(dict):
+  """Attributes of a TorchScript module; of its class nothing is kept."""
+
+
 class Storage(NamedTuple):
   key: str
   dtype: np.dtype
@@ -68,9 +78,17 @@ class Tensor:
   strides: tuple[int, ...]
 
 
-def run(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-  """Follows one program up to its end: (result, storages it refers to)."""
-  machine = _Machine()
+def run(
+  file: BinaryIO, *, scripted: bool = False
+) -> tuple[Any, dict[str, Storage]]:
+  """Follows one program up to its end: (result, storages it refers to).
+
+  Args:
+    file: at the program's beginning.
+    scripted: whether its archive is TorchScript's: objects of the classes it
+      defines are then taken as dictionaries of their attributes.
+  """
+  machine = _Machine(scripted=scripted)
   try:
     for opcode, argument, _ in pickletools.genops(file):
       if opcode.name == "STOP":
@@ -119,7 +137,8 @@ _LITERALS = (
 class _Machine:
   """The stack machine, without a way to call anything."""
 
-  def __init__(self):
+  def __init__(self, *, scripted: bool):
+    self._scripted = scripted
     self.storages: dict[str, Storage] = {}
     self._stack: list[Any] = []
     self._memo: dict[int, Any] = {}
@@ -200,7 +219,10 @@ class _Machine:
     self._memo[key] = self._stack[-1]
 
   def _global(self, name: str) -> None:
-    if name not in _ADMITTED:
+    admitted = name in _ADMITTED or (
+      self._scripted and (_is_scripted(name) or name in _SCRIPTED_LISTS)
+    )
+    if not admitted:
       raise TorchFileError(
         f"asks for {name.replace(' ', '.')!r}. Only tensors are admitted; "
         "nothing was run. If you trust the file, load it with PyTorch and save "
@@ -229,13 +251,21 @@ class _Machine:
       self._stack.append(Tensor(storage, offset, shape, tuple(strides)))
     elif function.name in _INERT:
       self._stack.append(Inert(function.name))
+    elif _is_scripted(function.name) and not arguments:
+      self._stack.append(Scripted())
+    elif function.name in _SCRIPTED_LISTS and len(arguments) == 1:
+      self._stack.append(arguments[0])
     else:
       raise TorchFileError(f"calls {function.name.replace(' ', '.')!r}.")
 
   def _build(self) -> None:
     """Attributes of an object: those of a dictionary are PyTorch's metadata."""
-    self.pop()
-    if not isinstance(self._stack[-1], dict | Inert | Tensor):
+    attributes = self.pop()
+    if isinstance(self._stack[-1], Scripted):
+      if not isinstance(attributes, dict):
+        raise TorchFileError("a TorchScript object of no named attributes.")
+      self._stack[-1].update(attributes)
+    elif not isinstance(self._stack[-1], dict | Inert | Tensor):
       raise TorchFileError("sets attributes of what is no object.")
 
   def _storage(self, reference: Any) -> Storage:
@@ -254,6 +284,10 @@ class _Machine:
     if self.storages.setdefault(key, storage) != storage:
       raise TorchFileError(f"storage {key} is described in two ways.")
     return storage
+
+
+def _is_scripted(name: str) -> bool:
+  return name.replace(" ", ".").startswith(_SCRIPTED)
 
 
 def _pairs(items: list[Any]) -> dict:

@@ -363,9 +363,15 @@ def test_checkpoints_of_open_clip(prefix, text):
   renamed[f"{prefix}logit_bias"] = np.float32(-7.5)
   renamed["optimizer.state.0.exp_avg"] = ones(3)
   renamed["epoch"] = ones(1)
+  # TorchScript keeps what its blocks have as plain attributes, too.
+  renamed["transformer.resblocks.0.attn_mask"] = ones(9, 9)
   found, done = import_weights.convert(renamed, source, options)
   assert found == settings
-  assert set(done.left_out) == {"optimizer.state.0.exp_avg", "epoch"}
+  assert set(done.left_out) == {
+    "optimizer.state.0.exp_avg",
+    "epoch",
+    "transformer.resblocks.0.attn_mask",
+  }
   assert done.weights.keys() == plain.weights.keys()
   assert done.weights["params/logit_bias"] == -7.5
   for name in done.weights.keys() - {"params/logit_bias"}:

@@ -178,6 +178,53 @@ def test_compressed_members_are_refused(tmp_path):
     torch_file.read(path)
 
 
+def scripted_program(arguments=b")", attributes=b"}") -> bytes:
+  return program(
+    b"c__torch__.model\nCLIP\n" + arguments + b"\x81" + attributes + b"b"
+  )
+
+
+@pytest.mark.parametrize(
+  ("payload", "message"),
+  [
+    (scripted_program(arguments=b"(K\x01t"), "calls '__torch__.model.CLIP'"),
+    (scripted_program(attributes=b"(K\x01t"), "no named attributes"),
+    (program(b"ctorch.jit._pickle\nrestore_type_tag\n"), "restore_type_tag"),
+    (program(b"c__torch__x\nCLIP\n"), "'__torch__x.CLIP'"),
+    (program(b"cos\nsystem\n"), "'os.system'"),
+  ],
+)
+def test_code_beside_a_program_admits_no_more(tmp_path, payload, message):
+  path = zipped(
+    tmp_path / "a.pt", payload, [("code/__torch__.py", b"import os\n")]
+  )
+  with pytest.raises(torch_file.TorchFileError, match=message):
+    torch_file.read(path)
+
+
+def test_a_scripted_class_without_code_is_refused(tmp_path):
+  path = zipped(tmp_path / "a.pth", scripted_program())
+  with pytest.raises(torch_file.TorchFileError, match="Only tensors"):
+    torch_file.read(path)
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_torchscript_is_its_state_dict(tmp_path, how):
+  torch = pytest.importorskip("torch")
+  module = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 4, 2), torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+  ).eval()
+  module.register_buffer("resolution", torch.tensor(224))
+  more = [torch.zeros((1, 3, 4, 4))] if how == "trace" else []
+  path = tmp_path / "ViT.pt"
+  torch.jit.save(getattr(torch.jit, how)(module, *more), path)
+  expected = module.state_dict()
+  read = torch_file.read(path)
+  assert read.keys() == expected.keys()
+  for name, tensor in expected.items():
+    np.testing.assert_array_equal(read[name], tensor.numpy())
+
+
 def checkpoint(torch):
   generator = torch.Generator().manual_seed(0)
   base = torch.randn((4, 6), generator=generator)
