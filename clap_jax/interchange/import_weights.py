@@ -51,6 +51,10 @@ _NAMES = (
   "open_clip_pytorch_model.bin",
 )
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
+_NO_TOKENIZER = (
+  "no tokenizer lies beside the weights; texts need theirs: import again with "
+  "--tokenizer"
+)
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Sizes of what a source does not cover; nothing of it is kept.
 ELSEWHERE = {
@@ -84,6 +88,8 @@ class Imported:
       *(
         start.flag_of(key, value, self.directory)
         for key, value in self.settings.items()
+        # Its flag names the tokenizer, which may be missing.
+        if key != "vocab_size" or (self.directory / TOKENIZER_FILE).is_file()
       ),
       *(f"--config.{key}={value}" for key, value in self.clips.items()),
     )
@@ -151,6 +157,10 @@ def import_weights(
     for name, leaf in conversion.weights.items()
     if name.startswith("params/")
   )
+  if pieces is None and "vocab_size" in settings:
+    conversion = dataclasses.replace(
+      conversion, filled=conversion.filled | {TOKENIZER_FILE: _NO_TOKENIZER}
+    )
   return Imported(out, settings, count, conversion, SOURCES[source].clips)
 
 
@@ -280,7 +290,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _vocabulary(tokenizer, file: pathlib.Path):
   if tokenizer is None:
-    beside = [file.with_name(name) for name in ("tokenizer.json", "vocab.txt")]
+    names = [TOKENIZER_FILE, "vocab.txt"]
+    if file.with_name("merges.txt").is_file():
+      names.append("vocab.json")
+    beside = [file.with_name(name) for name in names]
     found = [path for path in beside if path.is_file()]
     if not found:
       return None

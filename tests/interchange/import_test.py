@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clap_jax import main
-from clap_jax.data import records
+from clap_jax.data import records, vocabulary
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.interchange import export_weights, import_weights, rules
 from clap_jax.interchange import source as source_lib
@@ -192,6 +192,41 @@ def test_open_clip_s_config_agrees_with_the_source(tmp_path, source):
     tmp_path, source=source, out=tmp_path / "out", options=options
   )
   assert done.settings["video_tower"] == source
+
+
+def byte_pairs(path, size):
+  """Writes a vocabulary of CLIP's kind with `size` pieces."""
+  pieces = ["<|startoftext|>", "<|endoftext|>", "a", "b</w>", "ab</w>"]
+  pieces += [f"<|{i}|>" for i in range(size - len(pieces))]
+  (path / "vocab.json").write_text(
+    json.dumps({piece: index for index, piece in enumerate(pieces)})
+  )
+  (path / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+
+
+def test_a_tokenizer_beside_the_weights_or_none(tmp_path, capsys):
+  tensors, options = clip_tensors()
+  weights.safetensors.numpy.save_file(tensors, tmp_path / "a.safetensors")
+  arguments = [
+    "import",
+    tmp_path / "a.safetensors",
+    "--source=clip",
+    f"--num_heads={options.num_heads}",
+    f"--json={tmp_path / 'a.json'}",
+  ]
+  run(*arguments, "--out", tmp_path / "without")
+  assert "tokenizer.json (no tokenizer lies" in capsys.readouterr().err
+  flags = json.loads((tmp_path / "a.json").read_text())["flags"]
+  assert "--config.model.text_tower=clip" in flags
+  assert not any("data.tokenizer" in flag for flag in flags)
+  byte_pairs(tmp_path, len(tensors["token_embedding.weight"]))
+  run(*arguments, "--out", tmp_path / "with")
+  assert "no tokenizer" not in capsys.readouterr().err
+  flags = json.loads((tmp_path / "a.json").read_text())["flags"]
+  name = tmp_path / "with" / "tokenizer.json"
+  assert f"--config.data.tokenizer={name}" in flags
+  tokens, _ = vocabulary.load(name).encode(["AB"], length=4)
+  assert tokens.tolist() == [[0, 4, 1, 0]]
 
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "square", "slides", "in"]
