@@ -50,6 +50,7 @@ _NAMES = (
   "pytorch_model.bin",
   "open_clip_pytorch_model.bin",
 )
+_CONFIG = "config.json"  # of Hugging Face
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _NO_TOKENIZER = (
   "no tokenizer lies beside the weights; texts need theirs: import again with "
@@ -161,7 +162,8 @@ def import_weights(
     conversion = dataclasses.replace(
       conversion, filled=conversion.filled | {TOKENIZER_FILE: _NO_TOKENIZER}
     )
-  return Imported(out, settings, count, conversion, SOURCES[source].clips)
+  clips = _clips(SOURCES[source], _read_config(file.with_name(_CONFIG)))
+  return Imported(out, settings, count, conversion, clips)
 
 
 def convert(
@@ -240,7 +242,7 @@ def _with_config_beside(options, file, *, requires) -> source_lib.Options:
       kind.
   """
   config, of_open_clip = (
-    file.with_name(name) for name in ("config.json", _OPEN_CLIP_CONFIG)
+    file.with_name(name) for name in (_CONFIG, _OPEN_CLIP_CONFIG)
   )
   values = _read_config(config)
   _check_config(config, values, requires)
@@ -257,6 +259,13 @@ def _with_config_beside(options, file, *, requires) -> source_lib.Options:
   if options.num_heads is not None or len(heads) != 1:
     return options
   return dataclasses.replace(options, num_heads=heads.pop())
+
+
+def _clips(source: source_lib.Source, said: Mapping[str, Any]):
+  return {
+    key: said.get(source.clips_said.get(key), value)
+    for key, value in source.clips.items()
+  }
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Source:
       here is built for these values alone.
     clips: keys of the config with values: how the clips were made that the
       weights have seen.
+    clips_said: key of `clips` -> key of a config.json beside the weights that
+      says another value.
   """
 
   name: str
@@ -46,6 +48,7 @@ class Source:
   fillings: tuple[rules.Filling, ...] = ()
   requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  clips_said: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find(tensors: rules.Tensors, pattern: str):

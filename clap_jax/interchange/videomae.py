@@ -123,4 +123,8 @@ SOURCE = source_lib.Source(
   fillings=FILLINGS,
   covers=r"params/video_tower/",
   settings=_settings,
+  # Nothing of the fixed sines lies in the weights, but these know one grid of
+  # them alone: that of the paper, where no config says another.
+  clips={"clip.image_size": 224, "clip.num_frames": 16},
+  clips_said={"clip.image_size": "image_size", "clip.num_frames": "num_frames"},
 )

@@ -229,6 +229,31 @@ def test_a_tokenizer_beside_the_weights_or_none(tmp_path, capsys):
   assert tokens.tolist() == [[0, 4, 1, 0]]
 
 
+@pytest.mark.parametrize(
+  ("config", "size", "num_frames"),
+  [(None, 224, 16), ({"image_size": 112, "num_frames": 8}, 112, 8)],
+)
+def test_videomae_names_the_grid_it_knows(tmp_path, config, size, num_frames):
+  pytest.importorskip("torch")
+  from tests.interchange import parity_test, torch_modules  # noqa: PLC0415
+
+  module = torch_modules.VideoMae(parity_test.VIDEO, (2, 16, 16))
+  weights.safetensors.numpy.save_file(
+    parity_test.state_of(torch_modules.draw(module)),
+    tmp_path / "model.safetensors",
+  )
+  if config is not None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+  done = import_weights.import_weights(
+    tmp_path,
+    source="videomae",
+    out=tmp_path / "out",
+    options=source_lib.Options(num_heads=parity_test.NUM_HEADS),
+  )
+  assert f"--config.clip.image_size={size}" in done.flags
+  assert f"--config.clip.num_frames={num_frames}" in done.flags
+
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "square", "slides", "in"]
 
 
