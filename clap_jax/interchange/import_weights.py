@@ -5,7 +5,6 @@ archives are read by their libraries, PyTorch files by torch_file.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -19,6 +18,7 @@ from clap_jax.data import vocabulary
 from clap_jax.interchange import (
   bert,
   clip,
+  config_beside,
   r2plus1d,
   rules,
   torch_file,
@@ -50,8 +50,6 @@ _NAMES = (
   "pytorch_model.bin",
   "open_clip_pytorch_model.bin",
 )
-_CONFIG = "config.json"  # of Hugging Face
-_OPEN_CLIP_CONFIG = "open_clip_config.json"
 _NO_TOKENIZER = (
   "no tokenizer lies beside the weights; texts need theirs: import again with "
   "--tokenizer"
@@ -128,8 +126,8 @@ def import_weights(
   if (out / weights.MANIFEST_FILE).exists():
     raise FileExistsError(f"{out} holds weights already; give another --out.")
   file = _weights_file(path)
-  options = _with_config_beside(
-    options or source_lib.Options(), file, requires=SOURCES[source].requires
+  options = config_beside.with_heads(
+    options or source_lib.Options(), file, source=SOURCES[source]
   )
   pieces = _vocabulary(tokenizer, file)
   tensors = read_tensors(file)
@@ -162,7 +160,7 @@ def import_weights(
     conversion = dataclasses.replace(
       conversion, filled=conversion.filled | {TOKENIZER_FILE: _NO_TOKENIZER}
     )
-  clips = _clips(SOURCES[source], _read_config(file.with_name(_CONFIG)))
+  clips = config_beside.clips(file, source=SOURCES[source])
   return Imported(out, settings, count, conversion, clips)
 
 
@@ -232,69 +230,6 @@ def _weights_file(path: pathlib.Path) -> pathlib.Path:
   raise FileNotFoundError(
     f"{path} is no file, and no directory with one of {', '.join(_NAMES)}."
   )
-
-
-def _with_config_beside(options, file, *, requires) -> source_lib.Options:
-  """Takes the number of heads from the config.json of Hugging Face.
-
-  Raises:
-    ValueError: if it, or open_clip's, says that the weights are of another
-      kind.
-  """
-  config, of_open_clip = (
-    file.with_name(name) for name in (_CONFIG, _OPEN_CLIP_CONFIG)
-  )
-  values = _read_config(config)
-  _check_config(config, values, requires)
-  if of_open_clip.is_file():
-    # What it does not say is not QuickGELU.
-    said = {"model_cfg.quick_gelu": False} | _read_config(of_open_clip)
-    _check_config(of_open_clip, said, requires)
-  # Both towers of CLIP have their own; where they differ no one number is it.
-  heads = {
-    value
-    for key, value in values.items()
-    if re.fullmatch(r"((text|vision)_config\.)?num_attention_heads", key)
-  }
-  if options.num_heads is not None or len(heads) != 1:
-    return options
-  return dataclasses.replace(options, num_heads=heads.pop())
-
-
-def _clips(source: source_lib.Source, said: Mapping[str, Any]):
-  return {
-    key: said.get(source.clips_said.get(key), value)
-    for key, value in source.clips.items()
-  }
-
-
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Its values; none if there is no such file."""
-  if not path.is_file():
-    return {}
-  return _flat(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _check_config(path, values, requires) -> None:
-  wrong = [
-    f"{key} is {values[key]!r}, expected {value!r}"
-    for key, value in requires.items()
-    if values.get(key, value) != value
-  ]
-  if wrong:
-    raise ValueError(
-      f"{path}: {'; '.join(wrong)}: no tower of this source is built so. Give "
-      "the --source that fits, if there is one."
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Values of nested dictionaries by their keys, joined by dots."""
-  flat = {}
-  for key, value in values.items():
-    inner = isinstance(value, dict)
-    flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-  return flat
 
 
 def _vocabulary(tokenizer, file: pathlib.Path):

@@ -23,6 +23,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_PROGRAM_BYTES = 1 << 28
 _MAX_NODES = 1 << 22
+_MAX_PATH = 1 << 10  # characters
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -144,6 +145,8 @@ def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
     num_visited += 1
     if num_visited > _MAX_NODES:  # containers within containers, shared
       raise TorchFileError(f"has more than {_MAX_NODES} parts.")
+    if len(path) > _MAX_PATH:  # a container within itself
+      raise TorchFileError(f"is nested too deeply: {path[:40]}...")
     if isinstance(node, torch_program.Tensor):
       tensors[path] = _array(node, storages[node.storage.key])
       continue

@@ -148,6 +148,13 @@ def test_nested_containers_do_not_explode(tmp_path):
     torch_file.read(path)
 
 
+def test_a_dictionary_within_itself(tmp_path):
+  body = b"}q\x00X\x01\x00\x00\x00ah\x00s"
+  path = zipped(tmp_path / "a.pth", program(body))
+  with pytest.raises(torch_file.TorchFileError, match=r"too deeply: a\.a\.a"):
+    torch_file.read(path)
+
+
 @pytest.mark.parametrize(
   ("body", "message"),
   [

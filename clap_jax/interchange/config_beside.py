@@ -1,0 +1,83 @@
+"""What configs beside the weights say: those of Hugging Face and open_clip."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clap_jax.interchange import source as source_lib
+
+_HUGGING_FACE = "config.json"
+_OPEN_CLIP = "open_clip_config.json"
+
+
+def with_heads(
+  options: source_lib.Options, file: pathlib.Path, *, source: source_lib.Source
+) -> source_lib.Options:
+  """Options with the number of heads, where Hugging Face's config says one.
+
+  Args:
+    options: those the user gave; a number of heads there stays.
+    file: the weights.
+    source: what they are taken for.
+
+  Raises:
+    ValueError: if a config beside the weights says that they are of another
+      kind.
+  """
+  config, of_open_clip = map(file.with_name, (_HUGGING_FACE, _OPEN_CLIP))
+  values = _read(config)
+  _check(config, values, source.requires)
+  if of_open_clip.is_file():
+    # What it does not say is not QuickGELU.
+    said = {"model_cfg.quick_gelu": False} | _read(of_open_clip)
+    _check(of_open_clip, said, source.requires)
+  # Both towers of CLIP have their own; where they differ no one number is it.
+  heads = {
+    value
+    for key, value in values.items()
+    if re.fullmatch(r"((text|vision)_config\.)?num_attention_heads", key)
+  }
+  if options.num_heads is not None or len(heads) != 1:
+    return options
+  return dataclasses.replace(options, num_heads=heads.pop())
+
+
+def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
+  """The source's clips, with what Hugging Face's config says of them."""
+  said = _read(file.with_name(_HUGGING_FACE))
+  return {
+    key: said.get(source.clips_said.get(key), value)
+    for key, value in source.clips.items()
+  }
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """Its values; none if there is no such file."""
+  if not path.is_file():
+    return {}
+  return _flat(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check(path, values, requires) -> None:
+  wrong = [
+    f"{key} is {values[key]!r}, expected {value!r}"
+    for key, value in requires.items()
+    if values.get(key, value) != value
+  ]
+  if wrong:
+    raise ValueError(
+      f"{path}: {'; '.join(wrong)}: no tower of this source is built so. Give "
+      "the --source that fits, if there is one."
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Values of nested dictionaries by their keys, joined by dots."""
+  flat = {}
+  for key, value in values.items():
+    inner = isinstance(value, dict)
+    flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+  return flat
