@@ -242,7 +242,9 @@ restart_until_done() {
     case "$state" in
       ACTIVE)
         said="$(run_state)" || said=""
-        if [[ "$said" == *ENDED* && "$said" != *RUNNING* ]]; then
+        # Process 0 alone logs that it was asked to stop: one STOPPED is all.
+        if [[ "$said" == *ENDED* && "$said" != *RUNNING* &&
+              "$said" != *STOPPED* ]]; then
           printf 'launch.sh: %s has ended; see the logs.\n' "$name" >&2
           return
         fi

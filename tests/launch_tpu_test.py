@@ -19,8 +19,8 @@ case "$*" in
     state="$(head -n 1 "$STATES")"
     sed -i 1d "$STATES"
     printf '%s\n' "${state%% *}" ;;
-  *"kill -0"*)  # answers in turn, the last one for good
-    head -n 1 "$SAID"
+  *"kill -0"*)  # answers in turn, the last one for good; a comma: a worker
+    head -n 1 "$SAID" | tr , '\n'
     if [[ "$(wc -l < "$SAID")" -gt 1 ]]; then sed -i 1d "$SAID"; fi ;;
 esac
 """
@@ -254,32 +254,35 @@ def test_status_logs_stop_delete(cloud, tmp_path):
   )
 
 
+def kinds(calls):
+  """What each call is for."""
+  marks = {"nohup": "start", "install": "install", "kill -0": "ask"}
+  return [
+    next((kind for mark, kind in marks.items() if mark in text), call[3])
+    for call, text in ((call, " ".join(call)) for call in calls)
+  ]
+
+
+RESTART = (
+  *("train", "--name", "run", *ZONE, "--type", "v4-16", "--spot"),
+  *("--runtime", "tpu-ubuntu2204-base", "--restart"),
+)
+
+
 def test_after_a_preemption_everything_starts_again(cloud, tmp_path):
   launch, calls = cloud
   tarball = tmp_path / "code.tar.gz"
   tarball.write_bytes(b"x")
   states = ["ACTIVE", "SUSPENDING", "PROVISIONING", "ACTIVE", "ACTIVE"]
   (tmp_path / "states").write_text("\n".join(states))
-  arguments = ["train", "--name", "run", *ZONE, "--type", "v4-16", "--spot"]
-  arguments += ["--runtime", "tpu-ubuntu2204-base", "--restart"]
-  arguments += ["--tarball", str(tarball), "--", "--workdir", "w"]
+  arguments = [*RESTART, "--tarball", str(tarball), "--", "--workdir", "/w"]
   # The last ACTIVE finds the run ended.
   (tmp_path / "said").write_text("RUNNING\nENDED\n")
   result = launch(*arguments)
   assert result.returncode == 0, result.stderr
   assert "run is SUSPENDING; making it again" in result.stderr
   assert "run has ended" in result.stderr
-  kinds = [
-    "start"
-    if "nohup" in " ".join(call)
-    else "install"
-    if "install" in " ".join(call)
-    else "ask"
-    if "kill -0" in " ".join(call)
-    else call[3]
-    for call in calls()
-  ]
-  assert kinds == [
+  assert kinds(calls()) == [
     "start",
     "describe",
     "ask",
@@ -296,6 +299,24 @@ def test_after_a_preemption_everything_starts_again(cloud, tmp_path):
   ]
   starts = [call for call in calls() if "nohup" in " ".join(call)]
   assert starts[0] == starts[1]
+
+
+def test_one_stopped_worker_says_that_the_slice_waits_to_be_taken(
+  cloud, tmp_path
+):
+  launch, calls = cloud
+  states = ["ACTIVE"] * 3 + ["SUSPENDED", "ACTIVE", "ACTIVE"]
+  (tmp_path / "states").write_text("\n".join(states))
+  # Process 0 alone logs that it was asked to stop.
+  (tmp_path / "said").write_text(
+    "RUNNING,RUNNING\nSTOPPED,ENDED\nENDED,STOPPED\nENDED,ENDED\n"
+  )
+  result = launch(*RESTART, "--", "--workdir", "/w")
+  assert result.returncode == 0, result.stderr
+  assert "run is SUSPENDED; making it again" in result.stderr
+  done = kinds(calls())
+  assert done.count("ask") == 4
+  assert done.count("start") == 2
 
 
 def test_a_dry_run_prints_all_and_runs_nothing(cloud):
