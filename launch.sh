@@ -11,7 +11,9 @@
 #   --project P --type v5litepod-16 --runtime v2-alpha-tpuv5-lite --slices N
 #   --spot          cheaper, may be taken away; --direct: no queued resource
 #   --rev REVISION  the commit to ship (default HEAD); --tarball FILE instead
-#   --restart       train: make the slice again after a preemption, go on
+#   --restart       train: make the slice again after a preemption, go on;
+#                   repeat the options of create (--type, --runtime, --spot)
+#                   and of setup (--rev or --tarball)
 #   --dry-run       print every command and run none
 # PYTHON names the interpreter that .venv is made from (3.11 or newer).
 set -euo pipefail
@@ -19,7 +21,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -156,10 +158,14 @@ on_all_workers() { # COMMAND: in the shell of every worker of every slice
   done
 }
 
-tpu_create() {
-  [[ -n "$type" ]] || fail "tpu create: --type is needed, such as v5litepod-16."
+need_type_and_runtime() { # VERB
+  [[ -n "$type" ]] || fail "tpu $1: --type is needed, such as v5litepod-16."
   [[ -n "$runtime" ]] ||
-    fail "tpu create: --runtime is needed, such as v2-alpha-tpuv5-lite."
+    fail "tpu $1: --runtime is needed, such as v2-alpha-tpuv5-lite."
+}
+
+tpu_create() {
+  need_type_and_runtime create
   local how=()
   [[ "$spot" == 0 ]] || how+=(--spot)
   if [[ "$direct" == 1 ]]; then
@@ -176,15 +182,21 @@ tpu_create() {
     --runtime-version="$runtime" "${how[@]}"
 }
 
+# From now on the commit that --rev names today, whatever a branch does.
+fix_revision() {
+  local commit
+  commit="$(git -C "$root" rev-parse --verify --quiet --end-of-options \
+    "$revision^{commit}")" || fail "--rev: git knows no commit '$revision'."
+  revision="$commit"
+}
+
 tpu_setup() {
   local archive="$tarball" node temporary=""
   if [[ -z "$archive" ]]; then
-    local commit
-    commit="$(git -C "$root" rev-parse --verify --quiet --end-of-options \
-      "$revision^{commit}")" || fail "--rev: git knows no commit '$revision'."
+    fix_revision
     temporary="$(mktemp -d)"
     archive="$temporary/clap_jax.tar.gz"
-    run git -C "$root" archive --format=tar.gz --output="$archive" "$commit"
+    run git -C "$root" archive --format=tar.gz --output="$archive" "$revision"
   fi
   for node in $(nodes); do
     gcloud_tpu tpu-vm scp "$archive" "$node:clap_jax.tar.gz" --worker=all
@@ -208,6 +220,10 @@ tpu_start() { # clap's own arguments
 tpu_train() {
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu train: give the options of clap train after --."
+  if [[ "$restart" == 1 ]]; then
+    need_type_and_runtime "train --restart"
+    [[ -n "$tarball" ]] || fix_revision
+  fi
   tpu_start train --distributed "${train_arguments[@]}"
   if [[ "$restart" == 1 ]]; then
     [[ "$direct" == 0 ]] || fail "tpu train: --restart needs queued resources."

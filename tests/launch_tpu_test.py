@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -22,6 +23,9 @@ case "$*" in
   *"kill -0"*)  # answers in turn, the last one for good; a comma: a worker
     head -n 1 "$SAID" | tr , '\n'
     if [[ "$(wc -l < "$SAID")" -gt 1 ]]; then sed -i 1d "$SAID"; fi ;;
+  *nohup*)
+    if [[ -f "$ON_START" ]]; then bash "$ON_START"; rm "$ON_START"; fi ;;
+  *" scp "*) cp -- "$5" "$SHIPPED" ;;
 esac
 """
 
@@ -39,14 +43,16 @@ def cloud(tmp_path):
     "RECORD": str(record),
     "STATES": str(tmp_path / "states"),
     "SAID": str(tmp_path / "said"),
+    "ON_START": str(tmp_path / "on_start"),
+    "SHIPPED": str(tmp_path / "shipped"),
     "CLAP_POLL_SEC": "0",
     "SECRET_TOKEN": "hunter2",
   }
   (tmp_path / "home").mkdir()
 
-  def launch(*arguments, timeout=300):
+  def launch(*arguments, timeout=300, script=SCRIPT):
     return subprocess.run(
-      ["bash", str(SCRIPT), "tpu", *arguments],
+      ["bash", str(script), "tpu", *arguments],
       capture_output=True,
       text=True,
       timeout=timeout,
@@ -222,6 +228,24 @@ def test_hostile_revisions_are_refused(cloud, text):
     (("create", "--name"), "--name needs a value"),
     (("train", "--name", "a", *ZONE), "after --"),
     (("train", "--name", "a", *ZONE, "--cofnig"), "unknown option"),
+    (
+      ("train", "--name", "a", *ZONE, "--restart", "--", "--workdir", "/w"),
+      "train --restart: --type is needed",
+    ),
+    (
+      (
+        *("train", "--name", "a", *ZONE, "--restart", "--type", "v4-8"),
+        *("--", "--workdir", "/w"),
+      ),
+      "train --restart: --runtime is needed",
+    ),
+    (
+      (
+        *("train", "--name", "a", *ZONE, "--restart", "--type", "v4-8"),
+        *("--runtime", "r", "--rev", "nosuch", "--", "--workdir", "/w"),
+      ),
+      "no commit 'nosuch'",
+    ),
     (("stop", "--name", "a", *ZONE, "--slices", "2", "--direct"), "--direct"),
     (("setup", "--name", "a", *ZONE, "--tarball", "no.tar"), "no file"),
   ],
@@ -319,6 +343,37 @@ def test_one_stopped_worker_says_that_the_slice_waits_to_be_taken(
   assert done.count("start") == 2
 
 
+def test_a_restart_ships_the_commit_of_the_start(cloud, tmp_path):
+  launch, calls = cloud
+  repository = tmp_path / "repository"
+  repository.mkdir()
+  script = repository / "launch.sh"
+  shutil.copy(SCRIPT, script)
+  (repository / "version").write_text("first")
+  git = ["git", "-C", str(repository), "-c", "user.name=a"]
+  git += ["-c", "user.email=a@b"]
+  for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+    subprocess.run([*git, *arguments], check=True)
+  # While the run runs, the branch goes on.
+  (tmp_path / "on_start").write_text(
+    f"cd {shlex.quote(str(repository))} && echo second > version &&\n"
+    f"{shlex.join([*git, 'commit', '-qam', 'second'])}\n"
+  )
+  (tmp_path / "states").write_text("SUSPENDED\nACTIVE\nACTIVE\n")
+  (tmp_path / "said").write_text("ENDED\n")
+  result = launch(*RESTART, "--", "--workdir", "/w", script=script)
+  assert result.returncode == 0, result.stderr
+  assert (repository / "version").read_text() == "second\n"
+  (created,) = (call for call in calls() if call[3] == "create")
+  assert "--spot" in created
+  shipped = subprocess.run(
+    ["tar", "-xzOf", str(tmp_path / "shipped"), "version"],
+    capture_output=True,
+    check=True,
+  )
+  assert shipped.stdout == b"first"
+
+
 def test_a_dry_run_prints_all_and_runs_nothing(cloud):
   launch, calls = cloud
   for verb in ("create", "setup", "status", "logs", "stop", "delete"):
@@ -331,7 +386,7 @@ def test_a_dry_run_prints_all_and_runs_nothing(cloud):
     words = [shlex.split(line) for line in result.stdout.splitlines()]
     assert words
   result = launch(
-    *("train", "--name", "run", *ZONE, "--restart", "--dry-run"),
+    *(*RESTART, "--dry-run"),
     *("--", "--workdir", "$(id)"),
   )
   assert result.returncode == 0
