@@ -14,6 +14,7 @@
 #   --restart       train: make the slice again after a preemption, go on;
 #                   repeat the options of create (--type, --runtime, --spot)
 #                   and of setup (--rev or --tarball)
+#   sweep uses worker 0 alone: make a slice of one host, such as v5litepod-8
 #   --dry-run       print every command and run none
 # PYTHON names the interpreter that .venv is made from (3.11 or newer).
 set -euo pipefail
@@ -21,7 +22,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -151,10 +152,10 @@ nodes() {
   fi
 }
 
-on_all_workers() { # COMMAND: in the shell of every worker of every slice
+on_workers() { # all|NUMBER COMMAND: in those workers' shells on every slice
   local node
   for node in $(nodes); do
-    gcloud_tpu tpu-vm ssh "$node" --worker=all --command="$1"
+    gcloud_tpu tpu-vm ssh "$node" --worker="$1" --command="$2"
   done
 }
 
@@ -202,18 +203,19 @@ tpu_setup() {
     gcloud_tpu tpu-vm scp "$archive" "$node:clap_jax.tar.gz" --worker=all
   done
   # shellcheck disable=SC2016  # for the worker's shell
-  on_all_workers 'rm -rf clap_jax.new && mkdir clap_jax.new &&
+  on_workers all 'rm -rf clap_jax.new && mkdir clap_jax.new &&
 tar -xzf clap_jax.tar.gz -C clap_jax.new &&
 { [ ! -d clap_jax/.venv ] || mv clap_jax/.venv clap_jax.new/; } &&
 rm -rf clap_jax && mv clap_jax.new clap_jax && clap_jax/launch.sh install tpu'
   [[ -z "$temporary" ]] || rm -r "$temporary"
 }
 
-# Starts clap on every worker, which goes on when the connection ends.
-tpu_start() { # clap's own arguments
-  local command
+# Starts clap on these workers, which go on when the connection ends.
+tpu_start() { # all|NUMBER and clap's own arguments
+  local workers="$1" command
+  shift
   command="$(printf '%q ' ./launch.sh clap "$@")"
-  on_all_workers "cd clap_jax && { setsid nohup $command >> ~/$name.log 2>&1 \
+  on_workers "$workers" "cd clap_jax && { setsid nohup $command >> ~/$name.log 2>&1 \
 < /dev/null & echo \$! > ~/$name.pid; }"
 }
 
@@ -224,7 +226,7 @@ tpu_train() {
     need_type_and_runtime "train --restart"
     [[ -n "$tarball" ]] || fix_revision
   fi
-  tpu_start train --distributed "${train_arguments[@]}"
+  tpu_start all train --distributed "${train_arguments[@]}"
   if [[ "$restart" == 1 ]]; then
     [[ "$direct" == 0 ]] || fail "tpu train: --restart needs queued resources."
     restart_until_done
@@ -238,7 +240,7 @@ queued_state() {
 # What every worker says of its process: RUNNING, STOPPED (it has saved and
 # waits to be taken away) or ENDED; nothing from one that cannot be reached.
 run_state() {
-  on_all_workers "if kill -0 \"\$(cat ~/$name.pid)\" 2> /dev/null; \
+  on_workers all "if kill -0 \"\$(cat ~/$name.pid)\" 2> /dev/null; \
 then echo RUNNING; elif tail -n 5 ~/$name.log | grep -q 'asked to stop: saved'; \
 then echo STOPPED; else echo ENDED; fi"
 }
@@ -271,7 +273,7 @@ restart_until_done() {
         tpu_create
         wait_until_active
         tpu_setup
-        tpu_start train --distributed "${train_arguments[@]}"
+        tpu_start all train --distributed "${train_arguments[@]}"
         ;;
     esac
   done
@@ -286,10 +288,15 @@ wait_until_active() {
   done
 }
 
+# A sweep's runs are processes of one host: more hosts would repeat them all.
 tpu_sweep() {
+  [[ "$slices" == 1 ]] ||
+    fail "tpu sweep: a sweep uses one host: leave out --slices."
+  [[ "$restart" == 0 ]] ||
+    fail "tpu sweep: --restart is for train; run the sweep again to go on."
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu sweep: give the options of clap sweep after --."
-  tpu_start sweep "${train_arguments[@]}"
+  tpu_start 0 sweep "${train_arguments[@]}"
 }
 
 tpu_status() {
@@ -298,7 +305,7 @@ tpu_status() {
   else
     queued_state
   fi
-  on_all_workers "tail -n 1 ~/$name.log"
+  on_workers all "tail -n 1 ~/$name.log"
 }
 
 tpu_logs() {
@@ -312,7 +319,7 @@ tpu_logs() {
 }
 
 tpu_stop() {
-  on_all_workers "kill -TERM \"\$(cat ~/$name.pid)\""
+  on_workers all "kill -TERM \"\$(cat ~/$name.pid)\""
 }
 
 tpu_delete() {

@@ -184,6 +184,17 @@ def test_arguments_reach_clap_as_they_are(cloud, tmp_path):
   assert not list(tmp_path.rglob("INJECTED"))
 
 
+def test_a_sweep_runs_on_one_worker(cloud):
+  launch, calls = cloud
+  arguments = ("--config", "c.py", "--workdir", "/w")
+  result = launch("sweep", "--name", "run", *ZONE, "--", *arguments)
+  assert result.returncode == 0, result.stderr
+  (call,) = calls()
+  assert call[:6] == tpu("tpu-vm", "ssh", "run", "--worker=0")
+  command = call[6].removeprefix("--command=")
+  assert remote_words(command)[1:] == ["clap", "sweep", *arguments]
+
+
 @pytest.mark.parametrize("text", [*HOSTILE, "A", "../x", "a" * 99, "a_b"])
 @pytest.mark.parametrize(
   "option", ["--name", "--zone", "--project", "--type", "--runtime", "--slices"]
@@ -228,6 +239,14 @@ def test_hostile_revisions_are_refused(cloud, text):
     (("create", "--name"), "--name needs a value"),
     (("train", "--name", "a", *ZONE), "after --"),
     (("train", "--name", "a", *ZONE, "--cofnig"), "unknown option"),
+    (
+      ("sweep", "--name", "a", *ZONE, "--slices", "2", "--", "--jobs", "2"),
+      "uses one host",
+    ),
+    (
+      ("sweep", "--name", "a", *ZONE, "--restart", "--", "--jobs", "2"),
+      "--restart is for train",
+    ),
     (
       ("train", "--name", "a", *ZONE, "--restart", "--", "--workdir", "/w"),
       "train --restart: --type is needed",
