@@ -215,8 +215,11 @@ tpu_start() { # all|NUMBER and clap's own arguments
   local workers="$1" command
   shift
   command="$(printf '%q ' ./launch.sh clap "$@")"
-  on_workers "$workers" "cd clap_jax && { setsid nohup $command >> ~/$name.log 2>&1 \
-< /dev/null & echo \$! > ~/$name.pid; }"
+  # The shell that starts clap stays to write down its exit code.
+  on_workers "$workers" "cd clap_jax && rm -f ~/$name.pid ~/$name.rc && {
+setsid nohup sh -c '\"\$@\" & echo \$! > ~/$name.pid
+wait \$!; echo \$? > ~/$name.rc' sh $command >> ~/$name.log 2>&1 \
+< /dev/null & }"
 }
 
 tpu_train() {
@@ -238,15 +241,28 @@ queued_state() {
 }
 
 # What every worker says of its process: RUNNING, STOPPED (it has saved and
-# waits to be taken away) or ENDED; nothing from one that cannot be reached.
+# waits to be taken away) or ENDED and its exit code, "none" if it was killed
+# together with its shell; nothing from one that cannot be reached.
 run_state() {
   on_workers all "if kill -0 \"\$(cat ~/$name.pid)\" 2> /dev/null; \
 then echo RUNNING; elif tail -n 5 ~/$name.log | grep -q 'asked to stop: saved'; \
-then echo STOPPED; else echo ENDED; fi"
+then echo STOPPED; else sleep 1; \
+echo ENDED \"\$(cat ~/$name.rc 2> /dev/null || echo none)\"; fi"
+}
+
+# Returns the worst exit code of the answers of run_state.
+worst_code() { # TEXT
+  local word code worst=0
+  while read -r word code; do
+    [[ "$word" == ENDED ]] || continue
+    [[ "$code" =~ ^[0-9]+$ ]] || code=1
+    [[ "$code" -le "$worst" ]] || worst="$code"
+  done <<< "$1"
+  return "$worst"
 }
 
 restart_until_done() {
-  local state said pause="${CLAP_POLL_SEC:-60}"
+  local state said code=0 stopped=0 pause="${CLAP_POLL_SEC:-60}"
   if [[ "$dry_run" == 1 ]]; then
     printf '# every %s s, and again from create if the state is SUSPENDED,' \
       "$pause"
@@ -261,14 +277,31 @@ restart_until_done() {
       ACTIVE)
         said="$(run_state)" || said=""
         # Process 0 alone logs that it was asked to stop: one STOPPED is all.
-        if [[ "$said" == *ENDED* && "$said" != *RUNNING* &&
-              "$said" != *STOPPED* ]]; then
+        if [[ "$said" == *RUNNING* ]]; then
+          stopped=0
+        elif [[ "$said" == *STOPPED* ]]; then
+          stopped=$((stopped + 1))
+          if [[ "$stopped" -ge 10 ]]; then
+            printf 'launch.sh: %s was asked to stop and has saved, and its' \
+              "$name" >&2
+            printf ' slice stays; start it again to go on.\n' >&2
+            return
+          fi
+        elif [[ "$said" == *ENDED* ]]; then
+          worst_code "$said" || code=$?
+          if [[ "$code" != 0 ]]; then
+            printf 'launch.sh: %s has failed with exit code %d; see ~/%s.log' \
+              "$name" "$code" "$name" >&2
+            printf ' on its workers.\n' >&2
+            return "$code"
+          fi
           printf 'launch.sh: %s has ended; see the logs.\n' "$name" >&2
           return
         fi
         ;;
       SUSPENDED | SUSPENDING | FAILED)
         printf 'launch.sh: %s is %s; making it again.\n' "$name" "$state" >&2
+        stopped=0
         tpu_delete
         tpu_create
         wait_until_active

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
+import time
 
 import pytest
 
@@ -127,21 +127,40 @@ def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
   assert "no commit" in result.stderr
 
 
-def remote_words(command):
-  """What a shell makes of the part that starts clap."""
-  script = command.partition("nohup ")[2].partition(" >>")[0]
-  check = "import sys; print('\\0'.join(sys.argv[1:]), end='')"
-  result = subprocess.run(
-    [
-      "bash",
-      "-c",
-      f"{shlex.quote(sys.executable)} -c {shlex.quote(check)} {script}",
-    ],
+def on_worker(home, command, exits=0, log=""):
+  """Runs it as a worker would, with a launch.sh that notes its arguments."""
+  folder = home / "clap_jax"
+  folder.mkdir(parents=True, exist_ok=True)
+  (folder / "launch.sh").write_text(
+    f"#!/bin/sh\nprintf '%s\\0' \"$@\" > ~/words\necho '{log}'\nexit {exits}\n"
+  )
+  (folder / "launch.sh").chmod(0o755)
+  return subprocess.run(
+    ["bash", "-c", command],
+    cwd=home,
+    env=os.environ | {"HOME": str(home)},
     capture_output=True,
     text=True,
     check=True,
-  )
-  return result.stdout.split("\0")
+    timeout=300,
+  ).stdout
+
+
+def ended(home):
+  """The exit code that is written down when the process on a worker ends."""
+  deadline = time.monotonic() + 300
+  while not ((code := home / "run.rc").exists() and code.read_text()):
+    assert time.monotonic() < deadline, "no exit code is written"
+    time.sleep(0.01)
+  return code.read_text()
+
+
+def remote_words(tmp_path, command):
+  """What the launcher on a worker is given."""
+  home = tmp_path / "worker"
+  on_worker(home, command)
+  assert ended(home) == "0\n"
+  return (home / "words").read_text().split("\0")[:-1]
 
 
 HOSTILE = [
@@ -174,8 +193,7 @@ def test_arguments_reach_clap_as_they_are(cloud, tmp_path):
   (call,) = calls()
   assert call[:6] == tpu("tpu-vm", "ssh", "run", "--worker=all")
   command = call[6].removeprefix("--command=")
-  assert remote_words(command) == [
-    "./launch.sh",
+  assert remote_words(tmp_path, command) == [
     "clap",
     "train",
     "--distributed",
@@ -184,7 +202,7 @@ def test_arguments_reach_clap_as_they_are(cloud, tmp_path):
   assert not list(tmp_path.rglob("INJECTED"))
 
 
-def test_a_sweep_runs_on_one_worker(cloud):
+def test_a_sweep_runs_on_one_worker(cloud, tmp_path):
   launch, calls = cloud
   arguments = ("--config", "c.py", "--workdir", "/w")
   result = launch("sweep", "--name", "run", *ZONE, "--", *arguments)
@@ -192,7 +210,7 @@ def test_a_sweep_runs_on_one_worker(cloud):
   (call,) = calls()
   assert call[:6] == tpu("tpu-vm", "ssh", "run", "--worker=0")
   command = call[6].removeprefix("--command=")
-  assert remote_words(command)[1:] == ["clap", "sweep", *arguments]
+  assert remote_words(tmp_path, command) == ["clap", "sweep", *arguments]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "A", "../x", "a" * 99, "a_b"])
@@ -320,7 +338,7 @@ def test_after_a_preemption_everything_starts_again(cloud, tmp_path):
   (tmp_path / "states").write_text("\n".join(states))
   arguments = [*RESTART, "--tarball", str(tarball), "--", "--workdir", "/w"]
   # The last ACTIVE finds the run ended.
-  (tmp_path / "said").write_text("RUNNING\nENDED\n")
+  (tmp_path / "said").write_text("RUNNING\nENDED 0\n")
   result = launch(*arguments)
   assert result.returncode == 0, result.stderr
   assert "run is SUSPENDING; making it again" in result.stderr
@@ -352,7 +370,7 @@ def test_one_stopped_worker_says_that_the_slice_waits_to_be_taken(
   (tmp_path / "states").write_text("\n".join(states))
   # Process 0 alone logs that it was asked to stop.
   (tmp_path / "said").write_text(
-    "RUNNING,RUNNING\nSTOPPED,ENDED\nENDED,STOPPED\nENDED,ENDED\n"
+    "RUNNING,RUNNING\nSTOPPED,ENDED 0\nENDED 0,STOPPED\nENDED 0,ENDED 0\n"
   )
   result = launch(*RESTART, "--", "--workdir", "/w")
   assert result.returncode == 0, result.stderr
@@ -360,6 +378,85 @@ def test_one_stopped_worker_says_that_the_slice_waits_to_be_taken(
   done = kinds(calls())
   assert done.count("ask") == 4
   assert done.count("start") == 2
+
+
+@pytest.mark.parametrize(
+  ("said", "code"),
+  [("ENDED 3,ENDED 0", 3), ("ENDED 0,ENDED 3", 3), ("ENDED none", 1)],
+)
+def test_a_run_that_failed_is_said_and_returned(cloud, tmp_path, said, code):
+  launch, calls = cloud
+  (tmp_path / "states").write_text("ACTIVE\n" * 3)
+  (tmp_path / "said").write_text(f"RUNNING\n{said}\n")
+  result = launch(*RESTART, "--", "--workdir", "/w")
+  assert result.returncode == code
+  assert f"run has failed with exit code {code}" in result.stderr
+  assert kinds(calls()).count("start") == 1
+
+
+def test_a_run_that_was_stopped_on_a_slice_that_stays_is_left(cloud, tmp_path):
+  launch, calls = cloud
+  (tmp_path / "states").write_text("ACTIVE\n" * 30)
+  (tmp_path / "said").write_text("STOPPED\nRUNNING\nSTOPPED,ENDED 0\n")
+  result = launch(*RESTART, "--", "--workdir", "/w")
+  assert result.returncode == 0, result.stderr
+  assert "asked to stop and has saved" in result.stderr
+  assert kinds(calls()).count("ask") == 2 + 10
+
+
+@pytest.mark.parametrize(
+  ("exits", "log", "answer"),
+  [
+    (0, "done", "ENDED 0\n"),
+    (3, "it failed", "ENDED 3\n"),
+    (0, "asked to stop: saved at step 7", "STOPPED\n"),
+  ],
+)
+def test_a_worker_says_how_its_process_ended(
+  cloud, tmp_path, exits, log, answer
+):
+  launch, calls = cloud
+  (tmp_path / "states").write_text("ACTIVE\n")
+  (tmp_path / "said").write_text("ENDED 0\n")
+  assert launch(*RESTART, "--", "--workdir", "/w").returncode == 0
+  start, ask = (
+    call[6].removeprefix("--command=") for call in calls() if call[3] == "ssh"
+  )
+  home = tmp_path / "worker"
+  on_worker(home, start, exits, log)
+  assert ended(home) == f"{exits}\n"
+  assert on_worker(home, ask) == answer
+  (home / "run.log").write_text("")
+  (home / "run.rc").unlink()  # a host that was started again
+  assert on_worker(home, ask) == "ENDED none\n"
+
+
+def test_a_worker_runs_until_it_is_stopped(cloud, tmp_path):
+  launch, calls = cloud
+  (tmp_path / "states").write_text("ACTIVE\n")
+  (tmp_path / "said").write_text("ENDED 0\n")
+  assert launch(*RESTART, "--", "--workdir", "/w").returncode == 0
+  assert launch("stop", "--name", "run", *ZONE).returncode == 0
+  start, ask, stop = (
+    call[6].removeprefix("--command=") for call in calls() if call[3] == "ssh"
+  )
+  home = tmp_path / "worker"
+  # Like clap, which finishes its step when it is asked to.
+  stoppable = (
+    "trap 'exit 5' TERM; touch ~/ready; "
+    "for second in $(seq 300); do sleep 1; done"
+  )
+  on_worker(
+    home, start.replace("./launch.sh clap", f"sh -c {shlex.quote(stoppable)}")
+  )
+  deadline = time.monotonic() + 300
+  while not (home / "ready").exists():
+    assert time.monotonic() < deadline, "it has not started"
+    time.sleep(0.01)
+  assert on_worker(home, ask) == "RUNNING\n"
+  on_worker(home, stop)
+  assert ended(home) == "5\n"
+  assert on_worker(home, ask) == "ENDED 5\n"
 
 
 def test_a_restart_ships_the_commit_of_the_start(cloud, tmp_path):
@@ -379,7 +476,7 @@ def test_a_restart_ships_the_commit_of_the_start(cloud, tmp_path):
     f"{shlex.join([*git, 'commit', '-qam', 'second'])}\n"
   )
   (tmp_path / "states").write_text("SUSPENDED\nACTIVE\nACTIVE\n")
-  (tmp_path / "said").write_text("ENDED\n")
+  (tmp_path / "said").write_text("ENDED 0\n")
   result = launch(*RESTART, "--", "--workdir", "/w", script=script)
   assert result.returncode == 0, result.stderr
   assert (repository / "version").read_text() == "second\n"
