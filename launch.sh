@@ -226,14 +226,13 @@ tpu_train() {
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu train: give the options of clap train after --."
   if [[ "$restart" == 1 ]]; then
+    [[ "$direct" == 0 ]] ||
+      fail "tpu train: --restart needs a queued resource: leave out --direct."
     need_type_and_runtime "train --restart"
     [[ -n "$tarball" ]] || fix_revision
   fi
   tpu_start all train --distributed "${train_arguments[@]}"
-  if [[ "$restart" == 1 ]]; then
-    [[ "$direct" == 0 ]] || fail "tpu train: --restart needs queued resources."
-    restart_until_done
-  fi
+  [[ "$restart" == 0 ]] || restart_until_done
 }
 
 queued_state() {

@@ -258,6 +258,13 @@ def test_hostile_revisions_are_refused(cloud, text):
     (("train", "--name", "a", *ZONE), "after --"),
     (("train", "--name", "a", *ZONE, "--cofnig"), "unknown option"),
     (
+      (
+        *("train", "--name", "a", *ZONE, "--type", "v4-8", "--runtime", "r"),
+        *("--restart", "--direct", "--", "--workdir", "/w"),
+      ),
+      "--restart needs a queued resource",
+    ),
+    (
       ("sweep", "--name", "a", *ZONE, "--slices", "2", "--", "--jobs", "2"),
       "uses one host",
     ),
