@@ -341,13 +341,19 @@ tpu_status() {
 }
 
 tpu_logs() {
-  local node
+  local node process code worst=0 processes=()
   for node in $(nodes); do
     # shellcheck disable=SC2016  # $(hostname) is for the worker's shell
     gcloud_tpu tpu-vm ssh "$node" --worker=all \
-      --command="tail -n 100 -F ~/$name.log | sed \"s/^/\$(hostname): /\"" &
+      --command="tail -n 100 -F ~/$name.log | sed -u \"s/^/\$(hostname): /\"" &
+    processes+=("$!")
   done
-  wait
+  for process in "${processes[@]}"; do
+    code=0
+    wait "$process" || code=$?
+    [[ "$code" -le "$worst" ]] || worst="$code"
+  done
+  return "$worst"
 }
 
 tpu_stop() {

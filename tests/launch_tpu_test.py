@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 
@@ -15,6 +16,9 @@ ZONE = ("--zone", "us-central2-b")
 PLACE = ["--zone", "us-central2-b"]
 RECORDER = r"""#!/usr/bin/env bash
 { flock 9; printf '%s\0' "$@" >&9; printf '\36' >&9; } 9>> "$RECORD"
+# A line of FAIL, of a node's name and a code, is how calls for that node end.
+code="$(sed -n "s/^$5 //p" "$FAIL" 2> /dev/null)"
+[[ -z "$code" ]] || exit "$code"
 case "$*" in
   *describe*)
     state="$(head -n 1 "$STATES")"
@@ -45,6 +49,7 @@ def cloud(tmp_path):
     "SAID": str(tmp_path / "said"),
     "ON_START": str(tmp_path / "on_start"),
     "SHIPPED": str(tmp_path / "shipped"),
+    "FAIL": str(tmp_path / "fail"),
     "CLAP_POLL_SEC": "0",
     "SECRET_TOKEN": "hunter2",
   }
@@ -320,6 +325,37 @@ def test_status_logs_stop_delete(cloud, tmp_path):
   assert deleted == tpu(
     "queued-resources", "delete", "run", "--force", "--quiet", *PLACE
   )
+
+
+@pytest.mark.parametrize("fail", ["run-0 4\nrun-1 7", "run-0 7", "run-2 7"])
+@pytest.mark.parametrize("verb", ["logs"])
+def test_all_slices_are_asked_and_the_worst_code_returned(
+  cloud, tmp_path, verb, fail
+):
+  launch, calls = cloud
+  (tmp_path / "fail").write_text(f"{fail}\n")
+  result = launch(verb, "--name", "run", *ZONE, "--slices", "3")
+  assert result.returncode == 7
+  assert sorted(call[4] for call in calls()) == ["run-0", "run-1", "run-2"]
+
+
+def test_lines_of_the_log_are_passed_on_as_they_come(cloud, tmp_path):
+  launch, calls = cloud
+  assert launch("logs", "--name", "run", *ZONE).returncode == 0
+  (call,) = calls()
+  (tmp_path / "run.log").write_text("step 1\n")
+  command = call[6].removeprefix("--command=")
+  with subprocess.Popen(
+    ["bash", "-c", f"exec timeout 300 bash -c {shlex.quote(command)}"],
+    env=os.environ | {"HOME": str(tmp_path)},
+    stdout=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as process:
+    try:  # tail goes on, so what a pipe holds back would not come
+      assert process.stdout.readline().endswith(": step 1\n")
+    finally:
+      os.killpg(process.pid, signal.SIGKILL)
 
 
 def kinds(calls):
