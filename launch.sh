@@ -152,11 +152,15 @@ nodes() {
   fi
 }
 
+# Goes on over all slices when one fails, and returns the worst exit code.
 on_workers() { # all|NUMBER COMMAND: in those workers' shells on every slice
-  local node
+  local node code worst=0
   for node in $(nodes); do
-    gcloud_tpu tpu-vm ssh "$node" --worker="$1" --command="$2"
+    code=0
+    gcloud_tpu tpu-vm ssh "$node" --worker="$1" --command="$2" || code=$?
+    [[ "$code" -le "$worst" ]] || worst="$code"
   done
+  return "$worst"
 }
 
 need_type_and_runtime() { # VERB
@@ -332,12 +336,17 @@ tpu_sweep() {
 }
 
 tpu_status() {
+  local state
   if [[ "$direct" == 1 ]]; then
-    gcloud_tpu tpu-vm describe "$name" --format='value(state)'
+    state="$(gcloud_tpu tpu-vm describe "$name" --format='value(state)')"
   else
-    queued_state
+    state="$(queued_state)"
   fi
-  on_workers all "tail -n 1 ~/$name.log"
+  printf '%s\n' "$state"
+  # A slice that is not there (READY: of its own) has no log to show.
+  if [[ "$dry_run" == 1 || "$state" == ACTIVE || "$state" == READY ]]; then
+    on_workers all "tail -n 1 ~/$name.log"
+  fi
 }
 
 tpu_logs() {

@@ -328,7 +328,7 @@ def test_status_logs_stop_delete(cloud, tmp_path):
 
 
 @pytest.mark.parametrize("fail", ["run-0 4\nrun-1 7", "run-0 7", "run-2 7"])
-@pytest.mark.parametrize("verb", ["logs"])
+@pytest.mark.parametrize("verb", ["logs", "stop"])
 def test_all_slices_are_asked_and_the_worst_code_returned(
   cloud, tmp_path, verb, fail
 ):
@@ -337,6 +337,34 @@ def test_all_slices_are_asked_and_the_worst_code_returned(
   result = launch(verb, "--name", "run", *ZONE, "--slices", "3")
   assert result.returncode == 7
   assert sorted(call[4] for call in calls()) == ["run-0", "run-1", "run-2"]
+
+
+@pytest.mark.parametrize(
+  ("state", "more", "asked"),
+  [
+    ("ACTIVE", (), 1),
+    ("READY", ("--direct",), 1),
+    ("WAITING_FOR_RESOURCES", (), 0),
+    ("SUSPENDED", (), 0),
+    ("CREATING", ("--direct",), 0),
+  ],
+)
+def test_status_asks_only_a_slice_that_is_there(
+  cloud, tmp_path, state, more, asked
+):
+  launch, calls = cloud
+  (tmp_path / "states").write_text(f"{state}\n")
+  result = launch("status", "--name", "run", *ZONE, *more)
+  assert result.returncode == 0, result.stderr
+  assert result.stdout == f"{state}\n"
+  assert [call[3] for call in calls()] == ["describe"] + ["ssh"] * asked
+
+
+def test_status_returns_what_failed(cloud, tmp_path):
+  launch, calls = cloud
+  (tmp_path / "fail").write_text("run 7\n")
+  assert launch("status", "--name", "run", *ZONE).returncode == 7
+  assert len(calls()) == 1
 
 
 def test_lines_of_the_log_are_passed_on_as_they_come(cloud, tmp_path):
