@@ -114,6 +114,8 @@ set_option() {
     --rev) matches "$1" "$value" '^[A-Za-z0-9_][A-Za-z0-9_./~^-]*$'; revision="$value" ;;
     --tarball)
       [[ -f "$value" ]] || fail "--tarball: there is no file '$value'."
+      # A relative name may begin with a dash, which gcloud takes for an option.
+      [[ "$value" == /* ]] || value="./$value"
       tarball="$value"
       ;;
   esac

@@ -132,6 +132,15 @@ def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
   assert "no commit" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["--flags-file=x.yaml", "code.tar.gz"])
+def test_a_tarball_is_no_option_of_gcloud(cloud, tmp_path, name):
+  launch, calls = cloud
+  (tmp_path / "home" / name).write_bytes(b"x")
+  result = launch("setup", "--name", "run", *ZONE, "--tarball", name)
+  assert result.returncode == 0, result.stderr
+  assert calls()[0][4] == f"./{name}"
+
+
 def on_worker(home, command, exits=0, log=""):
   """Runs it as a worker would, with a launch.sh that notes its arguments."""
   folder = home / "clap_jax"
