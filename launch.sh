@@ -228,9 +228,29 @@ wait \$!; echo \$? > ~/$name.rc' sh $command >> ~/$name.log 2>&1 \
 < /dev/null & }"
 }
 
+# The next setup replaces clap_jax, where a relative workdir would lie.
+refuse_relative_workdir() { # VERB
+  local word before="" value
+  for word in "${train_arguments[@]}"; do
+    value="/"
+    case "$before" in # clap takes a beginning of --workdir, too
+      --w*=*) ;;
+      --w*) value="$word" ;;
+    esac
+    case "$word" in
+      --w*=*) value="${word#*=}" ;;
+    esac
+    [[ "$value" == /* ]] ||
+      fail "tpu $1: --workdir: got $(printf '%q' "$value"), which the next\
+ setup would delete with the code; give an absolute path."
+    before="$word"
+  done
+}
+
 tpu_train() {
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu train: give the options of clap train after --."
+  refuse_relative_workdir train
   if [[ "$restart" == 1 ]]; then
     [[ "$direct" == 0 ]] ||
       fail "tpu train: --restart needs a queued resource: leave out --direct."
@@ -334,6 +354,7 @@ tpu_sweep() {
     fail "tpu sweep: --restart is for train; run the sweep again to go on."
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu sweep: give the options of clap sweep after --."
+  refuse_relative_workdir sweep
   tpu_start 0 sweep "${train_arguments[@]}"
 }
 

@@ -132,6 +132,35 @@ def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
   assert "no commit" in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+@pytest.mark.parametrize(
+  "words",
+  [
+    ("--workdir", "workdir/run"),
+    ("--workdir=run",),
+    ("--workdir=",),
+    ("--work", "~/run"),
+    ("--workdir", "/mnt/run", "--workdir", "$(touch INJECTED)"),
+  ],
+)
+def test_a_relative_workdir_is_refused(cloud, tmp_path, verb, words):
+  launch, calls = cloud
+  result = launch(verb, "--name", "run", *ZONE, "--", *words, "--config=c.py")
+  assert result.returncode == 2
+  assert f"tpu {verb}: --workdir: got " in result.stderr
+  assert "give an absolute path" in result.stderr
+  assert calls() == []
+  assert not list(tmp_path.rglob("INJECTED"))
+
+
+def test_an_absolute_workdir_is_taken(cloud):
+  launch, calls = cloud
+  for words in (("--workdir", "/mnt/run", "c"), ("--workdir=/mnt/run", "c")):
+    result = launch("train", "--name", "run", *ZONE, "--", *words)
+    assert result.returncode == 0, result.stderr
+  assert len(calls()) == 2
+
+
 @pytest.mark.parametrize("name", ["--flags-file=x.yaml", "code.tar.gz"])
 def test_a_tarball_is_no_option_of_gcloud(cloud, tmp_path, name):
   launch, calls = cloud
@@ -583,7 +612,7 @@ def test_a_dry_run_prints_all_and_runs_nothing(cloud):
     assert words
   result = launch(
     *(*RESTART, "--dry-run"),
-    *("--", "--workdir", "$(id)"),
+    *("--", "--workdir", "/$(id)"),
   )
   assert result.returncode == 0
   assert "queued-resources describe" in result.stdout
