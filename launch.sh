@@ -11,9 +11,10 @@
 #   --project P --type v5litepod-16 --runtime v2-alpha-tpuv5-lite --slices N
 #   --spot          cheaper, may be taken away; --direct: no queued resource
 #   --rev REVISION  the commit to ship (default HEAD); --tarball FILE instead
+#   --python PATH   setup: the workers' Python, 3.11 or newer (default python3)
 #   --restart       train: make the slice again after a preemption, go on;
 #                   repeat the options of create (--type, --runtime, --spot)
-#                   and of setup (--rev or --tarball)
+#                   and of setup (--rev or --tarball, --python)
 #   sweep uses worker 0 alone: make a slice of one host, such as v5litepod-8
 #   --dry-run       print every command and run none
 # PYTHON names the interpreter that .venv is made from (3.11 or newer).
@@ -22,7 +23,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -74,12 +75,12 @@ install() {
 
 tpu_options() {
   name="" zone="" project="" type="" runtime="" slices=1 revision="HEAD"
-  tarball="" spot=0 direct=0 restart=0 dry_run=0
+  tarball="" remote_python="" spot=0 direct=0 restart=0 dry_run=0
   train_arguments=()
   while [[ $# -gt 0 ]]; do
     case "$1" in
       --name | --zone | --project | --type | --runtime | --slices | --rev | \
-        --tarball)
+        --tarball | --python)
         [[ $# -ge 2 ]] || fail "$1 needs a value."
         set_option "$1" "$2"
         shift 2
@@ -117,6 +118,10 @@ set_option() {
       # A relative name may begin with a dash, which gcloud takes for an option.
       [[ "$value" == /* ]] || value="./$value"
       tarball="$value"
+      ;;
+    --python)
+      [[ -n "$value" ]] || fail "--python: got '', which is no interpreter."
+      remote_python="$value"
       ;;
   esac
 }
@@ -198,7 +203,8 @@ fix_revision() {
 }
 
 tpu_setup() {
-  local archive="$tarball" node temporary=""
+  local archive="$tarball" node temporary="" with=""
+  [[ -z "$remote_python" ]] || with="PYTHON=$(printf '%q ' "$remote_python")"
   if [[ -z "$archive" ]]; then
     fix_revision
     temporary="$(mktemp -d)"
@@ -208,11 +214,11 @@ tpu_setup() {
   for node in $(nodes); do
     gcloud_tpu tpu-vm scp "$archive" "$node:clap_jax.tar.gz" --worker=all
   done
-  # shellcheck disable=SC2016  # for the worker's shell
-  on_workers all 'rm -rf clap_jax.new && mkdir clap_jax.new &&
+  on_workers all "rm -rf clap_jax.new && mkdir clap_jax.new &&
 tar -xzf clap_jax.tar.gz -C clap_jax.new &&
 { [ ! -d clap_jax/.venv ] || mv clap_jax/.venv clap_jax.new/; } &&
-rm -rf clap_jax && mv clap_jax.new clap_jax && clap_jax/launch.sh install tpu'
+rm -rf clap_jax && mv clap_jax.new clap_jax &&
+${with}clap_jax/launch.sh install tpu"
   [[ -z "$temporary" ]] || rm -r "$temporary"
 }
 

@@ -132,6 +132,40 @@ def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
   assert "no commit" in result.stderr
 
 
+@pytest.mark.parametrize(
+  ("python", "option"),
+  [
+    ("unset", ()),
+    ("/opt/my python/$(touch INJECTED)", ("--python",)),
+    ("python3.11; touch INJECTED", ("--python",)),
+  ],
+)
+def test_setup_installs_with_the_python_named(cloud, tmp_path, python, option):
+  launch, calls = cloud
+  tarball = tmp_path / "code.tar"
+  (tmp_path / "launch.sh").write_text(
+    '#!/bin/sh\nprintf "%s\\n" "${PYTHON-unset}" "$@" > used\n'
+  )
+  (tmp_path / "launch.sh").chmod(0o755)
+  subprocess.run(
+    ["tar", "-czf", str(tarball), "-C", str(tmp_path), "launch.sh"], check=True
+  )
+  more = (*option, python) if option else ()
+  launched = ("setup", "--name", "run", *ZONE, "--tarball", str(tarball))
+  assert launch(*launched, *more).returncode == 0
+  command = calls()[-1][6].removeprefix("--command=")
+  home = tmp_path / "worker"
+  (home / "clap_jax/.venv").mkdir(parents=True)
+  (home / "clap_jax/old").touch()
+  shutil.copy(tarball, home / "clap_jax.tar.gz")
+  environment = {key: os.environ[key] for key in os.environ if key != "PYTHON"}
+  subprocess.run(["bash", "-c", command], cwd=home, env=environment, check=True)
+  assert (home / "used").read_text() == f"{python}\ninstall\ntpu\n"
+  kept = sorted(path.name for path in (home / "clap_jax").iterdir())
+  assert kept == [".venv", "launch.sh"]
+  assert not list(tmp_path.rglob("INJECTED"))
+
+
 @pytest.mark.parametrize("verb", ["train", "sweep"])
 @pytest.mark.parametrize(
   "words",
@@ -335,6 +369,7 @@ def test_hostile_revisions_are_refused(cloud, text):
     ),
     (("stop", "--name", "a", *ZONE, "--slices", "2", "--direct"), "--direct"),
     (("setup", "--name", "a", *ZONE, "--tarball", "no.tar"), "no file"),
+    (("setup", "--name", "a", *ZONE, "--python", ""), "no interpreter"),
   ],
 )
 def test_usage(cloud, arguments, message):
