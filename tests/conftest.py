@@ -13,6 +13,9 @@ def _prepare_environment() -> None:
   flags = os.environ.get("XLA_FLAGS", "").split()
   flags = [flag for flag in flags if not flag.startswith(_DEVICES_FLAG)]
   flags.append(f"{_DEVICES_FLAG}={NUM_SIMULATED_DEVICES}")
+  # On a busy machine eight devices on two cores may be 40 s apart, where XLA
+  # ends the process.
+  flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=300")
   os.environ["XLA_FLAGS"] = " ".join(flags)
   cache_dir = pathlib.Path(tempfile.gettempdir(), f"clap_jax_{os.getuid()}")
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir))
