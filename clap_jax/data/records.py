@@ -250,6 +250,10 @@ class Dataset:
       *(entry["id"] for entry in manifest.get("excluded", ())),
     )
 
+  def damaged(self, split: str) -> tuple[CorruptRecordError, ...]:
+    """The records whose annotations cannot be read, by their errors."""
+    return self.split(split).metadata(on_corrupt="skip").corrupt
+
   def subset_note(self, split: str) -> str | None:
     """What an evaluation card has to say of what is lacking; None if nothing.
 

@@ -299,7 +299,7 @@ class FeatureReader:
     if self.config.annotations is None and split != HOLDOUT_SPLIT:
       subset = self.dataset.subset_note(split)
       notes += [subset] if subset else []
-      damaged = self.dataset.split(split).metadata(on_corrupt="skip").corrupt
+      damaged = self.dataset.damaged(split)
       notes += [f"left out: {error}" for error in damaged[:20]]
     notes += facts.pop("notes", ())
     if self.config.ignored_videos:
