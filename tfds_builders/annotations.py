@@ -198,13 +198,18 @@ def pair(value: object) -> tuple:
   return tuple(value) if is_pair else (None, None)
 
 
-def positive(value: object) -> float | None:
-  """The number above 0 that a file states, None for anything else."""
+def number(value: object) -> float | None:
+  """The finite number that a file states, None for anything else."""
   try:
-    number = _number(value)
+    return _number(value)
   except SpanError:
     return None
-  return number if number > 0 else None
+
+
+def positive(value: object) -> float | None:
+  """The number above 0 that a file states, None for anything else."""
+  found = number(value)
+  return found if found is not None and found > 0 else None
 
 
 def make_span(start: object, end: object, text: object, where: str) -> Span:

@@ -30,13 +30,13 @@ _STORAGES = {
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED_DICT = "collections OrderedDict"
-# Found beside the tensors of training checkpoints; taken as empty, dropped.
 # TorchScript's classes, and what it puts around lists of one type.
 _SCRIPTED = "__torch__."
 _SCRIPTED_LISTS = tuple(
   f"torch.jit._pickle build_{kind}list"
   for kind in ("int", "double", "bool", "tensor")
 )
+# Found beside the tensors of training checkpoints; taken as empty, dropped.
 _INERT = ("argparse Namespace", "torch Size", "torch device")
 _ADMITTED = (
   _TENSOR,

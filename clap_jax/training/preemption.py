@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from jax.experimental import multihost_utils
 
@@ -56,15 +56,8 @@ def watch_sigterm() -> Iterator[StopRequest]:
   nothing.
   """
   stop = StopRequest()
-  in_main_thread = threading.current_thread() is threading.main_thread()
-  if processes.count() > 1 or not in_main_thread:
+  with _on_sigterm(stop.request):
     yield stop
-    return
-  previous = signal.signal(signal.SIGTERM, lambda *_: stop.request())
-  try:
-    yield stop
-  finally:
-    signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
@@ -75,15 +68,22 @@ def leave_on_sigterm() -> Iterator[None]:
   run makes the rest. `watch_sigterm` inside takes over for the steps. Several
   processes, which may not leave one by one, finish what they are at.
   """
+
+  def leave():
+    raise Preempted(None)
+
+  with _on_sigterm(leave):
+    yield
+
+
+@contextlib.contextmanager
+def _on_sigterm(action: Callable[[], None]) -> Iterator[None]:
+  """Calls `action` at SIGTERM, in the main thread of a run of one process."""
   in_main_thread = threading.current_thread() is threading.main_thread()
   if processes.count() > 1 or not in_main_thread:
     yield
     return
-
-  def leave(*_):
-    raise Preempted(None)
-
-  previous = signal.signal(signal.SIGTERM, leave)
+  previous = signal.signal(signal.SIGTERM, lambda *_: action())
   try:
     yield
   finally:

@@ -91,16 +91,10 @@ def _read_row(file, row, where, *, split, label):
     file.add(entry, "captions", span=span, where=where)
 
 
-def _frame_sec(text) -> float | None:
-  try:
-    return float(text) / _CHALLENGE_FPS
-  except (TypeError, ValueError):
-    return None
-
-
 def _read_frames(file, row, where, *, split, label):
   entry = file.entry(row["video"], split, where)
-  times = [_frame_sec(row[key]) for key in ("start", "stop")]
+  frames = [annotations.number(row[key]) for key in ("start", "stop")]
+  times = [None if f is None else f / _CHALLENGE_FPS for f in frames]
   file.add(entry, "segments", span=(*times, label), where=where)
 
 
