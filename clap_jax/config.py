@@ -111,8 +111,11 @@ class OptimizerConfig:
   weight_decay: float = ranged(default=0.0, minimum=0.0)  # of arrays >= 2-D
   warmup: Duration = duration(default=Duration(0, "steps"))  # linear, from 0
   schedule: str = choice("cosine", "constant", "step", default="cosine")
-  # Of "step": when the rate falls to a tenth.
-  decay_after: Duration | None = duration(default=None, above=0.0)
+  # Of "step": when the rate is multiplied by decay_factor, each time.
+  decay_percents: tuple[float, ...] = ranged(
+    default=(), above=0.0, maximum=100.0
+  )
+  decay_factor: float = ranged(default=0.1, above=0.0, maximum=1.0)
   gradient_clip: float | None = ranged(default=1.0, above=0.0)  # global norm
   b1: float = ranged(default=0.9, minimum=0.0, maximum=1.0)  # sgd: momentum
   b2: float = ranged(default=0.999, minimum=0.0, maximum=1.0)
@@ -122,11 +125,14 @@ class OptimizerConfig:
   ema_decay: float | None = ranged(default=None, above=0.0, maximum=1.0)
 
   def __post_init__(self):
-    if (self.schedule == "step") != (self.decay_after is not None):
+    percents = self.decay_percents
+    if (self.schedule == "step") != bool(percents):
       raise ValueError(
-        f"schedule is {self.schedule!r} and decay_after {self.decay_after}; "
-        "give decay_after_* with the schedule 'step' and only with it."
+        f"schedule is {self.schedule!r} and decay_percents {percents}; give "
+        "decay_percents with the schedule 'step' and only with it."
       )
+    if list(percents) != sorted(set(percents)):
+      raise ValueError(f"decay_percents must ascend, got {percents}.")
     for pattern, multiplier in self.groups:
       try:
         re.compile(pattern)

@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     }
   )
   config.optimizer.learning_rate = 2e-3
-  config.optimizer.decay_after_percent = 70.0
+  config.optimizer.decay_percents = (70.0,)
   config.loop.update({"steps": 400, "log_every_steps": 10})
   config.checkpoint.save_every_percent = 50.0
   common.update(config, common.GRAPH_SIZES, "size", args["size"])

@@ -10,7 +10,12 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory, predict
 from clap_jax.trainers import results
 from clap_jax.training import compilation
-from configs import grounding_sprites, localization_sprites, pretrain_sprites
+from configs import (
+  common,
+  grounding_sprites,
+  localization_sprites,
+  pretrain_sprites,
+)
 from tfds_builders import build
 from tfds_builders.motion_sprites import render, sizes
 
@@ -31,11 +36,11 @@ def run(
     ValueError: for an unknown encoder, with the choices; for no encoder or no
       seed; for the workdir of a demo of another size.
   """
-  unknown = sorted(set(encoders) - set(pretrain_sprites.ENCODERS))
+  unknown = sorted(set(encoders) - set(common.ENCODERS))
   if unknown or not encoders:
     raise ValueError(
       f"encoders: got {unknown or 'none'}; choose from "
-      f"{', '.join(pretrain_sprites.ENCODERS)}."
+      f"{', '.join(common.ENCODERS)}."
     )
   if not seeds or min(seeds) < 0:
     raise ValueError(f"seeds: got {seeds}; give at least one, none below 0.")

@@ -86,7 +86,7 @@ def make_schedule(
 ) -> Callable:
   """Steps done -> learning rate: linear warm-up, then cosine to 0 or flat.
 
-  "step" is flat but for one fall to a tenth.
+  "step" is flat but for its falls.
   """
   warmup_steps = config.warmup.in_steps(
     total_steps=total_steps, steps_per_epoch=steps_per_epoch
@@ -102,11 +102,18 @@ def make_schedule(
       peak, max(total_steps - warmup_steps, 1)
     )
   elif config.schedule == "step":
-    decay_after = config.decay_after.in_steps(
-      total_steps=total_steps, steps_per_epoch=steps_per_epoch
-    )
+    falls = [
+      config_lib.Duration(percent, "percent").in_steps(total_steps=total_steps)
+      for percent in config.decay_percents
+    ]
+    if falls[0] < warmup_steps or len(set(falls)) < len(falls):
+      raise ValueError(
+        f"The learning rate falls after steps {falls} of {total_steps}; they "
+        f"must differ and come after the warm-up of {warmup_steps} steps: "
+        "change optimizer.decay_percents, or warmup_*, or train for longer."
+      )
     after = optax.piecewise_constant_schedule(
-      peak, {max(decay_after - warmup_steps, 0): 0.1}
+      peak, {fall - warmup_steps: config.decay_factor for fall in falls}
     )
   else:
     after = optax.constant_schedule(peak)

@@ -27,6 +27,13 @@ ARGUMENTS = {
     "seed=7",
     "base_only",
   ],
+  "pretrain_activitynet": [
+    "",
+    "encoder=tsp,tsp_recipe",
+    "transformer",
+    "tiny",
+    "seed=7",
+  ],
   "fewshot_sprites": ["", "tiny", "full", "text", "legacy_qat"],
   "fewshot_activitynet": [
     "",

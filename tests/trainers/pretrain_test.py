@@ -15,7 +15,7 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import encoders, pretrain, pretrain_task
 from clap_jax.trainers import facts as facts_lib
-from configs import pretrain_sprites
+from configs import common, pretrain_sprites
 from tests.data import built_dataset
 from tests.trainers import toy_features
 
@@ -78,7 +78,7 @@ def at_the_start(task, batch):
   return value_and_grad(params, batch, jax.random.key(1))
 
 
-@pytest.mark.parametrize("encoder", list(pretrain_sprites.ENCODERS))
+@pytest.mark.parametrize("encoder", list(common.ENCODERS))
 def test_loss_and_where_its_gradient_flows(directory, encoder):
   config = resolved(directory, encoder)
   task, batch = task_and_batch(config)
@@ -107,7 +107,7 @@ def test_loss_and_where_its_gradient_flows(directory, encoder):
 
 
 def test_background_is_seen_by_clap_and_tsp_only(directory):
-  for encoder in pretrain_sprites.ENCODERS:
+  for encoder in common.ENCODERS:
     _, batch = task_and_batch(resolved(directory, encoder))
     has_background = not batch.pairs.is_action.all()
     assert has_background == (encoder in ("random", "clap", "tsp")), encoder

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,29 +108,46 @@ def test_schedule_warms_up_then_decays_to_zero():
   assert np.all(np.diff(rates[4:]) < 0)
 
 
-def test_schedule_falls_once_to_a_tenth():
+def test_schedule_falls_where_it_is_told():
   config = config_lib.OptimizerConfig(
     learning_rate=1.0,
     schedule="step",
     warmup=config_lib.Duration(4, "steps"),
-    decay_after=config_lib.Duration(50, "percent"),
+    decay_percents=(50.0, 75.0),
   )
   schedule = optimizer_lib.make_schedule(config, total_steps=20)
   rates = [float(schedule(step)) for step in range(20)]
   np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0])
   np.testing.assert_allclose(rates[4:10], 1.0)
-  np.testing.assert_allclose(rates[11:], 0.1, rtol=1e-6)
+  np.testing.assert_allclose(rates[11:15], 0.1, rtol=1e-6)
+  np.testing.assert_allclose(rates[16:], 0.01, rtol=1e-6)
+  twentieth = dataclasses.replace(config, decay_factor=0.05)
+  schedule = optimizer_lib.make_schedule(twentieth, total_steps=20)
+  np.testing.assert_allclose(schedule(19), 0.0025, rtol=1e-6)
+
+
+@pytest.mark.parametrize("percents", [(10.0,), (50.0, 50.1)])
+def test_falls_within_the_warmup_or_at_one_step_are_refused(percents):
+  config = config_lib.OptimizerConfig(
+    learning_rate=1.0,
+    schedule="step",
+    warmup=config_lib.Duration(4, "steps"),
+    decay_percents=percents,
+  )
+  with pytest.raises(ValueError, match="decay_percents"):
+    optimizer_lib.make_schedule(config, total_steps=20)
 
 
 @pytest.mark.parametrize(
   "values",
   [
     {"schedule": "step"},
-    {"decay_after": config_lib.Duration(3, "steps")},
+    {"decay_percents": (3.0,)},
+    {"schedule": "step", "decay_percents": (60.0, 40.0)},
   ],
 )
 def test_a_fall_and_its_schedule_go_together(values):
-  with pytest.raises(ValueError, match="decay_after"):
+  with pytest.raises(ValueError, match="decay_percents"):
     config_lib.OptimizerConfig(learning_rate=1.0, **values)
 
 
