@@ -211,12 +211,16 @@ def feature_data(size: str) -> dict:
   }
 
 
-def activitynet_features() -> dict:
-  """The data section of ActivityNet-1.3 on public TSP features."""
-  return {
-    "annotations": "annotations/activity_net.v1-3.min.json",
-    "features_dir": "features/activitynet_tsp",
-    "files": {
+def activitynet_features(*, extracted: bool = False) -> dict:
+  """The data section of ActivityNet-1.3 on features.
+
+  Args:
+    extracted: of `clap extract`; else the public ones of TSP.
+  """
+  if extracted:
+    files = {"names": ("{id}.npz",), "timing": "stored", "encoder": "extracted"}
+  else:
+    files = {
       "names": ("v_{id}.npy",),
       "key": "",  # of the array within an .npz or HDF5 file
       "axis_order": "td",
@@ -226,7 +230,11 @@ def activitynet_features() -> dict:
       "window_frames": 16.0,
       "offset_frames": 0.0,
       "encoder": "tsp",
-    },
+    }
+  return {
+    "annotations": "annotations/activity_net.v1-3.min.json",
+    "features_dir": "features/activitynet_tsp",
+    "files": files,
     "train_split": "training",
     "selection_split": config_dict.placeholder(str),  # looked at in training
     "eval_split": "validation",
@@ -384,7 +392,7 @@ def point_activitynet(config, args) -> None:
   """The anchor-free localizer on ActivityNet-1.3, data and all."""
   point_benchmark(config, args)
   config.protocol = "activitynet"
-  config.data = activitynet_features()
+  config.data = activitynet_features(extracted=args["extracted"])
   config.pyramid.update(
     {"width": 256, "window_steps": 7, "use_positions": True}
   )

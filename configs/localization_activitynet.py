@@ -1,8 +1,9 @@
 """ActivityNet-1.3 on public TSP features (512-d, one .npy per video).
 
-Argument: `SIZE[,seed=N]`, SIZE tiny or full. The features are R(2+1)D-34 TSP's,
-16 frames every 16 frames at 15 fps, named v_<id>.npy, as ActionFormer publishes
-them; the annotations are the official JSON. Other features: say how they lie in
+Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. The features are
+R(2+1)D-34 TSP's, 16 frames every 16 frames at 15 fps, named v_<id>.npy, as
+ActionFormer publishes them, or with `extracted` those of `clap extract`; the
+annotations are the official JSON. Other features: say how they lie in
 data.files, see `FeatureFiles`.
 
     clap train --config=configs/localization_activitynet.py --workdir=DIR \
@@ -24,7 +25,7 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
   common.point_activitynet(config, args)
   common.update(config, common.BENCHMARK_SIZES, "size", args["size"])

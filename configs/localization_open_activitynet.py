@@ -1,7 +1,7 @@
 """Open-vocabulary ActivityNet-1.3 on public TSP features.
 
-Argument: `SIZE[,seed=N]`, SIZE tiny or full. Features and annotations as in
-configs/localization_activitynet.py. The classes come from a text tower that
+Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
+annotations as in configs/localization_activitynet.py. The classes come from a text tower that
 `clap import` has written, through a projection learned on the seen classes:
 
     clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
@@ -40,7 +40,7 @@ def sweep():
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
   common.point_activitynet(config, args)
   config.trainer = "localization_open_vocabulary"

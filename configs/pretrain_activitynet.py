@@ -2,15 +2,13 @@
 
 Argument: `SIZE[,encoder=NAME][,seed=N][,tsp_recipe]`. SIZE is full (R(2+1)D-34,
 TSP's encoder), transformer (ViT-B) or tiny; NAME a row of the comparison, as in
-configs/pretrain_sprites.py. Videos are the user's:
+configs/pretrain_sprites.py. Videos are the user's.
 
-    clap build activitynet/captions --data_dir data --manual_dir SRC \
-      --fps 15 --short_side 128
-    clap tokenizer --dataset activitynet/captions --data_dir data \
-      --vocab_size 8192 --out data/tokenizer.model
     clap import r2plus1d_34.pth --source r2plus1d --out weights/ig65m
     clap train --config=configs/pretrain_activitynet.py \
-      --config.start.imported=weights/ig65m --workdir=runs/pretrain_activitynet
+      --config.start.imported=weights/ig65m --workdir=runs/clap_anet
+
+after `clap build` and `clap tokenizer`, see README.md.
 
 Clips are TSP's: 16 frames at 15 per second, resized to 128 x 171, a square of
 112 cut out. The stem is frozen; the rest of the video tower learns ten times

@@ -1,8 +1,8 @@
 """ActivityNet-1.3 with the sub-graph proposal localizer.
 
-Argument: `SIZE[,seed=N]`, SIZE tiny or full. Features and annotations as in
-configs/localization_activitynet.py, every video resized to 100 steps. The
-hyper-parameters are G-TAD's; the classes are the localizer's own, the best two
+Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
+annotations as in configs/localization_activitynet.py, every video resized to 100
+steps. The hyper-parameters are G-TAD's; the classes are the localizer's own, the best two
 of each candidate.
 """
 
@@ -17,11 +17,11 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
   common.graph_benchmark(config, args)
   config.protocol = "activitynet"
-  config.data = common.activitynet_features() | {"max_length": 100}
+  config.data = common.activitynet_features(extracted=args["extracted"]) | {"max_length": 100}
   config.loop.epochs = 10.0
   common.update(config, common.GRAPH_SIZES, "size", args["size"])
   return config.lock()

@@ -66,7 +66,8 @@ def examples(folder, request) -> None:
 
 def my_activitynet(folder, request) -> None:
   """`my_activitynet/` as a source of the builder."""
-  _source("activitynet", "", folder / "my_activitynet", shared(request))
+  for config in ("", "captions"):
+    _source("activitynet", config, folder / "my_activitynet", shared(request))
 
 
 def sources(name: str, *configs: str):

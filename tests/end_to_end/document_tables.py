@@ -45,10 +45,10 @@ NOT_RUN = {
   "python -m tests.faults.soak": "takes an hour",
   "clap train --config=... --workdir=...": "a form: the dots are the reader's; "
   "processes that meet are run by tests/faults/processes_test.py",
-  "clap import r2plus1d_34.pth": "TSP's public weights are not at hand; "
+  "clap import r2plus1d_34.pth": "the public weights are not at hand; "
   "tests/interchange/import_test.py imports random ones of that shape",
-  "clap train --config=configs/pretrain_sprites.py:full --workdir=runs/tsp": (
-    "starts from TSP's weights, which are not at hand"
+  "clap train --config=configs/pretrain_activitynet.py --workdir=runs/from": (
+    "starts from public weights that are not at hand"
   ),
 }
 
@@ -73,6 +73,17 @@ SECTIONS = {
     given=(inputs.one_video, inputs.examples)
   ),
   "README.md#The field's datasets": Section(given=(inputs.my_activitynet,)),
+  "README.md#ActivityNet from videos to mAP": Section(
+    given=(inputs.my_activitynet,),
+    smaller={
+      r"^(--config=configs/\w+_activitynet\.py):full,extracted$": (
+        rf"\1:tiny,extracted {_BATCH}"
+      ),
+      r"=my_activitynet/.*\.min\.json$": (  # the real one at hand
+        "=my_activitynet/activitynet_v1.3/activity_net.v1-3.rebuilt.json"
+      ),
+    },
+  ),
   "README.md#Your own features": Section(
     given=(inputs.tsp_features, inputs.hapt_recordings)
   ),
