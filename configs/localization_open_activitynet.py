@@ -1,8 +1,9 @@
 """Open-vocabulary ActivityNet-1.3 on public TSP features.
 
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
-annotations as in configs/localization_activitynet.py. The classes come from a text tower that
-`clap import` has written, through a projection learned on the seen classes:
+annotations as in configs/localization_activitynet.py. The classes come from a
+text tower that `clap import` has written, through a projection learned on the
+seen classes:
 
     clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
       --out weights/minilm

@@ -15,11 +15,11 @@ Clips are TSP's: 16 frames at 15 per second, resized to 128 x 171, a square of
 slower than heads and text tower. The paper's own hyper-parameters are not
 public; these have not been trained at this size, and are not tuned.
 
-`tsp_recipe` is the optimizer that TSP publishes instead: SGD, a batch of 64 with
-statistics per 32 clips, eight epochs of about 2,436 steps, of which two are
-warm-up, and falls to a hundredth after the fourth and the sixth. With
-`encoder=tsp` it is that baseline, but for its global video feature and the clips,
-of which TSP draws five from each segment and epoch.
+`tsp_recipe` is the optimizer that TSP publishes instead: SGD, a batch of 64
+with statistics per 32 clips, eight epochs of about 2,436 steps, of which two
+are warm-up, and falls to a hundredth after the fourth and the sixth. With
+`encoder=tsp` it is that baseline, but for its global video feature and the
+clips, of which TSP draws five from each segment and epoch.
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
 """ActivityNet-1.3 with the sub-graph proposal localizer.
 
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
-annotations as in configs/localization_activitynet.py, every video resized to 100
-steps. The hyper-parameters are G-TAD's; the classes are the localizer's own, the best two
-of each candidate.
+annotations as in configs/localization_activitynet.py, every video resized to
+100 steps. The hyper-parameters are G-TAD's; the classes are the localizer's
+own, the best two of each candidate.
 """
 
 import ml_collections
@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   common.graph_benchmark(config, args)
   config.protocol = "activitynet"
-  config.data = common.activitynet_features(extracted=args["extracted"]) | {"max_length": 100}
+  config.data = common.activitynet_features(extracted=args["extracted"]) | {
+    "max_length": 100
+  }
   config.loop.epochs = 10.0
   common.update(config, common.GRAPH_SIZES, "size", args["size"])
   return config.lock()

@@ -39,6 +39,12 @@ def add_import(commands) -> None:
     help="frames that patch weights for images are spread over",
   )
   parser.add_argument("--max_text_length", type=int, help="tokens")
+  parser.add_argument(
+    "--tower",
+    choices=source_lib.TOWERS,
+    default=defaults.tower,
+    help="to take, of a source with two",
+  )
   parser.add_argument("--num_heads", type=int)
   parser.set_defaults(run=_import)
 
@@ -54,6 +60,7 @@ def _import(args) -> dict:
       tubelet_frames=args.tubelet_frames,
       max_text_length=args.max_text_length,
       num_heads=args.num_heads,
+      tower=args.tower,
     ),
   )
   conversion = done.conversion

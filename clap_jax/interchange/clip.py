@@ -6,6 +6,7 @@ whole difference between the two sources, and no weight tells it.
 """
 
 import math
+import re
 
 from clap_jax.interchange import clip_huggingface, rules
 from clap_jax.interchange import source as source_lib
@@ -156,14 +157,19 @@ _TOKENS = (
 
 
 def _settings(tensors, options, *, tower: str) -> dict:
+  settings: dict = {"projection_width": _projection_width(tensors)}
+  if options.tower != "text":
+    settings |= {"video_tower": tower, **_video_settings(tensors, options)}
+  if options.tower != "video":
+    settings |= {"text_tower": tower, **_text_settings(tensors, options)}
+  return settings
+
+
+def _video_settings(tensors, options) -> dict:
   patches = source_lib.find(tensors, _PATCHES)
   places = source_lib.find(tensors, _PLACES).shape[0]
-  side = math.isqrt(places - 1)
   patch = (options.tubelet_frames, *patches.shape[2:])
-  positions = source_lib.find(tensors, _POSITIONS)
-  length = options.max_text_length or positions.shape[0]
   return {
-    "video_tower": tower,
     "motion_gain": 0.0,
     "video_size": _size(
       tensors,
@@ -172,9 +178,15 @@ def _settings(tensors, options, *, tower: str) -> dict:
       options,
     ),
     "num_frames": options.num_frames,
-    "image_size": side * patch[1],
+    "image_size": math.isqrt(places - 1) * patch[1],
     "patch": patch,
-    "text_tower": tower,
+  }
+
+
+def _text_settings(tensors, options) -> dict:
+  positions = source_lib.find(tensors, _POSITIONS)
+  length = options.max_text_length or positions.shape[0]
+  return {
     "text_size": _size(
       tensors,
       (_TEXT, clip_huggingface.TEXT_LAYER),
@@ -183,15 +195,19 @@ def _settings(tensors, options, *, tower: str) -> dict:
     ),
     "vocab_size": source_lib.find(tensors, _TOKENS).shape[0],
     "max_text_length": min(length, positions.shape[0]),
-    "projection_width": _projection_width(tensors),
   }
 
 
 def _projection_width(tensors) -> int:
   """(width, d) at OpenAI; a linear layer (d, width) at Hugging Face."""
-  if "text_projection.weight" in tensors:
-    return tensors["text_projection.weight"].shape[0]
-  return source_lib.find(tensors, rf"{_IN_TEXT}text_projection").shape[1]
+  for pattern, axis in (
+    (r"(text|visual)_projection\.weight", 0),
+    (rf"{_IN_TEXT}text_projection|{_VISUAL}proj", 1),
+  ):
+    for key in tensors:
+      if re.fullmatch(pattern, key):
+        return tensors[key].shape[axis]
+  raise ValueError("The weights have no projection into a shared space.")
 
 
 def _size(tensors, prefixes, table, options) -> str:

@@ -12,13 +12,13 @@ _TEXT_BLOCKS = "params/text_tower/blocks/layers"
 _VIDEO_BLOCKS = "params/video_tower/blocks/layers"
 
 # What a config.json must say where it says anything, for each activation.
-_TOWERS = ("text_config", "vision_config")
+_TOWERS = ("", "text_config.", "vision_config.")  # "": one tower alone
 
 
 def requires(activation: str) -> dict[str, str | float]:
   """Keys of config.json, with dots, and the values towers here are built to."""
   return {
-    f"{tower}.{key}": value
+    f"{tower}{key}": value
     for tower in _TOWERS
     for key, value in (("hidden_act", activation), ("layer_norm_eps", 1e-5))
   }

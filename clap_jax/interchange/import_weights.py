@@ -129,7 +129,7 @@ def import_weights(
   options = config_beside.with_heads(
     options or source_lib.Options(), file, source=SOURCES[source]
   )
-  pieces = _vocabulary(tokenizer, file)
+  pieces = None if options.tower == "video" else _vocabulary(tokenizer, file)
   tensors = read_tensors(file)
   settings, conversion = convert(tensors, SOURCES[source], options)
   if pieces is not None and settings.get("vocab_size") != pieces.vocab_size:
@@ -169,8 +169,22 @@ def convert(
   source: source_lib.Source,
   options: source_lib.Options,
 ) -> tuple[dict[str, Any], rules.Conversion]:
-  """(fields of DualEncoderConfig that the weights decide, the weights)."""
+  """(fields of DualEncoderConfig that the weights decide, the weights).
+
+  Of one tower alone, `options.tower`, where that is asked for: the other's keys
+  are then left out.
+  """
+  if options.tower not in source_lib.TOWERS:
+    raise ValueError(
+      f"tower is {options.tower!r}; choose from {', '.join(source_lib.TOWERS)}."
+    )
   settings = source.settings(tensors, options)
+  if options.tower != "both":
+    if f"{options.tower}_tower" not in settings:
+      raise ValueError(
+        f"{source.name} has no {options.tower} tower: leave --tower out."
+      )
+    source = _rules_of(source, options.tower)
   config = dual_encoder.DualEncoderConfig(**(ELSEWHERE | settings))
   conversion = rules.convert(
     tensors,
@@ -186,6 +200,19 @@ def convert(
     ),
   )
   return settings, conversion
+
+
+def _rules_of(source: source_lib.Source, tower: str) -> source_lib.Source:
+  """The source of one tower alone."""
+  own = f"params/{tower}_"
+  chosen = tuple(
+    rule
+    if not rule.targets or rule.targets[0].startswith(own)
+    else rules.left_out(rule.pattern, f"not of the {tower} tower")
+    for rule in source.rules
+  )
+  covers = rf"(?={own})(?:{source.covers})"
+  return dataclasses.replace(source, rules=chosen, covers=covers)
 
 
 def parameter_shapes(config: dual_encoder.DualEncoderConfig) -> dict[str, Any]:

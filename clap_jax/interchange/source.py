@@ -17,6 +17,10 @@ class Options:
   tubelet_frames: int = 2  # that weights for images are spread over
   max_text_length: int | None = None  # tokens; fewer positions, less work
   num_heads: int | None = None
+  tower: str = "both"  # of those the source has; one of TOWERS
+
+
+TOWERS = ("both", "video", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Source:
     rules: ordered; see rules.convert.
     covers: regex on our names: every parameter it finds must get a value.
     settings: (tensors, options) -> fields of DualEncoderConfig that the weights
-      decide.
+      decide, for `options.tower`.
     fillings: of parameters that the family lacks.
     requires: what a config.json or open_clip_config.json beside the weights
       must say where it says anything, nested keys joined by dots: the tower

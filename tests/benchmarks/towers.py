@@ -210,12 +210,20 @@ def torch_transformer(case: Case):
   return Tower()
 
 
-def product_step(side: int):
-  """(step, operations) of one square matrix product."""
+def product_step(side: int, repeats: int = 8):
+  """(step, operations) of square matrix products.
+
+  Several, since memory that the step before has left is given back meanwhile.
+  """
   rng = np.random.default_rng(0)
   a, b = jnp.asarray(rng.normal(size=(2, side, side)), jnp.float32)
   product = jax.jit(jnp.matmul)
-  return lambda: jax.block_until_ready(product(a, b)), 2 * side**3
+
+  def step():
+    for _ in range(repeats):
+      jax.block_until_ready(product(a, b))
+
+  return step, repeats * 2 * side**3
 
 
 def seconds_in_turns(steps, rounds: int, clock):

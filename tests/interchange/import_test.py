@@ -1,5 +1,6 @@
 """`clap import`: every problem is listed, and what it writes can be trained."""
 
+import dataclasses
 import json
 import re
 
@@ -436,3 +437,39 @@ def test_checkpoints_of_open_clip(prefix, text):
   assert done.weights["params/logit_bias"] == -7.5
   for name in done.weights.keys() - {"params/logit_bias"}:
     np.testing.assert_array_equal(done.weights[name], plain.weights[name])
+
+
+@pytest.mark.parametrize("tower", ["video", "text"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_one_tower_of_two(tower, alone):
+  """The same weights, whether or not the file has the other tower as well."""
+  tensors, options = clip_tensors()
+  source = import_weights.SOURCES["open_clip"]
+  settings, both = import_weights.convert(tensors, source, options)
+  if alone:
+    is_video = lambda key: key.startswith("visual.")  # noqa: E731
+    tensors = {
+      key: tensor
+      for key, tensor in tensors.items()
+      if is_video(key) == (tower == "video") and key != "logit_scale"
+    }
+  options = dataclasses.replace(options, tower=tower)
+  found, one = import_weights.convert(tensors, source, options)
+  own = {key for key in both.weights if key.startswith(f"params/{tower}_")}
+  assert one.weights.keys() == own
+  for name in own:
+    np.testing.assert_array_equal(one.weights[name], both.weights[name])
+  assert found.items() <= settings.items()
+  other = {"video": "text", "text": "video"}[tower]
+  assert f"{tower}_tower" in found and f"{other}_tower" not in found
+  assert bool(one.left_out) == (not alone)
+
+
+def test_a_tower_that_the_source_lacks(sources, tmp_path):
+  with pytest.raises(ValueError, match="r2plus1d has no text tower"):
+    import_weights.import_weights(
+      sources / "video.pth",
+      source="r2plus1d",
+      out=tmp_path / "out",
+      options=source_lib.Options(tower="text"),
+    )
