@@ -27,7 +27,7 @@ import ml_collections
 from configs import common
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
-SLICES = {"full": "v5e:2x2", "transformer": "v5e:2x2", "tiny": "v5e:1x1"}
+SLICES = {"full": "v5e:2x4", "transformer": "v5e:1x1", "tiny": "v5e:1x1"}
 
 SIZES = {
   "full": {

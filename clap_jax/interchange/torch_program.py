@@ -37,13 +37,23 @@ _SCRIPTED_LISTS = tuple(
   for kind in ("int", "double", "bool", "tensor")
 )
 # Found beside the tensors of training checkpoints; taken as empty, dropped.
-_INERT = ("argparse Namespace", "torch Size", "torch device")
+_INERT = (
+  "argparse Namespace",
+  "torch Size",
+  "torch device",
+  # A number of NumPy's.
+  "numpy dtype",
+  "numpy.core.multiarray scalar",
+  "numpy._core.multiarray scalar",
+  "_codecs encode",
+)
+_TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "bool")
 _ADMITTED = (
   _TENSOR,
   _PARAMETER,
   _ORDERED_DICT,
   *_INERT,
-  *(f"torch {name}" for name in _STORAGES),
+  *(f"torch {name}" for name in (*_STORAGES, *_TYPES)),
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.flax
 import safetensors.numpy
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -73,13 +74,16 @@ def read(
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays of a safetensors file by name.
+  """Arrays of a safetensors file by name, of bfloat16 as well.
 
   Raises:
     ValueError: if it is none, or is damaged.
   """
   try:
     return safetensors.numpy.load_file(path)
+  except TypeError:  # a type that NumPy alone does not know
+    arrays = safetensors.flax.load_file(path)
+    return {name: np.asarray(array) for name, array in arrays.items()}
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path}: {error}") from error
 

@@ -473,3 +473,15 @@ def test_a_tower_that_the_source_lacks(sources, tmp_path):
       out=tmp_path / "out",
       options=source_lib.Options(tower="text"),
     )
+
+
+def test_safetensors_of_bfloat16(tmp_path):
+  torch = pytest.importorskip("torch")
+  import safetensors.torch  # noqa: PLC0415  (needs torch)
+
+  values = torch.arange(6.0).reshape(2, 3)
+  tensors = {"a": values.bfloat16(), "b": values}
+  safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+  read = import_weights.read_tensors(tmp_path / "a.safetensors")
+  for name in tensors:
+    np.testing.assert_array_equal(np.asarray(read[name], np.float32), values)

@@ -290,3 +290,26 @@ def test_a_truncated_file(tmp_path):
   path.write_bytes(body[: len(body) - 40])
   with pytest.raises(torch_file.TorchFileError, match=r"cut short|numbers"):
     torch_file.read(path)
+
+
+def test_numbers_and_types_beside_the_weights(tmp_path):
+  """As training checkpoints have them: the best score so far, a dtype."""
+  torch = pytest.importorskip("torch")
+  document = {
+    "model": {"w": torch.arange(3.0)},
+    "best": np.float64(0.5),
+    "epoch": np.int64(3),
+    "dtype": torch.bfloat16,
+  }
+  torch.save(document, tmp_path / "a.pth")
+  read = torch_file.read(tmp_path / "a.pth")
+  assert list(read) == ["model.w"]
+  np.testing.assert_array_equal(read["model.w"], [0, 1, 2])
+
+
+def test_an_array_of_numpy_is_not_left_out_in_silence(tmp_path):
+  torch = pytest.importorskip("torch")
+  document = {"w": torch.arange(3.0), "mean": np.ones(3)}
+  torch.save(document, tmp_path / "a.pth")
+  with pytest.raises(torch_file.TorchFileError, match="_reconstruct"):
+    torch_file.read(tmp_path / "a.pth")

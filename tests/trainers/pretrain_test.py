@@ -257,6 +257,14 @@ def test_retrieval_rows_have_a_card(directory):
       },
       "normalises over the batch",
     ),
+    (
+      {
+        "model.video_tower": "r2plus1d_micro",
+        "model.motion_gain": 0.0,
+        "model.remat_policy": "products",
+      },
+      "recomputes whole blocks",
+    ),
   ],
 )
 def test_values_that_do_not_fit(directory, changes, message):
