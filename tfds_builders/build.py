@@ -245,7 +245,8 @@ def build(
 
   Returns:
     {"name", "directory": path, "manifests": {split: manifest}, "unlisted":
-    [video files of the folder that the annotations do not name]}.
+    [video files of the folder that the annotations do not name], "altered":
+    [annotation files that differ from the published ones of their name]}.
 
   Raises:
     ValueError: for unknown names and inputs that cannot be used.
@@ -296,7 +297,22 @@ def build(
     "directory": str(final),
     "manifests": plan.manifests,
     "unlisted": plan.unlisted,
+    "altered": _altered(base, plan.manifests),
   }
+
+
+def _altered(base, manifests) -> list[str]:
+  """Annotation files that have the name of a published one and not its hash."""
+  names = set(published_files(base).values())
+  return sorted(
+    {
+      source["file"]
+      for manifest in manifests.values()
+      for source in manifest["sources"].get("annotations", ())
+      if source["published_as"] is None
+      and pathlib.PurePosixPath(source["file"]).name in names
+    }
+  )
 
 
 def _build_shards(

@@ -72,7 +72,13 @@ def _build(args) -> dict:
     console.print(
       f"{split}: {manifest['present']} videos, {manifest['segments']} segments,"
       f" {manifest['captions']} captions; {len(manifest['missing'])} missing, "
-      f"{len(manifest['corrupt'])} corrupt"
+      f"{len(manifest['corrupt'])} corrupt, {len(manifest['rejected'])} spans "
+      "rejected"
+    )
+  for name in report["altered"]:
+    console.print(
+      f"{name} is not the published file of that name: counts may differ from "
+      "others' (its sha256 is in manifest.json)"
     )
   console.print(f"written to {report['directory']}, as {report['name']}")
   return report

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import struct
 
 import crc32c
@@ -121,6 +122,22 @@ def test_subset_and_overwrite(tmp_path, tiny):
   first, again = pathlib.Path(tiny["directory"]), result["directory"]
   for path in first.glob("*.tfrecord-*"):
     assert path.read_bytes() == pathlib.Path(again, path.name).read_bytes()
+
+
+def test_a_file_that_differs_from_the_published_one_is_named(tmp_path, tiny):
+  video = sorted(pathlib.Path(tiny["data_dir"]).rglob("*.mp4"))[0]
+  shutil.copy(video, tmp_path / "s1.mp4")
+  entry = {
+    "timestamps": [[0, 20]],
+    "sentences": ["she cuts"],
+    "fps": 10.0,
+    "num_frames": 80,
+  }
+  for name, key in (("train", "s1"), ("val", "s2"), ("test", "s3")):
+    (tmp_path / f"{name}.json").write_text(json.dumps({f"{key}.avi": entry}))
+  result = build.build("tacos", data_dir=tmp_path / "data", manual_dir=tmp_path)
+  assert result["altered"] == ["test.json", "train.json", "val.json"]
+  assert result["manifests"]["train"]["captions"] == 1
 
 
 @pytest.mark.parametrize(
