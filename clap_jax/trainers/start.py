@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 
 from clap_jax import config as config_lib
@@ -77,7 +78,9 @@ def check_settings(
 def flag_of(key: str, value, directory) -> str:
   """What sets a field of DualEncoderConfig on the command line."""
   if key == "vocab_size":
-    return f"--config.data.tokenizer={directory}/tokenizer.json"
+    exported = pathlib.Path(directory, "tokenizer").is_file()
+    name = "tokenizer" if exported else "tokenizer.json"  # of `clap import`
+    return f"--config.data.tokenizer={directory}/{name}"
   section = "clip" if key in ("num_frames", "image_size") else "model"
   text = _written(value)
   return f"--config.{section}.{key}=" + (f"'{text}'" if "(" in text else text)

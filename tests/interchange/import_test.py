@@ -12,6 +12,7 @@ from clap_jax.data import records, vocabulary
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.interchange import export_weights, import_weights, rules
 from clap_jax.interchange import source as source_lib
+from clap_jax.trainers import start
 from clap_jax.training import weights
 from tests.data import built_dataset
 
@@ -354,6 +355,8 @@ def check_export(encoder, directory):
   assert facts["tokenizer_sha256"] == encoder.tokenizer.hash
   assert facts["metrics"] and facts["config"]["trainer"] == "pretrain"
   assert "git_revision" in facts
+  _, _, named = start.flag_of("vocab_size", 8, directory).partition("=")
+  assert vocabulary.load(named).hash == encoder.tokenizer.hash
   tower = export_weights.load_tower(directory, export_weights.TEXT_FILE)
   tokens, mask = encoder.tokenizer.encode(["the square slides"], length=40)
   kept = {name: arrays[name] for name in tower.names}
