@@ -325,3 +325,46 @@ def test_videomae():
   output, seen = run(model, variables, ours, method="video_feature")
   assert_same_blocks(seen, "video_tower", blocks)
   assert_same(output, feature)
+
+
+# Name of the authors -> name of Hugging Face; "@" stands before a layer's own.
+_HUGGING_FACE_VIDEOMAE = {
+  r"patch_embed\.proj": "videomae.embeddings.patch_embeddings.projection",
+  r"blocks\.(\d+)\.": r"videomae.encoder.layer.\1.@",
+  r"@norm1": "layernorm_before",
+  r"@norm2": "layernorm_after",
+  r"@attn\.proj": "attention.output.dense",
+  r"@attn\.([qv]_bias)": r"attention.attention.\1",
+  r"@mlp\.fc1": "intermediate.dense",
+  r"@mlp\.fc2": "output.dense",
+  r"^head": "classifier",
+}
+
+
+def hugging_face_videomae(state):
+  renamed = {}
+  for name, tensor in state.items():
+    key = name
+    for pattern, theirs in _HUGGING_FACE_VIDEOMAE.items():
+      key = re.sub(pattern, theirs, key)
+    stem, fused, _ = key.partition("@attn.qkv")
+    if fused:
+      for part, third in zip(
+        ("query", "key", "value"), np.split(tensor, 3), strict=True
+      ):
+        renamed[f"{stem}attention.attention.{part}.weight"] = third
+    else:
+      renamed[key] = tensor
+  return renamed
+
+
+def test_videomae_under_the_names_of_hugging_face():
+  module = torch_modules.draw(torch_modules.VideoMae(VIDEO, (2, 8, 8)))
+  state = state_of(module)
+  theirs = hugging_face_videomae(state)
+  layer = "videomae.encoder.layer.0."
+  assert f"{layer}attention.attention.q_bias" in theirs
+  assert f"{layer}output.dense.bias" in theirs
+  _, expected = encoder_with(state, "videomae")
+  _, found = encoder_with(theirs, "videomae")
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
