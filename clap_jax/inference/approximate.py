@@ -16,7 +16,7 @@ import numpy as np
 FILE = "vectors.faiss"
 _CLIPS_PER_CENTRE = 39  # what FAISS asks for at least, to place a centre
 _TRAINING_CLIPS_PER_CENTRE = 64
-_LEAST_CELLS = 16  # that a query looks into, if there are as many
+_LEAST_CELLS = 256  # that a query looks into, if there are as many
 _SHARE_OF_CELLS = 0.05
 _ROWS_PER_BLOCK = 1 << 18
 
