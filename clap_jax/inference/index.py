@@ -30,7 +30,8 @@ VECTORS_FILE = "vectors.npy"
 VIDEO_SUFFIXES = (
   ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts",
 )  # fmt: skip
-_ROWS_PER_BLOCK = 1 << 18  # clips whose scores are computed at a time
+# Clips whose scores are computed at a time: what a core's cache holds.
+_ROWS_PER_BLOCK = 1 << 10
 # Best clips that an approximate search asks for, per moment that is wanted: the
 # clips of one moment are neighbours, and would else crowd other videos out.
 _CLIPS_PER_MOMENT = 100
@@ -292,9 +293,14 @@ def _moment(index: Index, score, first: int, last: int, video) -> dict:
 def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
   """Inner products with all rows, float32 (n,), block by block."""
   scores = np.empty(len(vectors), np.float32)
+  vector = vector.astype(np.float32)
+  wide = np.empty((_ROWS_PER_BLOCK, len(vector)), np.float32)
   for start in range(0, len(vectors), _ROWS_PER_BLOCK):
-    block = np.asarray(vectors[start : start + _ROWS_PER_BLOCK], np.float32)
-    scores[start : start + len(block)] = block @ vector.astype(np.float32)
+    block = vectors[start : start + _ROWS_PER_BLOCK]
+    np.copyto(wide[: len(block)], block)
+    np.matmul(
+      wide[: len(block)], vector, out=scores[start : start + len(block)]
+    )
   return scores
 
 
