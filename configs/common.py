@@ -217,10 +217,10 @@ def activitynet_features(*, extracted: bool = False) -> dict:
   Args:
     extracted: of `clap extract`; else the public ones of TSP.
   """
-  if extracted:
-    files = {"names": ("{id}.npz",), "timing": "stored", "encoder": "extracted"}
-  else:
-    files = {
+  data = {
+    "annotations": "annotations/activity_net.v1-3.min.json",
+    "features_dir": "features/activitynet_tsp",
+    "files": {
       "names": ("v_{id}.npy",),
       "key": "",  # of the array within an .npz or HDF5 file
       "axis_order": "td",
@@ -230,11 +230,7 @@ def activitynet_features(*, extracted: bool = False) -> dict:
       "window_frames": 16.0,
       "offset_frames": 0.0,
       "encoder": "tsp",
-    }
-  return {
-    "annotations": "annotations/activity_net.v1-3.min.json",
-    "features_dir": "features/activitynet_tsp",
-    "files": files,
+    },
     "train_split": "training",
     "selection_split": config_dict.placeholder(str),  # looked at in training
     "eval_split": "validation",
@@ -247,6 +243,9 @@ def activitynet_features(*, extracted: bool = False) -> dict:
     "holdout": config_dict.placeholder(str),  # regex on training ids
     "ignored_videos": (),
   }
+  if extracted:
+    del data["files"]
+  return data
 
 
 def thumos_features() -> dict:

@@ -121,6 +121,9 @@ def extract(
     elif clips is None:
       kept.append(example.id)
     else:
+      if facts["finished"]:  # another split was
+        facts["finished"] = False
+        _write_facts(out, facts)
       grid = features.FeatureGrid(
         start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
       )
@@ -136,7 +139,7 @@ def extract(
   # Other splits' failures, of earlier calls, stay on the record.
   done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
   others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]
-  _write_facts(out, facts | {"failed": [*others, *failed]})
+  _write_facts(out, facts | {"failed": [*others, *failed], "finished": True})
   return Extraction(out, tuple(written), tuple(kept), tuple(failed))
 
 
@@ -163,6 +166,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
     "stride_sec": stride_sec,
     "clip": dataclasses.asdict(encoder.clip),
     "training": encoder.training,
+    "finished": False,
   }
   record = out / feature_data.EXTRACTION_FILE
   if not record.is_file() and any(out.glob("*.npz")):
@@ -183,6 +187,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
         "another directory or pass --overwrite."
       )
     facts["failed"] = old.get("failed", [])
+    facts["finished"] = old.get("finished", False)
   if overwrite and out.is_dir():
     for path in [*out.glob("*.npz"), *out.glob("texts/*.npz")]:
       path.unlink()

@@ -43,7 +43,8 @@ class FeatureData:
   """Where features and annotations come from.
 
   Annotations are those of a built dataset, or an ActivityNet-style JSON file;
-  features what `clap extract` wrote, or files that `files` describes.
+  features what `clap extract` wrote, or files that `files` describes. Either
+  goes with either.
   """
 
   features_dir: str
@@ -74,11 +75,6 @@ class FeatureData:
       raise ValueError(
         "give either dataset or annotations, got "
         f"{self.dataset!r} and {self.annotations!r}."
-      )
-    if self.annotations is not None and self.files is None:
-      raise ValueError(
-        "annotations need a section files that says how the features are laid "
-        "out; see configs/localization_activitynet.py."
       )
     if self.ignored_labels and self.annotations is None:
       raise ValueError("ignored_labels belong to annotations, not a dataset.")
@@ -123,11 +119,19 @@ class FeatureReader:
       raise FileNotFoundError(
         f"{self.config.features_dir} holds no extracted features (no "
         f"{EXTRACTION_FILE}). Run `clap extract` first, or correct "
-        "data.features_dir."
+        "data.features_dir; features that others made need a section "
+        "data.files, see configs/localization_activitynet.py."
       )
     facts = facts_lib.read(path.parent, path.name)
-    # Ids alone would not tell: every size of a dataset counts from zero.
-    if facts["dataset"] != self.dataset.name:
+    if not facts.get("finished", True):
+      raise ValueError(
+        f"`clap extract` has not finished {self.config.features_dir}: run it "
+        "again; what is there is kept."
+      )
+    # Ids alone would not tell: every size of a dataset counts from zero. An
+    # annotation file has no name to compare.
+    of_other = facts["dataset"] != self.dataset.name
+    if of_other and self.config.annotations is None:
       raise ValueError(
         f"{self.config.features_dir} holds features of {facts['dataset']}, but "
         f"data.dataset is {self.dataset.name}; correct one of them."
@@ -327,7 +331,8 @@ class FeatureReader:
       return f"features of encoder {facts['encoder']!r}: {files}; {length}"
     return (
       f"features of encoder {facts['encoder']!r}, seed {facts['seed']}, stride "
-      f"{facts['stride_sec']} s, parameters {facts['parameters']}"
+      f"{facts['stride_sec']} s, parameters {facts['parameters']}, of "
+      f"{facts['dataset']}"
     )
 
 

@@ -233,6 +233,7 @@ def test_a_video_that_cannot_be_decoded_is_listed(encoder, tmp_path):
     assert entry["reason"]
     facts = json.loads((out / feature_data.EXTRACTION_FILE).read_text())
     assert [e["id"] for e in facts["failed"]] == ["video_001"]
+    assert facts["finished"]
   assert len(done.kept) == 2
 
 

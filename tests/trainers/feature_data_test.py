@@ -108,3 +108,48 @@ def test_the_split_hash_does_not_depend_on_what_is_missing(
     for path in (toy_directory, own_toy_directory)
   }
   assert len(hashes) == 1
+
+
+def annotation_file(directory):
+  """The toy dataset's segments as a file; a video of it was never built."""
+  infos = reader(directory).examples("train")
+  database = {
+    info.id: {
+      "subset": "training",
+      "duration": float(info.duration_sec),
+      "annotations": [
+        {"segment": [float(x) for x in span], "label": str(label)}
+        for span, label in zip(info.segments, info.labels, strict=True)
+      ],
+    }
+    for info in infos
+  }
+  database["gone"] = {"subset": "training", "duration": 9.0, "annotations": []}
+  path = directory / "annotations.json"
+  path.write_text(json.dumps({"database": database}))
+  return {
+    "dataset": None,
+    "annotations": str(path),
+    "train_split": "training",
+    "on_missing": "skip",
+  }
+
+
+def test_extracted_features_go_with_an_annotation_file(own_toy_directory):
+  changes = annotation_file(own_toy_directory)
+  made = reader(own_toy_directory, **changes)
+  assert len(made.localization_source("training")) == 6
+  facts = feature_data.encoder_facts(made.extraction)
+  assert facts["encoder_parameters"] == "abc"  # `clap predict` compares it
+  card = made.card("training", task="detection", protocol="toy")
+  assert list(card["missing"]) == ["gone"]
+  assert "parameters abc, of toy/small" in card["notes"][0]
+
+
+def test_features_of_a_killed_extraction_are_refused(own_toy_directory):
+  change_facts(own_toy_directory, finished=False)
+  for changes in ({}, annotation_file(own_toy_directory)):
+    with pytest.raises(ValueError, match=r"has not finished.*run it again"):
+      _ = reader(own_toy_directory, **changes).extraction
+  change_facts(own_toy_directory, finished=True)
+  assert reader(own_toy_directory).extraction["encoder"] == "clap"

@@ -177,7 +177,6 @@ def test_evaluation_takes_long_videos_whole(tmp_path):
   ("changes", "message"),
   [
     ({"dataset": "toy"}, "either dataset or annotations"),
-    ({"files": None}, "section files"),
     ({"holdout": "("}, "bad regex"),
   ],
 )
