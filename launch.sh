@@ -222,6 +222,8 @@ ${with}clap_jax/launch.sh install tpu"
   [[ -z "$temporary" ]] || rm -r "$temporary"
 }
 
+start_mark="launch.sh starts clap"
+
 # Starts clap on these workers, which go on when the connection ends.
 tpu_start() { # all|NUMBER and clap's own arguments
   local workers="$1" command
@@ -229,6 +231,7 @@ tpu_start() { # all|NUMBER and clap's own arguments
   command="$(printf '%q ' ./launch.sh clap "$@")"
   # The shell that starts clap stays to write down its exit code.
   on_workers "$workers" "cd clap_jax && rm -f ~/$name.pid ~/$name.rc && {
+echo '$start_mark' >> ~/$name.log
 setsid nohup sh -c '\"\$@\" & echo \$! > ~/$name.pid
 wait \$!; echo \$? > ~/$name.rc' sh $command >> ~/$name.log 2>&1 \
 < /dev/null & }"
@@ -274,9 +277,12 @@ queued_state() {
 # What every worker says of its process: RUNNING, STOPPED (it has saved and
 # waits to be taken away) or ENDED and its exit code, "none" if it was killed
 # together with its shell; nothing from one that cannot be reached.
+# What an earlier run has left in the log does not count.
 run_state() {
   on_workers all "if kill -0 \"\$(cat ~/$name.pid)\" 2> /dev/null; \
-then echo RUNNING; elif tail -n 5 ~/$name.log | grep -q 'asked to stop: saved'; \
+then echo RUNNING; elif [ \"\$(cat ~/$name.rc 2> /dev/null || echo 0)\" = 0 ] \
+&& tail -n 5 ~/$name.log | awk '/$start_mark/ { said = 0 } \
+/asked to stop: saved/ { said = 1 } END { exit ! said }'; \
 then echo STOPPED; else sleep 1; \
 echo ENDED \"\$(cat ~/$name.rc 2> /dev/null || echo none)\"; fi"
 }

@@ -554,10 +554,12 @@ def test_a_run_that_was_stopped_on_a_slice_that_stays_is_left(cloud, tmp_path):
     (0, "done", "ENDED 0\n"),
     (3, "it failed", "ENDED 3\n"),
     (0, "asked to stop: saved at step 7", "STOPPED\n"),
+    (2, "asked to stop: saved at step 7", "ENDED 2\n"),
   ],
 )
+@pytest.mark.parametrize("earlier", ["", "asked to stop: saved at step 3\n"])
 def test_a_worker_says_how_its_process_ended(
-  cloud, tmp_path, exits, log, answer
+  cloud, tmp_path, exits, log, answer, earlier
 ):
   launch, calls = cloud
   (tmp_path / "states").write_text("ACTIVE\n")
@@ -567,6 +569,8 @@ def test_a_worker_says_how_its_process_ended(
     call[6].removeprefix("--command=") for call in calls() if call[3] == "ssh"
   )
   home = tmp_path / "worker"
+  home.mkdir()
+  (home / "run.log").write_text(earlier)
   on_worker(home, start, exits, log)
   assert ended(home) == f"{exits}\n"
   assert on_worker(home, ask) == answer
