@@ -4,6 +4,7 @@
 at once or not at all.
 """
 
+import collections
 import csv
 import io
 import json
@@ -61,7 +62,8 @@ def write(
 def activitynet(document: Mapping[str, Any]) -> dict:
   """{"results": {name: [{"label", "score", "segment"}]}}, best first.
 
-  A video is named as annotations do it: by its file name without the suffix.
+  A video is named by its file's name without the suffix; videos that share one
+  by their paths, since no name may stand for another video.
   """
   results = {
     name: [
@@ -72,15 +74,18 @@ def activitynet(document: Mapping[str, Any]) -> dict:
       }
       for found in _best_first(entry)
     ]
-    for name, entry in _named(document)
+    for name, entry in _identified(document)
   }
   return {"version": "VERSION 1.3", "external_data": {}, "results": results}
 
 
 def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
-  """One row per video and query, with its windows, best first."""
+  """One row per video and query, with its windows, best first.
+
+  Videos are named as in `activitynet`.
+  """
   rows = []
-  for name, entry in _named(document):
+  for name, entry in _identified(document):
     windows: dict[str, list] = {q: [] for q in entry.get("absence") or {}}
     for found in _best_first(entry):
       if "query" in found:
@@ -162,15 +167,19 @@ def file_stems(document: Mapping[str, Any]) -> list[str]:
   return stems
 
 
-def _named(document: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
-  return zip(file_stems(document), document["videos"], strict=True)
+def _identified(document: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
+  stems = [pathlib.PurePath(e["video"]).stem for e in document["videos"]]
+  counts = collections.Counter(stems)
+  for stem, entry in zip(stems, document["videos"], strict=True):
+    yield stem if counts[stem] == 1 else entry["video"], entry
 
 
 _Plan = Iterator[tuple[str, Callable[[], str]]]
 
 
 def _per_video(document, suffix: str, make: Callable[[dict], str]) -> _Plan:
-  for stem, entry in _named(document):
+  stems = file_stems(document)
+  for stem, entry in zip(stems, document["videos"], strict=True):
     yield f"{stem}.{suffix}", lambda entry=entry: make(entry)
 
 

@@ -118,3 +118,14 @@ def test_videos_of_one_name_get_files_of_their_own(document):
   other = document["videos"][0] | {"video": "/elsewhere/two words.mp4"}
   twice = document | {"videos": [document["videos"][0], other]}
   assert export.file_stems(twice) == ["two words", "two words-2"]
+
+
+def test_no_video_is_given_the_name_of_another(document):
+  paths = ("/a/x.mp4", "/b/x.mp4", "/x-2.mp4", "/v_--0edUL8zmA.mp4")
+  several = document | {
+    "videos": [document["videos"][0] | {"video": path} for path in paths]
+  }
+  names = ["/a/x.mp4", "/b/x.mp4", "x-2", "v_--0edUL8zmA"]
+  assert list(export.activitynet(several)["results"]) == names
+  rows = export.qvhighlights(several)
+  assert list(dict.fromkeys(row["vid"] for row in rows)) == names
