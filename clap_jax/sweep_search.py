@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -32,6 +32,7 @@ def search(
   parallel: int,
   metric: str,
   seed: int,
+  check: Callable[[sweep.Run], None] = lambda run: None,
 ) -> tuple[list[sweep.Run], dict[str, str]]:
   """Makes runs up to `num_trials` in all, counting those of earlier calls.
 
@@ -44,6 +45,7 @@ def search(
     parallel: runs at a time.
     metric: to be maximised: the last part of its name, like "average_map".
     seed: of the proposals.
+    check: raises what is wrong with a finished run of an earlier call.
 
   Returns:
     (runs, their outcomes by name).
@@ -107,6 +109,8 @@ def search(
   for trial in study.trials:  # earlier ones belong into the summary too
     if trial.state in (states.COMPLETE, states.PRUNED):
       (run,) = sweep.plan([trial.params], workdir)
+      if run.done:
+        check(run)
       runs[run.directory.name] = run
       outcomes[run.directory.name] = sweep_table.DONE if run.done else GIVEN_UP
   with futures.ThreadPoolExecutor(max_workers=parallel) as pool:

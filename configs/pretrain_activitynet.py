@@ -11,9 +11,9 @@ configs/pretrain_sprites.py. Videos are the user's.
 after `clap build` and `clap tokenizer`, see README.md.
 
 Clips are TSP's: 16 frames at 15 per second, resized to 128 x 171, a square of
-112 cut out. The stem is frozen; the rest of the video tower learns ten times
-slower than heads and text tower. The paper's own hyper-parameters are not
-public; these have not been trained at this size, and are not tuned. A step of
+112 cut out. Of R(2+1)D the stem is frozen, and the rest learns ten times slower
+than heads and text tower. The paper's own hyper-parameters are not public;
+these have not been trained at this size, and are not tuned. A step of
 full takes 8,739 of 16,128 MiB of each of eight v5e chips, 19,958 of four;
 transformer takes 11,295 of one (`clap compile`).
 
@@ -108,8 +108,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   common.update(config, {"": _DATASET}, "dataset", "")
   common.update(config, SIZES, "size", args["size"])
   if args["tsp_recipe"]:
-    if args["size"] == "transformer":
-      raise ValueError("tsp_recipe is one of R(2+1)D: choose size full.")
+    if args["size"] != "full":
+      raise ValueError(
+        f"tsp_recipe is for R(2+1)D-34, size full; got {args['size']!r}."
+      )
     common.update(config, {"": _TSP_RECIPE}, "recipe", "")
   common.update(config, common.ENCODERS, "encoder", args["encoder"])
   return config.lock()

@@ -559,7 +559,7 @@ def test_a_run_that_was_stopped_on_a_slice_that_stays_is_left(cloud, tmp_path):
 )
 @pytest.mark.parametrize("earlier", ["", "asked to stop: saved at step 3\n"])
 def test_a_worker_says_how_its_process_ended(
-  cloud, tmp_path, exits, log, answer, earlier
+  cloud, tmp_path, *, exits, log, answer, earlier
 ):
   launch, calls = cloud
   (tmp_path / "states").write_text("ACTIVE\n")

@@ -127,3 +127,17 @@ def test_a_metric_that_is_not_evaluated(tmp_path):
       metric="recall",
       seed=0,
     )
+
+
+def test_finished_runs_of_an_earlier_search_are_checked_first(tmp_path):
+  search(StandIn(), tmp_path, 3)
+  checked, runner = [], StandIn()
+
+  def refuse(run):
+    checked.append(run)
+    raise ValueError("another config")
+
+  with pytest.raises(ValueError, match="another config"):
+    search(runner, tmp_path, 6, check=refuse)
+  assert len(checked) == 1 and checked[0].done
+  assert not runner.made

@@ -119,13 +119,17 @@ def _sweep(args) -> dict:
     if value is not None and value < 1:
       raise ValueError(f"{flag}: expected 1 or more, got {value}.")
   runner = sweep.Runner(args.config, extra=args.overrides)
+
+  def check(run):
+    flags_of_run = args.overrides + sweep.flags(run.overrides)
+    resolved = stages.resolve(configs.read(args.config, flags_of_run))
+    if run.done:
+      stages.check_same(run.directory, resolved)
+
   if args.trials is None:
     runs = sweep.plan(list(module.sweep()), args.workdir)
     for run in runs:  # what is wrong is found before the first run
-      flags_of_run = args.overrides + sweep.flags(run.overrides)
-      resolved = stages.resolve(configs.read(args.config, flags_of_run))
-      if run.done:
-        stages.check_same(run.directory, resolved)
+      check(run)
     with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
       outcomes = sweep.run_all(
         runs, runner, parallel=args.parallel, on_progress=progress
@@ -143,6 +147,7 @@ def _sweep(args) -> dict:
         parallel=args.parallel,
         metric=args.metric,
         seed=args.seed,
+        check=check,
       )
   table = sweep.summarize(
     runs,

@@ -106,14 +106,15 @@ def make_schedule(
       config_lib.Duration(percent, "percent").in_steps(total_steps=total_steps)
       for percent in config.decay_percents
     ]
-    if falls[0] < warmup_steps or len(set(falls)) < len(falls):
+    wrong = falls[0] < warmup_steps or len(set(falls)) < len(falls)
+    if wrong and total_steps:
       raise ValueError(
         f"The learning rate falls after steps {falls} of {total_steps}; they "
         f"must differ and come after the warm-up of {warmup_steps} steps: "
         "change optimizer.decay_percents, or warmup_*, or train for longer."
       )
     after = optax.piecewise_constant_schedule(
-      peak, {fall - warmup_steps: config.decay_factor for fall in falls}
+      peak, {fall - warmup_steps: config.decay_factor for fall in set(falls)}
     )
   else:
     after = optax.constant_schedule(peak)

@@ -1,6 +1,7 @@
 """A run's directory: one trainer at a time, its config and its environment."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import os
@@ -79,7 +80,12 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
   values = config_lib.as_dict(config)
   path = workdir / CONFIG_FILE
   if path.exists():
-    differences = config_differences(orjson.loads(path.read_bytes()), values)
+    before = orjson.loads(path.read_bytes())
+    if dataclasses.is_dataclass(config):
+      with contextlib.suppress(ValueError):  # what cannot be read differs
+        # A file of an earlier revision lacks keys that have a default since.
+        before = config_lib.as_dict(config_lib.resolve(type(config), before))
+    differences = config_differences(before, values)
     if differences:
       lines = "".join(f"\n  {line}" for line in differences)
       raise ValueError(

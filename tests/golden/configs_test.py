@@ -30,6 +30,7 @@ ARGUMENTS = {
   "pretrain_activitynet": [
     "",
     "encoder=tsp,tsp_recipe",
+    "encoder=random,tsp_recipe",
     "transformer",
     "tiny",
     "seed=7",

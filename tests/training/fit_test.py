@@ -1,3 +1,4 @@
+import json
 import random
 import signal
 import subprocess
@@ -168,6 +169,20 @@ def test_another_config_is_refused_with_the_keys(tmp_path):
   assert "loop.steps: was 1, now 2" in str(error.value)
   assert "rate: was 0.1, now 0.2" in str(error.value)
   assert "log_every" not in str(error.value)
+
+
+def test_a_config_written_before_there_was_a_key_is_the_same(tmp_path):
+  now = config_lib.LoopConfig(length=config_lib.Duration(4, "steps"))
+  values = config_lib.as_dict(now)
+  del values["max_rollbacks"]  # of which the default stands in the code
+  (tmp_path / "config.json").write_text(json.dumps(values))
+  workdir_lib.write_config(tmp_path, now)
+  assert json.loads((tmp_path / "config.json").read_text()) == (
+    config_lib.as_dict(now)
+  )
+  (tmp_path / "config.json").write_text(json.dumps(values | {"seed": 5}))
+  with pytest.raises(ValueError, match="seed: was 5, now 0"):
+    workdir_lib.write_config(tmp_path, now)
 
 
 def test_evaluation_runs_when_due_and_at_the_end(tmp_path):

@@ -138,6 +138,14 @@ def test_falls_within_the_warmup_or_at_one_step_are_refused(percents):
     optimizer_lib.make_schedule(config, total_steps=20)
 
 
+def test_a_schedule_of_no_steps():
+  """What is to be trained for no step is not held against its falls."""
+  config = config_lib.OptimizerConfig(
+    learning_rate=1.0, schedule="step", decay_percents=(50.0, 75.0)
+  )
+  assert optimizer_lib.make_schedule(config, total_steps=0)(0) == 1.0
+
+
 @pytest.mark.parametrize(
   "values",
   [
