@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,12 @@ from clap_jax.interchange import source as source_lib
 
 _HUGGING_FACE = "config.json"
 _OPEN_CLIP = "open_clip_config.json"
+# What Hugging Face puts before the keys of CLIP's towers, by Options.tower.
+_TOWERS = {
+  "both": {"text_config.", "vision_config."},
+  "text": {"text_config."},
+  "video": {"vision_config."},
+}
 
 
 def with_heads(
@@ -29,20 +34,35 @@ def with_heads(
   """
   config, of_open_clip = map(file.with_name, (_HUGGING_FACE, _OPEN_CLIP))
   values = _read(config)
-  _check(config, values, source.requires)
+  others = _TOWERS["both"] - _TOWERS[options.tower]
+  requires = {
+    key: value
+    for key, value in source.requires.items()
+    if not key.startswith(tuple(others))
+  }
+  said = values
+  if values.get("model_type") == "clip":  # what it does not say is QuickGELU
+    said = {f"{name}hidden_act": "quick_gelu" for name in _TOWERS["both"]}
+    said |= values
+  _check(config, said, requires)
   if of_open_clip.is_file():
     # What it does not say is not QuickGELU.
     said = {"model_cfg.quick_gelu": False} | _read(of_open_clip)
-    _check(of_open_clip, said, source.requires)
+    _check(of_open_clip, said, requires)
   # Both towers of CLIP have their own; where they differ no one number is it.
-  heads = {
-    value
-    for key, value in values.items()
-    if re.fullmatch(r"((text|vision)_config\.)?num_attention_heads", key)
-  }
+  heads = []
+  for prefix in ("", *_TOWERS[options.tower]):
+    value = values.get(f"{prefix}num_attention_heads")
+    if value is not None and value not in heads:
+      heads.append(value)
   if options.num_heads is not None or len(heads) != 1:
     return options
-  return dataclasses.replace(options, num_heads=heads.pop())
+  (num_heads,) = heads
+  if not isinstance(num_heads, int):
+    raise ValueError(
+      f"{config}: num_attention_heads is {num_heads!r}, expected a number."
+    )
+  return dataclasses.replace(options, num_heads=num_heads)
 
 
 def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
@@ -58,7 +78,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   """Its values; none if there is no such file."""
   if not path.is_file():
     return {}
-  return _flat(json.loads(path.read_text(encoding="utf-8")))
+  try:
+    values = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path}: no JSON: {error}") from error
+  if not isinstance(values, dict):
+    raise ValueError(f"{path}: expected an object, got {values!r:.60}.")
+  return _flat(values)
 
 
 def _check(path, values, requires) -> None:

@@ -129,13 +129,19 @@ def import_weights(
   options = config_beside.with_heads(
     options or source_lib.Options(), file, source=SOURCES[source]
   )
-  pieces = None if options.tower == "video" else _vocabulary(tokenizer, file)
   tensors = read_tensors(file)
   settings, conversion = convert(tensors, SOURCES[source], options)
-  if pieces is not None and settings.get("vocab_size") != pieces.vocab_size:
+  pieces = None
+  if "vocab_size" in settings:
+    pieces = _vocabulary(tokenizer, file)
+  elif tokenizer is not None:
+    raise ValueError(
+      f"No text tower is imported: leave the tokenizer {tokenizer} out."
+    )
+  if pieces is not None and settings["vocab_size"] != pieces.vocab_size:
     raise ValueError(
       f"The tokenizer has {pieces.vocab_size} pieces, the weights "
-      f"{settings.get('vocab_size')}: it belongs to others."
+      f"{settings['vocab_size']}: it belongs to others."
     )
   facts = {
     "kind": "import",

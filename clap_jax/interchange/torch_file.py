@@ -24,6 +24,7 @@ _LEGACY_PROTOCOL = 1001
 _MAX_PROGRAM_BYTES = 1 << 28
 _MAX_NODES = 1 << 22
 _MAX_PATH = 1 << 10  # characters
+_MAX_SHARING = 16  # tensors of one number, on average
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -52,6 +53,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     EOFError,
     IndexError,
     KeyError,
+    RecursionError,
     TypeError,
   ) as error:
     raise TorchFileError(
@@ -139,6 +141,10 @@ def _numbers(body: bytes, storage: torch_program.Storage) -> np.ndarray:
 def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
   """Tensors anywhere in `tree` by their path; all else is left behind."""
   tensors = {}
+  arrays: dict[int, np.ndarray] = {}  # one for all places of a tensor
+  free_bytes = _MAX_SHARING * sum(
+    numbers.nbytes for numbers in storages.values()
+  )
   waiting, num_visited = [("", tree)], 0
   while waiting:
     path, node = waiting.pop()
@@ -148,7 +154,12 @@ def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
     if len(path) > _MAX_PATH:  # a container within itself
       raise TorchFileError(f"is nested too deeply: {path[:40]}...")
     if isinstance(node, torch_program.Tensor):
-      tensors[path] = _array(node, storages[node.storage.key])
+      if id(node) not in arrays:
+        arrays[id(node)] = _array(node, storages[node.storage.key])
+        free_bytes -= arrays[id(node)].nbytes
+        if free_bytes < 0:
+          raise TorchFileError("many tensors share the same few numbers.")
+      tensors[path] = arrays[id(node)]
       continue
     if isinstance(
       node, torch_program.Global | torch_program.Inert | torch_program.Storage

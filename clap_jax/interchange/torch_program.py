@@ -249,8 +249,7 @@ class _Machine:
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
       raise TorchFileError("calls what is no admitted name.")
     if function.name == _ORDERED_DICT:
-      items = arguments[0] if arguments else []
-      self._stack.append(dict(items))
+      self._stack.append(_ordered(arguments))
     elif function.name == _PARAMETER:
       self._stack.append(arguments[0])
     elif function.name == _TENSOR:
@@ -296,9 +295,22 @@ class _Machine:
     return storage
 
 
+def _ordered(arguments: tuple) -> dict:
+  """Of OrderedDict's arguments: nothing, or a list of pairs."""
+  flat = []
+  for pair in arguments[0] if arguments else ():
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+      raise TorchFileError("a dictionary is made of what are no pairs.")
+    flat += pair
+  return _pairs(flat)
+
+
 def _is_scripted(name: str) -> bool:
   return name.replace(" ", ".").startswith(_SCRIPTED)
 
 
 def _pairs(items: list[Any]) -> dict:
+  # The hash of what is nested goes as deep as a file wants.
+  if any(isinstance(key, tuple) for key in items[::2]):
+    raise TorchFileError("a dictionary's key is a tuple.")
   return dict(zip(items[::2], items[1::2], strict=True))

@@ -209,7 +209,12 @@ def _add_headers(app) -> None:
       # A name that somebody points at this address must not read the answers.
       return responses.PlainTextResponse("unknown host", status_code=421)
     origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
+    foreign = origin is not None and origin.partition("://")[2] != host
+    # Browsers send no origin with what an <img> asks for, but whose page it is;
+    # a link that is followed to the page itself is no harm.
+    site = request.headers.get("sec-fetch-site", "none")
+    asks = request.url.path.startswith("/api/")
+    if foreign or (asks and site not in ("none", "same-origin")):
       # Nor may another page push videos out or let the model work.
       return responses.PlainTextResponse("another page", status_code=403)
     response = await call_next(request)

@@ -74,16 +74,24 @@ def read(
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays of a safetensors file by name, of bfloat16 as well.
+  """Arrays of a safetensors file by name; bfloat16 becomes float32.
 
   Raises:
-    ValueError: if it is none, or is damaged.
+    ValueError: if it is none, is damaged, or has numbers of a type that is not
+      read here.
   """
   try:
     return safetensors.numpy.load_file(path)
-  except TypeError:  # a type that NumPy alone does not know
+  except TypeError:  # NumPy alone does not know bfloat16: it becomes float32
     arrays = safetensors.flax.load_file(path)
-    return {name: np.asarray(array) for name, array in arrays.items()}
+    return {
+      name: np.asarray(
+        array, np.float32 if array.dtype.name == "bfloat16" else array.dtype
+      )
+      for name, array in arrays.items()
+    }
+  except (AttributeError, KeyError) as error:
+    raise ValueError(f"{path}: a type that is not read: {error}") from error
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path}: {error}") from error
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ import pytest
 from clap_jax import main
 from clap_jax.data import records, vocabulary
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.interchange import export_weights, import_weights, rules
+from clap_jax.interchange import (
+  config_beside,
+  export_weights,
+  import_weights,
+  rules,
+)
 from clap_jax.interchange import source as source_lib
 from clap_jax.trainers import start
 from clap_jax.training import weights
@@ -487,4 +493,63 @@ def test_safetensors_of_bfloat16(tmp_path):
   safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
   read = import_weights.read_tensors(tmp_path / "a.safetensors")
   for name in tensors:
-    np.testing.assert_array_equal(np.asarray(read[name], np.float32), values)
+    assert read[name].dtype == np.float32
+    np.testing.assert_array_equal(read[name], values)
+
+
+def test_safetensors_of_a_type_that_is_not_read(tmp_path):
+  torch = pytest.importorskip("torch")
+  import safetensors.torch  # noqa: PLC0415  (needs torch)
+
+  tensors = {"a": torch.ones(2, dtype=torch.float8_e4m3fn)}
+  safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+  with pytest.raises(ValueError, match=r"a\.safetensors: a type .*float8"):
+    import_weights.read_tensors(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("[]", r"config\.json: expected an object"),
+    ("{", r"config\.json: no JSON"),
+    ('{"num_attention_heads": [1]}', r"num_attention_heads is \[1\]"),
+    ('{"model_type": "clip", "text_config": {}}', "hidden_act is 'quick_gelu'"),
+  ],
+)
+def test_a_config_beside_the_weights_that_is_none(tmp_path, text, message):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    config_beside.with_heads(
+      source_lib.Options(),
+      tmp_path / "model.safetensors",
+      source=import_weights.SOURCES["open_clip"],
+    )
+
+
+def test_a_config_says_nothing_of_the_tower_that_is_left_out(tmp_path):
+  (tmp_path / "config.json").write_text(
+    json.dumps(
+      {
+        "text_config": {"hidden_act": "gelu", "num_attention_heads": 12},
+        "vision_config": {"hidden_act": "tanh", "num_attention_heads": 16},
+      }
+    )
+  )
+  file, source = tmp_path / "a", import_weights.SOURCES["open_clip"]
+  text = source_lib.Options(tower="text")
+  options = config_beside.with_heads(text, file, source=source)
+  assert options.num_heads == 12
+  with pytest.raises(ValueError, match=r"vision_config\.hidden_act is 'tanh'"):
+    config_beside.with_heads(source_lib.Options(), file, source=source)
+
+
+def test_a_tokenizer_without_a_text_tower(sources, tmp_path):
+  shutil.copy(sources / "video.pth", tmp_path)
+  shutil.copy(sources / "bert" / "vocab.txt", tmp_path)
+  shared = {"path": tmp_path / "video.pth", "source": "r2plus1d"}
+  with pytest.raises(ValueError, match="No text tower is imported"):
+    import_weights.import_weights(
+      **shared, out=tmp_path / "a", tokenizer=tmp_path / "vocab.txt"
+    )
+  done = import_weights.import_weights(**shared, out=tmp_path / "b")
+  assert done.num_parameters > 0  # the file beside it is of something else

@@ -313,3 +313,29 @@ def test_an_array_of_numpy_is_not_left_out_in_silence(tmp_path):
   torch.save(document, tmp_path / "a.pth")
   with pytest.raises(torch_file.TorchFileError, match="_reconstruct"):
     torch_file.read(tmp_path / "a.pth")
+
+
+def test_a_key_of_any_depth(tmp_path):
+  """Its hash would go as deep as the file says, beyond Python's stack."""
+  path = zipped(
+    tmp_path / "a.pth", program(b"}K\x01" + b"\x85" * 300_000 + b"K\x01s")
+  )
+  with pytest.raises(torch_file.TorchFileError, match="key is a tuple"):
+    torch_file.read(path)
+
+
+def test_one_tensor_in_many_places_is_one_array(tmp_path):
+  torch = pytest.importorskip("torch")
+  tensor = torch.ones(1 << 10)
+  torch.save({f"w{i}": tensor for i in range(100)}, tmp_path / "a.pth")
+  read = torch_file.read(tmp_path / "a.pth")
+  assert len(read) == 100
+  assert all(np.shares_memory(read["w0"], array) for array in read.values())
+
+
+def test_many_tensors_of_few_numbers(tmp_path):
+  torch = pytest.importorskip("torch")
+  tensor = torch.ones(1 << 10)
+  torch.save({f"w{i}": tensor[:] for i in range(100)}, tmp_path / "a.pth")
+  with pytest.raises(torch_file.TorchFileError, match="share the same few"):
+    torch_file.read(tmp_path / "a.pth")

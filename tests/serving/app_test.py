@@ -133,6 +133,23 @@ def test_other_pages_are_turned_away(served, origin, status):
   assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+  ("site", "status"),
+  [
+    ("same-origin", 404),
+    ("none", 404),
+    ("cross-site", 403),
+    ("same-site", 403),
+  ],
+)
+def test_what_another_page_shows_as_an_image_asks_nothing(served, site, status):
+  """No origin comes with it, but whose page it is."""
+  response = served.get("/api/no_such", headers={"sec-fetch-site": site})
+  assert response.status_code == status
+  # A link to the page may be followed from anywhere.
+  assert served.get("/", headers={"sec-fetch-site": site}).status_code == 200
+
+
 def serve_with(root, sanitise, **limits):
   model = toy_model.make_model(toy_model.make_encoder(root))
   app = app_lib.make_app(
