@@ -81,19 +81,19 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
       read here.
   """
   try:
-    return safetensors.numpy.load_file(path)
-  except TypeError:  # NumPy alone does not know bfloat16: it becomes float32
+    arrays = safetensors.numpy.load_file(path)
+  except TypeError:  # NumPy knows bfloat16 only where another package added it
     arrays = safetensors.flax.load_file(path)
-    return {
-      name: np.asarray(
-        array, np.float32 if array.dtype.name == "bfloat16" else array.dtype
-      )
-      for name, array in arrays.items()
-    }
   except (AttributeError, KeyError) as error:
     raise ValueError(f"{path}: a type that is not read: {error}") from error
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path}: {error}") from error
+  return {name: _widened(np.asarray(array)) for name, array in arrays.items()}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+  is_bfloat16 = array.dtype.name == "bfloat16"
+  return array.astype(np.float32) if is_bfloat16 else array
 
 
 def sha256(path: str | os.PathLike) -> str:
