@@ -303,16 +303,14 @@ def build(
 
 def _altered(base, manifests) -> list[str]:
   """Annotation files that have the name of a published one and not its hash."""
-  names = set(published_files(base).values())
-  return sorted(
-    {
-      source["file"]
-      for manifest in manifests.values()
-      for source in manifest["sources"].get("annotations", ())
-      if source["published_as"] is None
-      and pathlib.PurePosixPath(source["file"]).name in names
-    }
-  )
+  published = published_files(base)
+  altered = set()
+  for manifest in manifests.values():
+    for source in manifest["sources"].get("annotations", ()):
+      name = pathlib.PurePosixPath(source["file"]).name
+      if name in published.values() and published.get(source["sha256"]) != name:
+        altered.add(source["file"])
+  return sorted(altered)
 
 
 def _build_shards(

@@ -1,5 +1,6 @@
 """The finished dataset: shards, index, manifests, refusals."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -124,7 +125,9 @@ def test_subset_and_overwrite(tmp_path, tiny):
     assert path.read_bytes() == pathlib.Path(again, path.name).read_bytes()
 
 
-def test_a_file_that_differs_from_the_published_one_is_named(tmp_path, tiny):
+def test_a_file_that_differs_from_the_published_one_is_named(
+  tmp_path, tiny, monkeypatch
+):
   video = sorted(pathlib.Path(tiny["data_dir"]).rglob("*.mp4"))[0]
   shutil.copy(video, tmp_path / "s1.mp4")
   entry = {
@@ -135,8 +138,15 @@ def test_a_file_that_differs_from_the_published_one_is_named(tmp_path, tiny):
   }
   for name, key in (("train", "s1"), ("val", "s2"), ("test", "s3")):
     (tmp_path / f"{name}.json").write_text(json.dumps({f"{key}.avi": entry}))
+  train, val = (
+    hashlib.sha256((tmp_path / f"{name}.json").read_bytes()).hexdigest()
+    for name in ("train", "val")
+  )
+  # val.json is another published file under a wrong name, test.json is none.
+  published = {train: "train.json", val: "test.json", "0" * 64: "val.json"}
+  monkeypatch.setattr(build, "published_files", lambda base: published)
   result = build.build("tacos", data_dir=tmp_path / "data", manual_dir=tmp_path)
-  assert result["altered"] == ["test.json", "train.json", "val.json"]
+  assert result["altered"] == ["test.json", "val.json"]
   assert result["manifests"]["train"]["captions"] == 1
 
 
