@@ -19,8 +19,8 @@ _TEXT = rf"{_IN_TEXT}transformer\.resblocks\.(\d+)\."
 _IMAGE = rf"{_VISUAL}transformer\.resblocks\.(\d+)\."
 _HF_TEXT = r"text_model\.embeddings\."
 _HF_IMAGE = r"vision_model\.embeddings\."
-_TEXT_BLOCKS = "params/text_tower/blocks/layers"
-_VIDEO_BLOCKS = "params/video_tower/blocks/layers"
+_TEXT_BLOCKS = clip_huggingface.TEXT_BLOCKS
+_VIDEO_BLOCKS = clip_huggingface.VIDEO_BLOCKS
 
 
 def _projections(blocks: str, *names: str, leaf: str) -> tuple[str, ...]:

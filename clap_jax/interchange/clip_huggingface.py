@@ -8,8 +8,8 @@ from clap_jax.interchange import source as source_lib
 
 TEXT_LAYER = r"text_model\.encoder\.layers\.(\d+)\."
 IMAGE_LAYER = r"vision_model\.encoder\.layers\.(\d+)\."
-_TEXT_BLOCKS = "params/text_tower/blocks/layers"
-_VIDEO_BLOCKS = "params/video_tower/blocks/layers"
+TEXT_BLOCKS = "params/text_tower/blocks/layers"
+VIDEO_BLOCKS = "params/video_tower/blocks/layers"
 
 # What a config.json must say where it says anything, for each activation.
 _TOWERS = ("", "text_config.", "vision_config.")  # "": one tower alone
@@ -26,7 +26,7 @@ def requires(activation: str) -> dict[str, str | float]:
 
 def _space_and_time(name: str, leaf: str) -> tuple[str, ...]:
   return tuple(
-    rf"{_VIDEO_BLOCKS}/{name.format(axis)}/{leaf}[\1]"
+    rf"{VIDEO_BLOCKS}/{name.format(axis)}/{leaf}[\1]"
     for axis in ("space", "time")
   )
 
@@ -84,7 +84,7 @@ RULES = (
   ),
   *source_lib.block_rules(
     IMAGE_LAYER,
-    _VIDEO_BLOCKS,
+    VIDEO_BLOCKS,
     {
       r"self_attn\.out_proj": "space/out",
       r"layer_norm2": "norm_mlp",
@@ -109,7 +109,7 @@ RULES = (
   ),
   *source_lib.block_rules(
     TEXT_LAYER,
-    _TEXT_BLOCKS,
+    TEXT_BLOCKS,
     {
       r"layer_norm1": "norm_attention",
       **{rf"self_attn\.{part}_proj": f"attention/{part}" for part in "qkv"},
