@@ -11,6 +11,7 @@ from clap_jax.report import content, palette
 _WIDTH, _HEIGHT = 420, 262
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 40
 _MAX_POINTS = 300
+_MAX_MARKED = 12  # points: so few were measured one by one
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 6")
 
 
@@ -42,6 +43,8 @@ def chart_svg(chart: content.Chart) -> Markup:
     parts.append(
       _path(points, css=f"line {name}", dash=dash_of(chart.curves, index))
     )
+    if len(xs) <= _MAX_MARKED:
+      parts.append(_dots(points, css=f"dots {name}"))
   summary = "; ".join(
     f"{curve.name} ends at {_short(_last(ys))}"
     for curve, (_, ys) in zip(chart.curves, lines, strict=True)
@@ -140,6 +143,12 @@ def _path(points: np.ndarray, *, css: str, dash: str = "") -> Markup:
     "".join(commands),
     Markup(' stroke-dasharray="{}"').format(dash) if dash else "",
   )
+
+
+def _dots(points: np.ndarray, *, css: str) -> Markup:
+  """A dot, the cap of a line without length, at each point."""
+  commands = [f"M{x:.1f} {y:.1f}h0.1" for x, y in points if math.isfinite(y)]
+  return Markup('<path class="{}" d="{}"/>').format(css, "".join(commands))
 
 
 def linear_ticks(low: float, high: float, *, about: int) -> list[float]:

@@ -20,9 +20,16 @@ def chart(values, **options):
 
 
 def test_not_a_number_breaks_the_line():
-  (path,) = paths(chart([3.0, 2.0, math.nan, 1.0, 0.5]))
-  assert path.count("M") == 2
-  assert "nan" not in path
+  line, dots = paths(chart([3.0, 2.0, math.nan, 1.0, 0.5]))
+  assert line.count("M") == 2
+  assert dots.count("M") == 4
+  assert "nan" not in line + dots
+
+
+def test_few_points_are_marked_and_many_are_not():
+  line, dots = paths(chart([0.0, 1.0, 0.5]))
+  assert re.findall(r"[ML]([\d. ]+)", line) == re.findall(r"M([\d. ]+)h", dots)
+  assert len(paths(chart(np.arange(13.0)))) == 1
 
 
 def test_nothing_finite_draws_nothing():
@@ -33,8 +40,8 @@ def test_nothing_finite_draws_nothing():
 
 def test_a_constant_and_a_single_value_can_be_drawn():
   for values in ([2.0, 2.0], [2.0], [0.0]):
-    (path,) = paths(chart(values))
-    assert re.fullmatch(r"[MLh0-9. ]+", path)
+    for path in paths(chart(values)):
+      assert re.fullmatch(r"[MLh0-9. ]+", path)
 
 
 def test_smoothing_keeps_the_raw_line_and_a_straight_one_straight():
