@@ -47,7 +47,8 @@ NOT_RUN = {
   "processes that meet are run by tests/faults/processes_test.py",
   "clap import r2plus1d_34.pth": "the public weights are not at hand; "
   "tests/interchange/import_test.py imports random ones of that shape",
-  "clap train --config=configs/pretrain_activitynet.py --workdir=runs/from": (
+  "clap train --config=configs/pretrain_activitynet.py "
+  "--workdir=runs/from_public": (
     "starts from public weights that are not at hand"
   ),
 }
