@@ -75,7 +75,7 @@ SECTIONS = {
   ),
   "README.md#The field's datasets": Section(given=(inputs.my_activitynet,)),
   "README.md#ActivityNet from videos to mAP": Section(
-    given=(inputs.my_activitynet,),
+    given=(inputs.my_activitynet, inputs.one_video),
     smaller={
       r"^(--config=configs/\w+_activitynet\.py):full,extracted$": (
         rf"\1:tiny,extracted {_BATCH}"
