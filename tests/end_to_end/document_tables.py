@@ -39,7 +39,7 @@ EXTRA = {
 NOT_RUN = {
   "source .venv/bin/activate": "changes the shell that it is typed in",
   "./launch.sh test": "is the suite that would run it",
-  "clap study claim": "takes hours; tests/studies/study_test.py has tiny ones",
+  "clap study": "takes hours; tests/studies/study_test.py has tiny ones",
   "pytest -m faults": "takes an hour; is a part of the suite",
   "pytest -s tests/faults": "is a part of the suite",
   "python -m tests.faults.soak": "takes an hour",
