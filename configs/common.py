@@ -56,16 +56,22 @@ def _typed(name: str, text: str, kind: type):
 
 
 def update(config, table: dict, name: str, key: str) -> None:
-  """Applies the row `key` of a table of "a.b" -> value overrides.
-
-  A duration replaces its other spellings: "loop.steps" drops "loop.epochs".
+  """Applies the row `key` of a table of overrides.
 
   Raises:
     ValueError: if the table has no such row.
   """
   if key not in table:
     raise ValueError(f"Unknown {name} {key!r}; choose from {sorted(table)}.")
-  for path, value in table[key].items():
+  override(config, table[key])
+
+
+def override(config, values: dict) -> None:
+  """Sets "a.b" -> value.
+
+  A duration replaces its other spellings: "loop.steps" drops "loop.epochs".
+  """
+  for path, value in values.items():
     section, _, last = path.rpartition(".")
     target = config
     for part in filter(None, section.split(".")):

@@ -105,13 +105,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     encoder=args["encoder"],
     seed=args["seed"],
   )
-  common.update(config, {"": _DATASET}, "dataset", "")
+  common.override(config, _DATASET)
   common.update(config, SIZES, "size", args["size"])
   if args["tsp_recipe"]:
     if args["size"] != "full":
       raise ValueError(
         f"tsp_recipe is for R(2+1)D-34, size full; got {args['size']!r}."
       )
-    common.update(config, {"": _TSP_RECIPE}, "recipe", "")
+    common.override(config, _TSP_RECIPE)
   common.update(config, common.ENCODERS, "encoder", args["encoder"])
   return config.lock()

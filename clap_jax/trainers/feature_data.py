@@ -130,8 +130,8 @@ class FeatureReader:
       )
     # Ids alone would not tell: every size of a dataset counts from zero. An
     # annotation file has no name to compare.
-    of_other = facts["dataset"] != self.dataset.name
-    if of_other and self.config.annotations is None:
+    built = self.config.annotations is None
+    if built and facts["dataset"] != self.dataset.name:
       raise ValueError(
         f"{self.config.features_dir} holds features of {facts['dataset']}, but "
         f"data.dataset is {self.dataset.name}; correct one of them."

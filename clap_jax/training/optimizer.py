@@ -97,6 +97,8 @@ def make_schedule(
       f"{total_steps}: shorten optimizer.warmup_*."
     )
   peak = config.learning_rate
+  if not total_steps:
+    return optax.constant_schedule(peak)
   if config.schedule == "cosine":
     after = optax.cosine_decay_schedule(
       peak, max(total_steps - warmup_steps, 1)
@@ -106,15 +108,14 @@ def make_schedule(
       config_lib.Duration(percent, "percent").in_steps(total_steps=total_steps)
       for percent in config.decay_percents
     ]
-    wrong = falls[0] < warmup_steps or len(set(falls)) < len(falls)
-    if wrong and total_steps:
+    if falls[0] < warmup_steps or len(set(falls)) < len(falls):
       raise ValueError(
         f"The learning rate falls after steps {falls} of {total_steps}; they "
         f"must differ and come after the warm-up of {warmup_steps} steps: "
         "change optimizer.decay_percents, or warmup_*, or train for longer."
       )
     after = optax.piecewise_constant_schedule(
-      peak, {fall - warmup_steps: config.decay_factor for fall in set(falls)}
+      peak, {fall - warmup_steps: config.decay_factor for fall in falls}
     )
   else:
     after = optax.constant_schedule(peak)
