@@ -1,6 +1,5 @@
 """Stages that both the command line and the demo run."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +13,6 @@ import rich.progress
 import rich.table
 import rich.text
 
-from clap_jax import config as config_lib
 from clap_jax.data import (
   container,
   decode,
@@ -225,15 +223,9 @@ def is_finished(workdir: str | pathlib.Path) -> bool:
 
 def check_same(workdir: pathlib.Path, resolved: Any) -> None:
   """Raises a ValueError if the config of a finished run is another one."""
-  path = workdir / workdir_lib.CONFIG_FILE
-  before = json.loads(path.read_text()) if path.is_file() else {}
-  with contextlib.suppress(ValueError):  # what cannot be read differs
-    # A file of an earlier revision lacks keys that have a default since.
-    before = _written(_trainer(before.get("trainer")).resolve(before))
-  now = _written(resolved)
   differences = [
     line
-    for line in workdir_lib.config_differences(before, now)
+    for line in workdir_lib.run_differences(workdir, resolved)
     if not line.startswith(_PLACES)
   ]
   if differences:
@@ -242,11 +234,6 @@ def check_same(workdir: pathlib.Path, resolved: Any) -> None:
       f"{workdir} holds a finished run with another config:{lines}\nUse "
       "another directory, or delete this one to start over."
     )
-
-
-def _written(resolved: Any) -> dict:
-  """A resolved config as config.json holds it."""
-  return json.loads(json.dumps(config_lib.as_dict(resolved)))
 
 
 def config_of(workdir) -> dict:

@@ -77,22 +77,27 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
     ValueError: if the directory belongs to a run with another config, with
       every key that differs.
   """
-  values = config_lib.as_dict(config)
   path = workdir / CONFIG_FILE
   if path.exists():
-    before = orjson.loads(path.read_bytes())
-    if dataclasses.is_dataclass(config):
-      with contextlib.suppress(ValueError):  # what cannot be read differs
-        # A file of an earlier revision lacks keys that have a default since.
-        before = config_lib.as_dict(config_lib.resolve(type(config), before))
-    differences = config_differences(before, values)
+    differences = run_differences(workdir, config)
     if differences:
       lines = "".join(f"\n  {line}" for line in differences)
       raise ValueError(
         f"{workdir} belongs to a run with another config:{lines}\nUse another "
         "directory, or delete this one to start over."
       )
-  write_json(path, values)
+  write_json(path, config_lib.as_dict(config))
+
+
+def run_differences(workdir: pathlib.Path, config: Any) -> list[str]:
+  """Lines of `config_differences` between a run's config.json and `config`."""
+  path = workdir / CONFIG_FILE
+  before = orjson.loads(path.read_bytes()) if path.is_file() else {}
+  if dataclasses.is_dataclass(config):
+    with contextlib.suppress(ValueError):  # what cannot be read differs
+      # A file of an earlier revision lacks keys that have a default since.
+      before = config_lib.as_dict(config_lib.resolve(type(config), before))
+  return config_differences(before, config_lib.as_dict(config))
 
 
 def config_differences(before: Any, after: Any) -> list[str]:
