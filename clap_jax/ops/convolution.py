@@ -15,6 +15,9 @@ import jax.numpy as jnp
 
 Sides = tuple[int, int, int]  # along time, height, width
 
+# Rows of one product on a CPU: gathered neighbours that stay in its cache.
+TILE_ROWS = 4096
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sides) -> jax.Array:
@@ -53,15 +56,15 @@ def _convolve_forward(x, kernel, strides):
 
 
 def _convolve_backward(strides, residuals, cotangent):
-  def pull_back(function, x, kernel, cotangent):
-    _, vjp = jax.vjp(functools.partial(function, strides=strides), x, kernel)
-    return vjp(cotangent)
+  def pull_back(x, kernel, cotangent):
+    convolution = functools.partial(as_convolution, strides=strides)
+    return jax.vjp(convolution, x, kernel)[1](cotangent)
 
   return jax.lax.platform_dependent(
     *residuals,
     cotangent,
-    cpu=functools.partial(pull_back, as_product),
-    default=functools.partial(pull_back, as_convolution),
+    cpu=functools.partial(_pull_back_product, strides=strides),
+    default=pull_back,
   )
 
 
@@ -69,13 +72,111 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def as_product(x: jax.Array, kernel: jax.Array, *, strides: Sides) -> jax.Array:
-  """`convolve` as one matrix product over gathered neighbours."""
-  sides = kernel.shape[:3]
+  """`convolve` as matrix products over gathered neighbours, tile by tile."""
+  padded = _pad(x, kernel)
   lengths = _output_lengths(x, strides)
-  padding = [(side // 2, side // 2) for side in sides]
-  padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+  tile = _tile(x.shape[0], lengths)
+
+  def add_tile(index, y):
+    start, corner = _places(index, lengths, tile, strides)
+    window = _window(padded, kernel, corner, tile, strides)
+    part = _product(window, kernel, tile, strides)
+    return jax.lax.dynamic_update_slice(y, part, (0, *start, 0, 0))
+
+  if tile == lengths:
+    return _product(padded, kernel, tile, strides)
+  y = jnp.zeros((x.shape[0], *lengths, kernel.shape[-1]), x.dtype)
+  return jax.lax.fori_loop(0, _num_tiles(lengths, tile), add_tile, y)
+
+
+def _pull_back_product(x, kernel, cotangent, *, strides):
+  """The gradients of `as_product` by `x` and `kernel`, tile by tile."""
+  padded = _pad(x, kernel)
+  lengths = cotangent.shape[1:4]
+  tile = _tile(x.shape[0], lengths)
+  product = functools.partial(_product, lengths=tile, strides=strides)
+
+  def add_tile(index, gradients):
+    by_padded, by_kernel = gradients
+    start, corner = _places(index, lengths, tile, strides)
+    window = _window(padded, kernel, corner, tile, strides)
+    part = jax.lax.dynamic_slice(
+      cotangent,
+      (0, *start, 0, 0),
+      (x.shape[0], *tile, cotangent.shape[-1]),
+    )
+    by_window, more = jax.vjp(product, window, kernel)[1](part)
+    at = (0, *corner, 0, 0)
+    by_window += jax.lax.dynamic_slice(by_padded, at, window.shape)
+    by_padded = jax.lax.dynamic_update_slice(by_padded, by_window, at)
+    return by_padded, by_kernel + more
+
+  if tile == lengths:
+    by_padded, by_kernel = jax.vjp(product, padded, kernel)[1](cotangent)
+  else:
+    zeros = (jnp.zeros_like(padded), jnp.zeros_like(kernel))
+    by_padded, by_kernel = jax.lax.fori_loop(
+      0, _num_tiles(lengths, tile), add_tile, zeros
+    )
+  inside = tuple(
+    slice(side // 2, side // 2 + length)
+    for side, length in zip(kernel.shape[:3], x.shape[1:4], strict=True)
+  )
+  return by_padded[:, *inside], by_kernel
+
+
+def _pad(x, kernel):
+  margins = [(side // 2, side // 2) for side in kernel.shape[:3]]
+  return jnp.pad(x, [(0, 0), *margins, (0, 0)])
+
+
+def _tile(batch: int, lengths: Sides) -> Sides:
+  """How many output frames, rows and columns one product makes.
+
+  Axes that are cut are those that no mesh cuts.
+  """
+  frames, height, width = lengths
+
+  def largest_divisor(length, rows_each):
+    return max(
+      n
+      for n in range(1, length + 1)
+      if length % n == 0 and (n == 1 or n * rows_each <= TILE_ROWS)
+    )
+
+  frames = largest_divisor(frames, batch * height * width)
+  return frames, largest_divisor(height, batch * frames * width), width
+
+
+def _num_tiles(lengths: Sides, tile: Sides) -> int:
+  return (lengths[0] // tile[0]) * (lengths[1] // tile[1])
+
+
+def _places(index, lengths: Sides, tile: Sides, strides: Sides):
+  """Where a tile begins along time and height: in the output, in the input."""
+  per_frame = lengths[1] // tile[1]
+  start = (index // per_frame * tile[0], index % per_frame * tile[1])
+  return start, (start[0] * strides[0], start[1] * strides[1])
+
+
+def _window(padded, kernel, corner, tile: Sides, strides: Sides):
+  """What a tile sees: its own steps and half a kernel around them."""
+  sides = tuple(
+    (length - 1) * stride + side
+    for length, stride, side in zip(
+      tile[:2], strides[:2], kernel.shape[:2], strict=True
+    )
+  )
+  batch, *_, width, channels = padded.shape
+  return jax.lax.dynamic_slice(
+    padded, (0, *corner, 0, 0), (batch, *sides, width, channels)
+  )
+
+
+def _product(padded, kernel, lengths: Sides, strides: Sides):
+  """(b, *lengths, out) of an input that reaches half a kernel further."""
   neighbours = []
-  for offset in itertools.product(*(range(side) for side in sides)):
+  for offset in itertools.product(*(range(side) for side in kernel.shape[:3])):
     take = tuple(
       slice(start, start + (length - 1) * stride + 1, stride)
       for start, length, stride in zip(offset, lengths, strides, strict=True)
@@ -86,7 +187,7 @@ def as_product(x: jax.Array, kernel: jax.Array, *, strides: Sides) -> jax.Array:
   )
   columns = gathered.reshape(-1, gathered.shape[-1])
   y = columns @ kernel.reshape(-1, kernel.shape[-1])
-  return y.reshape(x.shape[0], *lengths, kernel.shape[-1])
+  return y.reshape(padded.shape[0], *lengths, kernel.shape[-1])
 
 
 def as_convolution(

@@ -40,6 +40,13 @@ def by_loops(x, kernel, strides):
   return result
 
 
+@pytest.fixture(params=[420, 84, 14, 1])
+def tile_rows(request, monkeypatch):
+  """All of `case` in one product, some frames, some rows, one row."""
+  monkeypatch.setattr(convolution, "TILE_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("tile_rows")
 @pytest.mark.parametrize(("sides", "strides"), CASES)
 def test_both_forms_are_the_sum_over_the_window(sides, strides):
   x, kernel = case(sides)
@@ -52,6 +59,7 @@ def test_both_forms_are_the_sum_over_the_window(sides, strides):
   )
 
 
+@pytest.mark.usefixtures("tile_rows")
 @pytest.mark.parametrize(("sides", "strides"), CASES)
 def test_gradients_are_those_of_the_convolution(sides, strides):
   x, kernel = case(sides)
@@ -68,6 +76,37 @@ def test_gradients_are_those_of_the_convolution(sides, strides):
   )(x, kernel)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
+def test_products_never_gather_the_whole_clip():
+  """What makes a tower fit and run fast where memory is slow."""
+  x = jax.ShapeDtypeStruct((2, 16, 56, 56, 16), np.float32)
+  kernel = jax.ShapeDtypeStruct((1, 3, 3, 16, 16), np.float32)
+
+  def loss(x, kernel):
+    return (convolution.convolve(x, kernel, (1, 1, 1)) ** 2).sum()
+
+  compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, kernel).compile()
+  gathered_bytes = 9 * x.size * 4
+  assert compiled.memory_analysis().temp_size_in_bytes < gathered_bytes / 2
+
+
+@pytest.mark.usefixtures("tile_rows")
+def test_devices_keep_their_clips():
+  """Tiles are cut along axes that no mesh cuts: nothing is sent forward."""
+  mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+  split = jax.NamedSharding(mesh, jax.P("data"))
+  x, kernel = case((1, 3, 3))
+  forward = jax.jit(
+    lambda x, k: convolution.as_product(x, k, strides=(1, 1, 1)),
+    in_shardings=(split, jax.NamedSharding(mesh, jax.P())),
+    out_shardings=split,
+  )
+  text = forward.lower(x, kernel).compile().as_text()
+  assert "all-gather" not in text and "all-reduce" not in text
+  np.testing.assert_allclose(
+    forward(x, kernel), by_loops(x, kernel, (1, 1, 1)), rtol=1e-4, atol=1e-4
+  )
 
 
 def test_the_platform_decides_the_form():
