@@ -133,9 +133,11 @@ def _pad(x, kernel):
 def _tile(batch: int, lengths: Sides) -> Sides:
   """How many output frames, rows and columns one product makes.
 
-  Axes that are cut are those that no mesh cuts.
+  Axes that are cut are those that no mesh cuts. Where a program is exported for
+  any batch, that is a symbol, and tiles are those of a single clip.
   """
   frames, height, width = lengths
+  batch = batch if isinstance(batch, int) else 1
 
   def largest_divisor(length, rows_each):
     return max(

@@ -1,6 +1,7 @@
 """Both forms of a factorised convolution against loops and each other."""
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -107,6 +108,16 @@ def test_devices_keep_their_clips():
   np.testing.assert_allclose(
     forward(x, kernel), by_loops(x, kernel, (1, 1, 1)), rtol=1e-4, atol=1e-4
   )
+
+
+@pytest.mark.usefixtures("tile_rows")
+def test_a_program_exported_for_any_batch():
+  x, kernel = case((1, 3, 3))
+  function = jax.jit(lambda x: convolution.convolve(x, kernel, (1, 1, 1)))
+  (batch,) = jax.export.symbolic_shape("b")
+  shape = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+  exported = jax.export.export(function)(shape)
+  np.testing.assert_allclose(exported.call(x), function(x), rtol=1e-5)
 
 
 def test_the_platform_decides_the_form():
