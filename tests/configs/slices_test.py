@@ -1,5 +1,6 @@
 """The TPU slice that each config names is the smallest that it fits."""
 
+import dataclasses
 import importlib
 import math
 import pathlib
@@ -9,6 +10,7 @@ import pytest
 
 from clap_jax import stages
 from clap_jax.commands import configs as configs_lib
+from clap_jax.trainers import encoders, facts
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import topology
 
@@ -32,6 +34,22 @@ def module_of(name):
 def resolved(name, size):
   config = module_of(name).get_config(size)
   return stages.TRAINERS[config.trainer].resolve(config)
+
+
+def write_tower(size, directory) -> None:
+  """The encoder.json of a pre-training of that size, as if it had run."""
+  trained = resolved("pretrain_sprites", size)
+  towers = encoders.towers(
+    trained.model, trained.clip, vocab_size=256, num_classes=22
+  )
+  document = {
+    "encoder": "clap",
+    "seed": 0,
+    "clip": dataclasses.asdict(trained.clip),
+    "model": dataclasses.asdict(towers),
+    "training": {},
+  }
+  facts.write(directory / encoders.ENCODER_FILE, document)
 
 
 def suits(config, slice_name) -> bool:
@@ -84,11 +102,14 @@ def test_the_command_line_takes_the_slice_from_the_config(tmp_path):
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_step_fits_that_slice_and_no_smaller_one(name):
+def test_the_step_fits_that_slice_and_no_smaller_one(name, tmp_path):
   for size, slice_name in module_of(name).SLICES.items():
     if size == "tiny":
       continue
     config = module_of(name).get_config(size)
+    if "tower" in config:
+      write_tower(size, tmp_path)
+      config.tower.workdir = str(tmp_path)
     assert stages.compile_ahead(config, topology=slice_name)["fits"], size
     smaller = next_smaller(resolved(name, size), slice_name)
     if smaller is not None:
