@@ -114,7 +114,8 @@ def _pull_back_product(x, kernel, cotangent, *, strides):
   if tile == lengths:
     by_padded, by_kernel = jax.vjp(product, padded, kernel)[1](cotangent)
   else:
-    zeros = (jnp.zeros_like(padded), jnp.zeros_like(kernel))
+    # A sum of many parts: in bfloat16 the last ones would be lost.
+    zeros = (jnp.zeros_like(padded), jnp.zeros(kernel.shape, jnp.float32))
     by_padded, by_kernel = jax.lax.fori_loop(
       0, _num_tiles(lengths, tile), add_tile, zeros
     )
@@ -122,7 +123,7 @@ def _pull_back_product(x, kernel, cotangent, *, strides):
     slice(side // 2, side // 2 + length)
     for side, length in zip(kernel.shape[:3], x.shape[1:4], strict=True)
   )
-  return by_padded[:, *inside], by_kernel
+  return by_padded[:, *inside], by_kernel.astype(kernel.dtype)
 
 
 def _pad(x, kernel):

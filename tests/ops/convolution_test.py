@@ -2,6 +2,7 @@
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,6 +78,18 @@ def test_gradients_are_those_of_the_convolution(sides, strides):
   )(x, kernel)
   for a, b in zip(got, expected, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
+def test_bfloat16_loses_nothing_over_many_tiles(monkeypatch):
+  monkeypatch.setattr(convolution, "TILE_ROWS", 1)
+  x = jnp.ones((1, 8, 64, 8, 1), jnp.bfloat16)  # 512 tiles of 8 ones
+
+  def loss(kernel):
+    y = convolution.convolve(x, kernel, (1, 1, 1))
+    return y.astype(jnp.float32).sum()
+
+  by_kernel = jax.grad(loss)(jnp.ones((1, 3, 3, 1, 1), jnp.bfloat16))
+  assert by_kernel[0, 1, 1, 0, 0] == x.size
 
 
 def test_products_never_gather_the_whole_clip():
