@@ -52,13 +52,15 @@ RULES = (
 
 def _settings(tensors, options) -> dict:
   embedding = source_lib.find(
-    tensors, rf"{_PREFIX}embeddings\.word_embeddings\.weight"
+    tensors, rf"{_PREFIX}embeddings\.word_embeddings\.weight", axes=2
   )
   positions = source_lib.find(
-    tensors, rf"{_PREFIX}embeddings\.position_embeddings\.weight"
+    tensors, rf"{_PREFIX}embeddings\.position_embeddings\.weight", axes=2
   )
   up = source_lib.find(
-    tensors, rf"{_PREFIX}encoder\.layer\.0\.intermediate\.dense\.weight"
+    tensors,
+    rf"{_PREFIX}encoder\.layer\.0\.intermediate\.dense\.weight",
+    axes=2,
   )
   if options.num_heads is None:
     raise ValueError(

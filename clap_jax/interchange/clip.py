@@ -166,8 +166,8 @@ def _settings(tensors, options, *, tower: str) -> dict:
 
 
 def _video_settings(tensors, options) -> dict:
-  patches = source_lib.find(tensors, _PATCHES)
-  places = source_lib.find(tensors, _PLACES).shape[0]
+  patches = source_lib.find(tensors, _PATCHES, axes=4)
+  places = source_lib.find(tensors, _PLACES, axes=2).shape[0]
   patch = (options.tubelet_frames, *patches.shape[2:])
   return {
     "motion_gain": 0.0,
@@ -184,7 +184,7 @@ def _video_settings(tensors, options) -> dict:
 
 
 def _text_settings(tensors, options) -> dict:
-  positions = source_lib.find(tensors, _POSITIONS)
+  positions = source_lib.find(tensors, _POSITIONS, axes=2)
   length = options.max_text_length or positions.shape[0]
   return {
     "text_size": _size(
@@ -193,7 +193,7 @@ def _text_settings(tensors, options) -> dict:
       variants.TEXT_SIZES,
       options,
     ),
-    "vocab_size": source_lib.find(tensors, _TOKENS).shape[0],
+    "vocab_size": source_lib.find(tensors, _TOKENS, axes=2).shape[0],
     "max_text_length": min(length, positions.shape[0]),
   }
 
@@ -205,7 +205,7 @@ def _projection_width(tensors) -> int:
     (rf"{_IN_TEXT}text_projection|{_VISUAL}proj", 1),
   ):
     for key in tensors:
-      if re.fullmatch(pattern, key):
+      if re.fullmatch(pattern, key) and tensors[key].ndim == 2:
         return tensors[key].shape[axis]
   raise ValueError("The weights have no projection into a shared space.")
 
@@ -213,7 +213,7 @@ def _projection_width(tensors) -> int:
 def _size(tensors, prefixes, table, options) -> str:
   first, first_hf = (prefix.replace(r"(\d+)", "0") for prefix in prefixes)
   mlp_width, width = source_lib.find(
-    tensors, rf"{first}mlp\.c_fc\.weight|{first_hf}mlp\.fc1\.weight"
+    tensors, rf"{first}mlp\.c_fc\.weight|{first_hf}mlp\.fc1\.weight", axes=2
   ).shape
   return source_lib.size_name(
     table,

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from clap_jax import config as config_lib
 from clap_jax.data import vocabulary
 from clap_jax.interchange import (
   bert,
@@ -126,9 +127,10 @@ def import_weights(
   if (out / weights.MANIFEST_FILE).exists():
     raise FileExistsError(f"{out} holds weights already; give another --out.")
   file = _weights_file(path)
-  options = config_beside.with_heads(
-    options or source_lib.Options(), file, source=SOURCES[source]
+  options = config_lib.resolve(
+    source_lib.Options, dataclasses.asdict(options or source_lib.Options())
   )
+  options = config_beside.with_heads(options, file, source=SOURCES[source])
   tensors = read_tensors(file)
   settings, conversion = convert(tensors, SOURCES[source], options)
   pieces = None
@@ -180,10 +182,6 @@ def convert(
   Of one tower alone, `options.tower`, where that is asked for: the other's keys
   are then left out.
   """
-  if options.tower not in source_lib.TOWERS:
-    raise ValueError(
-      f"tower is {options.tower!r}; choose from {', '.join(source_lib.TOWERS)}."
-    )
   settings = source.settings(tensors, options)
   if options.tower != "both":
     if f"{options.tower}_tower" not in settings:

@@ -109,12 +109,13 @@ def _positions(array, context):
 
 def _positions_with_first_token_type(array, context):
   """Positions plus the embedding of token type 0, the only one texts have."""
-  (types,) = (
-    tensor
-    for key, tensor in context.tensors.items()
-    if key.endswith("embeddings.token_type_embeddings.weight")
-  )
-  return _positions(array + types[0], context)
+  name = "embeddings.token_type_embeddings.weight"
+  found = [
+    tensor for key, tensor in context.tensors.items() if key.endswith(name)
+  ]
+  if len(found) != 1:
+    raise ValueError(f"expected one {name} beside it, found {len(found)}")
+  return _positions(array + found[0][0], context)
 
 
 def _heads_in(array, _):
@@ -189,6 +190,9 @@ def convert(
       problems.append(f"{name} has layers {sorted(layers)} only")
     elif name not in expected:
       problems.append(f"there is no parameter {name} here")
+    elif len({np.shape(layer) for layer in layers.values()}) > 1:
+      shapes = {index: np.shape(layer) for index, layer in layers.items()}
+      problems.append(f"the layers of {name} have different shapes: {shapes}")
     else:
       weights[name] = _stacked(layers)
   filled = _fill(weights, fillings, expected)
@@ -220,7 +224,11 @@ def _place(tensors, rules, context):
     if not rule.targets:
       left[key] = rule.reason
       continue
-    parts = TRANSFORMS[rule.transform](tensors[key], context)
+    try:
+      parts = TRANSFORMS[rule.transform](tensors[key], context)
+    except (ValueError, IndexError) as error:
+      problems.append(f"{key} {tensors[key].shape}: {error}")
+      continue
     for target, part in zip(rule.targets, parts, strict=True):
       name, layer = _split_layer(match.expand(target))
       if layer in placed.setdefault(name, {}):

@@ -5,22 +5,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from clap_jax import config as config_lib
 from clap_jax.interchange import rules
 from clap_jax.models import variants
+
+TOWERS = ("both", "video", "text")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
   """What weights alone do not say; None takes the source's own."""
 
-  num_frames: int = 16  # of a clip, where the tower learns positions in time
-  tubelet_frames: int = 2  # that weights for images are spread over
-  max_text_length: int | None = None  # tokens; fewer positions, less work
-  num_heads: int | None = None
-  tower: str = "both"  # of those the source has; one of TOWERS
-
-
-TOWERS = ("both", "video", "text")
+  # Of a clip, where the tower learns positions in time.
+  num_frames: int = config_lib.ranged(default=16, minimum=1)
+  # That weights for images are spread over.
+  tubelet_frames: int = config_lib.ranged(default=2, minimum=1)
+  # Tokens; fewer positions, less work.
+  max_text_length: int | None = config_lib.ranged(default=None, minimum=2)
+  num_heads: int | None = config_lib.ranged(default=None, minimum=1)
+  # Of those that the source has.
+  tower: str = config_lib.choice(*TOWERS, default="both")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +59,12 @@ class Source:
   clips_said: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def find(tensors: rules.Tensors, pattern: str):
+def find(tensors: rules.Tensors, pattern: str, *, axes: int):
   """The tensor whose whole key matches.
 
   Raises:
-    ValueError: if there is none, or more than one.
+    ValueError: if there is none, or more than one, or if it has not that many
+      axes.
   """
   found = [key for key in tensors if re.fullmatch(pattern, key)]
   if len(found) != 1:
@@ -68,7 +73,13 @@ def find(tensors: rules.Tensors, pattern: str):
       f"Expected one tensor named like {pattern!r}, found {found}. Is this the "
       f"right source? The file has {some}, ..."
     )
-  return tensors[found[0]]
+  tensor = tensors[found[0]]
+  if tensor.ndim != axes:
+    raise ValueError(
+      f"{found[0]} has shape {tensor.shape}, expected {axes} axes. Is this the "
+      "right source?"
+    )
+  return tensor
 
 
 def count(tensors: rules.Tensors, pattern: str) -> int:

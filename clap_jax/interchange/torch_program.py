@@ -39,6 +39,8 @@ _SCRIPTED_LISTS = tuple(
 # Found beside the tensors of training checkpoints; taken as empty, dropped.
 _INERT = (
   "argparse Namespace",
+  "collections Counter",  # milestones of a MultiStepLR
+  "pathlib PosixPath",
   "torch Size",
   "torch device",
   # A number of NumPy's.

@@ -91,12 +91,13 @@ FILLINGS = (
 
 
 def _settings(tensors, options) -> dict:
-  patches = source_lib.find(tensors, rf"{_PATCHES}\.weight")
+  patches = source_lib.find(tensors, rf"{_PATCHES}\.weight", axes=5)
   width = patches.shape[0]
   up = source_lib.find(
     tensors,
     rf"{_PREFIX}blocks\.0\.mlp\.fc1\.weight|"
     rf"{_HF}encoder\.layer\.0\.intermediate\.dense\.weight",
+    axes=2,
   )
   depth = max(
     source_lib.count(tensors, rf"{_BLOCK}.*"),

@@ -79,13 +79,19 @@ def _settings(tensors, options) -> dict:
   del options
   layers = rf"{_PREFIX}spatial_encoder/transformers_stack/x_layers"
   depth, width, num_heads, _ = source_lib.find(
-    tensors, f"{layers}/self_attention/query/w"
+    tensors, f"{layers}/self_attention/query/w", axes=4
   ).shape
-  up = source_lib.find(tensors, f"{layers}/ff_layer/ffn_layer1/linear/kernel")
-  places = source_lib.find(tensors, rf"{_PREFIX}spatial_pos_emb/emb_var")
-  steps = source_lib.find(tensors, rf"{_PREFIX}temporal_pos_emb/emb_var")
+  up = source_lib.find(
+    tensors, f"{layers}/ff_layer/ffn_layer1/linear/kernel", axes=3
+  )
+  places = source_lib.find(
+    tensors, rf"{_PREFIX}spatial_pos_emb/emb_var", axes=2
+  )
+  steps = source_lib.find(
+    tensors, rf"{_PREFIX}temporal_pos_emb/emb_var", axes=2
+  )
   values = source_lib.find(
-    tensors, rf"{_PREFIX}patch_projection/linear/kernel"
+    tensors, rf"{_PREFIX}patch_projection/linear/kernel", axes=2
   ).shape[0]
   side = math.isqrt(values // 3)
   return {

@@ -448,6 +448,65 @@ def test_checkpoints_of_open_clip(prefix, text):
     np.testing.assert_array_equal(done.weights[name], plain.weights[name])
 
 
+@pytest.mark.parametrize(
+  ("key", "shape", "message"),
+  [
+    ("positional_embedding", (), r"positional_embedding has shape \(\), exp"),
+    ("visual.conv1.weight", (3, 3), r"has shape \(3, 3\), expected 4 axes"),
+    ("visual.proj", (4,), None),  # the text's says the same
+    (
+      "transformer.resblocks.0.attn.in_proj_weight",
+      (64, 64),
+      r"in_proj_weight \(64, 64\): .*equal division",
+    ),
+    (
+      "transformer.resblocks.1.ln_1.weight",
+      (5,),
+      r"layers of params/text_tower.*scale have different shapes: .*\(5,\)",
+    ),
+  ],
+)
+def test_shapes_that_the_source_does_not_have(key, shape, message):
+  tensors, options = clip_tensors()
+  assert key in tensors
+  source = import_weights.SOURCES["open_clip"]
+  with pytest.raises(ValueError, match=message):
+    import_weights.convert({**tensors, key: ones(*shape)}, source, options)
+
+
+def test_token_types_that_are_missing():
+  bert = import_weights.SOURCES["bert"]
+  names = {
+    "embeddings.word_embeddings.weight": (9, 64),
+    "embeddings.position_embeddings.weight": (8, 64),
+    "encoder.layer.0.intermediate.dense.weight": (256, 64),
+    "encoder.layer.1.intermediate.dense.weight": (256, 64),
+  }
+  tensors = {name: ones(*shape) for name, shape in names.items()}
+  options = source_lib.Options(num_heads=4)
+  message = "expected one embeddings.token_type_embeddings.weight"
+  with pytest.raises(ValueError, match=message):
+    import_weights.convert(tensors, bert, options)
+
+
+@pytest.mark.parametrize(
+  "option", ["max_text_length", "num_frames", "tubelet_frames", "num_heads"]
+)
+def test_options_out_of_range(tmp_path, option):
+  (tmp_path / "a.safetensors").touch()
+  options = source_lib.Options(**{option: 0})
+  with pytest.raises(
+    ValueError, match=rf"{option}: must be at least \d, got 0"
+  ):
+    import_weights.import_weights(
+      tmp_path / "a.safetensors",
+      source="bert",
+      out=tmp_path / "out",
+      options=options,
+    )
+  assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("tower", ["video", "text"])
 @pytest.mark.parametrize("alone", [False, True])
 def test_one_tower_of_two(tower, alone):

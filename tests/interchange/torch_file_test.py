@@ -1,8 +1,10 @@
 """PyTorch files: tensors as PyTorch reads them, and nothing ever run."""
 
 import argparse
+import collections
 import io
 import os
+import pathlib
 import struct
 import zipfile
 
@@ -250,7 +252,8 @@ def checkpoint(torch):
     },
     "epoch": 7,
     "lr": 0.1,
-    "args": argparse.Namespace(path="x", sizes=[1, 2]),
+    "args": argparse.Namespace(path=pathlib.PosixPath("/x"), sizes=[1, 2]),
+    "lr_scheduler": {"milestones": collections.Counter({4: 1, 6: 1})},
     "betas": (0.9, 0.99),
   }
 
