@@ -25,6 +25,12 @@ _CALLED = re.compile(
 _OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _BOUND = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
 _NAME = re.compile(r"[\w.\-]+")
+_FUSION = re.compile(r" fusion\(.*?calls=%?([\w.\-]+)")
+_CHANNEL_AND_ORIGIN = re.compile(
+  r'channel_id=\d+|op_name="[^"]*"|stack_frame_id=\d+'
+)
+# Fusions of an all-reduce and a slice: what is sent is a reduce-scatter's.
+_SCATTERING = "all-reduce-scatter"
 
 
 class Collective(NamedTuple):
@@ -41,27 +47,30 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
 
   A loop's body counts as often as its bound says, an integer constant in the
   loop's condition; a loop without one counts once. A collective that the TPU
-  compiler spreads over several fusions stands in each of them, under one
-  channel, and counts once.
+  compiler spreads over several fusions stands in each of them, with one shape,
+  channel and origin, and counts once. Elsewhere a channel means nothing: all
+  that comes from `shard_map` shares the first.
 
   Args:
     text: `compiled.as_text()`.
     num_devices: that the program runs on; the group of those that name none.
   """
   bodies, entry = _computations(text)
+  fusions = set(_FUSION.findall(text))
   totals: dict[tuple[str, int], list[int]] = {}
-  channels: set[tuple[str, str]] = set()
+  spread: set[tuple] = set()
   for name, times in _multiplicities(bodies, entry).items():
+    scatters = name.startswith(_SCATTERING)
     for line in bodies[name]:
-      found = _collective_of(line, num_devices)
+      found = _collective_of(line, num_devices, scatters=scatters)
       if found is None:
         continue
       kind, group_size, sent = found
-      channel = re.search(r"channel_id=(\d+)", line)
-      if channel and times:
-        if (kind, channel[1]) in channels:
+      if name in fusions and times and not scatters:
+        part = (kind, group_size, sent, *_CHANNEL_AND_ORIGIN.findall(line))
+        if part in spread:
           continue
-        channels.add((kind, channel[1]))
+        spread.add(part)
       total = totals.setdefault((kind, group_size), [0, 0])
       total[0] += times
       total[1] += round(times * sent)
@@ -129,7 +138,7 @@ def _calls(line: str, bodies) -> list[tuple[str, int]]:
   return [(name, times) for name in callees]
 
 
-def _collective_of(line: str, num_devices: int):
+def _collective_of(line: str, num_devices: int, *, scatters: bool):
   """(kind, group size, bytes sent) of an instruction, or None."""
   _, equals, right = line.partition(" = ")
   opcode = _OPCODE.search(right) if equals else None
@@ -147,6 +156,8 @@ def _collective_of(line: str, num_devices: int):
     size = size * group_size // (group_size + 1)
   elif opcode[1] == "collective-permute-start":  # likewise, of one size
     size //= 2
+  if scatters and kind == "all-reduce":
+    kind = "reduce-scatter"
   return kind, group_size, size * _SENT[kind](group_size)
 
 

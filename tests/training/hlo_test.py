@@ -66,12 +66,12 @@ SPREAD = """HloModule step, num_partitions=8
 
 %start (a: f32[4]) -> f32[16] {
   %a = f32[4]{0} parameter(0)
-  ROOT %g = f32[16]{0} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  ROOT %g = f32[16]{0} all-gather(%a), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, metadata={op_name="jit(step)/dot" stack_frame_id=3}
 }
 
 %end (b: f32[4]) -> f32[16] {
   %b = f32[4]{0} parameter(0)
-  ROOT %h = f32[16]{0} all-gather(%b), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  ROOT %h = f32[16]{0} all-gather(%b), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}, metadata={op_name="jit(step)/dot" stack_frame_id=3}
 }
 
 ENTRY %main (x: f32[4]) -> f32[16] {
@@ -89,6 +89,39 @@ def test_what_is_spread_over_fusions_counts_once():
     hlo.Collective("all-gather", 4, 1, 16 * 4 * 3 // 4),
     hlo.Collective("all-gather", 2, 1, 8 * 4 // 2),
     hlo.Collective("all-reduce", 8, 1, 16 * 4 * 2 * 7 // 8),
+  }
+
+
+def test_one_channel_for_several_collectives():
+  """As those of shard_map have it; equal ones too are sent each."""
+  line = "all-reduce(%x), channel_id=1, replica_groups={{0,1}}, to_apply=%add"
+  text = f"""HloModule step, num_partitions=2
+
+%all-reduce-scatter.1 (y: f32[64]) -> f32[32] {{
+  %y = f32[64]{{0}} parameter(0)
+  %s = f32[64]{{0}} all-reduce(%y), channel_id=1, replica_groups={{{{0,1}}}}, to_apply=%add
+  ROOT %half = f32[32]{{0}} slice(%s), slice={{[0:32]}}
+}}
+
+%all-reduce-scatter.2 (y: f32[64]) -> f32[32] {{
+  %y = f32[64]{{0}} parameter(0)
+  %s = f32[64]{{0}} all-reduce(%y), channel_id=1, replica_groups={{{{0,1}}}}, to_apply=%add
+  ROOT %half = f32[32]{{0}} slice(%s), slice={{[0:32]}}
+}}
+
+ENTRY %main (x: f32[16], z: f32[64]) -> f32[16] {{
+  %x = f32[16]{{0}} parameter(0)
+  %z = f32[64]{{0}} parameter(1)
+  %one = f32[16]{{0}} {line}
+  %two = f32[16]{{0}} {line}
+  %c = f32[32]{{0}} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
+  %d = f32[32]{{0}} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.2
+  ROOT %more = (f32[16]{{0}}, f32[8]{{0}}) all-reduce(%one, %two), channel_id=1, replica_groups={{{{0,1}}}}, to_apply=%add
+}}
+"""
+  assert set(hlo.collectives(text, num_devices=2)) == {
+    hlo.Collective("all-reduce", 2, 3, (16 + 16 + 24) * 4),
+    hlo.Collective("reduce-scatter", 2, 2, 2 * 64 * 4 // 2),
   }
 
 
