@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -242,14 +243,23 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
   if path.suffix == ".safetensors":
     return weights.load_safetensors(path)
   if path.suffix == ".npz":
-    with np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
+    return _read_npz(path)
   if path.suffix in _TORCH_SUFFIXES:
     return torch_file.read(path)
   raise ValueError(
     f"{path}: unknown kind of weights; give .safetensors, .npz or one of "
     f"{', '.join(_TORCH_SUFFIXES)}."
   )
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(
+      f"{path}: damaged, or holds more than arrays: {error}"
+    ) from error
 
 
 def _weights_file(path: pathlib.Path) -> pathlib.Path:

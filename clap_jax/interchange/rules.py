@@ -224,6 +224,12 @@ def _place(tensors, rules, context):
     if not rule.targets:
       left[key] = rule.reason
       continue
+    if tensors[key].dtype.kind != "f":
+      problems.append(f"{key} holds {tensors[key].dtype}, expected floats")
+      continue
+    if not np.isfinite(tensors[key]).all():
+      problems.append(f"{key} holds numbers that are not finite")
+      continue
     try:
       parts = TRANSFORMS[rule.transform](tensors[key], context)
     except (ValueError, IndexError) as error:

@@ -19,6 +19,7 @@ import numpy as np
 from clap_jax.interchange import torch_program
 from clap_jax.interchange.torch_program import TorchFileError
 
+_ZIP_BEGINS = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_PROGRAM_BYTES = 1 << 28
@@ -43,6 +44,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         tree, storages = _read_zip(file)
       else:
         file.seek(0)
+        if file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS:
+          raise TorchFileError("a zip archive that is cut short.")
+        file.seek(0)
         tree, storages = _read_legacy(file)
     tensors = _tensors_of(tree, storages)
   except TorchFileError as error:
@@ -53,7 +57,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     EOFError,
     IndexError,
     KeyError,
+    MemoryError,
+    NotImplementedError,
     RecursionError,
+    RuntimeError,
     TypeError,
   ) as error:
     raise TorchFileError(

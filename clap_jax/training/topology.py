@@ -34,6 +34,8 @@ CHIPS = {
   "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
 }
 
+_FLAT = ("v5e", "v6e")  # slices of these are rectangles of chips
+
 # Both cores of a chip make one device, as on the machines themselves.
 _MEGACORE = ("v4", "v5p")
 
@@ -67,6 +69,11 @@ def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
   sides = tuple(int(side) for side in match[2].split("x"))
   if 0 in sides:
     raise ValueError(f"topology: {name!r} has no chips.")
+  if match[1] in _FLAT and math.prod(sides[2:]) > 1:
+    raise ValueError(
+      f"topology: {name!r} has three sides; a slice of {match[1]} is AxB, for "
+      f"example {match[1]}:4x4."
+    )
   return CHIPS[match[1]], sides
 
 

@@ -121,6 +121,41 @@ def test_files_that_are_no_weights(tmp_path, capsys, name, message):
   assert not (tmp_path / "out").exists()
 
 
+def test_arrays_that_are_damaged(tmp_path):
+  path = tmp_path / "a.npz"
+  np.savez(path, a=ones(64), b=np.array([None]))
+  with pytest.raises(ValueError, match=r"a\.npz: damaged.*allow_pickle"):
+    import_weights.read_tensors(path)
+  np.savez(path, a=ones(64))
+  assert import_weights.read_tensors(path).keys() == {"a"}
+  whole = path.read_bytes()
+  for damaged in (
+    b"",
+    whole[:200],
+    whole.replace(ones(4).tobytes(), b"x" * 16),
+  ):
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a\.npz: damaged"):
+      import_weights.read_tensors(path)
+  with path.open("wb") as file:
+    np.save(file, ones(3))
+  with pytest.raises(ValueError, match=r"a\.npz: damaged"):
+    import_weights.read_tensors(path)
+
+
+@pytest.mark.parametrize(
+  ("array", "message"),
+  [
+    (np.ones((3, 2), np.int8), "fc.weight holds int8, expected floats"),
+    (np.full((3, 2), np.nan), "fc.weight holds numbers that are not finite"),
+  ],
+)
+def test_numbers_that_are_no_weights(array, message):
+  made = (rules.same(r"fc\.weight", "fc/kernel"),)
+  with pytest.raises(ValueError, match=message):
+    convert({"fc.weight": array}, made, {"fc/kernel": (3, 2)})
+
+
 def test_weights_of_another_source(tmp_path, capsys):
   path = tmp_path / "model.safetensors"
   weights.safetensors.numpy.save_file({"something": ones(2)}, path)

@@ -285,6 +285,15 @@ def test_a_state_dict_with_its_metadata(tmp_path):
   assert set(read) == set(module.state_dict())
 
 
+def test_a_truncated_archive(tmp_path):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / "a.pth"
+  torch.save(checkpoint(torch), path)
+  path.write_bytes(path.read_bytes()[:-40])
+  with pytest.raises(torch_file.TorchFileError, match=r"archive .* cut short"):
+    torch_file.read(path)
+
+
 def test_a_truncated_file(tmp_path):
   torch = pytest.importorskip("torch")
   path = tmp_path / "a.pth"

@@ -19,6 +19,7 @@ needs_libtpu = pytest.mark.skipif(
     ("v5e", "expected GENERATION:AxB"),
     ("v9:2x2", "a generation of v4"),
     ("v5e:0x2", "no chips"),
+    ("v5e:2x2x2", "three sides"),
     ("v5e:2x2; rm", "expected GENERATION"),
   ],
 )
