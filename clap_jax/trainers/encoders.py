@@ -54,6 +54,13 @@ class ModelConfig:
   attention: str = config_lib.choice(*layers.ATTENTIONS, default="whole")
   query_chunk: int = config_lib.ranged(default=0, minimum=0)  # of "chunked"
 
+  def __post_init__(self):
+    if self.attention == "chunked" and not self.query_chunk:
+      raise ValueError(
+        "attention is chunked and query_chunk 0; give the queries of one part, "
+        "such as query_chunk=128."
+      )
+
 
 def towers(
   model: ModelConfig, clip: ClipShape, *, vocab_size: int, num_classes: int

@@ -265,6 +265,7 @@ def test_retrieval_rows_have_a_card(directory):
       },
       "recomputes whole blocks",
     ),
+    ({"model.attention": "chunked"}, "chunked and query_chunk 0"),
   ],
 )
 def test_values_that_do_not_fit(directory, changes, message):
