@@ -12,8 +12,7 @@ import ml_collections
 
 from configs import common
 
-# The smallest TPU slice by SIZE, as expected; to be compiled:
-# pytest -m slow tests/configs/slices_test.py
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
 _STEM = r"^tower/video_tower/(embed|space_positions|time_positions)"
