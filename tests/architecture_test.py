@@ -12,29 +12,34 @@ CHECKED_FOLDERS = (PACKAGE, "configs", "tfds_builders")
 
 # Layer -> layers it may import besides itself. A layer is a folder or a module
 # directly below the package.
+# `storage` opens and writes every file and `media` decodes every video; both
+# run without jax and serve every layer.
+_FILES = {"storage", "media"}
 _ENGINE = {"types", "ops", "losses", "models", "metrics", "data", "config"}
-_APPLIED = {*_ENGINE, "training"}
+_APPLIED = {*_ENGINE, *_FILES, "training"}
 LAYERS = {
+  "storage": set(),
+  "media": {"storage"},
   "types": set(),
   "ops": {"types"},
   "losses": {"types", "ops"},
   "models": {"types", "ops"},
-  "metrics": {"types"},
-  "data": {"types"},
-  "config": {"types"},
+  "metrics": {"types", "storage"},
+  "data": {"types", *_FILES},
+  "config": {"types", "storage"},
   # The engine takes its own settings as dataclasses of config.py, so that they
   # are checked with all others; it knows no model, loss, metric or dataset.
-  "training": {"types", "config"},
+  "training": {"types", "config", "storage"},
   "trainers": {*_APPLIED, "inference"},
   "inference": {*_APPLIED, "trainers", "report"},
   # Others' weights in, our weights out; both know the towers by name.
   "interchange": {*_APPLIED, "trainers", "inference"},
-  "report": {"types", "metrics"},
+  "report": {"types", "metrics", "storage"},
   # The command line: each stage, all stages one after the other, the flags.
   "stages": {*_APPLIED, "trainers", "inference", "report"},
   "demo": {*_APPLIED, "trainers", "inference", "report", "stages"},
   "sweep": {*_APPLIED, "trainers", "report"},
-  "sweep_search": {"sweep", "report"},
+  "sweep_search": {"sweep", "report", "storage"},
   # Comparisons over rows, seeds and datasets, as pieces that are kept.
   "studies": {*_APPLIED, "trainers", "inference", "report", "stages", "sweep"},
   "serving": {*_APPLIED, "inference", "report"},
@@ -51,7 +56,7 @@ LAYERS = {
     "sweep_search",
     "demo",
   },
-  "main": {"commands", "training", "trainers", "stages"},
+  "main": {"commands", "training", "trainers", "stages", "storage"},
 }
 
 # Third-party module -> the only places that may import it.
@@ -76,9 +81,13 @@ BANS = {
   "clap_jax/metrics/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/report/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/ops/": ("flax", "optax", "ml_collections"),
-  "tfds_builders/": ("jax", "jaxlib", "flax", "optax", PACKAGE),
+  "clap_jax/storage/": ("jax", "jaxlib", "flax", "optax"),
+  "clap_jax/media/": ("jax", "jaxlib", "flax", "optax"),
+  "tfds_builders/": ("jax", "jaxlib", "flax", "optax"),
   "configs/": (PACKAGE, "jax", "tfds_builders"),
 }
+# What builders may import of the package; both run where jax is absent.
+BUILDERS_MAY_IMPORT = ("clap_jax.storage", "clap_jax.media")
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs.common")
 
 UNSAFE_MODULES = (
@@ -187,6 +196,12 @@ def fence_problems(path: pathlib.PurePosixPath, tree: ast.Module) -> list[str]:
     for place, modules in BANS.items():
       if at(path, (place,)) and any(is_within(name, m) for m in modules):
         problems.append(f"{path}: must not import {name}")
+    if (
+      path.parts[0] == "tfds_builders"
+      and is_within(name, PACKAGE)
+      and not any(is_within(name, m) for m in BUILDERS_MAY_IMPORT)
+    ):
+      problems.append(f"{path}: must not import {name}")
     problems += [
       f"{path}: imports the unsafe {name}"
       for module in (*UNSAFE_MODULES, *UNSAFE_CALLS)

@@ -1,0 +1,141 @@
+"""Writes files whole or not at all, without following links.
+
+A folder that was received from others may hold a link under the name of a
+file that is about to be written, or under a predictable temporary name. Every
+file that is not appended to is written here.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+PathLike = str | os.PathLike
+
+
+class OutputError(ValueError):
+  """A file must not be written where it was asked for."""
+
+
+def check_writable(
+  path: PathLike, *, folder: PathLike | None = None, overwrite: bool = True
+) -> None:
+  """Checks before the work that a file can be written after it.
+
+  Args:
+    path: the file.
+    folder: a folder above the file; nothing below it may be a link.
+    overwrite: whether a regular file may already be there.
+
+  Raises:
+    OutputError: a link or a folder is in the way, the file exists and
+      `overwrite` is false, or its folder is missing or not writable.
+  """
+  path = pathlib.Path(path)
+  _check_links(path, folder)
+  with contextlib.suppress(FileNotFoundError):
+    if not stat.S_ISREG(path.lstat().st_mode):
+      raise OutputError(f"{path} exists and is not a regular file")
+    if not overwrite:
+      raise OutputError(f"{path} exists; name another file or remove it")
+  parent = path.absolute().parent
+  if not parent.is_dir():
+    raise OutputError(f"cannot write {path}: there is no folder {parent}")
+  if not os.access(parent, os.W_OK | os.X_OK):
+    raise OutputError(f"cannot write {path}: {parent} is not writable")
+
+
+def _check_links(path: pathlib.Path, folder: PathLike | None) -> None:
+  checked = [path]
+  if folder is not None:
+    below = path.absolute().relative_to(pathlib.Path(folder).absolute()).parts
+    checked = [
+      pathlib.Path(folder).joinpath(*below[: count + 1])
+      for count in range(len(below))
+    ]
+  for each in checked:
+    if each.is_symlink():
+      raise OutputError(
+        f"{each} is a symbolic link; remove it, links are not written through"
+      )
+
+
+@contextlib.contextmanager
+def writing(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  overwrite: bool = True,
+  mode: int = 0o666,
+) -> Iterator[BinaryIO]:
+  """Yields a binary file that appears as `path` when the block ends.
+
+  Until then the bytes lie under a random name in the same folder. If the block
+  raises, they are removed and `path` stays as it was. File and folder are
+  synchronized to the disk.
+
+  Args:
+    path: the file; its folder exists.
+    folder: a folder above the file; nothing below it may be a link.
+    overwrite: whether a regular file may be replaced.
+    mode: permissions before the umask.
+
+  Raises:
+    OutputError: as `check_writable`.
+    OSError: the disk takes no more, or the folder cannot be written.
+  """
+  path = pathlib.Path(path)
+  check_writable(path, folder=folder, overwrite=overwrite)
+  temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+  descriptor = os.open(temporary, flags, mode)
+  try:
+    with os.fdopen(descriptor, "wb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    if overwrite:
+      os.replace(temporary, path)
+    else:
+      # Unlike a rename, a hard link fails if another process was faster.
+      os.link(temporary, path, follow_symlinks=False)
+      os.unlink(temporary)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(temporary)
+    raise
+  sync_folder(path.parent)
+
+
+def sync_folder(folder: PathLike) -> None:
+  """Synchronizes the names in a folder to the disk."""
+  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def write_bytes(path: PathLike, content: bytes, **options: Any) -> None:
+  """Writes a file; options and errors as `writing`."""
+  with writing(path, **options) as file:
+    file.write(content)
+
+
+def write_text(path: PathLike, text: str, **options: Any) -> None:
+  """Writes UTF-8 text with its line ends; options and errors as `writing`."""
+  write_bytes(path, text.encode("utf-8"), **options)
+
+
+def write_json(path: PathLike, document: Any, **options: Any) -> None:
+  """Writes JSON without NaN; options and errors as `writing`.
+
+  Raises:
+    ValueError: the document holds a NaN or an infinity.
+  """
+  text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+  write_text(path, f"{text}\n", **options)

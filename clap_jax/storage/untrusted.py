@@ -1,0 +1,210 @@
+"""Opens files that were received from others.
+
+A received file may be a link, a pipe, a device or far larger than it should
+be, and a received folder may name files outside itself. Every file that this
+project did not write in the same process is opened here.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import stat
+from typing import Any, BinaryIO
+
+PathLike = str | os.PathLike
+
+DEFAULT_MAX_BYTES = 1 << 30  # of a file that is read whole
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+class UntrustedFileError(ValueError):
+  """A file cannot be opened safely; the message names the file."""
+
+
+def open_file(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  max_bytes: int = DEFAULT_MAX_BYTES,
+) -> BinaryIO:
+  """Opens a regular file for reading.
+
+  Args:
+    path: a local path. With `folder`, a path relative to it.
+    folder: where the file must lie. No component of `path` may be a link or
+      lead out of the folder; the folder itself may be a link.
+    max_bytes: the largest size accepted, checked before anything is read.
+
+  Raises:
+    UntrustedFileError: not a local path, not a regular file, too large, or
+      outside the folder.
+    OSError: the file cannot be opened, such as FileNotFoundError.
+  """
+  name = os.fspath(path)
+  if not isinstance(name, str) or not name or "\0" in name:
+    raise UntrustedFileError(f"{name!r} is not a file name")
+  if _URL.match(name):
+    raise UntrustedFileError(
+      f"{name!r} looks like an address; expected the path of a local file "
+      "(write ./ before a name with a colon)"
+    )
+  # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
+  flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+  if folder is None:
+    descriptor = os.open(name, flags)
+  else:
+    descriptor = _open_inside(name, folder, flags)
+  try:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+      raise UntrustedFileError(f"{name} is not a regular file")
+    if status.st_size > max_bytes:
+      raise UntrustedFileError(
+        f"{name} has {status.st_size} bytes; at most {max_bytes} are read"
+      )
+    return os.fdopen(descriptor, "rb")
+  except BaseException:
+    os.close(descriptor)
+    raise
+
+
+def _open_inside(name: str, folder: PathLike, flags: int) -> int:
+  """Opens folder/name component by component, following no link."""
+  parts = pathlib.PurePosixPath(name).parts
+  if not parts or parts[0] == "/" or ".." in parts:
+    raise UntrustedFileError(
+      f"{name!r} leads out of {os.fspath(folder)}; expected a relative path"
+    )
+  directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+  try:
+    for part in parts[:-1]:
+      inner = _open_without_links(
+        part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, directory, name
+      )
+      os.close(directory)
+      directory = inner
+    return _open_without_links(parts[-1], flags, directory, name)
+  finally:
+    os.close(directory)
+
+
+def _open_without_links(part: str, flags: int, directory: int, name: str):
+  try:
+    return os.open(part, flags | os.O_NOFOLLOW, dir_fd=directory)
+  except OSError as error:
+    try:
+      mode = os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode
+    except OSError:
+      raise error from None
+    if stat.S_ISLNK(mode):
+      raise UntrustedFileError(
+        f"{name} is or passes through a symbolic link, which is not followed"
+      ) from error
+    raise
+
+
+def read_bytes(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  max_bytes: int = DEFAULT_MAX_BYTES,
+) -> bytes:
+  """Returns the bytes of a file; arguments and errors as `open_file`."""
+  with open_file(path, folder=folder, max_bytes=max_bytes) as file:
+    # A file may grow between the check of its size and the reading.
+    content = file.read(max_bytes + 1)
+  if len(content) > max_bytes:
+    raise UntrustedFileError(f"{path} has more than {max_bytes} bytes")
+  return content
+
+
+def decode_text(content: bytes, *, name: PathLike) -> str:
+  """Decodes UTF-8, or UTF-16 or UTF-8 with a byte order mark.
+
+  Raises:
+    UntrustedFileError: other bytes; the message names `name` and the line.
+  """
+  has_utf16_mark = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+  encoding = "utf-16" if has_utf16_mark else "utf-8-sig"
+  try:
+    return content.decode(encoding)
+  except UnicodeDecodeError as error:
+    line = content.count(b"\n", 0, error.start) + 1
+    raise UntrustedFileError(
+      f"{name}, line {line}: byte {error.start} is not {encoding[:6].upper()} "
+      "text; save the file as UTF-8"
+    ) from error
+
+
+def read_text(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  max_bytes: int = DEFAULT_MAX_BYTES,
+) -> str:
+  """Returns the text of a file in UTF-8, or UTF-16 with a byte order mark.
+
+  Line ends are kept. Arguments and errors as `open_file` and `decode_text`.
+  """
+  content = read_bytes(path, folder=folder, max_bytes=max_bytes)
+  return decode_text(content, name=path)
+
+
+def parse_json(text: str, *, name: PathLike) -> Any:
+  """Parses one JSON document.
+
+  Raises:
+    UntrustedFileError: not JSON, nested too deeply, or an object repeats a
+      key, of whose values one would be lost silently.
+  """
+  try:
+    return json.loads(text, object_pairs_hook=_unique_keys)
+  except RecursionError as error:
+    raise UntrustedFileError(
+      f"{name} is not usable JSON: it is nested too deeply"
+    ) from error
+  except ValueError as error:
+    raise UntrustedFileError(f"{name} is not JSON: {error}") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  result = dict(pairs)
+  if len(result) < len(pairs):
+    keys = [key for key, _ in pairs]
+    repeated = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f"an object has the key {repeated[:100]!r} twice")
+  return result
+
+
+def read_json(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  max_bytes: int = DEFAULT_MAX_BYTES,
+) -> Any:
+  """Returns the JSON document of a file.
+
+  Arguments and errors as `read_text` and `parse_json`.
+  """
+  text = read_text(path, folder=folder, max_bytes=max_bytes)
+  return parse_json(text, name=path)
+
+
+def hash_file(
+  path: PathLike,
+  *,
+  folder: PathLike | None = None,
+  max_bytes: int = DEFAULT_MAX_BYTES,
+) -> str:
+  """Returns the SHA-256 of a file in hexadecimal.
+
+  Arguments and errors as `open_file`.
+  """
+  digest = hashlib.sha256()
+  with open_file(path, folder=folder, max_bytes=max_bytes) as file:
+    while block := file.read(_HASH_BLOCK_BYTES):
+      digest.update(block)
+  return digest.hexdigest()
