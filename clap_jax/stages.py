@@ -13,14 +13,9 @@ import rich.progress
 import rich.table
 import rich.text
 
-from clap_jax.data import (
-  container,
-  decode,
-  records,
-  statistics,
-  tfrecord,
-)
+from clap_jax.data import records, statistics, tfrecord
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.media import container, decode
 from clap_jax.models import partitioning
 from clap_jax.report import content, dataset_page
 from clap_jax.trainers import (

@@ -13,12 +13,12 @@ from clap_jax.data.augment import (
   cut_at_random,
 )
 from clap_jax.data.clips import ClipItem, ClipSampler
-from clap_jax.data.container import VideoError, frame_sides
-from clap_jax.data.decode import DecodedVideo, decode_clip, decode_video
 from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
 from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.data.tokenizer import Tokenizer
+from clap_jax.media.container import VideoError, frame_sides
+from clap_jax.media.decode import DecodedVideo, decode_clip, decode_video
 from clap_jax.types import ClipBatch, PairMetadata
 
 _MAX_ATTEMPTS = 20

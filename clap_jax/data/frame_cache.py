@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from clap_jax.data.decode import (
+from clap_jax.media.decode import (
   DecodedVideo,
   clip_instants,
   nearest_frames,

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from clap_jax.data.container import VideoError
-from clap_jax.data.decode import decode_video
 from clap_jax.data.records import (
   Dataset,
   DatasetError,
@@ -17,6 +15,8 @@ from clap_jax.data.records import (
   RecordSource,
 )
 from clap_jax.data.tfrecord import CorruptRecordError
+from clap_jax.media.container import VideoError
+from clap_jax.media.decode import decode_video
 
 CHECKSUMS = "SHA256SUMS"
 DATA_CARD = "DATA_CARD.md"  # beside what the build wrote; see inference/cards

@@ -6,9 +6,10 @@ import pathlib
 
 import numpy as np
 
-from clap_jax.data import decode, records
+from clap_jax.data import records
 from clap_jax.demo import layout as layout_lib
 from clap_jax.inference import cards
+from clap_jax.media import decode
 from clap_jax.report import content, page, run_files
 from clap_jax.trainers import localization, results
 

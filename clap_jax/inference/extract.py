@@ -13,17 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from clap_jax.data import (
-  class_texts,
-  container,
-  decode,
-  features,
-  queries,
-  records,
-  tfrecord,
-)
+from clap_jax.data import class_texts, features, queries, records, tfrecord
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
+from clap_jax.media import container, decode
 from clap_jax.models import long_video
 from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from clap_jax.data import container, features
+from clap_jax.data import features
 from clap_jax.inference import approximate, extract
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.media import container
 from clap_jax.trainers import facts as facts_lib
 
 INDEX_FILE = "index.json"

@@ -7,8 +7,9 @@ streaming.py and answering.py.
 import pathlib
 from collections.abc import Callable, Sequence
 
-from clap_jax.data import container, features
+from clap_jax.data import features
 from clap_jax.inference import answering, model_directory, streaming, support
+from clap_jax.media import container
 
 
 def predict(

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from clap_jax.data import decode
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
+from clap_jax.media import decode
 
 T = TypeVar("T")
 _CLIPS_AHEAD = 16

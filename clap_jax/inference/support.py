@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from clap_jax.data import container, episode_batches, features
+from clap_jax.data import episode_batches, features
 from clap_jax.data.class_texts import ClassTexts
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
+from clap_jax.media import container
 from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import fewshot, fewshot_methods
 from clap_jax.types import EpisodeBatch

@@ -25,9 +25,9 @@ import fastapi
 import pydantic
 from fastapi import responses
 
-from clap_jax.data import container
 from clap_jax.inference import export, model_directory, predict
 from clap_jax.inference import index as index_lib
+from clap_jax.media import container
 from clap_jax.report import page, player
 
 MAX_QUERIES = 20

@@ -10,13 +10,13 @@ import numpy as np
 
 from clap_jax.data import (
   clip_sequences,
-  container,
   feature_windows,
   features,
   frame_cache,
   records,
   tfrecord,
 )
+from clap_jax.media import container
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
 from clap_jax.trainers import encoders, feature_data, localization, results

@@ -7,12 +7,11 @@ import pytest
 
 from clap_jax.data import (
   clip_sequences,
-  container,
-  decode,
   feature_windows,
   features,
   frame_cache,
 )
+from clap_jax.media import container, decode
 
 CLIPS = clip_sequences.ClipOptions(
   clip_sec=2.0, stride_sec=1.0, num_frames=4, size=16

@@ -11,7 +11,6 @@ import pytest
 
 from clap_jax.data.augment import AugmentOptions, augment_clip
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
-from clap_jax.data.container import VideoError
 from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.examples import (
   ClipSource,
@@ -23,6 +22,7 @@ from clap_jax.data.frame_cache import FrameCache
 from clap_jax.data.pipeline import evaluation_batches, training_batches
 from clap_jax.data.records import open_dataset
 from clap_jax.data.tokenizer import train
+from clap_jax.media.container import VideoError
 from clap_jax.types import ClipBatch
 from tests.data import built_dataset
 

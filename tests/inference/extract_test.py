@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from clap_jax.data import class_texts, decode, features, records
+from clap_jax.data import class_texts, features, records
 from clap_jax.inference import extract
+from clap_jax.media import decode
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import feature_data
 from tests.data import built_dataset

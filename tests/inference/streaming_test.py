@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from clap_jax.data import container
 from clap_jax.inference import answering, extract, predict, streaming
+from clap_jax.media import container
 from tests.data import built_dataset
 from tests.inference import toy_model
 

@@ -13,8 +13,8 @@ import time
 import av
 import pytest
 
-from clap_jax.data.decode import decode_clip
 from clap_jax.data.records import open_dataset
+from clap_jax.media.decode import decode_clip
 from tests.tfds_builders import transcoding_test
 from tfds_builders import annotations, build, finishing, shards, transcoding
 

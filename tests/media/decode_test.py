@@ -10,13 +10,14 @@ import av
 import numpy as np
 import pytest
 
-from clap_jax.data.container import (
+from clap_jax.data.frame_cache import FrameCache, cut_clip
+from clap_jax.media.container import (
   OpenVideo,
   VideoError,
   VideoLimits,
   probe,
 )
-from clap_jax.data.decode import (
+from clap_jax.media.decode import (
   DecodedVideo,
   clip_instants,
   decode_clip,
@@ -24,7 +25,6 @@ from clap_jax.data.decode import (
   iter_clips,
   nearest_frames,
 )
-from clap_jax.data.frame_cache import FrameCache, cut_clip
 from tests.data.built_dataset import encode_mp4
 
 SHAPE = {"num_frames": 8, "size": 24}

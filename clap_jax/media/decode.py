@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from clap_jax.data.container import (
+from clap_jax.media.container import (
   DEFAULT_LIMITS,
   FrameConverter,
   OpenVideo,
