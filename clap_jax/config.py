@@ -194,38 +194,6 @@ class LoopConfig:
   profile_steps: int = ranged(default=0, minimum=0)  # traced after the tenth
 
 
-_ENGINE_SECTIONS = {
-  "optimizer": OptimizerConfig,
-  "loop": LoopConfig,
-  "checkpoint": CheckpointConfig,
-  "mesh": MeshConfig,
-}
-
-
-def add_engine_defaults(config: ml_collections.ConfigDict) -> None:
-  """Writes out what a config file leaves to the engine's defaults.
-
-  A key that is not there could not be overridden by a flag, nor a None of
-  which no type is known. Durations are left out: which of their units is meant
-  is for the file to say.
-  """
-  for name, cls in _ENGINE_SECTIONS.items():
-    if not isinstance(config.get(name, None), ml_collections.ConfigDict):
-      continue
-    section, hints = config[name], typing.get_type_hints(cls)
-    with section.unlocked():
-      for field in dataclasses.fields(cls):
-        known = field.default is not _MISSING and "units" not in field.metadata
-        if known and field.name not in section:
-          section[field.name] = (
-            ml_collections.config_dict.placeholder(
-              _without_none(hints[field.name])
-            )
-            if field.default is None
-            else field.default
-          )
-
-
 def resolve(cls: type, config: Any, path: str = "") -> Any:
   """Builds the frozen dataclass `cls` from `config`.
 
@@ -283,8 +251,8 @@ def _resolve_dataclass(cls, config, path, problems):
   values, known = {}, []
   for field in dataclasses.fields(cls):
     hint = hints[field.name]
-    if _is_duration(hint):
-      keys = [_duration_key(field, u) for u in field.metadata["units"]]
+    if is_duration(hint):
+      keys = list(duration_keys(field).values())
       value = _resolve_duration(field, keys, given, path, problems)
     else:
       keys = [field.name]
@@ -423,8 +391,14 @@ def _check_value(value, metadata, at, problems):
     problems.append(f"{at}: must be {expected}, got {value}.")
 
 
-def _is_duration(hint) -> bool:
+def is_duration(hint) -> bool:
+  """Whether a field of this type is a Duration, or None instead of one."""
   return hint is Duration or Duration in typing.get_args(hint)
+
+
+def duration_keys(field: dataclasses.Field) -> dict[str, str]:
+  """Unit -> key of a Duration in the config."""
+  return {unit: _duration_key(field, unit) for unit in field.metadata["units"]}
 
 
 def _duration_key(field, unit: str) -> str:

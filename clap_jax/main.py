@@ -19,6 +19,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 from clap_jax.commands import (
   applying,
   building,
+  overrides,
   reporting,
   running,
   searching,
@@ -77,7 +78,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add(commands)
   for command in commands.choices.values():
     command.add_argument("--json", help="write the result to this file as JSON")
-  args, rest = parser.parse_known_args(argv)
+  args, rest = parser.parse_known_args(overrides.joined(argv))
   wrong = [item for item in rest if not item.startswith("--config.")]
   if wrong or (rest and args.command not in _CONFIGURED):
     parser.error(f"unknown arguments: {' '.join(wrong or rest)}")

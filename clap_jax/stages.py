@@ -136,6 +136,15 @@ def resolve(config) -> Any:
   return _trainer(config.get("trainer")).resolve(config)
 
 
+def config_class(config) -> type:
+  """The dataclass that `resolve` makes of a trainer's ConfigDict.
+
+  Raises:
+    ValueError: there is no such trainer.
+  """
+  return _trainer(config.get("trainer")).config_class(config)
+
+
 def compile_ahead(
   config, *, topology: str, facts: str = "", cost: str = ""
 ) -> dict:

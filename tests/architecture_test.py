@@ -68,6 +68,7 @@ FENCES = {
     "clap_jax/training/pretrained.py",
   ),
   "ml_collections": (
+    "clap_jax/commands/completing.py",
     "clap_jax/commands/configs.py",
     "clap_jax/config.py",
     "configs/",

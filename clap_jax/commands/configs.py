@@ -1,56 +1,78 @@
 """Config files and their overrides, read by the rules of ml_collections."""
 
+import difflib
 import functools
 import importlib.util
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from clap_jax import config as config_lib
+from clap_jax import stages
+from clap_jax.commands import completing
+
+_SHIPPED = pathlib.Path(__file__).parents[2]  # holds configs/ and clap_jax/
 
 
-def read(name: str, overrides: list[str]):
-  """The ConfigDict of a file with overrides, by ml_collections' own rules."""
+def read(name: str, overrides: list[str], *, cls: type | None = None):
+  """Reads a config file and applies overrides.
+
+  Args:
+    name: FILE.py[:argument], see `config_path`.
+    overrides: as on the command line, --config.KEY=VALUE. Every key of the
+      dataclasses may be set, also those that the file does not mention.
+    cls: the dataclass of the config; None for that of the trainer it names.
+
+  Returns:
+    An ml_collections.ConfigDict.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: the file or an override is wrong.
+  """
   config = load(name)
-  config_lib.add_engine_defaults(config)
-  return _overridden(config, overrides)
+  if cls is None and "trainer" in config:
+    cls = stages.config_class(config)
+  return _overridden(config, overrides, cls=cls)
 
 
-def of_run(document: Mapping, overrides: list[str], *, changeable: str):
+def of_run(
+  document: Mapping, overrides: list[str], *, changeable: tuple[str, ...]
+):
   """The ConfigDict of a finished run's config, with overrides.
 
   Args:
     document: the run's config.json.
     overrides: as on the command line.
-    changeable: what a key that may be overridden starts with.
+    changeable: keys that may be overridden, each with all that is below it.
 
   Raises:
     ValueError: any other key: the run was not trained so.
   """
   for override in overrides:
-    key = override.partition("=")[0].removeprefix("--config.")
-    if not key.startswith(changeable):
+    key = _key_of(override)
+    if not any(f"{key}.".startswith(f"{name}.") for name in changeable):
       raise ValueError(
         f"--config.{key}: a finished run is evaluated as it was trained; only "
-        f"--config.{changeable}KEY may differ. Train another run."
+        f"{', '.join(changeable)} may differ. Train another run."
       )
-  config = ml_collections.ConfigDict(_with_tuples(document))
-  return _overridden(config.lock(), overrides)
+  config = ml_collections.ConfigDict(completing.with_tuples(dict(document)))
+  cls = stages.config_class(config)
+  return _overridden(config.lock(), overrides, cls=cls)
 
 
-def _with_tuples(value):
-  """JSON's lists as the tuples that they were."""
-  if isinstance(value, Mapping):
-    return {key: _with_tuples(value[key]) for key in value}
-  if isinstance(value, list):
-    return tuple(map(_with_tuples, value))
-  return value
+def _key_of(override: str) -> str:
+  return override.partition("=")[0].removeprefix("--config.")
 
 
-def _overridden(config: ml_collections.ConfigDict, overrides: list[str]):
+def _overridden(
+  config: ml_collections.ConfigDict, overrides: list[str], *, cls: type | None
+):
+  if cls is not None:
+    completing.complete(config, cls, keys=map(_key_of, overrides))
   for override in overrides:
     _check_key(config, override)
   last = {override.partition("=")[0]: override for override in overrides}
@@ -86,20 +108,43 @@ def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
 
 
 def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
-  """Raises a ValueError if "--config.a.b=..." names no key of the config."""
-  flag = override.partition("=")[0]
+  """Raises a ValueError if "--config.a.b=..." cannot set a key of the config.
+
+  The message names keys that are spelt alike or end alike.
+  """
+  flag, equals, _ = override.partition("=")
   section = config
   for key in flag.split(".")[1:]:
     if not isinstance(section, ml_collections.ConfigDict) or (
       key not in section
     ):
-      known = (
+      near = _near_keys(config, flag.removeprefix("--config."))
+      known = (f"did you mean {' or '.join(near)}? " if near else "") + (
         f"choose from {', '.join(sorted(section))}"
         if isinstance(section, ml_collections.ConfigDict)
         else "what stands before it is a value"
       )
       raise ValueError(f"{flag}: there is no key {key!r}; {known}.")
     section = section[key]
+  if not equals:
+    raise ValueError(f"{flag}: got no value; give {flag}=VALUE.")
+
+
+def _near_keys(config: ml_collections.ConfigDict, wanted: str) -> list[str]:
+  """Keys that are spelt like `wanted`, or have its last part elsewhere."""
+  keys = list(_keys(config))
+  last = wanted.rpartition(".")[2]
+  found = [key for key in keys if key.rpartition(".")[2] == last]
+  found += difflib.get_close_matches(wanted, keys, n=3, cutoff=0.8)
+  return list(dict.fromkeys(found))[:3]
+
+
+def _keys(section, prefix: str = "") -> Iterator[str]:
+  for key in section:
+    if isinstance(section[key], ml_collections.ConfigDict):
+      yield from _keys(section[key], f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}"
 
 
 def load(name: str) -> ml_collections.ConfigDict:
@@ -117,13 +162,43 @@ def load(name: str) -> ml_collections.ConfigDict:
   return config
 
 
+def config_path(file: str) -> pathlib.Path:
+  """The path of a config file.
+
+  A name that begins with configs/ and is not in the working directory is that
+  of a file which is installed with the package.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  path = pathlib.Path(file)
+  if path.suffix == ".py":
+    if path.is_file():
+      return path
+    shipped = _SHIPPED / path
+    if (
+      path.parts[0] == "configs"
+      and ".." not in path.parts
+      and (shipped.is_file())
+    ):
+      return shipped
+  names = sorted(
+    f"configs/{one.name}"
+    for one in (_SHIPPED / "configs").glob("*.py")
+    if one.stem not in ("common", "__init__")
+  )
+  near = difflib.get_close_matches(file, names, n=3) or names
+  raise FileNotFoundError(
+    f"--config: {file} is no Python file; give FILE.py[:argument], for "
+    f"example {', '.join(near)}."
+  )
+
+
 def load_module(file: str):
   """The Python module of a config file."""
-  path = pathlib.Path(file)
-  if not path.is_file() or path.suffix != ".py":
-    raise FileNotFoundError(
-      f"--config: {file} is no Python file; give configs/FILE.py[:argument]."
-    )
+  path = config_path(file)
+  if path != pathlib.Path(file):
+    print(f"--config: {file} is {path}", file=sys.stderr)
   spec = importlib.util.spec_from_file_location("clap_config", path)
   module = importlib.util.module_from_spec(spec)
   try:

@@ -71,7 +71,7 @@ def _eval(args) -> dict:
   config = configs.of_run(
     stages.config_of(args.workdir),
     args.overrides,
-    changeable="evaluation.",
+    changeable=("evaluation",),
   )
   rows = stages.evaluate(args.workdir, split=args.split, config=config)
   for row in rows:

@@ -51,7 +51,11 @@ def _study(args) -> dict:
     raise ValueError("--in_process runs one unit at a time: no --parallel.")
   config = config_lib.resolve(
     settings.StudyConfig,
-    configs.read(args.config or _CONFIGS[args.name], args.overrides),
+    configs.read(
+      args.config or _CONFIGS[args.name],
+      args.overrides,
+      cls=settings.StudyConfig,
+    ),
   )
   if args.seeds:
     config = dataclasses.replace(config, seeds=reporting.numbers(args.seeds))

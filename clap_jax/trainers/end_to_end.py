@@ -135,6 +135,12 @@ class EndToEndTask:
     return self.localizer.detect(params["localizer"], encoded, batch.mask)
 
 
+def config_class(config) -> type[EndToEndConfig]:
+  """The dataclass of this trainer's configs."""
+  del config
+  return EndToEndConfig
+
+
 def resolve(config) -> EndToEndConfig:
   return config_lib.resolve(EndToEndConfig, config)
 

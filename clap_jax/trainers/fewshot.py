@@ -116,6 +116,12 @@ class FewshotTask:
     return localizer.decode(predictions, config=self.decode_config)
 
 
+def config_class(config) -> type[FewshotConfig]:
+  """The dataclass of this trainer's configs."""
+  del config
+  return FewshotConfig
+
+
 def resolve(config) -> FewshotConfig:
   return config_lib.resolve(FewshotConfig, config)
 

@@ -184,6 +184,12 @@ class GroundingTask:
     )
 
 
+def config_class(config) -> type[GroundingConfig]:
+  """The dataclass of this trainer's configs."""
+  del config
+  return GroundingConfig
+
+
 def resolve(config) -> GroundingConfig:
   return config_lib.resolve(GroundingConfig, config)
 

@@ -213,18 +213,27 @@ LOCALIZERS = {
 }
 
 
-def resolve(config) -> AnyLocalizationConfig:
-  """The config of the head that it names.
+def config_class(config) -> type[AnyLocalizationConfig]:
+  """The dataclass of the head that a config names.
 
   Raises:
-    config.ConfigError: with every problem.
+    config.ConfigError: there is no such head.
   """
   name = {key: config[key] for key in config}.get("localizer", "points")
   if name not in LOCALIZERS:
     raise config_lib.ConfigError(
       [f"localizer: got {name!r}; choose from {', '.join(LOCALIZERS)}."]
     )
-  return config_lib.resolve(LOCALIZERS[name][0], config)
+  return LOCALIZERS[name][0]
+
+
+def resolve(config) -> AnyLocalizationConfig:
+  """The config of the head that it names.
+
+  Raises:
+    config.ConfigError: with every problem.
+  """
+  return config_lib.resolve(config_class(config), config)
 
 
 def model_facts(

@@ -80,6 +80,12 @@ class OpenVocabularyConfig(localization.LocalizationConfig):
       )
 
 
+def config_class(config) -> type[OpenVocabularyConfig]:
+  """The dataclass of this trainer's configs."""
+  del config
+  return OpenVocabularyConfig
+
+
 def resolve(config) -> OpenVocabularyConfig:
   return config_lib.resolve(OpenVocabularyConfig, config)
 

@@ -89,6 +89,12 @@ class PretrainConfig(running.RunConfig):
       )
 
 
+def config_class(config) -> type[PretrainConfig]:
+  """The dataclass of this trainer's configs."""
+  del config
+  return PretrainConfig
+
+
 def resolve(config) -> PretrainConfig:
   return config_lib.resolve(PretrainConfig, config)
 
