@@ -108,7 +108,9 @@ class OptimizerConfig:
 
   learning_rate: float = ranged(above=0.0)  # its peak
   name: str = choice("adamw", "sgd", default="adamw")
-  weight_decay: float = ranged(default=0.0, minimum=0.0)  # of arrays >= 2-D
+  weight_decay: float = ranged(
+    default=0.0, minimum=0.0
+  )  # see optimizer.decayed
   warmup: Duration = duration(default=Duration(0, "steps"))  # linear, from 0
   schedule: str = choice("cosine", "constant", "step", default="cosine")
   # Of "step": when the rate is multiplied by decay_factor, each time.

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from clap_jax import config as config_lib
@@ -13,6 +12,8 @@ from clap_jax.training import paths
 from clap_jax.training import task as task_lib
 
 _TRAINED, _FROZEN = "trained", "frozen"
+# The last part of a decayed parameter's path.
+_DECAYED_NAMES = frozenset({"kernel", "embedding"})
 
 
 class Optimizer(NamedTuple):
@@ -41,8 +42,8 @@ def make_optimizer(
 ) -> Optimizer:
   """Clip, adapt, decay, scale.
 
-  Weight decay spares arrays of less than two axes (biases, norms, the
-  temperature). Frozen parameters have no moments and no part in the norm.
+  Weight decay applies to `decayed`. Frozen parameters have no moments and no
+  part in the norm.
 
   Args:
     config: see its comments.
@@ -65,8 +66,7 @@ def make_optimizer(
     parts.append(optax.clip_by_global_norm(config.gradient_clip))
   decay = []
   if config.weight_decay:
-    mask = lambda tree: jax.tree.map(lambda p: jnp.ndim(p) > 1, tree)  # noqa: E731
-    decay.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+    decay.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
   if config.name == "adamw":
     parts += [optax.scale_by_adam(b1=config.b1, b2=config.b2), *decay]
   else:  # decay goes through the momentum, as where SGD's recipes come from
@@ -76,6 +76,22 @@ def make_optimizer(
     {_TRAINED: optax.chain(*parts), _FROZEN: optax.set_to_zero()}, labels
   )
   return Optimizer(transform.init, transform.update, schedule, multipliers)
+
+
+def decayed(params: Any) -> Any:
+  """Selects the parameters that weight decay applies to: True or False each.
+
+  These are the weights of linear maps and convolutions, "kernel", and the
+  vectors of tokens, "embedding". Everything else is spared: biases, scales of
+  norms, learned positions, class tokens and pooling queries, temperatures and
+  other scalars. The name decides and not the number of axes, because layers
+  under a scan are stacked: their biases have two axes.
+  """
+
+  def is_decayed(name):
+    return name.rpartition(paths.SEPARATOR)[2] in _DECAYED_NAMES
+
+  return jax.tree.map(is_decayed, paths.names(params))
 
 
 def make_schedule(

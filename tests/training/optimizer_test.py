@@ -23,10 +23,18 @@ def first_update(grads, **kwargs):
   return updates
 
 
-def test_decay_spares_vectors():
-  updates = first_update(ZERO_GRADS, weight_decay=0.1)
-  np.testing.assert_allclose(updates["tower"]["kernel"], -0.05)
-  np.testing.assert_array_equal(updates["tower"]["bias"], 0.0)
+def test_decay_spares_biases_and_norms_even_of_stacked_layers():
+  names = ("kernel", "embedding", "bias", "scale", "positions", "query")
+  params = {"layers": {name: jnp.ones((4, 3)) for name in names}}
+  config = config_lib.OptimizerConfig(
+    learning_rate=0.5, schedule="constant", weight_decay=0.1
+  )
+  optimizer = optimizer_lib.make_optimizer(config, params, total_steps=10)
+  grads = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  for name in names:
+    expected = -0.05 if name in ("kernel", "embedding") else 0.0
+    np.testing.assert_allclose(updates["layers"][name], expected)
 
 
 def test_sgd_decays_through_the_momentum():
