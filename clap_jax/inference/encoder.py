@@ -14,7 +14,6 @@ from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import encoders, text_models
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +153,7 @@ def load_encoder(directory) -> Encoder:
     directory=directory,
     clip=clip,
     config=config,
-    params=checkpoint.restore_params(directory)[0],
+    params=encoders.restore_params(directory),
     tokenizer=vocabulary.load(directory / "tokenizer.model"),
     training=facts["training"],
   )

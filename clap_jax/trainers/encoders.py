@@ -1,6 +1,8 @@
 """What an encoder is, in a config and in the encoder.json of a finished run."""
 
 import dataclasses
+import pathlib
+from typing import Any
 
 from clap_jax import config as config_lib
 from clap_jax.models import (
@@ -11,6 +13,8 @@ from clap_jax.models import (
   variants,
   video_tower,
 )
+from clap_jax.trainers import facts as facts_lib
+from clap_jax.training import checkpoint
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.model"
@@ -84,3 +88,21 @@ def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
   """The towers that the section "model" of an encoder.json describes."""
   values = model | {"patch": tuple(model["patch"])}  # a list in JSON
   return dual_encoder.DualEncoderConfig(**values)
+
+
+def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
+  """Parameters of both towers: those that the run itself evaluated.
+
+  That is the moving average of a run that kept one. An encoder.json without
+  "use_ema" is of a revision that evaluated the last parameters, or holds
+  imported weights. A run that is not finished has none, and its evaluations
+  during training used the average if there was one.
+
+  Raises:
+    FileNotFoundError: if there is no complete checkpoint.
+  """
+  directory = pathlib.Path(directory)
+  use_ema = None
+  if (directory / ENCODER_FILE).is_file():
+    use_ema = facts_lib.read(directory, ENCODER_FILE).get("use_ema", False)
+  return checkpoint.restore_params(directory, use_ema=use_ema)[0]

@@ -187,7 +187,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   videos = end_to_end_scores.Videos(config, start)
-  tower, _ = checkpoint.restore_params(config.tower.workdir)
+  tower = encoders.restore_params(config.tower.workdir)
   task = make_task(config, start, videos.dataset.label_names)
   begin = {"tower": {_TOWER: tower["params"][_TOWER]}}
   begin |= _trained_head(config, start, videos, task)
@@ -204,7 +204,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
       state, begin, patterns=(f"^tower/{_TOWER}/", "^localizer/")
     ),
   )
-  params = jax.device_get(state.params if state.ema is None else state.ema)
+  params = jax.device_get(running.trained(state)[0])
   rows, table = score.rows(params, config.data.eval_split)
   _write_model(config, workdir, params, task=task, start=start, tower=tower)
   if processes.is_first():
@@ -220,7 +220,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   model = pathlib.Path(workdir) / MODEL_DIRECTORY
   facts = facts_lib.read(model / "encoder", encoders.ENCODER_FILE)
   videos = end_to_end_scores.Videos(config, facts)
-  encoder, _ = checkpoint.restore_params(model / "encoder")
+  encoder = encoders.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
   task = make_task(config, facts, videos.dataset.label_names)
   params = {"tower": {_TOWER: encoder["params"][_TOWER]}, "localizer": head}
@@ -323,7 +323,8 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     "end_to_end": f"localization on {config.data.dataset}",
   }
   facts_lib.write(
-    encoder / encoders.ENCODER_FILE, start | {"training": training}
+    encoder / encoders.ENCODER_FILE,
+    start | {"training": training, "use_ema": False},
   )
   facts_lib.write(
     directory / "model.json",

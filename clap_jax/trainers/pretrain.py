@@ -29,7 +29,7 @@ from clap_jax.trainers import (
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
-from clap_jax.training import checkpoint, evaluation, processes
+from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
 
@@ -140,14 +140,16 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     data_seed=order.mix(config.loop.seed, config.sampling.stream),
     prepare=start_lib.starter(config.start, score.task.model.config),
   )
+  params, average = running.trained(state)
   _write_encoder(
     config,
     score.task.model.config,
     workdir,
     skipped_records=source.bad_records.reasons,
     seen=what_was_seen(config, reader),
+    average=average,
   )
-  rows = score.rows(state.params, config.data.eval_split)
+  rows = score.rows(params, config.data.eval_split)
   results.write(workdir, rows)
   return rows
 
@@ -155,7 +157,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
 def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   score = _RetrievalScore(config, open_reader(config))
-  params, _ = checkpoint.restore_params(workdir)
+  params = encoders.restore_params(workdir)
   return score.rows(params, split or config.data.eval_split)
 
 
@@ -280,7 +282,7 @@ def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
 
 
 def _write_encoder(
-  config, model_config, workdir, *, skipped_records, seen
+  config, model_config, workdir, *, skipped_records, seen, average
 ) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
   if processes.is_first():
@@ -290,6 +292,7 @@ def _write_encoder(
     "seed": config.loop.seed,
     "clip": dataclasses.asdict(config.clip),
     "model": dataclasses.asdict(model_config),
+    **average,
     "training": {
       "dataset": config.data.dataset,
       "split": config.data.train_split,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from clap_jax import config as config_lib
 from clap_jax.models import dual_encoder
-from clap_jax.training import checkpoint, pretrained, weights
+from clap_jax.trainers import encoders
+from clap_jax.training import pretrained, weights
 from clap_jax.training import state as state_lib
 
 Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
@@ -39,7 +40,7 @@ def starter(
   """
   steps = []
   if start.workdir:
-    params, _ = checkpoint.restore_params(start.workdir)
+    params = encoders.restore_params(start.workdir)
     steps.append(
       lambda state: pretrained.start_from(
         state, params, patterns=start.parameters

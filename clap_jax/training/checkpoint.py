@@ -254,7 +254,7 @@ def complete_steps(directory: pathlib.Path) -> list[int]:
 
 
 def restore_params(
-  directory: pathlib.Path, *, use_ema: bool = False
+  directory: pathlib.Path, *, use_ema: bool | None = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Parameters of the newest good checkpoint, for inference.
 
@@ -263,7 +263,8 @@ def restore_params(
 
   Args:
     directory: that of the checkpoints, or the run's own.
-    use_ema: the moving average rather than the parameters.
+    use_ema: the moving average rather than the parameters; None for the
+      average if the checkpoint holds one.
 
   Returns:
     (nested dict of NumPy arrays, metadata of the checkpoint).
@@ -289,6 +290,8 @@ def restore_params(
       reasons.append(f"step {step}: {error}")
       print(f"checkpoint of step {step} is damaged: {error}", file=sys.stderr)
       continue
+    if use_ema is None:
+      use_ema = any(name.startswith(_EMA_PREFIX) for name in body["tree"])
     prefix = _EMA_PREFIX if use_ema else _PARAMS_PREFIX
     tree = {n: s for n, s in body["tree"].items() if n.startswith(prefix)}
     if not tree:

@@ -1,12 +1,21 @@
-"""A finished pre-training on the toy dataset, for what starts from one."""
+"""Runs of the real commands on the toy dataset, a few steps each."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
-from clap_jax import stages
+from clap_jax import main
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
-from configs import pretrain_sprites
 from tests.data import built_dataset
+
+SMALL_TOWERS = {
+  "clip.num_frames": 4,
+  "clip.image_size": 16,
+  "model.patch": (2, 8, 8),
+  "model.max_text_length": 8,
+  "loop.steps": 2,
+}
 
 
 def dataset_overrides(directory: pathlib.Path) -> dict[str, str]:
@@ -19,16 +28,49 @@ def dataset_overrides(directory: pathlib.Path) -> dict[str, str]:
   }
 
 
-def pretrain(directory: pathlib.Path, *, encoder="random") -> pathlib.Path:
-  """Builds DIRECTORY/toy/small, trains DIRECTORY/pretrain; returns it."""
+def build(directory: pathlib.Path) -> None:
+  """DIRECTORY/toy/small and DIRECTORY/tokenizer.model."""
   built_dataset.write_dataset(directory, num_videos=4)
   infos = records.open_dataset(directory, "toy/small").split("train").metadata()
-  tokenizer = directory / "tokenizer.model"
   texts = [text for info in infos.examples for *_, text in info.captions]
-  tokenizer_lib.train(texts, vocab_size=64, path=tokenizer)
-  config = pretrain_sprites.get_config(f"tiny,encoder={encoder}")
-  config.update_from_flattened_dict(
-    dataset_overrides(directory) | {"data.tokenizer": str(tokenizer)}
+  tokenizer_lib.train(texts, vocab_size=64, path=directory / "tokenizer.model")
+
+
+def clap(*arguments) -> None:
+  """Runs a command in this process; it must succeed."""
+  assert main.main([str(argument) for argument in arguments]) == 0
+
+
+def train(
+  directory: pathlib.Path,
+  config: str,
+  *,
+  workdir: str,
+  values: Mapping[str, Any],
+) -> pathlib.Path:
+  """`clap train` of a config on DIRECTORY/toy/small; returns its workdir."""
+  values = dataset_overrides(directory) | dict(values)
+  clap(
+    "train",
+    f"--config=configs/{config}",
+    f"--workdir={directory / workdir}",
+    *(f"--config.{key}={value}" for key, value in values.items()),
   )
-  stages.train(config, directory / "pretrain")
-  return directory / "pretrain"
+  return directory / workdir
+
+
+def pretrain(
+  directory: pathlib.Path,
+  *,
+  encoder: str = "random",
+  values: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+  """Builds the dataset, trains DIRECTORY/pretrain; returns it."""
+  build(directory)
+  tokenizer = {"data.tokenizer": directory / "tokenizer.model"}
+  return train(
+    directory,
+    f"pretrain_sprites.py:tiny,encoder={encoder}",
+    workdir="pretrain",
+    values=tokenizer | dict(values or {}),
+  )
