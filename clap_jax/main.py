@@ -4,9 +4,7 @@ Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
 """
 
 import argparse
-import json
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -15,6 +13,7 @@ import traceback
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
+from etils import epy
 
 from clap_jax.commands import (
   applying,
@@ -27,8 +26,19 @@ from clap_jax.commands import (
   studying,
   weights,
 )
-from clap_jax.trainers import results
-from clap_jax.training import checkpoint, preemption, processes, start, workdir
+from clap_jax.storage import output
+
+# --help and wrong arguments are answered without JAX and all that needs it: it
+# is imported where a command, or this file, first uses a name of it.
+with epy.lazy_imports():
+  from clap_jax.trainers import results
+  from clap_jax.training import (
+    checkpoint,
+    preemption,
+    processes,
+    start,
+    workdir,
+  )
 
 # What the caller can mend: exit code 2 and a message, no traceback.
 _BAD_INPUT = (
@@ -38,11 +48,7 @@ _BAD_INPUT = (
   IsADirectoryError,
   NotADirectoryError,
   PermissionError,
-  workdir.WorkdirBusyError,
 )
-
-# What the machine refused a run: exit code 3; a traceback would bury the words.
-_REFUSED = (checkpoint.SaveError, start.RunFailedError)
 
 _DIRECTORIES = ("workdir", "data_dir", "out", "model", "index")
 
@@ -80,8 +86,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--json", help="write the result to this file as JSON")
   args, rest = parser.parse_known_args(overrides.joined(argv))
   wrong = [item for item in rest if not item.startswith("--config.")]
-  if wrong or (rest and args.command not in _CONFIGURED):
-    parser.error(f"unknown arguments: {' '.join(wrong or rest)}")
+  if args.command not in _CONFIGURED:
+    wrong = rest
+  if wrong:
+    parser.error(f"unknown arguments: {' '.join(wrong)}")
   args.overrides = rest
   return args
 
@@ -92,37 +100,53 @@ def main(argv: list[str] | None = None) -> int:
     _check_directories(args)
     for name in ("json", "html"):  # found out before the work, not after it
       if getattr(args, name, None):
-        _check_writable(pathlib.Path(getattr(args, name)), f"--{name}")
+        _check_writable(getattr(args, name), f"--{name}")
     document = args.run(args)
-    failed = document.pop("failed_runs", 0)
-    all_failed = document.pop("all_failed", False)
-    if args.json and processes.is_first():
-      text = json.dumps(results.without_nan(document), indent=1)
-      pathlib.Path(args.json).write_text(text + "\n", encoding="utf-8")
-    processes.finish()
-    if args.command == "data" and document.get("problems"):
-      return 2  # the dataset is the bad input; the problems are printed
-    if all_failed:
-      print(
-        f"clap {args.command}: no video could be used; the reasons are above.",
-        file=sys.stderr,
-      )
-      return 2
+    code = _exit_code(args.command, document)
+    if args.json and (_is_alone() or processes.is_first()):
+      output.write_json(args.json, results.without_nan(document))
+    if not _is_alone():
+      processes.finish()
+    return code
+  except _BAD_INPUT as error:
+    return _fail(args, error, 2)
   except preemption.Preempted as preempted:
     if preempted.step is None:  # nobody has said so yet
       processes.say(str(preempted))
     processes.finish()
     raise
-  except _BAD_INPUT as error:
-    print(f"clap {args.command}: {error}", file=sys.stderr)
-    return processes.fail(2, str(error))
-  except _REFUSED as error:
-    print(f"clap {args.command}: {error}", file=sys.stderr)
-    return processes.fail(3, str(error))
-  except Exception as error:  # the last resort: show and say 3
+  except workdir.WorkdirBusyError as error:
+    return _fail(args, error, 2)
+  except (checkpoint.SaveError, start.RunFailedError) as error:
+    return _fail(args, error, 3)  # a traceback would bury the message
+  except Exception as error:  # the last resort: print all of it and return 3
     traceback.print_exc()
     return processes.fail(3, f"{type(error).__name__}: {error}")
-  return 3 if failed else 0
+
+
+def _exit_code(command: str, document: dict) -> int:
+  """The code of a command that ran to its end; removes what it is read from."""
+  failed_runs = document.pop("failed_runs", 0)
+  all_failed = document.pop("all_failed", False)
+  if all_failed:
+    print(
+      f"clap {command}: no video could be used; the reasons are above.",
+      file=sys.stderr,
+    )
+  # The dataset is the bad input of `clap data`, which printed its problems.
+  if all_failed or (command == "data" and document.get("problems")):
+    return 2
+  return 3 if failed_runs else 0
+
+
+def _is_alone() -> bool:
+  """Whether no module that joins several processes was ever needed."""
+  return "clap_jax.training.processes" not in sys.modules
+
+
+def _fail(args, error: Exception, code: int) -> int:
+  print(f"clap {args.command}: {error}", file=sys.stderr)
+  return code if _is_alone() else processes.fail(code, str(error))
 
 
 def _check_directories(args) -> None:
@@ -137,11 +161,11 @@ def _check_directories(args) -> None:
       )
 
 
-def _check_writable(path: pathlib.Path, flag: str) -> None:
-  if path.is_dir() or not path.parent.is_dir():
-    raise FileNotFoundError(
-      f"{flag}: cannot write {path}: give a file in a folder that is there."
-    )
+def _check_writable(path: str, flag: str) -> None:
+  try:
+    output.check_writable(path)
+  except output.OutputError as error:
+    raise ValueError(f"{flag}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import rich.console
 import rich.progress
 import rich.table
 import rich.text
 
+from clap_jax.console import console
 from clap_jax.data import records, statistics, tfrecord
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.media import container, decode
@@ -33,8 +33,6 @@ from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import preemption, processes
 from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
-
-console = rich.console.Console(stderr=True)
 
 # What the page of a dataset shows of a video.
 _SHOWN_FRAMES = 10

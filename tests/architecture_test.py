@@ -36,7 +36,8 @@ LAYERS = {
   "interchange": {*_APPLIED, "trainers", "inference"},
   "report": {"types", "metrics", "storage"},
   # The command line: each stage, all stages one after the other, the flags.
-  "stages": {*_APPLIED, "trainers", "inference", "report"},
+  "console": set(),
+  "stages": {*_APPLIED, "console", "trainers", "inference", "report"},
   "demo": {*_APPLIED, "trainers", "inference", "report", "stages"},
   "sweep": {*_APPLIED, "trainers", "report"},
   "sweep_search": {"sweep", "report", "storage"},
@@ -50,6 +51,7 @@ LAYERS = {
     "interchange",
     "report",
     "serving",
+    "console",
     "stages",
     "studies",
     "sweep",

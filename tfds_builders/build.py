@@ -18,34 +18,11 @@ import threading
 from collections.abc import Callable
 
 from tfds_builders import annotations as annotation_base
-from tfds_builders import collection, packing, transcoding
+from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
 
 Progress = Callable[[str, int, int], None]  # stage, videos done, in all
 
-# Datasets of the field and their configs; "" where there is but one form.
-ANNOTATED = {
-  "activitynet": ("localization", "captions"),
-  "charades": ("",),
-  "charades_sta": ("",),
-  "epic_kitchens_100": ("verb", "noun"),
-  "hacs": ("",),
-  "multithumos": ("",),
-  "qvhighlights": ("",),
-  "tacos": ("",),
-  "thumos14": ("",),
-}
-RUNNERS = ("threads", "beam")
-NAMES = (
-  *(f"motion_sprites/{size}" for size in sizes.CONFIGS),
-  *(
-    "/".join(filter(None, (name, config)))
-    for name, configs in ANNOTATED.items()
-    for config in configs
-  ),
-  "folder",
-  "folder/<your name for it>",
-)
 VERSION = "1.0.0"
 
 
@@ -75,10 +52,12 @@ def _parse_name(name):
     return base, sizes.get_config(config).name
   if base == "folder" and (not config or packing.ID_PATTERN.fullmatch(config)):
     return base, config or "default"
-  if base in ANNOTATED and (not config or config in ANNOTATED[base]):
-    return base, config or ANNOTATED[base][0]
+  if base in names.ANNOTATED and (
+    not config or config in names.ANNOTATED[base]
+  ):
+    return base, config or names.ANNOTATED[base][0]
   raise ValueError(
-    f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}"
+    f"unknown dataset {name!r}; choose one of {', '.join(names.NAMES)}"
   )
 
 
@@ -203,8 +182,8 @@ def _check_numbers(subset, workers, runner):
     )
   if workers is not None and workers < 1:
     raise ValueError(f"workers must be at least 1, got {workers}")
-  if runner not in RUNNERS:
-    raise ValueError(f"unknown runner {runner!r}; choose from {RUNNERS}")
+  if runner not in names.RUNNERS:
+    raise ValueError(f"unknown runner {runner!r}; choose from {names.RUNNERS}")
 
 
 def build(

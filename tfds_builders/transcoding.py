@@ -28,8 +28,8 @@ import av
 import numpy as np
 
 from tfds_builders import encoding
+from tfds_builders.names import STORES
 
-STORES = ("h264", "jpeg", "original")
 # More damaged frames than this, and a video is not worth having.
 _MAX_DAMAGED_SHARE = 0.02
 # A video that ends earlier than its header says by more than this is cut.

@@ -4,19 +4,21 @@ import math
 import pathlib
 
 import rich.table
+from etils import epy
 
-from clap_jax import stages
-from clap_jax.data import query_annotations, records
-from clap_jax.inference import (
-  encoder,
-  export,
-  extract,
-  model_directory,
-  predict,
-  texts,
-)
+from clap_jax.console import console
 
-console = stages.console
+with epy.lazy_imports():
+  from clap_jax import stages
+  from clap_jax.data import query_annotations, records
+  from clap_jax.inference import (
+    encoder,
+    export,
+    extract,
+    model_directory,
+    predict,
+    texts,
+  )
 
 
 def add_extract(commands) -> None:

@@ -2,11 +2,15 @@
 
 import sys
 
-from clap_jax import stages
-from clap_jax.data import records, verification
-from tfds_builders import build, transcoding
+from etils import epy
 
-console = stages.console
+from clap_jax.console import console
+from tfds_builders import names
+
+with epy.lazy_imports():
+  from clap_jax import stages
+  from clap_jax.data import records, verification
+  from tfds_builders import build, transcoding
 
 
 def add_build(commands) -> None:
@@ -17,7 +21,7 @@ def add_build(commands) -> None:
     "their index and a manifest.json per split that lists what is missing or "
     "broken. Nothing is downloaded.",
   )
-  parser.add_argument("name", help=f"one of {', '.join(build.NAMES)}")
+  parser.add_argument("name", help=f"one of {', '.join(names.NAMES)}")
   parser.add_argument("--data_dir", required=True, help="where datasets lie")
   parser.add_argument(
     "--manual_dir", help="videos and annotation files you put there by hand"
@@ -33,14 +37,14 @@ def add_build(commands) -> None:
     default=0,
     help="of train's videos, to a split `selection` of their own",
   )
-  parser.add_argument("--store", default="h264", choices=transcoding.STORES)
+  parser.add_argument("--store", default="h264", choices=names.STORES)
   parser.add_argument("--short_side", type=int, help="px of the stored video")
   parser.add_argument("--fps", type=float, help="of the stored video, at most")
   parser.add_argument(
     "--crf", type=int, help="of x264: 0 to 51, less is better and larger"
   )
   parser.add_argument("--workers", type=int, help="shards at a time")
-  parser.add_argument("--runner", default="threads", choices=build.RUNNERS)
+  parser.add_argument("--runner", default="threads", choices=names.RUNNERS)
   parser.add_argument(
     "--runner_option",
     action="append",
@@ -84,7 +88,7 @@ def _build(args) -> dict:
   return report
 
 
-def _store_limits(args) -> transcoding.StoreLimits:
+def _store_limits(args) -> "transcoding.StoreLimits":
   given = {
     "short_side_px": args.short_side,
     "max_fps": args.fps,

@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 
 import ml_collections
 from absl import flags
+from etils import epy
 from ml_collections import config_flags
 
-from clap_jax import stages
 from clap_jax.commands import completing
+
+with epy.lazy_imports():
+  from clap_jax import stages
 
 _SHIPPED = pathlib.Path(__file__).parents[2]  # holds configs/ and clap_jax/
 

@@ -1,14 +1,16 @@
 """`clap score`, `clap report` and `clap demo`: numbers and pages."""
 
 import rich.table
+from etils import epy
 
-from clap_jax import stages
-from clap_jax.demo import report as demo_report
-from clap_jax.demo import run as demo_run
+from clap_jax.console import console
 from clap_jax.metrics import score, video_classifier
-from clap_jax.report import score_page
 
-console = stages.console
+with epy.lazy_imports():
+  from clap_jax import stages
+  from clap_jax.demo import report as demo_report
+  from clap_jax.demo import run as demo_run
+  from clap_jax.report import score_page
 
 
 def add_score(commands) -> None:

@@ -1,12 +1,14 @@
 """`clap train`, `eval`, `sweep` and `compile`: what configs name."""
 
 import rich.table
+from etils import epy
 
-from clap_jax import stages, sweep, sweep_search
-from clap_jax.commands import configs
-from clap_jax.training import processes
+from clap_jax.console import console
 
-console = stages.console
+with epy.lazy_imports():
+  from clap_jax import stages, sweep, sweep_search
+  from clap_jax.commands import configs
+  from clap_jax.training import processes
 
 
 def add_train(commands) -> None:
@@ -36,13 +38,13 @@ def add_train(commands) -> None:
 
 
 def _train(args) -> dict:
+  config = configs.read(args.config, args.overrides)
   connection = processes.connection(
     detect=args.distributed,
     coordinator=args.coordinator,
     num_processes=args.num_processes,
     process_id=args.process_id,
   )
-  config = configs.read(args.config, args.overrides)
   rows = stages.train(config, args.workdir, connection=connection)
   if not processes.is_first():
     return {"rows": rows}

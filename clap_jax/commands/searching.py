@@ -4,14 +4,16 @@ import pathlib
 import time
 
 import rich.table
+from etils import epy
 
-from clap_jax import stages
-from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import index as index_lib
-from clap_jax.inference import model_directory
-from tfds_builders import transcoding
+from clap_jax.console import console
 
-console = stages.console
+with epy.lazy_imports():
+  from clap_jax import stages
+  from clap_jax.inference import encoder as encoder_lib
+  from clap_jax.inference import index as index_lib
+  from clap_jax.inference import model_directory
+  from tfds_builders import transcoding
 
 
 def add_index(commands) -> None:
@@ -63,7 +65,7 @@ def _index(args) -> dict:
   }
 
 
-def _load_encoder(directory: str) -> encoder_lib.Encoder:
+def _load_encoder(directory: str) -> "encoder_lib.Encoder":
   """Of a model directory or of a pretrain run."""
   path = pathlib.Path(directory)
   if (path / model_directory.MODEL_FILE).is_file():

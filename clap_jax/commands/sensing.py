@@ -1,9 +1,11 @@
 """`clap sensors`: features of recordings that are no videos."""
 
-from clap_jax import stages
-from clap_jax.data import sensors
+from etils import epy
 
-console = stages.console
+from clap_jax.console import console
+
+with epy.lazy_imports():
+  from clap_jax.data import sensors
 
 
 def add_sensors(commands) -> None:

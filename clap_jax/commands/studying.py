@@ -2,10 +2,15 @@
 
 import dataclasses
 
-from clap_jax import config as config_lib
-from clap_jax import stages
-from clap_jax.commands import configs, reporting
-from clap_jax.studies import settings, study
+from etils import epy
+
+from clap_jax.commands import reporting
+from clap_jax.console import console
+
+with epy.lazy_imports():
+  from clap_jax import config as config_lib
+  from clap_jax.commands import configs
+  from clap_jax.studies import settings, study
 
 _CONFIGS = {
   "claim": "configs/study_claim.py:demo",
@@ -76,7 +81,7 @@ def _study(args) -> dict:
       runner=runner,
       parallel=args.parallel,
     )
-  stages.console.print(
+  console.print(
     f"{document['made']} of {document['pieces']} pieces are made; see "
     f"{args.workdir}/report.html"
   )

@@ -1,10 +1,12 @@
 """`clap import` and `clap export`: weights in, weights out."""
 
-from clap_jax import stages
-from clap_jax.interchange import export_weights, import_weights
+from etils import epy
+
+from clap_jax.console import console
 from clap_jax.interchange import source as source_lib
 
-console = stages.console
+with epy.lazy_imports():
+  from clap_jax.interchange import export_weights, import_weights
 
 
 def add_import(commands) -> None:
@@ -17,13 +19,13 @@ def add_import(commands) -> None:
     "without a rule, or a parameter without a value, is an error.",
   )
   sources = "; ".join(
-    f"{name}: {source.about}" for name, source in import_weights.SOURCES.items()
+    f"{name}: {about}" for name, about in source_lib.FAMILIES.items()
   )
   parser.add_argument("weights", help="a file, or a Hugging Face directory")
   parser.add_argument(
     "--source",
     required=True,
-    choices=import_weights.SOURCES,
+    choices=source_lib.FAMILIES,
     help=sources,
   )
   parser.add_argument("--out", required=True, help="directory to write")

@@ -84,7 +84,6 @@ def _settings(tensors, options) -> dict:
 
 SOURCE = source_lib.Source(
   name="bert",
-  about="text encoders of the BERT and MiniLM family (Hugging Face names)",
   rules=RULES,
   covers=r"params/text_tower/",
   settings=_settings,

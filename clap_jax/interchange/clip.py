@@ -224,10 +224,9 @@ def _size(tensors, prefixes, table, options) -> str:
   )
 
 
-def _source(name: str, about: str, *, activation: str) -> source_lib.Source:
+def _source(name: str, *, activation: str) -> source_lib.Source:
   return source_lib.Source(
     name=name,
-    about=about,
     rules=RULES,
     fillings=FILLINGS,
     covers=r"params/((video|text)_(tower|projection)/|logit_(scale|bias)$)",
@@ -241,13 +240,5 @@ def _source(name: str, about: str, *, activation: str) -> source_lib.Source:
   )
 
 
-OPENAI = _source(
-  "clip",
-  "both towers of CLIP with QuickGELU (OpenAI, Hugging Face)",
-  activation="quick_gelu",
-)
-OPEN_CLIP = _source(
-  "open_clip",
-  "both towers of CLIP with GELU (open_clip, Hugging Face)",
-  activation="gelu",
-)
+OPENAI = _source("clip", activation="quick_gelu")
+OPEN_CLIP = _source("open_clip", activation="gelu")

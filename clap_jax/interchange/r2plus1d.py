@@ -68,7 +68,6 @@ def _settings(tensors, options) -> dict:
 
 SOURCE = source_lib.Source(
   name="r2plus1d",
-  about="R(2+1)D-18/-34 of torchvision, IG-65M or TSP (.pth, .safetensors)",
   rules=RULES,
   covers=r"(params|batch_stats)/video_tower/",
   settings=_settings,

@@ -10,6 +10,17 @@ from clap_jax.interchange import rules
 from clap_jax.models import variants
 
 TOWERS = ("both", "video", "text")
+# Name on the command line -> one line for --help, where loading the rules of
+# every family would take longer than printing.
+FAMILIES = {
+  "r2plus1d": "R(2+1)D-18/-34 of torchvision, IG-65M or TSP (.pth, "
+  ".safetensors)",
+  "clip": "both towers of CLIP with QuickGELU (OpenAI, Hugging Face)",
+  "open_clip": "both towers of CLIP with GELU (open_clip, Hugging Face)",
+  "bert": "text encoders of the BERT and MiniLM family (Hugging Face names)",
+  "videomae": "video transformers in the form of VideoMAE",
+  "videoprism": "VideoPrism's video encoder (flax .npz)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +43,7 @@ class Source:
   """A family of public weights.
 
   Attributes:
-    name: on the command line.
-    about: one line for --help.
+    name: on the command line, out of FAMILIES.
     rules: ordered; see rules.convert.
     covers: regex on our names: every parameter it finds must get a value.
     settings: (tensors, options) -> fields of DualEncoderConfig that the weights
@@ -49,7 +59,6 @@ class Source:
   """
 
   name: str
-  about: str
   rules: tuple[rules.Rule, ...]
   covers: str
   settings: Callable[[rules.Tensors, Options], dict[str, Any]]

@@ -119,7 +119,6 @@ def _settings(tensors, options) -> dict:
 
 SOURCE = source_lib.Source(
   name="videomae",
-  about="video transformers in the form of VideoMAE",
   rules=RULES,
   fillings=FILLINGS,
   covers=r"params/video_tower/",

@@ -112,7 +112,6 @@ def _settings(tensors, options) -> dict:
 
 SOURCE = source_lib.Source(
   name="videoprism",
-  about="VideoPrism's video encoder (flax .npz)",
   rules=RULES,
   covers=r"params/video_tower/",
   settings=_settings,

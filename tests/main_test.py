@@ -1,0 +1,99 @@
+"""The command line answers at once where it has nothing to compute."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from clap_jax import main
+from clap_jax.interchange import import_weights
+from clap_jax.interchange import source as source_lib
+
+# What takes longer to import than a person waits for a line of help.
+HEAVY = (
+  "av",
+  "flax",
+  "grain",
+  "h5py",
+  "jax",
+  "matplotlib",
+  "optax",
+  "orbax",
+  "pandas",
+  "scipy",
+  "sentencepiece",
+  "tensorflow",
+  "tensorflow_datasets",
+  "tokenizers",
+  "uvicorn",
+)
+_PROGRAM = """
+import contextlib, io, json, sys
+from clap_jax import main
+loaded, codes = {}, {}
+for line in json.loads(sys.argv[1]):
+  with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()):
+      try:
+        code = main.main(line)
+      except SystemExit as stop:
+        code = stop.code
+  roots = {name.partition(".")[0] for name in sys.modules}
+  loaded[" ".join(line)] = sorted(roots & set(json.loads(sys.argv[2])))
+  codes[" ".join(line)] = code
+print(json.dumps([loaded, codes]))
+"""
+
+
+def commands(capsys) -> list[str]:
+  with pytest.raises(SystemExit):
+    main.parse(["--help"])
+  return re.search(r"\{([\w,]+)\}", capsys.readouterr().out)[1].split(",")
+
+
+def answer(*lines: list[str]) -> tuple[dict, dict]:
+  """Heavy modules that were loaded after each command line, and its code."""
+  done = subprocess.run(
+    [sys.executable, "-c", _PROGRAM, json.dumps(lines), json.dumps(HEAVY)],
+    check=True,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  return tuple(json.loads(done.stdout))
+
+
+def test_help_and_wrong_arguments_load_nothing_heavy(capsys):
+  helps = [[], ["--help"], *([name, "--help"] for name in commands(capsys))]
+  wrong = [
+    ["no_such_command"],
+    ["predict"],
+    ["build", "folder", "--data_dir", "d", "--store", "no_such_store"],
+    ["score", "p.json", "--ground_truth", "g.json"],
+    ["train", "--config=no_such.py", "--workdir=w"],
+    ["train", "--config=c.py", "--workdir=gs://bucket/w"],
+    ["sweep", "--config=no_such.py", "--workdir=w"],
+    ["report", "--workdir=w", "--json=no_such_folder/out.json"],
+  ]
+  assert len(helps) > 20
+  loaded, codes = answer(*helps, *wrong)
+  assert not any(loaded.values()), loaded
+  for line in helps[1:]:
+    assert codes[" ".join(line)] == 0, line
+  for line in wrong:
+    assert codes[" ".join(line)] == 2, line
+
+
+def test_importing_the_program_loads_nothing_heavy():
+  code = "import sys; from clap_jax import main; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", code], check=True, capture_output=True, text=True
+  )
+  loaded = {name.partition(".")[0] for name in done.stdout.split()}
+  assert not loaded & set(HEAVY)
+
+
+def test_sources_of_weights_are_those_of_the_help():
+  assert set(import_weights.SOURCES) == set(source_lib.FAMILIES)

@@ -1,0 +1,29 @@
+"""Names that a build is asked for by; imports nothing heavy."""
+
+from tfds_builders.motion_sprites import sizes
+
+# The form in which a video is kept.
+STORES = ("h264", "jpeg", "original")
+# Datasets of the field and their configs; "" where there is but one form.
+ANNOTATED = {
+  "activitynet": ("localization", "captions"),
+  "charades": ("",),
+  "charades_sta": ("",),
+  "epic_kitchens_100": ("verb", "noun"),
+  "hacs": ("",),
+  "multithumos": ("",),
+  "qvhighlights": ("",),
+  "tacos": ("",),
+  "thumos14": ("",),
+}
+RUNNERS = ("threads", "beam")
+NAMES = (
+  *(f"motion_sprites/{size}" for size in sizes.CONFIGS),
+  *(
+    "/".join(filter(None, (name, config)))
+    for name, configs in ANNOTATED.items()
+    for config in configs
+  ),
+  "folder",
+  "folder/<your name for it>",
+)
