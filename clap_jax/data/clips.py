@@ -1,8 +1,8 @@
 """Which clips a training run sees, and with which texts: plans, no pixels.
 
-Item i of a run is a function of (seed, i) alone. Action and background items
-alternate in a fixed proportion, each kind in its own shuffled epochs over the
-segments of that kind.
+Item i of a run is a function of (seed, i) alone. Of the first n items
+floor(n * background_share) are background, for every n; each kind has its own
+shuffled epochs over the segments of that kind.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from clap_jax.data import hiding, order
+from clap_jax.data import clip_regions, hiding, order
+from clap_jax.data.clip_regions import NO_CLASS_ID, Region
 from clap_jax.data.records import ExampleInfo
 
 TEXT_SOURCES = (
@@ -34,7 +35,6 @@ LABEL_PROMPTS = (
   "an example of {}",
 )
 NO_TEXT_ID = -1
-NO_CLASS_ID = -1
 
 _ACTION_TAG, _BACKGROUND_TAG, _ITEM_TAG = 1, 2, 3
 _SHARE_DENOMINATOR = 1000
@@ -83,7 +83,9 @@ class ClipSamplerOptions:
   action item before it, where that video has background: the hardest negative.
   With `clips_per_video` above 1, as many items in a row come from one video,
   its actions and its background: who acts and where is then the same in most
-  pairs of a batch, and what happens has to tell them apart.
+  pairs of a batch, and what happens has to tell them apart. Background is then
+  of the same video in any case; where a video has none, another one's is taken,
+  so that the share holds.
   """
 
   clip_sec: float
@@ -94,23 +96,6 @@ class ClipSamplerOptions:
   same_video_background: bool = False
   clips_per_video: int = 1
   label_prompts: tuple[str, ...] = LABEL_PROMPTS
-
-
-@dataclasses.dataclass(frozen=True)
-class _Region:
-  """A span that clips are drawn from, and the example that it belongs to."""
-
-  example: ExampleInfo
-  start_sec: float
-  end_sec: float
-  class_id: int
-  # No clip may leave this span: beyond it a hidden class is seen.
-  free_start_sec: float = 0.0
-  free_end_sec: float = math.inf
-
-  @property
-  def is_action(self) -> bool:
-    return self.class_id != NO_CLASS_ID
 
 
 class ClipSampler:
@@ -131,10 +116,14 @@ class ClipSampler:
     _check_options(options)
     self._options = options
     self._label_names = tuple(label_names)
-    self._actions = action_regions(examples, options)
-    self._backgrounds = (
-      [] if options.action_only else background_regions(examples, options)
-    )
+    limits = {
+      "clip_sec": options.clip_sec,
+      "hidden_classes": options.hidden_classes,
+    }
+    self._actions = clip_regions.action_regions(examples, **limits)
+    self._backgrounds = []
+    if not options.action_only:
+      self._backgrounds = clip_regions.background_regions(examples, **limits)
     if not self._actions:
       raise ValueError(
         f"no action segment in {len(examples)} examples after hiding "
@@ -146,10 +135,10 @@ class ClipSampler:
     self._share = share if self._backgrounds else fractions.Fraction(0)
     self._hidden_names = [self._label_names[i] for i in options.hidden_classes]
     self._captions: dict[int, list[Caption]] = {}  # of videos drawn so far
-    self._backgrounds_of: dict[int, list[_Region]] = {}
+    self._backgrounds_of: dict[int, list[Region]] = {}
     for region in self._backgrounds:
       self._backgrounds_of.setdefault(region.example.index, []).append(region)
-    self._actions_of: dict[int, list[_Region]] = {}
+    self._actions_of: dict[int, list[Region]] = {}
     for region in self._actions:
       self._actions_of.setdefault(region.example.index, []).append(region)
     self._videos = list(self._actions_of)  # those with at least one action
@@ -169,7 +158,7 @@ class ClipSampler:
     item_seed = order.mix(substitute, _ITEM_TAG, index)
     rng = np.random.Generator(np.random.PCG64(item_seed))
     clip_sec = self._options.clip_sec
-    start_sec = _draw_start(region, clip_sec, rng.random())
+    start_sec = clip_regions.draw_start(region, clip_sec, rng.random())
     item = ClipItem(
       record_index=region.example.index,
       start_sec=start_sec,
@@ -180,18 +169,18 @@ class ClipSampler:
     )
     return self._with_text(item, region, rng)
 
-  def _region(self, index: int, seed: int) -> _Region:
+  def _region(self, index: int, seed: int) -> Region:
     """Background items stand where the running count of the share rises."""
-    if self._options.clips_per_video > 1:
-      return self._grouped_region(index, seed)
     num_before = int(index * self._share)
-    if int((index + 1) * self._share) == num_before:
-      return self._action_region(index - num_before, seed)
-    if self._options.same_video_background:
-      action = self._action_region(max(0, index - num_before - 1), seed)
-      regions = self._backgrounds_of.get(action.example.index)
-      if regions:
-        return regions[order.mix(seed, _BACKGROUND_TAG, index) % len(regions)]
+    is_background = int((index + 1) * self._share) > num_before
+    if self._options.clips_per_video > 1:
+      region = self._grouped_region(index, is_background, seed)
+    elif not is_background:
+      region = self._action_region(index - num_before, seed)
+    else:
+      region = self._background_beside(index, num_before, seed)
+    if region is not None:
+      return region
     position = order.shuffled(
       num_before,
       length=len(self._backgrounds),
@@ -199,26 +188,47 @@ class ClipSampler:
     )
     return self._backgrounds[position]
 
-  def _grouped_region(self, index: int, seed: int) -> _Region:
-    """One of a group's items: videos in shuffled epochs, regions likewise."""
+  def _background_beside(
+    self, index: int, num_before: int, seed: int
+  ) -> Region | None:
+    """Background of the video of the action item before, if wanted and any."""
+    if not self._options.same_video_background:
+      return None
+    action = self._action_region(max(0, index - num_before - 1), seed)
+    regions = self._backgrounds_of.get(action.example.index)
+    if not regions:
+      return None
+    return regions[order.mix(seed, _BACKGROUND_TAG, index) % len(regions)]
+
+  def _grouped_region(
+    self, index: int, is_background: bool, seed: int
+  ) -> Region | None:
+    """One of a group's items: videos in shuffled epochs, regions likewise.
+
+    None for background of a video that has none.
+    """
     group, place = divmod(index, self._options.clips_per_video)
     video = self._videos[
       order.shuffled(group, length=len(self._videos), seed=seed)
     ]
-    num_before = int(place * self._share)
-    is_background = int((place + 1) * self._share) > num_before
-    regions, number, tag = self._actions_of[video], place, _ACTION_TAG
-    if video in self._backgrounds_of:
-      number = num_before if is_background else place - num_before
-      if is_background:
-        regions, tag = self._backgrounds_of[video], _BACKGROUND_TAG
+    # Of this group alone, before this place.
+    number = int(index * self._share) - int((index - place) * self._share)
+    regions, tag = self._backgrounds_of.get(video), _BACKGROUND_TAG
+    if not is_background:
+      regions, tag, number = (
+        self._actions_of[video],
+        _ACTION_TAG,
+        place - number,
+      )
+    if not regions:
+      return None
     return regions[
       order.shuffled(
         number, length=len(regions), seed=order.mix(seed, tag, group)
       )
     ]
 
-  def _action_region(self, number: int, seed: int) -> _Region:
+  def _action_region(self, number: int, seed: int) -> Region:
     position = order.shuffled(
       number, length=len(self._actions), seed=order.mix(seed, _ACTION_TAG)
     )
@@ -233,7 +243,7 @@ class ClipSampler:
     return self._captions[example.index]
 
   def _with_text(
-    self, item: ClipItem, region: _Region, rng: np.random.Generator
+    self, item: ClipItem, region: Region, rng: np.random.Generator
   ) -> ClipItem:
     options = self._options
     source = options.text_source
@@ -242,7 +252,7 @@ class ClipSampler:
       source = "labels" if is_labelled else "captions"
     if source == "captions":
       captions = self._visible_captions(region.example)
-      found = matching_captions(item, captions, region=_span(region))
+      found = matching_captions(item, captions, region=region.span)
       if not found:
         return item
       start_sec, end_sec, text = found[rng.integers(len(found))]
@@ -251,9 +261,9 @@ class ClipSampler:
       prompts = options.label_prompts
       prompt = prompts[rng.integers(len(prompts))]
       text = prompt.format(readable_label(self._label_names[region.class_id]))
-      return _describe(item, *_span(region), text)
+      return _describe(item, *region.span, text)
     if source == "prompted_background":
-      item = _describe(item, *_span(region), GENERIC_BACKGROUND_TEXT)
+      item = _describe(item, *region.span, GENERIC_BACKGROUND_TEXT)
       return dataclasses.replace(item, generic_text=True)
     return item
 
@@ -273,71 +283,6 @@ def readable_label(name: str) -> str:
   """'CleanAndJerk' and 'clean_and_jerk' as words: 'clean and jerk'."""
   spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
   return re.sub(r"[_\s]+", " ", spaced).strip().lower()
-
-
-def action_regions(
-  examples: Sequence[ExampleInfo], options: ClipSamplerOptions
-) -> list[_Region]:
-  return _without_hidden(
-    [
-      _Region(example, float(start_sec), float(end_sec), int(label))
-      for example in examples
-      for (start_sec, end_sec), label in zip(
-        example.segments, example.labels, strict=True
-      )
-      if int(label) not in options.hidden_classes
-    ],
-    options,
-  )
-
-
-def background_regions(
-  examples: Sequence[ExampleInfo], options: ClipSamplerOptions
-) -> list[_Region]:
-  """Spans of at least half a clip: in shorter ones action would prevail."""
-  return _without_hidden(
-    [
-      _Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
-      for example in examples
-      for start_sec, end_sec in example.background
-      if end_sec - start_sec >= options.clip_sec / 2
-    ],
-    options,
-  )
-
-
-def _without_hidden(
-  regions: list[_Region], options: ClipSamplerOptions
-) -> list[_Region]:
-  """The parts of regions around which a clip sees no hidden class.
-
-  A part shorter than half a clip, that is not the whole region, is dropped.
-  """
-  if not options.hidden_classes:
-    return regions
-  clear = []
-  for region in regions:
-    hidden = hiding.hidden_spans(region.example, options.hidden_classes)
-    if not hidden:
-      clear.append(region)
-      continue
-    for free_start_sec, free_end_sec in hiding.free_spans(
-      hidden, end_sec=region.example.duration_sec
-    ):
-      part = dataclasses.replace(
-        region,
-        start_sec=max(region.start_sec, free_start_sec),
-        end_sec=min(region.end_sec, free_end_sec),
-        free_start_sec=free_start_sec,
-        free_end_sec=free_end_sec,
-      )
-      length_sec = part.end_sec - part.start_sec
-      is_whole = _span(part) == _span(region)
-      if free_end_sec - free_start_sec >= options.clip_sec and (
-        (is_whole and length_sec > 0) or length_sec >= options.clip_sec / 2
-      ):
-        clear.append(part)
-  return clear
 
 
 def visible_captions(
@@ -406,21 +351,6 @@ def _check_options(options: ClipSamplerOptions) -> None:
     )
 
 
-def _draw_start(region: _Region, clip_sec: float, fraction: float) -> float:
-  """Uniform where the clip fits in the region, else centred, never below 0.
-
-  A clip that would pass the end of the video is moved back, and so is one that
-  would leave the free span.
-  """
-  slack_sec = region.end_sec - region.start_sec - clip_sec
-  if slack_sec >= 0:
-    return region.start_sec + fraction * slack_sec
-  last_sec = min(region.example.duration_sec, region.free_end_sec)
-  earliest_sec = region.free_start_sec
-  latest_sec = max(earliest_sec, last_sec - clip_sec)
-  return min(max(earliest_sec, region.start_sec + slack_sec / 2), latest_sec)
-
-
 def _describe(
   item: ClipItem, start_sec: float, end_sec: float, text: str
 ) -> ClipItem:
@@ -430,10 +360,6 @@ def _describe(
     caption_start_sec=float(start_sec),
     caption_end_sec=float(end_sec),
   )
-
-
-def _span(region: _Region) -> tuple[float, float]:
-  return region.start_sec, region.end_sec
 
 
 def _overlap_sec(first: Sequence, second: Sequence) -> float:

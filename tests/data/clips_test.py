@@ -304,16 +304,44 @@ def test_clips_per_video_keeps_groups_together_and_visits_every_video():
   assert other != items
 
 
-def test_clips_per_video_without_background_gives_actions_only():
+@pytest.mark.parametrize("same_video_background", [False, True])
+@pytest.mark.parametrize(
+  ("share", "clips_per_video"),
+  [(0.25, 2), (0.25, 3), (0.25, 4), (0.1, 4), (0.5, 3), (0.3, 2), (0.75, 2)],
+)
+def test_the_share_holds_for_any_number_of_clips_per_video(
+  share, clips_per_video, same_video_background
+):
+  sampler = make_sampler(
+    clips_per_video=clips_per_video,
+    background_share=share,
+    same_video_background=same_video_background,
+  )
+  items = [sampler.item(index, seed=3) for index in range(1200)]
+  backgrounds = [not item.is_action for item in items]
+  assert sum(backgrounds) == round(1200 * share)
+  for first in range(0, 1200, 8):  # batches
+    assert abs(sum(backgrounds[first : first + 8]) - 8 * share) < 1
+  for first in range(0, 1200, clips_per_video):
+    group = items[first : first + clips_per_video]
+    assert len({item.record_index for item in group}) == 1
+  # Every video gives background, not only those at some places of an epoch.
+  assert {i.record_index for i in items if not i.is_action} == set(range(12))
+
+
+def test_a_group_of_a_video_without_background_takes_that_of_another():
   bare = [
     make_info(index, background=np.zeros((0, 2), np.float32))
     for index in range(3)
   ]
   mixed = [*bare, make_info(3)]
   sampler = make_sampler(mixed, clips_per_video=4, background_share=0.5)
-  for index in range(32):
-    item = sampler.item(index, seed=1)
-    assert item.is_action or item.record_index == 3
+  items = [sampler.item(index, seed=1) for index in range(32)]
+  background = [item.record_index for item in items if not item.is_action]
+  assert background == [3] * 16
+  for first in range(0, 32, 4):
+    group = items[first : first + 4]
+    assert len({item.record_index for item in group if item.is_action}) == 1
 
 
 def test_clips_per_video_below_one_is_refused():

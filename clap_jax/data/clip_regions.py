@@ -1,0 +1,119 @@
+"""Spans of videos that clips are drawn from: actions and background."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from clap_jax.data import hiding
+from clap_jax.data.records import ExampleInfo
+
+NO_CLASS_ID = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+  """A span that clips are drawn from, and the example that it belongs to."""
+
+  example: ExampleInfo
+  start_sec: float
+  end_sec: float
+  class_id: int
+  # No clip may leave this span: beyond it a hidden class is seen.
+  free_start_sec: float = 0.0
+  free_end_sec: float = math.inf
+
+  @property
+  def is_action(self) -> bool:
+    return self.class_id != NO_CLASS_ID
+
+  @property
+  def span(self) -> tuple[float, float]:
+    return self.start_sec, self.end_sec
+
+
+def action_regions(
+  examples: Sequence[ExampleInfo],
+  *,
+  clip_sec: float,
+  hidden_classes: frozenset[int],
+) -> list[Region]:
+  return _without_hidden(
+    [
+      Region(example, float(start_sec), float(end_sec), int(label))
+      for example in examples
+      for (start_sec, end_sec), label in zip(
+        example.segments, example.labels, strict=True
+      )
+      if int(label) not in hidden_classes
+    ],
+    clip_sec=clip_sec,
+    hidden_classes=hidden_classes,
+  )
+
+
+def background_regions(
+  examples: Sequence[ExampleInfo],
+  *,
+  clip_sec: float,
+  hidden_classes: frozenset[int],
+) -> list[Region]:
+  """Spans of at least half a clip: in shorter ones action would prevail."""
+  return _without_hidden(
+    [
+      Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
+      for example in examples
+      for start_sec, end_sec in example.background
+      if end_sec - start_sec >= clip_sec / 2
+    ],
+    clip_sec=clip_sec,
+    hidden_classes=hidden_classes,
+  )
+
+
+def _without_hidden(
+  regions: list[Region], *, clip_sec: float, hidden_classes: frozenset[int]
+) -> list[Region]:
+  """The parts of regions around which a clip sees no hidden class.
+
+  A part shorter than half a clip, that is not the whole region, is dropped.
+  """
+  if not hidden_classes:
+    return regions
+  clear = []
+  for region in regions:
+    hidden = hiding.hidden_spans(region.example, hidden_classes)
+    if not hidden:
+      clear.append(region)
+      continue
+    for free_start_sec, free_end_sec in hiding.free_spans(
+      hidden, end_sec=region.example.duration_sec
+    ):
+      part = dataclasses.replace(
+        region,
+        start_sec=max(region.start_sec, free_start_sec),
+        end_sec=min(region.end_sec, free_end_sec),
+        free_start_sec=free_start_sec,
+        free_end_sec=free_end_sec,
+      )
+      length_sec = part.end_sec - part.start_sec
+      is_whole = part.span == region.span
+      if free_end_sec - free_start_sec >= clip_sec and (
+        (is_whole and length_sec > 0) or length_sec >= clip_sec / 2
+      ):
+        clear.append(part)
+  return clear
+
+
+def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
+  """Uniform where the clip fits in the region, else centred, never below 0.
+
+  A clip that would pass the end of the video is moved back, and so is one that
+  would leave the free span.
+  """
+  slack_sec = region.end_sec - region.start_sec - clip_sec
+  if slack_sec >= 0:
+    return region.start_sec + fraction * slack_sec
+  last_sec = min(region.example.duration_sec, region.free_end_sec)
+  earliest_sec = region.free_start_sec
+  latest_sec = max(earliest_sec, last_sec - clip_sec)
+  return min(max(earliest_sec, region.start_sec + slack_sec / 2), latest_sec)
