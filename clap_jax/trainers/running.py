@@ -12,6 +12,7 @@ from clap_jax.models import partitioning
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint
 from clap_jax.training import fit as fit_lib
+from clap_jax.training import start as start_lib
 from clap_jax.training import task as task_lib
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ def fit(
 
   def evaluate(params, _):
     return {
-      f"eval/{selection}/{name}": value
+      f"{start_lib.EVALUATION_PREFIX}{selection}/{name}": value
       for name, value in measure(params, selection).items()
     }
 

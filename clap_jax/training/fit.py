@@ -43,7 +43,8 @@ def fit(
   """Trains, or continues, the run in `workdir` to its end.
 
   Killed anywhere and called again with the same arguments, it ends with the
-  same parameters, bit for bit. A finished run is restored and returned at once.
+  same parameters, bit for bit. A finished run is restored and returned at once,
+  unless its last evaluation is missing: that is then made.
   A run of no steps saves its initial parameters.
 
   Args:
@@ -58,8 +59,10 @@ def fit(
       after that; this process's rows only. A pure function of its argument.
     checkpoint: when to save; None for the defaults.
     mesh: of the devices; None for the defaults.
-    evaluate: (params, steps done) -> scalars by path; called as loop.eval_every
-      says and after the last step; gets the moving average if there is one.
+    evaluate: (params, steps done) -> scalars by path, below
+      start.EVALUATION_PREFIX; called as loop.eval_every says and after the last
+      step, each time once the checkpoint that is due then has been saved; gets
+      the moving average if there is one.
     prepare: changes the state before the first step, for example to start
       from other parameters; not called when the run is continued.
     steps_per_epoch: for durations in epochs.
@@ -109,11 +112,17 @@ def fit(
     stack.push(_closing(checkpoints))
     restored = checkpoints.restore(plan.abstract)
     start_step = restored.step if restored else 0
-    if restored and start_step >= steps.last:
+    is_trained = restored is not None and start_step >= steps.last
+    evaluates_first = (
+      restored is not None
+      and evaluate is not None
+      and start_lib.evaluation_is_missing(workdir, steps, start_step)
+    )
+    if is_trained and not evaluates_first:
       return restored.state
     if processes.is_first():
       workdir_lib.write_environment(workdir, device_mesh)
-    if show_progress:
+    if show_progress and not is_trained:
       announce(title, workdir, start_step, last_step=steps.last, plan=plan)
 
     def fresh():
@@ -130,6 +139,7 @@ def fit(
       checkpoints=checkpoints,
       batches_from=batches_from,
       evaluate=evaluate,
+      evaluates_first=evaluates_first,
       use_ema=optimizer.ema_decay is not None,
       mesh=device_mesh,
       title=title if show_progress else None,

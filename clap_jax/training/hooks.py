@@ -293,7 +293,11 @@ class Evaluation(Hook):
 
 
 class Checkpointing(Hook):
-  """Saves every so often and at the end; must come after those that write."""
+  """Saves every so often and at the end.
+
+  Must come after the hooks that write what a step measured, and before the
+  evaluation: one that fails then costs no step.
+  """
 
   def __init__(
     self,
@@ -301,12 +305,14 @@ class Checkpointing(Hook):
     writer: writer_lib.MetricsWriter,
     *,
     every_steps: int,
+    last_step: int,
     metadata: Mapping[str, Any],
     ledger: goodput.Ledger,
   ):
     self._checkpoints = checkpoints
     self._writer = writer
     self._every_steps = every_steps
+    self._last_step = last_step
     self._metadata = metadata
     self._ledger = ledger
 
@@ -320,3 +326,5 @@ class Checkpointing(Hook):
     with self._ledger.measured("saving"):
       self._writer.sync()
       self._checkpoints.save(step, state, metadata=self._metadata)
+      if step == self._last_step:
+        self._checkpoints.wait()

@@ -25,6 +25,7 @@ from clap_jax.training import writer as writer_lib
 
 TrainState = state_lib.TrainState
 PROFILE_DIRECTORY = "profile"
+EVALUATION_PREFIX = "eval/"  # of the scalars of an evaluation
 
 
 class RunFailedError(RuntimeError):
@@ -72,6 +73,7 @@ class Run:
   checkpoints: checkpoint_lib.Checkpoints
   batches_from: Callable[[int], Iterator[Any]]
   evaluate: Callable[[Any, int], Mapping[str, Any]] | None
+  evaluates_first: bool  # see evaluation_is_missing
   use_ema: bool
   mesh: jax.sharding.Mesh
   title: str | None  # None reports nothing
@@ -83,6 +85,26 @@ class Run:
       "seed": self.loop.seed,
       "config_hash": config_lib.config_hash(self.config),
     }
+
+
+def evaluation_is_missing(
+  workdir: pathlib.Path, steps: Steps, start_step: int
+) -> bool:
+  """Whether the evaluation after `start_step` was due and is not recorded.
+
+  So it is if the evaluation failed, or the process ended, after the checkpoint
+  that the run now goes on from.
+  """
+  every = steps.eval_every
+  is_due = start_step == steps.last or (every and start_step % every == 0)
+  if not is_due or start_step == 0:
+    return False
+  return processes.first_decides(
+    f"read the record in {workdir}",
+    lambda: (
+      not writer_lib.has_scalars(workdir, start_step, prefix=EVALUATION_PREFIX)
+    ),
+  )
 
 
 def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
@@ -98,12 +120,24 @@ def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
     )
     stack.callback(writer.close)
     hooks = _make_hooks(run, writer, ledger, start_step=start_step)
+    if run.evaluate is not None:
+      evaluation = hooks_lib.Evaluation(
+        run.evaluate,
+        writer,
+        every_steps=run.steps.eval_every,
+        use_ema=run.use_ema,
+        ledger=ledger,
+      )
+      hooks.append(evaluation)
     for hook in hooks:
       stack.callback(hook.close)
     dog = stack.enter_context(
       watchdog.Watchdog(stall_timeout_sec=run.loop.stall_timeout_sec)
     )
-    while True:
+    if run.evaluates_first:
+      dog.enter(watchdog.HOOKS, start_step)
+      evaluation.on_state(start_step, state, stopping=False)
+    while start_step < run.steps.last:
       batches = iter(run.batches_from(start_step))
       try:
         state = loop_lib.run_loop(
@@ -133,11 +167,10 @@ def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
         start_step = error.step
         ledger.went_back(start_step, good_step)
         run.checkpoints.save(start_step, state, metadata=run.metadata)
-        if start_step >= run.steps.last:
-          return state
       finally:
         if hasattr(batches, "close"):
           batches.close()
+  return state
 
 
 def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
@@ -150,7 +183,7 @@ def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
 def _make_hooks(
   run: Run, writer, ledger: goodput.Ledger, *, start_step: int
 ) -> list[hooks_lib.Hook]:
-  """In the order they are called; checkpointing after all that write."""
+  """All but the evaluation, in the order they are called."""
   steps, loop = run.steps, run.loop
   hooks = [
     hooks_lib.MetricsLog(
@@ -178,21 +211,12 @@ def _make_hooks(
         every_steps=steps.log_every,
       )
     )
-  if run.evaluate is not None:
-    hooks.append(
-      hooks_lib.Evaluation(
-        run.evaluate,
-        writer,
-        every_steps=steps.eval_every,
-        use_ema=run.use_ema,
-        ledger=ledger,
-      )
-    )
   hooks.append(
     hooks_lib.Checkpointing(
       run.checkpoints,
       writer,
       every_steps=steps.save_every,
+      last_step=steps.last,
       metadata=run.metadata,
       ledger=ledger,
     )

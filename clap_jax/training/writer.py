@@ -86,6 +86,18 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return [orjson.loads(line) for line in lines]
 
 
+def has_scalars(workdir: pathlib.Path, step: int, *, prefix: str) -> bool:
+  """Whether the record holds a scalar of that prefix, written at `step`."""
+  if not (workdir / METRICS_FILE).is_file():
+    return False
+  return any(
+    name.startswith(prefix)
+    for line in read_metrics(workdir)
+    if line["step"] == step
+    for name in line
+  )
+
+
 def _drop_lines_after(path: pathlib.Path, step: int) -> None:
   if not path.exists():
     return

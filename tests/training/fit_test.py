@@ -202,6 +202,49 @@ def test_evaluation_runs_when_due_and_at_the_end(tmp_path):
   assert [line["step"] for line in lines if "eval/x" in line] == [2, 4, 5]
 
 
+@pytest.mark.parametrize("fails_at", [2, 5])
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, fails_at):
+  """The same command then goes on with that evaluation."""
+  loop = config_lib.LoopConfig(
+    length=tiny_run.steps(5),
+    log_every=tiny_run.steps(1),
+    eval_every=tiny_run.steps(2),
+  )
+  seen = []
+
+  def evaluate(params, step):
+    seen.append(step)
+    if seen == [*range(2, fails_at, 2), fails_at]:
+      raise ValueError("a damaged video")
+    return {"eval/weight": float(np.sum(params["head"]["kernel"]))}
+
+  def run(name, **changes):
+    arguments = {"num_steps": 5, "loop": loop, "evaluate": evaluate}
+    return tiny_run.run(tmp_path / name, **(arguments | changes))
+
+  with pytest.raises(ValueError, match="a damaged video"):
+    run("failed")
+  _, metadata = checkpoint.restore_params(tmp_path / "failed")
+  assert metadata["step"] == fails_at
+  started = []
+  state = run(
+    "failed",
+    batches_from=lambda s: started.append(s) or tiny_task.batches_from(s),
+  )
+  assert started == ([] if fails_at == 5 else [fails_at])
+  assert seen == sorted([2, 4, 5, fails_at])
+  run("failed", batches_from=no_batches, evaluate=no_batches)
+  assert_same_bits(state, run("whole"))
+  records = [
+    [
+      {k: v for k, v in line.items() if not k.startswith("perf/")}
+      for line in writer.read_metrics(tmp_path / name)
+    ]
+    for name in ("failed", "whole")
+  ]
+  assert records[0] == records[1]
+
+
 def test_batches_that_end_and_batches_that_do_not_divide(tmp_path):
   def short(step):
     return [next(tiny_task.batches_from(step))]

@@ -37,7 +37,9 @@ def test_work_done_twice_counts_once(starts, expected):
 def test_a_run_accounts_for_its_time(tmp_path):
   for num_steps in (5, 5):  # the second finds it finished
     tiny_run.run(
-      tmp_path, num_steps=num_steps, evaluate=lambda params, step: {"a": 1.0}
+      tmp_path,
+      num_steps=num_steps,
+      evaluate=lambda params, step: {"eval/a": 1.0},
     )
   record = orjson.loads((tmp_path / goodput.GOODPUT_FILE).read_bytes())
   (only,) = record["starts"]
