@@ -6,17 +6,17 @@ files hold, usable or not, are kept per split, so that they can be compared
 with the published ones.
 """
 
-import csv
 import dataclasses
-import hashlib
-import json
 import math
 import pathlib
 import re
 from collections.abc import Iterator
 
+from clap_jax.storage import text_tables, untrusted
+
 MAX_FILE_BYTES = 1 << 30
 MAX_TEXT_CHARACTERS = 2_000
+_MAX_HASHED_BYTES = 1 << 50
 WHOLE_VIDEO_SEC = 1e9  # the end of a label without a segment; clipped later
 DUPLICATE_SEC = 1e-3  # ends this near and the same label: one segment twice
 SPLITS = {  # what annotation files call them
@@ -25,11 +25,13 @@ SPLITS = {  # what annotation files call them
   "": "train",
   "validation": "validation",
   "val": "validation",
+  "valid": "validation",
+  "dev": "validation",
+  "development": "validation",
   "testing": "test",
   "test": "test",
 }
 _SPLIT = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_HASH_BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,23 @@ class AnnotationFile:
       )
     return entry
 
+  def merge(self, entry: Entry, other: Entry) -> None:
+    """Adds the spans of the same video under another name, counted once."""
+    self.count(other.subset, "videos", -1)
+    for kind, number in other.counted.items():
+      if kind != "videos":
+        entry.counted[kind] = entry.counted.get(kind, 0) + number
+    for kind in ("segments", "captions", "ambiguous"):
+      spans = getattr(entry, kind)
+      for span in getattr(other, kind):
+        try:
+          if kind == "segments":
+            _check_duplicate(span, spans)
+        except SpanError as error:
+          self.reject(span.where, entry.name, str(error), split=entry.subset)
+          continue
+        spans.append(span)
+
   def exclude(self, key: str, reason: str) -> None:
     """Takes a video out of the dataset; it stays counted as annotated."""
     entry = self.entries.pop(key)
@@ -180,16 +199,11 @@ def _check_duplicate(span, known):
       raise SpanError(f"the same as {other.where}")
 
 
-def _number(value):
-  if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-    raise SpanError(f"not a number of seconds: {str(value)[:40]!r}")
+def _seconds(value, decimal_comma=False):
   try:
-    seconds = float(value)
-  except (ValueError, OverflowError):
-    raise SpanError(f"not a number of seconds: {str(value)[:40]!r}") from None
-  if not math.isfinite(seconds):
-    raise SpanError(f"not a finite number of seconds: {str(value)[:40]!r}")
-  return seconds
+    return text_tables.seconds(value, decimal_comma=decimal_comma)
+  except ValueError as error:
+    raise SpanError(str(error)) from None
 
 
 def pair(value: object) -> tuple:
@@ -201,7 +215,7 @@ def pair(value: object) -> tuple:
 def number(value: object) -> float | None:
   """The finite number that a file states, None for anything else."""
   try:
-    return _number(value)
+    return _seconds(value)
   except SpanError:
     return None
 
@@ -213,17 +227,19 @@ def positive(value: object) -> float | None:
 
 
 def make_span(start: object, end: object, text: object, where: str) -> Span:
-  """Checks one span; times in seconds, as numbers or text.
+  """Checks one span; times in seconds, as numbers, text or clock times.
 
   Raises:
     SpanError: for anything that is not a forward span with a text.
   """
-  start_sec, end_sec = _number(start), _number(end)
+  start_sec, end_sec = _seconds(start), _seconds(end)
   if end_sec <= start_sec:
     kind = "has no length" if end_sec == start_sec else "is reversed"
     raise SpanError(
       f"{kind}: ends at {end_sec} s, not after its start at {start_sec} s"
     )
+  if isinstance(text, int) and not isinstance(text, bool):
+    text = str(text)  # class numbers are names like others
   if not isinstance(text, str) or not text.strip():
     raise SpanError("no label or caption text")
   if len(text) > MAX_TEXT_CHARACTERS or "\0" in text:
@@ -234,97 +250,81 @@ def make_span(start: object, end: object, text: object, where: str) -> Span:
   return Span(start_sec, end_sec, " ".join(text.split()), where)
 
 
-def check_split(value: str) -> str:
-  """Returns the name of a split.
+def split_of(value: object) -> str:
+  """The split that a subset's name means, in any case; train for none.
 
   Raises:
     SpanError: if it is none.
   """
-  if not _SPLIT.fullmatch(value):
+  name = "" if value is None else str(value).strip().lower()
+  name = SPLITS.get(name, name)
+  if not _SPLIT.fullmatch(name):
     raise SpanError(
-      f"unusable subset {value[:40]!r}; use train, "
+      f"unusable subset {name[:40]!r}; use train, "
       "selection, validation or test"
     )
-  return value
+  return name
 
 
 def hash_file(path: pathlib.Path) -> str:
-  """SHA-256 of a file's bytes, hexadecimal."""
-  digest = hashlib.sha256()
-  with path.open("rb") as file:
-    while block := file.read(_HASH_BLOCK_BYTES):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def _unique_keys(pairs):
-  result = dict(pairs)
-  if len(result) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f"the key {twice[:100]!r} stands twice in one object")
-  return result
+  """SHA-256 of a file's bytes, hexadecimal; of a video of any size."""
+  return untrusted.hash_file(path, max_bytes=_MAX_HASHED_BYTES)
 
 
 def load_json(path: pathlib.Path) -> object:
   """Parses a JSON file.
 
   Raises:
-    ValueError: if it is not JSON in UTF-8, or an object has a key twice (of
-      two videos of one id the first would be lost silently).
+    ValueError: if it is not JSON, or an object has a key twice (of two videos
+      of one id the first would be lost silently).
   """
-  try:
-    text = path.read_text(encoding="utf-8-sig")
-    return json.loads(text, object_pairs_hook=_unique_keys)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path} is not JSON: {error}") from error
+  text = text_tables.read_text(path, max_bytes=MAX_FILE_BYTES)
+  return untrusted.parse_json(text, name=path)
 
 
 def load_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
   """Yields (place, line) of the lines that are not blank.
 
   Raises:
-    ValueError: if the file is not UTF-8.
+    ValueError: if the file is not text.
   """
-  try:
-    with path.open(encoding="utf-8-sig") as lines:
-      for number, line in enumerate(lines, 1):
-        if line.strip():
-          yield f"{path.name} line {number}", line.strip()
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8: {error}") from error
+  for number, line in text_tables.read_lines(path, max_bytes=MAX_FILE_BYTES):
+    yield f"{path.name} line {number}", line
 
 
 def load_rows(
   path: pathlib.Path, *, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, dict]]:
-  """Yields (place, row) of a CSV file with a header.
+  """Yields (place, row) of a table with a header; others' columns as well.
 
   Raises:
-    ValueError: if the header lacks one of `columns`, or it is not UTF-8 CSV.
+    ValueError: if the header lacks one of `columns`, or it is not a table.
   """
-  try:
-    with path.open(newline="", encoding="utf-8-sig") as lines:
-      reader = csv.DictReader(lines)
-      missing = [c for c in columns if c not in (reader.fieldnames or [])]
-      if missing:
-        raise ValueError(
-          f"{path} has the columns {reader.fieldnames}; it lacks {missing}"
-        )
-      for row in reader:
-        yield f"{path.name} line {reader.line_num}", row
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is not UTF-8 CSV: {error}") from error
+  table = text_tables.read_table(path, columns=columns, required=columns)
+  for row in table:
+    yield f"{path.name} line {row.line}", row.cells
 
 
 class SourceFiles:
   """The annotation files that somebody put into a folder."""
 
   def __init__(
-    self, root: pathlib.Path, *, known: dict[str, str] | None = None
+    self,
+    root: pathlib.Path,
+    *,
+    known: dict[str, str] | None = None,
+    encoding: str | None = None,
   ):
-    """`known` maps the SHA-256 of published files to their names."""
+    """Looks at a file or a folder of files.
+
+    Args:
+      root: the file or folder.
+      known: SHA-256 of published files -> their names.
+      encoding: of a table that is neither UTF-8 nor UTF-16; see
+        `text_tables.read_text`.
+    """
     self.root = pathlib.Path(root)
+    self.encoding = encoding
     self._known = known or {}
     self.used: list[dict] = []
     if not self.root.exists():

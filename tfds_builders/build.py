@@ -119,7 +119,7 @@ def _plan_videos(request):
   is_folder = request.base == "folder"
   return collection.make_plan(
     file,
-    collection.VideoFiles(request.videos),
+    collection.VideoFiles(request.videos, any_case=is_folder),
     subset=request.subset,
     selection_percent=request.selection_percent,
     make_id=packing.id_from_name if is_folder else packing.id_from_key,

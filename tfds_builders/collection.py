@@ -8,8 +8,9 @@ shard.
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
+from clap_jax.storage import video_names
 from tfds_builders import packing
 from tfds_builders.annotations import WHOLE_VIDEO_SEC, AnnotationFile, Span
 
@@ -28,6 +29,8 @@ VIDEO_SUFFIXES = (
   ".wmv",
 )
 MIN_SPAN_SEC = 0.1  # what has to remain of a clipped span
+_MAX_FPS = 240.0  # of videos that people annotate by frame
+_NUM_DESCRIBED = 3
 CLIP_SLACK_SEC = 0.1  # rounding of a video's end, not worth a mention
 
 
@@ -50,6 +53,18 @@ class Item:
   facts: dict | None = None
 
 
+class NothingUsableError(ValueError):
+  """No video, or no span of any video, can be used.
+
+  Attributes:
+    manifests: per split, with every reason.
+  """
+
+  def __init__(self, message: str, manifests: dict[str, dict]):
+    super().__init__(message)
+    self.manifests = manifests
+
+
 @dataclasses.dataclass
 class Plan:
   """What can be tried, in record order, and manifests of what cannot."""
@@ -63,45 +78,26 @@ class Plan:
 class VideoFiles:
   """The video files below a folder."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, *, any_case: bool = False):
+    """Lists them; `any_case` as in `video_names.NameIndex`."""
     if not folder.is_dir():
       raise FileNotFoundError(f"no folder of videos at {folder}")
     self.folder = folder
-    self.by_name: dict[str, pathlib.Path] = {}
-    self._by_stem: dict[str, list[pathlib.Path]] = {}
-    self._by_base: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(folder.rglob("*")):
-      if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        name = path.relative_to(folder).as_posix()
-        self.by_name[name] = path
-        stem = name[: -len(path.suffix)]
-        self._by_stem.setdefault(stem, []).append(path)
-        self._by_base.setdefault(path.stem, []).append(path)
+    self.by_name: dict[str, pathlib.Path] = {
+      path.relative_to(folder).as_posix(): path
+      for path in sorted(folder.rglob("*"))
+      if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    }
+    self._index = video_names.NameIndex(self.by_name, any_case=any_case)
 
   def find(self, name: str) -> pathlib.Path | None:
-    """The file an annotation names, or None.
-
-    By its relative name, the same without ending, that with `v_` before it,
-    or by its base name in any folder.
+    """The file an annotation names, or None; see `video_names`.
 
     Raises:
       ValueError: if several files have that name, in one folder or in several.
     """
-    if name in self.by_name:
-      return self.by_name[name]
-    stem, suffix = pathlib.PurePosixPath(name).stem, name[-5:]
-    is_file_name = any(suffix.lower().endswith(s) for s in VIDEO_SUFFIXES)
-    bases = (name, f"v_{name}", *([stem] if is_file_name else []))
-    for found in (
-      *(self._by_stem.get(base, []) for base in bases[:2]),
-      *(self._by_base.get(base, []) for base in bases),
-    ):
-      if len(found) > 1:
-        names = [p.relative_to(self.folder).as_posix() for p in found[:3]]
-        raise ValueError(f"several files of that name: {', '.join(names)}")
-      if found:
-        return found[0]
-    return None
+    found = self._index.find(name)
+    return None if found is None else self.by_name[found]
 
 
 def fit_spans(
@@ -154,23 +150,18 @@ def record_order(video_id: str, split: str) -> int:
 def _assign_ids(file, videos, manifest_of, make_id):
   """(entry, id, path) of what can be tried; the rest goes to manifests."""
   root, taken, tried = videos.folder.resolve(), {}, []
-  for entry in file.entries.values():
+  for entry, path in _with_files(file, videos, manifest_of, make_id):
     manifest = manifest_of(entry.subset)
+    file_name = path.relative_to(videos.folder).as_posix()
+    is_own = packing.is_relative_name(entry.name) and video_names.is_own(
+      entry.name, file_name
+    )
     try:
-      video_id = make_id(entry.name)
+      video_id = make_id(entry.name if is_own else file_name)
     except ValueError as error:
-      manifest["corrupt"].append(
-        {"id": entry.name[:128], "reason": str(error), "where": entry.where}
-      )
+      _refuse(manifest, entry, str(error))
       continue
-    try:
-      path = videos.find(entry.name)
-    except ValueError as error:
-      manifest["corrupt"].append({"id": video_id, "reason": str(error)})
-      continue
-    if path is None:
-      manifest["missing"].append(video_id)
-    elif not path.resolve().is_relative_to(root):
+    if not path.resolve().is_relative_to(root):
       manifest["corrupt"].append(
         {"id": video_id, "reason": "a link that leaves the videos' folder"}
       )
@@ -188,6 +179,73 @@ def _assign_ids(file, videos, manifest_of, make_id):
       taken[entry.subset, video_id] = entry.name
       tried.append((entry, video_id, path))
   return tried
+
+
+def _refuse(manifest, entry, reason):
+  manifest["corrupt"].append(
+    {"id": entry.name[:128], "reason": reason, "where": entry.where}
+  )
+
+
+def _with_files(file, videos, manifest_of, make_id):
+  """(entry, path) of the videos that are there, each file for one name.
+
+  Names of one file are one video where they differ by folders, ending or case
+  alone; where their folders contradict each other, none of them has it.
+  """
+  found: dict[pathlib.Path, list] = {}
+  for entry in file.entries.values():
+    manifest = manifest_of(entry.subset)
+    try:
+      path = videos.find(entry.name)
+      video_id = None if path else make_id(entry.name)
+    except ValueError as error:
+      _refuse(manifest, entry, str(error))
+      continue
+    if path is None:
+      manifest["missing"].append(video_id)
+    else:
+      found.setdefault(path, []).append(entry)
+  used = []
+  for path, entries in found.items():
+    file_name = path.relative_to(videos.folder).as_posix()
+    used += [
+      (entry, path)
+      for entry in _one_per_split(file, entries, file_name, manifest_of)
+    ]
+  order = {id(entry): n for n, entry in enumerate(file.entries.values())}
+  return sorted(used, key=lambda pair: order[id(pair[0])])
+
+
+def _one_per_split(file, entries, file_name, manifest_of):
+  """The entries of one file, those of one split made one."""
+  names = {entry.name for entry in entries}
+  stem = video_names.stem(file_name)
+  exact = [n for n in names if video_names.stem(n) == stem]
+  kept: dict[str, object] = {}
+  for entry in entries:
+    others = names - {entry.name}
+    strangers = [n for n in others if not video_names.same_video(entry.name, n)]
+    if strangers and entry.name not in exact:
+      _refuse(
+        manifest_of(entry.subset),
+        entry,
+        f"{entry.name[:80]!r} and {min(strangers)[:80]!r} both lead to "
+        f"{file_name}; name it by its path below the folder of videos",
+      )
+    elif entry.subset in kept:
+      file.merge(kept[entry.subset], entry)
+    elif others and kept and entry.name not in {e.name for e in kept.values()}:
+      known = next(iter(kept.values()))
+      _refuse(
+        manifest_of(entry.subset),
+        entry,
+        f"{file_name} is in {entry.subset} here and, as {known.name[:80]!r}, "
+        f"in {known.subset} at {known.where}: a video belongs to one split",
+      )
+    else:
+      kept[entry.subset] = entry
+  return kept.values()
 
 
 def make_plan(
@@ -210,7 +268,8 @@ def make_plan(
     make_id: record id of an entry's name; raises ValueError for unsafe names.
 
   Raises:
-    ValueError: if no video is there.
+    NothingUsableError: if no video is there, or the times of all are of
+      another unit.
   """
   manifests: dict[str, dict] = {}
   if selection_percent:
@@ -226,12 +285,22 @@ def make_plan(
     group = items.setdefault(entry.subset, [])
     if subset is None or len(group) < subset:
       group.append(_make_item(entry, video_id, path))
-  if not items:
-    raise ValueError(
-      f"no usable video: the annotations name {len(file.entries)}, found in "
-      f"{videos.folder} 0; reasons: {describe_losses(manifests)}"
-    )
   _describe_annotations(file, items, manifest_of)
+  if not items:
+    raise NothingUsableError(
+      f"no usable video: the annotations name {len(file.entries)}, and the "
+      f"folder {videos.folder} holds {len(videos.by_name)}; reasons: "
+      f"{describe_losses(manifests)}",
+      manifests,
+    )
+  check_unit(
+    (
+      (item.id, item.expected_duration_sec, (*item.segments, *item.captions))
+      for group in items.values()
+      for item in group
+    ),
+    manifests,
+  )
   for split, group in items.items():
     group.sort(key=lambda item: record_order(item.id, split))
   unlisted = [n for n, path in videos.by_name.items() if path not in used]
@@ -274,15 +343,75 @@ def _describe_annotations(file, items, manifest_of):
       {"id": note["id"], "reason": note["reason"]}
     )
   for note in file.rejected:
-    manifest_of(note["split"] or min(items))["rejected"].append(
+    manifest_of(note["split"] or min(items, default="train"))["rejected"].append(
       {"id": note["video"], "where": note["where"], "reason": note["reason"]}
     )
   for split in set(file.annotated) | set(items):
     manifest_of(split)["sources"]["annotations"] = file.sources
 
 
+def check_unit(
+  videos: Iterable[tuple[str, float | None, Sequence[Span]]],
+  manifests: dict[str, dict],
+) -> None:
+  """Refuses times that are frames or milliseconds in the place of seconds.
+
+  They are where every span ends beyond its video and half of them begin
+  there; one video with such spans is reported with the others' losses.
+
+  Args:
+    videos: (id, length, spans); videos of unknown length are left out.
+    manifests: for the error.
+
+  Raises:
+    NothingUsableError: naming the unit that the times look like.
+  """
+  spans = [
+    (span, duration_sec, video_id)
+    for video_id, duration_sec, own in videos
+    if duration_sec
+    for span in own
+    if span.end_sec < WHOLE_VIDEO_SEC
+  ]
+  if not spans or any(span.end_sec <= length for span, length, _ in spans):
+    return
+  num_after = sum(span.start_sec >= length for span, length, _ in spans)
+  if 2 * num_after < len(spans):
+    return
+  span, length, video_id = max(spans, key=lambda s: s[0].end_sec / s[1])
+  is_fine = span.end_sec > _MAX_FPS * length  # finer than frames can be
+  unit = "milliseconds" if is_fine else "frame numbers"
+  raise NothingUsableError(
+    f"the times look like {unit}, not seconds: all {len(spans)} spans end "
+    f"after their videos, e.g. {span.where}: [{span.start_sec:g}, "
+    f"{span.end_sec:g}] in {video_id}, which lasts {length:.2f} s. Convert "
+    "them to seconds"
+    + (" (columns start_ms and end_ms are read as milliseconds)" * is_fine),
+    manifests,
+  )
+
+
+def list_losses(manifests: dict[str, dict]) -> list[str]:
+  """Every span and video that is left out, with its place and the reason."""
+  losses = []
+  for split, manifest in manifests.items():
+    for key in ("rejected", "corrupt"):
+      for note in manifest[key]:
+        where = f"{note['where']}: " if note.get("where") else ""
+        losses.append(f"{where}{note['id'] or 'a row'}: {note['reason']}")
+    losses += [
+      f"{name}: no video file of that name ({split})"
+      for name in manifest["missing"]
+    ]
+  return losses
+
+
 def describe_losses(manifests: dict[str, dict]) -> str:
-  """A few reasons, for an error message."""
-  reasons = [c["reason"] for m in manifests.values() for c in m["corrupt"]]
+  """The first reasons and how many there are, for an error message."""
+  losses = list_losses(manifests)
+  first = "; ".join(losses[:_NUM_DESCRIBED]) or "none"
+  more = len(losses) - _NUM_DESCRIBED
   missing = sum(len(m["missing"]) for m in manifests.values())
-  return "; ".join([*reasons[:3], f"{missing} missing"])
+  return (
+    f"{first}{f'; and {more} more' if more > 0 else ''} ({missing} missing)"
+  )

@@ -30,7 +30,7 @@ def finish(
   manifests of the builder's plan.
 
   Raises:
-    ValueError: if no video could be used.
+    NothingUsableError: if no video, or no span of any, could be used.
   """
   plan = builder.plan
   shutil.rmtree(target, ignore_errors=True)
@@ -56,10 +56,12 @@ def finish(
       splits.append(_split_info(builder.name, split, notes, target))
     _describe_store(manifest, limits, subset)
   if not splits:
-    raise ValueError(
+    raise collection.NothingUsableError(
       "no usable video: none of those found can be stored; reasons: "
-      f"{collection.describe_losses(plan.manifests)}"
+      f"{collection.describe_losses(plan.manifests)}",
+      plan.manifests,
     )
+  _check_spans(plan, done)
   packing.write_index(target)
   builder.info.set_file_format("tfrecord")
   builder.info.set_splits(tfds.core.splits.SplitDict(splits))
@@ -68,6 +70,32 @@ def finish(
     (target / split).mkdir(exist_ok=True)
     packing.write_json(target / split / "manifest.json", manifest)
   write_checksums(target)
+
+
+def _check_spans(plan, done):
+  """Refuses a dataset whose annotated videos have lost every span."""
+  length_of = {
+    note["id"]: note["duration_sec"][1]
+    for shard in done.values()
+    for note in shard["notes"]
+    if "duration_sec" in note
+  }
+  collection.check_unit(
+    (
+      (item.id, length_of.get(item.id), (*item.segments, *item.captions))
+      for group in plan.items.values()
+      for item in group
+    ),
+    plan.manifests,
+  )
+  manifests = plan.manifests.values()
+  kept = sum(m["segments"] + m["captions"] for m in manifests)
+  if not kept and any(m["rejected"] for m in manifests):
+    raise collection.NothingUsableError(
+      "no usable annotation: every span of the videos found is rejected; "
+      f"reasons: {collection.describe_losses(plan.manifests)}",
+      plan.manifests,
+    )
 
 
 def _shard_name(name, split, number, count):

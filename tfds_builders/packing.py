@@ -1,7 +1,7 @@
 """What every builder packs and writes beside the shards.
 
 Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
-Needs NumPy only.
+Needs NumPy and the standard library only.
 """
 
 import json
@@ -12,6 +12,8 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
+
+from clap_jax.storage import video_names
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -41,24 +43,29 @@ def check_id(video_id: str) -> str:
 def id_from_name(name: str) -> str:
   """A safe id from a relative file name: `a/b c.mp4` gives `a_b_c`.
 
+  Names in other scripts end in a hash, so that no two of them are one.
+
   Raises:
     ValueError: for names that leave their folder, control characters, names
       that are empty or too long.
   """
-  parts = name.split("/")
-  hostile = (
-    name.startswith(("/", "~"))
-    or "\\" in name
-    or any(p in ("", ".", "..") for p in parts)
-    or any(ord(c) < 32 or ord(c) == 127 for c in name)
-  )
-  if hostile:
+  if not is_relative_name(name):
     raise ValueError(
       f"unsafe video name {name[:80]!r}: expected a relative "
       "file name within the videos' folder"
     )
   stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", name)
-  return check_id(re.sub(r"[^A-Za-z0-9_-]+", "_", stem))
+  return check_id(video_names.slug(stem))
+
+
+def is_relative_name(name: str) -> bool:
+  """Whether a name stays within its folder and has no control characters."""
+  return not (
+    name.startswith(("/", "~"))
+    or "\\" in name
+    or any(part in ("", ".", "..") for part in name.split("/"))
+    or any(ord(c) < 32 or ord(c) == 127 for c in name)
+  )
 
 
 def id_from_key(key: str) -> str:

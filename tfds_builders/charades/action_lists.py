@@ -50,7 +50,7 @@ def read(
   file = annotations.AnnotationFile(class_names=list(names))
   for name, value in document.items():
     subset = value.get("subset") if isinstance(value, dict) else None
-    split = annotations.SPLITS.get(subset)
+    split = annotations.SPLITS.get(str(subset).strip().lower())
     if split is None:
       file.reject(name[:100], name, f"unknown subset {subset!r}")
       continue

@@ -1,6 +1,5 @@
 """TFDS builder of EPIC-KITCHENS-100 action detection, by verb or by noun."""
 
-import re
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
@@ -10,7 +9,6 @@ from tfds_builders import annotations, video_builder
 _SPLITS = {"train": "train", "validation": "validation"}
 _CHALLENGE = {"train": "training", "validation": "validation"}
 _CHALLENGE_FPS = 30.0  # the frames that the detection challenge counts
-_CLOCK = re.compile(r"(\d+):(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration")
 _CHALLENGE_COLUMNS = ("video", "start", "stop")
 
@@ -72,19 +70,9 @@ def _label(number, names):
   return names[int(number)] if known else None
 
 
-def _seconds(clock):
-  match = _CLOCK.fullmatch((clock or "").strip())
-  if match is None:
-    return None
-  hours, minutes, seconds = match.groups()
-  return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
 def _read_row(file, row, where, *, split, label):
   entry = file.entry(row["video_id"], split, where)
-  times = tuple(
-    _seconds(row[key]) for key in ("start_timestamp", "stop_timestamp")
-  )
+  times = row["start_timestamp"], row["stop_timestamp"]
   file.add(entry, "segments", span=(*times, label), where=where)
   if row["narration"].strip():
     span = (*times, row["narration"])
