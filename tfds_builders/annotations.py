@@ -7,7 +7,6 @@ with the published ones.
 """
 
 import dataclasses
-import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -260,8 +259,7 @@ def split_of(value: object) -> str:
   name = SPLITS.get(name, name)
   if not _SPLIT.fullmatch(name):
     raise SpanError(
-      f"unusable subset {name[:40]!r}; use train, "
-      "selection, validation or test"
+      f"unusable subset {name[:40]!r}; use train, selection, validation or test"
     )
   return name
 

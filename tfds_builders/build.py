@@ -39,6 +39,7 @@ class _Request:
   manual_dir: pathlib.Path | None
   subset: int | None
   selection_percent: int
+  encoding: str | None
   on_progress: Progress
 
   @property
@@ -104,7 +105,9 @@ def _plan_videos(request):
   """Videos and annotations that somebody put on this machine."""
   module = _builder_module(request.base)
   files = annotation_base.SourceFiles(
-    request.annotations, known=published_files(request.base)
+    request.annotations,
+    known=published_files(request.base),
+    encoding=request.encoding,
   )
   try:
     file = module.read(files, request.config)
@@ -157,7 +160,7 @@ def _resolve_inputs(request):
   if request.base == "folder" and not (videos and annotations):
     raise ValueError(
       f"{request.name} needs both `videos` (a folder) and "
-      "`annotations` (a .json or .csv file)"
+      "`annotations` (a .json, .jsonl, .csv or .tsv file)"
     )
   if not (videos and annotations):
     raise ValueError(
@@ -195,6 +198,7 @@ def build(
   manual_dir: str | os.PathLike | None = None,
   subset: int | None = None,
   selection_percent: int = 0,
+  encoding: str | None = None,
   overwrite: bool = False,
   limits: transcoding.StoreLimits = transcoding.StoreLimits(),
   workers: int | None = None,
@@ -215,6 +219,7 @@ def build(
     subset: at most that many videos per split.
     selection_percent: of the videos of `train` that go to a split
       `selection`, for datasets without one.
+    encoding: of an annotation table that is neither UTF-8 nor UTF-16.
     overwrite: replace a finished dataset of that name.
     limits: the form of the stored videos, and what is not even tried.
     workers: shards that are written at a time; by default one per processor.
@@ -225,7 +230,9 @@ def build(
   Returns:
     {"name", "directory": path, "manifests": {split: manifest}, "unlisted":
     [video files of the folder that the annotations do not name], "altered":
-    [annotation files that differ from the published ones of their name]}.
+    [annotation files that differ from the published ones of their name],
+    "losses": [a text for every span and video that is left out],
+    "classes_not_in_train": {split: [classes]}}.
 
   Raises:
     ValueError: for unknown names and inputs that cannot be used.
@@ -246,6 +253,7 @@ def build(
       manual_dir=pathlib.Path(manual_dir) if manual_dir else None,
       subset=subset,
       selection_percent=selection_percent,
+      encoding=encoding,
       on_progress=on_progress or (lambda stage, done, total: None),
     )
   )
@@ -259,16 +267,23 @@ def build(
     request.data_dir / f".building-{'-'.join(filter(None, _parse_name(name)))}"
   )
   with _only_one_build(work):
-    plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
-      request
-    )
     settings = {
       "limits": limits,
       "workers": workers or len(os.sched_getaffinity(0)),
       "runner": runner,
       "runner_options": runner_options,
     }
-    _build_shards(plan, request, work, **settings)
+    try:
+      plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
+        request
+      )
+      _build_shards(plan, request, work, **settings)
+    except collection.NothingUsableError as error:
+      path = work / "manifest.json"
+      packing.write_json(path, error.manifests)
+      raise ValueError(
+        f"{request.annotations}: {error}; every reason is in {path}"
+      ) from error
     _publish(work / "dataset", final)
     shutil.rmtree(work, ignore_errors=True)
   return {
@@ -277,7 +292,21 @@ def build(
     "manifests": plan.manifests,
     "unlisted": plan.unlisted,
     "altered": _altered(base, plan.manifests),
+    "losses": collection.list_losses(plan.manifests),
+    "classes_not_in_train": _classes_not_in_train(plan.manifests),
   }
+
+
+def _classes_not_in_train(manifests) -> dict[str, list[str]]:
+  """Per split, classes with segments there and none in train."""
+  if "train" not in manifests:
+    return {}
+  trained = set(manifests["train"]["segments_per_class"])
+  found = {
+    split: sorted(set(manifest["segments_per_class"]) - trained)
+    for split, manifest in manifests.items()
+  }
+  return {split: classes for split, classes in found.items() if classes}
 
 
 def _altered(base, manifests) -> list[str]:

@@ -343,7 +343,9 @@ def _describe_annotations(file, items, manifest_of):
       {"id": note["id"], "reason": note["reason"]}
     )
   for note in file.rejected:
-    manifest_of(note["split"] or min(items, default="train"))["rejected"].append(
+    manifest_of(note["split"] or min(items, default="train"))[
+      "rejected"
+    ].append(
       {"id": note["video"], "where": note["where"], "reason": note["reason"]}
     )
   for split in set(file.annotated) | set(items):

@@ -12,6 +12,8 @@ with epy.lazy_imports():
   from clap_jax.data import records, verification
   from tfds_builders import build, transcoding
 
+_NUM_PRINTED = 3  # losses of a build; the manifests have all of them
+
 
 def add_build(commands) -> None:
   parser = commands.add_parser(
@@ -29,6 +31,10 @@ def add_build(commands) -> None:
   parser.add_argument("--videos", help="folder of videos")
   parser.add_argument(
     "--annotations", help="annotation file, or folder of them"
+  )
+  parser.add_argument(
+    "--encoding",
+    help="of an annotation table that is neither UTF-8 nor UTF-16, e.g. cp1252",
   )
   parser.add_argument("--subset", type=int, help="videos per split, at most")
   parser.add_argument(
@@ -63,6 +69,7 @@ def _build(args) -> dict:
       manual_dir=args.manual_dir,
       videos=args.videos,
       annotations=args.annotations,
+      encoding=args.encoding,
       subset=args.subset,
       selection_percent=args.selection_percent,
       limits=_store_limits(args),
@@ -79,6 +86,7 @@ def _build(args) -> dict:
       f"{len(manifest['corrupt'])} corrupt, {len(manifest['rejected'])} spans "
       "rejected"
     )
+  _print_losses(report)
   for name in report["altered"]:
     console.print(
       f"{name} is not the published file of that name: counts may differ from "
@@ -86,6 +94,32 @@ def _build(args) -> dict:
     )
   console.print(f"written to {report['directory']}, as {report['name']}")
   return report
+
+
+def _print_losses(report) -> None:
+  """The first of what is left out, on stderr."""
+  losses = report["losses"]
+  for loss in losses[:_NUM_PRINTED]:
+    print(f"clap build: left out: {loss}", file=sys.stderr)
+  if losses:
+    print(
+      f"clap build: {len(losses)} spans or videos are left out; all reasons "
+      f"are in {report['directory']}/SPLIT/manifest.json",
+      file=sys.stderr,
+    )
+  repaired = sum(len(m["repaired"]) for m in report["manifests"].values())
+  if repaired:
+    print(
+      f"clap build: {repaired} spans are cut to their videos' length; see "
+      '"repaired" in manifest.json',
+      file=sys.stderr,
+    )
+  for split, classes in report["classes_not_in_train"].items():
+    print(
+      f"clap build: {len(classes)} classes of {split} have no segment in "
+      f"train: {', '.join(classes[:10])}",
+      file=sys.stderr,
+    )
 
 
 def _store_limits(args) -> "transcoding.StoreLimits":

@@ -134,6 +134,7 @@ def read(
     )
     raise text_tables.TableError(
       f"{path} has the header {list(table.header)}, which lacks "
-      f"{', '.join(missing)}; accepted names: {names}"
+      f"{', '.join(missing)}; accepted names: {names}. `clap convert "
+      "annotations` reads the exports of ELAN and BORIS"
     )
   return AnnotationTable(table, in_milliseconds)

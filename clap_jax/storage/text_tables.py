@@ -44,6 +44,10 @@ class TableError(ValueError):
   """A table cannot be read; the message names the file and the place."""
 
 
+class EncodingError(TableError):
+  """A text has bytes of another encoding."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One row that is not empty.
@@ -87,8 +91,8 @@ class Table:
     next(rows)  # the header
     for line, cells in rows:
       surplus = tuple(filter(None, cells[len(self._keys) :]))
-      cells += [""] * (len(self._keys) - len(cells))
-      named = dict(zip(self._keys, cells, strict=False))
+      filled = [*cells, *[""] * (len(self._keys) - len(cells))]
+      named = dict(zip(self._keys, filled, strict=False))
       yield Row(line, named, surplus)
 
 
@@ -108,7 +112,8 @@ def read_text(
     max_bytes: the largest size accepted.
 
   Raises:
-    UntrustedFileError: not a file that can be opened safely, or other bytes.
+    UntrustedFileError: not a file that can be opened safely.
+    EncodingError: bytes of another encoding; names the line.
     TableError: a spreadsheet, UTF-16 without a mark, an unknown encoding.
     OSError: the file cannot be opened.
   """
@@ -119,7 +124,10 @@ def read_text(
         f"{path} is {kind}, not text; open it and save it as CSV (UTF-8)"
       )
   if encoding is None:
-    text = untrusted.decode_text(content, name=path)
+    try:
+      text = untrusted.decode_text(content, name=path)
+    except untrusted.UntrustedFileError as error:
+      raise EncodingError(str(error)) from error
   else:
     text = _decode_as(content, encoding, path)
   if "\0" in text[:4096]:
@@ -141,7 +149,7 @@ def _decode_as(content: bytes, encoding: str, path: PathLike) -> str:
     ) from error
   except UnicodeDecodeError as error:
     line = content.count(b"\n", 0, error.start) + 1
-    raise TableError(f"{path}, line {line}: not {encoding} text") from error
+    raise EncodingError(f"{path}, line {line}: not {encoding} text") from error
 
 
 def split_lines(text: str) -> list[str]:
@@ -257,8 +265,8 @@ def _keys_of(header, columns, name) -> tuple[str, ...]:
   folded = [fold(cell) for cell in header]
   keys = list(header)
   for column, names in columns.items():
-    for accepted in ([column], names):
-      accepted = {fold(each) for each in accepted}
+    for listed in ([column], names):
+      accepted = {fold(each) for each in listed}
       found = [i for i, each in enumerate(folded) if each in accepted]
       if len(found) > 1:
         raise TableError(
@@ -280,18 +288,17 @@ def sniff_delimiter(line: str, *, known: frozenset[str] | set[str]) -> str:
   """
 
   def num_known(delimiter):
-    cells = next(_reader([line], delimiter, strict=False), [])
+    cells = next(_reader([line], delimiter), [])
     return sum(fold(cell) in known for cell in cells)
 
   present = [d for d in DELIMITERS if d in line] or [","]
   return max(present, key=num_known)  # the first of equal ones
 
 
-def _reader(lines, delimiter, *, strict=True, quotes=True):
+def _reader(lines, delimiter, *, quotes=True):
   return csv.reader(
     lines,
     delimiter=delimiter,
-    strict=strict,
     skipinitialspace=True,
     quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
   )
@@ -315,21 +322,39 @@ def parse_rows(
     quotes: whether quoted cells may hold delimiters and line ends.
 
   Raises:
-    TableError: a quote that is not closed or not at the end of its cell.
+    TableError: a quote that is not closed.
   """
-  rows = _reader(io.StringIO(text, newline=""), delimiter, quotes=quotes)
-  start = 1
+  read: list[str] = []  # lines of the row that is parsed
+
+  def lines():
+    for line in io.StringIO(text, newline=""):
+      read.append(line)
+      yield line
+
+  rows = _reader(lines(), delimiter, quotes=quotes)
+  start = first_line
   try:
     for cells in rows:
-      start = rows.line_num + 1
-      cells = [cell.strip() for cell in cells]
-      if any(cells):
-        yield rows.line_num + first_line - 1, cells
+      end = rows.line_num + first_line - 1
+      if quotes and any('"' in line for line in read):
+        _check_closed(read, delimiter)
+      read.clear()
+      start = end + 1
+      stripped = [cell.strip() for cell in cells]
+      if any(stripped):
+        yield end, stripped
   except csv.Error as error:
     raise TableError(
-      f"{name}, line {start + first_line - 1}: {error}; a cell with quotes is "
-      'written "so ""quoted"" inside"'
+      f"{name}, line {start}: {error}; a cell with quotes is written "
+      '"so ""quoted"" inside"'
     ) from error
+
+
+def _check_closed(lines: list[str], delimiter: str) -> None:
+  """Raises csv.Error if a quote of a row would take in a line after it."""
+  lines = [*lines[:-1], lines[-1] + "\n", "end"]
+  if len(list(_reader(lines, delimiter))) == 1:
+    raise csv.Error("a quote is not closed")
 
 
 def seconds(value: object, *, decimal_comma: bool = False) -> float:

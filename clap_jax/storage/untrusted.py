@@ -134,7 +134,8 @@ def decode_text(content: bytes, *, name: PathLike) -> str:
   except UnicodeDecodeError as error:
     line = content.count(b"\n", 0, error.start) + 1
     raise UntrustedFileError(
-      f"{name}, line {line}: byte {error.start} is not {encoding[:6].upper()} "
+      f"{name}, line {line}: byte {error.start} is not "
+      f"{encoding.removesuffix('-sig').upper()} "
       "text; save the file as UTF-8"
     ) from error
 

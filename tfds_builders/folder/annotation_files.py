@@ -67,10 +67,10 @@ def _read_spans(value, where, keys, *, depth=0):
       yield from _read_spans(each, f"{where}.{key}", keys, depth=depth + 1)
     return
   elif isinstance(value, list):
-    for index, item in enumerate(value):
-      if item is _LEFT_OUT:
+    for index, given in enumerate(value):
+      if given is _LEFT_OUT:
         continue
-      item = item if isinstance(item, dict) else {}
+      item = given if isinstance(given, dict) else {}
       text = next((item[key] for key in keys if key in item), None)
       try:
         times = _item_times(item)
@@ -88,9 +88,8 @@ def _add_spans(file, entry, kind, source, *, where, keys, names):
       file.count_of(entry, kind)
       file.reject(place, entry.name, str(start), split=entry.subset)
       continue
-    if type(text) is int:
-      text = names.get(text, str(text))
-    file.add(entry, kind, span=(start, end, text), where=place)
+    named = names.get(text, str(text)) if type(text) is int else text
+    file.add(entry, kind, span=(start, end, named), where=place)
 
 
 def _read_video(file, key, value, where, *, names):
@@ -110,7 +109,9 @@ def _read_video(file, key, value, where, *, names):
     (value.get("captions", []), "captions", _TEXT_KEYS, "captions"),
   ]
   if isinstance(given, list):  # captions beside the labels
-    has_caption = [isinstance(a, dict) and bool(a.get("caption")) for a in given]
+    has_caption = [
+      isinstance(a, dict) and bool(a.get("caption")) for a in given
+    ]
     captions = [
       a if has else _LEFT_OUT for a, has in zip(given, has_caption, strict=True)
     ]
@@ -237,7 +238,12 @@ def _read_records(records) -> AnnotationFile:
     video = row.get("video")
     if not isinstance(video, (str, int)) or isinstance(video, bool):
       keys = sorted(map(str, item))[:8]
-      file.reject(where, "", f"no video among the keys {keys}")
+      file.reject(
+        where,
+        "",
+        f"no video among the keys {keys}; exports of annotation tools are read "
+        "by `clap convert annotations`",
+      )
     elif isinstance(item.get("annotations"), list):
       _read_video(file, str(video), item, where, names={})
     else:
@@ -321,7 +327,12 @@ def read_csv(
     ValueError: if the header lacks a column, or it is not text.
   """
   file = AnnotationFile()
-  table = annotation_tables.read(path, encoding=encoding)
+  try:
+    table = annotation_tables.read(path, encoding=encoding)
+  except text_tables.EncodingError as error:
+    raise ValueError(
+      f"{error}, or give its encoding, e.g. clap build --encoding cp1252"
+    ) from error
   for row in table.table:
     _read_row(file, table, row, f"line {row.line}")
   return file
