@@ -31,10 +31,13 @@ fail() {
   exit 2
 }
 
+# Everything that an environment is made from.
+inputs=(requirements.txt constraints.txt requirements.lock
+  requirements-build.lock requirements-tpu.lock pyproject.toml)
+
 setup() {
   local python="${PYTHON:-python3}" stamp
-  stamp="$(cat "$root/requirements.txt" "$root/constraints.txt" \
-    "$root/pyproject.toml" | cksum)"
+  stamp="$(cd "$root" && cat "${inputs[@]}" | cksum)"
   if [[ -f "$root/.venv/.ready" &&
         "$(cat "$root/.venv/.ready")" == "$stamp" ]]; then
     return
@@ -44,12 +47,35 @@ setup() {
   printf 'Installing into %s/.venv (a minute or two, once).\n' "$root" >&2
   "$python" -m venv "$root/.venv" ||
     fail "cannot make .venv. On Debian or Ubuntu: apt install python3-venv."
-  "$root/.venv/bin/python" -m pip install --quiet \
-    --disable-pip-version-check \
-    -r "$root/requirements.txt" -c "$root/constraints.txt"
-  "$root/.venv/bin/python" -m pip install --quiet \
-    --disable-pip-version-check --no-deps -e "$root"
+  if locks_fit; then
+    pip_install --require-hashes -r "$root/requirements-build.lock"
+    # What comes as source is built by that setuptools, not by a download.
+    pip_install --require-hashes --no-build-isolation \
+      -r "$root/requirements.lock"
+  else
+    printf 'launch.sh: no lock fits %s: installing without hashes.\n' \
+      "$(platform)" >&2
+    pip_install setuptools -c "$root/constraints.txt"
+    pip_install -r "$root/requirements.txt" -c "$root/constraints.txt"
+  fi
+  pip_install --no-build-isolation --no-deps -e "$root"
   printf '%s' "$stamp" > "$root/.venv/.ready"
+}
+
+pip_install() {
+  "$root/.venv/bin/python" -m pip install --quiet \
+    --disable-pip-version-check "$@"
+}
+
+platform() { # "3.11 Linux x86_64"
+  "$root/.venv/bin/python" -c 'import platform, sys
+print(*sys.version_info[:2], sep=".", end=" ")
+print(platform.system(), platform.machine())'
+}
+
+# Whether the lock files were made and checked for this Python and machine.
+locks_fit() {
+  [[ "$(platform)" =~ ^3\.(11|12|13)\ Linux\ (x86_64|aarch64)$ ]]
 }
 
 clap() {
@@ -62,8 +88,11 @@ install() {
   case "${1:-}" in
     "") ;;
     tpu)
-      "$root/.venv/bin/python" -m pip install --quiet \
-        --disable-pip-version-check 'jax[tpu]' -c "$root/constraints.txt"
+      if locks_fit; then
+        pip_install --require-hashes --no-deps -r "$root/requirements-tpu.lock"
+      else
+        pip_install 'jax[tpu]' -c "$root/constraints.txt"
+      fi
       ;;
     *) fail "install: got '$1'; choose tpu or nothing." ;;
   esac

@@ -64,7 +64,7 @@ LAYERS = {
 # Third-party module -> the only places that may import it.
 FENCES = {
   "flax": ("clap_jax/models/", "clap_jax/training/sharding.py"),
-  "tensorflow": ("clap_jax/data/", "tfds_builders/"),
+  "tensorflow": (),
   "orbax": (
     "clap_jax/training/checkpoint.py",
     "clap_jax/training/pretrained.py",

@@ -66,13 +66,9 @@ def test_a_wrong_command_exits_2_with_the_usage(arguments):
 
 
 def test_an_old_python_exits_2(tmp_path):
-  for name in (
-    "launch.sh",
-    "requirements.txt",
-    "constraints.txt",
-    "pyproject.toml",
-  ):
-    shutil.copy(conftest.REPOSITORY / name, tmp_path)
+  for pattern in ("launch.sh", "*.txt", "*.lock", "pyproject.toml"):
+    for path in conftest.REPOSITORY.glob(pattern):
+      shutil.copy(path, tmp_path)
   for python in ("false", "there-is-no-such-python"):
     result = launch(
       "test",

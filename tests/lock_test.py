@@ -1,5 +1,7 @@
-"""requirements.lock: complete, hashed, and in step with what it is made of."""
+"""The lock files: complete, hashed, and in step with what they are made of."""
 
+import importlib.metadata
+import pathlib
 import platform
 import re
 import subprocess
@@ -7,85 +9,181 @@ import sys
 import venv
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests import conftest
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)")
+ROOT = conftest.REPOSITORY
+LOCKS = (
+  "requirements.lock",
+  "requirements-build.lock",
+  "requirements-tpu.lock",
+)
+PYTHONS = ("3.11", "3.12", "3.13")
+MACHINES = ("x86_64", "aarch64")
+_PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)(?:\s*;\s*([^\\\n]*))?")
 
 
-def normal(name):
-  return re.sub(r"[-_.]+", "-", name).lower()
+def blocks(name):
+  """A lock file's entries, each with its hashes."""
+  text = (ROOT / name).read_text(encoding="utf-8")
+  lines = [line for line in text.splitlines() if not line.startswith("#")]
+  return re.split(r"\n(?=\S)", "\n".join(lines).strip())
 
 
-def pins(text):
-  return {
-    normal(match[1]): match[2]
-    for line in text.splitlines()
-    if (match := _PIN.match(line))
+def pins(lines, python, machine="x86_64"):
+  """Package to version, of the lines that hold on a Python and a machine."""
+  where = {
+    "python_version": python,
+    "python_full_version": f"{python}.1",
+    "platform_machine": machine,
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
   }
+  found = {}
+  for line in lines:
+    if match := _PIN.match(line):
+      name, version, marker = match.groups()
+      if not marker or Marker(marker.strip()).evaluate(where):
+        found[canonicalize_name(name)] = version
+  return found
 
 
-@pytest.fixture(scope="module")
-def lock():
-  return (conftest.REPOSITORY / "requirements.lock").read_text()
+def requirements():
+  text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+  lines = (line.partition("#")[0].strip() for line in text.splitlines())
+  return [Requirement(line) for line in lines if line]
 
 
-def test_every_package_has_a_hash(lock):
-  lines = [line for line in lock.splitlines() if not line.startswith("#")]
-  blocks = re.split(r"\n(?=\S)", "\n".join(lines).strip())
-  assert len(blocks) > 80
-  for block in blocks:
+def constraints(python):
+  text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+  return pins(text.splitlines(), python)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_has_a_hash_and_no_address(name):
+  assert blocks(name)
+  for block in blocks(name):
     assert _PIN.match(block), block
     assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
-  assert "://" not in lock  # no index, no address
+    assert "://" not in block
 
 
-def test_every_requirement_is_locked_at_the_tested_version(lock):
-  locked = pins(lock)
-  requirements = (conftest.REPOSITORY / "requirements.txt").read_text()
-  for line in requirements.splitlines():
-    name = re.match(r"[A-Za-z0-9._-]+", line)
-    if name and not line.startswith("#"):
-      assert normal(name[0]) in locked, f"{name[0]}: make the lock again"
-  constraints = (conftest.REPOSITORY / "constraints.txt").read_text()
-  tested = pins(
-    "\n".join(
-      line
-      for line in constraints.splitlines()
-      if 'python_version >= "3.12"' not in line
-    )
-  )
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_requirement_is_locked_at_the_tested_version(python, machine):
+  locked = pins(blocks("requirements.lock"), python, machine)
+  assert len(locked) > 80
+  tested = constraints(python)
+  for requirement in requirements():
+    name = canonicalize_name(requirement.name)
+    assert name in locked, f"{name}: run .ci/lock"
+    assert name in tested, f"{name}: pin it in constraints.txt"
+    assert requirement.specifier.contains(tested[name]), name
   for name, version in tested.items():
-    if name in locked:
-      assert locked[name] == version, f"{name}: make the lock again"
+    assert locked.get(name, version) == version, f"{name}: run .ci/lock"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+  ("name", "package"),
+  [
+    ("requirements-build.lock", "setuptools"),
+    ("requirements-tpu.lock", "libtpu"),
+  ],
+)
+def test_groups_are_locked_at_the_tested_version(name, package, python):
+  assert pins(blocks(name), python) == {package: constraints(python)[package]}
+
+
+def installed(python=sys.executable):
+  """Package to version, of an environment."""
+  program = (
+    "import importlib.metadata as m\n"
+    "for d in m.distributions(): print(d.metadata['Name'], d.version)"
+  )
+  done = subprocess.run(
+    [python, "-c", program], check=True, capture_output=True, text=True
+  )
+  lines = map(str.split, done.stdout.splitlines())
+  return {canonicalize_name(name): version for name, version in lines}
+
+
+def needed():
+  """Every package that the requirements bring into this environment."""
+  waiting, found = requirements(), set()
+  while waiting:
+    requirement = waiting.pop()
+    name = canonicalize_name(requirement.name)
+    extras = requirement.extras or {""}
+    if (name, frozenset(extras)) in found:
+      continue
+    found.add((name, frozenset(extras)))
+    for line in importlib.metadata.requires(name) or ():
+      child = Requirement(line)
+      if not child.marker or any(
+        child.marker.evaluate({"extra": extra}) for extra in extras
+      ):
+        waiting.append(child)
+  return {name for name, _ in found}
+
+
+def locked_here():
+  here = ".".join(map(str, sys.version_info[:2]))
+  entries = [*blocks("requirements.lock"), *blocks("requirements-build.lock")]
+  return pins(entries, here, platform.machine())
+
+
+def test_this_environment_is_the_locked_one():
+  """Of one that launch.sh made from these very files."""
+  script = (ROOT / "launch.sh").read_text(encoding="utf-8")
+  names = re.search(r"^inputs=\((.*?)\)", script, re.MULTILINE | re.DOTALL)[1]
+  content = b"".join((ROOT / name).read_bytes() for name in names.split())
+  stamp = subprocess.run(
+    ["cksum"], input=content, check=True, capture_output=True
+  ).stdout
+  made_from = pathlib.Path(sys.prefix, ".ready")
+  if not made_from.is_file() or made_from.read_bytes() != stamp.strip():
+    pytest.skip("launch.sh did not make this environment from these files")
+  locked, present = locked_here(), installed()
+  for name in needed() | {"setuptools"}:
+    assert present[name] == locked[name], name
 
 
 @pytest.mark.slow
 def test_the_lock_installs_and_the_package_runs_from_it(tmp_path):
   """Into an environment of its own, every file checked by its hash."""
-  if sys.version_info[:2] != (3, 11) or platform.machine() != "x86_64":
-    pytest.skip("the lock is for Python 3.11 on x86-64 Linux")
+  if f"{sys.version_info[0]}.{sys.version_info[1]}" not in PYTHONS:
+    pytest.skip(f"the lock is for Python {', '.join(PYTHONS)}")
   venv.create(tmp_path / "env", with_pip=True)
   python = tmp_path / "env" / "bin" / "python"
-  lock = conftest.REPOSITORY / "requirements.lock"
-  installed = subprocess.run(
-    [
-      python,
-      *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-      *("--require-hashes", "-r", lock),
-    ],
-    capture_output=True,
-    text=True,
-    timeout=7200,  # against a hang alone: an index and a disk may be slow
-    check=False,
+  for name in ("requirements-build.lock", "requirements.lock"):
+    done = subprocess.run(
+      [
+        python,
+        *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+        *("--no-build-isolation", "--require-hashes", "-r", ROOT / name),
+      ],
+      capture_output=True,
+      text=True,
+      timeout=7200,  # against a hang alone: an index and a disk may be slow
+      check=False,
+    )
+    if re.search(r"NewConnectionError|NameResolution", done.stderr):
+      pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+  assert installed(python).items() - {("pip", installed(python)["pip"])} == set(
+    locked_here().items()
   )
-  if re.search(r"NewConnectionError|NameResolution", installed.stderr):
-    pytest.skip("no package index can be reached")
-  assert installed.returncode == 0, installed.stderr
   for command in (["pip", "check"], ["clap_jax.main", "--help"]):
     result = subprocess.run(
       [python, "-m", *command],
-      cwd=conftest.REPOSITORY,
+      cwd=ROOT,
       capture_output=True,
       text=True,
       timeout=600,

@@ -5,6 +5,8 @@ import json
 import pathlib
 import shutil
 import struct
+import subprocess
+import sys
 
 import crc32c
 import numpy as np
@@ -53,6 +55,28 @@ def test_directory_and_progress(tiny):
   stages = [tuple(s) for s in tiny["stages"]]
   assert stages[14] == ("render", 15, 15) and stages[-1] == ("pack", 15, 15)
   assert not (tiny["data_dir"] / ".building-motion_sprites-tiny").exists()
+
+
+def test_a_dataset_is_read_without_tensorflow(tiny):
+  program = """
+import sys
+import tensorflow_datasets as tfds
+from clap_jax import main
+assert tfds.builder_from_directory(sys.argv[2]).info.splits["train"]
+code = main.main([
+  "data", "verify", "motion_sprites/tiny", "--data_dir", sys.argv[1], "--decode"
+])
+assert "tensorflow" not in sys.modules
+sys.exit(code)
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", program, tiny["data_dir"], tiny["directory"]],
+    check=False,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_records_hold_the_rendered_files_and_their_annotations(tiny, examples):

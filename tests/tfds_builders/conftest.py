@@ -1,4 +1,4 @@
-"""A tiny dataset, built once, in a process that has no jax and no network."""
+"""A tiny dataset, built once: no jax, no TensorFlow and no network."""
 
 import json
 import pathlib
@@ -19,6 +19,7 @@ from tfds_builders import build
 stages = []
 result = build.build('motion_sprites/tiny', data_dir=sys.argv[1],
                      on_progress=lambda *step: stages.append(step))
+assert 'tensorflow' not in sys.modules
 print(json.dumps({**result, 'stages': stages}))
 """
 
