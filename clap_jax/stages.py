@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -198,9 +197,9 @@ def compile_for_smallest(config, **assumed: str) -> dict:
   tried = []
   for sides in topology_lib.SLICES["v5e"]:
     name = f"v5e:{sides}"
-    _, chips = topology_lib.parse_name(name)
+    num_chips = topology_lib.parse_name(name).num_chips
     try:
-      shape = mesh_lib.mesh_sizes(mesh, math.prod(chips))
+      shape = mesh_lib.mesh_sizes(mesh, num_chips)
     except ValueError:
       continue
     if config.data.batch_size % (shape[0] * shape[1]):
@@ -411,7 +410,7 @@ def print_compiled(document: dict) -> None:
       )
   for row in document["collectives"]:
     table.add_row(
-      f"{row['kind']} x {row['calls']}",
+      f"{row['kind']} x {row['calls']} ({row['network'].upper()})",
       f"{row['sent_bytes'] / mib:,.1f} MiB out of a chip, groups of "
       f"{row['group_size']}",
     )

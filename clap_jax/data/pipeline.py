@@ -73,10 +73,9 @@ def training_batches(
   stop_step: int | None = None,
   num_threads: int = 2,
   buffer_size: int = 4,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
-  """This host's rows of the global batches of steps start_step, ...
+  """Yields this host's rows of the global batches of steps start_step, ...
 
   Args:
     item_source: where items come from.
@@ -86,13 +85,17 @@ def training_batches(
     stop_step: the step to stop before; None goes on without end.
     num_threads: background threads; 0 reads in the caller's.
     buffer_size: batches that may wait, at least `num_threads`.
-    process_index: this host.
-    process_count: number of hosts; divides `batch_size`.
+    rows: of each global batch that this host loads, in the order in which
+      they come; see training.mesh.batch_rows. None: all.
 
   Raises:
     ValueError: sizes that do not fit each other.
   """
-  rows = _host_rows(batch_size, process_index, process_count)
+  rows = range(batch_size) if rows is None else rows
+  if batch_size < 1 or not all(0 <= row < batch_size for row in rows):
+    raise ValueError(
+      f"rows {list(rows)} are not rows of a batch of {batch_size}"
+    )
 
   def make_batch(step: int) -> BatchT_co:
     first = step * batch_size

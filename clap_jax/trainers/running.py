@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import jax
-
 from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint
 from clap_jax.training import fit as fit_lib
+from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import start as start_lib
 from clap_jax.training import task as task_lib
 
@@ -76,8 +75,9 @@ def fit(
       seed=seed,
       start_step=step,
       num_threads=data.num_threads,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=mesh_lib.batch_rows(
+        mesh_lib.make_mesh(config.mesh), data.batch_size
+      ),
     ),
     evaluate=evaluate if selection is not None else None,
     prepare=prepare,

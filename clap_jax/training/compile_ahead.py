@@ -1,4 +1,4 @@
-"""A run's train step, compiled for TPU chips that are not here."""
+"""Compiles a run's train step for TPU slices that are not here."""
 
 import re
 import warnings
@@ -112,7 +112,9 @@ def compile_step(
   count = flops_lib.count(step.traced.jaxpr)
   resident = sharding_lib.bytes_per_device((state, step.batch))
   with jax.set_mesh(step.mesh):
-    program = _compiled(step.traced.lower(), resident)
+    program = _compiled(
+      step.traced.lower(), resident, num_slices=topology.num_slices
+    )
   chip = topology.chip
   peak = program["peak_bytes_per_chip"]
   document = {
@@ -125,6 +127,7 @@ def compile_step(
     "loops_counted_once": count.unknown_loops,
     "collectives": [row._asdict() for row in program["collectives"]],
     "topology": topology.name,
+    "num_slices": topology.num_slices,
     "mesh": dict(step.mesh.shape),
     "batch_size": jax.tree.leaves(step.batch)[0].shape[0],
     "num_parameters": task_lib.num_parameters(state.params),
@@ -161,7 +164,7 @@ def _split_parameters(params: Any) -> dict[str, dict]:
   return summary
 
 
-def _compiled(lowered, resident_bytes: int) -> dict:
+def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
   """Memory, traffic and collectives; or why there are none."""
   try:
     with warnings.catch_warnings():
@@ -186,6 +189,7 @@ def _compiled(lowered, resident_bytes: int) -> dict:
       num_devices=int(re.search(r"num_partitions=(\d+)", text)[1])
       if "num_partitions=" in text
       else 1,
+      num_slices=num_slices,
     ),
     # At the least: arguments read, results written, temporaries both.
     "moved": memory.argument_size_in_bytes
@@ -216,13 +220,21 @@ def _wanted_bytes(message: str, resident_bytes: int) -> int:
 def _roofline(document, chip, num_chips: int, moved) -> dict:
   """Seconds that a step takes at the stated peaks, and what bounds it.
 
-  A lower bound: computation, memory and links overlap perfectly.
+  A lower bound: computation, memory and both networks overlap perfectly.
   """
-  sent = sum(row["sent_bytes"] for row in document["collectives"])
+  sent = {
+    network: sum(
+      row["sent_bytes"]
+      for row in document["collectives"]
+      if row["network"] == network
+    )
+    for network in (hlo.ICI, hlo.DCN)
+  }
   seconds = {
     "compute": document["flops_per_step"] / num_chips / chip.flops_per_sec,
     "memory": (moved or 0) / chip.hbm_bytes_per_sec,
-    "links": sent / chip.ici_bytes_per_sec,
+    hlo.ICI: sent[hlo.ICI] / chip.ici_bytes_per_sec,
+    hlo.DCN: sent[hlo.DCN] / chip.dcn_bytes_per_sec,
   }
   bound = max(seconds, key=seconds.get)
   return {
@@ -233,5 +245,6 @@ def _roofline(document, chip, num_chips: int, moved) -> dict:
       "flops_per_sec": chip.flops_per_sec,
       "hbm_bytes_per_sec": chip.hbm_bytes_per_sec,
       "ici_bytes_per_sec": chip.ici_bytes_per_sec,
+      "dcn_bytes_per_sec": chip.dcn_bytes_per_sec,
     },
   }

@@ -56,7 +56,7 @@ def fit(
     optimizer: how to learn.
     loop: how long.
     batches_from: steps done -> iterator over the host batches of the steps
-      after that; this process's rows only. A pure function of its argument.
+      after that; the rows of mesh.batch_rows. A pure function of its argument.
     checkpoint: when to save; None for the defaults.
     mesh: of the devices; None for the defaults.
     evaluate: (params, steps done) -> scalars by path, below
@@ -93,7 +93,6 @@ def fit(
       f"use {workdir}", lambda: _take(stack, workdir, config)
     )
     device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
-    mesh_lib.check_processes(device_mesh)
     stack.enter_context(jax.set_mesh(device_mesh))
     plan = plan_lib.plan_run(
       task,

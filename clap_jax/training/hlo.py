@@ -1,4 +1,10 @@
-"""What an optimised XLA program sends between devices, read from its text."""
+"""Counts what an optimised XLA program sends between devices.
+
+The source is the program's text. Within a TPU slice devices talk over the
+inter-chip interconnect (ICI). Between slices the compiler replaces a collective
+by transfers of the host to the data-center network (DCN): a `send` and a `recv`
+of each device's part, with the kind of the collective as an attribute.
+"""
 
 import math
 import re
@@ -31,19 +37,31 @@ _CHANNEL_AND_ORIGIN = re.compile(
 )
 # Fusions of an all-reduce and a slice: what is sent is a reduce-scatter's.
 _SCATTERING = "all-reduce-scatter"
+ICI, DCN = "ici", "dcn"
+_TRANSFER = re.compile(r'_xla_megascale_transfer_type="([A-Z_]+)"')
+_TRANSFERS = {
+  "ALL_REDUCE": "all-reduce",
+  "ALL_GATHER": "all-gather",
+  "REDUCE_SCATTER": "reduce-scatter",
+  "ALL_TO_ALL": "all-to-all",
+  "ONE_TO_ONE": "collective-permute",
+}
 
 
 class Collective(NamedTuple):
   """All calls of one kind over groups of one size, per step and device."""
 
   kind: str
-  group_size: int  # devices that take part together
+  group_size: int  # devices that take part together; over DCN: slices
   calls: int
   sent_bytes: int  # that leave one device, by the best algorithm
+  network: str = ICI  # or DCN
 
 
-def collectives(text: str, *, num_devices: int) -> list[Collective]:
-  """The collectives of a compiled program, largest first.
+def collectives(
+  text: str, *, num_devices: int, num_slices: int = 1
+) -> list[Collective]:
+  """Returns the collectives of a compiled program, largest first.
 
   A loop's body counts as often as its bound says, an integer constant in the
   loop's condition; a loop without one counts once. A collective that the TPU
@@ -53,28 +71,37 @@ def collectives(text: str, *, num_devices: int) -> list[Collective]:
 
   Args:
     text: `compiled.as_text()`.
-    num_devices: that the program runs on; the group of those that name none.
+    num_devices: of one slice; the group of collectives that name none.
+    num_slices: that the program runs on.
+
+  Raises:
+    ValueError: the text is no program, or holds an unknown DCN transfer.
   """
   bodies, entry = _computations(text)
   fusions = set(_FUSION.findall(text))
-  totals: dict[tuple[str, int], list[int]] = {}
+  totals: dict[tuple[str, int, str], list[int]] = {}
   spread: set[tuple] = set()
   for name, times in _multiplicities(bodies, entry).items():
     scatters = name.startswith(_SCATTERING)
     for line in bodies[name]:
-      found = _collective_of(line, num_devices, scatters=scatters)
+      found = _dcn_transfer_of(line, num_slices) or _collective_of(
+        line, num_devices, scatters=scatters
+      )
       if found is None:
         continue
-      kind, group_size, sent = found
+      kind, group_size, sent, network = found
       if name in fusions and times and not scatters:
         part = (kind, group_size, sent, *_CHANNEL_AND_ORIGIN.findall(line))
         if part in spread:
           continue
         spread.add(part)
-      total = totals.setdefault((kind, group_size), [0, 0])
+      total = totals.setdefault((kind, group_size, network), [0, 0])
       total[0] += times
       total[1] += round(times * sent)
-  rows = [Collective(*key, *value) for key, value in totals.items()]
+  rows = [
+    Collective(kind, group_size, *value, network)
+    for (kind, group_size, network), value in totals.items()
+  ]
   return sorted(rows, key=lambda row: -row.sent_bytes)
 
 
@@ -138,8 +165,34 @@ def _calls(line: str, bodies) -> list[tuple[str, int]]:
   return [(name, times) for name in callees]
 
 
+def _dcn_transfer_of(line: str, num_slices: int):
+  """Returns (kind, slices, bytes sent, DCN) of a host transfer, or None.
+
+  Only the `send` counts: the `recv` beside it is its other end. The operand is
+  the part of one device, which is smaller than the result where parts are
+  gathered.
+  """
+  _, equals, right = line.partition(" = ")
+  opcode = _OPCODE.search(right) if equals else None
+  if opcode is None or opcode[1] != "send":
+    return None
+  transfer = _TRANSFER.search(line)
+  if transfer is None:  # to the host alone, as a callback
+    return None
+  if transfer[1] not in _TRANSFERS:
+    raise ValueError(
+      f"Unknown DCN transfer {transfer[1]!r}; expected one of "
+      f"{', '.join(_TRANSFERS)}."
+    )
+  kind = _TRANSFERS[transfer[1]]
+  size = _num_bytes(*_SHAPE.findall(right[: opcode.start()])[0])
+  if kind == "all-gather":
+    size *= num_slices
+  return kind, num_slices, size * _SENT[kind](num_slices), DCN
+
+
 def _collective_of(line: str, num_devices: int, *, scatters: bool):
-  """(kind, group size, bytes sent) of an instruction, or None."""
+  """Returns (kind, group size, bytes sent, ICI) of an instruction, or None."""
   _, equals, right = line.partition(" = ")
   opcode = _OPCODE.search(right) if equals else None
   if opcode is None:
@@ -158,7 +211,7 @@ def _collective_of(line: str, num_devices: int, *, scatters: bool):
     size //= 2
   if scatters and kind == "all-reduce":
     kind = "reduce-scatter"
-  return kind, group_size, size * _SENT[kind](group_size)
+  return kind, group_size, size * _SENT[kind](group_size), ICI
 
 
 def _num_bytes(dtype: str, sides: str) -> int:

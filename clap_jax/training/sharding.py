@@ -110,15 +110,16 @@ def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-  """This process's rows of a batch as global arrays split over the mesh.
+  """Makes global arrays, split over the mesh, of this process's rows.
 
   Args:
-    batch: a pytree of NumPy arrays (b / processes, ...).
+    batch: a pytree of NumPy arrays (rows, ...), the rows those of
+      mesh.batch_rows.
     mesh: the mesh.
 
   Raises:
-    ValueError: if the arrays differ in their first axis, have none, or the
-      global batch cannot be split evenly.
+    ValueError: if the arrays differ in their first axis, have none, or do not
+      hold equally many rows of each shard.
   """
   sizes = {
     name: (np.shape(leaf) or (None,))[0]
@@ -128,17 +129,27 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     raise ValueError(
       f"The arrays of a batch must agree in their first axis, got {sizes}."
     )
-  global_size = next(iter(sizes.values())) * jax.process_count()
-  mesh_lib.check_batch_size(global_size, mesh)
+  shards = mesh_lib.batch_shards(mesh)
+  num_rows = next(iter(sizes.values()))
+  size, rest = divmod(num_rows, len(shards))
+  if rest or not size:
+    raise ValueError(
+      f"This process has {num_rows} rows for {len(shards)} batch shards of "
+      f"the mesh {dict(mesh.shape)}: change the batch size or the mesh."
+    )
   sharding = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda leaf: jax.make_array_from_process_local_data(
-      sharding,
-      np.asarray(leaf),
-      global_shape=(global_size, *np.shape(leaf)[1:]),
-    ),
-    batch,
-  )
+
+  def place(leaf):
+    leaf = np.asarray(leaf)
+
+    def rows_of(index):  # one shard: the start is None for the only one
+      place = shards.index((index[0].start or 0) // size)
+      return leaf[place * size : (place + 1) * size]
+
+    shape = (size * mesh_lib.num_batch_shards(mesh), *leaf.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, rows_of)
+
+  return jax.tree.map(place, batch)
 
 
 def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:

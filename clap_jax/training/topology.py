@@ -1,8 +1,10 @@
-"""TPU slices that are not here: their devices, for the compiler, and figures.
+"""Describes TPU slices that are not here: their devices and their figures.
 
 The TPU compiler comes with the package `libtpu` (extra `tpu-compile`) and needs
-no TPU. Figures of the chips: Google Cloud's documentation of TPU v4, v5e, v5p
-and v6e; the memory that a program may use is what the compiler itself states.
+no TPU. Figures of the chips: Google Cloud's documentation of TPU v4, v5e, v5p,
+v6e and TPU7x; bandwidth into the data-center network is that of a host or pod
+divided by its chips. The memory that a program may use is what the compiler
+itself states.
 """
 
 import importlib.util
@@ -22,16 +24,17 @@ class Chip(NamedTuple):
   flops_per_sec: float  # bfloat16
   hbm_bytes_per_sec: float
   ici_bytes_per_sec: float  # out of the chip, over all of its links
+  dcn_bytes_per_sec: float  # out of the chip's host, its share
   limit_bytes: int  # of HBM, for one program
   host_bounds: tuple[int, int, int]  # chips of one host
 
 
 _GIB = 2**30
 CHIPS = {
-  "v4": Chip(275e12, 1228e9, 300e9, int(31.25 * _GIB), (2, 2, 1)),
-  "v5e": Chip(197e12, 819e9, 200e9, int(15.75 * _GIB), (2, 2, 1)),
-  "v6e": Chip(918e12, 1638e9, 400e9, int(31.25 * _GIB), (2, 2, 1)),
-  "v5p": Chip(459e12, 2765e9, 600e9, int(95.74 * _GIB), (2, 2, 1)),
+  "v4": Chip(275e12, 1228e9, 300e9, 6.25e9, int(31.25 * _GIB), (2, 2, 1)),
+  "v5e": Chip(197e12, 819e9, 200e9, 3.125e9, int(15.75 * _GIB), (2, 2, 1)),
+  "v6e": Chip(918e12, 1638e9, 400e9, 12.5e9, int(31.25 * _GIB), (2, 2, 1)),
+  "v5p": Chip(459e12, 2765e9, 600e9, 6.25e9, int(95.74 * _GIB), (2, 2, 1)),
 }
 
 _FLAT = ("v5e", "v6e")  # slices of these are rectangles of chips
@@ -46,35 +49,62 @@ SLICES = {
 }
 
 
+class Name(NamedTuple):
+  """The parts of a topology's name."""
+
+  generation: str
+  sides: tuple[int, ...]  # chips of one slice along each axis
+  num_slices: int
+
+  @property
+  def chip(self) -> Chip:
+    return CHIPS[self.generation]
+
+  @property
+  def one_slice(self) -> str:
+    """The compiler's name of one of the slices."""
+    return f"{self.generation}:{'x'.join(map(str, self.sides))}"
+
+  @property
+  def num_chips(self) -> int:
+    return self.num_slices * math.prod(self.sides)
+
+
 class Topology(NamedTuple):
-  """A slice, known by its name."""
+  """Equal slices by their name, and their devices."""
 
   name: str
   chip: Chip
   devices: tuple[jax.Device, ...]
+  num_slices: int = 1
 
 
-def parse_name(name: str) -> tuple[Chip, tuple[int, ...]]:
-  """The chip and the chips per axis of a name like "v5e:16x16".
+def parse_name(name: str) -> Name:
+  """Parses a name like "v5e:16x16", or "2xv5e:16x16" for two such slices.
 
   Raises:
     ValueError: for a name of another form or an unknown generation.
   """
-  match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", name)
-  if match is None or match[1] not in CHIPS:
+  match = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+){1,2})", name)
+  if match is None or match[2] not in CHIPS:
     raise ValueError(
-      f"topology: got {name!r}; expected GENERATION:AxB or AxBxC with a "
-      f"generation of {', '.join(CHIPS)}, for example v5e:16x16."
+      f"topology: got {name!r}; expected [SLICESx]GENERATION:AxB or AxBxC "
+      f"with a generation of {', '.join(CHIPS)}, for example v5e:16x16 or "
+      "2xv5e:16x16."
     )
-  sides = tuple(int(side) for side in match[2].split("x"))
-  if 0 in sides:
+  parsed = Name(
+    generation=match[2],
+    sides=tuple(int(side) for side in match[3].split("x")),
+    num_slices=int(match[1] or 1),
+  )
+  if not parsed.num_chips:
     raise ValueError(f"topology: {name!r} has no chips.")
-  if match[1] in _FLAT and math.prod(sides[2:]) > 1:
+  if parsed.generation in _FLAT and math.prod(parsed.sides[2:]) > 1:
     raise ValueError(
-      f"topology: {name!r} has three sides; a slice of {match[1]} is AxB, for "
-      f"example {match[1]}:4x4."
+      f"topology: {name!r} has three sides; a slice of {parsed.generation} is "
+      f"AxB, for example {parsed.generation}:4x4."
     )
-  return CHIPS[match[1]], sides
+  return parsed
 
 
 def library_path() -> str | None:
@@ -89,13 +119,14 @@ def library_path() -> str | None:
 
 
 def describe(name: str) -> Topology:
-  """The devices of a slice, none of which need to exist.
+  """Describes the devices of slices, none of which need to exist.
 
   Raises:
     ValueError: for a name that is none, or that the compiler refuses.
     FileNotFoundError: without libtpu.
   """
-  chip, sides = parse_name(name)
+  parsed = parse_name(name)
+  chip, sides = parsed.chip, parsed.sides
   path = library_path()
   if path is None or not pathlib.Path(path).is_file():
     raise FileNotFoundError(
@@ -116,15 +147,17 @@ def describe(name: str) -> Topology:
   for key, value in settings.items():
     os.environ.setdefault(key, value)
   options = {}
-  if name.partition(":")[0] in _MEGACORE:
+  if parsed.num_slices > 1:
+    options["num_slices"] = parsed.num_slices
+  if parsed.generation in _MEGACORE:
     options["chip_config_name"] = "megacore"
   if math.prod(sides) < math.prod(chip.host_bounds):  # a part of one host
     padded = (*sides, 1)[:3]
     options["chips_per_host_bounds"] = list(padded)
   try:
     description = topologies.get_topology_desc(
-      platform="tpu", topology_name=name, **options
+      platform="tpu", topology_name=parsed.one_slice, **options
     )
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(f"topology: {name!r} is refused: {error}") from error
-  return Topology(name, chip, tuple(description.devices))
+  return Topology(name, chip, tuple(description.devices), parsed.num_slices)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import math
 import pathlib
 import re
 
@@ -54,9 +53,9 @@ def write_tower(size, directory) -> None:
 
 def suits(config, slice_name) -> bool:
   """Whether mesh and batch can be spread over the slice."""
-  _, sides = topology.parse_name(slice_name)
+  num_chips = topology.parse_name(slice_name).num_chips
   try:
-    data, fsdp, _ = mesh_lib.mesh_sizes(config.mesh, math.prod(sides))
+    data, fsdp, _ = mesh_lib.mesh_sizes(config.mesh, num_chips)
   except ValueError:
     return False
   return config.data.batch_size % (data * fsdp) == 0

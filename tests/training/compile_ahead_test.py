@@ -16,11 +16,13 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("v5e", "expected GENERATION:AxB"),
+    ("v5e", "GENERATION:AxB"),
     ("v9:2x2", "a generation of v4"),
     ("v5e:0x2", "no chips"),
     ("v5e:2x2x2", "three sides"),
-    ("v5e:2x2; rm", "expected GENERATION"),
+    ("v5e:2x2; rm", "GENERATION:AxB"),
+    ("0xv5e:2x2", "no chips"),
+    ("2v5e:2x2", "GENERATION:AxB"),
   ],
 )
 def test_names_of_no_slice(name, message):
@@ -58,6 +60,25 @@ def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
     loop=config_lib.LoopConfig(length=tiny_run.steps(8)),
     mesh=config_lib.MeshConfig(**mesh),
   )
+
+
+@needs_libtpu
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 2}])
+def test_gradients_cross_slices_once(sizes):
+  width = 1024
+  document = compiled(1024, name="2xv5e:2x2", width=width, **sizes)
+  assert document["num_slices"] == 2
+  rows = [r for r in document["collectives"] if r["network"] == "dcn"]
+  assert {row["kind"] for row in rows} == {"all-reduce"}
+  # Each chip sends its quarter of the gradients, padded to a tile per array.
+  quarter_bytes = 4 * (8 * width + width + width * 4) // 4
+  sent = sum(row["sent_bytes"] for row in rows)
+  assert 0 <= sent - quarter_bytes <= 4 * 4096
+  seconds = document["roofline_sec"]
+  assert seconds["dcn"] == sent / document["peaks"]["dcn_bytes_per_sec"]
+  alone = compiled(1024, width=width, **sizes)
+  assert {row["network"] for row in alone["collectives"]} == {"ici"}
+  assert alone["roofline_sec"]["dcn"] == 0
 
 
 @needs_libtpu

@@ -255,7 +255,7 @@ def test_batches_that_end_and_batches_that_do_not_divide(tmp_path):
   def odd(step):
     yield jax.tree.map(lambda a: a[:6], next(tiny_task.batches_from(step)))
 
-  with pytest.raises(ValueError, match="batch size 6 is not"):
+  with pytest.raises(ValueError, match="6 rows for 8 batch shards"):
     tiny_run.run(tmp_path / "b", num_steps=3, batches_from=odd)
 
 

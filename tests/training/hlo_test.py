@@ -125,6 +125,34 @@ ENTRY %main (x: f32[16], z: f32[64]) -> f32[16] {{
   }
 
 
+DCN = """HloModule step, num_partitions=16
+
+ENTRY %main (x: f32[64,512]) -> f32[64,512] {
+  %x = f32[64,512]{1,0} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[64,512]{1,0}, u32[], token[]) send(%x, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[64,512]{1,0}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %gather = (bf16[8]{0}, u32[], token[]) send(%y, %token), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_GATHER"}
+  %print = (f32[2]{0}, u32[], token[]) send(%z, %token), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="callback"}
+  %sum = f32[64,512]{1,0} all-reduce(%x), replica_groups=[4,4]<=[16], to_apply=%add
+  ROOT %out = f32[64,512]{1,0} get-tuple-element(%recv), index=0
+}
+"""
+
+
+def test_transfers_between_slices_count_apart():
+  array = 64 * 512 * 4
+  assert set(hlo.collectives(DCN, num_devices=16, num_slices=4)) == {
+    hlo.Collective("all-reduce", 4, 1, array * 2 * 3 // 4, "dcn"),
+    hlo.Collective("all-gather", 4, 1, 8 * 2 * 3, "dcn"),
+    hlo.Collective("all-reduce", 4, 1, array * 2 * 3 // 4, "ici"),
+  }
+  with pytest.raises(ValueError, match="BROADCAST"):
+    hlo.collectives(
+      DCN.replace("ALL_GATHER", "BROADCAST"), num_devices=16, num_slices=4
+    )
+
+
 def test_a_text_without_an_entry_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     hlo.collectives("HloModule nothing", num_devices=1)
