@@ -27,7 +27,7 @@ from clap_jax.data import (
   vocabulary,
 )
 from clap_jax.inference import encoder, index, model_directory, support
-from clap_jax.interchange import export_weights, import_weights
+from clap_jax.interchange import export_weights, weight_files
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
 from clap_jax.trainers import facts, feature_data, results
@@ -196,7 +196,7 @@ READERS = {
   "tokenizer": tokenizer.Tokenizer.load,
   "curve": lambda path: run_files.curve(path, "train/loss", name="x"),
   "build": _build,
-  "weights": import_weights.read_tensors,
+  "weights": weight_files.read,
   "vocabulary": vocabulary.load,
   "foreign vocabulary": vocabulary.from_vocabulary,
   "class split": lambda path: class_splits.class_split(

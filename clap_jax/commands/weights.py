@@ -4,6 +4,7 @@ from etils import epy
 
 from clap_jax.console import console
 from clap_jax.interchange import source as source_lib
+from clap_jax.interchange import wrappers
 
 with epy.lazy_imports():
   from clap_jax.interchange import export_weights, import_weights
@@ -21,7 +22,9 @@ def add_import(commands) -> None:
   sources = "; ".join(
     f"{name}: {about}" for name, about in source_lib.FAMILIES.items()
   )
-  parser.add_argument("weights", help="a file, or a Hugging Face directory")
+  parser.add_argument(
+    "path", metavar="weights", help="a file, or a Hugging Face directory"
+  )
   parser.add_argument(
     "--source",
     required=True,
@@ -48,15 +51,22 @@ def add_import(commands) -> None:
     help="to take, of a source with two",
   )
   parser.add_argument("--num_heads", type=int)
+  parser.add_argument(
+    "--weights",
+    choices=wrappers.WEIGHTS,
+    default=wrappers.MODEL,
+    help="to take, where a moving average lies beside the model's",
+  )
   parser.set_defaults(run=_import)
 
 
 def _import(args) -> dict:
   done = import_weights.import_weights(
-    args.weights,
+    args.path,
     source=args.source,
     out=args.out,
     tokenizer=args.tokenizer,
+    choice=args.weights,
     options=source_lib.Options(
       num_frames=args.num_frames,
       tubelet_frames=args.tubelet_frames,
@@ -66,13 +76,18 @@ def _import(args) -> dict:
     ),
   )
   conversion = done.conversion
+  for line in (f"read {done.file}", *done.unwrapped):
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
   for what, entries in (
     ("left out", conversion.left_out),
     ("not in the source", conversion.filled),
   ):
     for name, reason in entries.items():
       console.print(
-        f"{what}: {name} ({reason})", highlight=False, soft_wrap=True
+        f"{what}: {name} ({reason})",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
       )
   console.print(f"{done.num_parameters:,} parameters lie in {done.directory}")
   console.print("to start from them: clap train ... \\", highlight=False)
@@ -84,6 +99,7 @@ def _import(args) -> dict:
     "settings": done.settings,
     "left_out": conversion.left_out,
     "filled": conversion.filled,
+    "unwrapped": list(done.unwrapped),
     "flags": list(done.flags),
   }
 

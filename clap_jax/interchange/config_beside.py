@@ -1,14 +1,16 @@
 """What configs beside the weights say: those of Hugging Face and open_clip."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from clap_jax.interchange import source as source_lib
+from clap_jax.storage import untrusted
 
 _HUGGING_FACE = "config.json"
+_MAX_BYTES = 16 << 20
+_MAX_DEPTH = 8  # of what is looked at
 _OPEN_CLIP = "open_clip_config.json"
 # What Hugging Face puts before the keys of CLIP's towers, by Options.tower.
 _TOWERS = {
@@ -45,7 +47,7 @@ def with_heads(
     said = {f"{name}hidden_act": "quick_gelu" for name in _TOWERS["both"]}
     said |= values
   _check(config, said, requires)
-  if of_open_clip.is_file():
+  if of_open_clip.exists():
     # What it does not say is not QuickGELU.
     said = {"model_cfg.quick_gelu": False} | _read(of_open_clip)
     _check(of_open_clip, said, requires)
@@ -76,12 +78,9 @@ def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   """Its values; none if there is no such file."""
-  if not path.is_file():
+  if not path.exists():
     return {}
-  try:
-    values = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise ValueError(f"{path}: no JSON: {error}") from error
+  values = untrusted.read_json(path, max_bytes=_MAX_BYTES)
   if not isinstance(values, dict):
     raise ValueError(f"{path}: expected an object, got {values!r:.60}.")
   return _flat(values)
@@ -100,10 +99,14 @@ def _check(path, values, requires) -> None:
     )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
   """Values of nested dictionaries by their keys, joined by dots."""
   flat = {}
-  for key, value in values.items():
-    inner = isinstance(value, dict)
-    flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+  waiting = [((), values)]
+  while waiting:
+    keys, value = waiting.pop()
+    if not isinstance(value, dict):
+      flat[".".join(keys)] = value
+    elif len(keys) < _MAX_DEPTH:
+      waiting += [((*keys, key), child) for key, child in value.items()]
   return flat

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,12 +22,14 @@ from clap_jax.interchange import (
   config_beside,
   r2plus1d,
   rules,
-  torch_file,
   videomae,
   videoprism,
+  weight_files,
+  wrappers,
 )
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import dual_encoder
+from clap_jax.storage import output
 from clap_jax.trainers import start
 from clap_jax.training import paths, weights
 
@@ -45,18 +46,10 @@ SOURCES = {
 }
 
 TOKENIZER_FILE = "tokenizer.json"
-# What a directory of weights may call them, first come first served.
-_NAMES = (
-  "model.safetensors",
-  "open_clip_model.safetensors",
-  "pytorch_model.bin",
-  "open_clip_pytorch_model.bin",
-)
 _NO_TOKENIZER = (
   "no tokenizer lies beside the weights; texts need theirs: import again with "
   "--tokenizer"
 )
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Sizes of what a source does not cover; nothing of it is kept.
 ELSEWHERE = {
   "video_size": "micro",
@@ -80,6 +73,8 @@ class Imported:
   num_parameters: int
   conversion: rules.Conversion
   clips: Mapping[str, Any]  # of the config: see source.Source
+  file: str  # within the directory that was given
+  unwrapped: tuple[str, ...]  # see wrappers.Unwrapped
 
   @property
   def flags(self) -> tuple[str, ...]:
@@ -103,16 +98,19 @@ def import_weights(
   out: str | os.PathLike,
   options: source_lib.Options | None = None,
   tokenizer: str | os.PathLike | None = None,
+  choice: str = wrappers.MODEL,
 ) -> Imported:
   """Converts a file, or a directory as Hugging Face lays it out.
 
   Args:
-    path: .safetensors, .npz, a PyTorch file, or a directory with one of them.
+    path: .safetensors, .npz, a PyTorch file, the index of such files, or a
+      directory with one of them.
     source: a key of SOURCES.
     out: the directory to write.
     options: what the weights do not say.
     tokenizer: tokenizer.json, vocab.txt (WordPiece), or vocab.json beside
       merges.txt (BPE); None for what lies beside the weights, if anything.
+    choice: one of wrappers.WEIGHTS.
 
   Raises:
     ValueError: listing every key without a rule, every parameter without a
@@ -127,13 +125,14 @@ def import_weights(
   path, out = pathlib.Path(path), pathlib.Path(out)
   if (out / weights.MANIFEST_FILE).exists():
     raise FileExistsError(f"{out} holds weights already; give another --out.")
-  file = _weights_file(path)
+  file = weight_files.find(path)
   options = config_lib.resolve(
     source_lib.Options, dataclasses.asdict(options or source_lib.Options())
   )
   options = config_beside.with_heads(options, file, source=SOURCES[source])
-  tensors = read_tensors(file)
-  settings, conversion = convert(tensors, SOURCES[source], options)
+  settings, conversion, unwrapped = _converted(
+    file, SOURCES[source], options, choice=choice
+  )
   pieces = None
   if "vocab_size" in settings:
     pieces = _vocabulary(tokenizer, file)
@@ -151,6 +150,7 @@ def import_weights(
     "source": source,
     "file": file.name,
     "file_sha256": weights.sha256(file),
+    "unwrapped": list(unwrapped),
     "settings": settings,
     "left_out": conversion.left_out,
     "filled": conversion.filled,
@@ -158,7 +158,7 @@ def import_weights(
   }
   out.mkdir(parents=True, exist_ok=True)
   if pieces is not None:
-    (out / TOKENIZER_FILE).write_bytes(pieces.model)
+    output.write_bytes(out / TOKENIZER_FILE, pieces.model)
   weights.write(out, conversion.weights, facts)
   count = sum(
     leaf.size
@@ -170,7 +170,27 @@ def import_weights(
       conversion, filled=conversion.filled | {TOKENIZER_FILE: _NO_TOKENIZER}
     )
   clips = config_beside.clips(file, source=SOURCES[source])
-  return Imported(out, settings, count, conversion, clips)
+  return Imported(out, settings, count, conversion, clips, file.name, unwrapped)
+
+
+def _converted(file, source, options, *, choice):
+  """(settings, conversion, what was unwrapped) of a file of weights."""
+  unwrapped = wrappers.unwrap(
+    weight_files.read(file),
+    is_known=lambda key: any(
+      re.fullmatch(rule.pattern, key) for rule in source.rules
+    ),
+    weights=choice,
+  )
+  try:
+    settings, conversion = convert(unwrapped.tensors, source, options)
+  except ValueError as error:
+    raise ValueError("\n".join([f"{file}: {error}", *unwrapped.removed])) from (
+      error
+    )
+  left_out = conversion.left_out | unwrapped.left_out
+  conversion = dataclasses.replace(conversion, left_out=left_out)
+  return settings, conversion, unwrapped.removed
 
 
 def convert(
@@ -231,46 +251,6 @@ def parameter_shapes(config: dual_encoder.DualEncoderConfig) -> dict[str, Any]:
     jax.ShapeDtypeStruct((1, config.max_text_length), bool),
   )
   return paths.flatten(shapes)
-
-
-def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays of a weights file by their names there.
-
-  Raises:
-    ValueError: if the kind of file is unknown, or it is damaged.
-  """
-  path = pathlib.Path(path)
-  if path.suffix == ".safetensors":
-    return weights.load_safetensors(path)
-  if path.suffix == ".npz":
-    return _read_npz(path)
-  if path.suffix in _TORCH_SUFFIXES:
-    return torch_file.read(path)
-  raise ValueError(
-    f"{path}: unknown kind of weights; give .safetensors, .npz or one of "
-    f"{', '.join(_TORCH_SUFFIXES)}."
-  )
-
-
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays.files}
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f"{path}: damaged, or holds more than arrays: {error}"
-    ) from error
-
-
-def _weights_file(path: pathlib.Path) -> pathlib.Path:
-  if path.is_file():
-    return path
-  for name in _NAMES:
-    if (path / name).is_file():
-      return path / name
-  raise FileNotFoundError(
-    f"{path} is no file, and no directory with one of {', '.join(_NAMES)}."
-  )
 
 
 def _vocabulary(tokenizer, file: pathlib.Path):

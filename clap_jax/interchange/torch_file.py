@@ -12,18 +12,22 @@ import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from clap_jax.interchange import torch_program
 from clap_jax.interchange.torch_program import TorchFileError
+from clap_jax.storage import archives, placeholders, untrusted
 
 _ZIP_BEGINS = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_PROGRAM_BYTES = 1 << 28
-_MAX_NODES = 1 << 22
+_MAX_BYTES = 64 << 30
+_MAX_PROGRAM_BYTES = 64 << 20
+_MAX_ITEMS = 1 << 22  # of all containers, each time that it is met
+_MAX_NODES = 1 << 18  # containers and tensors among them
 _MAX_PATH = 1 << 10  # characters
 _MAX_SHARING = 16  # tensors of one number, on average
 
@@ -36,23 +40,28 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   Raises:
     TorchFileError: naming what the file asks for that is no tensor, or what of
       it is damaged.
+    OSError: it cannot be opened.
   """
   path = pathlib.Path(path)
   try:
-    with path.open("rb") as file:
-      if zipfile.is_zipfile(file):
-        tree, storages = _read_zip(file)
+    with untrusted.open_file(path, max_bytes=_MAX_BYTES) as file:
+      placeholders.check(file, name=path)
+      is_zip = zipfile.is_zipfile(file)
+      file.seek(0)
+      if is_zip:
+        with archives.open_archive(file, name=str(path)) as archive:
+          tree, storages = _read_zip(archive)
       else:
-        file.seek(0)
         if file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS:
           raise TorchFileError("a zip archive that is cut short.")
         file.seek(0)
         tree, storages = _read_legacy(file)
     tensors = _tensors_of(tree, storages)
+  except untrusted.UntrustedFileError as error:
+    raise TorchFileError(str(error)) from error
   except TorchFileError as error:
     raise TorchFileError(f"{path}: {error}") from error
   except (
-    zipfile.BadZipFile,
     AttributeError,
     EOFError,
     IndexError,
@@ -71,37 +80,31 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   return tensors
 
 
-def _read_zip(file: BinaryIO):
-  with zipfile.ZipFile(file) as archive:
-    programs = [n for n in archive.namelist() if n.endswith("/data.pkl")]
-    if len(programs) != 1:
-      raise TorchFileError(
-        f"expected one data.pkl in the archive, found {len(programs)}."
-      )
-    root = programs[0].removesuffix("data.pkl")
-    order = f"{root}byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
-      raise TorchFileError("its numbers are big-endian: save it again.")
-    tree, wanted = torch_program.run(
-      io.BytesIO(_member(archive, programs[0])),
-      # torch.jit.save lays the module's code beside it; it is not looked at.
-      scripted=any(n.startswith(f"{root}code/") for n in archive.namelist()),
+def _read_zip(archive: archives.Archive):
+  programs = [n for n in archive.names if n.endswith("/data.pkl")]
+  if len(programs) != 1:
+    raise TorchFileError(
+      f"expected one data.pkl in the archive, found {len(programs)}."
     )
-    storages = {
-      key: _numbers(_member(archive, f"{root}data/{key}"), storage)
-      for key, storage in wanted.items()
-    }
+  root = programs[0].removesuffix("data.pkl")
+
+  def member(name: str, max_bytes: int) -> bytes:
+    # PyTorch packs nothing; what is packed might unpack to anything.
+    return archive.read(f"{root}{name}", max_bytes=max_bytes, stored=True)
+
+  has_order = f"{root}byteorder" in archive.names
+  if has_order and member("byteorder", 16) != b"little":
+    raise TorchFileError("its numbers are big-endian: save it again.")
+  tree, wanted = torch_program.run(
+    io.BytesIO(member("data.pkl", _MAX_PROGRAM_BYTES)),
+    # torch.jit.save lays the module's code beside it; it is not looked at.
+    scripted=any(n.startswith(f"{root}code/") for n in archive.names),
+  )
+  storages = {
+    key: _numbers(member(f"data/{key}", _MAX_BYTES), storage)
+    for key, storage in wanted.items()
+  }
   return tree, storages
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-  """A member that lies there as it is; others might unpack to anything."""
-  info = archive.getinfo(name)
-  if info.compress_type != zipfile.ZIP_STORED:
-    raise TorchFileError(f"{name} is compressed, which PyTorch never writes.")
-  if name.endswith("data.pkl") and info.file_size > _MAX_PROGRAM_BYTES:
-    raise TorchFileError(f"{name} has {info.file_size} bytes, too many.")
-  return archive.read(info)
 
 
 def _read_legacy(file: BinaryIO):
@@ -115,8 +118,7 @@ def _read_legacy(file: BinaryIO):
   system, _ = torch_program.run(file)
   if protocol != _LEGACY_PROTOCOL or not system.get("little_endian"):
     raise TorchFileError(
-      f"protocol {protocol}, system {system}: expected {_LEGACY_PROTOCOL}, "
-      "little-endian."
+      f"of another protocol than {_LEGACY_PROTOCOL}, or not little-endian."
     )
   tree, wanted = torch_program.run(file)
   keys, _ = torch_program.run(file)
@@ -128,7 +130,9 @@ def _read_legacy(file: BinaryIO):
       raise TorchFileError(
         f"storage {key} has {count} numbers, expected {storage.count}."
       )
-    body = file.read(count * storage.dtype.itemsize)
+    # Reading sets aside what it is asked for before it finds the end.
+    left = untrusted.size_of(file) - file.tell()
+    body = file.read(min(count * storage.dtype.itemsize, left))
     storages[key] = _numbers(body, storage)
   return tree, storages
 
@@ -152,34 +156,44 @@ def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
   free_bytes = _MAX_SHARING * sum(
     numbers.nbytes for numbers in storages.values()
   )
-  waiting, num_visited = [("", tree)], 0
+  for path, tensor in _leaves(tree):
+    if id(tensor) not in arrays:
+      arrays[id(tensor)] = _array(tensor, storages[tensor.storage.key])
+      free_bytes -= arrays[id(tensor)].nbytes
+      if free_bytes < 0:
+        raise TorchFileError("many tensors share the same few numbers.")
+    tensors[path] = arrays[id(tensor)]
+  return tensors
+
+
+def _leaves(tree) -> Iterator[tuple[str, torch_program.Tensor]]:
+  """(path, tensor) of all; containers may hold others often, or themselves."""
+  waiting, num_nodes, num_items = [("", tree)], 0, 0
   while waiting:
     path, node = waiting.pop()
-    num_visited += 1
-    if num_visited > _MAX_NODES:  # containers within containers, shared
-      raise TorchFileError(f"has more than {_MAX_NODES} parts.")
-    if len(path) > _MAX_PATH:  # a container within itself
-      raise TorchFileError(f"is nested too deeply: {path[:40]}...")
     if isinstance(node, torch_program.Tensor):
-      if id(node) not in arrays:
-        arrays[id(node)] = _array(node, storages[node.storage.key])
-        free_bytes -= arrays[id(node)].nbytes
-        if free_bytes < 0:
-          raise TorchFileError("many tensors share the same few numbers.")
-      tensors[path] = arrays[id(node)]
-      continue
+      yield path, node
     if isinstance(
       node, torch_program.Global | torch_program.Inert | torch_program.Storage
     ):
       continue
-    if isinstance(node, list | tuple):
-      node = dict(enumerate(node))
-    if isinstance(node, dict):
-      waiting += [
-        (f"{path}.{key}" if path else str(key), child)
-        for key, child in reversed(node.items())
-      ]
-  return tensors
+    if not isinstance(node, dict | list | tuple):
+      continue
+    num_items += len(node)
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    children = []
+    for key, child in items:
+      if not isinstance(child, dict | list | tuple | torch_program.Tensor):
+        continue
+      inner = f"{path}.{key}" if path else str(key)
+      if len(inner) > _MAX_PATH:  # a container within itself
+        raise TorchFileError(f"is nested too deeply: {inner[:40]!r}...")
+      children.append((inner, child))
+    # Counted before they are queued: a list may hold itself 10,000 times.
+    num_nodes += len(children)
+    if num_nodes > _MAX_NODES or num_items > _MAX_ITEMS:
+      raise TorchFileError(f"has more than {_MAX_NODES} parts.")
+    waiting += reversed(children)
 
 
 def _array(tensor: torch_program.Tensor, numbers: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ that list is refused by name.
 
 import dataclasses
 import pickletools
-import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -39,6 +38,10 @@ _SCRIPTED_LISTS = tuple(
 # Found beside the tensors of training checkpoints; taken as empty, dropped.
 _INERT = (
   "argparse Namespace",
+  # Hyper-parameters of Lightning's checkpoints.
+  "pytorch_lightning.utilities.parsing AttributeDict",
+  "lightning.fabric.utilities.data AttributeDict",
+  "lightning_fabric.utilities.data AttributeDict",
   "collections Counter",  # milestones of a MultiStepLR
   "pathlib PosixPath",
   "torch Size",
@@ -57,6 +60,18 @@ _ADMITTED = (
   *_INERT,
   *(f"torch {name}" for name in (*_STORAGES, *_TYPES)),
 )
+
+
+# Whole programs of published weights have a few hundred thousand.
+_MAX_INSTRUCTIONS = 1 << 22
+# Items that an instruction takes over from a container made before; a program
+# can name one container any number of times.
+_MAX_COPIED_ITEMS = 1 << 19
+_MAX_PROGRAM_BYTES = 64 << 20
+MAX_DIMENSIONS = 64  # as PyTorch
+# No number of bytes or elements needs more, and integers of any width can be
+# made to collide as keys of a dictionary.
+_MAX_INTEGER_BITS = 96
 
 
 class TorchFileError(ValueError):
@@ -101,16 +116,48 @@ def run(
       defines are then taken as dictionaries of their attributes.
   """
   machine = _Machine(scripted=scripted)
+  program, num_instructions = _Program(file), 0
   try:
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in pickletools.genops(program):
       if opcode.name == "STOP":
         return machine.pop(), machine.storages
+      num_instructions += 1
+      if num_instructions > _MAX_INSTRUCTIONS:
+        raise TorchFileError(
+          f"its program has more than {_MAX_INSTRUCTIONS} instructions."
+        )
       machine.step(opcode.name, argument)
   except (ValueError, TypeError, UnicodeError) as error:
     if isinstance(error, TorchFileError):
       raise
     raise TorchFileError(f"not a PyTorch file: {error}") from error
   raise TorchFileError("the program has no end.")
+
+
+class _Program:
+  """The bytes of one program, whose reads are bounded.
+
+  A text may claim any length, and a line may go on to the end of the file.
+  """
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self._left = _MAX_PROGRAM_BYTES
+
+  def read(self, size: int) -> bytes:
+    return self._counted(self._file.read, size)
+
+  def readline(self) -> bytes:
+    return self._counted(self._file.readline, self._left + 1)
+
+  def _counted(self, read: Callable[[int], bytes], size: int) -> bytes:
+    content = read(min(size, self._left + 1))
+    self._left -= len(content)
+    if self._left < 0:
+      raise TorchFileError(
+        f"its program has more than {_MAX_PROGRAM_BYTES} bytes."
+      )
+    return content
 
 
 _MARK = object()
@@ -154,6 +201,7 @@ class _Machine:
     self.storages: dict[str, Storage] = {}
     self._stack: list[Any] = []
     self._memo: dict[int, Any] = {}
+    self._num_copied_items = 0
     self._steps: dict[str, Callable] = {
       "MARK": lambda _: self._stack.append(_MARK),
       "POP": lambda _: self.pop(),
@@ -189,6 +237,8 @@ class _Machine:
     if name in _CONSTANTS:
       self._stack.append(_CONSTANTS[name]())
     elif name in _LITERALS:
+      if isinstance(argument, int):
+        _check_width(argument)
       self._stack.append(argument)
     elif name in self._steps:
       self._steps[name](argument)
@@ -228,6 +278,7 @@ class _Machine:
     self._stack[-1].update(_pairs(items))
 
   def _remember(self, key: int) -> None:
+    _check_width(key)
     self._memo[key] = self._stack[-1]
 
   def _global(self, name: str) -> None:
@@ -236,14 +287,16 @@ class _Machine:
     )
     if not admitted:
       raise TorchFileError(
-        f"asks for {name.replace(' ', '.')!r}. Only tensors are admitted; "
-        "nothing was run. If you trust the file, load it with PyTorch and save "
-        "its state_dict as safetensors."
+        f"asks for {name[:200].replace(' ', '.')!r}. Only tensors are "
+        "admitted; nothing was run. If you trust the file, load it with "
+        "PyTorch and save its state_dict as safetensors."
       )
     self._stack.append(Global(name))
 
   def _stack_global(self) -> None:
     name, module = self.pop(), self.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+      raise TorchFileError("names what is no text.")
     self._global(f"{module} {name}")
 
   def _reduce(self) -> None:
@@ -251,15 +304,11 @@ class _Machine:
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
       raise TorchFileError("calls what is no admitted name.")
     if function.name == _ORDERED_DICT:
-      self._stack.append(_ordered(arguments))
+      self._stack.append(self._ordered(arguments))
     elif function.name == _PARAMETER:
       self._stack.append(arguments[0])
     elif function.name == _TENSOR:
-      storage, offset, shape, strides = arguments[:4]
-      if not isinstance(storage, Storage):
-        raise TorchFileError("a tensor without a storage.")
-      shape = tuple(sys.maxsize if not isinstance(n, int) else n for n in shape)
-      self._stack.append(Tensor(storage, offset, shape, tuple(strides)))
+      self._stack.append(_tensor(*arguments[:4]))
     elif function.name in _INERT:
       self._stack.append(Inert(function.name))
     elif _is_scripted(function.name) and not arguments:
@@ -275,36 +324,78 @@ class _Machine:
     if isinstance(self._stack[-1], Scripted):
       if not isinstance(attributes, dict):
         raise TorchFileError("a TorchScript object of no named attributes.")
+      self._count_copied(len(attributes))
       self._stack[-1].update(attributes)
     elif not isinstance(self._stack[-1], dict | Inert | Tensor):
       raise TorchFileError("sets attributes of what is no object.")
 
   def _storage(self, reference: Any) -> Storage:
     # ("storage", class, key, device, count[, view metadata of old files])
+    # What is refused is not shown: nested containers have no end.
     if not isinstance(reference, tuple) or len(reference) < 5:
-      raise TorchFileError(f"an unknown reference {reference!r}.")
+      raise TorchFileError("an unknown reference.")
     kind, storage_class, key, _, count = reference[:5]
     if kind != "storage" or not isinstance(storage_class, Global):
-      raise TorchFileError(f"an unknown reference {reference!r}.")
+      raise TorchFileError("an unknown reference.")
+    _check_sizes((count,))
     if len(reference) > 5 and reference[5] is not None:
       raise TorchFileError("a view of a storage: save the file again.")
     name = storage_class.name.removeprefix("torch ")
     if name not in _STORAGES or not isinstance(key, str):
-      raise TorchFileError(f"an unknown storage {storage_class.name!r}.")
+      raise TorchFileError(f"an unknown storage {storage_class.name!r:.80}.")
     storage = Storage(key, _STORAGES[name], name == "BFloat16Storage", count)
     if self.storages.setdefault(key, storage) != storage:
-      raise TorchFileError(f"storage {key} is described in two ways.")
+      raise TorchFileError(f"storage {key!r:.40} is described in two ways.")
     return storage
 
-
-def _ordered(arguments: tuple) -> dict:
-  """Of OrderedDict's arguments: nothing, or a list of pairs."""
-  flat = []
-  for pair in arguments[0] if arguments else ():
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
+  def _ordered(self, arguments: tuple) -> dict:
+    """Of OrderedDict's arguments: nothing, or a list of pairs."""
+    pairs = arguments[0] if arguments else []
+    if not isinstance(pairs, list | tuple):
       raise TorchFileError("a dictionary is made of what are no pairs.")
-    flat += pair
-  return _pairs(flat)
+    self._count_copied(len(pairs))
+    flat = []
+    for pair in pairs:
+      if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise TorchFileError("a dictionary is made of what are no pairs.")
+      flat += pair
+    return _pairs(flat)
+
+  def _count_copied(self, count: int) -> None:
+    self._num_copied_items += count
+    if self._num_copied_items > _MAX_COPIED_ITEMS:
+      raise TorchFileError("its containers are copied too often.")
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
+  if not isinstance(storage, Storage):
+    raise TorchFileError("a tensor without a storage.")
+  for sizes in (shape, strides):
+    if not isinstance(sizes, tuple | list):
+      raise TorchFileError("a tensor whose shape is no list of numbers.")
+    if len(sizes) > MAX_DIMENSIONS:
+      raise TorchFileError(
+        f"a tensor of {len(sizes)} dimensions; at most {MAX_DIMENSIONS} are "
+        "read."
+      )
+    _check_sizes(sizes)
+  _check_sizes((offset,))
+  if len(shape) != len(strides):
+    raise TorchFileError("a tensor with other strides than sides.")
+  return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _check_sizes(numbers: tuple | list) -> None:
+  if not all(type(n) is int and abs(n) < 1 << 63 for n in numbers):
+    raise TorchFileError("a tensor whose sizes are no numbers of 64 bits.")
+
+
+def _check_width(number: int) -> None:
+  if number.bit_length() > _MAX_INTEGER_BITS:
+    raise TorchFileError(
+      f"an integer of {number.bit_length()} bits; at most {_MAX_INTEGER_BITS} "
+      "are read."
+    )
 
 
 def _is_scripted(name: str) -> bool:
@@ -313,6 +404,8 @@ def _is_scripted(name: str) -> bool:
 
 def _pairs(items: list[Any]) -> dict:
   # The hash of what is nested goes as deep as a file wants.
-  if any(isinstance(key, tuple) for key in items[::2]):
-    raise TorchFileError("a dictionary's key is a tuple.")
+  for key in items[::2]:
+    if not isinstance(key, str | int | float | bytes | None):
+      kind = "tuple" if isinstance(key, tuple) else type(key).__name__
+      raise TorchFileError(f"a dictionary's key is a {kind}.")
   return dict(zip(items[::2], items[1::2], strict=True))

@@ -71,6 +71,11 @@ def open_file(
     raise
 
 
+def size_of(file: BinaryIO) -> int:
+  """Returns the size of an opened file in bytes."""
+  return os.fstat(file.fileno()).st_size
+
+
 def _open_inside(name: str, folder: PathLike, flags: int) -> int:
   """Opens folder/name component by component, following no link."""
   parts = pathlib.PurePosixPath(name).parts

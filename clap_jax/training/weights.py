@@ -5,7 +5,6 @@
 settings, where they come from, and the file's own sha256.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -13,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.flax
 import safetensors.numpy
+
+from clap_jax.storage import output, tensors, untrusted
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -37,13 +36,12 @@ def write(
       f"{directory} holds weights already; give another directory."
     )
   directory.mkdir(parents=True, exist_ok=True)
+  arrays = {name: np.asarray(leaf, order="C") for name, leaf in weights.items()}
   path = directory / WEIGHTS_FILE
-  safetensors.numpy.save_file(
-    {name: np.asarray(leaf, order="C") for name, leaf in weights.items()}, path
-  )
+  output.write_bytes(path, safetensors.numpy.save(arrays))
   facts = {**facts, "weights_sha256": sha256(path)}
   text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-  (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
+  output.write_text(directory / MANIFEST_FILE, text)
 
 
 def read(
@@ -63,39 +61,18 @@ def read(
         f"{directory} holds no weights ({file.name} is missing). Give what "
         "`clap import` or `clap export` wrote."
       )
-  facts = json.loads(manifest.read_text(encoding="utf-8"))
-  found = sha256(path)
+  facts = untrusted.read_json(MANIFEST_FILE, folder=directory)
+  if not isinstance(facts, dict) or "weights_sha256" not in facts:
+    raise ValueError(f"{manifest} names no weights_sha256: make it again.")
+  found = sha256(WEIGHTS_FILE, folder=directory)
   if found != facts["weights_sha256"]:
     raise ValueError(
       f"{path} has sha256 {found}, its manifest says "
-      f"{facts['weights_sha256']}: the file is damaged, make it again."
+      f"{facts['weights_sha256']!r:.80}: the file is damaged, make it again."
     )
-  return load_safetensors(path), facts
+  return tensors.read(WEIGHTS_FILE, folder=directory), facts
 
 
-def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays of a safetensors file by name; bfloat16 becomes float32.
-
-  Raises:
-    ValueError: if it is none, is damaged, or has numbers of a type that is not
-      read here.
-  """
-  try:
-    arrays = safetensors.numpy.load_file(path)
-  except TypeError:  # NumPy knows bfloat16 only where another package added it
-    arrays = safetensors.flax.load_file(path)
-  except (AttributeError, KeyError) as error:
-    raise ValueError(f"{path}: a type that is not read: {error}") from error
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{path}: {error}") from error
-  return {name: _widened(np.asarray(array)) for name, array in arrays.items()}
-
-
-def _widened(array: np.ndarray) -> np.ndarray:
-  is_bfloat16 = array.dtype.name == "bfloat16"
-  return array.astype(np.float32) if is_bfloat16 else array
-
-
-def sha256(path: str | os.PathLike) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(path: str | os.PathLike, **options: Any) -> str:
+  """Returns the hash of a file of weights; options as `hash_file`."""
+  return untrusted.hash_file(path, max_bytes=tensors.MAX_BYTES, **options)

@@ -153,7 +153,7 @@ def test_nested_containers_do_not_explode(tmp_path):
 def test_a_dictionary_within_itself(tmp_path):
   body = b"}q\x00X\x01\x00\x00\x00ah\x00s"
   path = zipped(tmp_path / "a.pth", program(body))
-  with pytest.raises(torch_file.TorchFileError, match=r"too deeply: a\.a\.a"):
+  with pytest.raises(torch_file.TorchFileError, match=r"too deeply: 'a\.a\.a"):
     torch_file.read(path)
 
 

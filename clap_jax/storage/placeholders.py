@@ -1,0 +1,43 @@
+"""Files that stand in for another: a Git LFS pointer, a page of a website."""
+
+from typing import BinaryIO
+
+from clap_jax.storage.untrusted import UntrustedFileError
+
+_HEAD_BYTES = 512
+_KINDS = (
+  (
+    b"version https://git-lfs.github.com/",
+    "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`, or "
+    "download it again",
+  ),
+  (
+    b"<!doctype html",
+    "a web page, not the file itself: the download was answered with an error "
+    "or a login; download it again",
+  ),
+  (b"<html", "a web page, not the file itself; download it again"),
+  (
+    b"<?xml",
+    "an XML document, not the file itself: the download was answered with an "
+    "error; download it again",
+  ),
+)
+
+
+def check(file: BinaryIO, *, name: object) -> None:
+  """Refuses a file that only stands in for the one that was meant.
+
+  Args:
+    file: at its beginning, where it is left.
+    name: of the file, for the message.
+
+  Raises:
+    UntrustedFileError: it is a Git LFS pointer or a page of a website.
+  """
+  head = file.read(_HEAD_BYTES)
+  file.seek(0)
+  start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+  for begin, meaning in _KINDS:
+    if start.startswith(begin):
+      raise UntrustedFileError(f"{name} is {meaning}")
