@@ -14,7 +14,7 @@ import rich.text
 from clap_jax.console import console
 from clap_jax.data import records, statistics, tfrecord
 from clap_jax.data import tokenizer as tokenizer_lib
-from clap_jax.media import container, decode
+from clap_jax.media import decode, errors
 from clap_jax.models import partitioning
 from clap_jax.report import content, dataset_page
 from clap_jax.trainers import (
@@ -353,7 +353,7 @@ def _annotated_video(dataset, source, info) -> content.VideoTimeline:
         for time in times
       ]
     )
-  except (container.VideoError, tfrecord.CorruptRecordError) as error:
+  except (errors.VideoError, tfrecord.CorruptRecordError) as error:
     note += f"; unreadable: {error}"
   return content.VideoTimeline(
     info.id,

@@ -10,24 +10,11 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
+from clap_jax.media import formats
 from clap_jax.storage import video_names
 from tfds_builders import packing
 from tfds_builders.annotations import WHOLE_VIDEO_SEC, AnnotationFile, Span
 
-VIDEO_SUFFIXES = (
-  ".mp4",
-  ".m4v",
-  ".mov",
-  ".mkv",
-  ".webm",
-  ".avi",
-  ".flv",
-  ".ogv",
-  ".mpg",
-  ".mpeg",
-  ".ts",
-  ".wmv",
-)
 MIN_SPAN_SEC = 0.1  # what has to remain of a clipped span
 _MAX_FPS = 240.0  # of videos that people annotate by frame
 _NUM_DESCRIBED = 3
@@ -85,8 +72,7 @@ class VideoFiles:
     self.folder = folder
     self.by_name: dict[str, pathlib.Path] = {
       path.relative_to(folder).as_posix(): path
-      for path in sorted(folder.rglob("*"))
-      if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+      for path in formats.list_videos(folder)
     }
     self._index = video_names.NameIndex(self.by_name, any_case=any_case)
 

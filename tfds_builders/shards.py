@@ -22,7 +22,9 @@ import av
 import crc32c
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
-from tfds_builders import annotations, collection, packing, schema, transcoding
+from clap_jax.media.errors import VideoError
+from clap_jax.storage import untrusted
+from tfds_builders import collection, packing, schema, transcoding
 
 FORMAT = 3  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
@@ -112,7 +114,7 @@ def _stored(item, limits, scratch):
   """(encoded video, facts) of an item.
 
   Raises:
-    UnusableVideoError: if the source cannot be stored.
+    VideoError: if the source cannot be stored.
   """
   if item.facts is not None:
     return item.path.read_bytes(), dict(item.facts)
@@ -120,7 +122,7 @@ def _stored(item, limits, scratch):
   facts = transcoding.transcode_apart(item.path, target, limits=limits)
   try:
     if target.stat().st_size > MAX_RECORD_BYTES:
-      raise transcoding.UnusableVideoError(
+      raise VideoError(
         f"{target.stat().st_size} bytes when stored; a record holds "
         f"{MAX_RECORD_BYTES}"
       )
@@ -146,20 +148,25 @@ def pack_item(
   note = {"id": item.id, "repaired": [], "rejected": []}
   try:
     note["bytes"] = item.path.stat().st_size
-    note["sha256"] = annotations.hash_file(item.path)
+    note["sha256"] = untrusted.hash_file(
+      item.path, max_bytes=limits.source.max_bytes
+    )
+  except untrusted.UntrustedFileError as error:
+    note["corrupt"] = str(error)
+    return note, None
   except OSError as error:
     note["corrupt"] = f"cannot be read: {error.strerror}"
     return note, None
   try:
     video, facts = _stored(item, limits, scratch)
-  except transcoding.UnusableVideoError as error:
+  except VideoError as error:
     note["corrupt"] = str(error)
     return note, None
   source = facts.pop("source", None) or facts
   note["frames"] = [item.expected_frames, source["num_frames"]]
   note["duration_sec"] = [item.expected_duration_sec, source["duration_sec"]]
   note["claimed"] = source.get("claimed")
-  for key in ("damaged_frames", "longest_gap_sec"):
+  for key in ("damaged_frames", "longest_gap_sec", "stream", "joined"):
     note[key] = source.get(key, 0)
   spans = [
     collection.fit_spans(

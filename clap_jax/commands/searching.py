@@ -1,5 +1,6 @@
 """`clap index`, `clap search` and `clap serve`: many videos, asked by text."""
 
+import dataclasses
 import pathlib
 import time
 
@@ -7,6 +8,7 @@ import rich.table
 from etils import epy
 
 from clap_jax.console import console
+from clap_jax.media.limits import DEFAULT_LIMITS
 
 with epy.lazy_imports():
   from clap_jax import stages
@@ -164,7 +166,10 @@ def _sanitise(source: pathlib.Path, target: pathlib.Path, limits) -> None:
       short_side_px=360,
       max_fps=30.0,
       min_duration_sec=0.2,
-      max_source_bytes=limits.max_upload_bytes,
-      wall_timeout_sec=limits.timeout_sec,
+      source=dataclasses.replace(
+        DEFAULT_LIMITS,
+        max_bytes=limits.max_upload_bytes,
+        max_decode_sec=limits.timeout_sec,
+      ),
     ),
   )

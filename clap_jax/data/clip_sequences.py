@@ -17,7 +17,7 @@ from clap_jax.data.feature_windows import SequenceOptions
 from clap_jax.data.records import ExampleInfo, RecordSource
 from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.media import decode
-from clap_jax.media.container import VideoError
+from clap_jax.media.errors import VideoError
 from clap_jax.types import ClipSequenceBatch
 
 _MAX_TRIES = 20  # bad videos in a row before training gives up
@@ -32,7 +32,7 @@ class ClipOptions:
   stride_sec: float
   num_frames: int
   size: int  # pixels, both sides
-  mode: str = "squash"  # see container.FrameConverter
+  mode: str = "squash"  # see frames.FrameConverter
 
   @property
   def grid(self) -> features.FeatureGrid:

@@ -17,8 +17,9 @@ from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
 from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.data.tokenizer import Tokenizer
-from clap_jax.media.container import VideoError, frame_sides
 from clap_jax.media.decode import DecodedVideo, decode_clip, decode_video
+from clap_jax.media.errors import VideoError
+from clap_jax.media.frames import frame_sides
 from clap_jax.types import ClipBatch, PairMetadata
 
 _MAX_ATTEMPTS = 20
@@ -35,7 +36,7 @@ class FrameOptions:
 
   num_frames: int
   size: int  # px
-  mode: str = "squash"  # see container.FrameConverter
+  mode: str = "squash"  # see frames.FrameConverter
   random_cut: bool = False  # of mode tsp: anywhere, else the centre
 
   @property

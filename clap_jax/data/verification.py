@@ -15,8 +15,8 @@ from clap_jax.data.records import (
   RecordSource,
 )
 from clap_jax.data.tfrecord import CorruptRecordError
-from clap_jax.media.container import VideoError
 from clap_jax.media.decode import decode_video
+from clap_jax.media.errors import VideoError
 
 CHECKSUMS = "SHA256SUMS"
 DATA_CARD = "DATA_CARD.md"  # beside what the build wrote; see inference/cards

@@ -16,7 +16,7 @@ import numpy as np
 from clap_jax.data import class_texts, features, queries, records, tfrecord
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
-from clap_jax.media import container, decode
+from clap_jax.media import decode, errors
 from clap_jax.models import long_video
 from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib
@@ -103,7 +103,7 @@ def extract(
     try:
       clips = stream_clips(encoder, example.video, stride_sec=stride_sec)
       return example, list(clips), None
-    except container.VideoError as error:
+    except errors.VideoError as error:
       return None, example.id, str(error)
 
   for done, (example, clips, reason) in enumerate(

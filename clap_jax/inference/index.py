@@ -23,14 +23,11 @@ import numpy as np
 from clap_jax.data import features
 from clap_jax.inference import approximate, extract
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.media import container
+from clap_jax.media import container, errors, formats
 from clap_jax.trainers import facts as facts_lib
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.npy"
-VIDEO_SUFFIXES = (
-  ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts",
-)  # fmt: skip
 # Clips whose scores are computed at a time: what a core's cache holds.
 _ROWS_PER_BLOCK = 1 << 10
 # Best clips that an approximate search asks for, per moment that is wanted: the
@@ -86,14 +83,10 @@ def find_videos(directory: str | os.PathLike) -> list[pathlib.Path]:
   root = pathlib.Path(directory)
   if not root.is_dir():
     raise FileNotFoundError(f"{root} is no folder; give one with videos.")
-  found = [
-    path
-    for path in sorted(root.rglob("*"))
-    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-  ]
+  found = formats.list_videos(root)
   if not found:
     raise FileNotFoundError(
-      f"{root} holds no videos; looked for {', '.join(VIDEO_SUFFIXES)}."
+      f"{root} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
     )
   return found
 
@@ -137,7 +130,7 @@ def build(
       )
       blocks.append(vectors)
       first += len(vectors)
-    except (container.VideoError, OSError) as error:
+    except (errors.VideoError, OSError) as error:
       failed.append({"video": str(path), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
@@ -310,7 +303,7 @@ def _encoded(cached, encoder, path, *, stride_sec) -> tuple[np.ndarray, float]:
   if cached.is_file():
     with np.load(cached, allow_pickle=False) as arrays:
       return arrays["vectors"], float(arrays["duration_sec"])
-  duration_sec = container.probe(path).duration_sec
+  duration_sec = container.probe(path).duration_sec or 0.0
   clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
   vectors = encoder.project(extract.video_features(encoder, clips))
   vectors = vectors.astype(np.float16)

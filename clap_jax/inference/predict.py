@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from clap_jax.data import features
 from clap_jax.inference import answering, model_directory, streaming, support
-from clap_jax.media import container
+from clap_jax.media import container, errors
 
 
 def predict(
@@ -89,7 +89,7 @@ def predict(
           on_clip=on_clip,
         )
       )
-    except (container.VideoError, OSError) as error:
+    except (errors.VideoError, OSError) as error:
       failed.append({"video": str(video), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
@@ -173,6 +173,6 @@ def _timer(
 def _stated_sec(video: str | pathlib.Path) -> float | Exception:
   """Seconds that a video says it lasts, or why it cannot be opened."""
   try:
-    return float(container.probe(pathlib.Path(video)).duration_sec)
-  except (container.VideoError, OSError) as error:
+    return float(container.probe(pathlib.Path(video)).duration_sec or 0.0)
+  except (errors.VideoError, OSError) as error:
     return error

@@ -20,14 +20,13 @@ from clap_jax.data import episode_batches, features
 from clap_jax.data.class_texts import ClassTexts
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
-from clap_jax.media import container
+from clap_jax.media import errors, formats
 from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import fewshot, fewshot_methods
 from clap_jax.types import EpisodeBatch
 
 SEGMENTS_FILE = "segments.csv"
 _COLUMNS = ("video", "start", "end", "label")
-_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg")
 # Of nearest prototype, for a model without a few-shot head.
 _TEMPERATURE = 0.1
 _DECODE = localizer.DecodeConfig(num_kept=50, num_candidates=400)
@@ -76,15 +75,17 @@ def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
 
 def _read_clips(directory: pathlib.Path) -> list[SupportVideo]:
   found = []
-  for folder in sorted(p for p in directory.iterdir() if p.is_dir()):
+  for folder in sorted(
+    p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")
+  ):
     clips = sorted(
       path
       for path in folder.iterdir()
-      if path.suffix.lower() in _VIDEO_SUFFIXES and path.is_file()
+      if formats.has_video_name(path) and path.is_file()
     )
     if not clips:
       raise ValueError(
-        f"--support: {folder} holds no video ({', '.join(_VIDEO_SUFFIXES)}); "
+        f"--support: {folder} holds no video ({', '.join(formats.SUFFIXES)}); "
         "add clips of the class or remove the folder."
       )
     found += [SupportVideo(path, folder.name, None) for path in clips]
@@ -231,8 +232,8 @@ def _encode(encoder, path: pathlib.Path, stride_sec: float) -> np.ndarray:
   try:
     clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
     return extract.video_features(encoder, clips)
-  except container.VideoError as error:
-    raise container.VideoError(f"--support: {path}: {error}") from error
+  except errors.VideoError as error:
+    raise errors.VideoError(f"--support: {path}: {error}") from error
 
 
 def make_shots(

@@ -1,9 +1,14 @@
-"""Opening video files that nobody vouches for, and walking their frames.
+"""Opening video files of unknown origin, and walking their frames.
 
-The decoder is given bytes or a file that we opened, never a name: FFmpeg
-resolves names such as `http:` or `concat:` and playlists on its own. The
-container is recognised from its first bytes and its demuxer forced; nested
-files have no protocol to be opened with; size, frames and duration have caps.
+The decoder is given bytes or an open file, never a name: FFmpeg resolves names
+such as `http:` or `concat:` and playlists on its own. The container is
+recognised from its first bytes and its demuxer forced; nested files have no
+protocol to be opened with; size, frames, duration and gaps have caps.
+
+Time counts from the zero of a player. In mp4, mov and Matroska that is the zero
+of the file's own timeline, after edit lists: a video stream may start later,
+and nothing is on the screen before. In the others, whose time stamps start
+anywhere, it is the earliest start of any stream.
 """
 
 import contextlib
@@ -12,60 +17,77 @@ import io
 import math
 import os
 import re
-import stat
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import BinaryIO
 
 import av
-import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-Video = bytes | str | os.PathLike
+from clap_jax.media import errors, formats
+from clap_jax.media.errors import VideoError
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+from clap_jax.storage import untrusted
 
-# "tsp_whole" is what "tsp" cuts its centre from, for a random cut of one's own.
-RESIZE_MODES = ("squash", "crop", "tsp", "tsp_whole")
-# What TSP resizes a frame to before it cuts out 112 x 112 px.
-_TSP_HEIGHT, _TSP_WIDTH, _TSP_SIZE = 128, 171, 112
-# Bit-exact scaling gives equal pixels on machines with other vector units.
-_INTERPOLATION = (
-  Interpolation.BILINEAR | Interpolation.BITEXACT | Interpolation.ACCURATE_RND
-)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-_SNIFF_BYTES = 400
+Video = bytes | str | os.PathLike | io.BufferedIOBase
 
-
-class VideoError(ValueError):
-  """A video that cannot be opened, is not acceptable, or breaks off."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoLimits:
-  """Caps on what is decoded; header claims are checked before, facts during."""
-
-  max_pixels: int = 4096 * 2304  # of one frame
-  max_frames: int = 5_000_000
-  max_duration_sec: float = 24 * 3600.0
-  max_bytes: int = 64 << 30
-
-
-DEFAULT_LIMITS = VideoLimits()
+# More damaged frames than this share, and a video is not worth having.
+MAX_DAMAGED_SHARE = 0.02
+# A video may end this much before the end that its header states.
+_CUT_SHARE, _CUT_SEC = 0.05, 0.25
+# Steps back in time of up to this much are jitter, larger ones are a restart.
+_JITTER_SEC = 0.5
+# In these formats a step forward of more than this is a restart too: recordings
+# that were joined byte by byte. FFmpeg's own tools assume the same.
+_JOINED_FORMATS, _JOIN_SEC = ("mpegts", "mpeg"), 10.0
+_OWN_ZERO_FORMATS = ("mov", "matroska")
+# The length is not stated but estimated from the end of the file.
+_ESTIMATED_FORMATS = ("mpegts", "mpeg", "ogg", "gif")
+# Where the index names key frames; elsewhere frames are found by walking.
+_SEEKABLE_FORMATS = ("mov", "matroska", "avi")
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_FALLBACK_FPS = 25.0
+# So many frames more than the share may be damaged before the end is reached.
+_EARLY_DAMAGED = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-  """What the container says of its first video stream, nothing decoded."""
+  """What the container states of its video stream, nothing decoded."""
 
-  duration_sec: float
-  fps: float
+  duration_sec: float | None  # from zero to the end; None if not stated
+  fps: float  # on average
+  frame_sec: float  # between two frames where the picture moves
   num_frames: int  # stated, or duration times rate where not stated
   height: int
   width: int
+  pixel_aspect: float  # width of a pixel by its height
   codec: str
   container: str
+  stream: int  # number in the file, of the default video stream
+
+
+@dataclasses.dataclass
+class Findings:
+  """What decoding found out so far."""
+
+  packets: int = 0
+  decoded: int = 0
+  lost: int = 0  # packets that do not decode
+  corrupt: int = 0  # frames that the decoder marks as damaged
+  hidden: int = 0  # frames that an edit list hides
+  joins: int = 0  # restarts of the time stamps
+  longest_gap_sec: float = 0.0  # between the starts of two frames
+  end_sec: float = 0.0  # of the last frame
+  packets_end_sec: float = -math.inf  # of the last packet of the video
+  file_end_sec: float = -math.inf  # of the last packet of any stream
+
+  @property
+  def damaged(self) -> int:
+    return self.lost + self.corrupt
 
 
 class OpenVideo:
-  """An open container with one video stream; frame times start at 0."""
+  """An open container with one video stream; see the module for its zero."""
 
   def __init__(
     self,
@@ -73,17 +95,41 @@ class OpenVideo:
     *,
     demuxer: str,
     limits: VideoLimits,
+    is_whole: bool,
   ):
     self._container = container
     self._limits = limits
-    self._stream = container.streams.video[0]
+    self._is_whole = is_whole
+    # That with the default flag, else the largest.
+    stream = container.streams.best("video")
+    if stream is None:
+      raise VideoError("the file has no video stream")
+    flagged = [s for s in container.streams.video if _is_default(s)]
+    self._stream = flagged[0] if flagged else stream
     if self._stream.codec_context is None or not self._stream.time_base:
       raise VideoError("the video stream's codec or time base is unknown")
     self._stream.codec_context.thread_count = 1
-    self._seconds_per_tick = float(self._stream.time_base)
-    self._first_tick = self._stream.start_time or 0
-    self.info = _describe(container, self._stream, demuxer)
-    _check_limits(self.info, limits)
+    self._zero_tick = self._find_zero(demuxer)
+    self.info, self.claimed_end_sec, self.is_own_claim = _describe(
+      container, self._stream, demuxer, self._to_sec(0)
+    )
+    self.found = Findings()
+    _check_claims(self.info, limits)
+
+  def _to_sec(self, tick: int) -> float:
+    return (tick - self._zero_tick) * float(self._stream.time_base)
+
+  def _find_zero(self, demuxer: str) -> int:
+    starts = [
+      s.start_time * s.time_base
+      for s in self._container.streams
+      if s.start_time is not None and s.time_base
+    ]
+    start = min(starts, default=Fraction(0))
+    # A file that starts after hours is a piece of a longer recording.
+    if demuxer in _OWN_ZERO_FORMATS and 0 <= start <= self._limits.max_gap_sec:
+      return 0
+    return round(start / self._stream.time_base)
 
   def frames(
     self, *, start_sec: float = 0.0
@@ -91,13 +137,15 @@ class OpenVideo:
     """Yields (time in seconds, frame) from a key frame at or before the start.
 
     The first frame yielded is not later than `start_sec` unless it is the
-    first of the video. Frames without a time stamp are an error.
+    first of the video. Time never runs back: where the time stamps restart, as
+    in joined recordings, the pieces follow each other.
 
     Raises:
-      VideoError: the data cannot be decoded, or passes a limit.
+      VideoError: the data cannot be decoded, too many frames are damaged, or
+        a limit is passed.
     """
-    if start_sec > 0:
-      tick = self._first_tick + int(start_sec / self._seconds_per_tick)
+    if start_sec > 0 and self.info.container in _SEEKABLE_FORMATS:
+      tick = self._zero_tick + int(start_sec / float(self._stream.time_base))
       self._seek(tick)
       walk = self._walk()
       first = next(walk, None)
@@ -107,124 +155,252 @@ class OpenVideo:
         return
       # An index that lies, or a start beyond the end: take the long way.
       walk.close()
-      self._seek(self._first_tick)
+      self._seek(self._zero_tick)
     yield from self._walk()
 
   def _seek(self, tick: int) -> None:
     try:
       self._container.seek(tick, stream=self._stream, backward=True)
     except av.error.FFmpegError:
-      with _errors_named("cannot seek in the video"):
+      with errors.named("cannot seek in the video"):
         self._container.seek(0, backward=True)
 
   def _walk(self) -> Iterator[tuple[float, av.VideoFrame]]:
-    previous = -math.inf
-    with _errors_named("cannot decode the video"):
-      for count, frame in enumerate(self._container.decode(self._stream)):
-        if frame.pts is None:
-          raise VideoError("a frame has no time stamp; transcode the video")
+    found = self.found = Findings()
+    previous, shift_sec = 0.0, 0.0
+    for frame in self._decoded():
+      frame_sec = self._frame_sec(frame)
+      if frame.pts is None:  # right after the one before
+        time = found.end_sec
+      else:
+        time = self._to_sec(frame.pts) + shift_sec
+      if found.decoded and self._is_restart(time - previous):
+        shift_sec += found.end_sec - time
+        found.joins += 1
+        time = found.end_sec
+      elif found.decoded:
+        time = max(time, previous)
+        found.longest_gap_sec = max(found.longest_gap_sec, time - previous)
+      self._check_time(previous, time, frame_sec)
+      previous = time
+      found.decoded += 1
+      found.corrupt += bool(frame.is_corrupt)
+      found.end_sec = time + frame_sec
+      if found.decoded > self._limits.max_frames:
+        raise VideoError(
+          f"more frames than the limit of {self._limits.max_frames}"
+        )
+      yield time, frame
+
+  def _frame_sec(self, frame: av.VideoFrame) -> float:
+    if frame.duration:
+      return frame.duration * float(self._stream.time_base)
+    return self.info.frame_sec
+
+  def _is_restart(self, step_sec: float) -> bool:
+    is_forward = self.info.container in _JOINED_FORMATS
+    return step_sec < -_JITTER_SEC or (is_forward and step_sec > _JOIN_SEC)
+
+  def _check_time(self, previous: float, time: float, frame_sec: float) -> None:
+    limits = self._limits
+    for gap_sec, what in ((time - previous, "before"), (frame_sec, "after")):
+      if gap_sec > limits.max_gap_sec:
+        raise VideoError(
+          f"no picture changes for {gap_sec:.0f} s {what} {time:.2f} s, the "
+          f"limit is {limits.max_gap_sec:.0f} s"
+        )
+    if time > limits.max_duration_sec:
+      raise VideoError(f"longer than the limit of {limits.max_duration_sec} s")
+
+  def _decoded(self) -> Iterator[av.VideoFrame]:
+    """Frames in order of presentation; steps over packets that are damaged."""
+    for packet in self._packets():
+      try:
+        with errors.named("cannot decode the video"):
+          frames = packet.decode()
+      except VideoError as error:
+        if not isinstance(error.__cause__, av.error.InvalidDataError):
+          raise
+        self.found.lost += 1
+        if self.claimed_end_sec and self.info.num_frames:
+          # No need to go on to the end; a few may be those of a cut file.
+          self._check_damage(self.info.num_frames, more=_EARLY_DAMAGED)
+        continue
+      for frame in frames:
         if frame.width * frame.height > self._limits.max_pixels:
           raise VideoError(
             f"a frame has {frame.width} x {frame.height} pixels, the limit "
             f"is {self._limits.max_pixels} in all"
           )
-        if count >= self._limits.max_frames:
-          raise VideoError(f"more than {self._limits.max_frames} frames")
-        time = (frame.pts - self._first_tick) * self._seconds_per_tick
-        if time < previous or time > self._limits.max_duration_sec:
-          raise VideoError(
-            f"time stamps jump from {previous} to {time} s; transcode the video"
-          )
-        previous = time
-        yield time, frame
+        yield frame
 
+  def _packets(self) -> Iterator[av.Packet]:
+    """Packets of the video stream, and at last an empty one.
 
-def frame_sides(size: int, mode: str) -> tuple[int, int]:
-  """Height and width of what FrameConverter makes, in px."""
-  if mode != "tsp_whole":
-    return size, size
-  return (
-    round(size * _TSP_HEIGHT / _TSP_SIZE),
-    round(size * _TSP_WIDTH / _TSP_SIZE),
-  )
+    All streams are read, to see where the file ends. An error of the container
+    ends the file, unless there is more behind it.
+    """
+    found, is_broken = self.found, False
+    while True:
+      try:
+        for packet in self._container.demux():
+          is_broken = False
+          if packet.stream.index == self._stream.index:
+            is_flush = packet.pts is None and packet.dts is None
+            # A packet without data repeats the frame before it.
+            if packet.size or is_flush:
+              found.packets += bool(packet.size)
+              found.hidden += bool(packet.size) and packet.is_discard
+              found.packets_end_sec = max(
+                found.packets_end_sec, self._end_of(packet)
+              )
+              yield packet
+          found.file_end_sec = max(found.file_end_sec, self._end_of(packet))
+        return
+      except av.error.FFmpegError as error:
+        if is_broken or isinstance(error, av.error.EOFError):
+          return
+        is_broken = True
+        found.lost += 1
 
+  def packet_times(self) -> list[float]:
+    """Times of all frames in the order of the file; nothing is decoded."""
+    self.found = Findings()
+    ticks = [p.pts for p in self._packets() if p.pts is not None]
+    return [self._to_sec(tick) for tick in ticks]
 
-class FrameConverter:
-  """Turns decoded frames into uint8 (size, size, 3) RGB arrays.
+  def _end_of(self, packet: av.Packet) -> float:
+    starts = [tick for tick in (packet.pts, packet.dts) if tick is not None]
+    if not starts:
+      return -math.inf
+    end = (max(starts) + (packet.duration or 0)) * packet.time_base
+    return float(end) + self._to_sec(0)
 
-  Mode 'squash' ignores the aspect ratio; 'crop' scales the short side to the
-  size and keeps the centre; 'tsp' resizes to 128 x 171 px, whatever the aspect
-  ratio, and keeps the central 112 x 112 (other sizes in proportion), as TSP
-  (Alwassel et al.) does. A rotation stored beside the stream is applied.
-  """
-
-  def __init__(self, *, size: int, mode: str = "squash"):
-    if mode not in RESIZE_MODES:
-      raise ValueError(f"unknown mode {mode!r}; choose from {RESIZE_MODES}")
-    if size < 1:
-      raise ValueError(f"size is {size} px; expected at least 1")
-    self._size = size
-    self._mode = mode
-    self._reformatter = VideoReformatter()
-
-  def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-    height = width = self._size
-    quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
-    if self._mode.startswith("tsp"):
-      height, width = frame_sides(self._size, "tsp_whole")
-      if quarters % 2:  # it is turned below
-        height, width = width, height
-    if self._mode == "crop":
-      scale = self._size / min(frame.height, frame.width)
-      height = max(self._size, round(frame.height * scale))
-      width = max(self._size, round(frame.width * scale))
-    with _errors_named("cannot convert a frame"):
-      scaled = self._reformatter.reformat(
-        frame,
-        width=width,
-        height=height,
-        format="rgb24",
-        interpolation=_INTERPOLATION,
-        threads=1,
+  def _check_damage(self, num_frames: int, *, more: int = 0) -> None:
+    damaged = self.found.damaged
+    if damaged > MAX_DAMAGED_SHARE * num_frames + more:
+      raise VideoError(
+        f"damaged: {damaged} of {num_frames} frames do not decode, at most "
+        f"{MAX_DAMAGED_SHARE:.0%} are borne"
       )
-      pixels = scaled.to_ndarray()
-    if self._mode != "tsp_whole":
-      top, left = (height - self._size) // 2, (width - self._size) // 2
-      pixels = pixels[top : top + self._size, left : left + self._size]
-    return np.ascontiguousarray(np.rot90(pixels, k=quarters))
+
+  def finish(self) -> float:
+    """The duration in seconds, once all frames were walked.
+
+    It ends with the last frame, or where the stream states that the last frame
+    was shown until then.
+
+    Raises:
+      VideoError: there was no frame, too many were damaged, or the file was
+        cut short.
+    """
+    found = self.found
+    if not found.decoded:
+      raise VideoError("no frame of the video can be decoded")
+    end_sec, claimed_sec = found.end_sec, self.claimed_end_sec or 0.0
+    if end_sec < claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC:
+      if not self._reaches_end():
+        raise VideoError(
+          f"cut short: it breaks off after {end_sec:.2f} of "
+          f"{claimed_sec:.2f} s; it may be half downloaded"
+        )
+      if claimed_sec - end_sec > self._limits.max_gap_sec:
+        raise VideoError(
+          f"the last picture stays for {claimed_sec - end_sec:.0f} s, the "
+          f"limit is {self._limits.max_gap_sec:.0f} s"
+        )
+    self._check_damage(found.decoded + found.lost)
+    if end_sec > self._limits.max_duration_sec:
+      raise VideoError(
+        f"longer than the limit of {self._limits.max_duration_sec} s"
+      )
+    if not self.is_own_claim or end_sec > claimed_sec + _CUT_SEC:
+      return end_sec
+    return claimed_sec
+
+  def _reaches_end(self) -> bool:
+    """Whether nothing is missing after the last frame: it was shown on."""
+    if self._is_whole:
+      return True
+    is_mov = self.info.container == "mov"
+    found, claimed_sec = self.found, self.claimed_end_sec or 0.0
+    # A cut file loses the ends of all its streams, and the index of an mp4 file
+    # tells the end of its video.
+    end_sec = found.packets_end_sec if is_mov else found.file_end_sec
+    return end_sec >= claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC
 
 
 @contextlib.contextmanager
 def open_video(
   video: Video, *, limits: VideoLimits = DEFAULT_LIMITS
 ) -> Iterator[OpenVideo]:
-  """Opens encoded bytes or a local path.
+  """Opens encoded bytes, a local path or an open file.
 
   Raises:
     VideoError: not a local regular file, not a known container, no video
       stream, or beyond a limit.
   """
   with contextlib.ExitStack() as stack:
-    file = stack.enter_context(_open_bytes(video, limits))
-    demuxer = _sniff_demuxer(file)
-    with _errors_named("cannot open the video"):
-      container = av.open(
-        file,
-        mode="r",
-        format=demuxer,
-        # No protocol of this name exists, so nothing nested can be opened.
-        options={"protocol_whitelist": "none", "format_whitelist": demuxer},
-      )
+    file = stack.enter_context(open_source(video, limits=limits))
+    demuxer = _sniff(file)
+    is_whole = demuxer == "matroska" and _is_whole_matroska(file)
+    try:
+      with errors.named("cannot open the video"):
+        container = av.open(
+          file,
+          mode="r",
+          format=demuxer,
+          # No protocol of this name exists, so nothing nested can be opened.
+          options={"protocol_whitelist": "none", "format_whitelist": demuxer},
+        )
+    except VideoError as error:
+      if demuxer == "mov" and not _has_index(file):
+        raise VideoError(
+          "cut short: the file has no index (a moov box); it was not finished "
+          "or is half downloaded"
+        ) from error
+      raise
     stack.enter_context(container)
-    if not container.streams.video:
-      raise VideoError("the file has no video stream")
-    with _errors_named("cannot read the video's header"):
-      opened = OpenVideo(container, demuxer=demuxer, limits=limits)
+    with errors.named("cannot read the video's header"):
+      opened = OpenVideo(
+        container, demuxer=demuxer, limits=limits, is_whole=is_whole
+      )
     yield opened
 
 
+@contextlib.contextmanager
+def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
+  """The bytes of a video as a file, after checks of its type and size.
+
+  Raises:
+    VideoError: not a local regular file, or too large.
+  """
+  if isinstance(video, bytes | bytearray | memoryview):
+    if len(video) > limits.max_bytes:
+      raise VideoError(
+        f"the file has {len(video)} bytes, the limit is {limits.max_bytes}"
+      )
+    yield io.BytesIO(video)
+  elif isinstance(video, io.BufferedIOBase):
+    video.seek(0)
+    yield video
+  else:
+    if isinstance(video, str | os.PathLike) and os.path.isdir(video):
+      raise VideoError(f"{os.fspath(video)} is a folder; name its videos")
+    try:
+      file = untrusted.open_file(video, max_bytes=limits.max_bytes)
+    except untrusted.UntrustedFileError as error:
+      raise VideoError(str(error)) from error
+    except OSError as error:
+      raise VideoError(
+        f"cannot open {os.fspath(video)!r}: {error.strerror}"
+      ) from error
+    with file:
+      yield file
+
+
 def probe(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> VideoInfo:
-  """What the container says of its video; decodes nothing.
+  """What the container states of its video; decodes nothing.
 
   Raises:
     VideoError: as `open_video`.
@@ -233,96 +409,107 @@ def probe(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> VideoInfo:
     return opened.info
 
 
-@contextlib.contextmanager
-def _errors_named(what: str) -> Iterator[None]:
-  """FFmpeg's many exceptions become VideoError with a reason."""
-  try:
-    yield
-  except (av.error.FFmpegError, MemoryError, OSError, IndexError) as error:
-    raise VideoError(f"{what}: {type(error).__name__}: {error}") from error
-  except ValueError as error:
-    if isinstance(error, VideoError):
-      raise
-    raise VideoError(f"{what}: {error}") from error
-
-
-def _open_bytes(video: Video, limits: VideoLimits) -> BinaryIO:
-  if isinstance(video, bytes | bytearray | memoryview):
-    num_bytes = len(video)
-    file: BinaryIO = io.BytesIO(video)
-  else:
-    file = _open_local_file(video)
-    num_bytes = os.fstat(file.fileno()).st_size
-  if num_bytes > limits.max_bytes:
-    file.close()
-    raise VideoError(
-      f"the file has {num_bytes} bytes, the limit is {limits.max_bytes}"
-    )
-  return file
-
-
-def _open_local_file(path: str | os.PathLike) -> BinaryIO:
-  name = os.fspath(path)
-  if not isinstance(name, str) or not name or "\0" in name:
-    raise VideoError(f"{name!r} is not a file name")
-  if _URL.match(name):
-    raise VideoError(
-      f"{name!r} looks like a URL or an FFmpeg protocol; expected the path of "
-      "a local file (write ./ before a name with a colon)"
-    )
-  try:
-    # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(name, flags)
-  except OSError as error:
-    raise VideoError(f"cannot open {name!r}: {error.strerror}") from error
-  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-    os.close(descriptor)
-    raise VideoError(f"{name!r} is not a regular file")
-  return os.fdopen(descriptor, "rb")
-
-
-def _sniff_demuxer(file: BinaryIO) -> str:
-  head = file.read(_SNIFF_BYTES)
+def _sniff(file: BinaryIO) -> str:
+  head = file.read(formats.SNIFF_BYTES)
   file.seek(0)
-  if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-    return "mov"
-  if head[:4] == b"\x1a\x45\xdf\xa3":
-    return "matroska"
-  if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-    return "avi"
-  if head[:1] == b"\x47" and head[188:189] == b"\x47":
-    return "mpegts"
-  raise VideoError(
-    "the first bytes are of no accepted container (mp4, mov, mkv, webm, avi, "
-    f"ts): {head[:12]!r}; transcode the video to mp4"
-  )
+  name = formats.sniff(head)
+  if name is None:
+    raise VideoError(
+      f"not a known video container: it starts with {head[:8]!r}; known are "
+      f"{', '.join(suffix[1:] for suffix in formats.SUFFIXES)}"
+    )
+  return name
+
+
+def _is_whole_matroska(file: BinaryIO) -> bool:
+  """Whether a Matroska file is as long as its segment states."""
+  head = file.read(formats.SNIFF_BYTES)
+  num_bytes = file.seek(0, os.SEEK_END)
+  file.seek(0)
+  place = head.find(b"\x18\x53\x80\x67")
+  size = head[place + 4 : place + 12]
+  if place < 0 or len(size) < 8 or size[0] != 1:
+    return False  # the length is unknown, or in a form that is never written
+  return place + 12 + int.from_bytes(size[1:], "big") <= num_bytes
+
+
+def _has_index(file: BinaryIO) -> bool:
+  """Whether an mp4 or mov file has its index among its outer boxes."""
+  num_bytes, place = file.seek(0, os.SEEK_END), 0
+  for _ in range(1000):
+    file.seek(place)
+    head = file.read(16)
+    if len(head) < 8 or head[4:8] == b"moov":
+      return len(head) >= 8
+    size = int.from_bytes(head[:4], "big")
+    if size == 1:
+      size = int.from_bytes(head[8:16], "big")
+    if size < 8 or place + size > num_bytes:
+      return False
+    place += size
+  return True
 
 
 def _describe(
   container: av.container.InputContainer,
   stream: av.video.stream.VideoStream,
   demuxer: str,
-) -> VideoInfo:
-  fps = float(stream.average_rate or stream.guessed_rate or 0)
-  if stream.duration:
-    duration_sec = float(stream.duration * stream.time_base)
+  zero_sec: float,
+) -> tuple[VideoInfo, float | None, bool]:
+  """The facts, and the end to compare with the frames.
+
+  Args:
+    container: just opened.
+    stream: of the video.
+    demuxer: name of the format.
+    zero_sec: the player's time of the stream's tick 0.
+
+  Returns:
+    The facts, the end that the file states, if it does, and whether that is of
+    the video stream alone: sound may outlast the picture.
+  """
+  average = float(stream.average_rate or stream.guessed_rate or 0)
+  nominal = float(stream.guessed_rate or stream.average_rate or _FALLBACK_FPS)
+  end_sec = None
+  is_own = True
+  clock = _CLOCK.match(stream.metadata.get("DURATION", ""))
+  if demuxer == "avi" and stream.frames and average:
+    # The stream's length shrinks with a file that is cut, the count does not.
+    end_sec = stream.frames / average
+  elif clock and demuxer == "matroska":
+    hours, minutes, seconds = (float(part) for part in clock.groups())
+    end_sec = hours * 3600 + minutes * 60 + seconds + zero_sec
+  elif stream.duration:
+    end = (stream.start_time or 0) + stream.duration
+    end_sec = float(end * stream.time_base) + zero_sec
   elif container.duration:
-    duration_sec = container.duration / av.time_base
-  else:
-    duration_sec = stream.frames / fps if fps else 0.0
-  return VideoInfo(
-    duration_sec=duration_sec,
-    fps=fps,
-    num_frames=stream.frames or round(duration_sec * fps),
+    start = container.start_time or 0
+    end_sec = (start + container.duration) / av.time_base + zero_sec
+    is_own = len(container.streams) == 1
+  info = VideoInfo(
+    duration_sec=end_sec,
+    fps=average,
+    frame_sec=1.0 / nominal,
+    num_frames=stream.frames or round((end_sec or 0.0) * average),
     height=stream.height,
     width=stream.width,
+    pixel_aspect=float(stream.sample_aspect_ratio or 0) or 1.0,
     codec=stream.codec_context.name,
     container=demuxer,
+    stream=stream.index,
+  )
+  is_estimate = demuxer in _ESTIMATED_FORMATS
+  return info, None if is_estimate else end_sec, is_own
+
+
+def _is_default(stream: av.video.stream.VideoStream) -> bool:
+  flags = av.stream.Disposition
+  return flags.default in stream.disposition and (
+    flags.attached_pic not in stream.disposition  # a cover
   )
 
 
-def _check_limits(info: VideoInfo, limits: VideoLimits) -> None:
+def _check_claims(info: VideoInfo, limits: VideoLimits) -> None:
   if info.height < 1 or info.width < 1:
     raise VideoError(f"frames of {info.width} x {info.height} pixels")
   if info.height * info.width > limits.max_pixels:
@@ -334,9 +521,8 @@ def _check_limits(info: VideoInfo, limits: VideoLimits) -> None:
     raise VideoError(
       f"{info.num_frames} frames, the limit is {limits.max_frames}"
     )
-  if not math.isfinite(info.duration_sec) or (
-    info.duration_sec > limits.max_duration_sec
-  ):
+  duration_sec = info.duration_sec or 0.0
+  if not duration_sec <= limits.max_duration_sec:
     raise VideoError(
-      f"{info.duration_sec} s long, the limit is {limits.max_duration_sec} s"
+      f"{duration_sec:.0f} s long, the limit is {limits.max_duration_sec} s"
     )

@@ -4,35 +4,30 @@ Every function here picks frames by one rule: of all frames of the video, the
 one whose time stamp is nearest to a wanted instant, the earlier one on a tie,
 the first or last one outside the video. A clip of `num_frames` frames wants
 the instants start_sec + k * clip_sec / num_frames. So a clip decoded after a
-seek equals the same clip cut from a sequential decode, bit for bit.
+seek equals the same clip cut from a sequential decode, bit for bit. Before its
+first frame a video shows that frame. A frame that comes after a long still
+picture is not shown more than half a second early.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import av
 import numpy as np
 
-from clap_jax.media.container import (
-  DEFAULT_LIMITS,
-  FrameConverter,
-  OpenVideo,
-  Video,
-  VideoError,
-  VideoLimits,
-  open_video,
-)
+from clap_jax.media.container import OpenVideo, Video, open_video
+from clap_jax.media.errors import VideoError
+from clap_jax.media.frames import FrameConverter
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
-# A file may end this much before the length that its header states.
-_END_TOLERANCE_SEC = 1.0
-_END_TOLERANCE_FRACTION = 0.05
 _GRID_TOLERANCE_SEC = 1e-6
+_MAX_EARLY_SEC = 0.5  # that a frame is shown before its time
 
 
 class DecodedVideo(NamedTuple):
   frames: np.ndarray  # uint8 (t, size, size, 3)
-  timestamps: np.ndarray  # float64 (t,), seconds from the first frame
+  timestamps: np.ndarray  # float64 (t,), seconds
 
 
 class DecodedClip(NamedTuple):
@@ -56,8 +51,9 @@ def nearest_frames(timestamps: np.ndarray, instants: np.ndarray) -> np.ndarray:
   """Index of the frame nearest to each instant; the earlier one on a tie."""
   right = np.searchsorted(timestamps, instants).clip(max=len(timestamps) - 1)
   left = (right - 1).clip(min=0)
-  is_left = instants - timestamps[left] <= timestamps[right] - instants
-  return np.where(is_left, left, right)
+  early_sec = timestamps[right] - instants
+  is_left = instants - timestamps[left] <= early_sec
+  return np.where(is_left | (early_sec > _MAX_EARLY_SEC), left, right)
 
 
 def decode_clip(
@@ -120,8 +116,7 @@ def decode_video(
         )
       kept.append(pixels)
       times.append(time)
-  if not kept:
-    raise VideoError("the video has no frames")
+    opened.finish()
   return DecodedVideo(np.stack(kept), np.asarray(times))
 
 
@@ -142,21 +137,31 @@ def iter_clips(
   last frame repeated. Clips share no memory with each other.
 
   Raises:
-    VideoError: the video cannot be decoded, or, after the last whole clip,
-      breaks off long before the end that its header states.
+    VideoError: the video cannot be decoded, or, after the last whole clip, was
+      cut short or has too many damaged frames.
   """
-  if not stride_sec > 0:
-    raise ValueError(f"stride_sec is {stride_sec}; expected a positive number")
-  clip_instants(0.0, clip_sec, num_frames=num_frames)  # checks its arguments
-  converter = FrameConverter(size=size, mode=mode)
+  shape = ClipShape(clip_sec, stride_sec, num_frames, size, mode)
   with open_video(video, limits=limits) as opened:
-    yield from _stream_clips(
-      opened,
-      converter,
-      clip_sec=clip_sec,
-      stride_sec=stride_sec,
-      num_frames=num_frames,
-    )
+    yield from stream_clips(opened, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """Which clips of a video are wanted, and in what form."""
+
+  clip_sec: float
+  stride_sec: float
+  num_frames: int
+  size: int
+  mode: str = "squash"
+
+  def __post_init__(self):
+    if not self.stride_sec > 0:
+      raise ValueError(
+        f"stride_sec is {self.stride_sec}; expected a positive number"
+      )
+    clip_instants(0.0, self.clip_sec, num_frames=self.num_frames)
+    FrameConverter(size=self.size, mode=self.mode)  # checks both
 
 
 @dataclasses.dataclass
@@ -200,7 +205,8 @@ def _nearer(
   """The rule of `nearest_frames` for the two frames around an instant."""
   if previous is None:
     return current.pixels
-  if instant - previous.time <= current.time - instant:
+  early_sec = current.time - instant
+  if instant - previous.time <= early_sec or early_sec > _MAX_EARLY_SEC:
     return previous.pixels
   return current.pixels
 
@@ -248,65 +254,74 @@ def _resample(
     previous = current
 
 
-def _stream_clips(
-  opened: OpenVideo,
-  converter: FrameConverter,
-  *,
-  clip_sec: float,
-  stride_sec: float,
-  num_frames: int,
-) -> Iterator[DecodedClip]:
-  frame_sec = 1.0 / opened.info.fps if opened.info.fps > 0 else 0.0
-  active: list[_OpenClip] = []
-  num_started = 0
+def stream_clips(
+  opened: OpenVideo, shape: ClipShape
+) -> Generator[DecodedClip, None, float]:
+  """The clips of an open video, as `iter_clips`; returns its duration."""
+  converter = FrameConverter(size=shape.size, mode=shape.mode)
+  clips = _ClipGrid(shape)
   previous = None
   for time, frame in opened.frames():
     current = _Converted(time, frame, converter)
-    while num_started * stride_sec <= time:
-      start_sec = num_started * stride_sec
-      instants = clip_instants(start_sec, clip_sec, num_frames=num_frames)
-      active.append(_OpenClip(start_sec, instants, []))
-      num_started += 1
-    for clip in active:
+    yield from clips.advance(time, previous, current)
+    previous = current
+  duration_sec = opened.finish()
+  # The last frame is on the screen until the end.
+  yield from clips.advance(duration_sec, previous, previous)
+  if not clips.num_finished:
+    yield clips.only_one(previous)
+  return duration_sec
+
+
+class _ClipGrid:
+  """Clips of equal length and distance, filled as time goes on."""
+
+  def __init__(self, shape: ClipShape):
+    self._shape = shape
+    self._active: list[_OpenClip] = []
+    self._num_started = 0
+    self.num_finished = 0
+
+  def advance(
+    self, time: float, previous: _Converted | None, current: _Converted
+  ) -> Iterator[DecodedClip]:
+    """Clips that are complete at a time, for the frames around it."""
+    until = time + _GRID_TOLERANCE_SEC
+    self._fill(time, previous, current)
+    yield from self._pop(until)
+    # One after the other: between two distant frames there are many.
+    while (start_sec := self._num_started * self._shape.stride_sec) <= time:
+      instants = clip_instants(
+        start_sec, self._shape.clip_sec, num_frames=self._shape.num_frames
+      )
+      self._active.append(_OpenClip(start_sec, instants, []))
+      self._num_started += 1
+      self._fill(time, previous, current)
+      yield from self._pop(until)
+
+  def _fill(self, time, previous, current) -> None:
+    for clip in self._active:
       while not clip.is_complete and clip.next_instant <= time:
         clip.frames.append(_nearer(previous, current, clip.next_instant))
-    while (
-      active
-      and active[0].is_complete
-      and (active[0].start_sec + clip_sec <= time + _GRID_TOLERANCE_SEC)
+
+  def _pop(self, until: float) -> Iterator[DecodedClip]:
+    while self._active and (
+      self._active[0].start_sec + self._shape.clip_sec <= until
     ):
-      yield _finish(active.pop(0))
-    previous = current
-  if previous is None:
-    raise VideoError("the video has no frames")
-  yield from _finish_active(active, previous, clip_sec, frame_sec)
-  _check_end(previous.time + frame_sec, opened.info.duration_sec)
+      clip = self._active[0]
+      if not clip.is_complete:
+        return
+      self._active.pop(0)
+      self.num_finished += 1
+      yield _finish(clip)
 
-
-def _finish_active(
-  active: list[_OpenClip],
-  last: _Converted,
-  clip_sec: float,
-  frame_sec: float,
-) -> Iterator[DecodedClip]:
-  """The clips that end with the video, and the only one of a short video."""
-  end_sec = last.time + frame_sec + _GRID_TOLERANCE_SEC
-  for clip in active:
-    if clip.start_sec + clip_sec > end_sec and clip.start_sec > 0:
-      return
+  def only_one(self, last: _Converted) -> DecodedClip:
+    """The clip of a video that is shorter than a clip."""
+    clip = self._active[0]
     missing = len(clip.instants) - len(clip.frames)
     clip.frames.extend([last.pixels] * missing)
-    yield _finish(clip)
+    return _finish(clip)
 
 
 def _finish(clip: _OpenClip) -> DecodedClip:
   return DecodedClip(clip.start_sec, np.stack(clip.frames))
-
-
-def _check_end(end_sec: float, stated_sec: float) -> None:
-  tolerance_sec = max(_END_TOLERANCE_SEC, _END_TOLERANCE_FRACTION * stated_sec)
-  if end_sec < stated_sec - tolerance_sec:
-    raise VideoError(
-      f"the video breaks off after {end_sec:.2f} of {stated_sec:.2f} s; it "
-      "may be half downloaded"
-    )

@@ -27,7 +27,7 @@ class ClipShape:
   clip_sec: float = config_lib.ranged(above=0.0)
   num_frames: int = config_lib.ranged(minimum=1)
   image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
-  # How frames come to that size; see container.FrameConverter.
+  # How frames come to that size; see frames.FrameConverter.
   resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
 
 

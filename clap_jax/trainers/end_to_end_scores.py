@@ -16,7 +16,7 @@ from clap_jax.data import (
   records,
   tfrecord,
 )
-from clap_jax.media import container
+from clap_jax.media import errors
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
 from clap_jax.trainers import encoders, feature_data, localization, results
@@ -214,7 +214,7 @@ def _encode_all(
         waiting.append((info.id, clip))
         if len(waiting) == clips_per_batch:
           flush()
-    except (container.VideoError, tfrecord.CorruptRecordError) as error:
+    except (errors.VideoError, tfrecord.CorruptRecordError) as error:
       source.leave_out(info, error)
   if waiting:
     flush()

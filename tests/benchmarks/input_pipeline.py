@@ -33,6 +33,7 @@ from clap_jax.data.records import open_dataset
 from clap_jax.data.tfrecord import ShardReader, frame_record
 from clap_jax.data.tokenizer import train as train_tokenizer
 from clap_jax.media.decode import decode_clip, decode_video
+from clap_jax.media.errors import VideoError
 from tests.benchmarks import input_pipeline_peers as peers
 from tests.benchmarks import running
 from tests.data import built_dataset
@@ -88,7 +89,7 @@ def make_stores(paths, work) -> list[Store]:
     target = work / "stored.mp4"
     try:
       facts = transcoding.transcode_apart(path, target, limits=_LIMITS)
-    except transcoding.UnusableVideoError:
+    except VideoError:
       continue
     if facts["duration_sec"] < _MIN_SOURCE_SEC:
       continue

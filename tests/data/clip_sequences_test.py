@@ -11,7 +11,7 @@ from clap_jax.data import (
   features,
   frame_cache,
 )
-from clap_jax.media import container, decode
+from clap_jax.media import decode, errors
 
 CLIPS = clip_sequences.ClipOptions(
   clip_sec=2.0, stride_sec=1.0, num_frames=4, size=16
@@ -122,5 +122,5 @@ def test_bad_videos_are_replaced_and_named(dataset, capsys):
   assert 2 not in drawn
   assert set(source.bad_videos.reasons) == {infos[2].id}
   assert infos[2].id in capsys.readouterr().err
-  with pytest.raises(container.VideoError, match="cannot be decoded"):
+  with pytest.raises(errors.VideoError, match="cannot be decoded"):
     damaged(range(len(infos))).item(0, seed=0)

@@ -22,7 +22,7 @@ from clap_jax.data.frame_cache import FrameCache
 from clap_jax.data.pipeline import evaluation_batches, training_batches
 from clap_jax.data.records import open_dataset
 from clap_jax.data.tokenizer import train
-from clap_jax.media.container import VideoError
+from clap_jax.media.errors import VideoError
 from clap_jax.types import ClipBatch
 from tests.data import built_dataset
 

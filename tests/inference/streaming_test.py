@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax.inference import answering, extract, predict, streaming
-from clap_jax.media import container
+from clap_jax.media import errors
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -65,11 +65,11 @@ def test_everything_comes_in_order_and_errors_too():
 
   def broken():
     yield 1
-    raise container.VideoError("half downloaded")
+    raise errors.VideoError("half downloaded")
 
   listening = streaming.run_ahead(broken(), depth=2)
   assert next(listening) == 1
-  with pytest.raises(container.VideoError, match="half downloaded"):
+  with pytest.raises(errors.VideoError, match="half downloaded"):
     next(listening)
 
 

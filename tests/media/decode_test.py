@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from clap_jax.data.frame_cache import FrameCache, cut_clip
-from clap_jax.media.container import (
-  OpenVideo,
-  VideoError,
-  VideoLimits,
-  probe,
-)
+from clap_jax.media.container import OpenVideo, probe
 from clap_jax.media.decode import (
   DecodedVideo,
   clip_instants,
@@ -25,6 +20,8 @@ from clap_jax.media.decode import (
   iter_clips,
   nearest_frames,
 )
+from clap_jax.media.errors import VideoError
+from clap_jax.media.limits import VideoLimits
 from tests.data.built_dataset import encode_mp4
 
 SHAPE = {"num_frames": 8, "size": 24}

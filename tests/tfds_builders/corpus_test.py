@@ -11,11 +11,13 @@ import time
 
 import pytest
 
+from clap_jax.media.errors import VideoError
+from clap_jax.media.limits import VideoLimits
 from tests.tfds_builders import transcoding_test, video_corpus
 from tfds_builders import build, transcoding
 
 MAX_CHILD_KIB = 3 << 19  # 1.5 GiB
-LIMITS = transcoding.StoreLimits(wall_timeout_sec=120.0)
+LIMITS = transcoding.StoreLimits(source=VideoLimits(max_decode_sec=120.0))
 
 
 def _build_corpus(folder, cases):
@@ -97,7 +99,7 @@ def test_a_dying_decoder_costs_its_video_only(
   program.write_text(f"#!/bin/sh\nkill -{signal_name} $$\n")
   program.chmod(0o755)
   monkeypatch.setattr(sys, "executable", str(program))
-  with pytest.raises(transcoding.UnusableVideoError, match="decoder died"):
+  with pytest.raises(VideoError, match="decoder died"):
     transcoding.transcode_apart(source, tmp_path / "b.mp4", limits=LIMITS)
 
 
@@ -108,11 +110,11 @@ def test_a_hanging_decoder_is_ended(tmp_path, monkeypatch):
   program.chmod(0o755)
   monkeypatch.setattr(sys, "executable", str(program))
   start = time.monotonic()
-  with pytest.raises(transcoding.UnusableVideoError, match="longer than 1 s"):
+  with pytest.raises(VideoError, match="longer than 1 s"):
     transcoding.transcode_apart(
       source,
       tmp_path / "b.mp4",
-      limits=transcoding.StoreLimits(wall_timeout_sec=1.0),
+      limits=transcoding.StoreLimits(source=VideoLimits(max_decode_sec=1.0)),
     )
   assert time.monotonic() - start < 300
 
@@ -221,7 +223,7 @@ def test_files_that_name_addresses_are_not_followed(tmp_path):
     for index, (head, body) in enumerate(files):
       path = tmp_path / f"{index}.mp4"
       path.write_text(head + body, encoding="latin-1")
-      with pytest.raises(transcoding.UnusableVideoError):
+      with pytest.raises(VideoError):
         transcoding.transcode_apart(path, tmp_path / "out.mp4", limits=LIMITS)
       assert not (tmp_path / "out.mp4").exists()
     assert listener.hits == []

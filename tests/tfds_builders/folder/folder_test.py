@@ -95,7 +95,7 @@ def test_everything_else_is_in_the_manifest_with_a_reason(built):
   reasons = {c["id"]: c["reason"] for c in train["corrupt"]}
   assert set(reasons) == {"short", "broken", "link", "../outside.mp4"}
   assert "too short" in reasons["short"]
-  assert "cannot be decoded" in reasons["broken"]
+  assert "cut short" in reasons["broken"]
   assert "link" in reasons["link"]
   assert "unsafe" in reasons["../outside.mp4"]
   assert [n["where"] for n in train["repaired"]] == ["line 3"]

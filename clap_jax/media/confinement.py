@@ -1,0 +1,57 @@
+"""Limits that a decoding process sets on itself, and how it is started.
+
+Decoders crash, hang and swell on hostile files, so the process that a user
+started never decodes a file of unknown origin.
+"""
+
+import ctypes
+import math
+import os
+import pathlib
+import resource
+import signal
+import sys
+
+import av
+
+from clap_jax.media.limits import VideoLimits
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_PR_SET_PDEATHSIG = 1
+
+
+def command(module: str, *arguments: str) -> list[str]:
+  """The command line of a module of this repository."""
+  return [sys.executable, "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+  """The little of this process's environment that a decoder needs."""
+  return {
+    "PATH": os.environ.get("PATH", ""),
+    "PYTHONPATH": str(_ROOT),
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+  }
+
+
+def confine(limits: VideoLimits) -> None:
+  """Called first in a decoding process: caps memory, dies with the parent.
+
+  The parent is, to Linux, the thread that started the process.
+  """
+  if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  memory = limits.max_memory_bytes
+  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  av.logging.set_level(None)
+
+
+def allow_seconds(limits: VideoLimits) -> None:
+  """Lets this process compute that much longer, for one more video."""
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  used_sec = usage.ru_utime + usage.ru_stime
+  _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+  seconds = math.ceil(used_sec + limits.max_decode_sec)
+  resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))

@@ -1,0 +1,76 @@
+"""The video files that are accepted: by name in a folder, by bytes when opened.
+
+One list serves `clap build`, `predict`, `index`, `extract`, the support folder
+and the uploads of `clap serve`.
+"""
+
+import os
+import pathlib
+
+# Endings that are looked for in a folder. What a file is follows from its
+# first bytes, whatever its ending.
+SUFFIXES = (
+  *(".mp4", ".m4v", ".mov", ".3gp", ".3g2"),
+  *(".mkv", ".webm"),
+  ".avi",
+  *(".ts", ".mts", ".m2ts"),
+  ".flv",
+  *(".mpg", ".mpeg"),
+  *(".wmv", ".asf"),
+  ".ogv",
+  ".gif",
+)
+SNIFF_BYTES = 512
+_MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_MAGIC = (
+  (b"\x1a\x45\xdf\xa3", "matroska"),
+  (b"FLV\x01", "flv"),
+  (b"OggS", "ogg"),
+  (b"\x00\x00\x01\xba", "mpeg"),
+  (b"\x30\x26\xb2\x75", "asf"),
+  (b"GIF87a", "gif"),
+  (b"GIF89a", "gif"),
+)
+# Packets of plain transport streams, of cameras and discs (four bytes of time
+# before each), and of those with error correction.
+_TS_LAYOUTS = ((0, 188), (4, 192), (0, 204))
+_TS_SYNC = 0x47
+
+
+def sniff(head: bytes) -> str | None:
+  """FFmpeg's name of the container with these first bytes, if accepted."""
+  if head[4:8] in _MOV_BOXES:
+    return "mov"
+  if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+    return "avi"
+  for magic, name in _MAGIC:
+    if head.startswith(magic):
+      return name
+  for first, step in _TS_LAYOUTS:
+    if len(head) > first + step and (
+      head[first] == _TS_SYNC == head[first + step]
+    ):
+      return "mpegts"
+  return None
+
+
+def has_video_name(path: str | os.PathLike) -> bool:
+  """Whether a file is looked at in a folder of videos.
+
+  Hidden files are not: beside `a.mp4`, other systems leave `._a.mp4`, which is
+  no video.
+  """
+  path = pathlib.PurePath(path)
+  return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
+
+
+def list_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
+  """Videos below a folder by their names, sorted; nothing hidden."""
+  folder = pathlib.Path(folder)
+  return [
+    path
+    for path in sorted(folder.rglob("*"))
+    if has_video_name(path)
+    and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    and path.is_file()
+  ]
