@@ -1,10 +1,11 @@
 """QVHighlights: moment retrieval and highlight detection.
 
 Percentages rounded to two decimals under the names of the benchmark's
-standalone evaluator, whose choices are kept: moment retrieval averages the AP
-of every *query*, over its first ten windows; R1 takes the first window *as
-listed*; buckets keep the ground-truth windows of a length and the queries that
-have one.
+standalone evaluator and, for R1 below 0.5 and the mean IoU of the first window,
+of the evaluators that came after it. Their choices are kept: moment retrieval
+averages the AP of every *query*, over its first ten windows; R1 and mIoU take
+the first window *as listed*; buckets keep the ground-truth windows of a length
+and the queries that have one.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from clap_jax.metrics import matching, overlap
 CLIP_SEC = 2  # saliency is annotated per clip of two seconds
 MAX_WINDOWS = 10
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+# Newer evaluators, such as CG-DETR's, print R1 at lower overlaps as well.
+RECALL_THRESHOLDS = (0.3, 0.35, 0.4, 0.45, *THRESHOLDS)
 # Lengths in seconds, (low, high]; the longest clip has 150 s.
 LENGTHS = {
   "short": (0, 10),
@@ -81,8 +84,10 @@ def evaluate(
 def _brief_moments(document: dict[str, Any]) -> dict[str, float]:
   full = document["full"]
   return {
+    "MR-full-R1@0.3": full["MR-R1"]["0.3"],
     "MR-full-R1@0.5": full["MR-R1"]["0.5"],
     "MR-full-R1@0.7": full["MR-R1"]["0.7"],
+    "MR-full-mIoU": full["MR-mIoU"],
     "MR-full-mAP": full["MR-mAP"]["average"],
     "MR-full-mAP@0.5": full["MR-mAP"]["0.5"],
     "MR-full-mAP@0.75": full["MR-mAP"]["0.75"],
@@ -102,8 +107,8 @@ def _moment_retrieval(
   truths: Sequence[QueryTruth],
   *,
   bounds: tuple[float, float],
-) -> dict[str, dict[str, float]]:
-  """MR-mAP and MR-R1 against the windows of length in (low, high]."""
+) -> dict[str, Any]:
+  """MR-mAP, MR-R1 and MR-mIoU against the windows of length in (low, high]."""
   kept, answers = [], []
   for prediction, truth in zip(predictions, truths, strict=True):
     length = truth.windows[:, 1] - truth.windows[:, 0]
@@ -112,8 +117,11 @@ def _moment_retrieval(
       kept.append(prediction.windows)
       answers.append(truth.windows[inside])
   if not kept:
-    nothing = {str(threshold): 0.0 for threshold in THRESHOLDS}
-    return {"MR-mAP": {**nothing, "average": 0.0}, "MR-R1": nothing}
+    return {
+      "MR-mAP": dict.fromkeys([*map(str, THRESHOLDS), "average"], 0.0),
+      "MR-R1": dict.fromkeys(map(str, RECALL_THRESHOLDS), 0.0),
+      "MR-mIoU": 0.0,
+    }
   average_precision = _query_average_precision(kept, answers).mean(axis=0)
   first = np.stack([windows[0, :2] for windows in kept])
   query = np.repeat(np.arange(len(answers)), [len(a) for a in answers])
@@ -128,9 +136,10 @@ def _moment_retrieval(
       "average": _percent(average_precision.mean()),
     },
     "MR-R1": {
-      name: _percent((iou >= threshold).mean())
-      for name, threshold in zip(names, THRESHOLDS, strict=True)
+      str(threshold): _percent((iou >= threshold).mean())
+      for threshold in RECALL_THRESHOLDS
     },
+    "MR-mIoU": _percent(iou.mean()),
   }
 
 

@@ -55,8 +55,10 @@ def test_golden_query():
   answers = [truth([[20, 60], [0, 8]], [[0, 0, 0], [2, 3, 4], [4, 4, 4]])]
   document = highlights.evaluate(predictions, answers)
   brief = document["brief"]
-  assert brief["MR-full-R1@0.5"] == 100.0
+  assert brief["MR-full-R1@0.3"] == brief["MR-full-R1@0.5"] == 100.0
   assert brief["MR-full-R1@0.7"] == 0.0
+  assert brief["MR-full-mIoU"] == 50.0  # [0, 4] against [0, 8]
+  assert document["middle"]["MR-mIoU"] == 0.0
   assert brief["MR-full-mAP@0.5"] == 100.0
   assert brief["MR-full-mAP@0.75"] == 50.0
   assert brief["MR-long-mAP"] == 100.0

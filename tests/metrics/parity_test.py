@@ -65,6 +65,25 @@ def test_thumos_kit(shared_data):
   assert round(result["metrics"]["map@0.50"], 4) == 0.2556
 
 
+def first_window_iou(predictions, truth):
+  """Best IoU of each query's first window, as CG-DETR's evaluator takes it."""
+  answers = {
+    entry["qid"]: entry["relevant_windows"]
+    for entry in map(json.loads, truth.read_text().splitlines())
+  }
+  best = []
+  for entry in map(json.loads, predictions.read_text().splitlines()):
+    start, end = entry["pred_relevant_windows"][0][:2]
+    best.append(
+      max(
+        max(0, min(end, last) - max(start, first))
+        / (max(end, last) - min(start, first))
+        for first, last in answers[entry["qid"]]
+      )
+    )
+  return best
+
+
 @pytest.mark.parametrize(
   "name", ["moment_detr_sample_val_preds", "qd_detr_onlyclip_val_preds"]
 )
@@ -80,7 +99,14 @@ def test_qvhighlights(shared_data, name):
     highlight_files.read_highlight_truth(truth),
   )
   expected = dict(flat(json.loads(recorded.read_text())))
-  assert dict(flat(document)) == expected
+  ours = dict(flat(document))
+  assert {key: ours[key] for key in expected} == expected
+  iou = first_window_iou(predictions, truth)
+  brief = document["brief"]
+  assert brief["MR-full-mIoU"] == round(100 * sum(iou) / len(iou), 2)
+  for threshold in (0.3, 0.5, 0.7):
+    hits = sum(value >= threshold for value in iou)
+    assert brief[f"MR-full-R1@{threshold}"] == round(100 * hits / len(iou), 2)
   [result] = score(
     predictions, ground_truth_path=truth, protocols=["qvhighlights"]
   )
