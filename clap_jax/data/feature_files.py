@@ -184,7 +184,8 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     width = video.features.shape[1]
     if self._width not in (None, width):
       raise FeatureError(
-        f"{video_id} has features of width {width}, others {self._width}"
+        f"{video_id} has features of width {width}, others {self._width}. If "
+        "the files hold (width, time), set data.files.axis_order=dt."
       )
     self._width = width
     if self._num_cached_bytes + video.features.nbytes <= _MAX_CACHE_BYTES:

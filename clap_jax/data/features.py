@@ -212,8 +212,13 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
       f"{name}: features of shape {features.shape}, type {features.dtype}; "
       "expected numbers of shape (time, width), neither of them 0"
     )
-  if not np.isfinite(features).all():
-    raise FeatureError(f"{name}: features hold NaN or infinite values")
+  is_finite = np.isfinite(features).all(axis=1)
+  if not is_finite.all():
+    rows = np.flatnonzero(~is_finite)
+    raise FeatureError(
+      f"{name}: features hold NaN or infinite values in {len(rows)} of "
+      f"{len(features)} rows, first in row {rows[0]} (counted from 0)"
+    )
   return np.ascontiguousarray(features, np.float32)
 
 

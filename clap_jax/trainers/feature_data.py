@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,18 +16,20 @@ from clap_jax.data import (
   feature_sources,
   feature_windows,
   features,
+  grounding_source,
   queries,
   records,
 )
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
-from clap_jax.trainers import annotations
+from clap_jax.trainers import annotations, data_checks
 from clap_jax.trainers import facts as facts_lib
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
 CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
 HOLDOUT_SPLIT = "holdout"
+SPLIT_KEYS = ("train_split", "selection_split", "eval_split")
 
 
 def encoder_facts(extraction: Mapping) -> dict:
@@ -69,6 +72,8 @@ class FeatureData:
   holdout: str | None = None  # regex: training videos of the split "holdout"
   ignored_labels: tuple[str, ...] = ()  # neither learned nor scored
   ignored_videos: tuple[str, ...] = ()  # neither learned nor scored
+  # Share of a video's duration by which its features may end early or late.
+  coverage_tolerance: float = config_lib.ranged(default=0.2, minimum=0.0)
 
   def __post_init__(self):
     if (self.dataset is None) == (self.annotations is None):
@@ -172,14 +177,95 @@ class FeatureReader:
     return kept
 
   def features(self, split: str) -> Mapping[str, VideoFeatures]:
-    """Of the split's videos; those that extraction had to skip are missing."""
+    """Of the split's videos.
+
+    Those are missing that extraction had to skip, whose features do not fit
+    their duration and, in training, whose annotations do not.
+
+    Raises:
+      FeatureError: features are missing or damaged, or do not fit for more than
+        a few videos.
+      DataCheckError: annotations do not fit for more than a few videos.
+    """
     if split not in self._loaded:
-      self._loaded[split] = self._load(split)
+      loaded, left_out = self._load(split), self.unfit_features
+      left_out[split] = data_checks.misfits(
+        loaded,
+        self.examples(split),
+        tolerance=self.config.coverage_tolerance,
+        place=f"{self.config.features_dir}, split {split!r}",
+      )
+      gone = dict(left_out[split])
+      if split == self.config.train_split:
+        gone |= self.unfit_annotations(split)
+      for video, reason in gone.items():
+        print(f"left out of {split}: {video}: {reason}", file=sys.stderr)
+      self._loaded[split] = (
+        data_checks.WithoutVideos(loaded, gone) if gone else loaded
+      )
     return self._loaded[split]
 
   @functools.cached_property
   def _loaded(self) -> dict[str, Mapping[str, VideoFeatures]]:
     return {}
+
+  @functools.cached_property
+  def unfit_features(self) -> dict[str, dict[str, str]]:
+    """Split -> video -> reason, of what `features` has loaded."""
+    return {}
+
+  def unfit_annotations(self, split: str) -> dict[str, str]:
+    """Video id -> what is wrong with its annotations.
+
+    Raises:
+      DataCheckError: they are of more than a few videos.
+    """
+    infos = self.examples(split)
+    return data_checks.annotation_problems(
+      self.spans(split),
+      {info.id: info.duration_sec for info in infos},
+      place=f"split {split!r}",
+    )
+
+  def spans(self, split: str) -> dict[str, list[tuple[float, float]]]:
+    """Video id -> its labelled segments and captions, in seconds."""
+    return {
+      info.id: [
+        *((float(start), float(end)) for start, end in info.segments),
+        *((start, end) for start, end, _ in info.captions),
+      ]
+      for info in self.examples(split)
+    }
+
+  def check(
+    self, count: Callable[[str], int], *, what: str, split: str | None = None
+  ) -> None:
+    """Checks the splits that a run will read, before its first step.
+
+    Args:
+      count: split -> how many `what` it has to train on or to score against.
+      what: the items that are counted.
+      split: the only one to check, of `clap eval --split`; None for all that
+        the config names.
+
+    Raises:
+      ValueError: a split is not there, has nothing to score, or its features
+        and annotations cannot be used; with every problem.
+    """
+    keys = SPLIT_KEYS if split is None else ()
+    flags = {f"data.{key}": getattr(self.config, key) for key in keys}
+    data_checks.check_splits(
+      self, flags or {"split": split}, count=count, what=what
+    )
+
+  @property
+  def split_names(self) -> tuple[str, ...]:
+    return tuple(self.dataset.splits)
+
+  def num_segments(self, split: str) -> int:
+    """Labelled segments in videos that have features."""
+    have = self.features(split)
+    return sum(len(i.labels) for i in self.examples(split) if i.id in have)
 
   def _load(self, split: str) -> Mapping[str, VideoFeatures]:
     config = self.config
@@ -206,6 +292,16 @@ class FeatureReader:
       video_id: feature_files.resized(video, num_steps)
       for video_id, video in loaded.items()
     }
+
+  def num_queries(self, split: str) -> int:
+    """Queries on videos that have features.
+
+    Raises:
+      FeatureError: the text of a query has no vectors.
+    """
+    asked, have = self.grounding_split(split).queries, self.features(split)
+    grounding_source.text_rows(asked, self.texts)
+    return sum(query.video_id in have for query in asked)
 
   def localization_source(self, split) -> feature_sources.LocalizationSource:
     return feature_sources.LocalizationSource(
@@ -305,6 +401,7 @@ class FeatureReader:
       notes += [subset] if subset else []
       damaged = self.dataset.damaged(split)
       notes += [f"left out: {error}" for error in damaged[:20]]
+    notes += data_checks.notes(self, split)
     notes += facts.pop("notes", ())
     if self.config.ignored_videos:
       notes.append(f"without {', '.join(self.config.ignored_videos)}")

@@ -139,7 +139,8 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     config.class_split, label_names=reader.dataset.label_names
   )
   scores = fewshot_scores.Scores(config, reader, split)
-  scores.draw_all(config.data.eval_split)  # found out before the work
+  reader.check(reader.num_segments, what="labelled segment")
+  scores.check()
   videos = scores.videos(config.data.train_split, hidden=split.hidden)
   sampler = episodes_lib.EpisodeSampler(
     videos.counts(),

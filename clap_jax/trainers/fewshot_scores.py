@@ -165,19 +165,48 @@ class Scores:
       for run in drawn.runs
     ]
 
-  def selection(self, task, params, split: str) -> dict[str, float]:
-    """The trained method on the validation classes, two runs of one setting.
+  def check(self) -> None:
+    """Draws the episodes of the selection and the evaluation split.
+
+    Raises:
+      ValueError: a split has too few videos of the classes for them.
+    """
+    data = self._config.data
+    drawings = {
+      "eval_split": ("novel", self.draw_all),
+      "selection_split": ("validation", self._draw_selection),
+    }
+    for key, (part, draw) in drawings.items():
+      split = getattr(data, key)
+      if split is None or not getattr(self._classes, part):
+        continue
+      try:
+        draw(split)
+      except episodes_lib.NotEnoughVideosError as error:
+        raise ValueError(
+          f"data.{key} is {split!r}, class_split {self._config.class_split!r}, "
+          f"{part} classes: {error} Their numbers are evaluation.ways and "
+          "evaluation.shots."
+        ) from error
+
+  def _draw_selection(self, split: str):
+    """Videos, and two runs of one setting over the validation classes.
 
     The novel classes are masked: nobody may look at them before the end.
     """
-    if not self._classes.validation:
-      return {}
     config = self._config.evaluation
     setting = Setting(config.ways[0], config.shots[0], config.instances[0])
     videos = self.videos(split, hidden=self._classes.novel)
     drawn = self.draw(
       videos, split, part="validation", setting=setting, min_episodes=1
     )
+    return setting, videos, drawn
+
+  def selection(self, task, params, split: str) -> dict[str, float]:
+    """The trained method on the validation classes."""
+    if not self._classes.validation:
+      return {}
+    setting, videos, drawn = self._draw_selection(split)
     found = self._methods.find(
       self._methods.trained(task, params, videos), videos, drawn
     )

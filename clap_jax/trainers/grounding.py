@@ -222,6 +222,11 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = query_data.open_reader(config.data)
+  for split in {config.data.selection_split, config.data.eval_split}:
+    grounding_evaluation.check_scored(
+      reader.grounding_split(split), config.protocol
+    )
+  reader.check(reader.num_queries, what="query")
   source = make_source(config, reader)
   facts = model_facts(config, source)
   task = make_task(facts, loss_config=config.loss)
@@ -253,9 +258,10 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   facts, task, params = running.restored(workdir, MODEL_FILE, make_task)
-  reader = query_data.open_reader(config.data)
-  score = _score(config, reader, task)
   split = split or config.data.eval_split
+  reader = query_data.open_reader(config.data)
+  reader.check(reader.num_queries, what="query", split=split)
+  score = _score(config, reader, task)
   return score.rows(params, split, absence=facts["absence"])[0]
 
 

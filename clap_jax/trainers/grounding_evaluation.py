@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 
+from clap_jax.data import queries
 from clap_jax.metrics import calibration, grounding, highlights
 from clap_jax.trainers import grounding_answers, moment_search, results
 from clap_jax.training import mesh as mesh_lib
@@ -198,14 +199,25 @@ def _absence_metrics(
   return values
 
 
-def _highlight_metrics(found: grounding_answers.Found) -> dict[str, float]:
-  predictions, truths = [], []
-  for query in found.split.queries:
+def check_scored(split: queries.GroundingSplit, protocol: str) -> None:
+  """Checks that the protocol can score every query of a split.
+
+  Raises:
+    ValueError: QVHighlights' protocol, and a query without saliency scores.
+  """
+  for query in split.queries if protocol == QVHIGHLIGHTS else ():
     if query.saliency is None:
       raise ValueError(
         f"query {query.id} has no saliency scores, which the protocol "
-        f"{QVHIGHLIGHTS} needs; choose another protocol"
+        f"{QVHIGHLIGHTS} needs; choose another --config.protocol "
+        f"({', '.join(grounding.PROTOCOLS)})."
       )
+
+
+def _highlight_metrics(found: grounding_answers.Found) -> dict[str, float]:
+  check_scored(found.split, QVHIGHLIGHTS)
+  predictions, truths = [], []
+  for query in found.split.queries:
     answer = found.answers.get(query.id)
     size = len(query.saliency)
     windows, saliency = np.zeros((1, 3)), np.zeros(size)  # a miss

@@ -75,6 +75,7 @@ def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
+  reader.check(reader.num_segments, what="labelled segment")
   source = reader.localization_source(config.data.train_split)
   facts = model_facts(
     config,
@@ -107,9 +108,11 @@ def evaluate(
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   _, task, params = running.restored(workdir, MODEL_FILE, make_task)
+  split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
+  reader.check(reader.num_segments, what="labelled segment", split=split)
   score = _Score(config, reader, task)
-  return score.rows(params, split or config.data.eval_split)[0]
+  return score.rows(params, split)[0]
 
 
 class _Score:

@@ -104,6 +104,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
   split = _class_split(config, reader)
+  reader.check(reader.num_segments, what="labelled segment")
   source = seen_classes.SeenClassesSource(
     reader.examples(config.data.train_split),
     reader.features(config.data.train_split),
@@ -159,7 +160,9 @@ def evaluate(
   _, task, params = running.restored(
     workdir, MODEL_FILE, localization.make_task
   )
+  split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
+  reader.check(reader.num_segments, what="labelled segment", split=split)
   class_split = _class_split(config, reader)
   naming = _naming(
     config,
@@ -169,7 +172,7 @@ def evaluate(
     vectors=_dataset_vectors(config.classes, reader),
   )
   score = _Score(config, reader, class_split, task, naming=naming)
-  return score.rows(params, split or config.data.eval_split)[0]
+  return score.rows(params, split)[0]
 
 
 def _dataset_vectors(classes: TextClasses, reader) -> np.ndarray:

@@ -113,6 +113,20 @@ class QueryReader(feature_data.FeatureReader):
       )
     )
 
+  @property
+  def split_names(self) -> tuple[str, ...]:
+    held_out = self.config.queries.held_out is not None
+    own = (SELECTION_SPLIT,) if held_out else ()
+    return (*self.config.queries.files, *own)
+
+  def spans(self, split: str) -> dict[str, list[tuple[float, float]]]:
+    """Video id -> the moments of its queries, in seconds."""
+    asked = self.grounding_split(split)
+    spans = {video: [] for video in asked.duration_sec}
+    for query in asked.queries:
+      spans[query.video_id] += query.windows
+    return spans
+
   @functools.cached_property
   def _splits(self) -> dict[str, queries.GroundingSplit]:
     """Read when first asked for; the held-out videos apart."""

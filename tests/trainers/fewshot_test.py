@@ -67,6 +67,35 @@ def told(directory, **training) -> None:
   results.write_json(path, facts | {"training": training})
 
 
+@pytest.mark.parametrize(
+  ("split", "named"),
+  [
+    (
+      {"base": ["fades"], "validation": ["slides"], "novel": ["spins"]},
+      ("data.eval_split", "novel classes", "spins: 5", "evaluation.shots"),
+    ),
+    (
+      {"base": ["fades"], "validation": [], "novel": ["spins", "slides"]},
+      ("data.eval_split", "novel classes", "evaluation.ways"),
+    ),
+  ],
+)
+def test_too_few_videos_are_found_before_training(
+  toy_directory, split_file, tmp_path, split, named
+):
+  split_file.write_text(json.dumps(split))
+  config = resolved(
+    toy_directory,
+    split_file,
+    **{"evaluation.shots": (20,), "allow_seen_classes": True},
+  )
+  with pytest.raises(ValueError, match="20-shot") as error:
+    fewshot.train(config, tmp_path / "run")
+  for text in named:
+    assert text in str(error.value), text
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_run_from_features_to_rows_with_cards(
   toy_directory, split_file, tmp_path
 ):

@@ -1,0 +1,301 @@
+"""Compares features and annotations with the durations of their videos.
+
+All is checked before the first step: a run whose evaluation cannot succeed, or
+whose annotations are in another unit than its features, must not train.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clap_jax.data.features import FeatureError, FeatureGrid, VideoFeatures
+from clap_jax.data.records import ExampleInfo
+
+# Published annotations exceed their videos by up to 1.6 s.
+_ANNOTATION_SLACK_SEC = 2.0
+_ANNOTATION_SLACK_SHARE = 0.05
+# A run goes on without the videos concerned if they are at most this share.
+FEW_SHARE = 0.1
+# Of a split; of a larger one the first and a random sample is read.
+_MAX_PROBED_BYTES = 1 << 30
+_MIN_PROBED_VIDEOS = 32
+# Videos shorter than so many strides say little about the frame rate.
+_MIN_STRIDES = 10
+_MAX_LISTED = 5
+
+
+class DataCheckError(ValueError):
+  """Features or annotations that do not fit their videos."""
+
+
+def annotation_problem(
+  spans: Sequence[tuple[float, float]], duration_sec: float
+) -> str | None:
+  """What is wrong with the segments of a video, or None.
+
+  Segments of no length are allowed: published files have a few.
+  """
+  slack_sec = max(_ANNOTATION_SLACK_SEC, _ANNOTATION_SLACK_SHARE * duration_sec)
+  for start_sec, end_sec in spans:
+    place = f"segment {start_sec:g} to {end_sec:g} s"
+    if end_sec < start_sec:
+      return f"{place} ends before it starts"
+    if start_sec < -0.01:
+      return f"{place} starts before the video"
+    if max(start_sec, end_sec - slack_sec) > duration_sec:
+      return f"{place} ends after the video, which has {duration_sec:g} s"
+  return None
+
+
+def all_annotation_problems(
+  spans: Mapping[str, Sequence[tuple[float, float]]],
+  duration_sec: Mapping[str, float],
+) -> dict[str, str]:
+  """As `annotation_problems`, of however many videos."""
+  found = {
+    video: annotation_problem(of_video, duration_sec[video])
+    for video, of_video in spans.items()
+  }
+  return {video: text for video, text in found.items() if text}
+
+
+def annotation_problems(
+  spans: Mapping[str, Sequence[tuple[float, float]]],
+  duration_sec: Mapping[str, float],
+  *,
+  place: str,
+) -> dict[str, str]:
+  """Video id -> what is wrong with its segments.
+
+  Args:
+    spans: the segments of every video of a split.
+    duration_sec: of every video.
+    place: what an error calls the annotations.
+
+  Raises:
+    DataCheckError: for more than a few videos.
+  """
+  problems = all_annotation_problems(spans, duration_sec)
+  if len(problems) <= FEW_SHARE * len(spans):
+    return problems
+  beyond = sum(
+    any(start_sec > duration_sec[video] for start_sec, _ in of_video)
+    for video, of_video in spans.items()
+  )
+  hint = (
+    "The times look like frames or milliseconds: annotations are in seconds "
+    "from the start of the video."
+    if beyond > len(problems) / 2
+    else "Correct them, or name the videos in data.ignored_videos."
+  )
+  raise DataCheckError(
+    f"{place}: the annotations of {len(problems)} of {len(spans)} videos do "
+    f"not fit their videos:{listed(problems)}\n{hint}"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Span:
+  """Where the features of one video lie."""
+
+  shape: tuple[int, int]
+  grid: FeatureGrid
+  duration_sec: float
+
+  def end_sec(self, length: int | None = None) -> float:
+    """The end of the last of `length` features; None for all."""
+    grid, length = self.grid, self.shape[0] if length is None else length
+    return grid.start_sec + (length - 1) * grid.stride_sec + grid.clip_sec
+
+  def slack_sec(self, tolerance: float) -> float:
+    """What features may lack or exceed: their number is a whole one."""
+    one_more_sec = self.grid.stride_sec + self.grid.clip_sec
+    return max(tolerance * self.duration_sec, one_more_sec)
+
+  def is_misfit(self, tolerance: float, *, length: int | None = None) -> bool:
+    slack_sec = self.slack_sec(tolerance)
+    distance_sec = abs(self.end_sec(length) - self.duration_sec)
+    return max(distance_sec, self.grid.start_sec) > slack_sec + 1e-6
+
+  def describe(self) -> str:
+    return (
+      f"{self.shape[0]} features cover {self.grid.start_sec:.4g} to "
+      f"{self.end_sec():.4g} s of {self.duration_sec:.4g} s"
+    )
+
+
+def misfits(
+  features: Mapping[str, VideoFeatures],
+  infos: Sequence[ExampleInfo],
+  *,
+  tolerance: float,
+  place: str,
+) -> dict[str, str]:
+  """Video id -> how its features do not fit its duration.
+
+  Reads up to 1 GiB of the split's features, in random order after the first,
+  and at least 32 videos.
+
+  Args:
+    features: of a split.
+    infos: its videos.
+    tolerance: by which share of its duration a video's features may be too
+      short or too long.
+    place: what an error calls the features.
+
+  Raises:
+    FeatureError: features cannot be read, hold NaN, or do not fit for more than
+      a few videos.
+  """
+  spans = dict(_probe(features, infos))
+  problems = {
+    video: span.describe()
+    for video, span in spans.items()
+    if span.is_misfit(tolerance)
+  }
+  shares = [
+    span.end_sec() / span.duration_sec
+    for span in spans.values()
+    if span.duration_sec > _MIN_STRIDES * span.grid.stride_sec
+  ]
+  share = float(np.median(shares)) if shares else 1.0
+  if abs(share - 1) > tolerance / 2:  # the same error in all videos
+    problems |= {
+      video: span.describe()
+      for video, span in spans.items()
+      if span.is_misfit(tolerance / 2)
+    }
+  if len(problems) <= FEW_SHARE * len(spans):
+    return problems
+  raise FeatureError(
+    f"{place}: the features of {len(problems)} of {len(spans)} videos do not "
+    f"cover their videos:{listed(problems)}\n"
+    + _hint([spans[video] for video in problems])
+  )
+
+
+def _hint(spans: Sequence[_Span]) -> str:
+  if all(not span.is_misfit(0.0, length=span.shape[1]) for span in spans):
+    return (
+      "As many columns as these files have would cover the videos: they hold "
+      "(width, time). Set data.files.axis_order=dt."
+    )
+  return (
+    "Correct data.files.fps, data.files.stride_frames and "
+    "data.files.window_frames, or the durations of the annotations. If the "
+    "features are meant to cover a part of each video, raise "
+    "data.coverage_tolerance."
+  )
+
+
+def _probe(
+  features: Mapping[str, VideoFeatures], infos: Sequence[ExampleInfo]
+) -> Iterator[tuple[str, _Span]]:
+  there = [info for info in infos if info.id in features]
+  order = np.random.default_rng(0).permutation(np.arange(1, len(there)))
+  num_bytes = 0
+  for count, index in enumerate([0, *order] if there else []):
+    if num_bytes > _MAX_PROBED_BYTES and count >= _MIN_PROBED_VIDEOS:
+      return
+    info = there[index]
+    video = features[info.id]
+    num_bytes += video.features.nbytes
+    yield info.id, _Span(video.features.shape, video.grid, info.duration_sec)
+
+
+def check_splits(
+  reader: Any,
+  flags: Mapping[str, str | None],
+  *,
+  count: Callable[[str], int],
+  what: str,
+) -> None:
+  """Checks the splits that keys of the config name.
+
+  Args:
+    reader: a feature_data.FeatureReader.
+    flags: key -> split; None is no split.
+    count: split -> how many `what` it has.
+    what: the items that are trained on or scored against.
+
+  Raises:
+    ValueError: with every problem: a split is not there or has nothing to
+      score, or its features and annotations cannot be used.
+  """
+  keys_of: dict[str, list[str]] = {}
+  for key, split in flags.items():
+    if split is not None:
+      keys_of.setdefault(split, []).append(key)
+  problems = []
+  for split, keys in keys_of.items():
+    named = f"{' and '.join(keys)}: got {split!r}"
+    try:
+      reader.unfit_annotations(split)
+      reader.features(split)
+      if not count(split):
+        problems.append(
+          f"{named}, which has no {what} in a video with features; choose "
+          f"another split ({', '.join(reader.split_names)})."
+        )
+    except ValueError as error:
+      problems.append(f"{named}: {error}")
+  if problems:
+    raise ValueError("\n".join(problems))
+
+
+def notes(reader: Any, split: str) -> list[str]:
+  """Lines of the card of a split: which videos do not fit, and why."""
+  train, lines = reader.config.train_split, []
+  for name, found in reader.unfit_features.items():
+    if found and name in (split, train):
+      lines.append(
+        f"left out of {name}, features do not fit:{listed(found, count=20)}"
+      )
+  if train in reader.unfit_features and train != split:
+    found = reader.unfit_annotations(train)
+    if found:
+      lines.append(
+        "left out of training, annotations do not fit:"
+        + listed(found, count=20)
+      )
+  found = all_annotation_problems(
+    reader.spans(split),
+    {info.id: info.duration_sec for info in reader.examples(split)},
+  )
+  if found:
+    verb = "left out" if split == train else "scored as they are"
+    lines.append(f"annotations do not fit, {verb}:{listed(found, count=20)}")
+  return lines
+
+
+def listed(problems: Mapping[str, str], *, count: int = _MAX_LISTED) -> str:
+  """The first problems, one a line, and how many more there are."""
+  lines = [f"\n  {video}: {text}" for video, text in problems.items()]
+  more = f"\n  and {len(lines) - count} more" if len(lines) > count else ""
+  return "".join(lines[:count]) + more
+
+
+class WithoutVideos(Mapping[str, VideoFeatures]):
+  """Features of a split but for some videos."""
+
+  def __init__(
+    self, features: Mapping[str, VideoFeatures], left_out: Mapping[str, str]
+  ):
+    self._features = features
+    self._ids = {video: None for video in features if video not in left_out}
+
+  def __len__(self) -> int:
+    return len(self._ids)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._ids)
+
+  def __contains__(self, video_id: object) -> bool:
+    return video_id in self._ids
+
+  def __getitem__(self, video_id: str) -> VideoFeatures:
+    if video_id not in self._ids:
+      raise KeyError(video_id)
+    return self._features[video_id]
