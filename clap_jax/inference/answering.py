@@ -1,22 +1,24 @@
-"""What the heads of a model find in the windows of a video.
+"""Asks the heads of a model about the features of one video.
 
+Every head gets the sequence that evaluation gives it, see sequences.py.
 `model` is everywhere a `model_directory.Model`.
 """
 
 import dataclasses
 import functools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import numpy as np
 
+from clap_jax import types
 from clap_jax.data import features
-from clap_jax.inference import streaming, support
-from clap_jax.trainers import grounding_answers
+from clap_jax.inference import sequences, support
+from clap_jax.trainers import grounding_answers, localization
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
-_MIN_WINDOW_STEPS = 2048  # 17 minutes at a stride of half a second
+_WINDOWS_PER_CALL = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,121 +37,86 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-  """A segment in steps of the video; `window` is the one that found it."""
+  """A segment of the video; `window` is the long window that found it."""
 
-  segment: np.ndarray  # (2,)
+  segment: np.ndarray  # (2,), seconds
   score: float
   name: str  # label or query
   window: int
 
 
-def window_steps(model) -> int:
-  """Features of a window: what a head was trained on, doubled to be long."""
-  heads = (model.localizer, model.grounder, model.matcher)
-  lengths = [head[1]["max_length"] for head in heads if head is not None]
-  longest = max(map(_doubled, lengths), default=_MIN_WINDOW_STEPS)
-  return -(-longest // 4) * 4
-
-
-def _doubled(length: int) -> int:
-  """The first double of a length that is long enough."""
-  return length * 2 ** max(0, math.ceil(math.log2(_MIN_WINDOW_STEPS / length)))
-
-
 class Answers:
-  """Moments of a video as its windows come in."""
+  """Answers one request on any number of videos."""
 
-  def __init__(self, model, request: Request, grid: features.FeatureGrid):
+  def __init__(self, model, request: Request):
     self._model = model
     self._request = request
-    self._grid = grid
-    self._found: dict[str, list[Moment]] = {
-      kind: [] for kind in ("label", "example", "query")
-    }
-    self._absence_logits: np.ndarray | None = None
-
-  def add(self, window: streaming.FeatureWindow, *, number: int) -> None:
-    """Asks the heads about one window."""
-    model, request = self._model, self._request
-    sequence = window.features
-    if request.asks_labels:
-      self._keep("label", window, number, _localize(model, sequence, request))
-    if request.examples:
-      padded, mask = padded_to(sequence, request.examples.max_length)
-      found = request.examples.find(padded, mask)
-      self._keep("example", window, number, found)
-    if request.queries:
-      found, logits = _ground(model, sequence, request.queries, self._texts)
-      self._keep("query", window, number, found)
-      # A query is absent only where every window says so.
-      known = self._absence_logits
-      self._absence_logits = (
-        logits if known is None else np.minimum(known, logits)
-      )
 
   @functools.cached_property
   def _texts(self) -> tuple[np.ndarray, np.ndarray]:
-    """Token vectors of the queries and their mask; the same for all windows."""
+    """Token vectors of the queries and their mask."""
     return self._model.encoder.text_vectors(list(self._request.queries))
 
-  def entries(self, duration_sec: float) -> list[dict]:
-    """Predictions in the form of the document, best first by what is asked."""
-    most = self._request.max_predictions
-    entries = []
-    for kind, key in (("label", "label"), ("example", "label")):
-      entries += [
-        self._entry(moment, duration_sec, key)
-        for moment in merged(self._found[kind])[:most]
-      ]
-    moments = merged(self._found["query"])
-    for query in self._request.queries:
-      own = [moment for moment in moments if moment.name == query]
-      entries += [self._entry(m, duration_sec, "query") for m in own[:most]]
-    return entries
+  def answer(self, video: features.VideoFeatures, duration_sec: float) -> dict:
+    """The "predictions", "absent" and "absence" of a video's entry.
 
-  def absence(self) -> dict:
-    """What the calibration says; nothing where there is none."""
-    facts = self._model.grounder[1]["absence"]
-    if facts is None:
-      return {"absence": None, "absent": None}
-    fitted = grounding_answers.calibration_of(facts)
-    logits = self._absence_logits
-    rows = zip(
-      self._request.queries,
-      fitted.probability(logits),
-      fitted.is_absent(logits),
-      strict=True,
-    )
-    absence = {
-      query: {"probability": float(probability), "absent": bool(absent)}
-      for query, probability, absent in rows
-    }
-    return {
-      "absence": absence,
-      "absent": all(entry["absent"] for entry in absence.values()),
-    }
+    Predictions are best first within labels, examples, and each query.
+    """
+    model, request = self._model, self._request
+    most, entries = request.max_predictions, []
+    result = {"absent": None}
+    if request.asks_labels:
+      found = _localize(model, video, request, duration_sec)
+      entries += [_entry(moment, "label") for moment in found[:most]]
+    if request.examples:
+      found = _match(request.examples, video, duration_sec)
+      entries += [_entry(moment, "label") for moment in found[:most]]
+    if request.queries:
+      found, logits = _ground(
+        model, video, request.queries, self._texts, duration_sec
+      )
+      for query in request.queries:
+        own = [moment for moment in found if moment.name == query]
+        entries += [_entry(moment, "query") for moment in own[:most]]
+      result |= _absence(model, request.queries, logits)
+    return {"predictions": entries} | result
 
-  def _keep(self, kind: str, window, number: int, found: Iterable) -> None:
-    low, high = window.owned
-    for segment, score, name in found:
-      place = np.asarray(segment, np.float64) + window.first
-      if low <= place.mean() < high:
-        self._found[kind].append(Moment(place, float(score), name, number))
 
-  def _entry(self, moment: Moment, duration_sec: float, key: str) -> dict:
-    start_sec, end_sec = np.clip(
-      self._grid.to_seconds(moment.segment), 0.0, duration_sec
-    )
-    return {
-      "start_sec": float(start_sec),
-      "end_sec": float(end_sec),
-      "score": moment.score,
-      key: moment.name,
-    }
+def _entry(moment: Moment, key: str) -> dict:
+  start_sec, end_sec = moment.segment
+  return {
+    "start_sec": float(start_sec),
+    "end_sec": float(end_sec),
+    "score": moment.score,
+    key: moment.name,
+  }
+
+
+def _absence(model, queries: Sequence[str], logits: np.ndarray) -> dict:
+  """Probabilities of absence; None for a grounder without calibration."""
+  facts = model.grounder[1]["absence"]
+  if facts is None:
+    return {"absence": None, "absent": None}
+  fitted = grounding_answers.calibration_of(facts)
+  rows = zip(
+    queries, fitted.probability(logits), fitted.is_absent(logits), strict=True
+  )
+  absence = {
+    query: {"probability": float(probability), "absent": bool(absent)}
+    for query, probability, absent in rows
+  }
+  return {
+    "absence": absence,
+    "absent": all(entry["absent"] for entry in absence.values()),
+  }
 
 
 def merged(moments: Sequence[Moment]) -> list[Moment]:
-  """Best first; of what two windows found of one moment, the better one."""
+  """Sorts moments, best first, and drops those that two windows found.
+
+  Of two moments of one name from different windows that overlap, the better
+  one stays.
+  """
   kept: list[Moment] = []
   for moment in sorted(moments, key=lambda m: -m.score):
     twins = (
@@ -168,72 +135,208 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
   return float(overlap / union) if overlap > 0 else 0.0
 
 
-def _localize(model, sequence: np.ndarray, request: Request) -> list[tuple]:
-  """(segment in grid units, score, class), best first."""
-  _, facts, params = model.localizer
-  names = facts["label_names"]
-  padded, mask = padded_to(sequence, facts["max_length"])
-  output = model.detect(params, padded, mask)
-  keep = np.asarray(output.mask[0])
-  segments = np.asarray(output.segments[0])[keep]
-  scores = np.asarray(output.scores[0])[keep]
-  if model.takes_any_label:
-    return _named(
-      model,
-      sequence,
-      segments=segments,
-      scores=scores,
-      names=tuple(dict.fromkeys(request.labels or model.label_names)),
+def _in_seconds(
+  segments: np.ndarray, grid: features.FeatureGrid, duration_sec: float
+) -> np.ndarray:
+  """Segments in grid units as seconds, cut to the video."""
+  return grid.to_seconds(segments.astype(np.float64)).clip(0.0, duration_sec)
+
+
+def _owned(
+  detections: types.Detections, window: sequences.LongWindow
+) -> types.Detections:
+  """One window's detections that it owns, in grid units of the video."""
+  low, high = window.owned
+  segments = np.asarray(detections.segments) + np.float32(window.start)
+  middle = segments.mean(axis=-1)
+  keep = np.asarray(detections.mask) & (low <= middle) & (middle < high)
+  return types.Detections(
+    segments=segments,
+    scores=np.asarray(detections.scores),
+    labels=np.asarray(detections.labels),
+    mask=keep,
+  )
+
+
+def _localize(
+  model,
+  video: features.VideoFeatures,
+  request: Request,
+  duration_sec: float,
+) -> list[Moment]:
+  facts = model.localizer[1]
+  sequence = sequences.with_trained_length(video, facts)
+  moments = []
+  for number, found in enumerate(_detections(model, sequence.features)):
+    keep = found.mask
+    segments = _in_seconds(found.segments[keep], sequence.grid, duration_sec)
+    scores = found.scores[keep].astype(np.float64)
+    if model.takes_any_label:
+      names = tuple(dict.fromkeys(request.labels or model.label_names))
+      rows = _named(model, sequence, segments, scores, names)
+    else:
+      names = (facts["label_names"][label] for label in found.labels[keep])
+      rows = zip(segments, scores, names, strict=True)
+    moments += [
+      Moment(segment, float(score), name, number)
+      for segment, score, name in rows
+      if request.labels is None or name in request.labels
+    ]
+  return merged(moments)
+
+
+def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
+  """The localizer's detections, in grid units; several of long videos."""
+  task, facts, params = model.localizer
+  size, num_steps = facts["max_length"], len(sequence)
+  if facts["length"] == "windows" or not task.takes_any_length:
+    yield _in_trained_windows(model, sequence)
+    return
+  for window in sequences.long_windows(num_steps, max_length=size):
+    part = sequence[window.start : window.stop]
+    output = model.detect(params, *sequences.padded_to(part, size))
+    (found,) = _rows(jax.device_get(output), 1)
+    yield _owned(found, window)
+
+
+def _in_trained_windows(model, sequence: np.ndarray) -> types.Detections:
+  """Detections of windows of the trained length, merged as in evaluation."""
+  task, facts, params = model.localizer
+  size = facts["max_length"]
+  windows = sequences.trained_windows(len(sequence), max_length=size)
+  num_rows = min(len(windows), _WINDOWS_PER_CALL)
+  parts: list[types.Detections] = []
+  for first in range(0, len(windows), num_rows):
+    chunk = windows[first : first + num_rows]
+    output = model.detect(
+      params,
+      *sequences.stacked(sequence, chunk, max_length=size, num_rows=num_rows),
     )
-  rows = zip(segments, scores, np.asarray(output.labels[0])[keep], strict=True)
-  wanted = set(names if request.labels is None else request.labels)
+    rows = _rows(jax.device_get(output), len(chunk))
+    parts += [
+      row._replace(segments=row.segments + np.float32(start))
+      for row, (start, _) in zip(rows, chunk, strict=True)
+    ]
+  # Powers of two keep the number of compiled programs small.
+  num_padded = 1 << (len(parts) - 1).bit_length()
+  return localization.merged(
+    parts, decode=task.decode_config, num_windows=num_padded
+  )
+
+
+def _rows(output: types.Detections, count: int) -> list[types.Detections]:
   return [
-    (segment, score, names[label])
-    for segment, score, label in rows
-    if names[label] in wanted
+    types.Detections(*(np.asarray(field[row]) for field in output))
+    for row in range(count)
   ]
 
 
-def _named(model, sequence, *, segments, scores, names) -> list[tuple]:
-  """(segment, score, name) of proposals under class names, best first."""
-  best, share = model.naming.best(sequence, segments.astype(np.float64), names)
-  found = [
+def _named(
+  model,
+  sequence: features.VideoFeatures,
+  segments: np.ndarray,
+  scores: np.ndarray,
+  names: tuple[str, ...],
+) -> list[tuple]:
+  """(segment, score, name) of proposals in seconds under class names."""
+  best, share = model.naming.best(
+    sequence.features, sequence.grid.to_grid(segments), names
+  )
+  return [
     (segments[row], scores[row] * value, names[code])
     for row in range(len(segments))
     for code, value in zip(best[row], share[row], strict=True)
   ]
-  return sorted(found, key=lambda entry: -entry[1])
 
 
-def _ground(model, sequence: np.ndarray, queries, texts):
-  """(segment in grid units, score, query) of all queries; absence logits."""
-  _, _, params = model.grounder
-  vectors, query_mask = texts
-  encoded = model.search.encode(params, sequence)
-  output = model.search.answer(
-    params, encoded, query=vectors, query_mask=query_mask
+def _match(
+  examples: support.SupportSet,
+  video: features.VideoFeatures,
+  duration_sec: float,
+) -> list[Moment]:
+  """Moments like those of the examples."""
+  sequence = sequences.with_trained_length(video, examples.lengths)
+  size = examples.lengths["max_length"]
+  return _in_long_windows(
+    sequence,
+    size,
+    lambda part: [examples.find(*sequences.padded_to(part, size))],
+    names_of=lambda _, labels: [examples.classes[label] for label in labels],
+    duration_sec=duration_sec,
   )
-  found = []
-  for row, query in enumerate(queries):
-    keep = output.mask[row]
-    rows = zip(
-      output.segments[row][keep], output.scores[row][keep], strict=True
+
+
+def _ground(
+  model,
+  video: features.VideoFeatures,
+  queries: tuple[str, ...],
+  texts: tuple[np.ndarray, np.ndarray],
+  duration_sec: float,
+) -> tuple[list[Moment], np.ndarray]:
+  """Moments of all queries, best first, and absence logits (q,)."""
+  _, facts, params = model.grounder
+  vectors, query_mask = texts
+  sequence = sequences.with_trained_length(video, facts)
+  logits: list[np.ndarray] = []
+
+  def ask(part: np.ndarray) -> list[types.Detections]:
+    output = model.search.answer(
+      params,
+      model.search.encode(params, part),
+      query=vectors,
+      query_mask=query_mask,
     )
-    found += [(segment, score, query) for segment, score in rows]
-  return found, output.absence_logits
+    logits.append(output.absence_logits)
+    return [
+      types.Detections(segments, scores, np.zeros(len(scores), np.int32), mask)
+      for segments, scores, mask in zip(
+        output.segments, output.scores, output.mask, strict=True
+      )
+    ]
+
+  moments = _in_long_windows(
+    sequence,
+    facts["max_length"],
+    ask,
+    names_of=lambda number, labels: [queries[number]] * len(labels),
+    duration_sec=duration_sec,
+  )
+  # A query is absent only where it is absent in every window.
+  return moments, np.min(logits, axis=0)
 
 
-def padded_to(
-  sequence: np.ndarray, max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """(1, t, d) and (1, t): at least `max_length` long, else the next double.
+def _in_long_windows(
+  sequence: features.VideoFeatures,
+  max_length: int,
+  ask: Callable[[np.ndarray], list[types.Detections]],
+  *,
+  names_of: Callable[[int, np.ndarray], Sequence[str]],
+  duration_sec: float,
+) -> list[Moment]:
+  """Merges what `ask` finds in the long windows of a video.
 
-  The heads are convolutional, so that a longer video needs no other weights;
-  doubling keeps the number of compiled programs small.
+  Args:
+    sequence: of the video.
+    max_length: of the head.
+    ask: features (t, d) of a window -> lists of detections.
+    names_of: (number of the list, labels (n,)) -> names.
+    duration_sec: of the video.
   """
-  length = max_length
-  while length < len(sequence):
-    length *= 2
-  padded = np.zeros((1, length, sequence.shape[1]), np.float32)
-  padded[0, : len(sequence)] = sequence
-  return padded, (np.arange(length) < len(sequence))[None]
+  moments = []
+  windows = sequences.long_windows(
+    len(sequence.features), max_length=max_length
+  )
+  for number, window in enumerate(windows):
+    part = sequence.features[window.start : window.stop]
+    for row, detections in enumerate(ask(part)):
+      found = _owned(detections, window)
+      moments += [
+        Moment(segment, float(score), name, number)
+        for segment, score, name in zip(
+          _in_seconds(found.segments[found.mask], sequence.grid, duration_sec),
+          found.scores[found.mask],
+          names_of(row, found.labels[found.mask]),
+          strict=True,
+        )
+      ]
+  return merged(moments)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 
 import jax
 
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import sequences
+from clap_jax.storage import untrusted
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import (
   fewshot,
@@ -20,8 +23,10 @@ from clap_jax.trainers import (
   text_models,
   text_space,
 )
+from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
+_STRIDE_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +137,17 @@ def _load_run(workdir: pathlib.Path) -> Model:
 
 
 def _checked(model: Model) -> Model:
-  """A head on features of another encoder would find nonsense."""
+  """Raises a ValueError for a head on features of another kind."""
   for name in _HEADS:
     head = getattr(model, name)
+    stride_sec = head and _trained_stride_sec(head[1])
+    if stride_sec and not math.isclose(
+      stride_sec, model.stride_sec, rel_tol=_STRIDE_TOLERANCE
+    ):
+      raise ValueError(
+        f"The {name} was trained on features every {stride_sec:g} s, but the "
+        f"model's stride_sec is {model.stride_sec:g}; correct {MODEL_FILE}."
+      )
     expected = head and head[1].get("encoder_parameters")
     if expected and expected != model.encoder.fingerprint:
       raise ValueError(
@@ -143,6 +156,14 @@ def _checked(model: Model) -> Model:
         f"{model.encoder.fingerprint}; train it on features of this encoder."
       )
   return model
+
+
+def _trained_stride_sec(facts: dict) -> float | None:
+  """Seconds between the features of a head's training; None if unknown."""
+  files = facts.get("files")
+  if files and files["timing"] == "frames" and files["fps"]:
+    return files["stride_frames"] / files["fps"]
+  return facts.get("stride_sec")
 
 
 def write_model(
@@ -166,6 +187,24 @@ def write_model(
   return path
 
 
+def _length_mode(workdir: pathlib.Path, name: str, facts: dict) -> str:
+  """How sequences were brought to one length in a head's training.
+
+  Runs of earlier revisions have it in their config only.
+  """
+  length, source = facts.get("length"), workdir / name
+  if length is None and (workdir / workdir_lib.CONFIG_FILE).is_file():
+    source = workdir / workdir_lib.CONFIG_FILE
+    config = untrusted.read_json(source)
+    length = config["data"].get("length", "pad")
+  if length not in sequences.LENGTHS:
+    raise ValueError(
+      f"{source} has the length {length!r}; expected one of "
+      f"{', '.join(sequences.LENGTHS)}, as in data.length of the training."
+    )
+  return length
+
+
 def _load_head(directory, name, trainer):
   """(task, facts, parameters) of a head's workdir; None without one."""
   if not name:
@@ -174,6 +213,7 @@ def _load_head(directory, name, trainer):
   facts, task, params = running.restored(
     workdir, trainer.MODEL_FILE, trainer.make_task
   )
+  facts["length"] = _length_mode(workdir, trainer.MODEL_FILE, facts)
   if "text_classes" in facts:
     facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
   return task, facts, params

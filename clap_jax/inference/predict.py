@@ -1,7 +1,7 @@
 """Segments of whole videos, from a class list, free text or examples.
 
-A video may have any length: it is decoded, encoded and searched in windows, see
-streaming.py and answering.py.
+A video may have any length: it is decoded while it is encoded, and the heads
+see windows of bounded length, see streaming.py and sequences.py.
 """
 
 import pathlib
@@ -69,7 +69,9 @@ def predict(
       stride_sec=model.stride_sec,
       matcher=model.matcher,
     )
-  request = answering.Request(labels, queries, examples, max_predictions)
+  answers = answering.Answers(
+    model, answering.Request(labels, queries, examples, max_predictions)
+  )
   found, failed = [], []
   stated = [_stated_sec(video) for video in videos]
   lengths_sec = [sec if isinstance(sec, float) else 0.0 for sec in stated]
@@ -84,7 +86,7 @@ def predict(
         _predict_one(
           model,
           pathlib.Path(video),
-          request,
+          answers,
           duration_sec=duration_sec,
           on_clip=on_clip,
         )
@@ -130,7 +132,7 @@ def _check_request(
 def _predict_one(
   model: model_directory.Model,
   video: pathlib.Path,
-  request: answering.Request,
+  answers: answering.Answers,
   *,
   duration_sec: float,
   on_clip: Callable[[float], None],
@@ -140,23 +142,11 @@ def _predict_one(
     stride_sec=model.stride_sec,
     clip_sec=model.encoder.clip.clip_sec,
   )
-  answers = answering.Answers(model, request, grid)
-  windows = streaming.stream_windows(
-    model.encoder,
-    video,
-    stride_sec=model.stride_sec,
-    window_steps=answering.window_steps(model),
-    on_clip=on_clip,
+  encoded = streaming.encode_video(
+    model.encoder, video, stride_sec=model.stride_sec, on_clip=on_clip
   )
-  for number, window in enumerate(windows):
-    answers.add(window, number=number)
-  result = {
-    "video": str(video),
-    "duration_sec": duration_sec,
-    "predictions": answers.entries(duration_sec),
-    "absent": None,
-  }
-  return result | (answers.absence() if request.queries else {})
+  found = answers.answer(features.VideoFeatures(encoded, grid), duration_sec)
+  return {"video": str(video), "duration_sec": duration_sec} | found
 
 
 def _timer(

@@ -1,12 +1,12 @@
-"""Features of a video of any length, window by window, in constant memory.
+"""Encodes videos of any length.
 
-Three things happen at once: a thread decodes, a second one encodes what the
-first has decoded, and the caller works on the window before. Between them stand
-short queues, so that what waits does not grow with the video.
+A thread decodes while the caller encodes. A short queue lies between them, so
+that no more than a few decoded clips are in memory. Features alone grow with
+the video: 4 bytes per channel and step, 15 MB per hour at 512 channels and a
+stride of half a second.
 """
 
-import dataclasses
-import itertools
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -20,48 +20,27 @@ from clap_jax.media import decode
 
 T = TypeVar("T")
 _CLIPS_AHEAD = 16
-_BLOCK_CLIPS = 64
-_WINDOWS_AHEAD = 1
 _POLL_SEC = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureWindow:
-  """Features of a stretch of a video, and which of its moments are its own.
-
-  Windows overlap by half, so that a moment of less than a quarter window lies
-  whole in the one that owns its middle, a longer one up to half a window too.
-  """
-
-  features: np.ndarray  # float32 (t, d)
-  first: int  # step of the video that stands at its start
-  owned: tuple[float, float]  # steps of the video: middles of its moments
-
-
-def stream_windows(
+def encode_video(
   encoder: encoder_lib.Encoder,
   video,
   *,
   stride_sec: float,
-  window_steps: int,
   on_clip: Callable[[float], None] = lambda start_sec: None,
-) -> Iterator[FeatureWindow]:
-  """Yields the windows of a video; one alone if it is not longer.
+) -> np.ndarray:
+  """Encodes a video of any length to features (t, d).
 
   Args:
     encoder: of the clips.
     video: bytes or a local path.
     stride_sec: between clips.
-    window_steps: features of a window, a multiple of 4.
     on_clip: called with the start of every clip that is decoded.
 
   Raises:
     VideoError: the video cannot be decoded.
   """
-  if window_steps < 4 or window_steps % 4:
-    raise ValueError(
-      f"window_steps is {window_steps}; expected a positive multiple of 4."
-    )
 
   def clips() -> Iterator[decode.DecodedClip]:
     stream = extract.stream_clips(encoder, video, stride_sec=stride_sec)
@@ -69,34 +48,8 @@ def stream_windows(
       on_clip(clip.start_sec)
       yield clip
 
-  blocks = _encoded(encoder, run_ahead(clips(), depth=_CLIPS_AHEAD))
-  windows = cut_windows(blocks, window_steps=window_steps)
-  yield from run_ahead(windows, depth=_WINDOWS_AHEAD)
-
-
-def _encoded(
-  encoder: encoder_lib.Encoder, clips: Iterator[decode.DecodedClip]
-) -> Iterator[np.ndarray]:
-  """Features (n, d) of consecutive clips, as many at a time as a block has."""
-  for clip in clips:
-    block = itertools.chain([clip], itertools.islice(clips, _BLOCK_CLIPS - 1))
-    yield extract.video_features(encoder, block)
-
-
-def cut_windows(
-  blocks: Iterable[np.ndarray], *, window_steps: int
-) -> Iterator[FeatureWindow]:
-  """Blocks of features (n, d) to windows that overlap by half."""
-  hop, quarter = window_steps // 2, window_steps // 4
-  buffer = np.zeros((0, 0), np.float32)
-  first, low = 0, -np.inf
-  for block in blocks:
-    buffer = np.concatenate([buffer, block]) if len(buffer) else block
-    while len(buffer) > window_steps:  # so that there is a window after it
-      high = first + hop + quarter
-      yield FeatureWindow(buffer[:window_steps].copy(), first, (low, high))
-      buffer, first, low = buffer[hop:], first + hop, high
-  yield FeatureWindow(buffer.copy(), first, (low, np.inf))
+  with contextlib.closing(run_ahead(clips(), depth=_CLIPS_AHEAD)) as ahead:
+    return extract.video_features(encoder, ahead)
 
 
 def run_ahead(items: Iterable[T], *, depth: int) -> Iterator[T]:

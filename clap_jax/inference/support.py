@@ -19,11 +19,11 @@ import numpy as np
 from clap_jax.data import episode_batches, features
 from clap_jax.data.class_texts import ClassTexts
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import extract
+from clap_jax.inference import extract, sequences
 from clap_jax.media import errors, formats
 from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import fewshot, fewshot_methods
-from clap_jax.types import EpisodeBatch
+from clap_jax.types import Detections, EpisodeBatch
 
 SEGMENTS_FILE = "segments.csv"
 _COLUMNS = ("video", "start", "end", "label")
@@ -155,21 +155,22 @@ class SupportSet:
       ValueError: the folder is malformed.
     """
     self._matcher = matcher
-    self._grid = features.FeatureGrid(
-      start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
-    )
-    self.max_length = matcher[0].max_length if matcher else _MAX_LENGTH
-    encoded: dict[pathlib.Path, np.ndarray] = {}
+    # The length mode and length of a sequence, see sequences.py.
+    self.lengths = {"length": "pad", "max_length": _MAX_LENGTH}
+    if matcher is not None:
+      self.lengths = {key: matcher[1][key] for key in self.lengths}
+    encoded: dict[pathlib.Path, features.VideoFeatures] = {}
     self.shots: dict[str, list[Shot]] = {}
     for video in read_folder(directory):
       if video.path not in encoded:
-        encoded[video.path] = _encode(encoder, video.path, stride_sec)
+        encoded[video.path] = sequences.with_trained_length(
+          _encode(encoder, video.path, stride_sec), self.lengths
+        )
       self.shots.setdefault(video.label, []).extend(
         make_shots(
           encoded[video.path],
           video.segments,
-          grid=self._grid,
-          max_length=self.max_length,
+          max_length=self.lengths["max_length"],
         )
       )
     self.classes = tuple(sorted(self.shots))
@@ -203,10 +204,8 @@ class SupportSet:
 
     return jax.jit(nearest)
 
-  def find(
-    self, padded: np.ndarray, mask: np.ndarray
-  ) -> list[tuple[np.ndarray, float, str]]:
-    """(segment in grid units, score, class), best first.
+  def find(self, padded: np.ndarray, mask: np.ndarray) -> Detections:
+    """Detections of one query, in grid units; labels index `classes`.
 
     Args:
       padded: float32 (1, t, d), the query's features.
@@ -216,34 +215,30 @@ class SupportSet:
       padded, mask, self.shots, classes=self.classes, texts=self._texts
     )
     output = jax.device_get(self._predict(batch))
-    keep = output.mask[0]
-    return [
-      (segment, float(score), self.classes[label])
-      for segment, score, label in zip(
-        output.segments[0][keep],
-        output.scores[0][keep],
-        output.labels[0][keep],
-        strict=True,
-      )
-    ]
+    return Detections(*(field[0] for field in output))
 
 
-def _encode(encoder, path: pathlib.Path, stride_sec: float) -> np.ndarray:
+def _encode(
+  encoder, path: pathlib.Path, stride_sec: float
+) -> features.VideoFeatures:
   try:
     clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
-    return extract.video_features(encoder, clips)
+    grid = features.FeatureGrid(
+      start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+    )
+    return features.VideoFeatures(extract.video_features(encoder, clips), grid)
   except errors.VideoError as error:
     raise errors.VideoError(f"--support: {path}: {error}") from error
 
 
 def make_shots(
-  sequence: np.ndarray,
+  video: features.VideoFeatures,
   segments: tuple[tuple[float, float], ...] | None,
   *,
-  grid: features.FeatureGrid,
   max_length: int,
 ) -> list[Shot]:
   """One shot of a video that fits, else one around each of its segments."""
+  sequence, grid = video
   length = len(sequence)
   whole = np.ones(length, np.bool_)
   action, starts = whole, list(range(0, length, max_length))

@@ -50,6 +50,11 @@ class VideoData:
   cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
   num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
 
+  @property
+  def length(self) -> str:
+    """The length mode of the head, as in feature_data.FeatureData."""
+    return "pad"
+
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:

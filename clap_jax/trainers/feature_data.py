@@ -33,11 +33,17 @@ SPLIT_KEYS = ("train_split", "selection_split", "eval_split")
 
 
 def encoder_facts(extraction: Mapping) -> dict:
-  """What a head says of the encoder that made its features, as far as known."""
+  """Describes the features of a head: their encoder, files and timing.
+
+  Values are None where they are unknown; "files" is None for features of
+  `clap extract`, "stride_sec" and "clip_sec" for others.
+  """
   return {
     "encoder_directory": extraction.get("encoder_directory"),
     "encoder_parameters": extraction.get("parameters"),
     "stride_sec": extraction.get("stride_sec"),
+    "clip_sec": extraction.get("clip", {}).get("clip_sec"),
+    "files": extraction.get("files"),
   }
 
 
@@ -118,7 +124,8 @@ class FeatureReader:
   def extraction(self) -> dict:
     """What the features were made with: encoder, and how, as far as known."""
     if self.config.files is not None:
-      return {"encoder": self.config.files.encoder}
+      files = dataclasses.asdict(self.config.files)
+      return {"encoder": self.config.files.encoder, "files": files}
     path = pathlib.Path(self.config.features_dir) / EXTRACTION_FILE
     if not path.is_file():
       raise FileNotFoundError(
@@ -309,15 +316,16 @@ class FeatureReader:
     )
 
   def evaluation_sources(
-    self, split
+    self, split, *, takes_any_length: bool = True
   ) -> list[feature_sources.LocalizationSource]:
     """Sources whose windows cover the split; each of one padded length.
 
     Padded sequences keep their length, in lengths that double so that few
-    programs are compiled; "windows" cuts them.
+    programs are compiled. With the length mode "windows", and for a head that
+    does not take any length, they are cut to windows.
     """
     infos, loaded = self.examples(split), self.features(split)
-    if self.config.length == "windows":
+    if self.config.length == "windows" or not takes_any_length:
       return [
         feature_sources.LocalizationSource(
           infos, loaded, options=self.options, window_overlap=0.5

@@ -226,6 +226,7 @@ def model_facts(config: FewshotConfig, feature_width: int) -> dict:
   return {
     "feature_width": feature_width,
     "max_length": config.data.max_length,
+    "length": config.data.length,
     "pyramid": dataclasses.asdict(config.pyramid),
     "head": dataclasses.asdict(config.head),
     "matcher": dataclasses.asdict(config.matcher),

@@ -296,6 +296,7 @@ def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
     "query_length": batch.query.shape[-2],
     "query_width": batch.query.shape[-1],
     "max_length": config.data.max_length,
+    "length": config.data.length,
     "pyramid": dataclasses.asdict(config.pyramid),
     "fusion": dataclasses.asdict(config.fusion),
     "head": dataclasses.asdict(config.head),

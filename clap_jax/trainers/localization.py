@@ -122,6 +122,7 @@ class _Score:
     self._config = config
     self._reader = reader
     self._protocol = detection.protocol_named(config.protocol)
+    self._takes_any_length = task.takes_any_length
     self._predictor = evaluation.Predictor(
       task.predict,
       mesh=mesh_lib.make_mesh(config.mesh),
@@ -136,6 +137,7 @@ class _Score:
       params,
       split,
       decode=self._config.decode,
+      takes_any_length=self._takes_any_length,
     )
     table = with_class_source(table, self._config.classifier)
     truth = ground_truth(self._reader, split)
@@ -197,6 +199,7 @@ def detections(
   split: str,
   *,
   decode: SuppressionConfig,
+  takes_any_length: bool = True,
 ) -> tables.DetectionTable:
   """Detections of a split's videos in seconds, cut to the videos.
 
@@ -205,7 +208,9 @@ def detections(
   loaded = reader.features(split)
   found: dict[str, list[types.Detections]] = {}
   infos = {}
-  for source in reader.evaluation_sources(split):
+  for source in reader.evaluation_sources(
+    split, takes_any_length=takes_any_length
+  ):
     infos |= {info.id: info for info in source.examples}
     with pipeline.evaluation_batches(
       source, batch_size=reader.config.batch_size

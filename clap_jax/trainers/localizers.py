@@ -5,7 +5,7 @@ the config in training and from its facts, plain JSON, in inference.
 """
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -89,12 +89,15 @@ class FeatureTask:
   """Feature sequences to detections: what the heads have in common.
 
   Attributes:
+    takes_any_length: whether one pass takes a sequence of any length; else a
+      longer one than `max_length` is cut to windows of it.
     max_length: steps of a training sequence.
     feature_width: channels of a feature.
     channels: (means, deviations) that the features are standardized with, or
       None.
   """
 
+  takes_any_length: ClassVar[bool] = True
   max_length: int
   feature_width: int
   channels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -165,6 +168,8 @@ class PointTask(FeatureTask):
 class SubgraphTask(FeatureTask):
   """The sub-graph localizer as a task."""
 
+  # Its proposals and its graph grow with the square of the length.
+  takes_any_length: ClassVar[bool] = False
   model: subgraph.SubgraphLocalizer
   loss_config: proposal_losses.ProposalLossConfig
   decode_config: proposal_decoding.ProposalDecodeConfig
@@ -249,6 +254,7 @@ def model_facts(
     "label_names": list(label_names),
     "feature_width": feature_width,
     "max_length": config.data.max_length,
+    "length": config.data.length,
     "standardization": standardization,
     **config.model_sections(),
   }

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data import features
-from clap_jax.inference import answering, model_directory, predict
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import model_directory, predict, sequences
 from clap_jax.types import Detections
 from tests.data import built_dataset
 from tests.inference import toy_model
@@ -151,7 +151,7 @@ def test_a_video_shorter_than_a_clip(model, tmp_path):
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33])
 def test_padding(length):
   sequence = np.arange(length * 2, dtype=np.float32).reshape(length, 2) + 1
-  padded, mask = answering.padded_to(sequence, 16)
+  padded, mask = sequences.padded_to(sequence, 16)
   assert padded.shape[1] in (16, 32, 64)
   assert padded.shape[1] < 2 * max(length, 9)
   assert mask.sum() == length
@@ -161,6 +161,8 @@ def test_padding(length):
 
 class GridTask:
   """Finds two segments that are known on the grid."""
+
+  takes_any_length = True
 
   def detect(self, params, features, mask):
     del params, features, mask

@@ -7,7 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from clap_jax.inference import answering, extract, predict, streaming
+from clap_jax.inference import (
+  answering,
+  extract,
+  predict,
+  sequences,
+  streaming,
+)
 from clap_jax.media import errors
 from tests.data import built_dataset
 from tests.inference import toy_model
@@ -15,28 +21,31 @@ from tests.inference import toy_model
 LABELS = built_dataset.LABEL_NAMES
 
 
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 12, 13, 30])
-@pytest.mark.parametrize("block", [1, 3, 64])
-def test_every_step_is_owned_once(length, block):
-  rows = np.arange(length, dtype=np.float32)[:, None]
-  blocks = [rows[i : i + block] for i in range(0, length, block)]
-  windows = list(streaming.cut_windows(blocks, window_steps=8))
-  for window in windows:
-    assert 1 <= len(window.features) <= 8
-    last = window.first + len(window.features)
-    np.testing.assert_array_equal(
-      window.features[:, 0], np.arange(window.first, last)
-    )
-  assert last == length
-  assert len(windows) == 1 or all(len(w.features) > 4 for w in windows)
-  for step in np.arange(-2, length + 2, 0.5):
+@pytest.mark.parametrize("num_steps", [1, 7, 8, 9, 12, 13, 30])
+def test_every_step_is_owned_once(num_steps, monkeypatch):
+  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 8)
+  windows = sequences.long_windows(num_steps, max_length=4)
+  assert [w.start for w in windows] == [4 * i for i in range(len(windows))]
+  assert windows[-1].stop == num_steps
+  assert all(w.stop - w.start == 8 for w in windows[:-1])
+  assert len(windows) == 1 or 4 < num_steps - windows[-1].start <= 8
+  for step in np.arange(-2, num_steps + 2, 0.5):
     owners = [w for w in windows if w.owned[0] <= step < w.owned[1]]
     assert len(owners) == 1
   # A moment of up to a quarter of a window lies in the one that owns it.
-  for start in np.arange(0, max(length - 2, 0)):
+  for start in np.arange(0, max(num_steps - 2, 0)):
     (owner,) = [w for w in windows if w.owned[0] <= start + 1 < w.owned[1]]
-    assert owner.first <= start
-    assert start + 2 <= owner.first + len(owner.features)
+    assert owner.start <= start
+    assert start + 2 <= owner.stop
+
+
+@pytest.mark.parametrize(
+  ("max_length", "size"), [(64, 2048), (100, 3200), (2304, 2304), (17, 2176)]
+)
+def test_a_long_window_is_a_double_of_the_trained_length(max_length, size):
+  (one,) = sequences.long_windows(size, max_length=max_length)
+  assert one.stop == size
+  assert len(sequences.long_windows(size + 1, max_length=max_length)) == 2
 
 
 def test_the_thread_waits_for_the_listener():
@@ -80,33 +89,16 @@ def long_video(tmp_path_factory):
   return path  # 70 s
 
 
-def test_features_of_windows_are_those_of_the_whole(encoder, long_video):
+def test_features_are_those_of_all_clips(encoder, long_video):
   whole = extract.video_features(
     encoder, extract.stream_clips(encoder, long_video, stride_sec=1.0)
   )
   told = []
-  windows = list(
-    streaming.stream_windows(
-      encoder,
-      long_video,
-      stride_sec=1.0,
-      window_steps=16,
-      on_clip=told.append,
-    )
+  encoded = streaming.encode_video(
+    encoder, long_video, stride_sec=1.0, on_clip=told.append
   )
-  assert len(windows) == 8
-  for window in windows:
-    last = window.first + len(window.features)
-    np.testing.assert_allclose(
-      window.features, whole[window.first : last], rtol=1e-5, atol=1e-6
-    )
+  np.testing.assert_allclose(encoded, whole, rtol=1e-5, atol=1e-6)
   assert told == [float(i) for i in range(len(whole))]
-  with pytest.raises(ValueError, match="multiple of 4"):
-    next(
-      streaming.stream_windows(
-        encoder, long_video, stride_sec=1.0, window_steps=18
-      )
-    )
 
 
 def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
@@ -120,9 +112,9 @@ def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
   } | {"decode_config": type(task.decode_config)(**decode)})  # fmt: skip
   model = dataclasses.replace(model, localizer=(task, facts, params))
   request = {"labels": LABELS, "max_predictions": 2000}
-  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 128)
+  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 128)
   (whole,) = predict.predict(model, [long_video], **request)["videos"]
-  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 32)
+  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 32)
   (parts,) = predict.predict(model, [long_video], **request)["videos"]
   best = [e for e in whole["predictions"] if e["end_sec"] - e["start_sec"] < 8]
   best = best[:20]
@@ -141,7 +133,7 @@ def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
 def test_queries_and_examples_over_windows(
   encoder, long_video, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(answering, "_MIN_WINDOW_STEPS", 16)
+  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 16)
   (tmp_path / "spins").mkdir()
   (tmp_path / "spins" / "a.mp4").write_bytes(built_dataset.encode_mp4(24))
   seen = []

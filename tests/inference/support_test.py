@@ -31,6 +31,7 @@ def write_clips(directory, counts, *, num_frames=24):
 def make_matcher(encoder, **config):
   facts = {
     "max_length": toy_model.MAX_LENGTH,
+    "length": "pad",
     "feature_width": encoder.feature_width,
     "pyramid": dataclasses.asdict(
       pyramid.PyramidConfig(width=16, num_levels=2, num_heads=2)
@@ -123,15 +124,13 @@ def test_untrimmed_examples_with_their_segments(encoder, video, tmp_path):
 
 
 def test_long_examples_become_one_shot_around_each_segment():
-  sequence = np.arange(40, dtype=np.float32)[:, None]
-  shots = support.make_shots(
-    sequence, ((5.0, 9.0), (30.0, 34.0)), grid=GRID, max_length=16
-  )
+  video = features.VideoFeatures(np.arange(40, dtype=np.float32)[:, None], GRID)
+  shots = support.make_shots(video, ((5.0, 9.0), (30.0, 34.0)), max_length=16)
   assert len(shots) == 2
   for shot, start in zip(shots, (0, 23), strict=True):
     np.testing.assert_array_equal(shot.features[:, 0], np.arange(16) + start)
   assert np.flatnonzero(shots[0].action).tolist() == [4, 5, 6, 7]
-  whole = support.make_shots(sequence, None, grid=GRID, max_length=16)
+  whole = support.make_shots(video, None, max_length=16)
   assert [shot.mask.sum() for shot in whole] == [16, 16, 8]
   assert all((shot.action == shot.mask).all() for shot in whole)
 

@@ -56,6 +56,7 @@ def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
 def make_model(encoder) -> model_directory.Model:
   shared = {
     "max_length": MAX_LENGTH,
+    "length": "pad",
     "feature_width": encoder.feature_width,
     "pyramid": dataclasses.asdict(
       pyramid.PyramidConfig(width=16, num_levels=2, num_heads=2)
