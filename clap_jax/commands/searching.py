@@ -1,7 +1,10 @@
 """`clap index`, `clap search` and `clap serve`: many videos, asked by text."""
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
+import socket
 import time
 
 import rich.table
@@ -16,6 +19,9 @@ with epy.lazy_imports():
   from clap_jax.inference import index as index_lib
   from clap_jax.inference import model_directory
   from tfds_builders import transcoding
+
+_MAX_CONNECTIONS = 256  # of `clap serve`; more are refused
+_SHUTDOWN_SEC = 5  # for answers under way at its end
 
 
 def add_index(commands) -> None:
@@ -125,8 +131,9 @@ def add_serve(commands) -> None:
   parser = commands.add_parser(
     "serve",
     help="a page on this machine: drop a video, ask, play the moments",
-    description="Serves on the loopback address only. Uploads are decoded in a "
-    "guarded process, kept in a temporary folder and deleted at the end.",
+    description="Serves on the loopback address only, and only to who has the "
+    "address that it prints. Uploads are decoded in a guarded process, kept in "
+    "a private temporary folder and deleted at the end.",
   )
   parser.add_argument("--model", required=True, help="a model directory")
   parser.add_argument("--port", type=int, default=8000)
@@ -140,25 +147,65 @@ def _serve(args) -> dict:
   # The server's packages take a second to import; no other command needs them.
   import uvicorn  # noqa: PLC0415
 
+  from clap_jax.serving import access, uploads  # noqa: PLC0415
   from clap_jax.serving import app as app_lib  # noqa: PLC0415
 
-  if not 0 < args.port < 65536:
-    raise ValueError(f"--port must be from 1 to 65535, got {args.port}.")
   limits = app_lib.ServeLimits(
-    max_upload_bytes=args.max_upload_mib << 20, timeout_sec=args.timeout_sec
+    uploads=uploads.UploadLimits(
+      max_upload_bytes=args.max_upload_mib << 20, decode_sec=args.timeout_sec
+    ),
+    timeout_sec=args.timeout_sec,
   )
-  app = app_lib.make_app(
-    model_directory.load_model(args.model),
-    sanitise=lambda source, target: _sanitise(source, target, limits),
-    index=index_lib.open_index(args.index) if args.index else None,
-    limits=limits,
-  )
-  console.print(f"http://127.0.0.1:{args.port}  (stop with Ctrl-C)")
-  uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
+  with _listener(args.port) as listener:
+    token = access.new_token()
+    app = app_lib.make_app(
+      model_directory.load_model(args.model),
+      port=args.port,
+      token=token,
+      make_playable=functools.partial(_make_playable, limits=limits.uploads),
+      index=index_lib.open_index(args.index) if args.index else None,
+      limits=limits,
+    )
+    server = uvicorn.Server(
+      uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,  # it would show the token
+        server_header=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_SHUTDOWN_SEC,
+      )
+    )
+    console.print(
+      f"{access.address(args.port, token)}  (stop with Ctrl-C)",
+      soft_wrap=True,
+      markup=False,
+    )
+    console.print(
+      "Whoever has this address may ask; other users of this machine may not."
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+      server.run(sockets=[listener])
   return {}
 
 
-def _sanitise(source: pathlib.Path, target: pathlib.Path, limits) -> None:
+def _listener(port: int) -> socket.socket:
+  """Takes the port before the model is loaded, or raises a ValueError."""
+  if not 0 < port < 65536:
+    raise ValueError(f"--port must be from 1 to 65535, got {port}.")
+  listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+  listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+  try:
+    listener.bind(("127.0.0.1", port))
+  except OSError as error:
+    listener.close()
+    raise ValueError(
+      f"--port {port} cannot be used: {error.strerror}; choose another."
+    ) from error
+  return listener
+
+
+def _make_playable(source: pathlib.Path, target: pathlib.Path, *, limits):
   transcoding.transcode_apart(
     source,
     target,
@@ -169,7 +216,7 @@ def _sanitise(source: pathlib.Path, target: pathlib.Path, limits) -> None:
       source=dataclasses.replace(
         DEFAULT_LIMITS,
         max_bytes=limits.max_upload_bytes,
-        max_decode_sec=limits.timeout_sec,
+        max_decode_sec=limits.decode_sec,
       ),
     ),
   )

@@ -98,7 +98,7 @@ def _render(report: content.Report, *, thumbnail_height: int) -> str:
       report=report,
       style=Markup(style()),
       script=Markup(script),
-      script_hash=_script_hash(script),
+      script_hash=source_hash(script),
       method_figure=Markup(method_figure.method_figure_svg(standalone=False)),
       diagnoses=[
         (item, diagnosis_figures.figures(item)) for item in report.diagnoses
@@ -119,9 +119,9 @@ def _keep_pairs(text: str) -> str:
   return re.sub(r" (?=[\d-])", "\N{NO-BREAK SPACE}", text)
 
 
-def _script_hash(script: str) -> str:
-  """Lets the browser run this script and no other."""
-  digest = hashlib.sha256(script.encode("utf-8")).digest()
+def source_hash(source: str) -> str:
+  """Returns the source of a policy that allows this inline text alone."""
+  digest = hashlib.sha256(source.encode("utf-8")).digest()
   return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 

@@ -10,9 +10,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from clap_jax.report import page, palette
 
 MAX_EMBEDDED_BYTES = 24_000_000
+_FOLDER = pathlib.Path(__file__).parent
 _MEDIA_TYPES = {
   ".mp4": "video/mp4",
   ".m4v": "video/mp4",
@@ -31,6 +34,7 @@ def render(entry: Mapping[str, Any], *, source: str | None = None) -> str:
   """
   path = pathlib.Path(entry["video"])
   note = ""
+  style, script = _inline("css"), _inline("js")
   if source is None:
     source, note = _source(path)
   return (
@@ -42,7 +46,29 @@ def render(entry: Mapping[str, Any], *, source: str | None = None) -> str:
       source=source,
       note=note,
       groups=groups(entry),
+      style=Markup(style),
+      script=Markup(script),
+      policy=_policy(style, script),
     )
+  )
+
+
+def inline_hashes() -> tuple[str, str]:
+  """Returns the hashes of the page's style sheet and of its script."""
+  return page.source_hash(_inline("css")), page.source_hash(_inline("js"))
+
+
+def _inline(suffix: str) -> str:
+  return (_FOLDER / f"player.{suffix}").read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+  """No text that is filled in can run, even if it were not escaped."""
+  return (
+    "default-src 'none'; media-src 'self' data: file:; "
+    f"style-src '{page.source_hash(style)}'; "
+    f"script-src '{page.source_hash(script)}'; "
+    "base-uri 'none'; form-action 'none'"
   )
 
 

@@ -105,7 +105,7 @@ def test_page_embeds_the_video_and_escapes_what_people_wrote(document):
   assert 'src="data:video/mp4;base64,' in text
   assert "<b>" not in text and html.escape("a <b> -") in text
   assert text.count("data-start=") == 2 * 2 + 0
-  assert "no such moment" in text and "http" not in text
+  assert "no such moment" in text and "://" not in text
 
 
 def test_page_of_a_video_that_is_gone_says_so(document):

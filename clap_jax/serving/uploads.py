@@ -1,0 +1,222 @@
+"""Uploaded videos, kept in a harmless form in a private folder.
+
+The first bytes must be those of a video before more is stored. An upload is
+never opened in this process: `make_playable` turns it, in a guarded process,
+into a small mp4 that the model reads and the browser plays, and the upload is
+deleted. Uploads are few at once and have a common budget of bytes.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+
+import fastapi
+from starlette import requests
+
+from clap_jax.media import container, formats
+from clap_jax.serving import answers, bodies, jobs, private_folder
+
+MakePlayable = Callable[[pathlib.Path, pathlib.Path], object]
+_RESERVED_BYTES = 4 << 20  # asked of the budget at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UploadLimits:
+  """What visitors may store, and how long that may take."""
+
+  max_upload_bytes: int = 512 << 20
+  max_at_once: int = 2
+  max_videos: int = 32  # kept; the oldest goes first
+  max_stored_bytes: int = 4 << 30  # kept and coming in together
+  min_free_bytes: int = 512 << 20  # left to others on the disk
+  idle_sec: float = 20.0
+  receive_sec: float = 600.0
+  decode_sec: float = 600.0
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      lowest = 0 if field.name == "min_free_bytes" else 1e-3
+      if not lowest <= value < float("inf"):
+        raise ValueError(
+          f"{field.name} is {value}; expected a finite number above 0"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """An uploaded video in its harmless form."""
+
+  path: pathlib.Path
+  name: str  # as the visitor called it; shown, never opened
+  duration_sec: float
+  num_bytes: int
+
+
+class Uploads:
+  """Takes uploads in and keeps the videos; used in one event loop."""
+
+  def __init__(
+    self,
+    limits: UploadLimits,
+    *,
+    make_playable: MakePlayable,
+  ):
+    self._limits = limits
+    self._make_playable = make_playable
+    self._directory = pathlib.Path()
+    self._known: collections.OrderedDict[str, Video] = collections.OrderedDict()
+    self._at_once = 0
+    self._coming_bytes = 0
+    self._tasks: set[asyncio.Task] = set()  # the loop itself holds no reference
+
+  @contextlib.contextmanager
+  def opened(self) -> Iterator[None]:
+    """Holds the folder of the videos as long as the server runs."""
+    with private_folder.private_folder() as directory:
+      self._directory = directory
+      yield
+
+  def get(self, key: str) -> Video:
+    """Returns a video that is kept, or raises HTTPException 404."""
+    video = self._known.get(key)
+    if video is None:
+      raise fastapi.HTTPException(404, "There is no such video any more.")
+    return video
+
+  async def accept(self, request: requests.Request, name: str) -> str:
+    """Takes in the body of a request and returns the key of the video.
+
+    Raises:
+      fastapi.HTTPException: not a video, too large, too slow, or too many.
+    """
+    if self._at_once >= self._limits.max_at_once:
+      raise jobs.busy("Other uploads are under way; try again.")
+    upload = _Upload(self._directory)
+    self._at_once += 1
+    task = None
+    try:
+      try:
+        await self._receive(request, upload)
+      except OSError as error:
+        raise _no_room() from error
+      task = asyncio.create_task(self._decode(upload, name))
+      self._tasks.add(task)
+      task.add_done_callback(self._tasks.discard)
+    finally:
+      if task is None:
+        self._end(upload)
+    await asyncio.wait({task}, timeout=self._limits.decode_sec)
+    if not task.done():
+      upload.is_abandoned = True
+      raise fastapi.HTTPException(
+        504, f"Not decoded within {self._limits.decode_sec:g} s."
+      )
+    task.result()
+    return upload.key
+
+  async def _receive(self, request: requests.Request, upload) -> None:
+    self._reserve(upload, 1)  # a full disk is refused before anything comes
+    head = b""
+    with private_folder.create_file(upload.raw) as file:
+      async for block in bodies.blocks(
+        request,
+        max_bytes=self._limits.max_upload_bytes,
+        idle_sec=self._limits.idle_sec,
+        total_sec=self._limits.receive_sec,
+      ):
+        if len(head) < formats.SNIFF_BYTES:
+          head += block[: formats.SNIFF_BYTES]
+          if len(head) >= formats.SNIFF_BYTES:
+            _check_head(head)
+        upload.num_bytes += len(block)
+        self._reserve(upload, upload.num_bytes)
+        file.write(block)
+    if len(head) < formats.SNIFF_BYTES:
+      _check_head(head)
+
+  def _reserve(self, upload, num_bytes: int) -> None:
+    """Counts an upload's bytes in the budget; the oldest videos make room."""
+    while upload.reserved_bytes < num_bytes:
+      used = self._coming_bytes + sum(v.num_bytes for v in self._known.values())
+      if used + _RESERVED_BYTES > self._limits.max_stored_bytes:
+        if not self._known:
+          raise jobs.busy("Other uploads take all the room; try again.")
+        self._forget_oldest()
+        continue
+      free = shutil.disk_usage(self._directory).free
+      if free - _RESERVED_BYTES < self._limits.min_free_bytes:
+        raise _no_room()
+      upload.reserved_bytes += _RESERVED_BYTES
+      self._coming_bytes += _RESERVED_BYTES
+
+  async def _decode(self, upload, name: str) -> None:
+    try:
+      duration_sec = await jobs.in_thread(self._decoded, upload)
+      if upload.is_abandoned:
+        return
+      self._known[upload.key] = Video(
+        upload.target, name, duration_sec, upload.target.stat().st_size
+      )
+      upload.is_kept = True
+      while len(self._known) > self._limits.max_videos:
+        self._forget_oldest()
+    except ValueError as error:
+      raise fastapi.HTTPException(
+        400, answers.without_paths(error, upload.raw, upload.target)
+      ) from error
+    except OSError as error:
+      raise _no_room() from error
+    finally:
+      self._end(upload)
+
+  def _decoded(self, upload) -> float:
+    self._make_playable(upload.raw, upload.target)
+    upload.target.chmod(0o600)
+    return container.probe(upload.target).duration_sec
+
+  def _end(self, upload) -> None:
+    self._at_once -= 1
+    self._coming_bytes -= upload.reserved_bytes
+    upload.raw.unlink(missing_ok=True)
+    if not upload.is_kept:
+      upload.target.unlink(missing_ok=True)
+
+  def _forget_oldest(self) -> None:
+    _, video = self._known.popitem(last=False)
+    video.path.unlink(missing_ok=True)
+
+
+class _Upload:
+  """What is coming in; the key is one that nobody can guess."""
+
+  def __init__(self, directory: pathlib.Path):
+    self.key = secrets.token_hex(12)
+    self.raw = directory / f"{self.key}.upload"
+    self.target = directory / f"{self.key}.mp4"
+    self.num_bytes = 0
+    self.reserved_bytes = 0
+    self.is_abandoned = False
+    self.is_kept = False
+
+
+def _check_head(head: bytes) -> None:
+  if formats.sniff(head) is None:
+    raise fastapi.HTTPException(
+      400,
+      "The first bytes are of no known video container.",
+      {"Connection": "close"},
+    )
+
+
+def _no_room() -> fastapi.HTTPException:
+  return fastapi.HTTPException(
+    507,
+    "The disk of the temporary folder is full; set TMPDIR to another.",
+    {"Connection": "close"},
+  )
