@@ -18,6 +18,7 @@ from etils import epy
 from clap_jax.commands import (
   applying,
   building,
+  converting,
   overrides,
   reporting,
   running,
@@ -63,6 +64,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     building.add_build,
     building.add_data,
     building.add_tokenizer,
+    converting.add_convert,
     weights.add_import,
     running.add_train,
     running.add_sweep,

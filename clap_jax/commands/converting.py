@@ -1,0 +1,73 @@
+"""`clap convert`: others' files into the forms that are read here."""
+
+import sys
+
+from clap_jax.console import console
+from clap_jax.storage import output
+from tfds_builders.tool_exports import converting
+
+_NUM_PRINTED = 3
+
+
+def add_convert(commands) -> None:
+  parser = commands.add_parser(
+    "convert",
+    help="make annotations of ELAN, BORIS, Label Studio, VIA or CVAT readable",
+    description="Turns the export of an annotation tool into ActivityNet-style "
+    "JSON for `clap build folder`. Read are ELAN's tab-delimited text and "
+    ".eaf, BORIS's tabular and aggregated events, Label Studio's JSON and "
+    "JSON-MIN, projects of VIA 3 and CVAT's XML.",
+  )
+  parser.add_argument("what", choices=("annotations",))
+  parser.add_argument("file", help="the export")
+  parser.add_argument(
+    "--from", dest="tool", required=True, choices=converting.TOOLS
+  )
+  parser.add_argument("--out", required=True, help="the JSON file to write")
+  parser.add_argument(
+    "--fps",
+    type=float,
+    help="frames per second, for exports that count frames",
+  )
+  parser.add_argument(
+    "--video", help="the video's name, for exports of one that do not name it"
+  )
+  parser.add_argument("--encoding", help="of a table, e.g. cp1252")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace the JSON file"
+  )
+  parser.set_defaults(run=_convert)
+
+
+def _convert(args) -> dict:
+  output.check_writable(args.out, overwrite=args.overwrite)
+  found = converting.convert(
+    args.file,
+    tool=args.tool,
+    fps=args.fps,
+    video=args.video,
+    encoding=args.encoding,
+  )
+  output.write_json(args.out, found.document, overwrite=args.overwrite)
+  database = found.document["database"]
+  num_segments = sum(len(video["annotations"]) for video in database.values())
+  for note in found.notes:
+    print(f"clap convert: {note}", file=sys.stderr)
+  for note in found.rejected[:_NUM_PRINTED]:
+    line = converting.describe(note)
+    print(f"clap convert: left out: {line}", file=sys.stderr)
+  if found.rejected:
+    print(
+      f"clap convert: {len(found.rejected)} rows are left out",
+      file=sys.stderr,
+    )
+  console.print(
+    f"{len(database)} videos, {num_segments} segments, written to {args.out}"
+  )
+  return {
+    "out": args.out,
+    "videos": len(database),
+    "segments": num_segments,
+    "rejected": found.rejected,
+    "notes": found.notes,
+  }

@@ -1,0 +1,96 @@
+"""Turns exports of annotation tools into the JSON that `folder` reads."""
+
+import dataclasses
+import os
+import pathlib
+
+from tfds_builders.annotations import AnnotationFile
+from tfds_builders.tool_exports import boris, cvat, elan, label_studio, via
+from tfds_builders.tool_exports.export import Export, Request
+
+_READERS = {
+  "elan": elan.read,
+  "boris": boris.read,
+  "labelstudio": label_studio.read,
+  "via": via.read,
+  "cvat": cvat.read,
+}
+TOOLS = tuple(_READERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+  """What an export holds.
+
+  Attributes:
+    document: ActivityNet-style JSON.
+    rejected: {"where", "video", "reason"} of every row that is no segment.
+    notes: what was assumed.
+  """
+
+  document: dict
+  rejected: list[dict]
+  notes: list[str]
+
+
+def convert(
+  path: str | os.PathLike,
+  *,
+  tool: str,
+  fps: float | None = None,
+  video: str | None = None,
+  encoding: str | None = None,
+) -> Converted:
+  """Reads an export.
+
+  Args:
+    path: the file that the tool wrote.
+    tool: one of TOOLS.
+    fps, video, encoding: see `export.Request`.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: an unknown tool, a file that is none of its exports, or one
+      without a usable segment; the message has the first reasons.
+  """
+  if tool not in _READERS:
+    raise ValueError(f"unknown tool {tool!r}; choose one of {', '.join(TOOLS)}")
+  if fps is not None and not 0 < fps < 1e6:
+    raise ValueError(f"fps is {fps}; expected frames per second above 0")
+  export = Export(Request(pathlib.Path(path), fps, video, encoding))
+  _READERS[tool](export)
+  file = export.file
+  if not any(entry.segments for entry in file.entries.values()):
+    reasons = "; ".join(describe(note) for note in file.rejected[:3])
+    raise ValueError(
+      f"{path}: no usable segment in this export of {tool}; "
+      f"{len(file.rejected)} rejected: {reasons or 'it is empty'}"
+    )
+  rejected = [
+    {key: note[key] for key in ("where", "video", "reason")}
+    for note in file.rejected
+  ]
+  return Converted(_document(file, tool, export.notes), rejected, export.notes)
+
+
+def describe(note: dict) -> str:
+  """One rejected row in a line."""
+  return f"{note['where']}: {note['video']}: {note['reason']}"
+
+
+def _document(file: AnnotationFile, tool: str, notes: list[str]) -> dict:
+  database = {}
+  for name, entry in file.entries.items():
+    if not entry.segments:
+      continue
+    video: dict = {"subset": "training"}
+    if entry.expected_duration_sec is not None:
+      video["duration"] = entry.expected_duration_sec
+    video["annotations"] = [
+      {"segment": [span.start_sec, span.end_sec], "label": span.text}
+      for span in sorted(
+        entry.segments, key=lambda s: (s.start_sec, s.end_sec, s.text)
+      )
+    ]
+    database[name] = video
+  return {"source": tool, "notes": notes, "database": database}

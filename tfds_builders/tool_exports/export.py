@@ -1,0 +1,86 @@
+"""What every reader of an annotation tool's export fills in."""
+
+import dataclasses
+import pathlib
+
+from clap_jax.storage import video_names
+from tfds_builders import annotations
+
+MAX_BYTES = 1 << 28  # of an export, read whole
+# Where an export counts frames and does not state their rate.
+ASSUMED_FPS = 25.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A file, and what it may lack.
+
+  Attributes:
+    path: the export.
+    fps: frames per second of the videos, for exports that count frames.
+    video: name of the video, for exports of one video that do not name it.
+    encoding: of a table that is neither UTF-8 nor UTF-16.
+  """
+
+  path: pathlib.Path
+  fps: float | None = None
+  video: str | None = None
+  encoding: str | None = None
+
+
+class Export:
+  """The segments of an export, what was rejected, and what was assumed."""
+
+  def __init__(self, request: Request):
+    self.request = request
+    self.file = annotations.AnnotationFile()
+    self.notes: list[str] = []
+
+  def add(self, video: str | None, start, end, label, *, where: str) -> None:
+    """Adds a segment in seconds, or rejects it with the reason."""
+    name = self._name(video)
+    entry = self.file.entry(name, "train", where)
+    self.file.add(entry, "segments", span=(start, end, label), where=where)
+
+  def reject(self, video: str | None, reason: str, *, where: str) -> None:
+    """Notes a row that is no segment."""
+    self.file.reject(where, self._name(video), reason, split="train")
+
+  def length(self, video: str | None, duration_sec: object) -> None:
+    """States a video's length, where the export has it."""
+    entry = self.file.entries.get(self._name(video))
+    duration_sec = annotations.positive(duration_sec)
+    if entry and duration_sec:
+      entry.expected_duration_sec = duration_sec
+
+  def fps(self, stated: object = None) -> float:
+    """Frames per second: as asked for, as stated, or assumed with a note."""
+    if self.request.fps is not None:
+      return self.request.fps
+    found = annotations.positive(stated)
+    if found is None:
+      self.note(
+        "the export counts frames and states no frame rate: "
+        f"{ASSUMED_FPS:g} frames per second are assumed; give --fps if the "
+        "videos were annotated at another rate"
+      )
+    return found or ASSUMED_FPS
+
+  def note(self, text: str) -> None:
+    """Something that was assumed; each is listed once."""
+    if text not in self.notes:
+      self.notes.append(text)
+
+  def _name(self, video: str | None) -> str:
+    """The video's base name; what the export lacks is asked for."""
+    found = video_names.base(video) if video else ""
+    if found:
+      return found
+    if self.request.video:
+      return self.request.video
+    stem = self.request.path.stem
+    self.note(
+      f"the export names no video: {stem!r}, the name of the file, is taken; "
+      "give --video if it has another"
+    )
+    return stem
