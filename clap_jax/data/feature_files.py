@@ -11,9 +11,9 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import h5py
 import numpy as np
 
+from clap_jax.data import hdf5
 from clap_jax.data.features import (
   FeatureError,
   FeatureGrid,
@@ -269,10 +269,10 @@ def hdf5_ids(
       f"{path} is missing; correct data.features_dir or data.files.names."
     )
   try:
-    with h5py.File(path, "r") as file:
+    with hdf5.open_hdf5(path) as file:
       return {name for name in video_ids if key.format(id=name) in file}
-  except OSError as error:
-    raise FeatureError(f"cannot read {path}: {error}") from error
+  except hdf5.Hdf5Error as error:
+    raise FeatureError(str(error)) from error
 
 
 def resized(video: VideoFeatures, num_steps: int) -> VideoFeatures:

@@ -5,17 +5,20 @@ clip_sec). Grid coordinate g of a time x counts from the middle of clip 0 in
 strides: g = i is the middle of clip i.
 """
 
+import contextlib
 import dataclasses
+import io
 import math
 import os
 import pathlib
 import re
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import h5py
 import numpy as np
+
+from clap_jax.data import hdf5
+from clap_jax.storage import arrays, text_tables
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
@@ -92,12 +95,8 @@ def save_features(
   path = features_path(directory, video_id)
   path.parent.mkdir(parents=True, exist_ok=True)
   features = _checked(video.features, str(path))
-  temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-  with open(temporary, "wb") as file:
-    np.savez(file, features=features, **dataclasses.asdict(video.grid))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  grid = dataclasses.asdict(video.grid)
+  arrays.write_npz(path, {"features": features, **grid})
   return path
 
 
@@ -108,14 +107,16 @@ def load_features(directory: str | os.PathLike, video_id: str) -> VideoFeatures:
     FeatureError: it is missing, damaged or lacks an entry.
   """
   path = features_path(directory, video_id)
-  arrays = _load_npz(path)
-  missing = [key for key in _FILE_KEYS if key not in arrays]
-  if missing:
-    raise FeatureError(
-      f"{path} lacks {missing}; community files need read_features and a grid"
-    )
-  grid = {key: float(arrays[key]) for key in _FILE_KEYS[1:]}
-  features = _checked(arrays["features"], str(path))
+  with _explained(), arrays.open_npz(path) as archive:
+    missing = [key for key in _FILE_KEYS if key not in archive]
+    if missing:
+      raise FeatureError(
+        f"{path} lacks {missing}; community files need read_features and a grid"
+      )
+    grid = {
+      key: _number_of(archive[key], f"{path}, {key}") for key in _FILE_KEYS[1:]
+    }
+    features = _checked(archive["features"], str(path))
   return VideoFeatures(features, FeatureGrid(**grid))
 
 
@@ -187,18 +188,19 @@ def read_features(
       "np.savez(name, features=array), e.g. for a dictionary of videos one "
       "file each"
     )
-  if suffix == ".npz":
-    features = _pick_array(_load_npz(path), key, path)
-  elif suffix == ".npy":
-    features = _load_npy(path)
-  elif suffix == ".csv":
-    features = _load_csv(path)
-  elif suffix in (".h5", ".hdf5"):
-    features = _load_hdf5(path, key)
-  else:
+  readers = {
+    ".npz": lambda: _load_npz(path, key),
+    ".npy": lambda: arrays.read_npy(path),
+    ".csv": lambda: _load_csv(path),
+    ".h5": lambda: _load_hdf5(path, key),
+    ".hdf5": lambda: _load_hdf5(path, key),
+  }
+  if suffix not in readers:
     raise FeatureError(
       f"{path}: unknown kind; expected .npy, .npz, .h5, .hdf5 or .csv"
     )
+  with _explained():
+    features = readers[suffix]()
   if features.ndim == 3 and features.shape[0] == 1:
     features = features[0]
   return _checked(features if axis_order == "td" else features.T, str(path))
@@ -222,58 +224,63 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
   return np.ascontiguousarray(features, np.float32)
 
 
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+  """Names a file that cannot be read as one of features."""
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      return {key: archive[key] for key in archive.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise FeatureError(f"cannot read {path}: {error}") from error
-
-
-def _load_npy(path: pathlib.Path) -> np.ndarray:
-  try:
-    return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise FeatureError(f"cannot read {path}: {error}") from error
+    yield
+  except FeatureError:
+    raise
+  except (OSError, ValueError) as error:
+    raise FeatureError(f"cannot read features: {error}") from error
 
 
 def _load_csv(path: pathlib.Path) -> np.ndarray:
-  """Comma-separated rows; a first row that is no numbers is a header."""
-  try:
-    with open(path, encoding="utf-8") as file:
-      first = file.readline()
-    cells = [cell.strip() for cell in first.split(",")]
-    num_header_rows = 0 if all(map(_is_number, cells)) else 1
-    return np.loadtxt(
-      path, delimiter=",", skiprows=num_header_rows, ndmin=2, dtype=np.float32
+  """Rows of numbers; a first row that is no numbers is a header.
+
+  A first column without a name that counts the rows is the index of a table
+  of pandas, and left out.
+  """
+  text = text_tables.read_text(path)
+  first = text.partition("\n")[0]
+  delimiter = text_tables.sniff_delimiter(first, known=set())
+  cells = [cell.strip().strip('"') for cell in first.split(delimiter)]
+  has_header = not all(map(_is_number, cells))
+  counts = [str(number) for number in range(len(cells) - 1)]
+  if has_header and cells[1:] != counts and any(map(_is_number, cells)):
+    raise FeatureError(
+      f"{path}: its first row is neither a header nor numbers, with "
+      f"{next(c for c in cells if not _is_number(c))!r:.60} beside numbers"
     )
-  except (OSError, ValueError) as error:
+  try:
+    rows = np.loadtxt(
+      io.StringIO(text),
+      delimiter=delimiter,
+      skiprows=int(has_header),
+      ndmin=2,
+      dtype=np.float32,
+    )
+  except ValueError as error:
     raise FeatureError(f"cannot read {path}: {error}") from error
+  is_index = (
+    has_header
+    and cells[0] in ("", "Unnamed: 0")
+    and rows.shape[1] > 1
+    and np.array_equal(rows[:, 0], np.arange(len(rows)))
+  )
+  return rows[:, 1:] if is_index else rows
 
 
 def _load_hdf5(path: pathlib.Path, key: str | None) -> np.ndarray:
   """One data set of a file; TSP keeps (t, d) at ID, PCA-C3D at ID/NAME."""
-  try:
-    with h5py.File(path, "r") as file:
-      if key is None and len(file) == 1:
-        key = next(iter(file))
-      found = file.get(key) if key else None
-      if isinstance(found, h5py.Group) and len(found) == 1:
-        found = found[next(iter(found))]
-      if not isinstance(found, h5py.Dataset):
-        names = sorted(file if found is None else found)
-        where = "" if found is None else f" under {key!r}"
-        raise FeatureError(
-          f"{path} has no data set {key!r}; it holds {len(names)} entries"
-          f"{where}: {', '.join(names[:10])}{', ...' if names[10:] else ''}"
-        )
-      if found.dtype.kind not in "fiu":
-        raise FeatureError(
-          f"{path}: {key!r} is of type {found.dtype}; expected numbers"
-        )
-      return found[()]
-  except (OSError, RuntimeError, KeyError) as error:
-    raise FeatureError(f"cannot read {path}: {error}") from error
+  with hdf5.open_hdf5(path) as file:
+    return file.read(key)
+
+
+def _number_of(array: np.ndarray, name: str) -> float:
+  if array.size != 1 or array.dtype.kind not in "fiu":
+    raise FeatureError(f"{name} is of shape {array.shape}; expected one number")
+  return float(array.reshape(()))
 
 
 def _is_number(cell: str) -> bool:
@@ -284,15 +291,15 @@ def _is_number(cell: str) -> bool:
   return True
 
 
-def _pick_array(
-  arrays: dict[str, np.ndarray], key: str | None, path: pathlib.Path
-) -> np.ndarray:
-  if key is None and len(arrays) > 1 and "features" in arrays:
-    key = "features"
-  if key is None and len(arrays) == 1:
-    key = next(iter(arrays))
-  if key not in arrays:
-    raise FeatureError(
-      f"{path} has the entries {sorted(arrays)}; name one of them as the key"
-    )
-  return arrays[key]
+def _load_npz(path: pathlib.Path, key: str | None) -> np.ndarray:
+  with arrays.open_npz(path) as archive:
+    if key is None and len(archive) > 1 and "features" in archive:
+      key = "features"
+    if key is None and len(archive) == 1:
+      key = next(iter(archive))
+    if key not in archive:
+      raise FeatureError(
+        f"{path} has the entries {sorted(archive)!r:.1000}; name one of them "
+        "as the key"
+      )
+    return archive[key]

@@ -1,0 +1,180 @@
+"""Data sets of HDF5 files that were received from others.
+
+An HDF5 file may take its numbers from any other file of the machine, name
+filters that are loaded as libraries, and claim sizes that it does not hold.
+Here a data set is read only where its numbers lie in the file itself, and its
+sizes are checked against what is stored before they are read.
+"""
+
+import contextlib
+import math
+import os
+import zlib
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from clap_jax.storage import placeholders, untrusted
+
+_MAX_FILE_BYTES = 1 << 40  # one file may hold the features of all videos
+_MAX_BYTES = 4 << 30  # of a data set
+_MAX_RATIO = 100  # of what is read to what is stored
+_FREE_BYTES = 64 << 20  # that any data set may take
+_MAX_SOFT_LINKS = 8
+# The order in which they are applied when written; every one at most once.
+_FILTERS = (
+  h5py.h5z.FILTER_SHUFFLE,
+  h5py.h5z.FILTER_DEFLATE,
+  h5py.h5z.FILTER_LZF,
+  h5py.h5z.FILTER_FLETCHER32,
+)
+
+
+class Hdf5Error(ValueError):
+  """An HDF5 file that cannot be read, or asks for more than its numbers."""
+
+
+class Hdf5File:
+  """An opened HDF5 file."""
+
+  def __init__(self, file: h5py.File, *, path: str):
+    self._file = file
+    self._path = path
+
+  def __contains__(self, key: str) -> bool:
+    return self._find(self._file, key) is not None
+
+  def read(self, key: str | None) -> np.ndarray:
+    """Returns a data set, or the only one of a group.
+
+    Args:
+      key: its path; None for the only entry of the file.
+
+    Raises:
+      Hdf5Error: there is none, or it is not to be read.
+    """
+    if key is None and len(self._file) == 1:
+      key = next(iter(self._file))
+    found = self._find(self._file, key) if key else None
+    if isinstance(found, h5py.Group) and len(found) == 1:
+      found = self._find(found, next(iter(found)))
+    if not isinstance(found, h5py.Dataset):
+      names = sorted(self._file if found is None else found)
+      where = "" if found is None else f" under {key!r:.100}"
+      some = ", ".join(name[:100] for name in names[:10])
+      raise Hdf5Error(
+        f"{self._path} has no data set {key!r:.100}; it holds {len(names)} "
+        f"entries{where}: {some}{', ...' if names[10:] else ''}"
+      )
+    try:
+      _check(found)
+    except Hdf5Error as error:
+      raise Hdf5Error(f"{self._path}: {key!r:.100} {error}") from error
+    return found[()]
+
+  def _find(self, group, key: str, num_links: int = 0):
+    """What a path leads to within the file, or None."""
+    node = group
+    for part in filter(None, key.split("/")):
+      name = part.encode()
+      if not isinstance(node, h5py.Group) or not node.id.links.exists(name):
+        return None
+      kind = node.id.links.get_info(name).type
+      if kind == h5py.h5l.TYPE_SOFT and num_links < _MAX_SOFT_LINKS:
+        target = node.id.links.get_val(name).decode()
+        start = self._file if target.startswith("/") else node
+        node = self._find(start, target, num_links + 1)
+      elif kind == h5py.h5l.TYPE_HARD:
+        node = node[part]
+      else:
+        raise Hdf5Error(
+          f"{self._path}: {key!r:.100} is a link that leads out of the file, "
+          "which is not followed"
+        )
+    return node
+
+
+@contextlib.contextmanager
+def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
+  """Yields an HDF5 file.
+
+  Raises:
+    Hdf5Error: it is damaged, or no HDF5 file; in the block, too.
+    FileNotFoundError: there is no such file.
+  """
+  try:
+    with untrusted.open_file(path, max_bytes=_MAX_FILE_BYTES) as raw:
+      placeholders.check(raw, name=path)
+      with h5py.File(raw, "r") as file:
+        yield Hdf5File(file, path=os.fspath(path))
+  except (Hdf5Error, FileNotFoundError):
+    raise
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zlib.error,
+  ) as error:
+    raise Hdf5Error(f"cannot read {os.fspath(path)}: {error}") from error
+
+
+def _check(dataset: h5py.Dataset) -> None:
+  """Raises an Hdf5Error that gives the reason why a data set is not read."""
+  properties = dataset.id.get_create_plist()
+  layout = properties.get_layout()
+  if properties.get_external_count():
+    raise Hdf5Error("keeps its numbers in other files, which are not opened")
+  if layout == h5py.h5d.VIRTUAL:
+    raise Hdf5Error("is put together from other files, which are not opened")
+  if dataset.dtype.kind not in "fiu":
+    raise Hdf5Error(f"is of type {dataset.dtype}; expected numbers")
+  if dataset.shape is None:
+    raise Hdf5Error("holds nothing")
+  filters = [
+    properties.get_filter(number)[0]
+    for number in range(properties.get_nfilters())
+  ]
+  if filters != [known for known in _FILTERS if known in filters]:
+    raise Hdf5Error(
+      f"was packed with the filters {filters}, of which not all are read; "
+      "write it again with gzip, or without compression"
+    )
+  size = math.prod(dataset.shape) * dataset.dtype.itemsize
+  stored = dataset.id.get_storage_size()
+  if size > _MAX_BYTES or size > max(_MAX_RATIO * stored, _FREE_BYTES):
+    raise Hdf5Error(
+      f"claims {dataset.shape} numbers, {size} bytes, of which {stored} are "
+      "stored"
+    )
+  if size and not stored:
+    raise Hdf5Error("holds no numbers, only their shape")
+  if layout == h5py.h5d.CHUNKED:
+    _check_chunks(dataset, size, filters)
+  elif stored < size:
+    raise Hdf5Error(f"is cut short: {stored} of {size} bytes are stored")
+
+
+def _check_chunks(dataset, size: int, filters: list[int]) -> None:
+  chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
+  if chunk > max(4 * size, _FREE_BYTES):
+    raise Hdf5Error(f"claims chunks of {chunk} bytes for {size}")
+  places = []
+  dataset.id.chunk_iter(places.append)
+  if any(place.size > 2 * chunk + 4096 for place in places):
+    raise Hdf5Error(f"has chunks of more than {chunk} bytes")
+  if h5py.h5z.FILTER_DEFLATE not in filters:
+    return
+  # The library unpacks a chunk to whatever size its stream has.
+  skips_deflate = 1 << filters.index(h5py.h5z.FILTER_DEFLATE)
+  for place in places:
+    mask, packed = dataset.id.read_direct_chunk(place.chunk_offset)
+    if not mask & skips_deflate:
+      stream = zlib.decompressobj()
+      if len(stream.decompress(packed, chunk + 1)) > chunk:
+        raise Hdf5Error(f"unpacks to more than the {chunk} bytes of a chunk")
