@@ -1,5 +1,42 @@
-"""The terminal that the commands print to."""
+"""The terminal that the commands print to.
+
+File names, queries and error messages come from others. They are printed as
+they are: brackets are no markup, and what would move the cursor, change colours
+or turn the direction of the text is escaped.
+"""
+
+import re
 
 import rich.console
 
-console = rich.console.Console(stderr=True)
+_UNPRINTABLE = re.compile(
+  "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 but tab and line feed
+  "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of the text
+  "\u2028\u2029\ud800-\udfff]"  # line ends of Unicode; lone surrogates
+)
+
+
+def printable(text: str) -> str:
+  """Escapes what a terminal would obey; tabs and line feeds stay."""
+  return _UNPRINTABLE.sub(lambda found: _escaped(found[0]), text)
+
+
+def one_line(text: object) -> str:
+  """A name on one line: as `printable`, tabs and line feeds escaped too."""
+  return re.sub(
+    r"[\t\n]", lambda found: _escaped(found[0]), printable(str(text))
+  )
+
+
+def _escaped(character: str) -> str:
+  return ascii(character)[1:-1]
+
+
+class Console(rich.console.Console):
+  """Prints every text, in tables too, as `printable` has it."""
+
+  def render_str(self, text: str, **options):
+    return super().render_str(printable(text), **options)
+
+
+console = Console(stderr=True, markup=False, emoji=False)

@@ -15,6 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from etils import epy
 
+from clap_jax import console
 from clap_jax.commands import (
   applying,
   building,
@@ -107,6 +108,14 @@ def main(argv: list[str] | None = None) -> int:
     code = _exit_code(args.command, document)
     if args.json and (_is_alone() or processes.is_first()):
       output.write_json(args.json, results.without_nan(document))
+    # Results are safe before anything is shown or written in other forms.
+    if "show" in args:
+      code = max(code, args.show(args, document) or 0)
+    if document.get("failed") and code == 2:
+      print(
+        f"clap {args.command}: no video could be used; the reasons are above.",
+        file=sys.stderr,
+      )
     if not _is_alone():
       processes.finish()
     return code
@@ -130,11 +139,6 @@ def _exit_code(command: str, document: dict) -> int:
   """The code of a command that ran to its end; removes what it is read from."""
   failed_runs = document.pop("failed_runs", 0)
   all_failed = document.pop("all_failed", False)
-  if all_failed:
-    print(
-      f"clap {command}: no video could be used; the reasons are above.",
-      file=sys.stderr,
-    )
   # The dataset is the bad input of `clap data`, which printed its problems.
   if all_failed or (command == "data" and document.get("problems")):
     return 2
@@ -147,7 +151,8 @@ def _is_alone() -> bool:
 
 
 def _fail(args, error: Exception, code: int) -> int:
-  print(f"clap {args.command}: {error}", file=sys.stderr)
+  message = console.printable(f"clap {args.command}: {error}")
+  print(message, file=sys.stderr)
   return code if _is_alone() else processes.fail(code, str(error))
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import rich.progress
 import rich.table
-import rich.text
 
-from clap_jax.console import console
+from clap_jax.console import console, one_line
 from clap_jax.data import records, statistics, tfrecord
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.media import decode, errors
@@ -46,7 +45,7 @@ class Progress:
     self._title = title
     self._tenths = 0
     self._bar = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description}"),
+      rich.progress.TextColumn("{task.description}", markup=False),
       rich.progress.BarColumn(),
       rich.progress.MofNCompleteColumn(),
       rich.progress.TimeElapsedColumn(),
@@ -54,7 +53,7 @@ class Progress:
       console=console,
       disable=not console.is_terminal,
     )
-    self._task = self._bar.add_task(title, total=None)
+    self._task = self._bar.add_task(one_line(title), total=None)
 
   def __enter__(self):
     self._bar.start()
@@ -62,6 +61,13 @@ class Progress:
 
   def __exit__(self, *_):
     self._bar.stop()
+
+  def name(self, current: object) -> None:
+    """Shows which file is being worked on."""
+    text = f"{self._title}: {one_line(current)}"
+    self._bar.update(self._task, description=text)
+    if not console.is_terminal:
+      console.print(f"  {text}", soft_wrap=True)
 
   def __call__(self, done: int, total: int) -> None:
     self._bar.update(self._task, completed=done, total=total)
@@ -377,8 +383,7 @@ def print_card(card: dict) -> None:
   for name, value in card.items():
     if value not in ((), [], None, ""):
       text = ", ".join(map(str, value)) if isinstance(value, list) else value
-      # Not markup: names of videos may hold brackets.
-      table.add_row(name.replace("_", " "), rich.text.Text(str(text)))
+      table.add_row(name.replace("_", " "), str(text))
   console.print(table)
 
 
@@ -425,7 +430,7 @@ def print_compiled(document: dict) -> None:
     _add_cost(table, document["cost"])
   console.print(table)
   if document["reason"]:
-    console.print(rich.text.Text(document["reason"]))
+    console.print(document["reason"])
 
 
 def _add_cost(table: rich.table.Table, cost: dict) -> None:

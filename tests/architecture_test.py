@@ -58,7 +58,14 @@ LAYERS = {
     "sweep_search",
     "demo",
   },
-  "main": {"commands", "training", "trainers", "stages", "storage"},
+  "main": {
+    "commands",
+    "console",
+    "training",
+    "trainers",
+    "stages",
+    "storage",
+  },
 }
 
 # Third-party module -> the only places that may import it.

@@ -6,7 +6,7 @@ import pathlib
 import rich.table
 from etils import epy
 
-from clap_jax.console import console
+from clap_jax.console import console, one_line
 
 with epy.lazy_imports():
   from clap_jax import stages
@@ -122,7 +122,7 @@ def add_predict(commands) -> None:
     "page per video that plays a moment at a click",
   )
   parser.add_argument("--overwrite", action="store_true", help="of the export")
-  parser.set_defaults(run=_predict)
+  parser.set_defaults(run=_predict, show=_show_predictions)
 
 
 def _predict(args) -> dict:
@@ -130,6 +130,8 @@ def _predict(args) -> dict:
   if args.labels:
     text = pathlib.Path(args.labels).read_text(encoding="utf-8")
     labels = [line.strip() for line in text.splitlines() if line.strip()]
+  if args.export:
+    export.check(args.videos, args.export, overwrite=args.overwrite)
   with stages.Progress("seconds of video") as progress:
     document = predict.predict(
       model_directory.load_model(args.model),
@@ -138,23 +140,48 @@ def _predict(args) -> dict:
       queries=args.query,
       support_dir=args.support,
       max_predictions=args.max_predictions,
+      on_video=progress.name,
       on_time=lambda done, total: progress(int(done), math.ceil(total)),
     )
+  return document | {"all_failed": not document["videos"]}
+
+
+def _show_predictions(args, document: dict) -> int:
+  """Prints the best predictions and writes the export; 3 if it failed."""
   for video in document["videos"]:
     table = rich.table.Table(
-      "start", "end", "score", "what", title=video["video"]
+      "start", "end", "score", "what", title=one_line(video["video"])
     )
+    for query, absence in (video.get("absence") or {}).items():
+      if absence["absent"]:
+        table.add_row(
+          "absent",
+          "",
+          "",
+          f"{one_line(query)}: probably not in this video (probability "
+          f"{absence['probability']:.2f}); its moments are the nearest ones",
+        )
     for entry in video["predictions"][:10]:
       table.add_row(
         f"{entry['start_sec']:.2f}",
         f"{entry['end_sec']:.2f}",
         f"{entry['score']:.3f}",
-        entry.get("label") or entry.get("query"),
+        one_line(entry.get("label") or entry.get("query")),
       )
     console.print(table)
   for entry in document["failed"]:
-    console.print(f"failed: {entry['video']}: {entry['reason']}")
-  if args.export:
-    for path in export.write(document, args.export, overwrite=args.overwrite):
-      console.print(f"written: {path}")
-  return document | {"all_failed": not document["videos"]}
+    console.print(
+      f"failed: {one_line(entry['video'])}: {one_line(entry['reason'])}",
+      soft_wrap=True,
+    )
+  if not args.export:
+    return 0
+  done = export.write(document, args.export, overwrite=args.overwrite)
+  for path in done.files:
+    console.print(f"written: {one_line(path)}", soft_wrap=True)
+  for entry in done.failed:
+    console.print(
+      f"not written: {one_line(entry['file'])}: {one_line(entry['reason'])}",
+      soft_wrap=True,
+    )
+  return 3 if done.failed else 0

@@ -4,7 +4,7 @@ import sys
 
 from etils import epy
 
-from clap_jax.console import console
+from clap_jax.console import console, one_line
 from tfds_builders import names
 
 with epy.lazy_imports():
@@ -100,7 +100,7 @@ def _print_losses(report) -> None:
   """The first of what is left out, on stderr."""
   losses = report["losses"]
   for loss in losses[:_NUM_PRINTED]:
-    print(f"clap build: left out: {loss}", file=sys.stderr)
+    print(f"clap build: left out: {one_line(loss)}", file=sys.stderr)
   if losses:
     print(
       f"clap build: {len(losses)} spans or videos are left out; all reasons "

@@ -52,7 +52,7 @@ def add_score(commands) -> None:
   parser.add_argument(
     "--html", help="write a page: numbers, cards, diagnosis of the detections"
   )
-  parser.set_defaults(run=_score)
+  parser.set_defaults(run=_score, show=_show_score)
 
 
 def _score(args) -> dict:
@@ -70,14 +70,6 @@ def _score(args) -> dict:
     class_source=args.class_source,
     classifier=classifier,
   )
-  for report in reports:
-    table = rich.table.Table(
-      "metric", "value", title=report["card"]["protocol"]
-    )
-    for name, value in report["metrics"].items():
-      table.add_row(name, f"{value:.6f}")
-    console.print(table)
-    stages.print_card(report["card"])
   if args.html:
     score_page.write(
       args.html,
@@ -89,6 +81,18 @@ def _score(args) -> dict:
       classifier=classifier,
     )
   return reports[0] if len(reports) == 1 else {"reports": reports}
+
+
+def _show_score(args, document: dict) -> None:
+  del args
+  for report in document.get("reports", [document]):
+    table = rich.table.Table(
+      "metric", "value", title=report["card"]["protocol"]
+    )
+    for name, value in report["metrics"].items():
+      table.add_row(name, f"{value:.6f}")
+    console.print(table)
+    stages.print_card(report["card"])
 
 
 def add_report(commands) -> None:

@@ -10,7 +10,7 @@ import time
 import rich.table
 from etils import epy
 
-from clap_jax.console import console
+from clap_jax.console import console, one_line
 from clap_jax.media.limits import DEFAULT_LIMITS
 
 with epy.lazy_imports():
@@ -42,7 +42,7 @@ def add_index(commands) -> None:
     action="store_true",
     help="also write a FAISS index: for millions of clips",
   )
-  parser.set_defaults(run=_index)
+  parser.set_defaults(run=_index, show=_show_index)
 
 
 def _index(args) -> dict:
@@ -55,15 +55,9 @@ def _index(args) -> dict:
       out=args.out,
       stride_sec=args.stride_sec,
       is_approximate=args.approximate,
+      on_video=progress.name,
       on_progress=progress,
     )
-  console.print(
-    f"{len(index.videos)} videos, {index.num_hours:.2f} hours, "
-    f"{len(index.vectors)} clips indexed in {args.out}; {len(index.failed)} "
-    "failed"
-  )
-  for entry in index.failed:
-    console.print(f"failed: {entry['video']}: {entry['reason']}")
   return {
     "videos": len(index.videos),
     "clips": len(index.vectors),
@@ -71,6 +65,19 @@ def _index(args) -> dict:
     "failed": list(index.failed),
     "all_failed": bool(index.failed) and not len(index.vectors),
   }
+
+
+def _show_index(args, document: dict) -> None:
+  console.print(
+    f"{document['videos']} videos, {document['hours']:.2f} hours, "
+    f"{document['clips']} clips indexed in {one_line(args.out)}; "
+    f"{len(document['failed'])} failed"
+  )
+  for entry in document["failed"]:
+    console.print(
+      f"failed: {one_line(entry['video'])}: {one_line(entry['reason'])}",
+      soft_wrap=True,
+    )
 
 
 def _load_encoder(directory: str) -> "encoder_lib.Encoder":
@@ -94,7 +101,7 @@ def add_search(commands) -> None:
   parser.add_argument(
     "--exact", action="store_true", help="compare with every clip in any case"
   )
-  parser.set_defaults(run=_search)
+  parser.set_defaults(run=_search, show=_show_moments)
 
 
 def _search(args) -> dict:
@@ -111,20 +118,33 @@ def _search(args) -> dict:
   started_sec = time.perf_counter()
   moments = index_lib.search(index, vector, top=args.top, exact=args.exact)
   search_sec = time.perf_counter() - started_sec
-  table = rich.table.Table("video", "start", "end", "score", title=args.text)
-  for moment in moments:
+  return {
+    "query": args.text,
+    "moments": moments,
+    "search_sec": search_sec,
+    "clips": len(index.vectors),
+    "exact": args.exact or not index.is_approximate,
+  }
+
+
+def _show_moments(args, document: dict) -> None:
+  table = rich.table.Table(title=one_line(args.text))
+  table.add_column("video", overflow="fold")
+  for name in ("start", "end", "score"):
+    table.add_column(name, justify="right", no_wrap=True)
+  for moment in document["moments"]:
     table.add_row(
-      moment["video"],
+      one_line(moment["video"]),
       f"{moment['start_sec']:.2f}",
       f"{moment['end_sec']:.2f}",
       f"{moment['score']:.3f}",
     )
   console.print(table)
-  how = "all" if args.exact or not index.is_approximate else "the likeliest of"
+  how = "all" if document["exact"] else "the likeliest of"
   console.print(
-    f"{how} {len(index.vectors)} clips compared in {1000 * search_sec:.1f} ms"
+    f"{how} {document['clips']} clips compared in "
+    f"{1000 * document['search_sec']:.1f} ms"
   )
-  return {"query": args.text, "moments": moments, "search_sec": search_sec}
 
 
 def add_serve(commands) -> None:

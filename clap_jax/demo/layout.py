@@ -68,7 +68,9 @@ class StageLog:
   def stage(
     self, name: str, *, reads: str, writes: str, command: str
   ) -> Iterator[None]:
-    stages.console.print(f"[bold]{name}[/bold]  reads {reads}, writes {writes}")
+    stages.console.print(
+      f"{name}  reads {reads}, writes {writes}", style="bold"
+    )
     started_sec = time.perf_counter()
     yield
     wall_sec = time.perf_counter() - started_sec

@@ -65,7 +65,7 @@ def run(
     command=f"clap report --workdir {layout.root}",
   ):
     path = demo_report.report(layout.root)
-  stages.console.print(f"[bold]The report: {path}[/bold]")
+  stages.console.print(f"The report: {path}", style="bold")
   return {"rows": rows}
 
 

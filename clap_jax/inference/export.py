@@ -1,40 +1,60 @@
 """Predictions in forms that other programs read, and a page that plays them.
 
-`document` is everywhere what `predict.predict` returns. Every file is replaced
-at once or not at all.
+`document` is everywhere what `predict.predict` returns. Every file appears
+completely or not at all.
 """
 
 import collections
 import csv
+import dataclasses
+import html
 import io
 import json
+import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import files, player
+from clap_jax.report import player
+from clap_jax.storage import output
 
 FORMATS = ("activitynet", "qvhighlights", "csv", "srt", "vtt", "html")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Control characters, line ends of Unicode and lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CUE_CHARACTERS = str.maketrans({"{": "(", "}": ")", "\\": "/"})
+_MAX_STEM_BYTES = 200
 _CSV_COLUMNS = ("video", "start_sec", "end_sec", "score", "label", "query")
 
 
-def write(
-  document: Mapping[str, Any],
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """The files that were written, and the reasons of those that were not."""
+
+  files: tuple[pathlib.Path, ...]
+  failed: tuple[dict, ...]  # {"file", "reason"}
+
+
+def check(
+  videos: Sequence[str | os.PathLike],
   directory: str | pathlib.Path,
   *,
   formats: tuple[str, ...] = FORMATS,
   overwrite: bool = False,
-) -> list[pathlib.Path]:
-  """Writes the predictions in each of the formats; returns the files.
+) -> None:
+  """Checks before the work that `write` can write; makes the directory.
 
-  `predictions.activitynet.json`, `predictions.qvhighlights.jsonl` (queries
-  only) and `predictions.csv` hold all videos; `<video>.srt`, `<video>.vtt` and
-  `<video>.html`, the page that plays a moment at a click, one video each.
+  Args:
+    videos: paths of all videos that predictions may be of.
+    directory: of the files.
+    formats: see `write`.
+    overwrite: see `write`.
 
   Raises:
-    ValueError: an unknown format, with the choices.
-    FileExistsError: a file is there already and `overwrite` is off; then none
-      is written.
+    ValueError: an unknown format, with the choices, or a file that must not be
+      written, such as a link.
+    FileExistsError: files are there already and `overwrite` is off.
   """
   unknown = sorted(set(formats) - set(FORMATS))
   if unknown:
@@ -43,20 +63,61 @@ def write(
     )
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  plan = {
+  entries = [{"video": os.fspath(video)} for video in videos]
+  paths = list(_plan({"videos": entries}, directory, formats))
+  present = sorted(str(path) for path in paths if path.exists())
+  if present and not overwrite:
+    more = f" and {len(present) - 5} more" if present[5:] else ""
+    raise FileExistsError(
+      f"{', '.join(present[:5])}{more}: there already; pass --overwrite or "
+      "another directory."
+    )
+  for path in paths:
+    output.check_writable(path, folder=directory)
+
+
+def write(
+  document: Mapping[str, Any],
+  directory: str | pathlib.Path,
+  *,
+  formats: tuple[str, ...] = FORMATS,
+  overwrite: bool = False,
+) -> Exported:
+  """Writes the predictions in each of the formats.
+
+  `predictions.activitynet.json`, `predictions.qvhighlights.jsonl` (queries
+  only) and `predictions.csv` hold all videos; `<video>.srt`, `<video>.vtt` and
+  `<video>.html`, the page that plays a moment at a click, one video each. A
+  file that cannot be written is listed, the others are written.
+
+  Raises:
+    ValueError: see `check`.
+    FileExistsError: see `check`; then none is written.
+  """
+  directory = pathlib.Path(directory)
+  videos = [entry["video"] for entry in document["videos"]]
+  check(videos, directory, formats=formats, overwrite=overwrite)
+  written, failed = [], []
+  for path, make in _plan(document, directory, formats).items():
+    try:
+      # UTF-8 has no lone surrogates, which names of files may hold.
+      content = make().encode("utf-8", "backslashreplace")
+      output.write_bytes(path, content, folder=directory, overwrite=overwrite)
+      written.append(path)
+    except (OSError, ValueError) as error:
+      failed.append({"file": str(path), "reason": str(error)})
+  return Exported(tuple(written), tuple(failed))
+
+
+def _plan(
+  document, directory: pathlib.Path, formats: tuple[str, ...]
+) -> dict[pathlib.Path, Callable[[], str]]:
+  """What makes each file."""
+  return {
     directory / name: make
     for kind in formats
     for name, make in _WRITERS[kind](document)
   }
-  present = sorted(str(path) for path in plan if path.exists())
-  if present and not overwrite:
-    raise FileExistsError(
-      f"{', '.join(present)}: there already; pass --overwrite or another "
-      "directory."
-    )
-  for path, make in plan.items():
-    files.write_text(path, make())
-  return list(plan)
 
 
 def activitynet(document: Mapping[str, Any]) -> dict:
@@ -105,7 +166,11 @@ def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
 
 
 def csv_text(document: Mapping[str, Any]) -> str:
-  """A table with one row per prediction."""
+  """A table with one row per prediction.
+
+  A spreadsheet would compute a cell that begins like a formula; texts that do
+  get an apostrophe before them. Numbers stay numbers.
+  """
   text = io.StringIO()
   table = csv.DictWriter(
     text, _CSV_COLUMNS, restval="", lineterminator="\n", extrasaction="ignore"
@@ -113,14 +178,24 @@ def csv_text(document: Mapping[str, Any]) -> str:
   table.writeheader()
   for entry in document["videos"]:
     for found in _best_first(entry):
-      table.writerow({"video": entry["video"], **found})
+      row = {"video": entry["video"], **found}
+      table.writerow({key: _harmless(value) for key, value in row.items()})
   return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+  if not isinstance(value, str):
+    return value
+  # The csv module quotes line feeds, but no lone carriage return.
+  text = value.replace("\r\n", "\n").replace("\r", "\n")
+  return f"'{text}" if value.startswith(_FORMULA_STARTS) else text
 
 
 def subtitles(entry: Mapping[str, Any], *, kind: str) -> str:
   """SubRip ("srt") or WebVTT ("vtt") cues of one video, by start time.
 
-  Line breaks and "-->" in a text would end a cue; they become spaces.
+  Line breaks and "-->" in a text would end a cue, and players take "<b>" and
+  "{\\an8}" for styles; they are escaped or replaced.
   """
   comma = "," if kind == "srt" else "."
   lines = [] if kind == "srt" else ["WEBVTT", ""]
@@ -129,8 +204,7 @@ def subtitles(entry: Mapping[str, Any], *, kind: str) -> str:
     key=lambda found: (found["start_sec"], -found["score"]),
   )
   for number, found in enumerate(ordered, start=1):
-    words = " ".join((found.get("label") or found["query"]).split())
-    words = words.replace("-->", " ").replace("<", "(").replace(">", ")")
+    words = _cue_text(found.get("label") or found["query"], kind=kind)
     lines += [
       str(number),
       f"{_clock(found['start_sec'], comma)} --> "
@@ -139,6 +213,15 @@ def subtitles(entry: Mapping[str, Any], *, kind: str) -> str:
       "",
     ]
   return "\n".join(lines) + "\n"
+
+
+def _cue_text(text: str, *, kind: str) -> str:
+  """Text on one line that no player takes for a style or a time."""
+  words = " ".join(_UNPRINTABLE.sub(" ", text).split())
+  words = words.replace("-->", " ").translate(_CUE_CHARACTERS)
+  if kind == "vtt":
+    return html.escape(words, quote=False)
+  return words.replace("<", "(").replace(">", ")")  # SubRip has no escapes
 
 
 def _clock(seconds: float, separator: str) -> str:
@@ -155,10 +238,14 @@ def _best_first(entry: Mapping[str, Any]) -> list[dict]:
 
 
 def file_stems(document: Mapping[str, Any]) -> list[str]:
-  """A file name for each video: its own, numbered where two share it."""
+  """A file name for each video: its own, numbered where two share it.
+
+  Control characters and bytes that are no text are replaced, long names cut.
+  """
   stems: list[str] = []
   for entry in document["videos"]:
-    stem = pathlib.PurePath(entry["video"]).stem or "video"
+    stem = _UNPRINTABLE.sub("_", pathlib.PurePath(entry["video"]).stem)
+    stem = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore") or "video"
     number, name = 1, stem
     while name in stems:
       number += 1

@@ -98,6 +98,7 @@ def build(
   out: str | os.PathLike,
   stride_sec: float,
   is_approximate: bool = False,
+  on_video: Callable[[str], None] | None = None,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Index:
   """Encodes what the index does not hold yet and writes it.
@@ -118,6 +119,8 @@ def build(
   (out / approximate.FILE).unlink(missing_ok=True)  # of other vectors
   listed, failed, blocks, first = [], [], [], 0
   for done, path in enumerate(videos):
+    if on_video:
+      on_video(str(path))
     try:
       digest = _sha256(path)
       vectors, duration_sec = _encoded(

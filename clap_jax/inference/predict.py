@@ -20,6 +20,7 @@ def predict(
   queries: Sequence[str] = (),
   support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
+  on_video: Callable[[str], None] | None = None,
   on_progress: Callable[[int, int], None] | None = None,
   on_time: Callable[[float, float], None] | None = None,
 ) -> dict:
@@ -35,6 +36,7 @@ def predict(
       calibration that the grounder was stored with, a probability of absence.
     support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
+    on_video: called with the name of a video before work on it begins.
     on_progress: called with (videos done, videos in all).
     on_time: called from another thread with (seconds of video that are
       decoded, seconds in all).
@@ -79,6 +81,8 @@ def predict(
     zip(videos, stated, strict=True)
   ):
     on_clip = _timer(on_time, sum(lengths_sec[:done]), sum(lengths_sec))
+    if on_video:
+      on_video(str(video))
     try:
       if isinstance(duration_sec, Exception):
         raise duration_sec

@@ -138,4 +138,6 @@ def write_json(path: PathLike, document: Any, **options: Any) -> None:
     ValueError: the document holds a NaN or an infinity.
   """
   text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-  write_text(path, f"{text}\n", **options)
+  # Names of files may hold lone surrogates, which UTF-8 has not; their escape
+  # by Python is that of JSON.
+  write_bytes(path, f"{text}\n".encode("utf-8", "backslashreplace"), **options)

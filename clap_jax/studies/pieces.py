@@ -82,7 +82,7 @@ def note_failure(
 
 def make(piece: planning.Piece, shelf: Shelf) -> None:
   """Makes one piece, or goes on with it where it was left."""
-  stages.console.print(f"[bold]{piece.label}[/bold]")
+  stages.console.print(piece.label, style="bold")
   directory = shelf.directory(piece.name)
   directory.mkdir(parents=True, exist_ok=True)
   inputs = {role: shelf.directory(n) for role, n in piece.inputs.items()}

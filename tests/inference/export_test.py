@@ -81,10 +81,55 @@ def test_subtitles_are_in_order_and_no_text_ends_a_cue(document, kind, second):
   assert "-->" not in words and "<" not in words
 
 
+@pytest.mark.parametrize(
+  ("text", "srt", "vtt"),
+  [
+    ("{\\an8}up", "(/an8)up", "(/an8)up"),
+    ("<b>x</b> & y", "(b)x(/b) & y", "&lt;b&gt;x&lt;/b&gt; &amp; y"),
+    ("a --> b\r\n\r\n1", "a b 1", "a b 1"),
+    ("a\u2028b\x1bc", "a b c", "a b c"),
+  ],
+)
+def test_no_text_is_a_style(document, text, srt, vtt):
+  entry = document["videos"][0]
+  entry = entry | {"predictions": [entry["predictions"][0] | {"label": text}]}
+  for kind, expected in (("srt", srt), ("vtt", vtt)):
+    lines = export.subtitles(entry, kind=kind).strip().splitlines()
+    words = lines[-1].removesuffix(" (0.40)")
+    assert " ".join(words.split()) == expected
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_is_a_formula_and_numbers_stay_numbers(document, start):
+  entry = document["videos"][0]
+  found = entry["predictions"][0] | {"label": f"{start}1+1", "score": -0.5}
+  entry = entry | {"video": f"{start}a.mp4", "predictions": [found]}
+  text = io.StringIO(export.csv_text({"videos": [entry]}), newline="")
+  (row,) = csv.DictReader(text)
+  start = start.replace("\r", "\n")
+  assert row["label"] == f"'{start}1+1" and row["video"] == f"'{start}a.mp4"
+  assert float(row["score"]) == -0.5
+
+
+def test_the_page_escapes_names(document):
+  entry = document["videos"][0] | {"video": "/x/<img src=y>&'\".mp4"}
+  text = export.player.render(entry)
+  assert "<img" not in text and "&lt;img src=y&gt;" in text
+
+
+def test_a_name_makes_a_file_of_its_own_that_can_be_written(tmp_path):
+  names = ["a\nb.mp4", "a\x1bb.mp4", "\udcff.mp4", "名" * 80 + ".mp4"]
+  stems = export.file_stems({"videos": [{"video": name} for name in names]})
+  assert stems[:2] == ["a_b", "a_b-2"] and len(set(stems)) == len(names)
+  for stem in stems:
+    (tmp_path / f"{stem}.html").write_text("")
+
+
 def test_files_appear_once_and_are_not_overwritten(document, tmp_path):
   out = tmp_path / "out"
-  paths = export.write(document, out)
-  assert sorted(path.name for path in paths) == [
+  done = export.write(document, out)
+  assert not done.failed
+  assert sorted(path.name for path in done.files) == [
     "predictions.activitynet.json",
     "predictions.csv",
     "predictions.qvhighlights.jsonl",
