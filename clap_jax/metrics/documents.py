@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
+from clap_jax.storage import text_tables
 
+_MAX_BYTES = 8 << 30  # files of millions of predictions are real
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 
 
@@ -31,10 +33,10 @@ def paused_collection() -> Iterator[None]:
 
 
 def read_text(path: pathlib.Path, log: ProblemLog) -> str:
-  """The text of a file.
+  """The text of a file; see `text_tables.read_text`.
 
   Raises:
-    MalformedFileError: a pickle, or not UTF-8 text.
+    MalformedFileError: a pickle, or not text.
     OSError: the file cannot be opened.
   """
   if path.suffix in _PICKLES:
@@ -48,11 +50,9 @@ def read_text(path: pathlib.Path, log: ProblemLog) -> str:
     )
     log.raise_if_any()
   try:
-    return path.read_text(encoding="utf-8-sig")
-  except UnicodeDecodeError as error:
-    log.add(
-      f"byte {error.start}", "got bytes that are not UTF-8; expected text"
-    )
+    return text_tables.read_text(path, max_bytes=_MAX_BYTES)
+  except ValueError as error:  # it names the file, and so does the log
+    log.add("", str(error).removeprefix(f"{path}, "))
     raise MalformedFileError(path, log.problems) from error
 
 
@@ -205,3 +205,11 @@ def to_number(value: Any) -> float | None:
     except ValueError:
       return None
   return float(value) if is_number(value) else None
+
+
+def to_seconds(value: Any, *, decimal_comma: bool = False) -> float | None:
+  """Seconds of a number, its text or a clock time; None of anything else."""
+  try:
+    return text_tables.seconds(value, decimal_comma=decimal_comma)
+  except ValueError:
+    return None

@@ -7,7 +7,6 @@ end]]} (MultiTHUMOS, Charades), Ego4D's moments ({"videos": [{"split", "clips":
 of THUMOS14 text, and EPIC-KITCHENS, EPIC-SOUNDS or G-TAD CSV.
 """
 
-import csv
 import dataclasses
 import pathlib
 from typing import Any
@@ -16,6 +15,7 @@ from clap_jax.metrics import documents
 from clap_jax.metrics.prediction_entries import NO_LABEL
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import SegmentTable
+from clap_jax.storage import text_tables
 
 _SUBSET_NAMES = (
   ("train", "training"),
@@ -23,10 +23,11 @@ _SUBSET_NAMES = (
   ("test", "testing"),
 )
 # Columns of the CSV forms: the first present one is taken.
-_CSV_VIDEO = ("video_id", "video", "video-name")
-_CSV_START = ("start_timestamp", "start", "t-init")
-_CSV_END = ("stop_timestamp", "end", "t-end")
-_CSV_LABEL = ("type", "class", "label-idx")
+_CSV_VIDEO = ("video_id", "video", "video-name", "file", "filename")
+_CSV_START = ("start_timestamp", "start", "t-init", "begin")
+_CSV_END = ("stop_timestamp", "end", "t-end", "stop")
+_CSV_LABEL = ("type", "class", "label-idx", "action")
+_CSV_SUFFIXES = (".csv", ".tsv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def read_ground_truth(
   split = subset or "all"
   if path.is_dir():
     split = _read_thumos_folder(path, rows, log=log, subset=subset)
-  elif path.suffix == ".csv":
+  elif path.suffix.lower() in _CSV_SUFFIXES:
     _read_csv(path, rows, log=log, label_field=label_field)
     split = path.stem
   else:
@@ -217,7 +218,7 @@ def _read_annotation(
 ) -> None:
   segment = entry.get("segment") if isinstance(entry, dict) else None
   ends = segment if isinstance(segment, list) else []
-  ends = [documents.to_number(value) for value in ends]
+  ends = [documents.to_seconds(value) for value in ends]
   if len(ends) != 2 or None in ends:
     got = documents.kind(entry if segment is None else segment)
     log.add(location, f"got {got}; expected a segment [start, end] in sec")
@@ -289,7 +290,8 @@ def _read_thumos_folder(
     label, _, suffix = file.stem.rpartition("_")
     if suffix not in wanted:
       continue
-    lines = documents.read_text(file, ProblemLog(file)).splitlines()
+    text = documents.read_text(file, ProblemLog(file))
+    lines = text_tables.split_lines(text)
     for number, line in enumerate(lines, start=1):
       fields = line.split()
       ends = [documents.to_number(value) for value in fields[1:]]
@@ -307,29 +309,41 @@ def _read_thumos_folder(
 def _read_csv(
   path: pathlib.Path, rows: _Rows, *, log: ProblemLog, label_field: str
 ) -> None:
-  lines = documents.read_text(path, log).splitlines()
-  for number, line in enumerate(csv.DictReader(lines), start=2):
-    record = {key: value for key, value in line.items() if key and value}
-    label = _label(record, label_field) or next(
-      (record[name] for name in _CSV_LABEL if name in record), None
+  text = documents.read_text(path, log)
+  fields = [f"{label_field}{end}" for end in ("", "_class", "_label")]
+  known = (*_CSV_VIDEO, *_CSV_START, *_CSV_END, *_CSV_LABEL, *fields)
+  try:
+    table = text_tables.parse_table(
+      text, name=path, columns=dict.fromkeys((*known, "label", "label_id"), ())
     )
-    video, start, end = (
-      next((record[name] for name in names if name in record), None)
-      for names in (_CSV_VIDEO, _CSV_START, _CSV_END)
-    )
-    start, end = _seconds(start), _seconds(end)
-    if video is None or label is None or start is None or end is None:
-      log.add(f"line {number}", "expected a video, a class, a start and an end")
-      continue
-    rows.videos.append(video)
-    rows.rows.append((video, start, end, label))
+    for row in table:
+      record = {key: value for key, value in row.cells.items() if key and value}
+      found = _csv_annotation(
+        record, label_field=label_field, decimal_comma=table.decimal_comma
+      )
+      if None in found:
+        expected = "expected a video, a class, a start and an end"
+        log.add(f"line {row.line}", expected)
+        continue
+      rows.videos.append(found[0])
+      rows.rows.append(found)
+  except text_tables.TableError as error:
+    log.add("", str(error))
 
 
-def _seconds(text: str | None) -> float | None:
-  """Seconds of "12.5" or "00:00:12.50"; None where it is neither."""
-  if text is None:
-    return None
-  parts = [documents.to_number(part) for part in text.split(":")]
-  if None in parts or len(parts) > 3:
-    return None
-  return sum(part * 60**i for i, part in enumerate(reversed(parts)))
+def _csv_annotation(
+  record: dict[str, str], *, label_field: str, decimal_comma: bool
+) -> tuple[str | None, float | None, float | None, str | None]:
+  """(video, start, end, class) of a row; None for what it lacks."""
+  label = _label(record, label_field) or next(
+    (record[name] for name in _CSV_LABEL if name in record), None
+  )
+  video, start, end = (
+    next((record[name] for name in names if name in record), None)
+    for names in (_CSV_VIDEO, _CSV_START, _CSV_END)
+  )
+  start, end = (
+    documents.to_seconds(time, decimal_comma=decimal_comma)
+    for time in (start, end)
+  )
+  return video, start, end, label

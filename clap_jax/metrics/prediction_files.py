@@ -10,7 +10,6 @@ CSV; a list or JSON lines of entries that name their video; the THUMOS14 text
 may differ as in `prediction_entries`.
 """
 
-import csv
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,8 +18,9 @@ import numpy as np
 
 from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
-from clap_jax.metrics.problems import ProblemLog
+from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.tables import DetectionTable
+from clap_jax.storage import text_tables
 
 _COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 _ROOTS = ("results", "detect_results", "database", "videos", "predictions")
@@ -131,7 +131,7 @@ def read_detections(
     table = reader.columns(_npz_columns(path, reader.log))
   elif path.suffix == ".txt":
     table = reader.text(documents.read_text(path, reader.log))
-  elif path.suffix == ".csv":
+  elif path.suffix.lower() in (".csv", ".tsv"):
     table = reader.csv(documents.read_text(path, reader.log))
   else:
     with documents.paused_collection():
@@ -253,22 +253,32 @@ class _Reader:
 
   def csv(self, text: str) -> DetectionTable:
     """Lines with a header of field names."""
+    table = self._table(text)
     items = []
-    for number, line in enumerate(csv.DictReader(text.splitlines()), start=2):
+    for row in table:
       entry = {
-        key: value
-        if key in entries_lib.VIDEO_FIELDS
-        else _number_or_text(value)
-        for key, value in line.items()
+        key: _value_of(key, value, decimal_comma=table.decimal_comma)
+        for key, value in row.cells.items()
         if key and value
       }
-      items.append((f"line {number}", entry))
+      items.append((f"line {row.line}", entry))
     return self.entries(items)
+
+  def _table(self, text: str) -> text_tables.Table:
+    known: dict[str, tuple] = {}
+    for name in (self._label_field, "verb", "noun", *entries_lib.COLUMNS):
+      folded = {text_tables.fold(other) for other in known}
+      if text_tables.fold(name) not in folded:
+        known[name] = ()
+    try:
+      return text_tables.parse_table(text, name=self.log.path, columns=known)
+    except text_tables.TableError as error:
+      raise MalformedFileError(self.log.path, [str(error)]) from error
 
   def text(self, text: str) -> DetectionTable:
     """Lines "video start end class score"; classes by number or name."""
     rows = _Rows(self.log)
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_tables.split_lines(text), start=1):
       fields = line.split()
       if not fields:
         continue
@@ -323,9 +333,18 @@ def _floats(values: Sequence[float]) -> np.ndarray:
     return np.array([v if abs(v) < huge else np.inf for v in values], float)
 
 
-def _number_or_text(text: str) -> float | str:
+def _value_of(
+  key: str, text: str, *, decimal_comma: bool
+) -> float | str | None:
+  """The value of a cell: a name, a time, or a number where it is one."""
+  if key in entries_lib.VIDEO_FIELDS:
+    return text
+  if key in entries_lib.TIME_FIELDS:
+    seconds = documents.to_seconds(text, decimal_comma=decimal_comma)
+    if seconds is not None:
+      return seconds
   try:
-    return float(text)
+    return float(text.replace(",", ".") if decimal_comma else text)
   except ValueError:
     return text
 

@@ -14,6 +14,7 @@ from clap_jax.metrics import (
   grounding,
   highlight_files,
   highlights,
+  name_matching,
   prediction_files,
   query_files,
   video_classifier,
@@ -225,7 +226,9 @@ def _read_detection(protocol: Protocol, request: _Request) -> DetectionInputs:
     table = table.without_videos(blocked)
     predictions = predictions.without_videos(blocked)
     notes.append(f"{len(blocked)} blocked videos left out")
-  predictions, renamed = _with_known_names(predictions, table.video_names)
+  predictions, renamed = name_matching.with_known_names(
+    predictions, table.video_names
+  )
   notes.extend(renamed)
   if len(predictions) and not set(predictions.video_names) & set(
     table.video_names
@@ -280,21 +283,6 @@ def _read_blocked(path: pathlib.Path) -> frozenset[str]:
     log.add("", f"got {documents.kind(names)}; expected a list of video names")
   log.raise_if_any()
   return frozenset(map(str, names))
-
-
-def _with_known_names(
-  predictions: DetectionTable, known: Sequence[str]
-) -> tuple[DetectionTable, list[str]]:
-  """Some files write video ids with YouTube's "v_" in front, some without."""
-  names, known = predictions.video_names, set(known)
-  if not names or known & set(names):
-    return predictions, []
-  for old, new in (("", "v_"), ("v_", "")):
-    changed = tuple(new + name.removeprefix(old) for name in names)
-    if known & set(changed) and len(set(changed)) == len(names):
-      note = f"video names matched after {old!r} became {new!r}"
-      return dataclasses.replace(predictions, video_names=changed), [note]
-  return predictions, []
 
 
 def _detection_card(
