@@ -18,6 +18,10 @@ def _prepare_environment() -> None:
   flags.append("--xla_cpu_collective_call_terminate_timeout_seconds=300")
   os.environ["XLA_FLAGS"] = " ".join(flags)
   cache_dir = pathlib.Path(tempfile.gettempdir(), f"clap_jax_{os.getuid()}")
+  cache_dir.mkdir(mode=0o700, exist_ok=True)
+  if cache_dir.is_symlink() or cache_dir.stat().st_uid != os.getuid():
+    # Another user may have put programs there, which jax would run.
+    cache_dir = pathlib.Path(tempfile.mkdtemp())
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir))
   # Most compilations of the tests are small: keep all of them.
   os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -47,7 +47,7 @@ def run(
   layout = layout_lib.Layout(pathlib.Path(workdir), size)
   _check_size(layout)
   layout.data.mkdir(parents=True, exist_ok=True)
-  compilation.keep_programs(layout.root / "compiled")
+  compilation.keep_programs()
   log = layout_lib.StageLog(layout.root / layout_lib.STAGES_FILE)
   _make_data(layout, log)
   rows = results.read(layout.root)

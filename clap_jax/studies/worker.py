@@ -43,7 +43,7 @@ def _leave_with_parent() -> None:
 def main(argv: list[str]) -> int:
   workdir, unit = map(pathlib.Path, argv)
   _leave_with_parent()
-  compilation.keep_programs(workdir / "compiled")
+  compilation.keep_programs()
   failed = pieces.make_all(read_unit(unit), pieces.Shelf(workdir))
   for name in failed:
     print(f"failed: {name}", file=sys.stderr)

@@ -1,17 +1,47 @@
-"""Compiled programs, kept on disk for the next process."""
+"""Compiled programs, kept on disk for the next process.
 
+They are machine code, which jax runs without any check. They therefore lie in
+the user's own cache and never in the folder of a run, which may have been
+received from others.
+"""
+
+import os
 import pathlib
+import stat
 
 import jax
 
 
-def keep_programs(directory: pathlib.Path) -> None:
-  """The runs of a comparison share their programs, and a rerun all.
+def keep_programs() -> None:
+  """Shares the programs of the user's runs, and those of a rerun.
 
   A folder that the user has chosen (JAX_COMPILATION_CACHE_DIR) is kept.
+
+  Raises:
+    PermissionError: the cache folder is not the user's own.
   """
   if jax.config.jax_compilation_cache_dir:
     return
-  jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+  directory = _own_folder()
+  jax.config.update("jax_compilation_cache_dir", str(directory))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _own_folder() -> pathlib.Path:
+  root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  directory = pathlib.Path(root).absolute() / "clap_jax" / "compiled"
+  directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+  status = directory.lstat()
+  others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+  if (
+    not stat.S_ISDIR(status.st_mode)
+    or status.st_uid != os.getuid()
+    or others_write
+  ):
+    raise PermissionError(
+      f"{directory} holds programs that this process would run, and others can "
+      "write there; remove it, or set JAX_COMPILATION_CACHE_DIR to a folder "
+      "of your own."
+    )
+  return directory
