@@ -593,8 +593,9 @@ def grounding_loss() -> dict:
 def grounding_benchmark(config, args) -> None:
   """The sections of a benchmark's grounder but its data and its protocol.
 
-  Width, text layers and learning rate are those of SnAG's class; the map's
-  clips and candidates stand in the benchmark's own file.
+  Width, learning rate and window are those of SnAG on TACoS, which has others
+  elsewhere and five text layers; the map's clips and candidates stand in the
+  benchmark's own file.
   """
   config.trainer = "grounding"
   config.kind = args["kind"]  # pyramid | map

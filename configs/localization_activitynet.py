@@ -9,9 +9,10 @@ data.files, see `FeatureFiles`.
     clap train --config=configs/localization_activitynet.py --workdir=DIR \
       --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
 
-The pyramid's hyper-parameters are those published for ActionFormer on this
-data set (resized to 192 steps, six levels, 15 epochs); the classes are the
-head's own.
+Sizes and schedule are those published for ActionFormer on this data set
+(resized to 192 steps, six levels, 15 epochs). The normaliser and the weight of
+the boundary loss, regularisation, crops, downsampling and suppression differ:
+see "Where the heads differ" in README.md. The classes are the head's own.
 """
 
 import ml_collections

@@ -8,9 +8,10 @@ how they lie in data.files, see `FeatureFiles`.
     clap train --config=configs/localization_thumos.py --workdir=runs/thumos \
       --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
 
-The hyper-parameters are those of ActionFormer's public configuration for this
-data set (sequences of 2304 steps, six levels, windows of 19, 50 epochs); the
-classes are the head's own.
+Sizes are those of ActionFormer's public configuration for this data set
+(sequences of 2304 steps, six levels, windows of 19); the 50 epochs are those of
+its first release. The normaliser, regularisation and downsampling differ: see
+"Where the heads differ" in README.md. The classes are the head's own.
 """
 
 import ml_collections

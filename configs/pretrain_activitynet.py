@@ -17,11 +17,12 @@ these have not been trained at this size, and are not tuned. A step of
 full takes 8,739 of 16,128 MiB of each of eight v5e chips, 19,958 of four;
 transformer takes 11,295 of one (`clap compile`).
 
-`tsp_recipe` is the optimizer that TSP publishes instead: SGD, a batch of 64
-with statistics per 32 clips, eight epochs of about 2,436 steps, of which two
-are warm-up, and falls to a hundredth after the fourth and the sixth. With
-`encoder=tsp` it is that baseline, but for its global video feature and the
-clips, of which TSP draws five from each segment and epoch.
+`tsp_recipe` has the schedule that TSP publishes instead: SGD, a batch of 64
+(for two GPUs) with statistics per 32 clips, eight epochs of about 2,436 steps,
+of which two are warm-up, and falls to a hundredth after the fourth and the
+sixth. With `encoder=tsp` it is that baseline, but for its global video feature,
+for bfloat16, for norm scales, which are not decayed, and for the clips: TSP
+draws five from each segment and epoch, of the dataset without captions.
 """
 
 import ml_collections

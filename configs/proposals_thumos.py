@@ -3,8 +3,9 @@
 Argument: `SIZE[,seed=N]`, SIZE tiny or full. Features and annotations as in
 configs/localization_thumos.py. Training draws windows of 256 steps around the
 actions; evaluation takes windows that overlap by half and merges what they
-find. The hyper-parameters are G-TAD's for this data set with the learning rate
-that TSP used; the classes are the localizer's own.
+find. Sizes are G-TAD's for this data set, the learning rate that of its paper;
+its public code trains at a tenth of it, for ten epochs of fixed windows. See
+"Where the heads differ" in README.md. The classes are the localizer's own.
 """
 
 import ml_collections

@@ -1,14 +1,18 @@
 """Every command in the documents is one that the programs take."""
 
 import contextlib
+import dataclasses
+import functools
 import io
 import pathlib
 import re
 
+import ml_collections
 import pytest
 
 from clap_jax import main, stages
-from clap_jax.commands import configs
+from clap_jax.commands import completing, configs
+from clap_jax.media import limits
 from tests import documents
 
 ROOT = documents.ROOT
@@ -108,3 +112,86 @@ def test_configs_that_are_named_are_there():
     if re.fullmatch(r"\w+\.py(:\S*)?", code):
       file = code.partition(":")[0]
       assert list(ROOT.glob(f"**/{file}")), f"{path}: {code}"
+
+
+CONFIGS = sorted(
+  f"configs/{path.name}"
+  for path in (ROOT / "configs").glob("*.py")
+  if path.stem not in ("common", "__init__")
+)
+
+
+@functools.cache
+def config_of(file):
+  return configs.load(file).unlock()
+
+
+def has_key(file, key):
+  """Whether --config.KEY can be set on a config file."""
+  config = config_of(file).copy_and_resolve_references()
+  if "trainer" in config:
+    completing.complete(config, stages.config_class(config), keys=[key])
+  section = config
+  for part in key.split("."):
+    if not isinstance(section, ml_collections.ConfigDict) or (
+      part not in section
+    ):
+      return False
+    section = section[part]
+  return True
+
+
+def keys_in(codes):
+  """Keys of configs that a paragraph names, with or without --config."""
+  sections = {name for file in CONFIGS for name in config_of(file)}
+  for code in codes:
+    for word in code.split():
+      flag = re.match(r"--config\.([\w.]+)", word)
+      if flag and not flag[1].isupper():
+        yield flag[1]
+    bare = re.fullmatch(r"([a-z_]+)\.([a-z_.]+)(=.*)?", code)
+    ending = bare and bare[2].rpartition(".")[2]
+    if bare and bare[1] in sections and ending not in ("json", "csv", "py"):
+      yield f"{bare[1]}.{bare[2]}"
+
+
+def test_keys_in_the_text_are_keys_of_the_configs_that_it_names():
+  checked = 0
+  for document, codes in documents.paragraphs():
+    if document == "CHANGELOG.md":  # it names what was renamed, too
+      continue
+    named = [
+      f"configs/{name}"
+      for code in codes
+      for name in re.findall(r"(\w+\.py)\b", code)
+      if f"configs/{name}" in CONFIGS
+    ]
+    for key in keys_in(codes):
+      checked += 1
+      assert any(has_key(file, key) for file in named or CONFIGS), (
+        f"{document}: {key} is no key of {', '.join(named) or 'any config'}"
+      )
+  assert checked > 15
+
+
+def test_a_key_that_no_config_has_is_found():
+  assert list(keys_in(["--config.data.no_such_key=1", "loss.such=2", "a.py"]))
+  assert not any(has_key(file, "data.no_such_key") for file in CONFIGS)
+
+
+def test_every_command_is_in_the_readme():
+  with (
+    pytest.raises(SystemExit),
+    contextlib.redirect_stdout(io.StringIO()) as out,
+  ):
+    main.parse(["--help"])
+  commands = re.search(r"\{([\w,]+)\}", out.getvalue())[1].split(",")
+  table = (ROOT / "README.md").read_text(encoding="utf-8")
+  missing = [name for name in commands if f"`clap {name}" not in table]
+  assert not missing
+
+
+def test_caps_of_videos_are_in_the_security_policy():
+  text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+  for field in dataclasses.fields(limits.VideoLimits):
+    assert f"`--{field.name}`" in text

@@ -67,7 +67,16 @@ def _lines(block: str) -> Iterator[tuple[str, ...]]:
 
 def inline() -> Iterator[tuple[str, str]]:
   """(document, code) of what stands in the text between backticks."""
+  for document, codes in paragraphs():
+    for code in codes:
+      yield document, code
+
+
+def paragraphs() -> Iterator[tuple[str, list[str]]]:
+  """Document, and what stands between backticks in one of its paragraphs."""
   for path in DOCUMENTS:
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
-    for code in _INLINE.findall(text):
-      yield str(path.relative_to(ROOT)), " ".join(code.split())
+    for paragraph in re.split(r"\n\s*\n|\n(?=[*|] )", text):
+      codes = [" ".join(code.split()) for code in _INLINE.findall(paragraph)]
+      if codes:
+        yield str(path.relative_to(ROOT)), codes
