@@ -16,11 +16,13 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.media import decode, errors
 from clap_jax.models import partitioning
 from clap_jax.report import content, dataset_page
+from clap_jax.storage import output
 from clap_jax.trainers import (
   abstract,
   end_to_end,
   fewshot,
   grounding,
+  inputs,
   localization,
   open_vocabulary,
   pretrain,
@@ -30,7 +32,6 @@ from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import preemption, processes
 from clap_jax.training import topology as topology_lib
-from clap_jax.training import workdir as workdir_lib
 
 # What the page of a dataset shows of a video.
 _SHOWN_FRAMES = 10
@@ -87,24 +88,13 @@ TRAINERS = {
 }
 
 
-# Where a run reads; a finished run may be asked for from another folder.
-_PLACES = (
-  "data.annotations",
-  "data.data_dir",
-  "data.features_dir",
-  "data.tokenizer",
-  "start.workdir",
-  "tower.workdir",
-  "start.imported",
-)
-
-
 def train(
   config, workdir, *, connection: processes.Connection | None = None
 ) -> list[dict]:
   """Runs the trainer that the ConfigDict names; returns its result rows.
 
-  A finished run is left as it is and its rows are returned.
+  A finished run is left as it is and its rows are returned, unless the
+  evaluation is configured in another way: then it is evaluated again.
 
   Args:
     config: see configs/.
@@ -114,18 +104,25 @@ def train(
 
   Raises:
     ValueError: if the config is wrong anywhere, before a device is touched, or
-      the finished run in `workdir` is of another config.
+      the run in `workdir` is of another config or other data.
   """
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
   processes.join(connection)
   workdir = pathlib.Path(workdir)
-  if processes.first_decides(f"read {workdir}", lambda: is_finished(workdir)):
-    check_same(workdir, resolved)
+  found = processes.first_decides(
+    f"read {workdir}", lambda: _look_at(workdir, resolved)
+  )
+  if found["is_finished"] and not found["evaluation"]:
     processes.say(
       f"{workdir} holds this run, finished; delete it to start over."
     )
     return results.read(workdir)
+  if found["evaluation"]:
+    processes.say(
+      f"{workdir} is evaluated in another way than before:"
+      + "".join(f"\n  {line}" for line in found["evaluation"])
+    )
   with preemption.leave_on_sigterm():
     return trainer.train(resolved, workdir)
 
@@ -228,19 +225,27 @@ def is_finished(workdir: str | pathlib.Path) -> bool:
   return (pathlib.Path(workdir) / results.RESULTS_FILE).is_file()
 
 
+def _look_at(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
+  """Whether the run is finished, and how its evaluation differs.
+
+  Raises:
+    ValueError: the directory belongs to a run of another config or other data,
+      or its results could not be written.
+  """
+  differences = inputs.compare(workdir, resolved)
+  inputs.check(workdir, differences.training)
+  if workdir.is_dir():
+    output.check_writable(workdir / results.RESULTS_FILE)
+  return {
+    "is_finished": is_finished(workdir),
+    "evaluation": list(differences.evaluation),
+  }
+
+
 def check_same(workdir: pathlib.Path, resolved: Any) -> None:
-  """Raises a ValueError if the config of a finished run is another one."""
-  differences = [
-    line
-    for line in workdir_lib.run_differences(workdir, resolved)
-    if not line.startswith(_PLACES)
-  ]
-  if differences:
-    lines = "".join(f"\n  {line}" for line in differences)
-    raise ValueError(
-      f"{workdir} holds a finished run with another config:{lines}\nUse "
-      "another directory, or delete this one to start over."
-    )
+  """Raises a ValueError if a finished run is of another config or data."""
+  found = inputs.compare(workdir, resolved)
+  inputs.check(workdir, (*found.training, *found.evaluation))
 
 
 def config_of(workdir) -> dict:
@@ -266,7 +271,8 @@ def evaluate(
   Args:
     workdir: of the run.
     split: None for the one that its config names.
-    config: the run's own but for its section `evaluation`; None for just that.
+    config: the run's own but for what workdir.EVALUATION_KEYS name; None for
+      just that.
 
   Raises:
     FileNotFoundError: if `workdir` holds no run.

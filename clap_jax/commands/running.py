@@ -8,7 +8,7 @@ from clap_jax.console import console
 with epy.lazy_imports():
   from clap_jax import stages, sweep, sweep_search
   from clap_jax.commands import configs
-  from clap_jax.training import processes
+  from clap_jax.training import processes, workdir
 
 
 def add_train(commands) -> None:
@@ -61,8 +61,10 @@ def add_eval(commands) -> None:
     "eval",
     help="evaluate a finished run again, on any split",
     description="Evaluates the last checkpoint of a `clap train` run and "
-    "prints its metrics with their evaluation card. Of a few-shot run "
-    "--config.evaluation.KEY=VALUE asks for other episodes.",
+    "prints its metrics with their evaluation card. What decides about the "
+    "evaluation alone may differ from the run: --config.data.eval_split=SPLIT, "
+    "--config.decode.KEY=VALUE, --config.evaluation.KEY=VALUE (other episodes "
+    "of a few-shot run), --config.classifier.path=FILE, --config.protocol=NAME",
   )
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--split", help="default: the config's eval_split")
@@ -73,7 +75,7 @@ def _eval(args) -> dict:
   config = configs.of_run(
     stages.config_of(args.workdir),
     args.overrides,
-    changeable=("evaluation",),
+    changeable=workdir.EVALUATION_KEYS,
   )
   rows = stages.evaluate(args.workdir, split=args.split, config=config)
   for row in rows:

@@ -167,7 +167,9 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
 
 def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  _, task, params = running.restored(workdir, MODEL_FILE, make_task)
+  _, task, params = running.restored(
+    workdir, MODEL_FILE, make_task, decode=config.decode
+  )
   reader = feature_data.FeatureReader(config.data)
   classes = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names

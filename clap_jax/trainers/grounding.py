@@ -257,7 +257,9 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task, params = running.restored(workdir, MODEL_FILE, make_task)
+  facts, task, params = running.restored(
+    workdir, MODEL_FILE, make_task, decode=config.decode
+  )
   split = split or config.data.eval_split
   reader = query_data.open_reader(config.data)
   reader.check(reader.num_queries, what="query", split=split)

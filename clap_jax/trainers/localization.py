@@ -107,7 +107,9 @@ def evaluate(
   config: AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  _, task, params = running.restored(workdir, MODEL_FILE, make_task)
+  _, task, params = running.restored(
+    workdir, MODEL_FILE, make_task, decode=config.decode
+  )
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment", split=split)

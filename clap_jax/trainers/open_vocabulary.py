@@ -158,7 +158,7 @@ def evaluate(
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   _, task, params = running.restored(
-    workdir, MODEL_FILE, localization.make_task
+    workdir, MODEL_FILE, localization.make_task, decode=config.decode
   )
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)

@@ -1,6 +1,7 @@
 """What every trainer hands to the engine in the same way."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -8,7 +9,8 @@ from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import checkpoint
+from clap_jax.trainers import inputs
+from clap_jax.training import checkpoint, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import start as start_lib
@@ -52,6 +54,10 @@ def fit(
     data_seed: of the order of the items; None for the loop's seed.
     prepare: see training.fit.
   """
+  workdir = pathlib.Path(workdir)
+  processes.first_decides(
+    f"use {workdir}", lambda: inputs.take(workdir, config)
+  )
   data, selection = config.data, config.data.selection_split
   seed = config.loop.seed if data_seed is None else data_seed
 
@@ -97,14 +103,25 @@ def trained(state: fit_lib.TrainState) -> tuple[Any, dict]:
 
 
 def restored(
-  workdir, model_file: str, make_task: Callable[[dict], T]
+  workdir, model_file: str, make_task: Callable[[dict], T], *, decode: Any
 ) -> tuple[dict, T, Any]:
   """The facts of a finished run, the task that they describe, its parameters.
+
+  Args:
+    workdir: of the run.
+    model_file: of its facts.
+    make_task: makes the task of the facts.
+    decode: the section `decode` to evaluate with, which may be another one than
+      the run's.
 
   Raises:
     FileNotFoundError: the run is not finished, or the directory holds none.
     FormatError: the facts are of another revision.
   """
-  facts, task = facts_lib.load(workdir, model_file, make_task)
+  facts, task = facts_lib.load(
+    workdir,
+    model_file,
+    lambda facts: make_task(facts | {"decode": dataclasses.asdict(decode)}),
+  )
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   return facts, task, params

@@ -21,15 +21,49 @@ from clap_jax import config as config_lib
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
-# Keys that a resumed run may change: they do not alter what is learned. A key
-# stands for itself and all that is below it.
+# Each key below stands for itself and all that is below it. These decide how a
+# trained model is evaluated; a run may change them and is evaluated again.
+EVALUATION_KEYS = (
+  "allow_seen_classes",
+  "classifier",
+  "data.eval_split",
+  "data.selection_split",
+  "decode",
+  "evaluation",
+  "protocol",
+)
+# Where a run reads. The content is compared, not the path; see trainers/inputs.
+INPUT_KEYS = (
+  "class_split",
+  "classes.class_split",
+  "classes.text_model",
+  "data.annotations",
+  "data.data_dir",
+  "data.features_dir",
+  "data.queries.durations",
+  "data.queries.files",
+  "data.queries.held_out",
+  "data.queries.texts",
+  "data.tokenizer",
+  "sampling.class_split",
+  "start.imported",
+  "start.workdir",
+  "tower.localizer_workdir",
+  "tower.workdir",
+)
+# Keys that a resumed run may change: they do not alter what is learned.
 CHANGEABLE_KEYS = (
+  *EVALUATION_KEYS,
+  *INPUT_KEYS,
   "checkpoint",
   "data.cache_mib",
   "data.num_threads",
   "mesh",
-  "loop.eval_every",
-  "loop.log_every",
+  *(
+    f"loop.{name}_{unit}"
+    for name in ("eval_every", "log_every")
+    for unit in config_lib.DURATION_UNITS
+  ),
   "loop.profile_steps",
   "loop.stall_timeout_sec",
   "loop.tensorboard",
@@ -89,7 +123,9 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
   write_json(path, config_lib.as_dict(config))
 
 
-def run_differences(workdir: pathlib.Path, config: Any) -> list[str]:
+def run_differences(
+  workdir: pathlib.Path, config: Any, *, only: tuple[str, ...] | None = None
+) -> list[str]:
   """Lines of `config_differences` between a run's config.json and `config`."""
   path = workdir / CONFIG_FILE
   before = orjson.loads(path.read_bytes()) if path.is_file() else {}
@@ -97,18 +133,35 @@ def run_differences(workdir: pathlib.Path, config: Any) -> list[str]:
     with contextlib.suppress(ValueError):  # what cannot be read differs
       # A file of an earlier revision lacks keys that have a default since.
       before = config_lib.as_dict(config_lib.resolve(type(config), before))
-  return config_differences(before, config_lib.as_dict(config))
+  return config_differences(before, config_lib.as_dict(config), only=only)
 
 
-def config_differences(before: Any, after: Any) -> list[str]:
-  """One line per key that differs and must not change on resume."""
-  old, new = _flatten(before), _flatten(after)
+def config_differences(
+  before: Any, after: Any, *, only: tuple[str, ...] | None = None
+) -> list[str]:
+  """One line per key that differs.
+
+  Args:
+    before: plain values.
+    after: plain values.
+    only: keys that count; None for all that must not change on resume.
+  """
+  old, new = flattened(before), flattened(after)
   return [
     f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}"
     for key in sorted(old | new)
     if old.get(key, "absent") != new.get(key, "absent")
-    and not key.startswith(CHANGEABLE_KEYS)
+    and (
+      not is_below(key, CHANGEABLE_KEYS)
+      if only is None
+      else is_below(key, only)
+    )
   ]
+
+
+def is_below(key: str, names: tuple[str, ...]) -> bool:
+  """Whether a key is one of `names` or lies in a section of that name."""
+  return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
@@ -169,10 +222,11 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _flatten(value: Any, key: str = "") -> dict[str, Any]:
+def flattened(value: Any, key: str = "") -> dict[str, Any]:
+  """Nested plain values by dotted keys."""
   if not isinstance(value, dict) or not value:
     return {key: value}
   flat = {}
   for name, child in value.items():
-    flat |= _flatten(child, f"{key}.{name}" if key else name)
+    flat |= flattened(child, f"{key}.{name}" if key else name)
   return flat
