@@ -1,0 +1,292 @@
+"""Decodes videos of unknown origin in a child process.
+
+A decoder that crashes, hangs or swells takes its video down and nothing else:
+the child has limits on memory and time, and dies with this process. It is
+given open files, never names. Clips come back through shared memory in a few
+slots, so that what waits does not grow with the video. A child serves one
+video after the other; one that died is replaced.
+"""
+
+import atexit
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import math
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from clap_jax.media import confinement, container, decode, decoder, frames
+from clap_jax.media.errors import VideoError
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+
+_NUM_SLOTS = 4  # clips that wait in shared memory
+_MAX_IDLE = 4  # children that wait for another video
+# Without growing or shrinking, no access of ours can fail.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class _Child:
+  """A decoding process and the socket to it."""
+
+  def __init__(self, limits: VideoLimits):
+    self.limits = limits
+    self._socket, theirs = socket.socketpair(
+      socket.AF_UNIX, socket.SOCK_SEQPACKET
+    )
+    with theirs:
+      # The child dies with the thread that starts it; this one lives on.
+      self._process = _SPAWNER.submit(
+        subprocess.Popen,
+        confinement.command(
+          "clap_jax.media.decoder",
+          str(theirs.fileno()),
+          json.dumps(dataclasses.asdict(limits)),
+        ),
+        env=confinement.environment(),
+        pass_fds=(theirs.fileno(),),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+      ).result()
+
+  @property
+  def is_alive(self) -> bool:
+    return self._process.poll() is None
+
+  def send(self, request: dict, files: list[int]) -> None:
+    try:
+      socket.send_fds(self._socket, [json.dumps(request).encode()], files)
+    except OSError as error:
+      raise self.died() from error
+
+  def give_back_slot(self) -> None:
+    try:
+      self._socket.send(decoder.CREDIT)
+    except OSError as error:
+      raise self.died() from error
+
+  def receive(self, left_sec: float) -> dict:
+    """The next message.
+
+    Raises:
+      VideoError: the child died, or took too long.
+    """
+    self._socket.settimeout(max(left_sec, 1e-3))
+    try:
+      data = self._socket.recv(decoder.MAX_MESSAGE_BYTES)
+    except TimeoutError:
+      raise self._slow() from None
+    except OSError:
+      data = b""
+    if not data:
+      raise self.died()
+    return json.loads(data)
+
+  def _slow(self) -> VideoError:
+    return VideoError(
+      f"decoding took longer than {self.limits.max_decode_sec:g} s"
+    )
+
+  def died(self) -> VideoError:
+    self.end(patience_sec=1.0)
+    status = self._process.returncode
+    if status == -signal.SIGXCPU:
+      return self._slow()
+    name = f"exit status {status}"
+    if status < 0:
+      name = signal.Signals(-status).name
+    return VideoError(f"the decoder died ({name})")
+
+  def end(self, *, patience_sec: float = 0.0) -> None:
+    """Kills the child, unless it ends by itself within some time."""
+    self._socket.close()
+    try:
+      self._process.wait(timeout=patience_sec)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+
+
+class _Pool:
+  """Children that wait for another video; thread-safe."""
+
+  def __init__(self):
+    self._idle: list[_Child] = []
+    self._lock = threading.Lock()
+
+  def take(self, limits: VideoLimits) -> _Child:
+    while True:
+      with self._lock:
+        same = [child for child in self._idle if child.limits == limits]
+        if same:
+          self._idle.remove(same[-1])
+      if not same:
+        return _Child(limits)
+      if same[-1].is_alive:
+        return same[-1]
+      same[-1].end()
+
+  def put(self, child: _Child) -> None:
+    with self._lock:
+      self._idle.append(child)
+      surplus = self._idle[:-_MAX_IDLE]
+      self._idle = self._idle[-_MAX_IDLE:]
+    for old in surplus:
+      old.end()
+
+  def close(self) -> None:
+    with self._lock:
+      children, self._idle = self._idle, []
+    for child in children:
+      child.end()
+
+
+_SPAWNER = concurrent.futures.ThreadPoolExecutor(
+  1, thread_name_prefix="decoders"
+)
+_POOL = _Pool()
+atexit.register(_POOL.close)
+
+
+class ClipStream:
+  """Iterates once over the clips of a video, decoded by a child.
+
+  `info` holds what the container states; `duration_sec` is known after the
+  last clip.
+  """
+
+  def __init__(
+    self,
+    video: container.Video,
+    shape: decode.ClipShape,
+    *,
+    limits: VideoLimits = DEFAULT_LIMITS,
+  ):
+    """Does nothing yet; the first clip opens the video."""
+    self._video = video
+    self._shape = shape
+    self._limits = limits
+    self.info: container.VideoInfo | None = None
+    self.duration_sec: float | None = None
+    self._clips = self._decoded()
+
+  def __iter__(self) -> Iterator[decode.DecodedClip]:
+    return self._clips
+
+  def __next__(self) -> decode.DecodedClip:
+    return next(self._clips)
+
+  def close(self) -> None:
+    """Ends the decoding, should it be under way."""
+    self._clips.close()
+
+  def _decoded(self) -> Iterator[decode.DecodedClip]:
+    size = self._shape.num_frames, *_sides(self._shape), 3
+    slots = (_NUM_SLOTS, *size)
+    request = {"shape": dataclasses.asdict(self._shape), "slots": slots}
+    with _memory_file(math.prod(slots)) as file:
+      memory = mmap.mmap(file, math.prod(slots))
+      view = np.frombuffer(memory, np.uint8).reshape(slots)
+      for child, message in _answers(
+        self._video, request, [file], limits=self._limits
+      ):
+        if "info" in message:
+          self.info = container.VideoInfo(**message["info"])
+        elif "slot" in message:
+          clip = view[int(message["slot"])].copy()
+          child.give_back_slot()
+          yield decode.DecodedClip(float(message["start_sec"]), clip)
+        else:
+          self.duration_sec = float(message["duration_sec"])
+
+
+def probe(
+  video: container.Video, *, limits: VideoLimits = DEFAULT_LIMITS
+) -> container.VideoInfo:
+  """What the container states, read by a child; decodes nothing.
+
+  Raises:
+    VideoError: the video cannot be opened, or is beyond a limit.
+  """
+  for _, message in _answers(video, {"shape": None}, [], limits=limits):
+    return container.VideoInfo(**message["info"])
+  raise VideoError("the decoder gave no answer")
+
+
+def _sides(shape: decode.ClipShape) -> tuple[int, int]:
+  return frames.frame_sides(shape.size, shape.mode)
+
+
+@contextlib.contextmanager
+def _memory_file(num_bytes: int) -> Iterator[int]:
+  """A descriptor of anonymous memory of a fixed size."""
+  file = os.memfd_create("clips", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+  try:
+    os.ftruncate(file, num_bytes)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+    yield file
+  finally:
+    os.close(file)
+
+
+@contextlib.contextmanager
+def _descriptor(source: BinaryIO) -> Iterator[int]:
+  """A descriptor of a file, or of memory that holds its bytes."""
+  if not isinstance(source, io.BytesIO):
+    yield source.fileno()
+    return
+  content = source.getbuffer()
+  with _memory_file(len(content)) as file:
+    place = 0
+    while place < len(content):
+      place += os.pwrite(file, content[place:], place)
+    yield file
+
+
+def _answers(
+  video: container.Video,
+  request: dict,
+  files: list[int],
+  *,
+  limits: VideoLimits,
+) -> Iterator[tuple[_Child, dict]]:
+  """A child and its messages on one video.
+
+  Raises:
+    VideoError: with the child's reason, or because it died or took too long.
+  """
+  with (
+    container.open_source(video, limits=limits) as source,
+    _descriptor(source) as file,
+  ):
+    child, is_done = _POOL.take(limits), False
+    try:
+      child.send(request, [file, *files])
+      left_sec = limits.max_decode_sec
+      while not is_done:
+        start = time.monotonic()
+        message = child.receive(left_sec)
+        # The time that the listener takes is not the decoder's.
+        left_sec -= time.monotonic() - start
+        is_done = "duration_sec" in message or request["shape"] is None
+        if "reason" in message:
+          is_done = not message["is_last"]
+          raise VideoError(message["reason"])
+        yield child, message
+    finally:
+      if is_done:
+        _POOL.put(child)
+      else:
+        child.end()
