@@ -7,6 +7,7 @@ import rich.table
 from etils import epy
 
 from clap_jax.console import console, one_line
+from clap_jax.media import limits
 
 with epy.lazy_imports():
   from clap_jax import stages
@@ -37,10 +38,12 @@ def add_extract(commands) -> None:
   parser.add_argument("--stride_sec", type=float, default=0.5)
   parser.add_argument("--out", required=True)
   parser.add_argument("--overwrite", action="store_true")
+  limits.add_flags(parser)
   parser.set_defaults(run=_extract)
 
 
 def _extract(args) -> dict:
+  video_limits = limits.from_args(args)
   with stages.Progress("extract") as progress:
     done = extract.extract(
       encoder.load_encoder(args.model),
@@ -49,6 +52,7 @@ def _extract(args) -> dict:
       stride_sec=args.stride_sec,
       splits=tuple(args.split) if args.split else None,
       overwrite=args.overwrite,
+      limits=video_limits,
       on_progress=progress,
     )
   console.print(
@@ -122,10 +126,12 @@ def add_predict(commands) -> None:
     "page per video that plays a moment at a click",
   )
   parser.add_argument("--overwrite", action="store_true", help="of the export")
+  limits.add_flags(parser)
   parser.set_defaults(run=_predict, show=_show_predictions)
 
 
 def _predict(args) -> dict:
+  video_limits = limits.from_args(args)
   labels = None
   if args.labels:
     text = pathlib.Path(args.labels).read_text(encoding="utf-8")
@@ -141,6 +147,7 @@ def _predict(args) -> dict:
       support_dir=args.support,
       max_predictions=args.max_predictions,
       on_video=progress.name,
+      limits=video_limits,
       on_time=lambda done, total: progress(int(done), math.ceil(total)),
     )
   return document | {"all_failed": not document["videos"]}

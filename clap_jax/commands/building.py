@@ -5,6 +5,7 @@ import sys
 from etils import epy
 
 from clap_jax.console import console, one_line
+from clap_jax.media import limits
 from tfds_builders import names
 
 with epy.lazy_imports():
@@ -58,6 +59,7 @@ def add_build(commands) -> None:
     help="option of Beam's pipeline, e.g. --runner_option=--runner=FlinkRunner",
   )
   parser.add_argument("--overwrite", action="store_true")
+  limits.add_flags(parser)
   parser.set_defaults(run=_build)
 
 
@@ -129,7 +131,9 @@ def _store_limits(args) -> "transcoding.StoreLimits":
     "crf": args.crf,
   }
   given = {key: value for key, value in given.items() if value is not None}
-  return transcoding.StoreLimits(store=args.store, **given)
+  return transcoding.StoreLimits(
+    store=args.store, source=limits.from_args(args), **given
+  )
 
 
 def add_data(commands) -> None:

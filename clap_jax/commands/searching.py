@@ -11,7 +11,7 @@ import rich.table
 from etils import epy
 
 from clap_jax.console import console, one_line
-from clap_jax.media.limits import DEFAULT_LIMITS
+from clap_jax.media import limits
 
 with epy.lazy_imports():
   from clap_jax import stages
@@ -42,10 +42,12 @@ def add_index(commands) -> None:
     action="store_true",
     help="also write a FAISS index: for millions of clips",
   )
+  limits.add_flags(parser)
   parser.set_defaults(run=_index, show=_show_index)
 
 
 def _index(args) -> dict:
+  video_limits = limits.from_args(args)
   encoder = _load_encoder(args.model)
   videos = index_lib.find_videos(args.folder)
   with stages.Progress("index") as progress:
@@ -56,6 +58,7 @@ def _index(args) -> dict:
       stride_sec=args.stride_sec,
       is_approximate=args.approximate,
       on_video=progress.name,
+      limits=video_limits,
       on_progress=progress,
     )
   return {
@@ -160,6 +163,7 @@ def add_serve(commands) -> None:
   parser.add_argument("--index", help="what `clap index` wrote, to search in")
   parser.add_argument("--max_upload_mib", type=int, default=512)
   parser.add_argument("--timeout_sec", type=float, default=600.0)
+  limits.add_flags(parser)
   parser.set_defaults(run=_serve)
 
 
@@ -170,7 +174,8 @@ def _serve(args) -> dict:
   from clap_jax.serving import access, uploads  # noqa: PLC0415
   from clap_jax.serving import app as app_lib  # noqa: PLC0415
 
-  limits = app_lib.ServeLimits(
+  video_limits = limits.from_args(args)
+  serve_limits = app_lib.ServeLimits(
     uploads=uploads.UploadLimits(
       max_upload_bytes=args.max_upload_mib << 20, decode_sec=args.timeout_sec
     ),
@@ -182,9 +187,13 @@ def _serve(args) -> dict:
       model_directory.load_model(args.model),
       port=args.port,
       token=token,
-      make_playable=functools.partial(_make_playable, limits=limits.uploads),
+      make_playable=functools.partial(
+        _make_playable,
+        upload_limits=serve_limits.uploads,
+        video_limits=video_limits,
+      ),
       index=index_lib.open_index(args.index) if args.index else None,
-      limits=limits,
+      limits=serve_limits,
     )
     server = uvicorn.Server(
       uvicorn.Config(
@@ -225,7 +234,9 @@ def _listener(port: int) -> socket.socket:
   return listener
 
 
-def _make_playable(source: pathlib.Path, target: pathlib.Path, *, limits):
+def _make_playable(
+  source: pathlib.Path, target: pathlib.Path, *, upload_limits, video_limits
+):
   transcoding.transcode_apart(
     source,
     target,
@@ -234,9 +245,11 @@ def _make_playable(source: pathlib.Path, target: pathlib.Path, *, limits):
       max_fps=30.0,
       min_duration_sec=0.2,
       source=dataclasses.replace(
-        DEFAULT_LIMITS,
-        max_bytes=limits.max_upload_bytes,
-        max_decode_sec=limits.decode_sec,
+        video_limits,
+        max_bytes=min(upload_limits.max_upload_bytes, video_limits.max_bytes),
+        max_decode_sec=min(
+          upload_limits.decode_sec, video_limits.max_decode_sec
+        ),
       ),
     ),
   )

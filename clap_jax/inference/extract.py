@@ -1,27 +1,31 @@
 """Dense clip features of whole videos, one .npz per video.
 
 Feature i is the tower's output for the clip that starts at i * stride_sec.
-Decoding runs ahead of encoding in threads; a video that cannot be decoded is
-skipped, counted and listed.
+Decoding runs ahead of encoding, in other processes and by a bounded number of
+clips; a video that cannot be decoded is skipped, counted and listed.
 """
 
 import collections
-import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from clap_jax.data import class_texts, features, queries, records, tfrecord
+from clap_jax.inference import ahead
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
-from clap_jax.media import decode, errors
+from clap_jax.media import decode, errors, guard
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
 from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
+_CLIPS_AHEAD = 32  # of each video that is decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +51,22 @@ def video_features(
 
 
 def stream_clips(
-  encoder: encoder_lib.Encoder, video, *, stride_sec: float
-) -> Iterator[decode.DecodedClip]:
+  encoder: encoder_lib.Encoder,
+  video,
+  *,
+  stride_sec: float,
+  limits: VideoLimits = DEFAULT_LIMITS,
+) -> guard.ClipStream:
   """The encoder's clips of a video, bytes or a local path."""
-  shape = encoder.clip
-  return decode.iter_clips(
-    video,
-    clip_sec=shape.clip_sec,
+  clip = encoder.clip
+  shape = decode.ClipShape(
+    clip_sec=clip.clip_sec,
     stride_sec=stride_sec,
-    num_frames=shape.num_frames,
-    size=shape.image_size,
-    mode=shape.resize,
+    num_frames=clip.num_frames,
+    size=clip.image_size,
+    mode=clip.resize,
   )
+  return guard.ClipStream(video, shape, limits=limits)
 
 
 def extract(
@@ -69,7 +77,8 @@ def extract(
   stride_sec: float,
   splits: tuple[str, ...] | None = None,
   overwrite: bool = False,
-  num_threads: int = 2,
+  num_decoders: int = 2,
+  limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Progress | None = None,
 ) -> Extraction:
   """Writes features of every video and vectors of captions and class names.
@@ -89,42 +98,34 @@ def extract(
   facts = _claim(out, encoder, dataset, stride_sec, overwrite=overwrite)
   todo = [(source, i) for source in sources for i in range(len(source))]
   written, kept, failed = [], [], []
+  grid = features.FeatureGrid(
+    start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+  )
 
-  def read(item):
-    source, index = item
-    try:
-      example = source[index]
-    except tfrecord.CorruptRecordError as error:
-      infos = source.metadata(on_corrupt="skip").examples
-      ids = {info.index: info.id for info in infos}
-      return None, ids.get(index, f"{source.name} record {index}"), str(error)
-    if features.features_path(out, example.id).is_file():
-      return example, None, None
-    try:
-      clips = stream_clips(encoder, example.video, stride_sec=stride_sec)
-      return example, list(clips), None
-    except errors.VideoError as error:
-      return None, example.id, str(error)
-
-  for done, (example, clips, reason) in enumerate(
-    _ahead(read, todo, num_threads)
-  ):
-    if example is None:
-      failed.append({"id": clips, "reason": reason})
-    elif clips is None:
-      kept.append(example.id)
-    else:
-      if facts["finished"]:  # another split was
-        facts["finished"] = False
-        _write_facts(out, facts)
-      grid = features.FeatureGrid(
-        start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
-      )
-      video = features.VideoFeatures(video_features(encoder, clips), grid)
-      features.save_features(out, example.id, video)
-      written.append(example.id)
-    if on_progress:
-      on_progress(done + 1, len(todo))
+  decode = functools.partial(
+    stream_clips, encoder, stride_sec=stride_sec, limits=limits
+  )
+  videos = _decoded(todo, out, decode, num_decoders=num_decoders)
+  with contextlib.closing(videos):
+    for done, (name, clips, reason) in enumerate(videos):
+      if reason is not None:
+        failed.append({"id": name, "reason": reason})
+      elif clips is None:
+        kept.append(name)
+      else:
+        try:
+          encoded = video_features(encoder, clips)
+        except errors.VideoError as error:
+          failed.append({"id": name, "reason": str(error)})
+        else:
+          if facts["finished"]:  # another split was
+            facts["finished"] = False
+            _write_facts(out, facts)
+          video = features.VideoFeatures(encoded, grid)
+          features.save_features(out, name, video)
+          written.append(name)
+      if on_progress:
+        on_progress(done + 1, len(todo))
   _write_texts(out, encoder, sources)
   classes = out / feature_data.CLASSES_FILE
   if not classes.is_file():
@@ -134,6 +135,49 @@ def extract(
   others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]
   _write_facts(out, facts | {"failed": [*others, *failed], "finished": True})
   return Extraction(out, tuple(written), tuple(kept), tuple(failed))
+
+
+def _decoded(todo, out, decode, *, num_decoders: int) -> Iterator[tuple]:
+  """(id, clips, reason of failure) of each record; clips of what is missing.
+
+  The videos after the one that is being encoded are decoded meanwhile, each up
+  to a number of clips.
+  """
+  waiting: collections.deque = collections.deque()
+  try:
+    for source, index in todo:
+      waiting.append(_start(source, index, out, decode))
+      if len(waiting) > num_decoders:
+        yield from _one(waiting)
+    while waiting:
+      yield from _one(waiting)
+  finally:
+    for _, clips, _ in waiting:
+      if clips is not None:
+        clips.close()
+
+
+def _start(source, index: int, out, decode) -> tuple:
+  try:
+    example = source[index]
+  except tfrecord.CorruptRecordError as error:
+    infos = source.metadata(on_corrupt="skip").examples
+    ids = {info.index: info.id for info in infos}
+    name = ids.get(index, f"{source.name} record {index}")
+    return name, None, str(error)
+  if features.features_path(out, example.id).is_file():
+    return example.id, None, None
+  clips = ahead.Ahead(decode(example.video), depth=_CLIPS_AHEAD)
+  return example.id, clips, None
+
+
+def _one(waiting: collections.deque) -> Iterator[tuple]:
+  entry = waiting.popleft()
+  try:
+    yield entry
+  finally:
+    if entry[1] is not None:
+      entry[1].close()
 
 
 def _write_texts(out, encoder, sources) -> None:
@@ -205,15 +249,3 @@ def _batched(items: Iterable, size: int) -> Iterator[list]:
       batch = []
   if batch:
     yield batch
-
-
-def _ahead(function: Callable, items: list, num_threads: int) -> Iterator:
-  """Results in order, at most `num_threads` + 1 of them waiting in memory."""
-  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-    waiting: collections.deque = collections.deque()
-    for item in items:
-      waiting.append(pool.submit(function, item))
-      if len(waiting) > num_threads:
-        yield waiting.popleft().result()
-    while waiting:
-      yield waiting.popleft().result()

@@ -12,7 +12,6 @@ the videos that are worth a look, and only their clips are compared.
 """
 
 import dataclasses
-import hashlib
 import heapq
 import os
 import pathlib
@@ -21,9 +20,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from clap_jax.data import features
-from clap_jax.inference import approximate, extract
+from clap_jax.inference import approximate, streaming
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.media import container, errors, formats
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+from clap_jax.storage import untrusted
 from clap_jax.trainers import facts as facts_lib
 
 INDEX_FILE = "index.json"
@@ -99,6 +100,7 @@ def build(
   stride_sec: float,
   is_approximate: bool = False,
   on_video: Callable[[str], None] | None = None,
+  limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Index:
   """Encodes what the index does not hold yet and writes it.
@@ -122,9 +124,13 @@ def build(
     if on_video:
       on_video(str(path))
     try:
-      digest = _sha256(path)
+      digest = untrusted.hash_file(path, max_bytes=limits.max_bytes)
       vectors, duration_sec = _encoded(
-        out / "videos" / f"{digest}.npz", encoder, path, stride_sec=stride_sec
+        out / "videos" / f"{digest}.npz",
+        encoder,
+        path,
+        stride_sec=stride_sec,
+        limits=limits,
       )
       listed.append(
         IndexedVideo(
@@ -133,7 +139,7 @@ def build(
       )
       blocks.append(vectors)
       first += len(vectors)
-    except (errors.VideoError, OSError) as error:
+    except (errors.VideoError, untrusted.UntrustedFileError, OSError) as error:
       failed.append({"video": str(path), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
@@ -301,19 +307,28 @@ def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
   return scores
 
 
-def _encoded(cached, encoder, path, *, stride_sec) -> tuple[np.ndarray, float]:
+def _encoded(
+  cached, encoder, path, *, stride_sec, limits
+) -> tuple[np.ndarray, float]:
   """(vectors (n, p) float16, duration) of a video, from its file if known."""
   if cached.is_file():
     with np.load(cached, allow_pickle=False) as arrays:
-      return arrays["vectors"], float(arrays["duration_sec"])
-  duration_sec = container.probe(path).duration_sec or 0.0
-  clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
-  vectors = encoder.project(extract.video_features(encoder, clips))
+      if arrays.get("reader") == container.READER_VERSION:
+        return arrays["vectors"], float(arrays["duration_sec"])
+  encoded, duration_sec = streaming.encode_video(
+    encoder, path, stride_sec=stride_sec, limits=limits
+  )
+  vectors = encoder.project(encoded)
   vectors = vectors.astype(np.float16)
   cached.parent.mkdir(exist_ok=True)
   partial = cached.with_suffix(".partial")
   with partial.open("wb") as file:
-    np.savez(file, vectors=vectors, duration_sec=duration_sec)
+    np.savez(
+      file,
+      vectors=vectors,
+      duration_sec=duration_sec,
+      reader=container.READER_VERSION,
+    )
   os.replace(partial, cached)
   return vectors, duration_sec
 
@@ -352,8 +367,3 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
   with partial.open("wb") as file:
     np.save(file, array, allow_pickle=False)
   os.replace(partial, path)
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from clap_jax.data import features
 from clap_jax.inference import answering, model_directory, streaming, support
-from clap_jax.media import container, errors
+from clap_jax.media import errors, guard
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
 
 def predict(
@@ -21,6 +22,7 @@ def predict(
   support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
   on_video: Callable[[str], None] | None = None,
+  limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
   on_time: Callable[[float, float], None] | None = None,
 ) -> dict:
@@ -37,6 +39,7 @@ def predict(
     support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
     on_video: called with the name of a video before work on it begins.
+    limits: caps on what is decoded, of the support too.
     on_progress: called with (videos done, videos in all).
     on_time: called from another thread with (seconds of video that are
       decoded, seconds in all).
@@ -70,29 +73,28 @@ def predict(
       support_dir,
       stride_sec=model.stride_sec,
       matcher=model.matcher,
+      limits=limits,
     )
   answers = answering.Answers(
     model, answering.Request(labels, queries, examples, max_predictions)
   )
   found, failed = [], []
-  stated = [_stated_sec(video) for video in videos]
+  stated = [_stated_sec(video, limits) for video in videos]
   lengths_sec = [sec if isinstance(sec, float) else 0.0 for sec in stated]
-  for done, (video, duration_sec) in enumerate(
-    zip(videos, stated, strict=True)
-  ):
+  for done, (video, stated_sec) in enumerate(zip(videos, stated, strict=True)):
     on_clip = _timer(on_time, sum(lengths_sec[:done]), sum(lengths_sec))
     if on_video:
       on_video(str(video))
     try:
-      if isinstance(duration_sec, Exception):
-        raise duration_sec
+      if isinstance(stated_sec, Exception):
+        raise stated_sec
       found.append(
         _predict_one(
           model,
           pathlib.Path(video),
           answers,
-          duration_sec=duration_sec,
           on_clip=on_clip,
+          limits=limits,
         )
       )
     except (errors.VideoError, OSError) as error:
@@ -138,16 +140,20 @@ def _predict_one(
   video: pathlib.Path,
   answers: answering.Answers,
   *,
-  duration_sec: float,
   on_clip: Callable[[float], None],
+  limits: VideoLimits,
 ) -> dict:
   grid = features.FeatureGrid(
     start_sec=0.0,
     stride_sec=model.stride_sec,
     clip_sec=model.encoder.clip.clip_sec,
   )
-  encoded = streaming.encode_video(
-    model.encoder, video, stride_sec=model.stride_sec, on_clip=on_clip
+  encoded, duration_sec = streaming.encode_video(
+    model.encoder,
+    video,
+    stride_sec=model.stride_sec,
+    on_clip=on_clip,
+    limits=limits,
   )
   found = answers.answer(features.VideoFeatures(encoded, grid), duration_sec)
   return {"video": str(video), "duration_sec": duration_sec} | found
@@ -164,9 +170,12 @@ def _timer(
   return lambda start_sec: on_time(before_sec + start_sec, total_sec)
 
 
-def _stated_sec(video: str | pathlib.Path) -> float | Exception:
-  """Seconds that a video says it lasts, or why it cannot be opened."""
+def _stated_sec(
+  video: str | pathlib.Path, limits: VideoLimits
+) -> float | Exception:
+  """Seconds that a video states or 0, for the progress; or why it is broken."""
   try:
-    return float(container.probe(pathlib.Path(video)).duration_sec or 0.0)
+    info = guard.probe(pathlib.Path(video), limits=limits)
+    return float(info.duration_sec or 0.0)
   except (errors.VideoError, OSError) as error:
     return error

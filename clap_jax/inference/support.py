@@ -21,6 +21,7 @@ from clap_jax.data.class_texts import ClassTexts
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, sequences
 from clap_jax.media import errors, formats
+from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import episode_baselines, localizer
 from clap_jax.trainers import fewshot, fewshot_methods
 from clap_jax.types import Detections, EpisodeBatch
@@ -141,6 +142,7 @@ class SupportSet:
     *,
     stride_sec: float,
     matcher: tuple[fewshot.FewshotTask, dict, dict] | None,
+    limits: VideoLimits = DEFAULT_LIMITS,
   ):
     """Encodes every example.
 
@@ -149,6 +151,7 @@ class SupportSet:
       directory: see the module.
       stride_sec: between features.
       matcher: a trained few-shot head; None matches with nearest prototypes.
+      limits: caps on what is decoded.
 
     Raises:
       VideoError: an example cannot be decoded.
@@ -164,7 +167,7 @@ class SupportSet:
     for video in read_folder(directory):
       if video.path not in encoded:
         encoded[video.path] = sequences.with_trained_length(
-          _encode(encoder, video.path, stride_sec), self.lengths
+          _encode(encoder, video.path, stride_sec, limits), self.lengths
         )
       self.shots.setdefault(video.label, []).extend(
         make_shots(
@@ -219,10 +222,12 @@ class SupportSet:
 
 
 def _encode(
-  encoder, path: pathlib.Path, stride_sec: float
+  encoder, path: pathlib.Path, stride_sec: float, limits: VideoLimits
 ) -> features.VideoFeatures:
   try:
-    clips = extract.stream_clips(encoder, path, stride_sec=stride_sec)
+    clips = extract.stream_clips(
+      encoder, path, stride_sec=stride_sec, limits=limits
+    )
     grid = features.FeatureGrid(
       start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
     )

@@ -30,6 +30,8 @@ from clap_jax.storage import untrusted
 
 Video = bytes | str | os.PathLike | io.BufferedIOBase
 
+# Raised when a video gets other times or frames; what was kept is made anew.
+READER_VERSION = 2
 # More damaged frames than this share, and a video is not worth having.
 MAX_DAMAGED_SHARE = 0.02
 # A video may end this much before the end that its header states.

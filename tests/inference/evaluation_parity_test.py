@@ -45,7 +45,9 @@ def folder(encoder, tmp_path_factory):
     path = folder / f"{name}.mp4"
     frames = round(DURATION_SEC * built_dataset.FPS)
     path.write_bytes(built_dataset.encode_mp4(frames, seed=number))
-    encoded = streaming.encode_video(encoder, path, stride_sec=grid.stride_sec)
+    encoded, _ = streaming.encode_video(
+      encoder, path, stride_sec=grid.stride_sec
+    )
     features.save_features(
       folder / "features", name, features.VideoFeatures(encoded, grid)
     )

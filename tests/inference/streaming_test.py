@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax.inference import (
+  ahead,
   answering,
   extract,
   predict,
@@ -56,7 +57,7 @@ def test_the_thread_waits_for_the_listener():
       made.append(number)
       yield number
 
-  listening = streaming.run_ahead(items(), depth=2)
+  listening = ahead.Ahead(items(), depth=2)
   assert next(listening) == 0
   deadline = time.monotonic() + 60
   while len(made) < 4 and time.monotonic() < deadline:
@@ -70,13 +71,13 @@ def test_the_thread_waits_for_the_listener():
 
 
 def test_everything_comes_in_order_and_errors_too():
-  assert list(streaming.run_ahead(range(50), depth=3)) == list(range(50))
+  assert list(ahead.Ahead(range(50), depth=3)) == list(range(50))
 
   def broken():
     yield 1
     raise errors.VideoError("half downloaded")
 
-  listening = streaming.run_ahead(broken(), depth=2)
+  listening = ahead.Ahead(broken(), depth=2)
   assert next(listening) == 1
   with pytest.raises(errors.VideoError, match="half downloaded"):
     next(listening)
@@ -94,7 +95,7 @@ def test_features_are_those_of_all_clips(encoder, long_video):
     encoder, extract.stream_clips(encoder, long_video, stride_sec=1.0)
   )
   told = []
-  encoded = streaming.encode_video(
+  encoded, _ = streaming.encode_video(
     encoder, long_video, stride_sec=1.0, on_clip=told.append
   )
   np.testing.assert_allclose(encoded, whole, rtol=1e-5, atol=1e-6)
