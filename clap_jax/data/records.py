@@ -5,22 +5,19 @@ with TFRecord shards and their `.idx` sidecars. TensorFlow is not imported.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import threading
-from collections.abc import Iterator
 
 import numpy as np
-import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from clap_jax.data import dataset_files
+from clap_jax.data.dataset_files import DatasetError
 from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
+from clap_jax.storage import untrusted
 
 METADATA_FILE = "metadata.tfrecord"
-_TFDS_CLASSES = "tensorflow_datasets."
-# JSON of a protocol buffer takes both spellings; "type" is TFDS's older form.
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type", "proto_cls")
 _ALWAYS_PRESENT = frozenset(
   ("id", "video", "fps", "duration_sec", "num_frames", "height", "width")
 )
@@ -28,10 +25,6 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(
   r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 )
-
-
-class DatasetError(ValueError):
-  """A dataset directory that is missing, incomplete or inconsistent."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,15 +69,24 @@ class RecordSource:
 
   def __init__(
     self,
-    shard_paths: list[pathlib.Path],
+    shards: list[str],
     *,
     name: str,
-    metadata_path: pathlib.Path | None = None,
+    folder: pathlib.Path,
+    metadata: str | None = None,
   ):
-    """`metadata_path` holds the same records without their videos."""
+    """Opens the shards.
+
+    Args:
+      shards: their files within the folder.
+      name: of the split, for messages.
+      folder: of the dataset.
+      metadata: file of the same records without their videos.
+    """
     self.name = name
-    self._metadata_path = metadata_path
-    self._shards = [ShardReader(path) for path in shard_paths]
+    self._folder = folder
+    self._metadata_file = metadata
+    self._shards = [ShardReader(path, folder=folder) for path in shards]
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
     self._ids: dict[int, str] = {}  # by position, where the metadata says so
@@ -96,6 +98,10 @@ class RecordSource:
   @property
   def shard_lengths(self) -> list[int]:
     return [len(shard) for shard in self._shards]
+
+  @property
+  def shards(self) -> tuple[ShardReader, ...]:
+    return tuple(self._shards)
 
   def locate(self, index: int) -> tuple[ShardReader, int]:
     """The shard that holds record `index`, and its number there."""
@@ -170,12 +176,15 @@ class RecordSource:
     return MetadataTable(tuple(examples), tuple(corrupt))
 
   def _open_light(self) -> ShardReader | None:
-    if self._metadata_path is None:
+    if self._metadata_file is None:
       return None
-    light = ShardReader(self._metadata_path)
+    try:
+      light = ShardReader(self._metadata_file, folder=self._folder)
+    except untrusted.UntrustedFileError as error:
+      raise DatasetError(f"{self.name}: {error}") from error
     if len(light) != len(self):
       raise DatasetError(
-        f"{self._metadata_path} has {len(light)} records, the shards of "
+        f"{light.path} has {len(light)} records, the shards of "
         f"{self.name} have {len(self)}; build the dataset again"
       )
     return light
@@ -191,28 +200,14 @@ class Dataset:
   def __init__(self, directory: pathlib.Path, *, name: str):
     self.name = name
     self.directory = directory
-    info = json.loads((directory / "dataset_info.json").read_text("utf-8"))
-    self._builder_name = info["name"]
-    self._shard_lengths = {
-      split["name"]: [int(length) for length in split.get("shardLengths", ())]
-      for split in info.get("splits", ())
-    }
-    file_format = info.get("fileFormat", "tfrecord")
-    if file_format != "tfrecord":
-      raise DatasetError(
-        f"{directory} is stored as {file_format}, expected tfrecord; "
-        "build it again with the tfrecord format"
-      )
-    _check_feature_classes(directory / "features.json")
-    self._features = tfds.features.FeaturesDict.from_config(str(directory))
+    info = dataset_files.read_info(directory)
+    self._builder_name, self._shard_lengths = info
+    dataset_files.check_feature_classes(directory)
+    self.label_names = dataset_files.read_label_names(directory)
 
   @property
   def splits(self) -> tuple[str, ...]:
     return tuple(self._shard_lengths)
-
-  @property
-  def label_names(self) -> tuple[str, ...]:
-    return tuple(self._features["segments"].feature["label"].names or ())
 
   def class_ids(self, names: list[str] | tuple[str, ...]) -> frozenset[int]:
     """Ids of the named classes; unknown names raise and list the choices."""
@@ -227,15 +222,13 @@ class Dataset:
   def manifest(self, split: str) -> dict:
     """What the builder found and left out; `<split>/manifest.json`."""
     self._check_split(split)
-    path = self.directory / split / "manifest.json"
-    if not path.exists():
-      raise DatasetError(f"{path} is missing; build {self.name} again")
     try:
-      return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+      return dataset_files.read_manifest(self.directory, split)
+    except FileNotFoundError as error:
       raise DatasetError(
-        f"{path} is damaged ({error}); copy it again or build {self.name} again"
-      ) from None
+        f"{self.directory / split} has no {dataset_files.MANIFEST_FILE}; build "
+        f"{self.name} again"
+      ) from error
 
   def absent(self, split: str) -> tuple[str, ...]:
     """Ids of annotated videos that are not in the dataset.
@@ -310,35 +303,45 @@ class Dataset:
         f"split {split} of {self.directory}: shards missing {missing}, "
         f"unexpected {extra}; remove what does not belong or build it again"
       )
-    metadata_path = self.directory / split / METADATA_FILE
-    source = RecordSource(
-      [self.directory / name for name in expected],
-      name=f"{self.name} {split}",
-      metadata_path=metadata_path if metadata_path.exists() else None,
-    )
+    metadata = f"{split}/{METADATA_FILE}"
+    try:
+      source = RecordSource(
+        expected,
+        name=f"{self.name} {split}",
+        folder=self.directory,
+        metadata=metadata if (self.directory / metadata).exists() else None,
+      )
+    except untrusted.UntrustedFileError as error:
+      raise DatasetError(
+        f"split {split} of {self.directory}: {error}"
+      ) from error
     if source.shard_lengths != lengths:
       raise DatasetError(
         f"split {split} of {self.directory}: shards hold "
         f"{source.shard_lengths} records, dataset_info.json says {lengths}; "
         "build it again"
       )
-    self._check_sizes(split)
+    self._check_sizes(split, source)
     return source
 
-  def _check_sizes(self, split: str) -> None:
+  def _check_sizes(self, split: str, source: RecordSource) -> None:
     """Refuses shards of another build that happen to have as many records."""
-    path = self.directory / split / "manifest.json"
-    if not path.is_file():
+    path = self.directory / split / dataset_files.MANIFEST_FILE
+    if not path.exists():
       return
+    known = {shard.path.name: shard.num_bytes for shard in source.shards}
     for entry in self.manifest(split).get("shards", ()):
-      if not {"name", "bytes"} <= set(entry):
-        raise DatasetError(f"{path} is damaged: its shards have {entry}")
-      shard = self.directory / entry["name"]
-      size = shard.stat().st_size if shard.is_file() else None
-      if size != entry["bytes"]:
+      name, expected = entry["name"], entry.get("bytes")
+      if name not in known or type(expected) is not int:
         raise DatasetError(
-          f"{shard} has {size} bytes, {path} says {entry['bytes']}: it is of "
-          "another build or was cut; copy it again or build it again"
+          f"{path} is damaged: its shards have {entry!r:.200}, expected one of "
+          f"{', '.join(known)}"
+        )
+      if known[name] != expected:
+        raise DatasetError(
+          f"{self.directory / name} has {known[name]} bytes, {path} says "
+          f"{expected}: it is of another build or was cut; copy it again or "
+          "build it again"
         )
 
   def _check_split(self, split: str) -> None:
@@ -377,49 +380,14 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
   return Dataset(versions[newest], name=base)
 
 
-def _check_feature_classes(path: pathlib.Path) -> None:
-  """Refuses classes that are not TFDS's own: it would import their modules.
-
-  Raises:
-    DatasetError: naming them.
-  """
-  try:
-    document = json.loads(path.read_text("utf-8"))
-  except (OSError, ValueError) as error:
-    raise DatasetError(
-      f"{path} cannot be read ({error}); copy it again or build it again"
-    ) from None
-  foreign = sorted(
-    name
-    for name in _class_names(document)
-    if not str(name).startswith(_TFDS_CLASSES)
-  )
-  if foreign:
-    raise DatasetError(
-      f"{path} names the classes {foreign}; expected ones of "
-      f"{_TFDS_CLASSES}* alone. Build the dataset again."
-    )
-
-
-def _class_names(value) -> Iterator[str]:
-  if isinstance(value, dict):
-    for key, child in value.items():
-      if key in _CLASS_KEYS and not isinstance(child, dict | list):
-        yield child
-      else:
-        yield from _class_names(child)
-  elif isinstance(value, list):
-    for child in value:
-      yield from _class_names(child)
-
-
 def _versions(directory: pathlib.Path) -> dict[str, pathlib.Path]:
   if not directory.is_dir():
     return {}
   return {
     path.name: path
     for path in directory.iterdir()
-    if _VERSION.fullmatch(path.name) and (path / "dataset_info.json").exists()
+    if _VERSION.fullmatch(path.name)
+    and (path / dataset_files.INFO_FILE).exists()
   }
 
 

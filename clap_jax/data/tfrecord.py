@@ -8,7 +8,6 @@ so that record i costs one `pread`, whatever the size of the shard.
 
 import os
 import pathlib
-import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,10 @@ from collections.abc import Iterator
 import crc32c
 import numpy as np
 
+from clap_jax.storage import untrusted
+
 MAX_RECORD_BYTES = 2 << 30
+_MAX_SHARD_BYTES = 1 << 44
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
@@ -70,25 +72,37 @@ class ShardReader:
     self,
     path: str | os.PathLike,
     *,
+    folder: str | os.PathLike | None = None,
     max_record_bytes: int = MAX_RECORD_BYTES,
   ):
     """Opens a shard and its index.
 
+    Args:
+      path: of the shard; relative to `folder` where one is given.
+      folder: see `untrusted.open_file`.
+      max_record_bytes: the longest record accepted.
+
     Raises:
       FileNotFoundError: there is no such shard.
+      UntrustedFileError: one of the two is no regular file within the folder.
       CorruptRecordError: the index does not fit the shard, or, without an
         index, a record header cannot be trusted.
     """
-    self.path = pathlib.Path(path)
+    self.path = pathlib.Path(folder or "", path)
+    self._name, self._folder = os.fspath(path), folder
     self._max_record_bytes = max_record_bytes
     self._lock = threading.Lock()
     self._descriptor: int | None = None
-    self._size = os.stat(self.path).st_size
-    index_path = self.path.with_name(self.path.name + ".idx")
-    if index_path.exists():
-      self.offsets = self._read_index(index_path)
-    else:
+    with self._open() as file:
+      self._size = untrusted.size_of(file)
+    try:
+      self.offsets = self._read_index()
+    except FileNotFoundError:
       self.offsets = np.fromiter(self._scan(), dtype=np.uint64)
+
+  @property
+  def num_bytes(self) -> int:
+    return self._size
 
   def __len__(self) -> int:
     return len(self.offsets)
@@ -137,10 +151,16 @@ class ShardReader:
   def _error(self, offset: int, reason: str) -> CorruptRecordError:
     return CorruptRecordError(self.path, offset, reason)
 
+  def _open(self):
+    return untrusted.open_file(
+      self._name, folder=self._folder, max_bytes=_MAX_SHARD_BYTES
+    )
+
   def _pread(self, num_bytes: int, offset: int) -> bytes:
     with self._lock:
       if self._descriptor is None:
-        self._descriptor = _open_regular(self.path)
+        with self._open() as file:
+          self._descriptor = os.dup(file.fileno())
       descriptor = self._descriptor
     pieces = []
     while num_bytes:  # one pread returns at most 2 GiB on Linux
@@ -178,29 +198,25 @@ class ShardReader:
       yield offset
       offset = following
 
-  def _read_index(self, index_path: pathlib.Path) -> np.ndarray:
-    data = index_path.read_bytes()
+  def _read_index(self) -> np.ndarray:
+    name = f"{self.path.name}.idx"
+    # A record has 16 bytes at least, its entry eight.
+    data = untrusted.read_bytes(
+      f"{self._name}.idx", folder=self._folder, max_bytes=self._size // 2 + 8
+    )
     if len(data) % 8:
-      raise self._error(0, f"{index_path.name} has {len(data)} bytes, not 8*n")
+      raise self._error(0, f"{name} has {len(data)} bytes, not 8*n")
     offsets = np.frombuffer(data, dtype="<u8").astype(np.uint64)
     if not len(offsets):
       if self._size:
-        raise self._error(0, f"{index_path.name} is empty, the shard is not")
+        raise self._error(0, f"{name} is empty, the shard is not")
       return offsets
     if offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
-      raise self._error(0, f"{index_path.name} is not increasing from 0")
+      raise self._error(0, f"{name} is not increasing from 0")
     if offsets[-1] >= self._size:
       raise self._error(
         self._size,
-        f"{index_path.name} points beyond the end of the file "
+        f"{name} points beyond the end of the file "
         f"({offsets[-1]} of {self._size} bytes)",
       )
     return offsets
-
-
-def _open_regular(path: pathlib.Path) -> int:
-  descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-    os.close(descriptor)
-    raise ValueError(f"{path} is not a regular file")
-  return descriptor

@@ -1,7 +1,6 @@
 """Checks a built dataset against itself, byte by byte and count by count."""
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -17,11 +16,12 @@ from clap_jax.data.records import (
 from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.media.decode import decode_video
 from clap_jax.media.errors import VideoError
+from clap_jax.storage import untrusted
 
 CHECKSUMS = "SHA256SUMS"
 DATA_CARD = "DATA_CARD.md"  # beside what the build wrote; see inference/cards
 MAX_PROBLEMS = 1000
-_BLOCK_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 44
 _END_SLACK_SEC = 1e-3  # times are float32
 _DECODED_PX = 16
 
@@ -104,28 +104,37 @@ def _check_files(
 ) -> tuple[dict[str, str], int]:
   """Compares every file with SHA256SUMS; (its hashes by name, bytes seen)."""
   path = directory / CHECKSUMS
-  if not path.is_file():
+  try:
+    text = untrusted.read_text(CHECKSUMS, folder=directory)
+  except FileNotFoundError:
     problems.append(f"{path} is missing; build the dataset again to have it")
     return {}, 0
-  lines = path.read_text("utf-8").splitlines()
-  expected = {name: digest for digest, _, name in map(_split_line, lines)}
+  except untrusted.UntrustedFileError as error:
+    problems.append(f"{path}: {error}")
+    return {}, 0
+  expected = {
+    name: digest for digest, _, name in map(_split_line, text.splitlines())
+  }
   num_bytes = 0
   for name, digest in expected.items():
-    file = directory / name
-    if file.is_symlink() or not file.resolve().is_relative_to(
-      directory.resolve()
-    ):
-      problems.append(f"{name}: leads out of the dataset's folder")
-    elif not file.is_file():
+    try:
+      found = untrusted.hash_file(
+        name, folder=directory, max_bytes=_MAX_FILE_BYTES
+      )
+    except FileNotFoundError:
       problems.append(f"{name}: the file is missing")
-    elif _hash_file(file) != digest:
-      problems.append(f"{name}: its SHA-256 is not that of the build")
+    except (untrusted.UntrustedFileError, OSError) as error:
+      problems.append(f"{name}: {error}")
     else:
-      num_bytes += file.stat().st_size
+      if found != digest:
+        problems.append(f"{name}: its SHA-256 is not that of the build")
+      else:
+        num_bytes += (directory / name).stat().st_size
   present = {
     file.relative_to(directory).as_posix()
     for file in directory.rglob("*")
-    if file.is_file() and file.name not in (CHECKSUMS, DATA_CARD)
+    if (file.is_symlink() or not file.is_dir())
+    and file.name not in (CHECKSUMS, DATA_CARD)
   }
   problems += [
     f"{name}: a file that the build did not write"
@@ -136,14 +145,6 @@ def _check_files(
 
 def _split_line(line: str) -> tuple[str, str, str]:
   return line.partition("  ")
-
-
-def _hash_file(path: pathlib.Path) -> str:
-  digest = hashlib.sha256()
-  with path.open("rb") as file:
-    while block := file.read(_BLOCK_BYTES):
-      digest.update(block)
-  return digest.hexdigest()
 
 
 def _read_all(
@@ -223,7 +224,7 @@ def _manifest_problems(
         f"records have {count}"
       )
   for shard in manifest.get("shards", ()):
-    if hashes and shard["sha256"] != hashes.get(shard["name"]):
+    if hashes and shard.get("sha256") != hashes.get(shard["name"]):
       yield (
         f"split {split}: the SHA-256 of {shard['name']} in the manifest is not "
         f"that in {CHECKSUMS}"

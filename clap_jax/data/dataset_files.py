@@ -1,0 +1,186 @@
+"""The documents in a built dataset's folder, and what they may hold.
+
+A folder may have been received from others: its files are opened as regular
+files within it, and what they say is checked before it is used.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from clap_jax.storage import untrusted
+
+INFO_FILE = "dataset_info.json"
+MANIFEST_FILE = "manifest.json"
+_FEATURES_FILE = "features.json"
+_LABELS_FILE = "segments-label.labels.txt"
+_MAX_DOCUMENT_BYTES = 1 << 30  # a manifest lists all videos
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
+_TFDS_CLASSES = "tensorflow_datasets."
+# JSON of a protocol buffer takes both spellings; "type" is TFDS's older form.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type", "proto_cls")
+_MANIFEST_KEYS = frozenset(("missing", "corrupt"))
+# Key -> kind of the value.
+_MANIFEST_KINDS: dict[str, type] = {
+  "missing": list,
+  "corrupt": list,
+  "excluded": list,
+  "rejected": list,
+  "repaired": list,
+  "shards": list,
+  "videos": dict,
+  "annotated": dict,
+}
+# List -> keys with texts that each of its objects has.
+_ENTRY_KEYS = {"corrupt": ("id",), "excluded": ("id",), "shards": ("name",)}
+
+
+class DatasetError(ValueError):
+  """A dataset directory that is missing, incomplete or inconsistent."""
+
+
+class Info(NamedTuple):
+  """What dataset_info.json says."""
+
+  name: str  # of the builder, as its files begin
+  shard_lengths: dict[str, list[int]]  # split -> records of each shard
+
+
+def read_info(directory: pathlib.Path) -> Info:
+  """Reads and checks dataset_info.json.
+
+  Raises:
+    DatasetError: it is damaged, or describes another kind of dataset.
+    FileNotFoundError: there is none.
+  """
+  path = directory / INFO_FILE
+  document = _read_object(directory, INFO_FILE)
+  try:
+    info = Info(
+      document["name"],
+      {
+        split["name"]: [int(length) for length in split.get("shardLengths", ())]
+        for split in document.get("splits", ())
+      },
+    )
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise DatasetError(
+      f"{path} does not describe splits and shards ({error!r:.200}); copy it "
+      "again or build it again"
+    ) from error
+  for text in (info.name, *info.shard_lengths):
+    if not isinstance(text, str) or not _FILE_NAME.fullmatch(text):
+      raise DatasetError(
+        f"{path} has the name {text!r:.100}; expected letters, digits, '_', "
+        "'-' and inner dots"
+      )
+  file_format = document.get("fileFormat", "tfrecord")
+  if file_format != "tfrecord":
+    raise DatasetError(
+      f"{path}: the dataset is stored as {file_format!r:.100}, expected "
+      "tfrecord; build it again with the tfrecord format"
+    )
+  return info
+
+
+def read_manifest(directory: pathlib.Path, split: str) -> dict[str, Any]:
+  """Reads and checks the manifest of a split.
+
+  Raises:
+    DatasetError: it is damaged, or lacks what every manifest has.
+    FileNotFoundError: there is none.
+  """
+  name = f"{split}/{MANIFEST_FILE}"
+  manifest = _read_object(directory, name)
+  wrong = sorted(
+    {
+      *(_MANIFEST_KEYS - manifest.keys()),
+      *(
+        key
+        for key, kind in _MANIFEST_KINDS.items()
+        if key in manifest and not isinstance(manifest[key], kind)
+      ),
+    }
+  )
+  for key, fields in _ENTRY_KEYS.items():
+    if key not in wrong and not all(
+      isinstance(entry, dict)
+      and all(isinstance(entry.get(field), str) for field in fields)
+      for entry in manifest.get(key, ())
+    ):
+      wrong.append(key)
+  if wrong:
+    raise DatasetError(
+      f"{directory / name} is damaged: its entries {wrong} are missing or of "
+      "another kind; copy it again or build it again"
+    )
+  return manifest
+
+
+def read_label_names(directory: pathlib.Path) -> tuple[str, ...]:
+  """Class names as TFDS keeps them, one a line; none where it keeps none."""
+  try:
+    text = untrusted.read_text(_LABELS_FILE, folder=directory)
+  except FileNotFoundError:
+    return ()
+  except untrusted.UntrustedFileError as error:
+    raise DatasetError(f"{directory / _LABELS_FILE}: {error}") from error
+  return tuple(filter(None, map(str.strip, text.split("\n"))))
+
+
+def check_feature_classes(directory: pathlib.Path) -> None:
+  """Refuses classes that are not TFDS's own: it would import their modules.
+
+  Nothing is read through TFDS here, but others may read what was checked here.
+
+  Raises:
+    DatasetError: naming them, or the file is damaged.
+  """
+  path = directory / _FEATURES_FILE
+  try:
+    document = _read_object(directory, _FEATURES_FILE)
+    foreign = sorted(
+      str(name)[:200]
+      for name in _class_names(document)
+      if not str(name).startswith(_TFDS_CLASSES)
+    )
+  except (OSError, RecursionError) as error:
+    raise DatasetError(
+      f"{path} cannot be read ({error}); copy it again or build it again"
+    ) from None
+  if foreign:
+    raise DatasetError(
+      f"{path} names the classes {foreign}; expected ones of "
+      f"{_TFDS_CLASSES}* alone. Build the dataset again."
+    )
+
+
+def _read_object(directory: pathlib.Path, name: str) -> dict[str, Any]:
+  try:
+    document = untrusted.read_json(
+      name, folder=directory, max_bytes=_MAX_DOCUMENT_BYTES
+    )
+  except untrusted.UntrustedFileError as error:
+    raise DatasetError(
+      f"{directory / name} is damaged ({error}); copy it again or build it "
+      "again"
+    ) from error
+  if not isinstance(document, dict):
+    raise DatasetError(
+      f"{directory / name} is damaged: it holds a {type(document).__name__}, "
+      "expected an object"
+    )
+  return document
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+  if isinstance(value, dict):
+    for key, child in value.items():
+      if key in _CLASS_KEYS and not isinstance(child, dict | list):
+        yield child
+      else:
+        yield from _class_names(child)
+  elif isinstance(value, list):
+    for child in value:
+      yield from _class_names(child)
