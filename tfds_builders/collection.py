@@ -256,6 +256,7 @@ def make_plan(
   Raises:
     NothingUsableError: if no video is there, or the times of all are of
       another unit.
+    ValueError: if selection_percent leaves a split empty.
   """
   manifests: dict[str, dict] = {}
   if selection_percent:
@@ -279,6 +280,12 @@ def make_plan(
       f"{describe_losses(manifests)}",
       manifests,
     )
+  lacking = [split for split in ("train", "selection") if split not in items]
+  if selection_percent and lacking:
+    raise ValueError(
+      f"selection_percent {selection_percent} leaves {lacking[0]} without a "
+      f"video: of those it would have, none is in {videos.folder}."
+    )
   check_unit(
     (
       (item.id, item.expected_duration_sec, (*item.segments, *item.captions))
@@ -301,10 +308,23 @@ def _carve_selection(file, percent):
     raise ValueError(
       "the annotations have a selection split; leave selection_percent out"
     )
-  for entry in file.entries.values():
-    is_chosen = record_order(entry.name, "selection") % 100 < percent
-    if entry.subset == "train" and is_chosen:
-      file.move(entry, "selection")
+  train = [e for e in file.entries.values() if e.subset == "train"]
+  ranks = [record_order(entry.name, "selection") % 100 for entry in train]
+  chosen = [e for e, rank in zip(train, ranks, strict=True) if rank < percent]
+  if not chosen or len(chosen) == len(train):
+    first, last = (min(ranks) + 1, max(ranks)) if train else (1, 0)
+    raise ValueError(
+      f"selection_percent {percent} would move {len(chosen)} of the "
+      f"{len(train)} videos of train to selection; both need at least one. "
+      + (
+        f"Expected {first} to {last} for these videos."
+        if first <= last
+        else "Leave selection_percent out, or name the splits in the "
+        "annotations."
+      )
+    )
+  for entry in chosen:
+    file.move(entry, "selection")
 
 
 def _make_item(entry, video_id, path):

@@ -251,7 +251,7 @@ def test_a_selection_split_is_carved_by_id(real, tmp_path):
       for k, e in file.entries.items()
     }
   )
-  for name in [*list(files.entries)[:2], "3MSZA"]:
+  for name in [*list(files.entries)[:60], "3MSZA"]:
     (tmp_path / f"{name}.mp4").write_bytes(b"x")
   collection.make_plan(
     files,
@@ -268,13 +268,59 @@ def test_a_selection_split_is_carved_by_id(real, tmp_path):
   assert counts["train"] + counts["selection"] == 5338
 
 
+@pytest.mark.parametrize(
+  ("names", "percent", "message"),
+  [
+    (("a", "b"), 10, r"move 0 of the 2 videos.*Expected \d+ to \d+"),
+    (("a", "b"), 90, r"move 2 of the 2 videos.*Expected \d+ to \d+"),
+    (("a",), 50, r"of the 1 videos.*Leave selection_percent out"),
+    ((), 50, r"of the 0 videos.*Leave selection_percent out"),
+  ],
+)
+def test_a_selection_split_is_never_empty(tmp_path, names, percent, message):
+  file = annotations.AnnotationFile(
+    entries={n: annotations.Entry(n, "train", n) for n in names}
+  )
+  with pytest.raises(ValueError, match=message) as error:
+    collection.make_plan(
+      file,
+      collection.VideoFiles(tmp_path),
+      subset=None,
+      selection_percent=percent,
+    )
+  if "Expected" not in str(error.value):
+    return
+  for name in names:
+    (tmp_path / f"{name}.mp4").write_bytes(b"x")
+  first = int(str(error.value).split("Expected ")[1].split()[0])
+  plan = collection.make_plan(
+    file, collection.VideoFiles(tmp_path), subset=None, selection_percent=first
+  )
+  assert {split: len(items) for split, items in plan.items.items()} == {
+    "selection": 1,
+    "train": 1,
+  }
+
+
+def test_a_selection_split_needs_videos_that_are_there(tmp_path):
+  file = annotations.AnnotationFile(
+    entries={f"v{n}": annotations.Entry(f"v{n}", "train", "") for n in range(9)}
+  )
+  (tmp_path / "v0.mp4").write_bytes(b"x")
+  with pytest.raises(ValueError, match=r"leaves \w+ without a video"):
+    collection.make_plan(
+      file, collection.VideoFiles(tmp_path), subset=None, selection_percent=50
+    )
+
+
 def test_a_carved_video_takes_its_counts_along(tmp_path):
   lines = [f"V{n}AAA 0.0 2.0##somebody sits down" for n in range(40)]
   lines += [f"V{n}AAA 2.0 1.0##somebody stands up" for n in range(40)]
   (tmp_path / "charades_sta_train.txt").write_text("\n".join(lines) + "\n")
   (tmp_path / "charades_sta_test.txt").write_text(lines[0].replace("V", "W"))
   file = read("charades_sta", "", tmp_path)
-  (tmp_path / "V0AAA.mp4").write_bytes(b"x")
+  for number in range(40):
+    (tmp_path / f"V{number}AAA.mp4").write_bytes(b"x")
   plan = collection.make_plan(
     file, collection.VideoFiles(tmp_path), subset=None, selection_percent=50
   )
