@@ -1,13 +1,13 @@
 """`clap extract`, `clap texts` and `clap predict`: a trained run on videos."""
 
 import math
-import pathlib
 
 import rich.table
 from etils import epy
 
 from clap_jax.console import console, one_line
 from clap_jax.media import limits
+from clap_jax.storage import text_tables
 
 with epy.lazy_imports():
   from clap_jax import stages
@@ -130,12 +130,23 @@ def add_predict(commands) -> None:
   parser.set_defaults(run=_predict, show=_show_predictions)
 
 
+def read_labels(path: str) -> list[str]:
+  """The class names of a file, one per line.
+
+  Raises:
+    ValueError: there is none, or it is not text.
+  """
+  labels = [line for _, line in text_tables.read_lines(path)]
+  if not labels:
+    raise ValueError(f"--labels: {path} names no class; expected one per line")
+  return labels
+
+
 def _predict(args) -> dict:
   video_limits = limits.from_args(args)
   labels = None
   if args.labels:
-    text = pathlib.Path(args.labels).read_text(encoding="utf-8")
-    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    labels = read_labels(args.labels)
   if args.export:
     export.check(args.videos, args.export, overwrite=args.overwrite)
   with stages.Progress("seconds of video") as progress:

@@ -6,9 +6,10 @@ do not compare.
 
 import dataclasses
 import importlib.resources
-import json
 import pathlib
 from collections.abc import Collection
+
+from clap_jax.storage import text_tables, untrusted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,7 @@ def class_split(
 def _read(path: pathlib.Path) -> ClassSplit:
   if not path.is_file():
     raise FileNotFoundError(f"{path} is no file; expected a class split")
-  try:
-    lists = json.loads(path.read_text(encoding="utf-8"))
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is no JSON: {error}") from error
+  lists = untrusted.read_json(path)
   parts = ("base", "validation", "novel")
   if (
     not isinstance(lists, dict)
@@ -111,7 +109,7 @@ def _read_lists(path: pathlib.Path) -> ClassSplit:
     if not file.is_file():
       raise FileNotFoundError(f"{file} is no file; expected classes by line")
   seen, unseen = (
-    tuple(filter(None, map(str.strip, file.read_text("utf-8").splitlines())))
+    tuple(line for _, line in text_tables.read_lines(file))
     for file in parts.values()
   )
   return ClassSplit(str(path), base=seen, validation=(), novel=unseen)

@@ -22,6 +22,7 @@ from clap_jax.data.features import (
   read_features,
 )
 from clap_jax.data.records import ExampleInfo
+from clap_jax.storage import video_names
 
 TIMINGS = ("stored", "frames", "even")
 AXIS_ORDERS = ("td", "dt")
@@ -150,9 +151,9 @@ class FileFeatures(Mapping[str, VideoFeatures]):
         f"{directory} is no folder; give the one that holds the features as "
         "data.features_dir."
       )
-    have = self._available(infos)
-    self._infos = {info.id: info for info in infos if info.id in have}
-    missing = [info.id for info in infos if info.id not in have]
+    self._file_ids = self._available([info.id for info in infos])
+    self._infos = {i.id: i for i in infos if i.id in self._file_ids}
+    missing = [i.id for i in infos if i.id not in self._file_ids]
     if missing and (on_missing == "raise" or not self._infos):
       tried = ", ".join(name.format(id=missing[0]) for name in files.names)
       raise FeatureError(
@@ -193,19 +194,51 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       self._cache[video_id] = video
     return video
 
-  def _available(self, infos: Sequence[ExampleInfo]) -> set[str]:
-    names = self._files.names
-    if "{id}" in "".join(names):
-      return {
-        info.id
-        for info in infos
-        if all(self._path(name, info.id).is_file() for name in names)
-      }
-    return hdf5_ids(
-      self._directory / names[0],
-      [info.id for info in infos],
-      key=self._files.key,
+  def _available(self, video_ids: Sequence[str]) -> dict[str, str]:
+    """The name under which each video has its features, where it has any.
+
+    That is its id or, where no other video has that id, the id with or without
+    `v_` or the ending of a file, or in another Unicode form.
+
+    Raises:
+      FeatureError: the features of a video lie under two such names.
+    """
+    known = frozenset(video_ids)
+    spellings = {
+      video_id: [
+        name
+        for name in video_names.spellings(video_id)
+        if name == video_id or name not in known
+      ]
+      for video_id in dict.fromkeys(video_ids)
+    }
+    have = self._existing(
+      [name for names in spellings.values() for name in names]
     )
+    found = {}
+    for video_id, names in spellings.items():
+      matches = [name for name in names if name in have]
+      if video_id in have:
+        matches = [video_id]
+      if len(matches) > 1:
+        raise FeatureError(
+          f"{self._directory} has the features of {video_id!r} under "
+          f"{matches}; keep one of them"
+        )
+      if matches:
+        found[video_id] = matches[0]
+    return found
+
+  def _existing(self, names: Sequence[str]) -> set[str]:
+    """Which of the names have all files, or an entry of the one HDF5 file."""
+    files = self._files.names
+    if "{id}" in "".join(files):
+      return {
+        name
+        for name in names
+        if all(self._path(file, name).is_file() for file in files)
+      }
+    return hdf5_ids(self._directory / files[0], names, key=self._files.key)
 
   def _path(self, name: str, video_id: str) -> pathlib.Path:
     """The file of a video; an id that leads out of the folder raises."""
@@ -217,14 +250,14 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return self._directory / name.format(id=video_id)
 
   def _read(self, info: ExampleInfo) -> VideoFeatures:
-    files = self._files
+    files, name_of_files = self._files, self._file_ids[info.id]
     if files.timing == "stored":
-      video = load_features(self._directory, info.id)
+      video = load_features(self._directory, name_of_files)
     else:
-      key = files.key.format(id=info.id) or None
+      key = files.key.format(id=name_of_files) or None
       parts = [
         read_features(
-          self._path(name, info.id), axis_order=files.axis_order, key=key
+          self._path(name, name_of_files), axis_order=files.axis_order, key=key
         )
         for name in files.names
       ]

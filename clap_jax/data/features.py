@@ -7,7 +7,6 @@ strides: g = i is the middle of clip i.
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 import pathlib
@@ -17,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import hdf5
-from clap_jax.storage import arrays, text_tables
+from clap_jax.data import feature_tables, hdf5
+from clap_jax.storage import arrays
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
@@ -191,13 +190,14 @@ def read_features(
   readers = {
     ".npz": lambda: _load_npz(path, key),
     ".npy": lambda: arrays.read_npy(path),
-    ".csv": lambda: _load_csv(path),
+    ".csv": lambda: feature_tables.read(path),
+    ".tsv": lambda: feature_tables.read(path),
     ".h5": lambda: _load_hdf5(path, key),
     ".hdf5": lambda: _load_hdf5(path, key),
   }
   if suffix not in readers:
     raise FeatureError(
-      f"{path}: unknown kind; expected .npy, .npz, .h5, .hdf5 or .csv"
+      f"{path}: unknown kind; expected .npy, .npz, .h5, .hdf5, .csv or .tsv"
     )
   with _explained():
     features = readers[suffix]()
@@ -235,42 +235,6 @@ def _explained() -> Iterator[None]:
     raise FeatureError(f"cannot read features: {error}") from error
 
 
-def _load_csv(path: pathlib.Path) -> np.ndarray:
-  """Rows of numbers; a first row that is no numbers is a header.
-
-  A first column without a name that counts the rows is the index of a table
-  of pandas, and left out.
-  """
-  text = text_tables.read_text(path)
-  first = text.partition("\n")[0]
-  delimiter = text_tables.sniff_delimiter(first, known=set())
-  cells = [cell.strip().strip('"') for cell in first.split(delimiter)]
-  has_header = not all(map(_is_number, cells))
-  counts = [str(number) for number in range(len(cells) - 1)]
-  if has_header and cells[1:] != counts and any(map(_is_number, cells)):
-    raise FeatureError(
-      f"{path}: its first row is neither a header nor numbers, with "
-      f"{next(c for c in cells if not _is_number(c))!r:.60} beside numbers"
-    )
-  try:
-    rows = np.loadtxt(
-      io.StringIO(text),
-      delimiter=delimiter,
-      skiprows=int(has_header),
-      ndmin=2,
-      dtype=np.float32,
-    )
-  except ValueError as error:
-    raise FeatureError(f"cannot read {path}: {error}") from error
-  is_index = (
-    has_header
-    and cells[0] in ("", "Unnamed: 0")
-    and rows.shape[1] > 1
-    and np.array_equal(rows[:, 0], np.arange(len(rows)))
-  )
-  return rows[:, 1:] if is_index else rows
-
-
 def _load_hdf5(path: pathlib.Path, key: str | None) -> np.ndarray:
   """One data set of a file; TSP keeps (t, d) at ID, PCA-C3D at ID/NAME."""
   with hdf5.open_hdf5(path) as file:
@@ -281,14 +245,6 @@ def _number_of(array: np.ndarray, name: str) -> float:
   if array.size != 1 or array.dtype.kind not in "fiu":
     raise FeatureError(f"{name} is of shape {array.shape}; expected one number")
   return float(array.reshape(()))
-
-
-def _is_number(cell: str) -> bool:
-  try:
-    float(cell)
-  except ValueError:
-    return False
-  return True
 
 
 def _load_npz(path: pathlib.Path, key: str | None) -> np.ndarray:

@@ -11,7 +11,6 @@
 The ids are those under which `clap score` knows the same files.
 """
 
-import csv
 import dataclasses
 import importlib.resources
 import json
@@ -29,8 +28,13 @@ from clap_jax.data.queries import (
   GroundingSplit,
   unique_texts,
 )
+from clap_jax.storage import text_tables
 
 _MAX_LISTED = 20
+_DURATION_COLUMNS = {
+  "id": ("video", "video_id", "name", "filename"),
+  "length": ("duration", "duration_sec", "length_sec", "seconds"),
+}
 _CUT_CLIP = re.compile(r"_[0-9.]+_[0-9.]+$")
 
 
@@ -48,7 +52,9 @@ class _Reading:
   ) -> None:
     """Notes a query, or what is wrong with it."""
     try:
-      spans = np.array(windows, np.float64).reshape(-1, 2)
+      spans = np.array(
+        [[text_tables.seconds(time) for time in window] for window in windows]
+      ).reshape(-1, 2)
     except (TypeError, ValueError):
       spans = np.full((1, 2), math.nan)
     if not isinstance(text, str) or not text.strip():
@@ -111,12 +117,13 @@ def _read(path: str | pathlib.Path) -> _Reading:
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"{path} is missing; give an annotation file.")
-  if path.suffix not in _READERS:
+  reader = _READERS.get(path.suffix.lower())
+  if reader is None:
     raise ValueError(
       f"{path}: unknown kind of annotations; expected {', '.join(_READERS)}"
     )
   reading = _Reading(path)
-  _READERS[path.suffix](path.read_text(encoding="utf-8"), reading)
+  reader(text_tables.read_text(path), reading)
   _check(reading)
   return reading
 
@@ -146,9 +153,11 @@ def _read_by_video(text: str, reading: _Reading) -> None:
       per_sec = float(entry.get("fps", 1.0))
       # TACoS gives frames, the others seconds.
       length = entry["num_frames"] if "fps" in entry else entry["duration"]
-      reading.duration_sec[video] = float(length) / per_sec
+      reading.duration_sec[video] = text_tables.seconds(length) / per_sec
       rows = list(zip(entry["timestamps"], entry["sentences"], strict=True))
-      spans = [[float(end) / per_sec for end in span] for span, _ in rows]
+      spans = [
+        [text_tables.seconds(end) / per_sec for end in span] for span, _ in rows
+      ]
     except (
       AttributeError,
       KeyError,
@@ -172,7 +181,7 @@ def _read_by_video(text: str, reading: _Reading) -> None:
 
 
 def _read_lines(text: str, reading: _Reading) -> None:
-  for number, line in enumerate(text.split("\n"), start=1):
+  for number, line in enumerate(text_tables.split_lines(text), start=1):
     if not line.strip():
       continue
     place = f"line {number}"
@@ -181,7 +190,7 @@ def _read_lines(text: str, reading: _Reading) -> None:
       continue
     try:
       video, query = record["vid"], record["qid"]
-      reading.duration_sec[str(video)] = float(record["duration"])
+      reading.duration_sec[str(video)] = text_tables.seconds(record["duration"])
       windows = record["relevant_windows"]
       saliency = _saliency(record)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -212,7 +221,7 @@ def _saliency(record: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _read_text(text: str, reading: _Reading) -> None:
-  for number, line in enumerate(text.split("\n")):
+  for number, line in enumerate(text_tables.split_lines(text)):
     if not line.strip():
       continue
     place = f"line {number + 1}"
@@ -252,13 +261,21 @@ def _read_durations(path: pathlib.Path) -> dict[str, float]:
     raise FileNotFoundError(
       f"{path} is missing; give a CSV with the columns id and length."
     )
-  with path.open(encoding="utf-8", newline="") as file:
+  table = text_tables.read_table(
+    path, columns=_DURATION_COLUMNS, required=tuple(_DURATION_COLUMNS)
+  )
+  lengths = {}
+  for row in table:
     try:
-      return {row["id"]: float(row["length"]) for row in csv.DictReader(file)}
-    except (KeyError, TypeError, ValueError) as error:
+      lengths[row.cells["id"]] = text_tables.seconds(
+        row.cells["length"], decimal_comma=table.decimal_comma
+      )
+    except ValueError as error:
       raise ValueError(
-        f"{path}: {error!r}; expected the columns id and length, in seconds"
+        f"{path}, line {row.line}: {error}; expected the columns id and "
+        "length, in seconds"
       ) from None
+  return lengths
 
 
 def read_ids(name: str) -> frozenset[str]:
@@ -276,10 +293,8 @@ def read_ids(name: str) -> frozenset[str]:
         f"{name} is no file of ids; published lists: {', '.join(names)}."
       )
     path = published / f"{name}.txt"
-  lines = path.read_text(encoding="utf-8").splitlines()
-  return frozenset(
-    line.strip() for line in lines if line.strip() and line[0] != "#"
-  )
+  lines = text_tables.read_lines(path)
+  return frozenset(line for _, line in lines if not line.startswith("#"))
 
 
 def divided(

@@ -6,10 +6,8 @@ video, start, end, label (seconds), where the rest of each video tells what the
 class is not.
 """
 
-import csv
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -23,6 +21,7 @@ from clap_jax.inference import extract, sequences
 from clap_jax.media import errors, formats
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import episode_baselines, localizer
+from clap_jax.storage import annotation_tables
 from clap_jax.trainers import fewshot, fewshot_methods
 from clap_jax.types import Detections, EpisodeBatch
 
@@ -95,28 +94,20 @@ def _read_clips(directory: pathlib.Path) -> list[SupportVideo]:
 
 def _read_table(table: pathlib.Path) -> list[SupportVideo]:
   segments: dict[tuple[str, str], list] = {}
-  with table.open(newline="", encoding="utf-8-sig") as file:
-    reader = csv.DictReader(file)
-    missing = sorted(set(_COLUMNS) - set(reader.fieldnames or ()))
-    if missing:
+  found = annotation_tables.read(table, needs=("label",))
+  for row in found.table:
+    where = f"{table}, line {row.line}"
+    label, video = row.cells["label"], row.cells["video"]
+    try:
+      span = found.times(row)
+    except ValueError as error:
+      raise ValueError(f"{where}: {error}") from None
+    if not (label and video and 0 <= span[0] < span[1]):
       raise ValueError(
-        f"{table} lacks the columns {missing}; it has {reader.fieldnames}."
+        f"{where}: expected a video, a label and 0 <= start < end, got "
+        f"{row.cells}."
       )
-    for row in reader:
-      where = f"{table}, line {reader.line_num}"
-      label, video = (row["label"] or "").strip(), (row["video"] or "").strip()
-      try:
-        span = float(row["start"]), float(row["end"])
-      except (TypeError, ValueError):
-        raise ValueError(
-          f"{where}: start and end must be seconds, got {row['start']!r} and "
-          f"{row['end']!r}."
-        ) from None
-      if not (label and video and 0 <= span[0] < span[1] < math.inf):
-        raise ValueError(
-          f"{where}: expected a video, a label and 0 <= start < end, got {row}."
-        )
-      segments.setdefault((video, label), []).append(span)
+    segments.setdefault((video, label), []).append(span)
   return [
     SupportVideo(_inside(table.parent, video), label, tuple(spans))
     for (video, label), spans in sorted(segments.items())

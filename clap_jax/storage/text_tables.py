@@ -217,7 +217,7 @@ def parse_table(
   """
   if not isinstance(columns, Mapping):
     columns = {column: () for column in columns}
-  delimiter, text, num_skipped = _without_preamble(text)
+  delimiter, text, num_skipped = split_preamble(text)
   known = {fold(n) for key, names in columns.items() for n in (key, *names)}
   if delimiter is None:
     first = next(filter(str.strip, split_lines(text)), "")
@@ -250,9 +250,8 @@ def _accepted(column: str, names: Sequence[str]) -> str:
   return f"a column {column!r}{others}"
 
 
-def _without_preamble(text: str) -> tuple[str | None, str, int]:
+def split_preamble(text: str) -> tuple[str | None, str, int]:
   """(delimiter, text, lines skipped) after Excel's line `sep=;`, if any."""
-  text = text.removeprefix("\ufeff")
   first, end, rest = text.partition("\n")
   match = _SEP_LINE.fullmatch(first.rstrip("\r"))
   if match is None or not end:

@@ -102,7 +102,7 @@ def test_a_file_of_three_lists(tmp_path):
     ('{"base": ["a"], "validation": [], "novel": []}', "base and novel"),
     ('{"base": ["a"], "novel": ["b"]}', "expected lists of names"),
     ('{"base": "a", "validation": [], "novel": ["b"]}', "expected lists"),
-    ("base", "is no JSON"),
+    ("base", "is not JSON"),
   ],
 )
 def test_bad_files(tmp_path, text, message):

@@ -266,3 +266,36 @@ def test_real_layouts(shared_data):
   assert list(videos) == ["video_test_0000004"]
   with pytest.raises(FeatureError, match=r"shape \(512,\)"):
     videos["video_test_0000004"]  # of the whole video: no time axis
+
+
+@pytest.mark.parametrize(
+  ("video_id", "file"),
+  [
+    ("v_a", "a"),
+    ("a", "v_a"),
+    ("a.mp4", "a"),
+    ("v_a.mp4", "a"),
+    ("caf\u00e9", "cafe\u0301"),
+  ],
+)
+def test_files_of_another_spelling_are_found(tmp_path, video_id, file):
+  array = np.arange(12, dtype=np.float32).reshape(4, 3)
+  np.save(tmp_path / f"{file}.npy", array)
+  videos = FileFeatures(tmp_path, [info(video_id)], files=frames())
+  np.testing.assert_array_equal(videos[video_id].features, array)
+  with h5py.File(tmp_path / "all.h5", "w") as all_videos:
+    all_videos[file] = array
+  files = frames(names=("all.h5",), key="{id}")
+  videos = FileFeatures(tmp_path, [info(video_id)], files=files)
+  np.testing.assert_array_equal(videos[video_id].features, array)
+
+
+def test_files_of_another_video_are_not_taken(tmp_path):
+  np.save(tmp_path / "a.npy", np.ones((4, 3)))
+  infos = [info("a"), info("v_a")]
+  videos = FileFeatures(tmp_path, infos, files=frames(), on_missing="skip")
+  assert list(videos) == ["a"]
+  np.save(tmp_path / "v_b.npy", np.ones((4, 3)))
+  np.save(tmp_path / "b.npy", np.ones((4, 3)))
+  with pytest.raises(FeatureError, match="'b', 'v_b'"):
+    FileFeatures(tmp_path, [info("b.mp4")], files=frames())

@@ -217,6 +217,31 @@ def test_the_index_of_a_table_is_no_feature(tmp_path, header, first, width):
   assert found.shape[1] == width
 
 
+def test_a_left_out_index_is_noted_and_a_nameless_one_refused(tmp_path):
+  rows = [f"{i},{i / 3},{i / 7}" for i in range(6)]
+  (tmp_path / "a.csv").write_text("\n".join([",x,y", *rows]))
+  with pytest.warns(UserWarning, match="first column"):
+    assert read(tmp_path / "a.csv", None).shape == (6, 2)
+  (tmp_path / "a.csv").write_text("\n".join(rows))
+  with pytest.raises(FeatureError, match=r"a\.csv.*counts the rows"):
+    read(tmp_path / "a.csv", None)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "0,1,2,3\n1.5,2,3,4\n5,6,7,8\n",  # pandas' names of columns
+    "sep=;\n1,5;2;3;4\n5;6;7;8\n",
+    '"a","b","c","d"\n"1.5","2","3","4"\n5,6,7,8\n\n',
+    "1,5\t2\t3\t4\r\n\r\n5\t6\t7\t8\r\n",
+  ],
+)
+def test_tables_of_spreadsheets(tmp_path, text):
+  (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+  found = read(tmp_path / "a.csv", None)
+  np.testing.assert_array_equal(found, [[1.5, 2, 3, 4], [5, 6, 7, 8]])
+
+
 @pytest.mark.parametrize("row", ["0.5,x,1", "\ufeff\ufeff0.5,1,2", "a,1,2"])
 def test_a_damaged_first_row_is_no_header(tmp_path, row):
   (tmp_path / "a.csv").write_text(f"{row}\n1,2,3\n", encoding="utf-8")

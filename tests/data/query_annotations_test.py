@@ -53,10 +53,40 @@ def test_text_needs_durations(tmp_path):
   split = annotations.read_split(path, duration_files=[str(lengths)])
   assert split.queries[0].id == "0"
   assert split.duration_sec == {"ABC": 31.2}
-  with pytest.raises(ValueError, match="columns id and length"):
+  with pytest.raises(ValueError, match=r"w\.csv.*lacks .*'length'"):
     annotations.read_split(
       path, duration_files=[write(tmp_path / "w.csv", "video\nABC\n")]
     )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_texts_of_every_editor(tmp_path, encoding):
+  texts = {
+    "a.json": '{"A": {"duration": "1:00", "timestamps": [["0:01", 5]], '
+    '"sentences": ["sits"]}}',
+    "a.jsonl": '{"qid": 0, "query": "sits", "vid": "A", "duration": 60, '
+    '"relevant_windows": [[1, "00:05"]]}\r\n',
+    "a.txt": "A 0:01 5.0##sits\r\n",
+  }
+  for name, text in texts.items():
+    (tmp_path / name).write_bytes(text.encode(encoding))
+  for text in ("id,length\r\nA,60\r\n", "Video;Duration (s)\nA;60,0\n"):
+    (tmp_path / "l.csv").write_bytes(text.encode(encoding))
+    for name in texts:
+      split = annotations.read_split(
+        tmp_path / name, duration_files=[str(tmp_path / "l.csv")]
+      )
+      (query,) = split.queries
+      assert (query.text, query.windows) == ("sits", ((1.0, 5.0),))
+      assert split.duration_sec == {"A": 60.0}
+  (tmp_path / "ids").write_bytes("#x\r\nA\r\n".encode(encoding))
+  assert annotations.read_ids(str(tmp_path / "ids")) == {"A"}
+
+
+def test_bytes_of_another_encoding_are_named(tmp_path):
+  (tmp_path / "a.txt").write_bytes(b"A 0 5##sits\nB 1 2##caf\xe9\n")
+  with pytest.raises(ValueError, match=r"a\.txt, line 2"):
+    annotations.read_split(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(

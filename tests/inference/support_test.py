@@ -167,11 +167,11 @@ def test_the_workdir_of_a_head_is_a_model(
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("video,start,end\n", r"lacks the columns \['label'\]"),
+    ("video,start,end\n", "lacks label"),
     ("video,start,end,label\n", "holds no example"),
-    ("video,start,end,label\na.mp4,x,2,jump\n", "line 2: start and end"),
+    ("video,start,end,label\na.mp4,x,2,jump\n", "line 2: not a number"),
     ("video,start,end,label\na.mp4,3,2,jump\n", "0 <= start < end"),
-    ("video,start,end,label\na.mp4,0,nan,jump\n", "0 <= start < end"),
+    ("video,start,end,label\na.mp4,0,nan,jump\n", "line 2: .*finite"),
     ("video,start,end,label\na.mp4,0,2,\n", "a label"),
     ("video,start,end,label\n../a.mp4,0,2,jump\n", "leaves"),
     ("video,start,end,label\n/etc/passwd,0,2,jump\n", "leaves"),
@@ -182,6 +182,14 @@ def test_malformed_tables(tmp_path, text, message):
   (tmp_path / "segments.csv").write_text(text)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     support.read_folder(tmp_path)
+
+
+def test_tables_of_spreadsheets(tmp_path):
+  (tmp_path / "a.mp4").touch()
+  text = "sep=;\r\nFile; Begin ;Stop;Class\r\na.mp4;0:01,5;4,0;jump\r\n;;;\r\n"
+  (tmp_path / "segments.csv").write_bytes(text.encode("utf-16"))
+  (video,) = support.read_folder(tmp_path)
+  assert (video.label, video.segments) == ("jump", ((1.5, 4.0),))
 
 
 def test_malformed_folders(encoder, tmp_path, video):
