@@ -467,6 +467,8 @@ case "$command" in
   test)
     setup
     cd "$root"
+    # A file's tests share what they make, so they stay in one process.
+    [[ $# -gt 0 ]] || set -- --numprocesses 2 --dist loadfile
     exec "$root/.venv/bin/python" -m pytest "$@"
     ;;
   clap)

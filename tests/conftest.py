@@ -1,7 +1,10 @@
 """Sets up the process before jax is imported: CPU, eight devices, quiet."""
 
+import ctypes
+import gc
 import os
 import pathlib
+import sys
 import tempfile
 
 NUM_SIMULATED_DEVICES = 8
@@ -35,6 +38,19 @@ _prepare_environment()
 import pytest  # noqa: E402  (after the environment, as everything else)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_memory():
+  """Frees what a module's tests compiled: all of it would take gigabytes."""
+  yield
+  jax = sys.modules.get("jax")
+  if jax is None:
+    return
+  jax.clear_caches()
+  gc.collect()
+  if sys.platform == "linux":  # the C library keeps what was freed otherwise
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

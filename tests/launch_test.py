@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import conftest
+from tests import conftest, launch_inputs
 
 SCRIPT = conftest.REPOSITORY / "launch.sh"
 
@@ -66,9 +66,8 @@ def test_a_wrong_command_exits_2_with_the_usage(arguments):
 
 
 def test_an_old_python_exits_2(tmp_path):
-  for pattern in ("launch.sh", "*.txt", "*.lock", "pyproject.toml"):
-    for path in conftest.REPOSITORY.glob(pattern):
-      shutil.copy(path, tmp_path)
+  for name in ("launch.sh", *launch_inputs.NAMES):
+    shutil.copy(conftest.REPOSITORY / name, tmp_path)
   for python in ("false", "there-is-no-such-python"):
     result = launch(
       "test",

@@ -13,7 +13,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests import conftest
+from tests import conftest, launch_inputs
 
 ROOT = conftest.REPOSITORY
 LOCKS = (
@@ -141,14 +141,8 @@ def locked_here():
 
 def test_this_environment_is_the_locked_one():
   """Of one that launch.sh made from these very files."""
-  script = (ROOT / "launch.sh").read_text(encoding="utf-8")
-  names = re.search(r"^inputs=\((.*?)\)", script, re.MULTILINE | re.DOTALL)[1]
-  content = b"".join((ROOT / name).read_bytes() for name in names.split())
-  stamp = subprocess.run(
-    ["cksum"], input=content, check=True, capture_output=True
-  ).stdout
   made_from = pathlib.Path(sys.prefix, ".ready")
-  if not made_from.is_file() or made_from.read_bytes() != stamp.strip():
+  if not made_from.is_file() or made_from.read_bytes() != launch_inputs.stamp():
     pytest.skip("launch.sh did not make this environment from these files")
   locked, present = locked_here(), installed()
   for name in needed() | {"setuptools"}:

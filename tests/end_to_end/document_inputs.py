@@ -3,6 +3,7 @@
 Every function writes below `folder`; `request` is pytest's, for the fixtures.
 """
 
+import csv
 import functools
 import importlib
 import importlib.util
@@ -52,6 +53,50 @@ def videos_and_table(folder, request) -> None:
 def one_video(folder, request) -> None:
   """`my_video.mp4`, which no dataset holds."""
   _render(folder / "my_video.mp4")
+
+
+# Real videos by the subset of their rows: two with official annotations, one
+# of two actions annotated by hand, and signs, each one action from end to end.
+_REAL = {
+  "train": (
+    "v_ZNVhz7ctTq0.mp4",
+    "intel_bottle-detection.mp4",
+    "asl_gestures/again.mkv",
+    "asl_gestures/eat.mkv",
+  ),
+  "validation": ("v_GGSY1Qvo990.mp4", "asl_gestures/help.mkv"),
+}
+
+
+def real_videos_and_table(folder, request) -> None:
+  """`my_videos/` and `my_segments.csv` of real footage."""
+  data = shared(request) / "videos"
+  known = json.loads((data / "annotations.json").read_text())["videos"]
+  shutil.copytree(data, folder / "my_videos")
+  with open(folder / "my_segments.csv", "w", newline="") as file:
+    table = csv.writer(file)
+    table.writerow(own_dataset.COLUMNS)
+    for subset, names in _REAL.items():
+      for name in names:
+        spans = known[name].get("annotations", ())
+        for span in spans:
+          label = span["label"]
+          table.writerow((name, *span["segment"], label, "", subset))
+        if not spans:
+          sign = pathlib.PurePath(name).stem
+          row = (name, 0, 2, sign, f"a person signs {sign}", subset)
+          table.writerow(row)
+        for group in known[name].get("captions", {}).values():
+          for times, text in zip(
+            group["timestamps"], group["sentences"], strict=True
+          ):
+            table.writerow((name, *times, "", text.strip(), subset))
+
+
+def real_video(folder, request) -> None:
+  """`my_video.mp4`, which no dataset holds."""
+  source = shared(request) / "videos/women_long_jump.mp4"
+  shutil.copy(source, folder / "my_video.mp4")
 
 
 def _render(path: pathlib.Path, index: int = 0) -> None:

@@ -15,11 +15,11 @@ import pytest
 
 from clap_jax import main
 from clap_jax.training import topology
-from tests import documents
+from tests import documents, launch_inputs
 from tests.end_to_end import document_tables as tables
 
 COMMANDS = list(documents.read_commands())
-_CLONED = ("launch.sh", "requirements.txt", "constraints.txt", "pyproject.toml")
+_CLONED = ("launch.sh", *launch_inputs.NAMES)
 # Takes the place of .venv/bin/python: says what it would have run.
 _PYTHON = """#!/bin/sh
 printf '%s\\n' "$@" > "$(dirname "$0")/../started"
@@ -70,11 +70,7 @@ class Clone:
       shutil.copy(documents.ROOT / name, folder)
     self._write_program(".venv/bin/python", _PYTHON)
     self._write_program("bin/gcloud", _CLOUD)
-    installed = b"".join((folder / name).read_bytes() for name in _CLONED[1:])
-    stamp = subprocess.run(
-      ["cksum"], input=installed, check=True, capture_output=True
-    )
-    (folder / ".venv/.ready").write_bytes(stamp.stdout.strip())
+    (folder / ".venv/.ready").write_bytes(launch_inputs.stamp(folder))
 
   def _write_program(self, name: str, text: str) -> None:
     path = self.folder / name
@@ -119,15 +115,21 @@ class Clone:
     return started
 
 
-def type_section(clone: Clone, place: str, request) -> None:
+def type_section(clone: Clone, place: str, request, given=None) -> None:
   """What the reader brings, and then the section's commands in order.
 
   Without the TPU compiler all others are run, and then the test is skipped.
+
+  Args:
+    clone: where they are typed.
+    place: the section.
+    request: pytest's.
+    given: writes what the reader brings; None takes the section's own.
   """
   section = tables.SECTIONS[place]
   for earlier in section.after:
     type_section(clone, earlier, request)
-  for write in section.given:
+  for write in section.given if given is None else given:
     write(clone.folder, request)
   left_out = []
   for command in COMMANDS:
@@ -141,6 +143,14 @@ def type_section(clone: Clone, place: str, request) -> None:
     pytest.skip(
       f"no TPU compiler (pip install clap_jax[tpu-compile]) for {left_out}"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", tables.REAL)
+def test_section_on_real_data(place, tmp_path, monkeypatch, request):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("PYTHONPATH", str(documents.ROOT))
+  type_section(Clone(tmp_path), place, request, given=tables.REAL[place])
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,14 @@ class Section:
   smaller: dict[str, str] = dataclasses.field(default_factory=dict)  # SMALLER's
 
 
+# Sections that are run on real data as well, and what writes it.
+REAL = {
+  "README.md#Your own videos": (
+    inputs.real_videos_and_table,
+    inputs.real_video,
+  ),
+}
+
 SECTIONS = {
   "README.md#Two commands": Section(given=(inputs.demo,), fast=True),
   "README.md#Your own videos": Section(
