@@ -62,6 +62,10 @@ class _Child:
       ).result()
 
   @property
+  def pid(self) -> int:
+    return self._process.pid
+
+  @property
   def is_alive(self) -> bool:
     return self._process.poll() is None
 
@@ -180,6 +184,7 @@ class ClipStream:
     self._limits = limits
     self.info: container.VideoInfo | None = None
     self.duration_sec: float | None = None
+    self.child_pid: int | None = None  # of the process, once it decodes
     self._clips = self._decoded()
 
   def __iter__(self) -> Iterator[decode.DecodedClip]:
@@ -203,6 +208,7 @@ class ClipStream:
         self._video, request, [file], limits=self._limits
       ):
         if "info" in message:
+          self.child_pid = child.pid
           self.info = container.VideoInfo(**message["info"])
         elif "slot" in message:
           clip = view[int(message["slot"])].copy()
