@@ -17,9 +17,13 @@ import shutil
 import threading
 from collections.abc import Callable
 
+from clap_jax.media import guard
+from clap_jax.media.errors import VideoError
 from tfds_builders import annotations as annotation_base
 from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
+
+_NUM_PROBED = 8  # videos whose length is read before the work
 
 Progress = Callable[[str, int, int], None]  # stage, videos done, in all
 
@@ -127,6 +131,22 @@ def _plan_videos(request):
     selection_percent=request.selection_percent,
     make_id=packing.id_from_name if is_folder else packing.id_from_key,
   )
+
+
+def _check_first_lengths(plan, limits) -> None:
+  """Looks at a few videos for times of another unit, before all are decoded.
+
+  Raises:
+    NothingUsableError: the times of all of them are no seconds.
+  """
+  items = [item for group in plan.items.values() for item in group]
+  stride = -(-len(items) // _NUM_PROBED)
+  lengths = []
+  for item in items[::stride]:
+    with contextlib.suppress(VideoError, OSError):  # is noted when it is packed
+      length = guard.probe(item.path, limits=limits).duration_sec
+      lengths.append((item.id, length, (*item.segments, *item.captions)))
+  collection.check_unit(lengths, plan.manifests)
 
 
 def published_files(base: str) -> dict[str, str]:
@@ -277,6 +297,8 @@ def build(
       plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
         request
       )
+      if base == "folder":
+        _check_first_lengths(plan, limits.source)
       _build_shards(plan, request, work, **settings)
     except collection.NothingUsableError as error:
       path = work / "manifest.json"

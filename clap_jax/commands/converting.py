@@ -2,7 +2,7 @@
 
 import sys
 
-from clap_jax.console import console
+from clap_jax.console import console, one_line
 from clap_jax.storage import output
 from tfds_builders.tool_exports import converting
 
@@ -52,9 +52,9 @@ def _convert(args) -> dict:
   database = found.document["database"]
   num_segments = sum(len(video["annotations"]) for video in database.values())
   for note in found.notes:
-    print(f"clap convert: {note}", file=sys.stderr)
+    print(f"clap convert: {one_line(note)}", file=sys.stderr)
   for note in found.rejected[:_NUM_PRINTED]:
-    line = converting.describe(note)
+    line = one_line(converting.describe(note))
     print(f"clap convert: left out: {line}", file=sys.stderr)
   if found.rejected:
     print(

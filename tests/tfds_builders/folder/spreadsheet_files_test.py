@@ -147,6 +147,7 @@ def test_times_of_another_unit(cases, videos, tmp_path, name, words):
     )
   for word in (name, *words):
     assert word in str(caught.value)
+  assert not list(tmp_path.glob(".building-*/shards")), "nothing was decoded"
 
 
 def _clap_build(tmp_path, videos, text, *flags, name="a.csv"):
