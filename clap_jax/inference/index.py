@@ -7,8 +7,8 @@ call encodes only what is new, and a killed one goes on.
 
 Search is exact: every clip of every video is compared with the query. Two
 million clips, about 280 hours at a stride of half a second, are one product of
-a matrix with a vector. For more, INDEX/vectors.faiss (see approximate.py) names
-the videos that are worth a look, and only their clips are compared.
+a matrix with a vector. For more, INDEX/cells_*.npy (see approximate.py) name the
+videos that are worth a look, and only their clips are compared.
 """
 
 import dataclasses
@@ -110,15 +110,12 @@ def build(
   adds what an approximate search needs.
 
   Raises:
-    ValueError: FAISS is needed and not installed.
     FileExistsError: the folder is an index of another encoder or stride, or no
       index at all.
   """
   out = pathlib.Path(out)
-  if is_approximate:
-    approximate.check_installed()
   facts = _claim(out, encoder, stride_sec)
-  (out / approximate.FILE).unlink(missing_ok=True)  # of other vectors
+  approximate.remove(out)  # what is there is of other vectors
   listed, failed, blocks, first = [], [], [], 0
   for done, path in enumerate(videos):
     if on_video:
@@ -188,7 +185,7 @@ def open_index(directory: str | os.PathLike) -> Index:
     videos=videos,
     failed=tuple(facts["failed"]),
     vectors=vectors,
-    is_approximate=(directory / approximate.FILE).is_file(),
+    is_approximate=approximate.exists(directory),
   )
 
 
@@ -244,7 +241,7 @@ def _likely_videos(
 ) -> tuple[list[IndexedVideo], ScoresOf]:
   """The videos of about the best clips; scores of their clips alone."""
   rows = approximate.nearest_rows(
-    index.directory / approximate.FILE,
+    index.directory,
     vector,
     count=_CLIPS_PER_MOMENT * top,
     num_rows=len(index.vectors),
