@@ -16,6 +16,7 @@ with epy.lazy_imports():
     encoder,
     export,
     extract,
+    inputs,
     model_directory,
     predict,
     texts,
@@ -113,11 +114,23 @@ def add_predict(commands) -> None:
     "Without a few-shot head the nearest prototype of the encoder's features "
     "is taken; the result says which.",
   )
-  parser.add_argument("videos", nargs="+", metavar="VIDEO")
+  parser.add_argument(
+    "videos",
+    nargs="+",
+    metavar="VIDEO",
+    help="a video, a folder of videos, or features (.npy, .npz, .h5, .csv) of "
+    "the kind that the heads were trained on",
+  )
   parser.add_argument("--model", required=True, help="a model directory")
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")
   parser.add_argument("--support", metavar="DIR", help="examples by class")
+  parser.add_argument(
+    "--feature_timing",
+    metavar="KEY=NUMBER,...",
+    help="of files of features, where they differ from the head's metadata: "
+    "fps=30,stride_frames=4,window_frames=16,offset_frames=0",
+  )
   parser.add_argument("--max_predictions", type=int, default=20)
   parser.add_argument(
     "--export",
@@ -147,20 +160,30 @@ def _predict(args) -> dict:
   labels = None
   if args.labels:
     labels = read_labels(args.labels)
+  found = inputs.find(args.videos)
+  timing = args.feature_timing and inputs.parse_timing(args.feature_timing)
   if args.export:
-    export.check(args.videos, args.export, overwrite=args.overwrite)
+    export.check(found.files, args.export, overwrite=args.overwrite)
+  has_videos = not all(map(inputs.are_features, found.files))
+  model = model_directory.load_model(
+    args.model, needs_encoder=has_videos or bool(args.query or args.support)
+  )
   with stages.Progress("seconds of video") as progress:
     document = predict.predict(
-      model_directory.load_model(args.model),
-      args.videos,
+      model,
+      found.files,
       labels=labels,
       queries=args.query,
       support_dir=args.support,
       max_predictions=args.max_predictions,
+      feature_timing=timing,
       on_video=progress.name,
       limits=video_limits,
       on_time=lambda done, total: progress(int(done), math.ceil(total)),
     )
+  document["failed"] = [*found.failed, *document["failed"]]
+  if found.num_skipped:
+    document["skipped"] = found.num_skipped
   return document | {"all_failed": not document["videos"]}
 
 
@@ -192,6 +215,8 @@ def _show_predictions(args, document: dict) -> int:
       f"failed: {one_line(entry['video'])}: {one_line(entry['reason'])}",
       soft_wrap=True,
     )
+  if document.get("skipped"):
+    console.print(f"{document['skipped']} files that are no videos are skipped")
   if not args.export:
     return 0
   done = export.write(document, args.export, overwrite=args.overwrite)

@@ -40,7 +40,7 @@ def add_index(commands) -> None:
   parser.add_argument(
     "--approximate",
     action="store_true",
-    help="also write a FAISS index: for millions of clips",
+    help="also write what an approximate search needs: for millions of clips",
   )
   limits.add_flags(parser)
   parser.set_defaults(run=_index, show=_show_index)

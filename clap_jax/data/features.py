@@ -100,12 +100,16 @@ def save_features(
 
 
 def load_features(directory: str | os.PathLike, video_id: str) -> VideoFeatures:
+  """Reads a video's file; see `load_file`."""
+  return load_file(features_path(directory, video_id))
+
+
+def load_file(path: pathlib.Path) -> VideoFeatures:
   """Reads a file that `save_features` wrote.
 
   Raises:
     FeatureError: it is missing, damaged or lacks an entry.
   """
-  path = features_path(directory, video_id)
   with _explained(), arrays.open_npz(path) as archive:
     missing = [key for key in _FILE_KEYS if key not in archive]
     if missing:

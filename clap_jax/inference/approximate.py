@@ -123,13 +123,20 @@ def nearest_rows(
   shapes = [array.shape for array in (centres, places, rows, vectors)]
   num_cells = len(places) - 1
   expected = [(num_cells, width), (num_cells + 1,), (num_rows,)]
-  if num_cells < 1 or shapes != [*expected, (num_rows, width)]:
+  expected.append((num_rows, width))
+  is_numbered = places.dtype == rows.dtype == np.int64
+  if num_cells < 1 or shapes != expected or not is_numbered:
     raise ValueError(
       f"{directory}: {', '.join(FILES)} have the shapes {shapes}, expected "
       f"those of {num_rows} vectors of width {width}; run `clap index` again."
     )
   query = np.asarray(vector, np.float32)
   places = np.asarray(places)
+  if places[0] or places[-1] != num_rows or (np.diff(places) < 0).any():
+    raise ValueError(
+      f"{directory / FILES[1]} does not rise from 0 to {num_rows}; run `clap "
+      "index` again."
+    )
   likeness = np.asarray(centres, np.float32) @ query
   num_probed = max(_LEAST_CELLS, int(_SHARE_OF_CELLS * num_cells))
   probed = np.argsort(-likeness, kind="stable")[:num_probed]

@@ -7,8 +7,8 @@ call encodes only what is new, and a killed one goes on.
 
 Search is exact: every clip of every video is compared with the query. Two
 million clips, about 280 hours at a stride of half a second, are one product of
-a matrix with a vector. For more, INDEX/cells_*.npy (see approximate.py) name the
-videos that are worth a look, and only their clips are compared.
+a matrix with a vector. For more, INDEX/cells_*.npy (see approximate.py) tell
+which videos are worth a look, and only their clips are compared.
 """
 
 import dataclasses

@@ -11,8 +11,8 @@ import jax
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
 from clap_jax.storage import untrusted
-from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import (
+  encoders,
   fewshot,
   grounding,
   localization,
@@ -23,6 +23,7 @@ from clap_jax.trainers import (
   text_models,
   text_space,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
@@ -33,8 +34,8 @@ _STRIDE_TOLERANCE = 0.01
 class Model:
   """An encoder with the heads that were trained on its features."""
 
-  encoder: encoder_lib.Encoder
-  stride_sec: float
+  encoder: encoder_lib.Encoder | None  # None for a head on others' features
+  stride_sec: float | None
   localizer: tuple[localizers.FeatureTask, dict, dict] | None
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
   matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
@@ -88,11 +89,18 @@ _HEADS = {
 }
 
 
-def load_model(directory: str | pathlib.Path) -> Model:
+def load_model(
+  directory: str | pathlib.Path, *, needs_encoder: bool = True
+) -> Model:
   """Loads DIR/model.json, which names the encoder and the heads.
 
   The workdir of a head's run is a model as well: its encoder is the one that
   made the features it was trained on.
+
+  Args:
+    directory: of the model.
+    needs_encoder: whether a head without its encoder is an error; features
+      that others made can be predicted on without it.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -101,7 +109,7 @@ def load_model(directory: str | pathlib.Path) -> Model:
   """
   directory = pathlib.Path(directory)
   if not (directory / MODEL_FILE).is_file():
-    return _load_run(directory)
+    return _load_run(directory, needs_encoder=needs_encoder)
   parts = facts_lib.read(directory, MODEL_FILE)
   encoder = encoder_lib.load_encoder(directory / parts["encoder"])
   heads = {
@@ -111,7 +119,7 @@ def load_model(directory: str | pathlib.Path) -> Model:
   return _checked(Model(encoder, parts["stride_sec"], **heads))
 
 
-def _load_run(workdir: pathlib.Path) -> Model:
+def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
   """The model of the run of one head."""
   heads: dict[str, tuple | None] = dict.fromkeys(_HEADS)
   for name, (trainer, _) in _HEADS.items():
@@ -126,14 +134,21 @@ def _load_run(workdir: pathlib.Path) -> Model:
       "the workdir of a finished run of a head."
     )
   facts = heads[name][1]
+  stride_sec = _trained_stride_sec(facts)
   if not facts.get("encoder_directory"):
+    if not needs_encoder:
+      return Model(None, stride_sec, **heads)
     raise ValueError(
       f"{workdir / trainer.MODEL_FILE} does not name the encoder of its "
-      f"features, which others made; write a {MODEL_FILE} with "
-      f'"encoder", "stride_sec" and "{_HEADS[name][1]}".'
+      f"features, which others made; give `clap predict` files of features, or "
+      f'write a {MODEL_FILE} with "encoder", "stride_sec" and '
+      f'"{_HEADS[name][1]}".'
     )
-  encoder = encoder_lib.load_encoder(facts["encoder_directory"])
-  return _checked(Model(encoder, facts["stride_sec"], **heads))
+  directory = pathlib.Path(facts["encoder_directory"])
+  if not needs_encoder and not (directory / encoders.ENCODER_FILE).is_file():
+    return Model(None, stride_sec, **heads)
+  encoder = encoder_lib.load_encoder(directory)
+  return _checked(Model(encoder, stride_sec, **heads))
 
 
 def _checked(model: Model) -> Model:

@@ -5,10 +5,17 @@ see windows of bounded length, see streaming.py and sequences.py.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from clap_jax.data import features
-from clap_jax.inference import answering, model_directory, streaming, support
+from clap_jax.inference import (
+  answering,
+  inputs,
+  model_directory,
+  streaming,
+  support,
+)
 from clap_jax.media import errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
@@ -21,6 +28,7 @@ def predict(
   queries: Sequence[str] = (),
   support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
+  feature_timing: Mapping[str, float] | None = None,
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
@@ -30,7 +38,8 @@ def predict(
 
   Args:
     model: encoder and heads.
-    videos: local files; one that fails is listed, the others go on.
+    videos: local files of videos, or of features as the heads were trained
+      on; one that fails is listed, the others go on.
     labels: classes to report; all that the localizer knows without. An
       open-vocabulary localizer takes any. Ignored when there are only
       queries or a support.
@@ -38,6 +47,8 @@ def predict(
       calibration that the grounder was stored with, a probability of absence.
     support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
+    feature_timing: of files of features, see `inputs.parse_timing`; None for
+      what the heads' metadata states.
     on_video: called with the name of a video before work on it begins.
     limits: caps on what is decoded, of the support too.
     on_progress: called with (videos done, videos in all).
@@ -66,6 +77,10 @@ def predict(
     max_predictions,
     has_support=support_dir is not None,
   )
+  has_videos = not all(map(inputs.are_features, videos))
+  _check_encoder(
+    model, has_videos=has_videos, reads_texts=bool(queries or support_dir)
+  )
   examples = None
   if support_dir is not None:
     examples = support.SupportSet(
@@ -75,9 +90,8 @@ def predict(
       matcher=model.matcher,
       limits=limits,
     )
-  answers = answering.Answers(
-    model, answering.Request(labels, queries, examples, max_predictions)
-  )
+  request = answering.Request(labels, queries, examples, max_predictions)
+  answers = answering.Answers(model, request)
   found, failed = [], []
   stated = [_stated_sec(video, limits) for video in videos]
   lengths_sec = [sec if isinstance(sec, float) else 0.0 for sec in stated]
@@ -88,16 +102,23 @@ def predict(
     try:
       if isinstance(stated_sec, Exception):
         raise stated_sec
-      found.append(
-        _predict_one(
+      if inputs.are_features(video):
+        entry = _predict_features(
+          pathlib.Path(video),
+          answers,
+          heads=_asked_heads(model, request),
+          timing=feature_timing or {},
+        )
+      else:
+        entry = _predict_one(
           model,
           pathlib.Path(video),
           answers,
           on_clip=on_clip,
           limits=limits,
         )
-      )
-    except (errors.VideoError, OSError) as error:
+      found.append(entry)
+    except (errors.VideoError, features.FeatureError, OSError) as error:
       failed.append({"video": str(video), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
@@ -133,6 +154,63 @@ def _check_request(
       f"The model does not know the labels {unknown}. It knows "
       f"{', '.join(model.label_names)}. Ask for other actions with --query."
     )
+
+
+def _check_encoder(
+  model: model_directory.Model, *, has_videos: bool, reads_texts: bool
+) -> None:
+  if model.encoder is not None:
+    return
+  if has_videos:
+    raise ValueError(
+      "This model is a head on features of others, without their encoder: give "
+      f"files of features ({', '.join(inputs.FEATURE_SUFFIXES)}) instead of "
+      f"videos, or name the encoder in a {model_directory.MODEL_FILE}."
+    )
+  if reads_texts or model.takes_any_label:
+    raise ValueError(
+      "This model has no encoder, which texts and examples need; name it in a "
+      f"{model_directory.MODEL_FILE}."
+    )
+
+
+def _asked_heads(
+  model: model_directory.Model, request: answering.Request
+) -> dict[str, Mapping[str, Any]]:
+  """The metadata of the heads that a request asks."""
+  asked = {
+    "localizer": request.asks_labels,
+    "grounder": bool(request.queries),
+    "matcher": request.examples is not None,
+  }
+  heads = {
+    name: getattr(model, name)[1]
+    for name, is_asked in asked.items()
+    if is_asked and getattr(model, name) is not None
+  }
+  return heads or {
+    "encoder": {
+      "feature_width": model.encoder.feature_width,
+      "stride_sec": model.stride_sec,
+      "clip_sec": model.encoder.clip.clip_sec,
+    }
+  }
+
+
+def _predict_features(
+  path: pathlib.Path,
+  answers: answering.Answers,
+  *,
+  heads: Mapping[str, Mapping[str, Any]],
+  timing: Mapping[str, float],
+) -> dict:
+  try:
+    video = inputs.read_features(path, heads, timing=timing)
+  except ValueError as error:
+    raise features.FeatureError(str(error)) from error
+  duration_sec = inputs.covered_sec(video)
+  found = answers.answer(video, duration_sec)
+  return {"video": str(path), "duration_sec": duration_sec} | found
 
 
 def _predict_one(
@@ -174,6 +252,8 @@ def _stated_sec(
   video: str | pathlib.Path, limits: VideoLimits
 ) -> float | Exception:
   """Seconds that a video states or 0, for the progress; or why it is broken."""
+  if inputs.are_features(video):
+    return 0.0
   try:
     info = guard.probe(pathlib.Path(video), limits=limits)
     return float(info.duration_sec or 0.0)

@@ -8,11 +8,11 @@ each a walk between places of a space that all share. Queries are noisy copies
 of clips. Per size:
 
 1. seconds of a search for the ten best moments, vectors in the page cache:
-   exact, and approximate with FAISS (skipped where it is not installed);
+   exact, and approximate;
 2. the same over one product of the whole matrix in float32, which reads twice
    the bytes and keeps them all in memory;
 3. how many of the ten exact moments the approximate search finds;
-4. seconds to build what FAISS needs, and bytes per clip of both.
+4. seconds to build the cells, and bytes per clip of both.
 """
 
 import pathlib

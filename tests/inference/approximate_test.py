@@ -83,6 +83,8 @@ def test_a_file_of_other_vectors_is_refused(tmp_path):
     ("rows", lambda array: array + 1_000_000),
     ("rows", lambda array: array - 1_000_000),
     ("places", lambda array: array[:1]),
+    ("places", lambda array: array[::-1]),
+    ("places", lambda array: array * 0.5),
     ("centres", lambda array: array[:, :3]),
     ("vectors", lambda array: array.astype(object)),
   ],

@@ -1,0 +1,198 @@
+"""The files that a command is asked about: videos, folders, features."""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from clap_jax.data import features
+from clap_jax.media import formats
+from clap_jax.storage import arrays
+
+FEATURE_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv")
+_TIMING_KEYS = ("fps", "stride_frames", "window_frames", "offset_frames")
+_TIMING = "fps=30,stride_frames=4,window_frames=16,offset_frames=0"
+_STORED_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
+
+
+class Found(NamedTuple):
+  """What was found for the arguments of a command."""
+
+  files: list[pathlib.Path]
+  failed: list[dict]  # {"video", "reason"}
+  num_skipped: int  # other files of folders; hidden ones do not count
+
+
+def find(arguments: Iterable[str | os.PathLike]) -> Found:
+  """Files as they are given, and the videos below folders, sorted.
+
+  Links that lead out of a folder are not followed; they are listed as failed.
+
+  Raises:
+    FileNotFoundError: there is no video in a folder.
+  """
+  files: list[pathlib.Path] = []
+  failed: list[dict] = []
+  num_skipped = 0
+  for argument in arguments:
+    path = pathlib.Path(argument)
+    if not path.is_dir():
+      files.append(path)
+      continue
+    videos = formats.list_videos(path)
+    if not videos:
+      raise FileNotFoundError(
+        f"{path} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
+      )
+    num_skipped += _num_others(path, videos)
+    root = path.resolve()
+    for video in videos:
+      if video.resolve().is_relative_to(root):
+        files.append(video)
+      else:
+        reason = "a link that leads out of the folder is not followed"
+        failed.append({"video": str(video), "reason": reason})
+  return Found(files, failed, num_skipped)
+
+
+def _num_others(folder: pathlib.Path, videos: list[pathlib.Path]) -> int:
+  visible = (
+    path
+    for path in folder.rglob("*")
+    if not any(p.startswith(".") for p in path.relative_to(folder).parts)
+  )
+  return sum(path.is_file() for path in visible) - len(videos)
+
+
+def are_features(path: str | os.PathLike) -> bool:
+  """Whether a file holds features by its name."""
+  return pathlib.PurePath(path).suffix.lower() in FEATURE_SUFFIXES
+
+
+def parse_timing(text: str) -> dict[str, float]:
+  """The values of --feature_timing; any of its keys may be left out.
+
+  Raises:
+    ValueError: another key, or no number where one must be.
+  """
+  timing = {}
+  for part in text.split(","):
+    key, _, value = part.partition("=")
+    match = re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*", value)
+    number = float(value) if match else -1.0
+    may_be_zero = key.strip() == "offset_frames"
+    is_allowed = number > 0 or (number == 0 and may_be_zero)
+    if key.strip() not in _TIMING_KEYS or not is_allowed:
+      raise ValueError(
+        f"--feature_timing: got {part!r}; expected {_TIMING}, all but "
+        "offset_frames above 0."
+      )
+    timing[key.strip()] = number
+  return timing
+
+
+def read_features(
+  path: pathlib.Path,
+  heads: Mapping[str, Mapping[str, Any]],
+  *,
+  timing: Mapping[str, float],
+) -> features.VideoFeatures:
+  """Reads the features of one video for heads that were trained on such.
+
+  Args:
+    path: of the file.
+    heads: the metadata of each head that is asked, by its name.
+    timing: of `parse_timing`, in the place of what the metadata states.
+
+  Raises:
+    ValueError: the file cannot be read, has another width than the heads were
+      trained on, or its timing is unknown.
+  """
+  found: features.VideoFeatures | None = None
+  for name, facts in heads.items():
+    video = _read_for(path, name, facts, timing)
+    if found is not None and video.grid != found.grid:
+      raise ValueError(
+        f"{path}: the heads state different timings, {found.grid} and "
+        f"{video.grid}; give --feature_timing {_TIMING}."
+      )
+    found = video
+  assert found is not None
+  return found
+
+
+def _read_for(path, name: str, facts, timing) -> features.VideoFeatures:
+  files = facts.get("files") or {}
+  if not timing and files.get("timing", "stored") == "stored":
+    video = _read_stored(path, facts)
+  else:
+    grid = _grid_of_frames(path, files, timing)
+    video = features.VideoFeatures(_read_array(path, files), grid)
+  width, expected = video.features.shape[1], facts["feature_width"]
+  if width != expected:
+    joined = files.get("names", ())
+    raise ValueError(
+      f"{path} has features of width {width}, but the {name} was trained on "
+      f"{expected}"
+      + (f", joined from {' and '.join(joined)}" if joined[1:] else "")
+      + "; give features of that kind."
+    )
+  return video
+
+
+def _read_array(path: pathlib.Path, files: Mapping[str, Any]):
+  key = files.get("key") or None
+  return features.read_features(
+    path,
+    axis_order=files.get("axis_order", "td"),
+    # Of a file that holds one video, the only array is meant.
+    key=None if key and "{id}" in key else key,
+  )
+
+
+def _read_stored(path: pathlib.Path, facts) -> features.VideoFeatures:
+  """Features with the timing in their file, or that of the same encoder."""
+  if path.suffix.lower() == ".npz":
+    with arrays.open_npz(path) as archive:
+      is_stored = all(key in archive for key in _STORED_KEYS)
+    if is_stored:
+      return features.load_file(path)
+  stride_sec, clip_sec = facts.get("stride_sec"), facts.get("clip_sec")
+  if not stride_sec or not clip_sec:
+    raise ValueError(
+      f"{path}: neither the file nor the metadata of the head states when a "
+      f"feature was computed; give --feature_timing {_TIMING}."
+    )
+  grid = features.FeatureGrid(
+    start_sec=0.0, stride_sec=stride_sec, clip_sec=clip_sec
+  )
+  return features.VideoFeatures(_read_array(path, {}), grid)
+
+
+def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
+  stated = files if files.get("timing") == "frames" else {}
+  values = {
+    key: timing[key] if key in timing else stated.get(key)
+    for key in _TIMING_KEYS
+  }
+  values["offset_frames"] = values["offset_frames"] or 0.0
+  missing = [key for key, value in values.items() if value is None]
+  if missing:
+    raise ValueError(
+      f"{path}: the metadata of the head does not state "
+      f"{', '.join(missing)} of its features; give --feature_timing {_TIMING}."
+    )
+  return features.FeatureGrid.from_frames(
+    fps=values["fps"],
+    stride_frames=values["stride_frames"],
+    clip_frames=values["window_frames"],
+    first_frame=values["offset_frames"],
+  )
+
+
+def covered_sec(video: features.VideoFeatures) -> float:
+  """The end of the last feature: the duration, as far as it is known."""
+  grid = video.grid
+  last_sec = grid.start_sec + (len(video.features) - 1) * grid.stride_sec
+  return last_sec + grid.clip_sec
