@@ -17,7 +17,7 @@ with epy.lazy_imports():
   from clap_jax import stages
   from clap_jax.inference import encoder as encoder_lib
   from clap_jax.inference import index as index_lib
-  from clap_jax.inference import model_directory
+  from clap_jax.inference import inputs, model_directory
   from tfds_builders import transcoding
 
 _MAX_CONNECTIONS = 256  # of `clap serve`; more are refused
@@ -49,11 +49,12 @@ def add_index(commands) -> None:
 def _index(args) -> dict:
   video_limits = limits.from_args(args)
   encoder = _load_encoder(args.model)
-  videos = index_lib.find_videos(args.folder)
+  found = inputs.find_in(args.folder)
   with stages.Progress("index") as progress:
     index = index_lib.build(
       encoder,
-      videos,
+      found.files,
+      failed=found.failed,
       out=args.out,
       stride_sec=args.stride_sec,
       is_approximate=args.approximate,
@@ -66,6 +67,7 @@ def _index(args) -> dict:
     "clips": len(index.vectors),
     "hours": index.num_hours,
     "failed": list(index.failed),
+    "skipped": found.num_skipped,
     "all_failed": bool(index.failed) and not len(index.vectors),
   }
 
@@ -74,7 +76,8 @@ def _show_index(args, document: dict) -> None:
   console.print(
     f"{document['videos']} videos, {document['hours']:.2f} hours, "
     f"{document['clips']} clips indexed in {one_line(args.out)}; "
-    f"{len(document['failed'])} failed"
+    f"{len(document['failed'])} failed, {document['skipped']} other files "
+    "skipped"
   )
   for entry in document["failed"]:
     console.print(
@@ -102,6 +105,11 @@ def add_search(commands) -> None:
   parser.add_argument("--index", required=True, help="what `clap index` wrote")
   parser.add_argument("--top", type=int, default=10)
   parser.add_argument(
+    "--model",
+    help="a model or the workdir of a pretrain run, instead of the encoder "
+    "that the index names",
+  )
+  parser.add_argument(
     "--exact", action="store_true", help="compare with every clip in any case"
   )
   parser.set_defaults(run=_search, show=_show_moments)
@@ -111,10 +119,10 @@ def _search(args) -> dict:
   if not args.text.strip():
     raise ValueError("the text is empty; describe the moment in words.")
   index = index_lib.open_index(args.index)
-  encoder = encoder_lib.load_encoder(index.encoder_directory)
+  encoder = _load_encoder(args.model or index.encoder_directory)
   if encoder.fingerprint != index.parameters:
     raise ValueError(
-      f"{index.encoder_directory} holds other parameters than those the index "
+      f"{encoder.directory} holds other parameters than those the index "
       "was made with; run `clap index` again into another folder."
     )
   vector = encoder.embed_texts([args.text])[0]

@@ -15,20 +15,17 @@ import dataclasses
 import heapq
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from clap_jax.data import features
-from clap_jax.inference import approximate, streaming
+from clap_jax.inference import approximate, index_files, streaming
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.media import container, errors, formats
+from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import untrusted
-from clap_jax.trainers import facts as facts_lib
 
-INDEX_FILE = "index.json"
-VECTORS_FILE = "vectors.npy"
 # Clips whose scores are computed at a time: what a core's cache holds.
 _ROWS_PER_BLOCK = 1 << 10
 # Best clips that an approximate search asks for, per moment that is wanted: the
@@ -75,23 +72,6 @@ class Index:
     )
 
 
-def find_videos(directory: str | os.PathLike) -> list[pathlib.Path]:
-  """Video files below a folder by their suffix, in a fixed order.
-
-  Raises:
-    FileNotFoundError: there is no such folder, or no video in it.
-  """
-  root = pathlib.Path(directory)
-  if not root.is_dir():
-    raise FileNotFoundError(f"{root} is no folder; give one with videos.")
-  found = formats.list_videos(root)
-  if not found:
-    raise FileNotFoundError(
-      f"{root} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
-    )
-  return found
-
-
 def build(
   encoder: encoder_lib.Encoder,
   videos: list[pathlib.Path],
@@ -99,6 +79,7 @@ def build(
   out: str | os.PathLike,
   stride_sec: float,
   is_approximate: bool = False,
+  failed: Sequence[dict] = (),
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
@@ -106,28 +87,34 @@ def build(
   """Encodes what the index does not hold yet and writes it.
 
   The index then lists exactly `videos`; vectors of others stay in its folder.
-  A video that cannot be decoded is listed with the reason. `is_approximate`
-  adds what an approximate search needs.
+
+  Args:
+    encoder: of the clips and of the texts that are searched for.
+    videos: one that cannot be decoded is listed with the reason.
+    out: folder of the index.
+    stride_sec: between clips.
+    is_approximate: whether to add what an approximate search needs.
+    failed: {"video", "reason"} of videos that are not to be read.
+    on_video: called with the name of a video before work on it begins.
+    limits: caps on what is decoded.
+    on_progress: called with (videos done, videos in all).
 
   Raises:
+    ValueError: a file of the folder is a link or damaged.
     FileExistsError: the folder is an index of another encoder or stride, or no
       index at all.
   """
   out = pathlib.Path(out)
   facts = _claim(out, encoder, stride_sec)
   approximate.remove(out)  # what is there is of other vectors
-  listed, failed, blocks, first = [], [], [], 0
+  listed, blocks, first = [], [], 0
+  failed = list(failed)
   for done, path in enumerate(videos):
     if on_video:
       on_video(str(path))
     try:
-      digest = untrusted.hash_file(path, max_bytes=limits.max_bytes)
-      vectors, duration_sec = _encoded(
-        out / "videos" / f"{digest}.npz",
-        encoder,
-        path,
-        stride_sec=stride_sec,
-        limits=limits,
+      digest, vectors, duration_sec = _vectors_of(
+        path, encoder, out, stride_sec=stride_sec, limits=limits
       )
       listed.append(
         IndexedVideo(
@@ -136,20 +123,20 @@ def build(
       )
       blocks.append(vectors)
       first += len(vectors)
-    except (errors.VideoError, untrusted.UntrustedFileError, OSError) as error:
+    except _UnusableVideoError as error:
       failed.append({"video": str(path), "reason": str(error)})
     if on_progress:
       on_progress(done + 1, len(videos))
   width = encoder.config.projection_width
   matrix = np.concatenate([np.zeros((0, width), np.float16), *blocks])
-  _write_array(out / VECTORS_FILE, matrix)
+  index_files.write_matrix(out, matrix)
   if is_approximate and len(matrix):
     approximate.build(matrix, out)
   facts |= {
     "videos": [dataclasses.asdict(video) for video in listed],
     "failed": failed,
   }
-  facts_lib.write(out / INDEX_FILE, facts)
+  index_files.write_facts(out, facts)
   return open_index(out)
 
 
@@ -158,24 +145,16 @@ def open_index(directory: str | os.PathLike) -> Index:
 
   Raises:
     FileNotFoundError: it is no finished index.
-    ValueError: its two files disagree.
+    ValueError: a file is damaged, a link, or disagrees with another.
   """
   directory = pathlib.Path(directory)
-  path = directory / INDEX_FILE
-  if not path.is_file() or not (directory / VECTORS_FILE).is_file():
+  if not index_files.is_finished(directory):
     raise FileNotFoundError(
       f"{directory} is no index; make one with `clap index DIR --model DIR "
       f"--out {directory}`."
     )
-  facts = facts_lib.read(directory, INDEX_FILE)
-  vectors = np.load(directory / VECTORS_FILE, mmap_mode="r", allow_pickle=False)
+  facts = index_files.read_facts(directory)
   videos = tuple(IndexedVideo(**entry) for entry in facts["videos"])
-  expected = sum(video.count for video in videos)
-  if len(vectors) != expected:
-    raise ValueError(
-      f"{directory}: {VECTORS_FILE} has {len(vectors)} rows, {INDEX_FILE} "
-      f"counts {expected}; run `clap index` again."
-    )
   return Index(
     directory=directory,
     encoder_directory=facts["encoder_directory"],
@@ -184,7 +163,9 @@ def open_index(directory: str | os.PathLike) -> Index:
     clip_sec=facts["clip_sec"],
     videos=videos,
     failed=tuple(facts["failed"]),
-    vectors=vectors,
+    vectors=index_files.map_matrix(
+      directory, num_rows=sum(video.count for video in videos)
+    ),
     is_approximate=approximate.exists(directory),
   )
 
@@ -304,30 +285,34 @@ def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
   return scores
 
 
-def _encoded(
-  cached, encoder, path, *, stride_sec, limits
-) -> tuple[np.ndarray, float]:
-  """(vectors (n, p) float16, duration) of a video, from its file if known."""
-  if cached.is_file():
-    with np.load(cached, allow_pickle=False) as arrays:
-      if arrays.get("reader") == container.READER_VERSION:
-        return arrays["vectors"], float(arrays["duration_sec"])
-  encoded, duration_sec = streaming.encode_video(
-    encoder, path, stride_sec=stride_sec, limits=limits
+class _UnusableVideoError(ValueError):
+  """A video that cannot be read or decoded."""
+
+
+def _vectors_of(
+  path: pathlib.Path, encoder, out: pathlib.Path, *, stride_sec, limits
+) -> tuple[str, np.ndarray, float]:
+  """SHA-256, vectors (n, p) float16 and duration, from the index if known."""
+  try:
+    digest = untrusted.hash_file(path, max_bytes=limits.max_bytes)
+  except (untrusted.UntrustedFileError, OSError) as error:
+    raise _UnusableVideoError(str(error)) from error
+  known = index_files.read_video(
+    out, digest, width=encoder.config.projection_width
   )
-  vectors = encoder.project(encoded)
-  vectors = vectors.astype(np.float16)
-  cached.parent.mkdir(exist_ok=True)
-  partial = cached.with_suffix(".partial")
-  with partial.open("wb") as file:
-    np.savez(
-      file,
-      vectors=vectors,
-      duration_sec=duration_sec,
-      reader=container.READER_VERSION,
+  if known is not None:
+    return digest, *known
+  try:
+    encoded, duration_sec = streaming.encode_video(
+      encoder, path, stride_sec=stride_sec, limits=limits
     )
-  os.replace(partial, cached)
-  return vectors, duration_sec
+  except (errors.VideoError, OSError) as error:
+    raise _UnusableVideoError(str(error)) from error
+  vectors = encoder.project(encoded).astype(np.float16)
+  index_files.write_video(
+    out, digest, vectors=vectors, duration_sec=duration_sec
+  )
+  return digest, vectors, duration_sec
 
 
 def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
@@ -337,9 +322,8 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
     "stride_sec": stride_sec,
     "clip_sec": encoder.clip.clip_sec,
   }
-  record = out / INDEX_FILE
-  if record.is_file():
-    old = facts_lib.read(out, INDEX_FILE)
+  if index_files.is_claimed(out):
+    old = index_files.read_facts(out)
     changed = [
       key
       for key in ("parameters", "stride_sec", "clip_sec")
@@ -355,12 +339,5 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
     raise FileExistsError(f"{out} is no index and not empty; use another.")
   out.mkdir(parents=True, exist_ok=True)
   # From the first moment on it says whose vectors the folder is to hold.
-  facts_lib.write(record, facts | {"videos": [], "failed": []})
+  index_files.write_facts(out, facts | {"videos": [], "failed": []})
   return facts
-
-
-def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
-  partial = path.with_name(f"{path.name}.partial")
-  with partial.open("wb") as file:
-    np.save(file, array, allow_pickle=False)
-  os.replace(partial, path)

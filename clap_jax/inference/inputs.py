@@ -40,20 +40,46 @@ def find(arguments: Iterable[str | os.PathLike]) -> Found:
     if not path.is_dir():
       files.append(path)
       continue
-    videos = formats.list_videos(path)
-    if not videos:
-      raise FileNotFoundError(
-        f"{path} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
-      )
-    num_skipped += _num_others(path, videos)
-    root = path.resolve()
-    for video in videos:
-      if video.resolve().is_relative_to(root):
-        files.append(video)
-      else:
-        reason = "a link that leads out of the folder is not followed"
-        failed.append({"video": str(video), "reason": reason})
+    found = find_in(path)
+    files += found.files
+    failed += found.failed
+    num_skipped += found.num_skipped
   return Found(files, failed, num_skipped)
+
+
+def find_in(folder: str | os.PathLike) -> Found:
+  """The videos below a folder; see `find`.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no video in it.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.is_dir():
+    raise FileNotFoundError(f"{folder} is no folder; give one with videos.")
+  videos = formats.list_videos(folder)
+  if not videos:
+    raise FileNotFoundError(
+      f"{folder} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
+    )
+  root = folder.resolve()
+  inside = {video for video in videos if _is_inside(video, root)}
+  reason = "a link that leads out of the folder is not followed"
+  return Found(
+    files=[video for video in videos if video in inside],
+    failed=[
+      {"video": str(video), "reason": reason}
+      for video in videos
+      if video not in inside
+    ],
+    num_skipped=_num_others(folder, videos),
+  )
+
+
+def _is_inside(path: pathlib.Path, root: pathlib.Path) -> bool:
+  try:
+    return path.resolve().is_relative_to(root)
+  except (OSError, RuntimeError):  # links in a circle
+    return False
 
 
 def _num_others(folder: pathlib.Path, videos: list[pathlib.Path]) -> int:

@@ -133,6 +133,16 @@ def read(directory: str | pathlib.Path, name: str) -> dict:
     raise FormatError(
       f"{path} is not JSON ({error}): copy it again, or {expected.remake}."
     ) from None
+  return parse(facts, path)
+
+
+def parse(facts: Any, path: pathlib.Path) -> dict:
+  """Checks the JSON document of a facts file; see `read`.
+
+  Raises:
+    FormatError: it is of another format or damaged.
+  """
+  expected = FORMATS[path.name]
   if not isinstance(facts, dict):
     raise FormatError(
       f"{path} holds a {type(facts).__name__}, expected an object: copy it "

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from clap_jax.inference import approximate
+from clap_jax.inference import approximate, inputs
 from clap_jax.inference import index as index_lib
 from tests.data import built_dataset
 
@@ -120,7 +120,7 @@ def test_build_writes_it_and_takes_an_old_one_away(encoder, tmp_path):
   videos = tmp_path / "videos"
   videos.mkdir()
   (videos / "a.mp4").write_bytes(built_dataset.encode_mp4(48))
-  paths, out = index_lib.find_videos(videos), tmp_path / "index"
+  paths, out = inputs.find_in(videos).files, tmp_path / "index"
   shared = {"out": out, "stride_sec": STRIDE_SEC}
   made = index_lib.build(encoder, paths, is_approximate=True, **shared)
   query = np.asarray(made.vectors[0], np.float32)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from clap_jax.inference import index as index_lib
+from clap_jax.inference import inputs
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 def _build(encoder, folder, out):
   return index_lib.build(
-    encoder, index_lib.find_videos(folder), out=out, stride_sec=STRIDE_SEC
+    encoder, inputs.find_in(folder).files, out=out, stride_sec=STRIDE_SEC
   )
 
 
@@ -115,4 +116,4 @@ def test_what_is_no_index_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="clap index"):
     index_lib.open_index(tmp_path)
   with pytest.raises(FileNotFoundError, match="holds no videos"):
-    index_lib.find_videos(tmp_path)
+    inputs.find_in(tmp_path)

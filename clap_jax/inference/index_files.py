@@ -1,0 +1,203 @@
+"""The files of an index folder, which may have been received from others.
+
+Nothing is read or written through links below the folder, and what is read is
+checked before it is used.
+"""
+
+import math
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from clap_jax.media import container
+from clap_jax.storage import arrays, output, untrusted
+from clap_jax.storage.untrusted import UntrustedFileError
+from clap_jax.trainers import facts as facts_lib
+
+INDEX_FILE = "index.json"
+VECTORS_FILE = "vectors.npy"
+_VIDEOS_FOLDER = "videos"
+_MAX_INDEX_BYTES = 1 << 30
+_MAX_ROWS = 1 << 40
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VIDEO_KEYS = ("path", "sha256", "duration_sec", "first", "count")
+
+
+def is_claimed(directory: pathlib.Path) -> bool:
+  """Whether a folder was made by `clap index`, finished or not."""
+  return os.path.lexists(directory / INDEX_FILE)
+
+
+def is_finished(directory: pathlib.Path) -> bool:
+  """Whether `clap index` came to its end there."""
+  return is_claimed(directory) and os.path.lexists(directory / VECTORS_FILE)
+
+
+def write_facts(directory: pathlib.Path, facts: dict) -> None:
+  """Writes index.json with the number of its format."""
+  number = facts_lib.FORMATS[INDEX_FILE].number
+  output.write_json(
+    directory / INDEX_FILE,
+    {facts_lib.FORMAT_KEY: number, **facts},
+    folder=directory,
+  )
+
+
+def read_facts(directory: pathlib.Path) -> dict:
+  """Reads and checks index.json.
+
+  Raises:
+    ValueError: it is damaged; the message names the file and the value.
+  """
+  path = directory / INDEX_FILE
+  document = untrusted.read_json(
+    INDEX_FILE, folder=directory, max_bytes=_MAX_INDEX_BYTES
+  )
+  facts = facts_lib.parse(document, path)
+  for key in ("encoder_directory", "parameters"):
+    _expect(_is_name(facts[key]), path, key, facts[key], "a text")
+  for key in ("stride_sec", "clip_sec"):
+    value = facts[key]
+    is_positive = _is_number(value) and value > 0
+    _expect(is_positive, path, key, value, "a positive number")
+  for key in ("videos", "failed"):
+    _expect(isinstance(facts[key], list), path, key, facts[key], "a list")
+  first = 0
+  for number, entry in enumerate(facts["videos"]):
+    _check_video(entry, path, number, first=first)
+    first += entry["count"]
+  for number, entry in enumerate(facts["failed"]):
+    is_entry = isinstance(entry, dict) and entry.keys() == {"video", "reason"}
+    is_entry = is_entry and all(isinstance(v, str) for v in entry.values())
+    where = f"failed[{number}]"
+    _expect(is_entry, path, where, entry, "a video and a reason")
+  return facts
+
+
+def _check_video(entry: Any, path, number: int, *, first: int) -> None:
+  where = f"videos[{number}]"
+  is_entry = isinstance(entry, dict) and entry.keys() == {*_VIDEO_KEYS}
+  _expect(is_entry, path, where, entry, f"the keys {', '.join(_VIDEO_KEYS)}")
+  duration_sec, count = entry["duration_sec"], entry["count"]
+  digest = entry["sha256"]
+  for key, is_right, expected in (
+    ("path", _is_name(entry["path"]), "the path of a file"),
+    (
+      "sha256",
+      isinstance(digest, str) and _SHA256.fullmatch(digest),
+      "64 hexadecimal digits",
+    ),
+    (
+      "duration_sec",
+      _is_number(duration_sec) and duration_sec >= 0,
+      "seconds, not negative",
+    ),
+    ("count", type(count) is int and 0 < count < _MAX_ROWS, "1 or more"),
+    (
+      "first",
+      type(entry["first"]) is int and entry["first"] == first,
+      f"{first}, the number of clips before",
+    ),
+  ):
+    _expect(is_right, path, f"{where}.{key}", entry[key], expected)
+
+
+def _expect(is_right: Any, path, key: str, value: Any, expected: str) -> None:
+  if not is_right:
+    raise UntrustedFileError(
+      f"{path}: {key} is {value!r:.100}; expected {expected}. Run `clap index` "
+      "again, into another folder."
+    )
+
+
+def _is_name(value: Any) -> bool:
+  return isinstance(value, str) and bool(value) and "\0" not in value
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and math.isfinite(value)
+
+
+def write_matrix(directory: pathlib.Path, matrix: np.ndarray) -> None:
+  """Writes the vectors of all videos."""
+  arrays.write_npy(directory / VECTORS_FILE, matrix, folder=directory)
+
+
+def map_matrix(directory: pathlib.Path, *, num_rows: int) -> np.ndarray:
+  """Maps the vectors of all videos, float16 (num_rows, p).
+
+  Raises:
+    ValueError: the file is damaged or has another number of rows.
+  """
+  path = directory / VECTORS_FILE
+  matrix = arrays.map_npy(VECTORS_FILE, folder=directory)
+  is_matrix = matrix.ndim == 2 and matrix.shape[1] > 0
+  if not is_matrix or matrix.dtype != np.float16 or len(matrix) != num_rows:
+    raise UntrustedFileError(
+      f"{path} has the shape {matrix.shape} and the type {matrix.dtype}, but "
+      f"{INDEX_FILE} counts {num_rows} rows of float16; run `clap index` again."
+    )
+  return matrix
+
+
+def read_video(
+  directory: pathlib.Path, digest: str, *, width: int
+) -> tuple[np.ndarray, float] | None:
+  """The vectors (n, p) and the duration of a video that was encoded before.
+
+  None where the video is not there, or was read by another revision of the
+  reader.
+
+  Raises:
+    ValueError: its file is a link, damaged, or of another width.
+  """
+  name = f"{_VIDEOS_FOLDER}/{digest}.npz"
+  try:
+    found = arrays.read_npz(name, folder=directory)
+  except FileNotFoundError:
+    return None
+  reader = found.get("reader")
+  if reader is None or str(reader) != str(container.READER_VERSION):
+    return None
+  vectors, duration_sec = found.get("vectors"), found.get("duration_sec")
+  is_right = (
+    vectors is not None
+    and vectors.dtype == np.float16
+    and vectors.ndim == 2
+    and vectors.shape[1] == width
+    and len(vectors) > 0
+    and duration_sec is not None
+    and duration_sec.shape == ()
+    and duration_sec.dtype.kind == "f"
+    and 0 <= duration_sec < math.inf
+  )
+  if not is_right:
+    raise UntrustedFileError(
+      f"{directory / name} does not hold float16 vectors of width {width} and "
+      "a duration; remove it and run `clap index` again."
+    )
+  return vectors, float(duration_sec)
+
+
+def write_video(
+  directory: pathlib.Path,
+  digest: str,
+  *,
+  vectors: np.ndarray,
+  duration_sec: float,
+) -> None:
+  """Keeps what `read_video` reads."""
+  folder = directory / _VIDEOS_FOLDER
+  folder.mkdir(exist_ok=True)
+  arrays.write_npz(
+    folder / f"{digest}.npz",
+    {
+      "vectors": vectors,
+      "duration_sec": np.float64(duration_sec),
+      "reader": container.READER_VERSION,
+    },
+    folder=directory,
+  )
