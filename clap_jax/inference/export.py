@@ -16,11 +16,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import player
+from clap_jax.report import files, player
 from clap_jax.storage import output
 
 FORMATS = ("activitynet", "qvhighlights", "csv", "srt", "vtt", "html")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 # Control characters, line ends of Unicode and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CUE_CHARACTERS = str.maketrans({"{": "(", "}": ")", "\\": "/"})
@@ -179,16 +178,8 @@ def csv_text(document: Mapping[str, Any]) -> str:
   for entry in document["videos"]:
     for found in _best_first(entry):
       row = {"video": entry["video"], **found}
-      table.writerow({key: _harmless(value) for key, value in row.items()})
+      table.writerow({key: files.csv_cell(value) for key, value in row.items()})
   return text.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-  if not isinstance(value, str):
-    return value
-  # The csv module quotes line feeds, but no lone carriage return.
-  text = value.replace("\r\n", "\n").replace("\r", "\n")
-  return f"'{text}" if value.startswith(_FORMULA_STARTS) else text
 
 
 def subtitles(entry: Mapping[str, Any], *, kind: str) -> str:

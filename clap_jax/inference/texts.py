@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.storage import arrays
+
+_MAX_BYTES = 64 << 30  # of the token vectors of all sentences
 
 
 def add_texts(
@@ -27,13 +30,19 @@ def add_texts(
     dtype: of the vectors of a new file; float16 halves a large one.
 
   Raises:
+    ValueError: the file is damaged or holds something else.
     FileExistsError: the file is of another encoder.
   """
   path = pathlib.Path(path)
   known = {}
   if path.is_file():
-    with np.load(path, allow_pickle=False) as arrays:
-      known = {key: arrays[key] for key in arrays.files}
+    known = arrays.read_npz(path, max_bytes=_MAX_BYTES)
+    missing = {"texts", "vectors", "mask"} - known.keys()
+    if missing:
+      raise ValueError(
+        f"{path} lacks {', '.join(sorted(missing))}; it was not written by "
+        "`clap texts`. Use another file."
+      )
     made_with = str(known.get("parameters", encoder.fingerprint))
     if made_with != encoder.fingerprint:
       raise FileExistsError(
@@ -50,14 +59,14 @@ def add_texts(
     mask = np.concatenate([known["mask"], mask])
     dtype = known["vectors"].dtype
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
-    np.savez(
-      file,
-      texts=np.array([*(known["texts"].tolist() if known else ()), *new]),
-      vectors=vectors.astype(dtype),
-      mask=mask,
-      parameters=encoder.fingerprint,
-    )
-  partial.replace(path)
+  texts = [*(known["texts"].tolist() if known else ()), *new]
+  arrays.write_npz(
+    path,
+    {
+      "texts": np.array(texts),
+      "vectors": vectors.astype(dtype),
+      "mask": mask,
+      "parameters": encoder.fingerprint,
+    },
+  )
   return len(new)

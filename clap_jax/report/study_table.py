@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clap_jax.metrics import intervals
-from clap_jax.report import content, metric_names
+from clap_jax.report import content, files, metric_names
 
 Place = tuple[str, str, str]  # dataset, task, metric
 
@@ -157,5 +157,8 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
   if entries:
     writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(entries)
+    writer.writerows(
+      {key: files.csv_cell(value) for key, value in entry.items()}
+      for entry in entries
+    )
   return buffer.getvalue()

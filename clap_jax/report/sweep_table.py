@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import content
+from clap_jax.report import content, files
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 
@@ -93,22 +93,15 @@ def csv_text(table: SweepTable) -> str:
   for entry in table.entries:
     writer.writerow(
       [
-        entry.name,
+        files.csv_cell(entry.name),
         entry.outcome,
         *(_cell(entry.overrides.get(key)) for key in table.keys),
         *(_cell(entry.metrics.get(name)) for name in table.metrics),
-        _harmless(entry.reason),
+        files.csv_cell(entry.reason),
       ]
     )
   return buffer.getvalue()
 
 
 def _cell(value: Any) -> Any:
-  if value is None:
-    return ""
-  return _harmless(value) if isinstance(value, str) else value
-
-
-def _harmless(text: str) -> str:
-  """A text that no spreadsheet takes for a formula."""
-  return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+  return "" if value is None else files.csv_cell(value)
