@@ -333,20 +333,17 @@ def _floats(values: Sequence[float]) -> np.ndarray:
     return np.array([v if abs(v) < huge else np.inf for v in values], float)
 
 
-def _value_of(
-  key: str, text: str, *, decimal_comma: bool
-) -> float | str | None:
+def _value_of(key: str, text: str, *, decimal_comma: bool) -> float | str:
   """The value of a cell: a name, a time, or a number where it is one."""
   if key in entries_lib.VIDEO_FIELDS:
     return text
-  if key in entries_lib.TIME_FIELDS:
-    seconds = documents.to_seconds(text, decimal_comma=decimal_comma)
-    if seconds is not None:
-      return seconds
   try:
     return float(text.replace(",", ".") if decimal_comma else text)
   except ValueError:
-    return text
+    pass
+  is_time = key in entries_lib.TIME_FIELDS
+  seconds = documents.to_seconds(text) if is_time else None
+  return text if seconds is None else seconds
 
 
 def _npz_columns(path: pathlib.Path, log: ProblemLog) -> dict[str, Any]:

@@ -12,6 +12,7 @@ Charades-STA text (line numbers from 0) and TimeChat's annotations.
 
 import dataclasses
 import pathlib
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -246,7 +247,10 @@ def _text_key(record: dict[str, Any]) -> tuple[str, str] | None:
   texts = [record[n] for n in _TEXT_FIELDS if isinstance(record.get(n), str)]
   if video is None or not texts:
     return None
-  return _video(video), " ".join(texts[0].lower().split())
+  video, text = (
+    unicodedata.normalize("NFC", part) for part in (_video(video), texts[0])
+  )
+  return video, " ".join(text.lower().split())
 
 
 def query_id(

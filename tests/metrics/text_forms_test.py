@@ -136,3 +136,18 @@ def test_two_names_of_one_video_are_not_joined(tmp_path):
   path.write_text(json.dumps({"results": {"x/a.mp4": entry, "y/a.mp4": entry}}))
   with pytest.raises(MalformedFileError, match="no video in common"):
     score(path, ground_truth_path=truth, protocols=["activitynet"])
+
+
+def test_sentences_match_in_every_unicode_form(tmp_path):
+  video, text = "caf\u00e9", "un caf\u00e9"
+  truth, path = tmp_path / "truth.json", tmp_path / "p.json"
+  truth.write_text(
+    json.dumps({video: {"timestamps": [[1, 4]], "sentences": [text]}})
+  )
+  video, text = (unicodedata.normalize("NFD", part) for part in (video, text))
+  path.write_text(
+    json.dumps([{"video": video, "query": text, "windows": [[1, 4]]}])
+  )
+  answers = query_files.read_query_answers(truth)
+  found = query_files.read_windows(path, id_of_text=answers.id_of_text)
+  assert list(found.windows) == ["caf\u00e9_0"]

@@ -14,6 +14,8 @@ _TIME = re.compile(r"(begin|end|duration)\s*time\b\W*(.*)|(duration)\W*(.*)")
 _FIXED = ("tier", "participant", "annotator", "file", "file name", "file path")
 _CLOCK = re.compile(r"\d+:\d+:\d+\.\d+")
 
+_COMMA_TIME = re.compile(r"[\d:]*\d,\d+")
+
 
 def read(export: Export) -> None:
   """Reads text or .eaf by the ending.
@@ -45,9 +47,19 @@ def _read_text(export):
       if header.has_times:
         continue
     if header.has_times:
-      header.add_row(export, cells, where)
+      header.add_row(export, _with_points(cells, delimiter), where)
     else:
-      _add_bare_row(export, cells, where)
+      _add_bare_row(export, _with_points(cells, delimiter), where)
+
+
+def _with_points(cells: list[str], delimiter: str) -> list[str]:
+  """The cells, times with a decimal comma written with a point."""
+  if delimiter == ",":
+    return cells
+  return [
+    cell.replace(",", ".") if _COMMA_TIME.fullmatch(cell) else cell
+    for cell in cells
+  ]
 
 
 class _Header:

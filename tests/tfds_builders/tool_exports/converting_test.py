@@ -177,6 +177,7 @@ def _segments(found):
       [],
     ),
     (("elan", "act\t1.0\t4.0\twave hand\n", {"video": "a.mp4"}), WAVE, []),
+    (("elan", "act\t1,0\t4,0\twave hand\n", {"video": "a.mp4"}), WAVE, []),
     (
       (
         "elan",
