@@ -103,7 +103,11 @@ def trained(state: fit_lib.TrainState) -> tuple[Any, dict]:
 
 
 def restored(
-  workdir, model_file: str, make_task: Callable[[dict], T], *, decode: Any
+  workdir,
+  model_file: str,
+  make_task: Callable[[dict], T],
+  *,
+  decode: Any = None,
 ) -> tuple[dict, T, Any]:
   """The facts of a finished run, the task that they describe, its parameters.
 
@@ -112,16 +116,15 @@ def restored(
     model_file: of its facts.
     make_task: makes the task of the facts.
     decode: the section `decode` to evaluate with, which may be another one than
-      the run's.
+      the run's; None takes the run's.
 
   Raises:
     FileNotFoundError: the run is not finished, or the directory holds none.
     FormatError: the facts are of another revision.
   """
+  other = {} if decode is None else {"decode": dataclasses.asdict(decode)}
   facts, task = facts_lib.load(
-    workdir,
-    model_file,
-    lambda facts: make_task(facts | {"decode": dataclasses.asdict(decode)}),
+    workdir, model_file, lambda facts: make_task(facts | other)
   )
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   return facts, task, params
