@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import files, player
+from clap_jax.report import csv_cells, player
 from clap_jax.storage import output
 
 FORMATS = ("activitynet", "qvhighlights", "csv", "srt", "vtt", "html")
@@ -178,7 +178,9 @@ def csv_text(document: Mapping[str, Any]) -> str:
   for entry in document["videos"]:
     for found in _best_first(entry):
       row = {"video": entry["video"], **found}
-      table.writerow({key: files.csv_cell(value) for key, value in row.items()})
+      table.writerow(
+        {key: csv_cells.harmless(value) for key, value in row.items()}
+      )
   return text.getvalue()
 
 

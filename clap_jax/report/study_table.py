@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clap_jax.metrics import intervals
-from clap_jax.report import content, files, metric_names
+from clap_jax.report import content, csv_cells, metric_names
 
 Place = tuple[str, str, str]  # dataset, task, metric
 
@@ -158,7 +158,7 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-      {key: files.csv_cell(value) for key, value in entry.items()}
+      {key: csv_cells.harmless(value) for key, value in entry.items()}
       for entry in entries
     )
   return buffer.getvalue()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import content, files
+from clap_jax.report import content, csv_cells
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 
@@ -93,15 +93,15 @@ def csv_text(table: SweepTable) -> str:
   for entry in table.entries:
     writer.writerow(
       [
-        files.csv_cell(entry.name),
+        csv_cells.harmless(entry.name),
         entry.outcome,
         *(_cell(entry.overrides.get(key)) for key in table.keys),
         *(_cell(entry.metrics.get(name)) for name in table.metrics),
-        files.csv_cell(entry.reason),
+        csv_cells.harmless(entry.reason),
       ]
     )
   return buffer.getvalue()
 
 
 def _cell(value: Any) -> Any:
-  return "" if value is None else files.csv_cell(value)
+  return "" if value is None else csv_cells.harmless(value)

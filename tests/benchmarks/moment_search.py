@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from clap_jax.inference import approximate
+from clap_jax.inference import approximate, index_files
 from clap_jax.inference import index as index_lib
 from tests.benchmarks import running
 
@@ -41,7 +41,7 @@ def make_index(directory: pathlib.Path, *, num_videos: int) -> index_lib.Index:
   """An index as `clap index` leaves it, its vectors on disk."""
   rng = np.random.default_rng(0)
   places = unit(rng.normal(size=(NUM_PLACES, WIDTH)).astype(np.float32))
-  path = directory / index_lib.VECTORS_FILE
+  path = directory / index_files.VECTORS_FILE
   vectors = np.lib.format.open_memmap(
     path,
     mode="w+",
