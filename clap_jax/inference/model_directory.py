@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 
+from clap_jax.data import feature_files
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
 from clap_jax.storage import untrusted
@@ -210,14 +211,38 @@ def _length_mode(workdir: pathlib.Path, name: str, facts: dict) -> str:
   length, source = facts.get("length"), workdir / name
   if length is None and (workdir / workdir_lib.CONFIG_FILE).is_file():
     source = workdir / workdir_lib.CONFIG_FILE
-    config = untrusted.read_json(source)
-    length = config["data"].get("length", "pad")
+    config = untrusted.read_json(workdir_lib.CONFIG_FILE, folder=workdir)
+    data = config.get("data") if isinstance(config, dict) else None
+    if isinstance(data, dict):
+      length = data.get("length", "pad")
   if length not in sequences.LENGTHS:
     raise ValueError(
       f"{source} has the length {length!r}; expected one of "
       f"{', '.join(sequences.LENGTHS)}, as in data.length of the training."
     )
   return length
+
+
+def _check_timing(path: pathlib.Path, facts: dict) -> None:
+  """Raises a ValueError for metadata of features that cannot be used."""
+  for key in ("stride_sec", "clip_sec"):
+    value = facts.get(key)
+    is_number = type(value) in (int, float) and 0 < value < math.inf
+    if value is not None and not is_number:
+      raise ValueError(
+        f"{path}: {key} is {value!r:.60}; expected seconds above 0."
+      )
+  files = facts.get("files")
+  if files is None:
+    return
+  try:
+    names = tuple(files["names"])
+    feature_files.FeatureFiles(**files | {"names": names})
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{path}: files does not describe files of features "
+      f"({type(error).__name__}: {error}); see data.files of the configs."
+    ) from error
 
 
 def _load_head(directory, name, trainer):
@@ -229,6 +254,7 @@ def _load_head(directory, name, trainer):
     workdir, trainer.MODEL_FILE, trainer.make_task
   )
   facts["length"] = _length_mode(workdir, trainer.MODEL_FILE, facts)
+  _check_timing(workdir / trainer.MODEL_FILE, facts)
   if "text_classes" in facts:
     facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
   return task, facts, params
