@@ -151,6 +151,7 @@ class Score:
       facts={
         "encoder": self._facts["encoder"],
         "seed": self._facts["seed"],
+        "dataset": data.dataset,
         "stride_sec": data.stride_sec,
         "parameters": "trained with the localizer",
       },

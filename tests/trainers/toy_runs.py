@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from clap_jax import main
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
@@ -37,8 +39,17 @@ def build(directory: pathlib.Path) -> None:
 
 
 def clap(*arguments) -> None:
-  """Runs a command in this process; it must succeed."""
-  assert main.main([str(argument) for argument in arguments]) == 0
+  """Runs a command in this process; it must succeed.
+
+  Its programs run for a moment: to optimize them would take longer.
+  """
+  flag = "jax_disable_most_optimizations"
+  before = jax.config.read(flag)
+  jax.config.update(flag, True)
+  try:
+    assert main.main([str(argument) for argument in arguments]) == 0
+  finally:
+    jax.config.update(flag, before)
 
 
 def train(
