@@ -393,6 +393,57 @@ def point_benchmark(config, args) -> None:
   _benchmark_run(config, args)
 
 
+def point_own_features(config, args) -> None:
+  """The anchor-free localizer on unscaled features, small enough for a CPU.
+
+  Everything but the data and the protocol.
+  """
+  config.trainer = "localization"
+  config.localizer = "points"
+  config.pyramid = pyramid() | {
+    "width": 64,
+    "num_levels": 5,
+    "block": "conv",
+    "num_stem_convs": 2,
+    "window_steps": 9,
+    "dropout_rate": 0.2,
+    "normalize_input": False,  # standardized instead
+  }
+  config.head = point_head() | {"dropout_rate": 0.2}
+  config.loss = point_loss()
+  config.decode = point_decode() | {
+    "num_kept": 200,  # detections per recording
+    "num_candidates": 1000,
+  }
+  config.optimizer = head_optimizer()
+  config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
+  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+
+
+def own_features(**others) -> dict:
+  """The data section of features and annotations of one's own.
+
+  Every key of it may be set by a flag; these are the ones to look at.
+  """
+  return {
+    "annotations": "annotations.json",  # or a table, see own_annotations.py
+    "features_dir": "features",
+    "files": {
+      "names": ("{id}.npz",),  # or .npy, .csv; one .h5 with key "{id}"
+      "timing": "stored",  # frames (fps, stride_frames, ...) | even | stored
+    },
+    "train_split": "training",
+    "selection_split": config_dict.placeholder(str),  # looked at in training
+    "eval_split": "validation",
+    "batch_size": 8,
+    "max_length": 256,  # steps of a training crop
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 1,
+  } | others
+
+
 def point_activitynet(config, args) -> None:
   """The anchor-free localizer on ActivityNet-1.3, data and all."""
   point_benchmark(config, args)

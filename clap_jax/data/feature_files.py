@@ -194,6 +194,16 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       self._cache[video_id] = video
     return video
 
+  def file_names(self) -> list[str]:
+    """The files of the videos that have features, below the folder."""
+    return sorted(
+      {
+        name.format(id=file_id)
+        for file_id in self._file_ids.values()
+        for name in self._files.names
+      }
+    )
+
   def _available(self, video_ids: Sequence[str]) -> dict[str, str]:
     """The name under which each video has its features, where it has any.
 

@@ -15,6 +15,7 @@ import dataclasses
 import importlib.resources
 import json
 import math
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.data import own_annotations
 from clap_jax.data.queries import (
   SALIENCY_CLIP_SEC,
   GroundingQuery,
@@ -79,6 +81,15 @@ class _Reading:
 
 def read_sentences(path: str | pathlib.Path) -> tuple[str, ...]:
   """The different sentences of a file, what a text tower has to encode."""
+  if own_annotations.is_table(path):
+    spans = own_annotations.read_table(path).spans
+  elif os.fspath(path).lower().endswith(".json"):
+    spans = own_annotations.read_captions(path)
+  else:
+    spans = ()
+  texts = [span.caption for span in spans if span.caption is not None]
+  if texts:
+    return tuple(dict.fromkeys(texts))
   return unique_texts(_read(path).queries)
 
 
@@ -98,7 +109,7 @@ def read_split(
   """
   reading = _read(path)
   for file in duration_files:
-    lengths = _read_durations(pathlib.Path(file))
+    lengths = read_durations(pathlib.Path(file))
     reading.duration_sec.update(lengths)
   videos = {query.video_id for query in reading.queries}
   lacking = sorted(videos - set(reading.duration_sec))
@@ -256,7 +267,8 @@ def _parsed(text: str, place: str, reading: _Reading) -> Any:
     return None
 
 
-def _read_durations(path: pathlib.Path) -> dict[str, float]:
+def read_durations(path: pathlib.Path) -> dict[str, float]:
+  """Video id -> seconds, of a table with the columns id and length."""
   if not path.is_file():
     raise FileNotFoundError(
       f"{path} is missing; give a CSV with the columns id and length."

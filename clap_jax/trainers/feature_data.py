@@ -66,7 +66,8 @@ class FeatureData:
   num_threads: int = config_lib.ranged(minimum=0)
   dataset: str | None = None  # as `clap build` names it
   data_dir: str = "data"  # of `clap build`
-  annotations: str | None = None  # JSON, instead of a dataset
+  annotations: str | None = None  # JSON or a table, instead of a dataset
+  durations: tuple[str, ...] = ()  # tables of id, length; for annotations
   files: feature_files.FeatureFiles | None = None  # None: of `clap extract`
   # Sequences of another length than max_length: padded (longer ones cropped in
   # training and whole in evaluation); interpolated to it; or, in evaluation,
@@ -116,7 +117,9 @@ class FeatureReader:
     config = self.config
     if config.annotations is not None:
       return annotations.AnnotatedVideos(
-        config.annotations, ignored_labels=config.ignored_labels
+        config.annotations,
+        ignored_labels=config.ignored_labels,
+        duration_files=config.durations,
       )
     return records.open_dataset(config.data_dir, config.dataset)
 

@@ -92,7 +92,7 @@ class Score:
       values,
       encoder=self._reader.extraction["encoder"],
       seed=self._config.loop.seed,
-      dataset=self._config.data.dataset,
+      dataset=self._reader.dataset.name,
       split=split,
       task="grounding",
       card=card,

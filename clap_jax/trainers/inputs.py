@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from clap_jax import config as config_lib
-from clap_jax.data import features, records
+from clap_jax.data import feature_files, features, records
 from clap_jax.storage import output, untrusted
 from clap_jax.trainers import feature_data, query_data
 from clap_jax.training import checkpoint, manifest, weights
@@ -188,11 +188,10 @@ def _features(config: Any, folder: str) -> dict[str, str]:
   reader, found = open_reader(data), {}
   for split in {data.train_split, data.selection_split, data.eval_split}:
     try:
-      ids = [] if split is None else [i.id for i in reader.examples(split)]
-      names = {name for i in ids for name in _feature_names(data, i)}
+      infos = () if split is None else reader.examples(split)
+      there = _feature_names(data, infos)
     except (ValueError, OSError):
       continue  # the trainer says what is wrong
-    there = sorted(name for name in names if (directory / name).is_file())
     if there:
       found[split] = _folder_digest(directory, there)
   for name in (feature_data.TEXTS_FILE, feature_data.CLASSES_FILE):
@@ -201,10 +200,14 @@ def _features(config: Any, folder: str) -> dict[str, str]:
   return found
 
 
-def _feature_names(data: feature_data.FeatureData, video_id: str) -> list[str]:
-  if data.files is None or data.files.timing == "stored":
-    return [features.features_path("", video_id).name]
-  return [name.format(id=video_id) for name in data.files.names]
+def _feature_names(data: feature_data.FeatureData, infos) -> list[str]:
+  """The files of the videos, below the folder; those that are there."""
+  if data.files is not None and data.files.timing != "stored":
+    return feature_files.FileFeatures(
+      data.features_dir, infos, files=data.files, on_missing="skip"
+    ).file_names()
+  paths = [features.features_path(data.features_dir, i.id) for i in infos]
+  return sorted({path.name for path in paths if path.is_file()})
 
 
 def _run(config: Any, workdir: str) -> dict[str, str]:
@@ -238,11 +241,13 @@ _INPUTS: Mapping[str, Callable[[Any, Any], dict[str, str]]] = {
   "classifier.path": _file,
   "data.annotations": _file,
   "data.data_dir": _dataset,
+  "data.durations": _files,
   "data.features_dir": _features,
   "data.queries.durations": _files,
   "data.queries.files": _file,
   "data.queries.held_out": _file,
   "data.queries.texts": _file,
+  "data.texts": _file,
   "data.tokenizer": _file,
   "sampling.class_split": _file,
   "start.imported": _weights,

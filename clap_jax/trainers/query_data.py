@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 
@@ -46,6 +47,9 @@ class GroundingData(feature_data.FeatureData):
   queries_per_video: int = config_lib.ranged(minimum=1)
   absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
   queries: QueryFiles | None = None  # instead of a built dataset's captions
+  # What `clap texts` wrote for the captions of `annotations`; None for what
+  # `clap extract` wrote beside the features.
+  texts: str | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -56,6 +60,8 @@ class GroundingData(feature_data.FeatureData):
     self.check_plain("grounding")
     if self.queries is None:
       return
+    if self.texts is not None:
+      raise ValueError("give either texts or queries.texts, not both.")
     if self.files is None or self.dataset is None:
       raise ValueError(
         "queries of annotation files need a section files that says how the "
@@ -174,7 +180,23 @@ class QueryReader(feature_data.FeatureReader):
     return feature_data.read_texts(self.config.queries.texts)
 
 
+class CaptionReader(feature_data.FeatureReader):
+  """Captions of a dataset or an annotation file, joined with features."""
+
+  config: GroundingData
+
+  @functools.cached_property
+  def texts(self) -> queries.QueryVectors:
+    if self.config.texts is None:
+      return super().texts
+    if not pathlib.Path(self.config.texts).is_file():
+      raise FileNotFoundError(
+        f"data.texts: {self.config.texts} is missing; write it by `clap texts "
+        "--model DIR --queries FILE --out FILE`."
+      )
+    return feature_data.read_texts(self.config.texts)
+
+
 def open_reader(config: GroundingData) -> feature_data.FeatureReader:
   """The reader of the config's kind of data."""
-  reader = feature_data.FeatureReader if config.queries is None else QueryReader
-  return reader(config)
+  return (CaptionReader if config.queries is None else QueryReader)(config)

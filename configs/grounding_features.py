@@ -1,0 +1,60 @@
+"""Grounding of sentences on features and annotations of your own.
+
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Nothing has to be written: every key is set by a flag.
+
+    clap texts --model MODEL --queries FILE --out texts.npz
+    clap train --config=configs/grounding_features.py --workdir=runs/own \
+      --config.data.annotations=FILE --config.data.texts=texts.npz \
+      --config.data.features_dir=FOLDER \
+      --config.data.files.names={id}.npy --config.data.files.timing=frames \
+      --config.data.files.fps=30 --config.data.files.stride_frames=4 \
+      --config.data.files.window_frames=16
+
+The annotations are a table with the columns video, start, end, caption, subset
+and video_duration, in seconds, or ActivityNet-style JSON whose annotations have
+a "caption". Files of the published forms, one per split, go into
+`data.queries.files.SPLIT` with `data.queries.texts`, a name for the results in
+`data.dataset` and `data.annotations=None`. For `data.files` see
+configs/localization_features.py. Absence is calibrated on `selection_split`.
+"""
+
+import ml_collections
+
+from configs import common
+
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  config = ml_collections.ConfigDict()
+  config.trainer = "grounding"
+  config.protocol = "charades_sta"  # R@1, R@5 at tIoU 0.3, 0.5, 0.7
+  config.kind = args["kind"]  # pyramid | map
+  config.data = common.own_features(
+    texts="texts.npz",  # of `clap texts`
+    selection_split="validation",  # calibrates absence
+    queries_per_video=8,
+    absent_per_video=2,  # queries of other videos
+    crop_probability=0.0,
+  )
+  config.pyramid = common.pyramid() | {"num_levels": 5}
+  config.fusion = common.late_fusion()
+  config.head = common.point_head()
+  config.map = common.moment_map()
+  config.loss = common.grounding_loss()
+  config.decode = common.point_decode() | {
+    "num_kept": 10,  # moments per query
+    "num_candidates": 400,
+    "min_score": 0.0,
+  }
+  config.optimizer = common.head_optimizer()
+  config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
+  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
+  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  config.fusion.num_heads = config.pyramid.num_heads
+  return config.lock()

@@ -1,0 +1,36 @@
+"""Temporal action localization on features and annotations of your own.
+
+Argument: `SIZE[,seed=N]`, SIZE tiny or full. Nothing has to be written: every
+key is set by a flag.
+
+    clap train --config=configs/localization_features.py --workdir=runs/own \
+      --config.data.annotations=FILE --config.data.features_dir=FOLDER \
+      --config.data.files.names={id}.npy --config.data.files.timing=frames \
+      --config.data.files.fps=30 --config.data.files.stride_frames=4 \
+      --config.data.files.window_frames=16
+
+The annotations are ActivityNet-style JSON or a table with the columns video,
+start, end, label, subset and video_duration, in seconds. `data.files` says how
+the features are named and placed in time, see data/feature_files.py: `timing`
+"stored" is what `clap extract` and `clap sensors` write; "frames" counts frames
+at any rate, for features at fixed seconds with fps 1; "even" spreads however
+many there are over each video.
+"""
+
+import ml_collections
+
+from configs import common
+
+# The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
+SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = common.parse_arg(arg, size="full", seed=0)
+  config = ml_collections.ConfigDict()
+  common.point_own_features(config, args)
+  config.protocol = "thumos14"  # mAP at tIoU 0.3:0.1:0.7
+  config.data = common.own_features(standardize=True)
+  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  return config.lock()
