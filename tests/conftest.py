@@ -40,17 +40,40 @@ import pytest  # noqa: E402  (after the environment, as everything else)
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def release_memory():
-  """Frees what a module's tests compiled: all of it would take gigabytes."""
-  yield
-  jax = sys.modules.get("jax")
-  if jax is None:
-    return
-  jax.clear_caches()
-  gc.collect()
-  if sys.platform == "linux":  # the C library keeps what was freed otherwise
-    ctypes.CDLL(None).malloc_trim(0)
+# A process frees what its tests compiled when it has grown by this much.
+_GROWTH_MIB = 300
+_kept_mib = 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+  """Frees compiled programs with their module, or earlier if they are many.
+
+  The whole suite would hold gigabytes of them.
+  """
+  global _kept_mib  # noqa: PLW0603  (what is left after the last release)
+  result = yield
+  is_last = nextitem is None or nextitem.path != item.path
+  if is_last or _resident_mib() > _kept_mib + _GROWTH_MIB:
+    _release_memory()
+    _kept_mib = _resident_mib()
+  return result
+
+
+def _release_memory() -> None:
+  if jax := sys.modules.get("jax"):
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":  # the C library keeps what was freed otherwise
+      ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_mib() -> float:
+  statistics = pathlib.Path("/proc/self/statm")
+  if not statistics.exists():  # not Linux: with the module alone
+    return 0.0
+  pages = int(statistics.read_text().split()[1])
+  return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.fixture(scope="session")
