@@ -217,8 +217,12 @@ def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
   )
 
 
-def covered_sec(video: features.VideoFeatures) -> float:
-  """The end of the last feature: the duration, as far as it is known."""
+def estimated_duration_sec(video: features.VideoFeatures) -> float:
+  """The duration of the video to within half a stride.
+
+  It lies between the end of the last feature and that of one more, which did
+  not fit.
+  """
   grid = video.grid
   last_sec = grid.start_sec + (len(video.features) - 1) * grid.stride_sec
-  return last_sec + grid.clip_sec
+  return last_sec + grid.clip_sec + grid.stride_sec / 2

@@ -57,7 +57,8 @@ def predict(
 
   Returns:
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
-    "failed": [{"video", "reason"}]}. With queries a video has "absence" too,
+    "failed": [{"video", "reason"}]}. The duration of a file of features is
+    known to half a stride. With queries a video has "absence" too,
     {query: {"probability", "absent"}}; "absent" says that all of them are. It
     is None without queries or for a grounder without calibration. With a
     support the document has "support" too, {"method", "shots"}: how it was
@@ -208,7 +209,7 @@ def _predict_features(
     video = inputs.read_features(path, heads, timing=timing)
   except ValueError as error:
     raise features.FeatureError(str(error)) from error
-  duration_sec = inputs.covered_sec(video)
+  duration_sec = inputs.estimated_duration_sec(video)
   found = answers.answer(video, duration_sec)
   return {"video": str(path), "duration_sec": duration_sec} | found
 

@@ -210,6 +210,9 @@ def test_localizers(encoder, folder, tmp_path, kind, length):
   ]
   model = model_of(encoder, localizer=(task, facts, params))
   check_same(rows_of(predicted(folder, model)), expected)
+  stored = folder / "features" / "asked.npz"
+  document = predict.predict(model, [stored], max_predictions=MANY)
+  check_same(rows_of(document["videos"][0]["predictions"]), expected)
 
 
 def test_the_subgraph_head_never_sees_more_than_its_trained_length(

@@ -58,13 +58,24 @@ def test_timing_of_the_metadata(encoder, path, sequence):
     start_sec=OFFSET / FPS, stride_sec=STRIDE / FPS, clip_sec=CLIP / FPS
   )
   assert found["video"] == str(path)
-  assert found["duration_sec"] == pytest.approx((OFFSET + 39 * 4 + 16) / FPS)
+  assert found["duration_sec"] == pytest.approx(
+    (OFFSET + 39 * 4 + 16 + 2) / FPS
+  )
   stored = path.parent / "stored" / "video_1.npz"
   features.save_features(
     stored.parent, "video_1", features.VideoFeatures(sequence, grid)
   )
   own = predicted(model_of(encoder, None), stored)
   assert own["predictions"] == found["predictions"] != []
+
+
+def test_the_duration_is_known_to_half_a_stride():
+  grid = features.FeatureGrid(start_sec=0.0, stride_sec=0.5, clip_sec=2.0)
+  for duration_sec in np.arange(2.0, 9.0, 0.07):
+    sequence = np.zeros((grid.num_features(duration_sec), 3), np.float32)
+    video = features.VideoFeatures(sequence, grid)
+    found = inputs.estimated_duration_sec(video)
+    assert abs(found - duration_sec) <= 0.25 + 1e-6
 
 
 def test_another_timing(encoder, path):
