@@ -205,6 +205,12 @@ def _probe(
     yield info.id, _Span(video.features.shape, video.grid, info.duration_sec)
 
 
+def split_flags(data: Any) -> dict[str, str | None]:
+  """Config key -> split, of a trainer's section `data`."""
+  keys = ("train_split", "selection_split", "eval_split")
+  return {f"data.{key}": getattr(data, key) for key in keys}
+
+
 def check_splits(
   reader: Any,
   flags: Mapping[str, str | None],
@@ -212,7 +218,7 @@ def check_splits(
   count: Callable[[str], int],
   what: str,
 ) -> None:
-  """Checks the splits that keys of the config name.
+  """Checks the splits of a feature reader that keys of the config name.
 
   Args:
     reader: a feature_data.FeatureReader.
@@ -224,6 +230,31 @@ def check_splits(
     ValueError: with every problem: a split is not there or has nothing to
       score, or its features and annotations cannot be used.
   """
+
+  def usable(split: str) -> int:
+    reader.unfit_annotations(split)
+    reader.features(split)
+    return count(split)
+
+  check_counts(
+    flags,
+    count=usable,
+    what=f"{what} in a video with features",
+    choices=reader.split_names,
+  )
+
+
+def check_counts(
+  flags: Mapping[str, str | None],
+  *,
+  count: Callable[[str], int],
+  what: str,
+  choices: Sequence[str],
+) -> None:
+  """Checks that every split has something; `choices` are for the error.
+
+  Arguments and errors as `check_splits`.
+  """
   keys_of: dict[str, list[str]] = {}
   for key, split in flags.items():
     if split is not None:
@@ -232,17 +263,20 @@ def check_splits(
   for split, keys in keys_of.items():
     named = f"{' and '.join(keys)}: got {split!r}"
     try:
-      reader.unfit_annotations(split)
-      reader.features(split)
       if not count(split):
         problems.append(
-          f"{named}, which has no {what} in a video with features; choose "
-          f"another split ({', '.join(reader.split_names)})."
+          f"{named}, which has no {what}; choose another split "
+          f"({', '.join(choices)})."
         )
     except ValueError as error:
       problems.append(f"{named}: {error}")
   if problems:
     raise ValueError("\n".join(problems))
+
+
+def recorded(dataset: Any, split: str) -> Sequence[ExampleInfo]:
+  """The readable videos of a split of a built dataset."""
+  return dataset.split(split).metadata(on_corrupt="skip").examples
 
 
 def notes(reader: Any, split: str) -> list[str]:

@@ -19,6 +19,7 @@ from clap_jax import types
 from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.trainers import (
   abstract,
+  data_checks,
   encoders,
   end_to_end_scores,
   localization,
@@ -192,6 +193,14 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   videos = end_to_end_scores.Videos(config, start)
+  data_checks.check_counts(
+    data_checks.split_flags(config.data),
+    count=lambda split: sum(
+      len(info.labels) for info in data_checks.recorded(videos.dataset, split)
+    ),
+    what="labelled segment",
+    choices=videos.dataset.splits,
+  )
   tower = encoders.restore_params(config.tower.workdir)
   task = make_task(config, start, videos.dataset.label_names)
   begin = {"tower": {_TOWER: tower["params"][_TOWER]}}

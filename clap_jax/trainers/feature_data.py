@@ -29,7 +29,6 @@ EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
 CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
 HOLDOUT_SPLIT = "holdout"
-SPLIT_KEYS = ("train_split", "selection_split", "eval_split")
 
 
 def encoder_facts(extraction: Mapping) -> dict:
@@ -262,11 +261,10 @@ class FeatureReader:
       ValueError: a split is not there, has nothing to score, or its features
         and annotations cannot be used; with every problem.
     """
-    keys = SPLIT_KEYS if split is None else ()
-    flags = {f"data.{key}": getattr(self.config, key) for key in keys}
-    data_checks.check_splits(
-      self, flags or {"split": split}, count=count, what=what
-    )
+    flags = {"split": split}
+    if split is None:
+      flags = data_checks.split_flags(self.config)
+    data_checks.check_splits(self, flags, count=count, what=what)
 
   @property
   def split_names(self) -> tuple[str, ...]:

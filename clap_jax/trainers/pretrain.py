@@ -21,6 +21,7 @@ from clap_jax.models import dual_encoder, video_tower
 from clap_jax.trainers import (
   abstract,
   clip_data,
+  data_checks,
   encoders,
   pretrain_task,
   provenance,
@@ -126,8 +127,12 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = open_reader(config)
-  for split in (config.data.selection_split, config.data.eval_split):
-    reader.dataset.split(split)
+  data_checks.check_counts(
+    data_checks.split_flags(config.data),
+    count=lambda split: len(data_checks.recorded(reader.dataset, split)),
+    what="readable video",
+    choices=reader.dataset.splits,
+  )
   source = reader.training_source()
   score = _RetrievalScore(config, reader)
   state = running.fit(

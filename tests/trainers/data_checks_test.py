@@ -7,7 +7,9 @@ import pytest
 
 from clap_jax.data import feature_files
 from clap_jax.data.features import FeatureError
-from clap_jax.trainers import data_checks, feature_data
+from clap_jax.trainers import data_checks, feature_data, pretrain
+from configs import pretrain_sprites
+from tests.data import built_dataset
 
 FRAMES = {"fps": 1.0, "stride_frames": 1.0, "window_frames": 1.0}
 NAMES = {"training": 20, "validation": 10}  # videos of each subset
@@ -226,3 +228,40 @@ def test_a_large_split_is_sampled(monkeypatch, tmp_path):
   made.features("training")
   assert len(opened) == 4
   assert opened[0] == "v0"
+
+
+@pytest.mark.parametrize(
+  ("counts", "named"),
+  [
+    ({"train": 5, "validation": 3}, ("data.selection_split", "'selection'")),
+    (
+      {"train": 5, "validation": 0, "selection": 1},
+      ("data.eval_split: got 'validation', which has no segment", "train"),
+    ),
+  ],
+)
+def test_splits_of_records(counts, named):
+  def count(split):
+    if split not in counts:
+      raise ValueError(f"unknown split {split!r}")
+    return counts[split]
+
+  flags = {
+    "data.train_split": "train",
+    "data.selection_split": "selection",
+    "data.eval_split": "validation",
+  }
+  with pytest.raises(ValueError, match=named[0]) as error:
+    data_checks.check_counts(
+      flags, count=count, what="segment", choices=tuple(counts)
+    )
+  assert named[1] in str(error.value)
+
+
+def test_pretraining_checks_its_splits_first(tmp_path):
+  built_dataset.write_dataset(tmp_path, num_videos=2)
+  config = pretrain_sprites.get_config("tiny")
+  config.data.dataset, config.data.data_dir = "toy/small", str(tmp_path)
+  with pytest.raises(ValueError, match=r"data\.selection_split.*selection"):
+    pretrain.train(pretrain.resolve(config), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
