@@ -12,8 +12,9 @@ import numpy as np
 
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import encoders, text_models
+from clap_jax.trainers import encoders, pretrain_task, text_models
 from clap_jax.trainers import facts as facts_lib
+from clap_jax.training import pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +148,19 @@ def load_encoder(directory) -> Encoder:
   facts, (clip, config) = facts_lib.load(
     directory, record.name, encoders.described
   )
+  params = encoders.restore_params(directory)
+  pretrained.check_fits(
+    params,
+    pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init,
+    name=str(record),
+  )
   return Encoder(
     name=facts["encoder"],
     seed=facts["seed"],
     directory=directory,
     clip=clip,
     config=config,
-    params=encoders.restore_params(directory),
+    params=params,
     tokenizer=vocabulary.load(directory / "tokenizer.model"),
     training=facts["training"],
   )

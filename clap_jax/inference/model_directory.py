@@ -28,6 +28,8 @@ from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
+# A shorter stride would make a feature of every moment without end.
+_MIN_STRIDE_SEC, _MAX_STRIDE_SEC = 1e-3, 86400.0
 _STRIDE_TOLERANCE = 0.01
 
 
@@ -112,12 +114,36 @@ def load_model(
   if not (directory / MODEL_FILE).is_file():
     return _load_run(directory, needs_encoder=needs_encoder)
   parts = facts_lib.read(directory, MODEL_FILE)
+  _check_parts(parts, directory / MODEL_FILE)
   encoder = encoder_lib.load_encoder(directory / parts["encoder"])
   heads = {
     name: _load_head(directory, parts.get(key), trainer)
     for name, (trainer, key) in _HEADS.items()
   }
   return _checked(Model(encoder, parts["stride_sec"], **heads))
+
+
+def _check_parts(parts: dict, path: pathlib.Path) -> None:
+  keys = [key for _, key in _HEADS.values() if parts.get(key) is not None]
+  wrong = [key for key in ("encoder", *keys) if not isinstance(parts[key], str)]
+  if wrong:
+    raise ValueError(
+      f"{path}: {', '.join(wrong)} must be the name of a folder, got "
+      f"{', '.join(repr(parts[key])[:50] for key in wrong)}."
+    )
+  _check_stride(parts["stride_sec"], path)
+
+
+def _check_stride(stride_sec: object, path: pathlib.Path) -> None:
+  if (
+    not isinstance(stride_sec, int | float)
+    or isinstance(stride_sec, bool)
+    or not _MIN_STRIDE_SEC <= stride_sec <= _MAX_STRIDE_SEC
+  ):
+    raise ValueError(
+      f"{path}: stride_sec is {stride_sec!r}; expected seconds from "
+      f"{_MIN_STRIDE_SEC} to {_MAX_STRIDE_SEC:g}."
+    )
 
 
 def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
@@ -148,6 +174,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
   directory = pathlib.Path(facts["encoder_directory"])
   if not needs_encoder and not (directory / encoders.ENCODER_FILE).is_file():
     return Model(None, stride_sec, **heads)
+  _check_stride(stride_sec, workdir / trainer.MODEL_FILE)
   encoder = encoder_lib.load_encoder(directory)
   return _checked(Model(encoder, stride_sec, **heads))
 

@@ -18,6 +18,7 @@ from clap_jax.training import checkpoint
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.model"
+_MAX_CLIP_PIXELS = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +82,36 @@ def towers(
 
 def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
   """The shape of a clip and the towers that an encoder.json describes."""
-  return ClipShape(**facts["clip"]), towers_of(facts["model"])
+  clip = config_lib.resolve(ClipShape, facts["clip"], "clip")
+  towers_config = towers_of(facts["model"])
+  if clip.num_frames * clip.image_size**2 > _MAX_CLIP_PIXELS:
+    raise ValueError(
+      f"a clip has {clip.num_frames} frames of {clip.image_size} pixels a "
+      f"side; expected at most {_MAX_CLIP_PIXELS} pixels in all"
+    )
+  for name in ("num_frames", "image_size"):
+    if getattr(clip, name) != getattr(towers_config, name):
+      raise ValueError(f"clip.{name} and model.{name} differ")
+  return clip, towers_config
 
 
 def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
   """The towers that the section "model" of an encoder.json describes."""
-  values = model | {"patch": tuple(model["patch"])}  # a list in JSON
-  return dual_encoder.DualEncoderConfig(**values)
+  config = config_lib.resolve(dual_encoder.DualEncoderConfig, model, "model")
+  checked = {
+    "vocab_size": config.vocab_size >= 1,
+    "max_text_length": config.max_text_length >= 2,
+    "projection_width": config.projection_width >= 1,
+    "num_classes": config.num_classes >= 0,
+    "patch": min(config.patch) >= 1,
+    "dtype": config.dtype in ("float32", "bfloat16"),
+    "remat_policy": config.remat_policy in attention.REMAT_POLICIES,
+  }
+  wrong = [name for name, is_right in checked.items() if not is_right]
+  if wrong:
+    values = {name: getattr(config, name) for name in wrong}
+    raise ValueError(f"the section model has {values}, which no tower takes")
+  return config
 
 
 def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:

@@ -6,14 +6,37 @@ without one are from before there were numbers and count as 1.
 """
 
 import dataclasses
-import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from clap_jax.storage import untrusted
 from clap_jax.trainers import results
 
 FORMAT_KEY = "format"
+_MAX_BYTES = 256 << 20  # the index of a million videos
+# What a model may ask for, far above what any has. A model that was received
+# is refused before its sizes are allocated or its layers traced.
+_MAX_SIZE = 1 << 22
+_MAX_FRAME = 1 << 13  # frames of a clip, pixels of a side
+_MAX_LAYERS = 256
+_MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
+  dict.fromkeys(
+    (
+      "num_levels",
+      "num_stem_convs",
+      "num_stem_blocks",
+      "num_convs",
+      "num_layers",
+      "num_blocks",
+    ),
+    _MAX_LAYERS,
+  )
+)
+_POSITIVE = ("max_length", "feature_width", "query_length", "query_width")
+# Sections and keys that shape nothing.
+_UNSIZED = ("training", "files", "seed")
 T = TypeVar("T")
 
 
@@ -128,10 +151,10 @@ def read(directory: str | pathlib.Path, name: str) -> dict:
     )
   expected = FORMATS[name]
   try:
-    facts = json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
+    facts = untrusted.read_json(name, folder=directory, max_bytes=_MAX_BYTES)
+  except untrusted.UntrustedFileError as error:
     raise FormatError(
-      f"{path} is not JSON ({error}): copy it again, or {expected.remake}."
+      f"{path} cannot be used: {error}; copy it again, or {expected.remake}."
     ) from None
   return parse(facts, path)
 
@@ -172,14 +195,50 @@ def load(
   Raises:
     FileNotFoundError: see `read`.
     FormatError: see `read`; or a section has keys that `make` does not know
-      or misses.
+      or misses, or values of another type or an absurd size.
   """
   facts = read(directory, name)
   try:
+    _check_sizes(facts)
+    _check_shared(facts)
     return facts, make(facts)
-  except (KeyError, TypeError) as error:
+  except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise FormatError(
       f"{pathlib.Path(directory) / name} describes a model that this revision "
       f"of clap_jax cannot build ({type(error).__name__}: {error}). Use the "
       f"revision that wrote it, or {FORMATS[name].remake}."
     ) from error
+
+
+def _check_sizes(value: Any, key: str = "") -> None:
+  """Raises a ValueError for a number that no model has."""
+  if isinstance(value, Mapping):
+    for name, child in value.items():
+      if name not in _UNSIZED:
+        _check_sizes(child, name)
+  elif isinstance(value, list):
+    for child in value:
+      _check_sizes(child, key)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f"{key} is {value}; expected a finite number")
+  elif isinstance(value, int):
+    most = _MAX_SIZES.get(key, _MAX_SIZE)
+    if abs(value) > most:
+      raise ValueError(f"{key} is {str(value)[:20]}; expected at most {most}")
+
+
+def _check_shared(facts: Mapping[str, Any]) -> None:
+  """Raises a ValueError for keys of several heads with unusable values."""
+  for key in _POSITIVE:
+    value = facts.get(key, 1)
+    if type(value) is not int or value < 1:
+      raise ValueError(f"{key} is {value!r}; expected a whole number above 0")
+  names = facts.get("label_names", ["any"])
+  if not isinstance(names, list) or not names:
+    raise ValueError("label_names must be a list of texts")
+  for name in names:
+    if not isinstance(name, str) or not name.strip():
+      raise ValueError(f"label_names has {name!r}; expected texts")
+    name.encode()  # half a character cannot be printed or written
+  if len(set(names)) < len(names):
+    raise ValueError("label_names has a name twice")

@@ -241,14 +241,14 @@ def make_task(
 ) -> FewshotTask:
   """The task that `model_facts` describes; for inference without a loss."""
   model = prototypes.Matcher(
-    pyramid.PyramidConfig(**facts["pyramid"]),
-    heads.HeadConfig(**facts["head"]),
-    prototypes.MatcherConfig(**facts["matcher"]),
+    config_lib.resolve(pyramid.PyramidConfig, facts["pyramid"], "pyramid"),
+    config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
+    config_lib.resolve(prototypes.MatcherConfig, facts["matcher"], "matcher"),
   )
   return FewshotTask(
     model,
     loss_config or losses.PointLossConfig(),
-    localizer.DecodeConfig(**facts["decode"]),
+    config_lib.resolve(localizer.DecodeConfig, facts["decode"], "decode"),
     facts["max_length"],
     facts["feature_width"],
   )

@@ -312,18 +312,19 @@ def make_task(
 ) -> GroundingTask:
   """The task that `model_facts` describes; for inference without a loss."""
   kind = grounding_heads.KINDS[facts["kind"]]
-  counts = tuple(facts["map"]["pooling_counts"])  # a list in JSON
   parts = grounding_heads.Parts(
-    pyramid=pyramid.PyramidConfig(**facts["pyramid"]),
-    fusion=fusion.FusionConfig(**facts["fusion"]),
-    head=heads.HeadConfig(**facts["head"]),
-    map=moment_map.MapConfig(**facts["map"] | {"pooling_counts": counts}),
+    pyramid=config_lib.resolve(
+      pyramid.PyramidConfig, facts["pyramid"], "pyramid"
+    ),
+    fusion=config_lib.resolve(fusion.FusionConfig, facts["fusion"], "fusion"),
+    head=config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
+    map=config_lib.resolve(moment_map.MapConfig, facts["map"], "map"),
   )
   return GroundingTask(
     kind.make(parts),
     kind,
     loss_config or losses.GroundingLossConfig(),
-    localizer.DecodeConfig(**facts["decode"]),
+    config_lib.resolve(localizer.DecodeConfig, facts["decode"], "decode"),
     facts["max_length"],
     facts["feature_width"],
     facts["query_length"],

@@ -136,13 +136,17 @@ class PointTask(FeatureTask):
   ) -> Self:
     model = localizer.LocalizerConfig(
       num_classes=len(facts["label_names"]),
-      pyramid=pyramid.PyramidConfig(**facts["pyramid"]),
-      head=heads.HeadConfig(**facts["head"]),
+      pyramid=config_lib.resolve(
+        pyramid.PyramidConfig, facts["pyramid"], "pyramid"
+      ),
+      head=config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
     )
     return cls(
       model=localizer.Localizer(model),
       loss_config=loss_config or losses.PointLossConfig(),
-      decode_config=localizer.DecodeConfig(**facts["decode"]),
+      decode_config=config_lib.resolve(
+        localizer.DecodeConfig, facts["decode"], "decode"
+      ),
       **shared,
     )
 
@@ -184,10 +188,13 @@ class SubgraphTask(FeatureTask):
   ) -> Self:
     return cls(
       model=subgraph.SubgraphLocalizer(
-        subgraph.SubgraphConfig(**facts["graph"]), len(facts["label_names"])
+        config_lib.resolve(subgraph.SubgraphConfig, facts["graph"], "graph"),
+        len(facts["label_names"]),
       ),
       loss_config=loss_config or proposal_losses.ProposalLossConfig(),
-      decode_config=proposal_decoding.ProposalDecodeConfig(**facts["decode"]),
+      decode_config=config_lib.resolve(
+        proposal_decoding.ProposalDecodeConfig, facts["decode"], "decode"
+      ),
       **shared,
     )
 

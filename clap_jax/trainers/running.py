@@ -10,7 +10,7 @@ from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import inputs
-from clap_jax.training import checkpoint, processes
+from clap_jax.training import checkpoint, pretrained, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import start as start_lib
@@ -121,10 +121,14 @@ def restored(
   Raises:
     FileNotFoundError: the run is not finished, or the directory holds none.
     FormatError: the facts are of another revision.
+    ValueError: the facts describe other parameters than the checkpoint holds.
   """
   other = {} if decode is None else {"decode": dataclasses.asdict(decode)}
   facts, task = facts_lib.load(
     workdir, model_file, lambda facts: make_task(facts | other)
   )
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  pretrained.check_fits(
+    params, task.init, name=str(pathlib.Path(workdir) / model_file)
+  )
   return facts, task, params

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -80,6 +80,42 @@ def take_over(
       f"The weights in {name} do not fit:\n  " + "\n  ".join(wrong)
     )
   return _replaced(state, source)
+
+
+def check_fits(
+  params: Mapping[str, Any],
+  init: Callable[[jax.Array], Any],
+  *,
+  name: str,
+) -> None:
+  """Compares parameters with those of the model that they are to be used in.
+
+  Args:
+    params: nested parameters, as `checkpoint.restore_params` gives them.
+    init: makes the model's own; it is traced, nothing is allocated.
+    name: the file that describes the model, for messages.
+
+  Raises:
+    ValueError: the model cannot be built, or a parameter has another shape.
+  """
+  try:
+    expected = paths.flatten(jax.eval_shape(init, jax.random.key(0)))
+  except Exception as error:  # whatever a size that fits nothing leads to
+    reason = str(error).partition("\n")[0]
+    raise ValueError(
+      f"{name} describes a model that cannot be built "
+      f"({type(error).__name__}: {reason})"
+    ) from error
+  wrong = [
+    f"{key}: {np.shape(leaf)} in the checkpoint, {expected[key].shape} there"
+    for key, leaf in paths.flatten(params).items()
+    if key in expected and np.shape(leaf) != expected[key].shape
+  ]
+  if wrong:
+    raise ValueError(
+      f"{name} describes other parameters than the checkpoint holds:\n  "
+      + "\n  ".join(wrong[:5])
+    )
 
 
 def _replaced(state: TrainState, values: Mapping[str, Any]) -> TrainState:
