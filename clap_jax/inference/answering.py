@@ -18,7 +18,7 @@ from clap_jax.trainers import grounding_answers, localization
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
-_WINDOWS_PER_CALL = 8
+_WINDOWS_PER_CALL = 4  # bounds the memory of a call
 
 
 @dataclasses.dataclass(frozen=True)

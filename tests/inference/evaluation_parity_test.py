@@ -233,7 +233,7 @@ def test_the_subgraph_head_never_sees_more_than_its_trained_length(
   model = model_of(encoder, localizer=(watched, facts, params))
   assert predicted(folder, model)
   assert {shape[1] for shape in seen} == {toy_model.MAX_LENGTH}
-  assert max(shape[0] for shape in seen) <= 8
+  assert max(shape[0] for shape in seen) <= 4
 
 
 @pytest.mark.parametrize("length", ["pad", "resize"])
