@@ -13,10 +13,11 @@ Nothing has to be written: every key is set by a flag.
 
 The annotations are a table with the columns video, start, end, caption, subset
 and video_duration, in seconds, or ActivityNet-style JSON whose annotations have
-a "caption". Files of the published forms, one per split, go into
-`data.queries.files.SPLIT` with `data.queries.texts`, a name for the results in
-`data.dataset` and `data.annotations=None`. For `data.files` see
-configs/localization_features.py. Absence is calibrated on `selection_split`.
+a "caption". Files of the published forms, one per split, are set by
+`data.queries.files.SPLIT=FILE`, with `data.queries.texts` and a name for the
+results in `data.dataset`, and `None` for `data.annotations` and `data.texts`.
+For `data.files` see configs/localization_features.py. Absence is calibrated on
+`selection_split`.
 """
 
 import ml_collections

@@ -163,6 +163,22 @@ def test_keys_that_the_file_does_not_mention_arrive():
   assert config.classifier.top_classes == 2
 
 
+def test_a_section_that_is_none_is_made_by_its_flags():
+  config = read(
+    "--config.data.annotations=None",
+    "--config.data.texts=None",
+    "--config.data.dataset=mine",
+    "--config.data.queries.files.training=a.jsonl",
+    "--config.data.queries.files.validation=b.jsonl",
+    "--config.data.queries.files.test=c.jsonl",
+    "--config.data.queries.texts=texts.npz",
+    "--config.data.eval_split=test",
+    name="configs/grounding_features.py",
+  )
+  assert config.data.queries.files["test"] == "c.jsonl"
+  assert config.data.queries.durations == ()
+
+
 def test_a_duration_replaces_that_of_the_file_in_another_unit():
   config = read("--config.loop.steps=7", "--config.optimizer.warmup_steps=3")
   assert config.loop.length == config_lib.Duration(7, "steps")
