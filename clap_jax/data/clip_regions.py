@@ -21,9 +21,14 @@ class Region:
   # No clip may leave this span: beyond it a hidden class is seen.
   free_start_sec: float = 0.0
   free_end_sec: float = math.inf
+  is_captioned: bool = False  # an action that has a caption and no class
 
   @property
   def is_action(self) -> bool:
+    return self.has_class or self.is_captioned
+
+  @property
+  def has_class(self) -> bool:
     return self.class_id != NO_CLASS_ID
 
   @property

@@ -79,6 +79,7 @@ class ClipSamplerOptions:
   `hidden_classes` (few-shot: the novel classes must not be seen) removes the
   segments of these classes, every clip that would overlap one of them in time,
   and every caption that overlaps one or names the class.
+  Where no example has a label, the spans of captions are the actions.
   `same_video_background` takes each background clip from the video of the
   action item before it, where that video has background: the hardest negative.
   With `clips_per_video` above 1, as many items in a row come from one video,
@@ -115,26 +116,29 @@ class ClipSampler:
     """
     _check_options(options)
     self._options = options
-    self._label_names = tuple(label_names)
     limits = {
       "clip_sec": options.clip_sec,
       "hidden_classes": options.hidden_classes,
     }
+    self._label_names = tuple(label_names)
+    self._hidden_names = [self._label_names[i] for i in options.hidden_classes]
+    self._captions: dict[int, list[Caption]] = {}  # of videos drawn so far
     self._actions = clip_regions.action_regions(examples, **limits)
+    if not any(len(example.labels) for example in examples):
+      self._actions = self._captioned_regions(examples)
     self._backgrounds = []
     if not options.action_only:
       self._backgrounds = clip_regions.background_regions(examples, **limits)
     if not self._actions:
       raise ValueError(
-        f"no action segment in {len(examples)} examples after hiding "
+        "no action segment or caption in "
+        f"{len(examples)} examples after hiding "
         f"{len(options.hidden_classes)} classes; check the split"
       )
     share = fractions.Fraction(
       round(options.background_share * _SHARE_DENOMINATOR), _SHARE_DENOMINATOR
     )
     self._share = share if self._backgrounds else fractions.Fraction(0)
-    self._hidden_names = [self._label_names[i] for i in options.hidden_classes]
-    self._captions: dict[int, list[Caption]] = {}  # of videos drawn so far
     self._backgrounds_of: dict[int, list[Region]] = {}
     for region in self._backgrounds:
       self._backgrounds_of.setdefault(region.example.index, []).append(region)
@@ -234,6 +238,14 @@ class ClipSampler:
     )
     return self._actions[position]
 
+  def _captioned_regions(self, examples: Sequence[ExampleInfo]) -> list[Region]:
+    """The spans of captions, for a dataset that has captions and no labels."""
+    return [
+      Region(example, start_sec, end_sec, NO_CLASS_ID, is_captioned=True)
+      for example in examples
+      for start_sec, end_sec, _ in self._visible_captions(example)
+    ]
+
   def _visible_captions(self, example: ExampleInfo) -> list[Caption]:
     """Found when first asked for: a run may start among a million videos."""
     if example.index not in self._captions:
@@ -248,7 +260,7 @@ class ClipSampler:
     options = self._options
     source = options.text_source
     if source == "captions_and_labels":
-      is_labelled = region.is_action and rng.random() < _LABEL_SHARE
+      is_labelled = region.has_class and rng.random() < _LABEL_SHARE
       source = "labels" if is_labelled else "captions"
     if source == "captions":
       captions = self._visible_captions(region.example)
@@ -257,12 +269,12 @@ class ClipSampler:
         return item
       start_sec, end_sec, text = found[rng.integers(len(found))]
       return _describe(item, start_sec, end_sec, text)
-    if region.is_action:
+    if region.has_class:
       prompts = options.label_prompts
       prompt = prompts[rng.integers(len(prompts))]
       text = prompt.format(readable_label(self._label_names[region.class_id]))
       return _describe(item, *region.span, text)
-    if source == "prompted_background":
+    if source == "prompted_background" and not region.is_action:
       item = _describe(item, *region.span, GENERIC_BACKGROUND_TEXT)
       return dataclasses.replace(item, generic_text=True)
     return item

@@ -90,20 +90,28 @@ class ClipReader:
       augment=self.augment,
     )
 
+  def num_captions(self, split: str) -> int:
+    """How many captions of a split retrieval is evaluated on."""
+    infos = self.dataset.split(split).metadata(on_corrupt="skip").examples
+    return len(self._caption_clips(infos))
+
   def captioned_clips(self, split: str) -> examples.EvaluationClipSource:
     """One clip per caption of a split, for retrieval."""
     records_of = self.dataset.split(split)
     infos = records_of.metadata(on_corrupt="skip").examples
     return examples.EvaluationClipSource(
-      evaluation_clips.caption_clips(
-        infos,
-        clip_sec=self.clip.clip_sec,
-        hidden_classes=self.dataset.class_ids(self.hidden_names),
-        hidden_names=self.hidden_names,
-      ),
+      self._caption_clips(infos),
       self._loader(records_of, infos),
       tokenizer=self.tokenizer,
       text_length=self.max_text_length,
+    )
+
+  def _caption_clips(self, infos) -> list[clips.ClipItem]:
+    return evaluation_clips.caption_clips(
+      infos,
+      clip_sec=self.clip.clip_sec,
+      hidden_classes=self.dataset.class_ids(self.hidden_names),
+      hidden_names=self.hidden_names,
     )
 
   @functools.cached_property

@@ -133,6 +133,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     what="readable video",
     choices=reader.dataset.splits,
   )
+  _check_texts(config, reader)
   source = reader.training_source()
   score = _RetrievalScore(config, reader)
   state = running.fit(
@@ -140,7 +141,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     config,
     workdir=workdir,
     source=source,
-    measure=score,
+    measure=score if reader.num_captions(config.data.selection_split) else None,
     title=f"pretrain {config.encoder}",
     data_seed=order.mix(config.loop.seed, config.sampling.stream),
     prepare=start_lib.starter(config.start, score.task.model.config),
@@ -174,6 +175,27 @@ def open_reader(config: PretrainConfig) -> clip_data.ClipReader:
     config.augment,
     config.model.max_text_length,
   )
+
+
+def _check_texts(config: PretrainConfig, reader: clip_data.ClipReader) -> None:
+  """Raises a ValueError if a loss has nothing to learn from in the data."""
+  loss, data = config.loss, config.data
+  if loss.class_weight and not reader.dataset.label_names:
+    raise ValueError(
+      f"loss.class_weight is {loss.class_weight}, but {data.dataset} has no "
+      "labels: set it to 0, or build the dataset with labels."
+    )
+  reads_captions_alone = config.sampling.text_source == "captions"
+  if (
+    loss.contrastive_weight
+    and config.loop.length.value
+    and reads_captions_alone
+    and not reader.num_captions(data.train_split)
+  ):
+    raise ValueError(
+      f"sampling.text_source is captions, but {data.train_split} of "
+      f"{data.dataset} has none: set it to labels, or train encoder=tac."
+    )
 
 
 class _RetrievalScore:
@@ -212,30 +234,37 @@ class _RetrievalScore:
     )
 
   def rows(self, params, split: str) -> list[dict]:
+    """Retrieval; a row that states what is left out, without captions."""
     config = self._config
+    if self._reader.num_captions(split):
+      task, metrics, notes = "retrieval", self(params, split), ()
+    else:
+      task, metrics = "pretraining", {"num_captions": 0.0}
+      notes = (f"retrieval is left out: {split} has no captions",)
+      processes.say(notes[0])
     return results.rows_of(
-      self(params, split),
+      metrics,
       encoder=config.encoder,
       seed=config.loop.seed,
       dataset=config.data.dataset,
       split=split,
-      task="retrieval",
-      card=self._card(split),
+      task=task,
+      card=self._card(split, task=task, notes=notes),
     )
 
-  def _card(self, split: str) -> dict:
+  def _card(self, split: str, *, task: str, notes: tuple[str, ...]) -> dict:
     dataset = self._reader.dataset
     infos = dataset.split(split).metadata(on_corrupt="skip")
     ids = [info.id for info in infos.examples]
     subset = dataset.subset_note(split)
     return card.EvaluationCard(
       protocol="retrieval: one clip per caption, equal texts are one query",
-      task="retrieval",
+      task=task,
       split=split,
       split_hash=card.split_hash(ids),
       num_evaluated=len(ids),
       num_missing=len(infos.corrupt),
-      notes=(subset,) if subset else (),
+      notes=((subset,) if subset else ()) + notes,
       seeds=(self._config.loop.seed,),
     ).to_dict()
 

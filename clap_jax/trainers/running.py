@@ -36,7 +36,7 @@ def fit(
   *,
   workdir,
   source: pipeline.TrainingSource,
-  measure: Callable[[Any, str], Mapping[str, float]],
+  measure: Callable[[Any, str], Mapping[str, float]] | None,
   title: str,
   data_seed: int | None = None,
   prepare: Callable | None = None,
@@ -49,7 +49,8 @@ def fit(
       checkpoint and mesh sections.
     workdir: of this run alone.
     source: where training items come from.
-    measure: (params, split) -> metrics; called on the selection split only.
+    measure: (params, split) -> metrics; called on the selection split only;
+      None if there is nothing to measure on it.
     title: of the progress bar.
     data_seed: of the order of the items; None for the loop's seed.
     prepare: see training.fit.
@@ -62,6 +63,7 @@ def fit(
   seed = config.loop.seed if data_seed is None else data_seed
 
   def evaluate(params, _):
+    assert measure is not None
     return {
       f"{start_lib.EVALUATION_PREFIX}{selection}/{name}": value
       for name, value in measure(params, selection).items()
@@ -85,7 +87,7 @@ def fit(
         mesh_lib.make_mesh(config.mesh), data.batch_size
       ),
     ),
-    evaluate=evaluate if selection is not None else None,
+    evaluate=None if None in (selection, measure) else evaluate,
     prepare=prepare,
     steps_per_epoch=max(1, len(source) // data.batch_size),
     sharding_rules=partitioning.PARAMETER_AXES,

@@ -107,14 +107,20 @@ def write_dataset(
   num_videos: int = 6,
   num_shards: int = 2,
   version: str = "1.0.0",
+  without: tuple[str, ...] = (),
 ) -> pathlib.Path:
-  """Writes DATA_DIR/toy/small/<version>/ with one split, train."""
+  """Writes DATA_DIR/toy/small/<version>/ with one split, train.
+
+  `without` names annotations to leave out: segments, captions or background.
+  """
   directory = data_dir / "toy" / "small" / version
   (directory / "train").mkdir(parents=True)
   spec = features()
   spec.save_config(str(directory))
   records = [
-    spec.serialize_example(spec.encode_example(make_example(number)))
+    spec.serialize_example(
+      spec.encode_example(make_example(number) | {key: [] for key in without})
+    )
     for number in range(num_videos)
   ]
   lengths = []

@@ -347,3 +347,15 @@ def test_a_group_of_a_video_without_background_takes_that_of_another():
 def test_clips_per_video_below_one_is_refused():
   with pytest.raises(ValueError, match="clips_per_video"):
     make_sampler(clips_per_video=0)
+
+
+@pytest.mark.parametrize("text_source", ["captions", "captions_and_labels"])
+def test_captions_without_labels_are_drawn(text_source):
+  none = {"segments": np.zeros((0, 2)), "labels": np.zeros(0, np.int32)}
+  infos = [make_info(index, **none) for index in range(4)]
+  sampler = make_sampler(infos, text_source=text_source)
+  items = [sampler.item(index, seed=1) for index in range(100)]
+  assert {item.class_id for item in items} == {-1}
+  actions = [item for item in items if item.is_action]
+  assert len(actions) == 50
+  assert all(item.has_text for item in actions)

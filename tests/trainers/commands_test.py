@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from clap_jax import main
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.trainers import end_to_end, results
 from clap_jax.training import checkpoint
@@ -164,6 +165,52 @@ def test_pretraining_uses_its_moving_average_everywhere(
     pretrained_directory, files, f"--support={files['support']}"
   )
   check_predictions(found, ("hops",))
+
+
+@pytest.mark.parametrize(
+  ("encoder", "without", "task"),
+  [("tac", "captions", "pretraining"), ("clip", "segments", "retrieval")],
+)
+def test_pretraining_on_labels_or_captions_alone(
+  encoder, without, task, pretrained_directory, tmp_path
+):
+  built_dataset.write_dataset(tmp_path, num_videos=2, without=(without,))
+  workdir = toy_runs.train(
+    tmp_path,
+    f"pretrain_sprites.py:tiny,encoder={encoder}",
+    workdir="run",
+    values=toy_runs.SMALL_TOWERS
+    | {
+      "data.tokenizer": pretrained_directory / "tokenizer.model",
+      "optimizer.name": "sgd",
+    },
+  )
+  assert encoder_lib.load_encoder(workdir).name == encoder
+  rows = results.read(workdir)
+  assert {row["task"] for row in rows} == {task}
+  notes = " ".join(rows[0]["card"]["notes"])
+  assert ("no captions" in notes) == (without == "captions")
+  assert evaluated(workdir) == rows
+
+
+def test_pretraining_that_has_nothing_to_read_is_refused(
+  pretrained_directory, tmp_path, capsys
+):
+  built_dataset.write_dataset(tmp_path, num_videos=2, without=("captions",))
+  values = toy_runs.dataset_overrides(tmp_path) | {
+    "data.tokenizer": pretrained_directory / "tokenizer.model"
+  }
+  code = main.main(
+    [
+      "train",
+      "--config=configs/pretrain_sprites.py:tiny,encoder=clip",
+      f"--workdir={tmp_path / 'run'}",
+      *(f"--config.{key}={value}" for key, value in values.items()),
+    ]
+  )
+  assert code == 2
+  assert "sampling.text_source" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", HEADS)
