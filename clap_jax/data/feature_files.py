@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -108,7 +109,8 @@ class FeatureFiles:
 class FileFeatures(Mapping[str, VideoFeatures]):
   """The features of many videos, read when asked for.
 
-  What was read stays in memory up to 2 GiB. All must have one width.
+  The features asked for last stay in memory, up to 2 GiB of them. All must have
+  one width.
   """
 
   def __init__(
@@ -145,6 +147,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       collections.OrderedDict()
     )
     self._num_cached_bytes = 0
+    self._lock = threading.Lock()
     self._width: int | None = None
     if not self._directory.is_dir():
       raise FileNotFoundError(
@@ -179,8 +182,10 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       KeyError: the video has no files.
       FeatureError: they are damaged, or of another width than the others.
     """
-    if video_id in self._cache:
-      return self._cache[video_id]
+    with self._lock:  # batches are read by several threads
+      if video_id in self._cache:
+        self._cache.move_to_end(video_id)
+        return self._cache[video_id]
     video = self._read(self._infos[video_id])
     width = video.features.shape[1]
     if self._width not in (None, width):
@@ -189,9 +194,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
         "the files hold (width, time), set data.files.axis_order=dt."
       )
     self._width = width
-    if self._num_cached_bytes + video.features.nbytes <= _MAX_CACHE_BYTES:
-      self._num_cached_bytes += video.features.nbytes
-      self._cache[video_id] = video
+    self._keep(video_id, video)
     return video
 
   def file_names(self) -> list[str]:
@@ -203,6 +206,19 @@ class FileFeatures(Mapping[str, VideoFeatures]):
         for name in self._files.names
       }
     )
+
+  def _keep(self, video_id: str, video: VideoFeatures) -> None:
+    """Puts a video into the cache, in the place of those not asked for."""
+    if video.features.nbytes > _MAX_CACHE_BYTES:
+      return
+    with self._lock:
+      if video_id in self._cache:  # another thread has read it as well
+        return
+      self._cache[video_id] = video
+      self._num_cached_bytes += video.features.nbytes
+      while self._num_cached_bytes > _MAX_CACHE_BYTES:
+        _, oldest = self._cache.popitem(last=False)
+        self._num_cached_bytes -= oldest.features.nbytes
 
   def _available(self, video_ids: Sequence[str]) -> dict[str, str]:
     """The name under which each video has its features, where it has any.

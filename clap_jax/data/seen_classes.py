@@ -16,9 +16,9 @@ class SeenClassesSource(LocalizationSource):
   of clips that overlap one are masked, as if the video were torn there.
   """
 
-  def __init__(self, examples, features, *, options, hidden_classes):
+  def __init__(self, examples, features, *, hidden_classes, **others):
     super().__init__(
-      examples, features, options=options, hidden_classes=hidden_classes
+      examples, features, hidden_classes=hidden_classes, **others
     )
     self._hidden = {}
     for info in examples:
@@ -31,7 +31,7 @@ class SeenClassesSource(LocalizationSource):
 
   def _example(self, index: int, window: Window) -> LocalizationExample:
     example = super()._example(index, window)
-    spans = self._hidden[self.examples[index].id] - window.start
+    spans = self._hidden[self._videos[index].id] - window.start
     steps = np.arange(len(example.mask))[:, None]
     is_hidden = ((spans[:, 0] <= steps) & (steps <= spans[:, 1])).any(axis=1)
     mask = example.mask & ~is_hidden

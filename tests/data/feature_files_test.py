@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from clap_jax.data import feature_files
 from clap_jax.data.feature_files import FeatureFiles, FileFeatures, resized
 from clap_jax.data.feature_sources import LocalizationSource
 from clap_jax.data.feature_windows import SequenceOptions, Window, windows_of
@@ -299,3 +300,23 @@ def test_files_of_another_video_are_not_taken(tmp_path):
   np.save(tmp_path / "b.npy", np.ones((4, 3)))
   with pytest.raises(FeatureError, match="'b', 'v_b'"):
     FileFeatures(tmp_path, [info("b.mp4")], files=frames())
+
+
+def test_what_was_asked_for_last_stays_in_memory(tmp_path, monkeypatch):
+  array = np.ones((8, 4), np.float32)
+  for name in "abc":
+    np.save(tmp_path / f"{name}.npy", array)
+  monkeypatch.setattr(feature_files, "_MAX_CACHE_BYTES", 2 * array.nbytes)
+  loaded = feature_files.FileFeatures(
+    tmp_path, [info(name) for name in "abc"], files=frames()
+  )
+  read = []
+  original = loaded._read
+  monkeypatch.setattr(
+    loaded, "_read", lambda one: read.append(one.id) or original(one)
+  )
+  for name in "ababcaba":
+    loaded[name]
+  # c takes the place of a, and a that of b, not asked for since.
+  assert read == ["a", "b", "c", "a", "b"]
+  assert loaded._num_cached_bytes == 2 * array.nbytes

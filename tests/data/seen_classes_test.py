@@ -6,16 +6,18 @@ import pytest
 from clap_jax.data import class_splits, feature_windows, features, seen_classes
 
 
-def source_of(dataset, hidden):
+def source_of(dataset, hidden, *, max_length=24, **others):
   infos = dataset.split("train").metadata().examples
   grid = features.FeatureGrid(start_sec=0.0, stride_sec=0.5, clip_sec=1.0)
   loaded = {
     info.id: features.VideoFeatures(np.ones((23, 3), np.float32), grid)
     for info in infos
   }
-  options = feature_windows.SequenceOptions(max_length=24, crop_probability=1.0)
+  options = feature_windows.SequenceOptions(
+    max_length=max_length, crop_probability=1.0
+  )
   return seen_classes.SeenClassesSource(
-    infos, loaded, options=options, hidden_classes=frozenset(hidden)
+    infos, loaded, options=options, hidden_classes=frozenset(hidden), **others
   )
 
 
@@ -74,3 +76,14 @@ def test_published_zero_shot_splits(shared_data):
       path = root / folder / dataset_name / "train" / f"split_{number}.list"
       split = class_splits.class_split(str(path))
       assert (len(split.base), len(split.novel)) == counts
+
+
+def test_windows_hide_the_time_of_their_own_video(dataset):
+  whole = source_of(dataset, {1})
+  number_of = {info.id: n for n, info in enumerate(whole.examples)}
+  windows = source_of(dataset, {1}, max_length=8, window_overlap=0.5)
+  assert len(windows) > 2 * len(whole)
+  for index, info in enumerate(windows.examples):
+    start, mask = windows.starts[index], windows[index].mask
+    expected = whole[number_of[info.id]].mask[start : start + len(mask)]
+    np.testing.assert_array_equal(mask[: len(expected)], expected)
