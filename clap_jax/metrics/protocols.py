@@ -56,7 +56,12 @@ class Protocol:
 
 
 def _named(*protocols: Protocol) -> dict[str, Protocol]:
-  return {protocol.name: protocol for protocol in protocols}
+  named = {protocol.name: protocol for protocol in protocols}
+  if len(named) < len(protocols):
+    names = [protocol.name for protocol in protocols]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise ValueError(f"protocols registered twice: {', '.join(twice)}")
+  return named
 
 
 # The official evaluator keeps every annotation, and its 0 / 0 passes every
@@ -112,6 +117,5 @@ PROTOCOLS: dict[str, Protocol] = _named(
     )
   ),
   Protocol("motion_sprites", _TENTHS[2:7], "validation"),
-  Protocol("hapt", _TENTHS[2:7], "validation"),
   Protocol("hapt", _TENTHS[2:7], "validation"),
 )

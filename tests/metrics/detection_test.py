@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from clap_jax.metrics import detection
+from clap_jax.metrics import detection, protocols
 from clap_jax.metrics.detection import DetectionTable, SegmentTable
 from tests.metrics import loop_oracle
 
@@ -334,3 +334,9 @@ def test_unknown_names_list_the_choices():
     SegmentTable.from_columns(
       video=["v"], label=["a"], start_sec=[0, 1], end_sec=[1]
     )
+
+
+def test_a_protocol_is_registered_once():
+  one = protocols.Protocol("one", (0.5,), "validation")
+  with pytest.raises(ValueError, match="twice: one"):
+    protocols._named(one, one)
