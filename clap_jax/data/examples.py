@@ -217,6 +217,11 @@ class EvaluationClipSource:
   def __len__(self) -> int:
     return len(self._items)
 
+  @property
+  def text_ids(self) -> np.ndarray:
+    """The id of the text of each clip, without any pixel."""
+    return np.array([item.text_id for item in self._items], np.int32)
+
   def __getitem__(self, index: int) -> ClipExample:
     item = self._items[index]
     return ClipExample(item, self._loader.frames(item))

@@ -91,11 +91,7 @@ def training_batches(
   Raises:
     ValueError: sizes that do not fit each other.
   """
-  rows = range(batch_size) if rows is None else rows
-  if batch_size < 1 or not all(0 <= row < batch_size for row in rows):
-    raise ValueError(
-      f"rows {list(rows)} are not rows of a batch of {batch_size}"
-    )
+  rows = _checked_rows(rows, batch_size)
 
   def make_batch(step: int) -> BatchT_co:
     first = step * batch_size
@@ -115,18 +111,24 @@ def evaluation_batches(
   batch_size: int,
   num_threads: int = 2,
   buffer_size: int = 4,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
   """Every example exactly once over all hosts, the rest of a batch padded.
 
   All hosts get the same number of batches, as collectives need; a host whose
   rows of the last batch lie beyond the end gets padding only.
 
+  Args:
+    source: what is evaluated.
+    batch_size: rows of the global batch, over all hosts.
+    num_threads: see `training_batches`.
+    buffer_size: see `training_batches`.
+    rows: see `training_batches`.
+
   Raises:
     ValueError: sizes that do not fit each other, or nothing to evaluate.
   """
-  rows = _host_rows(batch_size, process_index, process_count)
+  rows = _checked_rows(rows, batch_size)
   if not len(source):
     raise ValueError("there is nothing to evaluate: the source is empty")
 
@@ -139,19 +141,13 @@ def evaluation_batches(
   return _start(numbers.map(make_batch), num_threads, buffer_size)
 
 
-def _host_rows(
-  batch_size: int, process_index: int, process_count: int
-) -> range:
-  if batch_size < 1 or batch_size % process_count:
+def _checked_rows(rows: Sequence[int] | None, batch_size: int) -> Sequence[int]:
+  rows = range(batch_size) if rows is None else rows
+  if batch_size < 1 or not all(0 <= row < batch_size for row in rows):
     raise ValueError(
-      f"batch_size {batch_size} is not a multiple of {process_count} hosts"
+      f"rows {list(rows)} are not rows of a batch of {batch_size}"
     )
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f"process_index {process_index} is not in [0, {process_count})"
-    )
-  num_rows = batch_size // process_count
-  return range(process_index * num_rows, (process_index + 1) * num_rows)
+  return rows
 
 
 def _start(

@@ -215,22 +215,23 @@ class _RetrievalScore:
     )
 
   def __call__(self, params, split: str) -> dict[str, float]:
-    video, text, text_id = [], [], []
+    source = self._reader.captioned_clips(split)
+    params = self._predict.place(params)
+    video, text = [], []
     with pipeline.evaluation_batches(
-      self._reader.captioned_clips(split), batch_size=self._batch_size
+      source, batch_size=self._batch_size, rows=self._predict.rows
     ) as batches:
-      for batch, output in evaluation.predict_batches(
-        self._predict, params, batches
-      ):
-        valid = batch.pairs.valid
-        video.append(output["video"][valid])
-        text.append(output["text"][valid])
-        text_id.append(batch.pairs.text_id[valid])
-    ids, first = np.unique(np.concatenate(text_id), return_index=True)
+      for batch in batches:
+        output = self._predict.of_rows(params, batch)
+        video.append(output["video"])
+        text.append(output["text"])
+    # The padding of the last batch comes after all clips.
+    text_id = source.text_ids
+    video = np.concatenate(video)[: len(source)]
+    text = np.concatenate(text)[: len(source)]
+    ids, first = np.unique(text_id, return_index=True)
     return retrieval.evaluate(
-      np.concatenate(video) @ np.concatenate(text)[first].T,
-      video_text_id=np.concatenate(text_id),
-      text_id=ids,
+      video @ text[first].T, video_text_id=text_id, text_id=ids
     )
 
   def rows(self, params, split: str) -> list[dict]:

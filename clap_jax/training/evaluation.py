@@ -57,6 +57,27 @@ class Predictor:
       batch_shards = jax.tree.map(
         lambda leaf: sharding.put_whole(leaf, shards), padded
       )
+    outputs = self._outputs(params, batch_shards)
+    num_valid = int(valid_mask.sum())
+    return jax.tree.map(lambda leaf: leaf[:num_valid], outputs)
+
+  @property
+  def rows(self) -> list[int]:
+    """The rows of a whole batch that this process brings to `of_rows`."""
+    return mesh_lib.batch_rows(self._mesh, self._batch_size)
+
+  def of_rows(self, params: Any, batch: Any) -> Any:
+    """Outputs of all rows of a batch of which each process has its `rows`.
+
+    Raises:
+      ValueError: if those are not `rows`, or an output is not one row per row.
+    """
+    with jax.set_mesh(self._mesh):
+      batch_shards = sharding.put_batch(batch, self._mesh)
+    return self._outputs(params, batch_shards)
+
+  def _outputs(self, params: Any, batch_shards: Any) -> Any:
+    with jax.set_mesh(self._mesh):
       outputs = self._compiled_for(params, batch_shards)(params, batch_shards)
     outputs = jax.device_get(outputs)
     for name, leaf in paths.flatten(outputs).items():
@@ -65,8 +86,7 @@ class Predictor:
           f"predict must return one row per row of the batch, but {name!r} has "
           f"shape {np.shape(leaf)} for {self._batch_size} rows."
         )
-    num_valid = int(valid_mask.sum())
-    return jax.tree.map(lambda leaf: leaf[:num_valid], outputs)
+    return outputs
 
   def _compiled_for(self, params, batch) -> Callable:
     if processes.count() == 1:

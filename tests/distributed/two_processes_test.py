@@ -1,4 +1,8 @@
-"""The loss over two processes equals the float64 loops, value and gradient."""
+"""What two processes compute together equals what one does alone.
+
+The loss, value and gradient, and the outputs of an evaluation, of which each
+process loads its share.
+"""
 
 import os
 import pathlib
@@ -82,8 +86,47 @@ def run_process(process: int, port: int, directory: pathlib.Path) -> None:
     names = ("loss", "by_video", "by_text", "by_scale")
     for name, leaf in zip(names, gathered, strict=True):
       results[f"{implementation}/{name}"] = leaf
+  results["evaluation/output"], results["evaluation/loaded"] = evaluated()
   np.savez(directory / f"{process}.npz", **results)
   jax.distributed.shutdown()
+
+
+class Numbers:
+  """Seven examples that count how often they are loaded."""
+
+  def __init__(self):
+    self.loaded = np.zeros(7, np.int32)
+
+  def __len__(self):
+    return len(self.loaded)
+
+  def __getitem__(self, index):
+    self.loaded[index] += 1
+    return float(index)
+
+  def collate(self, examples, *, batch_size):
+    padded = [*examples, *[-1.0] * (batch_size - len(examples))]
+    return {"x": np.array(padded, np.float32)}
+
+
+def evaluated():
+  """The squares of all numbers, and what this process loaded of them."""
+  from clap_jax import config as config_lib  # noqa: PLC0415
+  from clap_jax.data import pipeline  # noqa: PLC0415
+  from clap_jax.training import evaluation  # noqa: PLC0415
+  from clap_jax.training import mesh as mesh_lib  # noqa: PLC0415
+
+  source = Numbers()
+  predictor = evaluation.Predictor(
+    lambda _, batch: batch["x"] ** 2,
+    mesh=mesh_lib.make_mesh(config_lib.MeshConfig()),
+    batch_size=4,
+  )
+  with pipeline.evaluation_batches(
+    source, batch_size=4, rows=predictor.rows
+  ) as batches:
+    outputs = [predictor.of_rows({}, batch) for batch in batches]
+  return np.concatenate(outputs)[: len(source)], source.loaded
 
 
 def free_port() -> int:
@@ -125,6 +168,16 @@ def process_results(tmp_path_factory):
     dict(np.load(directory / f"{process}.npz"))
     for process in range(NUM_PROCESSES)
   ]
+
+
+def test_each_process_loads_its_share_of_an_evaluation(process_results):
+  for result in process_results:
+    np.testing.assert_array_equal(
+      result["evaluation/output"], np.arange(7.0) ** 2
+    )
+  loaded = [result["evaluation/loaded"] for result in process_results]
+  np.testing.assert_array_equal(sum(loaded), np.ones(7))
+  assert all(one.any() for one in loaded)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
