@@ -15,7 +15,9 @@ import numpy as np
 import tokenizers
 
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.storage import untrusted
 
+_MAX_MODEL_BYTES = 256 << 20
 _CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Radford et al.'s pattern of words: contractions, letters, single digits, rest.
 _CLIP_WORDS = (
@@ -80,7 +82,7 @@ def load(path: str | os.PathLike) -> Vocabulary:
     ValueError: if it is neither.
   """
   path = pathlib.Path(path)
-  model = path.read_bytes()
+  model = untrusted.read_bytes(path, max_bytes=_MAX_MODEL_BYTES)
   make = ForeignTokenizer if model[:1] == b"{" else tokenizer_lib.Tokenizer
   try:
     return make(model)

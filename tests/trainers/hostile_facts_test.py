@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from clap_jax.data import vocabulary
 from clap_jax.trainers import encoders, facts, localization
 from clap_jax.training import pretrained
 from tests.trainers.facts_test import ENCODER
@@ -154,3 +155,14 @@ def test_a_model_that_cannot_be_built_is_refused():
 
   with pytest.raises(ValueError, match=r"a\.json.*ZeroDivisionError"):
     pretrained.check_fits({}, broken, name="a.json")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_a_tokenizer_that_is_no_file_is_refused(tmp_path, kind):
+  path = tmp_path / "tokenizer.model"
+  if kind == "pipe":
+    os.mkfifo(path)
+  else:
+    path.symlink_to("/dev/zero")
+  with pytest.raises(ValueError, match=r"tokenizer\.model"):
+    vocabulary.load(path)
