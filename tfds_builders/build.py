@@ -224,6 +224,7 @@ def build(
   workers: int | None = None,
   runner: str = "threads",
   runner_options: tuple[str, ...] = (),
+  on_start: Callable[[str], None] | None = None,
   on_progress: Progress | None = None,
 ) -> dict:
   """Builds a dataset under `data_dir`/<name>/<config>/<version>.
@@ -245,6 +246,8 @@ def build(
     workers: shards that are written at a time; by default one per processor.
     runner: threads of this process, or beam.
     runner_options: of Beam's pipeline, e.g. --runner=FlinkRunner.
+    on_start: called with the path of a video before work on it begins, from
+      several threads.
     on_progress: called with (stage, videos done, videos in all).
 
   Returns:
@@ -292,6 +295,7 @@ def build(
       "workers": workers or len(os.sched_getaffinity(0)),
       "runner": runner,
       "runner_options": runner_options,
+      "on_start": on_start or (lambda path: None),
     }
     try:
       plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
@@ -344,7 +348,7 @@ def _altered(base, manifests) -> list[str]:
 
 
 def _build_shards(
-  plan, request, work, *, limits, workers, runner, runner_options
+  plan, request, work, *, limits, workers, runner, runner_options, on_start
 ):
   """Writes `work`/dataset; fills the plan's manifests."""
   import tensorflow_datasets as tfds  # noqa: PLC0415  0.5 s
@@ -364,6 +368,7 @@ def _build_shards(
       in_order,
       folder,
       workers=workers,
+      on_start=on_start,
       on_video=_counter(request.on_progress, plan),
     )
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS on its conventions

@@ -199,6 +199,8 @@ def add_to_manifest(manifest: dict, note: dict) -> None:
   for key in ("repaired", "rejected"):
     manifest[key] += note[key]
   source = {k: note[k] for k in ("bytes", "sha256") if k in note}
+  # Other than the first stream, or pieces that follow each other.
+  source |= {k: note[k] for k in ("stream", "joined") if note.get(k)}
   manifest["videos"][note["id"]] = source
   if "corrupt" in note:
     manifest["corrupt"].append({"id": note["id"], "reason": note["corrupt"]})

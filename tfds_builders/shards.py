@@ -26,7 +26,7 @@ from clap_jax.media.errors import VideoError
 from clap_jax.storage import untrusted
 from tfds_builders import collection, packing, schema, transcoding
 
-FORMAT = 3  # raise it when equal jobs give other bytes
+FORMAT = 4  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
 _MASK_DELTA = 0xA282EAD8
@@ -224,6 +224,7 @@ def build_shard(
   job: ShardJob,
   folder: pathlib.Path,
   *,
+  on_start: Callable[[str], None] = lambda path: None,
   on_video: Callable[[], None] = lambda: None,
 ) -> dict:
   """Writes a shard, the same without videos, and the done-file; idempotent.
@@ -243,6 +244,7 @@ def build_shard(
 
   def records(scratch):
     for item in job.items:
+      on_start(str(item.path))
       note, record = pack_item(
         item,
         limits=job.limits,
@@ -280,6 +282,7 @@ def build_all(
   folder: pathlib.Path,
   *,
   workers: int,
+  on_start: Callable[[str], None],
   on_video: Callable[[], None],
 ) -> list[dict]:
   """Runs the jobs on threads; each decodes in processes of its own.
@@ -289,7 +292,10 @@ def build_all(
   clean(folder)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     runs = [
-      pool.submit(build_shard, job, folder, on_video=on_video) for job in jobs
+      pool.submit(
+        build_shard, job, folder, on_start=on_start, on_video=on_video
+      )
+      for job in jobs
     ]
     try:
       return [run.result() for run in runs]

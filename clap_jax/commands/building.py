@@ -79,6 +79,7 @@ def _build(args) -> dict:
       runner=args.runner,
       runner_options=tuple(args.runner_option),
       overwrite=args.overwrite,
+      on_start=progress.name,
       on_progress=lambda _, done, total: progress(done, total),
     )
   for split, manifest in report["manifests"].items():

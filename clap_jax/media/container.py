@@ -16,15 +16,15 @@ import dataclasses
 import io
 import math
 import os
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
 
 import av
 
-from clap_jax.media import errors, formats
+from clap_jax.media import errors, formats, headers, structure
 from clap_jax.media.errors import VideoError
+from clap_jax.media.headers import VideoInfo
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import untrusted
 
@@ -42,30 +42,10 @@ _JITTER_SEC = 0.5
 # that were joined byte by byte. FFmpeg's own tools assume the same.
 _JOINED_FORMATS, _JOIN_SEC = ("mpegts", "mpeg"), 10.0
 _OWN_ZERO_FORMATS = ("mov", "matroska")
-# The length is not stated but estimated from the end of the file.
-_ESTIMATED_FORMATS = ("mpegts", "mpeg", "ogg", "gif")
 # Where the index names key frames; elsewhere frames are found by walking.
 _SEEKABLE_FORMATS = ("mov", "matroska", "avi")
-_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_FALLBACK_FPS = 25.0
 # So many frames more than the share may be damaged before the end is reached.
 _EARLY_DAMAGED = 10
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-  """What the container states of its video stream, nothing decoded."""
-
-  duration_sec: float | None  # from zero to the end; None if not stated
-  fps: float  # on average
-  frame_sec: float  # between two frames where the picture moves
-  num_frames: int  # stated, or duration times rate where not stated
-  height: int
-  width: int
-  pixel_aspect: float  # width of a pixel by its height
-  codec: str
-  container: str
-  stream: int  # number in the file, of the default video stream
 
 
 @dataclasses.dataclass
@@ -97,7 +77,7 @@ class OpenVideo:
     *,
     demuxer: str,
     limits: VideoLimits,
-    is_whole: bool,
+    is_whole: bool | None,
   ):
     self._container = container
     self._limits = limits
@@ -106,17 +86,19 @@ class OpenVideo:
     stream = container.streams.best("video")
     if stream is None:
       raise VideoError("the file has no video stream")
-    flagged = [s for s in container.streams.video if _is_default(s)]
+    flagged = [s for s in container.streams.video if headers.is_default(s)]
     self._stream = flagged[0] if flagged else stream
     if self._stream.codec_context is None or not self._stream.time_base:
       raise VideoError("the video stream's codec or time base is unknown")
     self._stream.codec_context.thread_count = 1
     self._zero_tick = self._find_zero(demuxer)
-    self.info, self.claimed_end_sec, self.is_own_claim = _describe(
+    self.info, self.claimed_end_sec, self.is_own_claim = headers.describe(
       container, self._stream, demuxer, self._to_sec(0)
     )
     self.found = Findings()
-    _check_claims(self.info, limits)
+    # An estimate of a file of joined recordings may be hours off.
+    is_claim = self.claimed_end_sec is not None
+    headers.check_claims(self.info, limits, has_length=is_claim)
 
   def _to_sec(self, tick: int) -> float:
     return (tick - self._zero_tick) * float(self._stream.time_base)
@@ -300,6 +282,11 @@ class OpenVideo:
     if not found.decoded:
       raise VideoError("no frame of the video can be decoded")
     end_sec, claimed_sec = found.end_sec, self.claimed_end_sec or 0.0
+    is_listed = self.claimed_end_sec is not None and (
+      self.info.container != "mov"
+    )
+    if self._is_whole is False and not is_listed:
+      raise VideoError("cut short: the last part of the file is missing")
     if end_sec < claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC:
       if not self._reaches_end():
         raise VideoError(
@@ -322,9 +309,9 @@ class OpenVideo:
 
   def _reaches_end(self) -> bool:
     """Whether nothing is missing after the last frame: it was shown on."""
-    if self._is_whole:
-      return True
     is_mov = self.info.container == "mov"
+    if self._is_whole and not is_mov:
+      return True
     found, claimed_sec = self.found, self.claimed_end_sec or 0.0
     # A cut file loses the ends of all its streams, and the index of an mp4 file
     # tells the end of its video.
@@ -345,7 +332,7 @@ def open_video(
   with contextlib.ExitStack() as stack:
     file = stack.enter_context(open_source(video, limits=limits))
     demuxer = _sniff(file)
-    is_whole = demuxer == "matroska" and _is_whole_matroska(file)
+    is_whole = structure.is_whole(file, demuxer)
     try:
       with errors.named("cannot open the video"):
         container = av.open(
@@ -356,7 +343,7 @@ def open_video(
           options={"protocol_whitelist": "none", "format_whitelist": demuxer},
         )
     except VideoError as error:
-      if demuxer == "mov" and not _has_index(file):
+      if demuxer == "mov" and not structure.has_index(file):
         raise VideoError(
           "cut short: the file has no index (a moov box); it was not finished "
           "or is half downloaded"
@@ -421,110 +408,3 @@ def _sniff(file: BinaryIO) -> str:
       f"{', '.join(suffix[1:] for suffix in formats.SUFFIXES)}"
     )
   return name
-
-
-def _is_whole_matroska(file: BinaryIO) -> bool:
-  """Whether a Matroska file is as long as its segment states."""
-  head = file.read(formats.SNIFF_BYTES)
-  num_bytes = file.seek(0, os.SEEK_END)
-  file.seek(0)
-  place = head.find(b"\x18\x53\x80\x67")
-  size = head[place + 4 : place + 12]
-  if place < 0 or len(size) < 8 or size[0] != 1:
-    return False  # the length is unknown, or in a form that is never written
-  return place + 12 + int.from_bytes(size[1:], "big") <= num_bytes
-
-
-def _has_index(file: BinaryIO) -> bool:
-  """Whether an mp4 or mov file has its index among its outer boxes."""
-  num_bytes, place = file.seek(0, os.SEEK_END), 0
-  for _ in range(1000):
-    file.seek(place)
-    head = file.read(16)
-    if len(head) < 8 or head[4:8] == b"moov":
-      return len(head) >= 8
-    size = int.from_bytes(head[:4], "big")
-    if size == 1:
-      size = int.from_bytes(head[8:16], "big")
-    if size < 8 or place + size > num_bytes:
-      return False
-    place += size
-  return True
-
-
-def _describe(
-  container: av.container.InputContainer,
-  stream: av.video.stream.VideoStream,
-  demuxer: str,
-  zero_sec: float,
-) -> tuple[VideoInfo, float | None, bool]:
-  """The facts, and the end to compare with the frames.
-
-  Args:
-    container: just opened.
-    stream: of the video.
-    demuxer: name of the format.
-    zero_sec: the player's time of the stream's tick 0.
-
-  Returns:
-    The facts, the end that the file states, if it does, and whether that is of
-    the video stream alone: sound may outlast the picture.
-  """
-  average = float(stream.average_rate or stream.guessed_rate or 0)
-  nominal = float(stream.guessed_rate or stream.average_rate or _FALLBACK_FPS)
-  end_sec = None
-  is_own = True
-  clock = _CLOCK.match(stream.metadata.get("DURATION", ""))
-  if demuxer == "avi" and stream.frames and average:
-    # The stream's length shrinks with a file that is cut, the count does not.
-    end_sec = stream.frames / average
-  elif clock and demuxer == "matroska":
-    hours, minutes, seconds = (float(part) for part in clock.groups())
-    end_sec = hours * 3600 + minutes * 60 + seconds + zero_sec
-  elif stream.duration:
-    end = (stream.start_time or 0) + stream.duration
-    end_sec = float(end * stream.time_base) + zero_sec
-  elif container.duration:
-    start = container.start_time or 0
-    end_sec = (start + container.duration) / av.time_base + zero_sec
-    is_own = len(container.streams) == 1
-  info = VideoInfo(
-    duration_sec=end_sec,
-    fps=average,
-    frame_sec=1.0 / nominal,
-    num_frames=stream.frames or round((end_sec or 0.0) * average),
-    height=stream.height,
-    width=stream.width,
-    pixel_aspect=float(stream.sample_aspect_ratio or 0) or 1.0,
-    codec=stream.codec_context.name,
-    container=demuxer,
-    stream=stream.index,
-  )
-  is_estimate = demuxer in _ESTIMATED_FORMATS
-  return info, None if is_estimate else end_sec, is_own
-
-
-def _is_default(stream: av.video.stream.VideoStream) -> bool:
-  flags = av.stream.Disposition
-  return flags.default in stream.disposition and (
-    flags.attached_pic not in stream.disposition  # a cover
-  )
-
-
-def _check_claims(info: VideoInfo, limits: VideoLimits) -> None:
-  if info.height < 1 or info.width < 1:
-    raise VideoError(f"frames of {info.width} x {info.height} pixels")
-  if info.height * info.width > limits.max_pixels:
-    raise VideoError(
-      f"frames of {info.width} x {info.height} pixels, the limit is "
-      f"{limits.max_pixels} in all; transcode the video to a smaller size"
-    )
-  if info.num_frames > limits.max_frames:
-    raise VideoError(
-      f"{info.num_frames} frames, the limit is {limits.max_frames}"
-    )
-  duration_sec = info.duration_sec or 0.0
-  if not duration_sec <= limits.max_duration_sec:
-    raise VideoError(
-      f"{duration_sec:.0f} s long, the limit is {limits.max_duration_sec} s"
-    )

@@ -27,7 +27,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clap_jax.media import confinement, container, decode, decoder, frames
+from clap_jax.media import (
+  confinement,
+  container,
+  decode,
+  decoder,
+  frames,
+  headers,
+)
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
@@ -164,6 +171,11 @@ _POOL = _Pool()
 atexit.register(_POOL.close)
 
 
+def close() -> None:
+  """Ends the children that wait for another video."""
+  _POOL.close()
+
+
 class ClipStream:
   """Iterates once over the clips of a video, decoded by a child.
 
@@ -182,7 +194,7 @@ class ClipStream:
     self._video = video
     self._shape = shape
     self._limits = limits
-    self.info: container.VideoInfo | None = None
+    self.info: headers.VideoInfo | None = None
     self.duration_sec: float | None = None
     self.child_pid: int | None = None  # of the process, once it decodes
     self._clips = self._decoded()
@@ -209,7 +221,7 @@ class ClipStream:
       ):
         if "info" in message:
           self.child_pid = child.pid
-          self.info = container.VideoInfo(**message["info"])
+          self.info = headers.VideoInfo(**message["info"])
         elif "slot" in message:
           clip = view[int(message["slot"])].copy()
           child.give_back_slot()
@@ -220,14 +232,14 @@ class ClipStream:
 
 def probe(
   video: container.Video, *, limits: VideoLimits = DEFAULT_LIMITS
-) -> container.VideoInfo:
+) -> headers.VideoInfo:
   """What the container states, read by a child; decodes nothing.
 
   Raises:
     VideoError: the video cannot be opened, or is beyond a limit.
   """
   for _, message in _answers(video, {"shape": None}, [], limits=limits):
-    return container.VideoInfo(**message["info"])
+    return headers.VideoInfo(**message["info"])
   raise VideoError("the decoder gave no answer")
 
 

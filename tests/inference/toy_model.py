@@ -24,16 +24,24 @@ MAX_LENGTH = 16  # snippets
 STRIDE_SEC = 1.0
 
 
-def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
+def make_encoder(
+  directory: pathlib.Path,
+  *,
+  seed=0,
+  clip_sec=2.0,
+  num_frames=4,
+  image_size=16,
+  video_size="micro",
+):
   texts = [f"the square {name}" for name in built_dataset.LABEL_NAMES]
   tokenizer = tokenizer_lib.train(
     texts, vocab_size=40, path=directory / "tokenizer.model"
   )
   config = dual_encoder.DualEncoderConfig(
-    video_size="micro",
+    video_size=video_size,
     text_size="micro",
-    num_frames=4,
-    image_size=16,
+    num_frames=num_frames,
+    image_size=image_size,
     patch=(2, 8, 8),
     vocab_size=tokenizer.vocab_size,
     max_text_length=8,
@@ -45,7 +53,9 @@ def make_encoder(directory: pathlib.Path, *, seed=0, clip_sec=2.0):
     name="clap",
     seed=seed,
     directory=directory,
-    clip=encoders.ClipShape(clip_sec=clip_sec, num_frames=4, image_size=16),
+    clip=encoders.ClipShape(
+      clip_sec=clip_sec, num_frames=num_frames, image_size=image_size
+    ),
     config=config,
     params=jax.device_get(jax.jit(task.init)(jax.random.key(seed))),
     tokenizer=tokenizer,

@@ -12,7 +12,7 @@ import pytest
 
 from clap_jax.commands import searching
 from clap_jax.data import features, records
-from clap_jax.inference import extract, index, predict, support
+from clap_jax.inference import extract, index, inputs, predict, support
 from clap_jax.media import container, decode, errors, formats, guard
 from clap_jax.media.limits import DEFAULT_LIMITS
 from clap_jax.serving import uploads
@@ -20,7 +20,7 @@ from tests.data import built_dataset
 from tests.inference import toy_model
 from tests.media import odd_videos
 from tests.media.odd_videos import CASES
-from tfds_builders import transcoding
+from tfds_builders import build, transcoding
 
 STRIDE_SEC = toy_model.STRIDE_SEC
 GOOD = [case for case in CASES if not case.refusal]
@@ -116,6 +116,34 @@ def test_stores_show_what_a_player_shows(videos, tmp_path, case):
   )
 
 
+def test_build(videos, tmp_path):
+  """Annotations in a player's time are taken, and nothing odd is silent."""
+  names = ("late.mp4", "trimmed.mp4", "two_streams.mp4", "joined_later.ts")
+  last_sec = {case.name: case.duration_sec for case in GOOD}
+  rows = ["video,start,end,label"]
+  for name in names:
+    shutil.copy(videos / name / name, tmp_path / name)
+    (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7")
+    rows.append(f"{name},{last_sec[name] - 0.9},{last_sec[name]},x")
+  (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+  started = []
+  result = build.build(
+    "folder",
+    data_dir=tmp_path / "data",
+    videos=tmp_path,
+    annotations=tmp_path / "a.csv",
+    on_start=started.append,
+  )
+  assert sorted(started) == sorted(str(tmp_path / name) for name in names)
+  assert result["unlisted"] == []
+  manifest = result["manifests"]["train"]
+  assert manifest["segments"] == len(names)
+  for key in ("rejected", "repaired", "corrupt", "damaged"):
+    assert manifest[key] == [], key
+  assert manifest["videos"]["two_streams"]["stream"] == 1
+  assert manifest["videos"]["joined_later"]["joined"] == 1
+
+
 def _check_durations(found: dict[str, float]) -> None:
   for case in GOOD:
     assert found.pop(case.name) == pytest.approx(
@@ -145,7 +173,7 @@ def test_predict(encoder, videos):
 def test_index(encoder, videos, tmp_path):
   found = index.build(
     encoder,
-    index.find_videos(videos),
+    inputs.find_in(videos).files,
     out=tmp_path / "index",
     stride_sec=STRIDE_SEC,
   )

@@ -5,6 +5,7 @@ per second.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -123,9 +124,18 @@ def _trimmed(path: pathlib.Path) -> None:
   whole.unlink()
 
 
-def _joined(path: pathlib.Path) -> None:
-  encode(path, file_format="mpegts", options={"bf": "0"})
-  path.write_bytes(2 * path.read_bytes())
+def _joined(path: pathlib.Path, *, starts_sec: tuple[int, ...]) -> None:
+  """Transport streams, one after the other, with time stamps of their own."""
+  pieces = []
+  for start_sec in starts_sec:
+    encode(
+      path,
+      file_format="mpegts",
+      options={"bf": "0"},
+      pts=lambda index, start=start_sec * FPS: index + start,
+    )
+    pieces.append(path.read_bytes())
+  path.write_bytes(b"".join(pieces))
 
 
 def _camera(path: pathlib.Path) -> None:
@@ -166,8 +176,8 @@ def _bad_sector(path: pathlib.Path) -> None:
   path.write_bytes(bytes(content))
 
 
-def _cut(path: pathlib.Path, *, has_index: bool) -> None:
-  options = {"movflags": "faststart"} if has_index else {}
+def _cut(path: pathlib.Path, *, movflags: str | None) -> None:
+  options = {"movflags": movflags} if movflags else {}
   encode(path, codec="mpeg4", fps=100, container_options=options)
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -212,13 +222,29 @@ CASES = (
     shown=((4.0, 4.0), (8.0, 5.9)),
   ),
   Case(
+    "held.mkv",
+    _of(last_sec=4.0, options={"bf": "0"}),
+    duration_sec=9.9,
+    shown=((4.0, 4.0), (8.0, 5.9)),
+  ),
+  Case(
     "still_inside.mp4",
     _of(pts=lambda index: index + _STILL * (index >= 3 * FPS)),
     duration_sec=26.0,
     shown=((2.0, 2.0), (20.0, 2.9), (24.0, 4.0)),
   ),
-  Case(
-    "joined.ts", _joined, duration_sec=12.0, shown=((1.0, 1.0), (10.0, 4.0))
+  *(
+    Case(
+      f"joined_{name}.ts",
+      functools.partial(_joined, starts_sec=starts_sec),
+      duration_sec=12.0,
+      shown=((1.0, 1.0), (10.0, 4.0)),
+    )
+    for name, starts_sec in (
+      ("equal", (0, 0)),
+      ("later", (0, 3600)),
+      ("earlier", (3600, 0)),
+    )
   ),
   Case("browser.webm", _of(codec="libvpx", container_options={"live": "1"})),
   Case("long_sound.mkv", _of(audio_sec=12.0)),
@@ -232,17 +258,24 @@ CASES = (
   Case("two_streams.mp4", _two_streams),
   Case("bad_sector.mp4", _bad_sector),
   Case(
-    "half.mp4", lambda path: _cut(path, has_index=True), refusal="cut short"
+    "half.mp4",
+    lambda path: _cut(path, movflags="faststart"),
+    refusal="cut short",
   ),
   Case(
     "no_index.mp4",
-    lambda path: _cut(path, has_index=False),
+    lambda path: _cut(path, movflags=None),
     refusal="cut short.*index",
   ),
   Case(
     "day.mp4",
     _of(frames=20, pts=lambda index: index + 23 * 3600 * FPS * (index > 9)),
     refusal="limit",
+  ),
+  Case(
+    "half_live.mp4",
+    lambda path: _cut(path, movflags="frag_keyframe+empty_moov"),
+    refusal="cut short",
   ),
   Case("page.mp4", lambda path: path.write_text("<html>"), refusal="container"),
 )
