@@ -20,6 +20,7 @@ from concurrent import futures
 from typing import Any
 
 from clap_jax.report import files, run_files, sweep_page, sweep_table
+from clap_jax.storage import output
 from clap_jax.trainers import results
 
 RUNS_DIRECTORY = "runs"
@@ -92,9 +93,9 @@ class Children:
   def run(self, name: str, command: Sequence[str], log: pathlib.Path) -> int:
     """The exit code of a command, whose output is added to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as output:
+    with output.open_appending(log) as lines:
       process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        command, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines
       )
       with self._lock:
         self._running[name] = process

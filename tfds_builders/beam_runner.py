@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
+from clap_jax.storage import output
 from tfds_builders import shards
 
 
@@ -41,7 +42,7 @@ def build_one(job: shards.ShardJob, folder: str) -> tuple[str, dict]:
     done = shards.build_shard(job, attempt)
     for name in shards.file_names(job):
       (attempt / name).replace(target / name)
-    shards.sync_folder(target)
+    output.sync_folder(target)
   finally:
     shutil.rmtree(attempt, ignore_errors=True)
   return job.name, done

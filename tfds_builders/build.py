@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from clap_jax.media import guard
 from clap_jax.media.errors import VideoError
+from clap_jax.storage import output
 from tfds_builders import annotations as annotation_base
 from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
@@ -71,7 +72,7 @@ def _only_one_build(work: pathlib.Path):
   """Holds a lock that a killed build cannot leave behind."""
   work.mkdir(parents=True, exist_ok=True)
   lock = work.with_name(work.name + ".lock")
-  with lock.open("w") as file:
+  with output.open_appending(lock) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

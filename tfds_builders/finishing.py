@@ -7,6 +7,7 @@ import shutil
 import av
 import tensorflow_datasets as tfds
 
+from clap_jax.storage import output
 from tfds_builders import annotations, collection, packing, shards, transcoding
 
 CHECKSUMS = "SHA256SUMS"
@@ -106,20 +107,20 @@ def _place(sources, manifest, folder):
   """Links the shards of a split and joins their metadata."""
   folder.mkdir()
   metadata = folder / METADATA
-  with metadata.open("wb") as file:
+  with output.writing(metadata) as file:
     for source, entry in zip(sources, manifest["shards"], strict=True):
       _link(source, folder.parent / entry["name"])
       light = source.with_name(f"{source.name}.metadata")
       file.write(light.read_bytes())
   offsets = packing.record_offsets(metadata)
-  metadata.with_name(METADATA + ".idx").write_bytes(offsets.tobytes())
+  output.write_bytes(folder / f"{METADATA}.idx", offsets.tobytes())
 
 
 def _link(source, target):
   try:
     os.link(source, target)
   except OSError:  # a file system without hard links
-    shutil.copyfile(source, target)
+    output.copy(source, target)
 
 
 def _split_info(name, split, notes, target):
@@ -155,4 +156,4 @@ def write_checksums(directory: pathlib.Path) -> None:
       name = path.relative_to(directory).as_posix()
       lines.append(f"{annotations.hash_file(path)}  {name}")
   target = directory / CHECKSUMS
-  target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  output.write_text(target, "\n".join(lines) + "\n")

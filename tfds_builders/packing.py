@@ -5,7 +5,6 @@ Needs NumPy and the standard library only.
 """
 
 import json
-import os
 import pathlib
 import re
 import struct
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clap_jax.storage import video_names
+from clap_jax.storage import output, video_names
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -268,9 +267,7 @@ def _note_damage(manifest, note):
 def write_json(path: pathlib.Path, value: object) -> None:
   """Writes a JSON file that is complete or not there."""
   path = pathlib.Path(path)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-  os.replace(partial, path)
+  output.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def record_offsets(shard: pathlib.Path) -> np.ndarray:
@@ -303,6 +300,7 @@ def write_index(directory: pathlib.Path) -> dict[str, int]:
     if shard.suffix == ".idx":
       continue
     offsets = record_offsets(shard)
-    shard.with_name(shard.name + ".idx").write_bytes(offsets.tobytes())
+    index = shard.with_name(f"{shard.name}.idx")
+    output.write_bytes(index, offsets.tobytes())
     counts[shard.name] = len(offsets)
   return counts

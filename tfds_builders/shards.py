@@ -11,7 +11,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import struct
@@ -23,7 +22,7 @@ import crc32c
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import untrusted
+from clap_jax.storage import output, untrusted
 from tfds_builders import collection, packing, schema, transcoding
 
 FORMAT = 4  # raise it when equal jobs give other bytes
@@ -190,28 +189,15 @@ def pack_item(
 
 def _commit(path: pathlib.Path, parts: Iterable[bytes]) -> None:
   """Writes a file that is complete and on the disk, or not there."""
-  partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with partial.open("wb") as file:
+  with output.writing(path) as file:
     for part in parts:
       file.write(part)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-  """Makes the names in a folder survive a power cut."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def read_done(job: ShardJob, folder: pathlib.Path) -> dict | None:
   """What the done-file of a job says, if it is of this very job."""
   try:
-    done = json.loads((folder / f"{job.name}.done.json").read_text("utf-8"))
+    done = untrusted.read_json(f"{job.name}.done.json", folder=folder)
     size = (folder / job.name).stat().st_size
   except (OSError, ValueError):
     return None
@@ -273,7 +259,6 @@ def build_shard(
     "notes": notes,
   }
   _commit(folder / f"{job.name}.done.json", [json.dumps(done).encode()])
-  sync_folder(folder)
   return done
 
 

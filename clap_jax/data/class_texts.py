@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clap_jax.data import clips
+from clap_jax.storage import arrays
 
 
 class ClassTexts(NamedTuple):
@@ -44,18 +45,19 @@ def mean_over_prompts(vectors: np.ndarray) -> np.ndarray:
 def save(path: pathlib.Path, texts: ClassTexts) -> None:
   """Writes the file whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".tmp")
-  with partial.open("wb") as file:
-    np.savez(file, **texts._asdict() | {"names": np.array(texts.names)})
-  partial.replace(path)
+  content = texts._asdict() | {"names": np.array(texts.names)}
+  arrays.write_npz(path, content)
 
 
 def load(path: pathlib.Path) -> ClassTexts:
-  with np.load(path, allow_pickle=False) as arrays:
+  with arrays.open_npz(path) as archive:
+    missing = set(ClassTexts._fields) - archive.keys()
+    if missing:
+      raise ValueError(f"{path} lacks {sorted(missing)}; make it again")
     return ClassTexts(
-      tuple(str(name) for name in arrays["names"]),
-      arrays["vectors"],
-      arrays["background"],
-      arrays["video_projection"],
-      float(arrays["logit_scale"]),
+      tuple(str(name) for name in archive["names"]),
+      archive["vectors"],
+      archive["background"],
+      archive["video_projection"],
+      float(archive["logit_scale"]),
     )

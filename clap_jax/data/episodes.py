@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from clap_jax.data import order
+from clap_jax.storage import output, untrusted
 
 INSTANCES = ("all", "single", "multi")
 LEGACY_EPISODES_PER_RUN = 100
@@ -210,9 +211,7 @@ def draw(
 def write(path: pathlib.Path, episodes: EpisodeSet) -> str:
   """Writes the file, its hash inside; returns the hash."""
   document = episodes.to_dict() | {"sha256": episodes.sha256}
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-  partial.replace(path)
+  output.write_text(path, json.dumps(document, indent=1) + "\n")
   return document["sha256"]
 
 
@@ -224,7 +223,7 @@ def read(path: str | pathlib.Path) -> EpisodeSet:
   """
   path = pathlib.Path(path)
   try:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = untrusted.read_json(path)
     stated = document.pop("sha256")
     runs = tuple(
       tuple(
@@ -236,7 +235,7 @@ def read(path: str | pathlib.Path) -> EpisodeSet:
       for run in document["runs"]
     )
     facts, left_out = document["facts"], tuple(document["left_out"])
-  except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+  except (KeyError, TypeError, AttributeError) as error:
     raise ValueError(f"{path} holds no episodes: {error!r}") from error
   if _hash(document) != stated:
     raise ValueError(

@@ -21,6 +21,7 @@ from clap_jax.data.features import (
   VideoFeatures,
   save_features,
 )
+from clap_jax.storage import output
 
 # Hz; edges of the bands whose power is a feature.
 _BAND_EDGES = (0.5, 1.5, 3.0, 5.0, 8.0, 12.0, 25.0)
@@ -233,5 +234,5 @@ def write_window_features(
     num_samples[name] = len(signals)
   document = annotation_document(labels, num_samples, rate_hz=rate_hz)
   text = json.dumps(document, indent=1) + "\n"
-  pathlib.Path(out, ANNOTATIONS_FILE).write_text(text, encoding="utf-8")
+  output.write_text(pathlib.Path(out, ANNOTATIONS_FILE), text)
   return list(num_samples)

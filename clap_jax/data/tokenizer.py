@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from clap_jax.storage import output, untrusted
+
 PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
+MAX_BYTES = 256 << 20  # of a model
 _MAX_CACHED_TEXTS = 1 << 16
 
 
@@ -64,9 +67,7 @@ def train(
     ) from error
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-  temporary.write_bytes(model.getvalue())
-  os.replace(temporary, path)
+  output.write_bytes(path, model.getvalue())
   return Tokenizer(model.getvalue())
 
 
@@ -88,7 +89,7 @@ class Tokenizer:
         self._processor.bos_id(),
         self._processor.eos_id(),
       )
-    except RuntimeError as error:
+    except (RuntimeError, OSError, TypeError, MemoryError) as error:
       raise ValueError(f"not a SentencePiece model: {error}") from error
     if special != (PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID):
       raise ValueError(
@@ -108,7 +109,7 @@ class Tokenizer:
       ValueError: the file is no model that `train` wrote.
     """
     try:
-      return cls(pathlib.Path(path).read_bytes())
+      return cls(untrusted.read_bytes(path, max_bytes=MAX_BYTES))
     except ValueError as error:
       raise ValueError(f"{os.fspath(path)}: {error}") from error
 

@@ -5,25 +5,29 @@ and BERT's word pieces are kept as the library's JSON; `load` tells such a file
 from a SentencePiece model.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tokenizers
 
 from clap_jax.data import tokenizer as tokenizer_lib
-from clap_jax.storage import untrusted
+from clap_jax.storage import placeholders, untrusted
 
-_MAX_MODEL_BYTES = 256 << 20
 _CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Radford et al.'s pattern of words: contractions, letters, single digits, rest.
 _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
   r"|[^\s\p{L}\p{N}]+"
 )
+
+
+# Texts that reach the parts of a file that are used late.
+_PROBE = "A ﬁne Ünïcode tëxt, 12 ½ ａｂｃ \u200b\U0001f600\n"
 
 
 class ForeignTokenizer:
@@ -37,13 +41,12 @@ class ForeignTokenizer:
 
   def __init__(self, model: bytes):
     """Raises ValueError when `model` is no tokenizer that frames a text."""
-    try:
+    with _explained("not a tokenizer of `tokenizers`"):
       self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
-    except Exception as error:  # the library raises nothing more specific
-      raise ValueError(f"not a tokenizer of `tokenizers`: {error}") from error
-    self._tokenizer.no_padding()
-    self._tokenizer.no_truncation()
-    frame = self._tokenizer.encode("").ids
+      self._tokenizer.no_padding()
+      self._tokenizer.no_truncation()
+      frame = self._tokenizer.encode("").ids
+      self._tokenizer.encode(_PROBE)
     if len(frame) != 2:
       raise ValueError(
         f"the tokenizer makes {frame} of an empty text; expected one piece for "
@@ -67,8 +70,25 @@ class ForeignTokenizer:
     )
 
   def _encode_one(self, text: str) -> tuple[int, ...]:
-    encoding = self._tokenizer.encode(text, add_special_tokens=False)
-    return tuple(encoding.ids)
+    with _explained(f"the tokenizer cannot encode {text!r:.100}"):
+      encoding = self._tokenizer.encode(text, add_special_tokens=False)
+      return tuple(encoding.ids)
+
+
+@contextlib.contextmanager
+def _explained(problem: str) -> Iterator[None]:
+  """Turns whatever the library raises into a ValueError.
+
+  It raises nothing more specific than Exception, and where its own code fails
+  on a file a PanicException, which is not even that.
+  """
+  try:
+    yield
+  except BaseException as error:
+    is_panic = type(error).__name__ == "PanicException"
+    if not isinstance(error, Exception) and not is_panic:
+      raise
+    raise ValueError(f"{problem}: {error}") from error
 
 
 Vocabulary = tokenizer_lib.Tokenizer | ForeignTokenizer
@@ -82,7 +102,7 @@ def load(path: str | os.PathLike) -> Vocabulary:
     ValueError: if it is neither.
   """
   path = pathlib.Path(path)
-  model = untrusted.read_bytes(path, max_bytes=_MAX_MODEL_BYTES)
+  model = _read(path)
   make = ForeignTokenizer if model[:1] == b"{" else tokenizer_lib.Tokenizer
   try:
     return make(model)
@@ -98,21 +118,31 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
     ValueError: if it is none of these.
   """
   path = pathlib.Path(path)
-  if not path.is_file():
+  if not path.exists():
     raise FileNotFoundError(f"There is no tokenizer file {path}.")
-  if path.name == "vocab.txt":
-    return ForeignTokenizer(_word_pieces(path).to_str().encode())
-  if path.name == "vocab.json":
-    return ForeignTokenizer(_byte_pairs(path).to_str().encode())
   try:
-    return ForeignTokenizer(path.read_bytes())
+    with _explained("no vocabulary"):
+      if path.name == "vocab.txt":
+        model = _word_pieces(path).to_str().encode()
+      elif path.name == "vocab.json":
+        model = _byte_pairs(path).to_str().encode()
+      else:
+        model = _read(path)
+    return ForeignTokenizer(model)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 
 
+def _read(path: pathlib.Path) -> bytes:
+  with untrusted.open_file(path, max_bytes=tokenizer_lib.MAX_BYTES) as file:
+    placeholders.check(file, name=path)
+    return file.read()
+
+
 def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
   """BERT's, uncased where the vocabulary has no upper case."""
-  words = path.read_text(encoding="utf-8").splitlines()
+  text = untrusted.read_text(path, max_bytes=tokenizer_lib.MAX_BYTES)
+  words = text.splitlines()
   vocabulary = {word: index for index, word in enumerate(words)}
   missing = {"[CLS]", "[SEP]", "[UNK]"} - set(vocabulary)
   if missing:
@@ -135,10 +165,17 @@ def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
 def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
   """CLIP's: byte pairs of lower-cased words that end in </w>."""
   merges = path.with_name("merges.txt")
-  if not merges.is_file():
+  if not merges.exists():
     raise FileNotFoundError(f"There is no merges.txt beside {path}.")
-  model = tokenizers.models.BPE.from_file(
-    str(path), str(merges), unk_token=_CLIP_END, end_of_word_suffix="</w>"
+  pieces = untrusted.read_json(path, max_bytes=tokenizer_lib.MAX_BYTES)
+  lines = untrusted.read_text(merges, max_bytes=tokenizer_lib.MAX_BYTES)
+  pairs = [
+    tuple(line.split(" "))
+    for line in lines.splitlines()
+    if line and not line.startswith("#version")
+  ]
+  model = tokenizers.models.BPE(
+    pieces, pairs, unk_token=_CLIP_END, end_of_word_suffix="</w>"
   )
   made = tokenizers.Tokenizer(model)
   for piece in (_CLIP_BEGIN, _CLIP_END):

@@ -8,6 +8,7 @@ from clap_jax.demo import layout as layout_lib
 from clap_jax.demo import report as demo_report
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory, predict
+from clap_jax.storage import output
 from clap_jax.trainers import results
 from clap_jax.training import compilation
 from configs import (
@@ -268,7 +269,7 @@ def _predict_unseen(layout, log, model_dir) -> None:
     )
     model = model_directory.load_model(model_dir)
     labels = layout.unseen / "labels.txt"
-    labels.write_text("\n".join(model.label_names) + "\n")
+    output.write_text(labels, "\n".join(model.label_names) + "\n")
     queries = _action_captions(truth)[:3]
     by_label = predict.predict(model, [video], labels=model.label_names)
     by_query = predict.predict(model, [video], queries=queries)

@@ -7,7 +7,6 @@ the weights as an argument, by name, and any batch size.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ import numpy as np
 from clap_jax import config as config_lib
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.models import dual_encoder
+from clap_jax.storage import output, untrusted
 from clap_jax.trainers import results
 from clap_jax.training import paths, weights, workdir
 
@@ -73,13 +73,13 @@ def export(model: str | os.PathLike, out: str | os.PathLike) -> dict[str, Any]:
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
       taken, *shapes
     )
-    (out / file).write_bytes(exported.serialize())
+    output.write_bytes(out / file, exported.serialize())
     files[file] = {
       "sha256": weights.sha256(out / file),
       "weights": sorted(taken),
       "inputs": [f"{s.dtype}{list(map(str, s.shape))}" for s in shapes],
     }
-  (out / "tokenizer").write_bytes(encoder.tokenizer.model)
+  output.write_bytes(out / "tokenizer", encoder.tokenizer.model)
   weights.write(out, flat, _facts(encoder) | {"files": files})
   _, facts = weights.read(out)
   check(encoder, out)
@@ -97,11 +97,16 @@ def load_tower(directory: str | os.PathLike, file: str) -> Tower:
   path = directory / weights.MANIFEST_FILE
   if not path.is_file() or not (directory / file).is_file():
     raise FileNotFoundError(f"{directory} holds no export with {file}.")
-  facts = json.loads(path.read_text(encoding="utf-8"))["files"][file]
-  if weights.sha256(directory / file) != facts["sha256"]:
+  document = untrusted.read_json(weights.MANIFEST_FILE, folder=directory)
+  try:
+    facts = document["files"][file]
+    expected, names = facts["sha256"], tuple(facts["weights"])
+  except (KeyError, TypeError) as error:
+    raise ValueError(f"{path} does not describe {file}: {error!r}") from error
+  if weights.sha256(file, folder=directory) != expected:
     raise ValueError(f"{directory / file} is damaged: export it again.")
-  exported = jax.export.deserialize((directory / file).read_bytes())
-  return Tower(exported.call, tuple(facts["weights"]))
+  program = untrusted.read_bytes(file, folder=directory)
+  return Tower(jax.export.deserialize(bytearray(program)).call, names)
 
 
 def check(encoder: encoder_lib.Encoder, directory: str | os.PathLike) -> None:
@@ -179,7 +184,7 @@ def _facts(encoder: encoder_lib.Encoder) -> dict[str, Any]:
 
   def read(name):
     path = directory / name
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return untrusted.read_json(path) if path.is_file() else {}
 
   environment = read(workdir.ENVIRONMENT_FILE)
   return {

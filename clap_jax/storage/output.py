@@ -10,11 +10,16 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from clap_jax.storage import untrusted
+
 PathLike = str | os.PathLike
+
+_MAX_COPIED_BYTES = 1 << 44
 
 
 class OutputError(ValueError):
@@ -109,6 +114,47 @@ def writing(
       os.unlink(temporary)
     raise
   sync_folder(path.parent)
+
+
+def open_appending(path: PathLike) -> BinaryIO:
+  """Opens a file to be read and appended to; it is made if it is missing.
+
+  Raises:
+    OutputError: it is a link, a pipe or another special file.
+    OSError: it cannot be opened.
+  """
+  if pathlib.Path(path).exists() or pathlib.Path(path).is_symlink():
+    check_writable(path)
+  flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+  descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+  if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    os.close(descriptor)
+    raise OutputError(f"{os.fspath(path)} is not a regular file")
+  return os.fdopen(descriptor, "a+b")
+
+
+def make_folder(path: PathLike) -> pathlib.Path:
+  """Makes a folder to write to, with those above it, and returns its path.
+
+  Raises:
+    OutputError: a link or a file is in the way.
+  """
+  path = pathlib.Path(path)
+  _check_links(path, None)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except FileExistsError as error:
+    raise OutputError(f"{path} exists and is not a folder") from error
+  return path
+
+
+def copy(source: PathLike, target: PathLike, **options: Any) -> None:
+  """Copies a regular file; options and errors as `writing`."""
+  with (
+    untrusted.open_file(source, max_bytes=_MAX_COPIED_BYTES) as read,
+    writing(target, **options) as file,
+  ):
+    shutil.copyfileobj(read, file)
 
 
 def sync_folder(folder: PathLike) -> None:

@@ -119,10 +119,11 @@ def read_bytes(
 ) -> bytes:
   """Returns the bytes of a file; arguments and errors as `open_file`."""
   with open_file(path, folder=folder, max_bytes=max_bytes) as file:
-    # A file may grow between the check of its size and the reading.
-    content = file.read(max_bytes + 1)
-  if len(content) > max_bytes:
-    raise UntrustedFileError(f"{path} has more than {max_bytes} bytes")
+    # Reading sets aside what it is asked for, and a file may grow meanwhile.
+    size = size_of(file)
+    content = file.read(size + 1)
+  if len(content) > size:
+    raise UntrustedFileError(f"{path} has more bytes than its size, {size}")
   return content
 
 

@@ -9,7 +9,6 @@ frozen is said by `optimizer.groups`.
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.models import dual_encoder, long_video, video_tower
+from clap_jax.storage import output
 from clap_jax.trainers import (
   abstract,
   data_checks,
@@ -318,7 +318,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   checkpoint.write_params(encoder, {"params": whole})
   checkpoint.write_params(head, params["localizer"])
   if processes.is_first():
-    shutil.copyfile(
+    output.copy(
       pathlib.Path(config.tower.workdir) / encoders.TOKENIZER_FILE,
       encoder / encoders.TOKENIZER_FILE,
     )

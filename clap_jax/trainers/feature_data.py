@@ -22,6 +22,7 @@ from clap_jax.data import (
 )
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
+from clap_jax.storage import arrays
 from clap_jax.trainers import annotations, data_checks
 from clap_jax.trainers import facts as facts_lib
 
@@ -442,11 +443,19 @@ class FeatureReader:
     )
 
 
+_MAX_TEXTS_BYTES = 64 << 30  # vectors of all tokens of a dataset's sentences
+
+
 def read_texts(path: pathlib.Path) -> queries.QueryVectors:
   """Texts with their token vectors, as `clap extract` writes them."""
-  with np.load(path, allow_pickle=False) as arrays:
+  with arrays.open_npz(path, max_bytes=_MAX_TEXTS_BYTES) as archive:
+    missing = {"texts", "vectors", "mask"} - archive.keys()
+    if missing:
+      raise ValueError(
+        f"{path} lacks {sorted(missing)}; make it with `clap extract`"
+      )
     return queries.QueryVectors(
-      tuple(str(text) for text in arrays["texts"]),
-      arrays["vectors"],
-      arrays["mask"],
+      tuple(str(text) for text in archive["texts"]),
+      archive["vectors"],
+      archive["mask"],
     )

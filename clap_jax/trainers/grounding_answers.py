@@ -9,6 +9,7 @@ import numpy as np
 
 from clap_jax.data import grounding_source, queries
 from clap_jax.metrics import calibration, highlights
+from clap_jax.storage import output
 from clap_jax.trainers import moment_search
 
 PREDICTIONS_FILE = "predictions.json"
@@ -143,8 +144,8 @@ def write_predictions(
     }
     for key, answer in found.answers.items()
   ]
-  path = workdir / PREDICTIONS_FILE
-  path.write_text(json.dumps({"queries": document}) + "\n")
+  text = json.dumps({"queries": document}) + "\n"
+  output.write_text(workdir / PREDICTIONS_FILE, text)
   if not any(q.saliency is not None for q in found.split.queries):
     return
   lines = [
@@ -158,4 +159,4 @@ def write_predictions(
     for key, answer in found.answers.items()
   ]
   text = "".join(json.dumps(line) + "\n" for line in lines)
-  (workdir / LINES_FILE).write_text(text)
+  output.write_text(workdir / LINES_FILE, text)

@@ -14,6 +14,7 @@ from clap_jax.data import pipeline
 from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
+from clap_jax.storage import output
 from clap_jax.trainers import abstract, feature_data, results, running
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers.localizers import (
@@ -330,4 +331,4 @@ def write_predictions(table: tables.DetectionTable, path) -> None:
       }
     )
   document = {"version": "clap_jax", "results": found, "external_data": {}}
-  path.write_text(json.dumps(document) + "\n")
+  output.write_text(path, json.dumps(document) + "\n")

@@ -8,7 +8,6 @@ trains nothing.
 
 import dataclasses
 import pathlib
-import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from clap_jax import types
 from clap_jax.data import augment, order, pipeline
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, video_tower
+from clap_jax.storage import output
 from clap_jax.trainers import (
   abstract,
   clip_data,
@@ -321,7 +321,7 @@ def _write_encoder(
 ) -> None:
   """What `load_encoder` needs beside the parameters, written last."""
   if processes.is_first():
-    shutil.copyfile(config.data.tokenizer, workdir / encoders.TOKENIZER_FILE)
+    output.copy(config.data.tokenizer, workdir / encoders.TOKENIZER_FILE)
   facts = {
     "encoder": config.encoder,
     "seed": config.loop.seed,

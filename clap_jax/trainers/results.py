@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from clap_jax.storage import output, untrusted
 from clap_jax.training import processes
 
 RESULTS_FILE = "results.json"
@@ -54,11 +55,9 @@ def write_json(path: pathlib.Path, document: Any) -> None:
   if not processes.is_first():
     return
   text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
-  if path.is_file() and path.read_text() == text:
+  if path.is_file() and untrusted.read_text(path) == text:
     return
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(text)
-  partial.replace(path)
+  output.write_text(path, text)
 
 
 def without_nan(document: Any) -> Any:
@@ -75,4 +74,4 @@ def without_nan(document: Any) -> Any:
 def read(directory: str | pathlib.Path) -> list[dict]:
   """Rows of <directory>/results.json; none where there is no such file."""
   path = pathlib.Path(directory) / RESULTS_FILE
-  return json.loads(path.read_text())["rows"] if path.is_file() else []
+  return untrusted.read_json(path)["rows"] if path.is_file() else []

@@ -21,6 +21,7 @@ import numpy as np
 from clap_jax.data import class_texts, features
 from clap_jax.data.records import ExampleInfo
 from clap_jax.metrics import matching
+from clap_jax.storage import arrays
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the identity, for unit variances
 SCALES = (5.0, 10.0, 20.0, 40.0)
@@ -254,8 +255,7 @@ def best_classes(share: np.ndarray, top_classes: int) -> np.ndarray:
 
 
 def save(path: pathlib.Path, space: Space) -> None:
-  with path.open("wb") as file:
-    np.savez(file, **space._asdict())
+  arrays.write_npz(path, space._asdict())
 
 
 def load(path: pathlib.Path) -> Space:
@@ -269,8 +269,8 @@ def load(path: pathlib.Path) -> Space:
       f"{path} is missing: an earlier revision of clap_jax trained this "
       "open-vocabulary run. Run its `clap train` again, in a new directory."
     )
-  with np.load(path, allow_pickle=False) as arrays:
+  with arrays.open_npz(path) as archive:
     return Space(
-      *(arrays[name] for name in ("kernel", "offset", "centre")),
-      *(float(arrays[name]) for name in ("scale", "seen_penalty")),
+      *(archive[name] for name in ("kernel", "offset", "centre")),
+      *(float(archive[name]) for name in ("scale", "seen_penalty")),
     )

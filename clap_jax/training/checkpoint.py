@@ -6,6 +6,7 @@ last. A step that cannot be trusted is moved to `<directory>.damaged/`.
 
 import contextlib
 import pathlib
+import re
 import shutil
 import sys
 import threading
@@ -350,11 +351,27 @@ def _read_item(directory, targets, tree) -> dict[str, Any]:
   arguments = jax.tree.map(_restore_args, nested)
   handler = ocp.PyTreeCheckpointHandler()
   with ocp.Checkpointer(handler) as checkpointer:
+    _check_stored(checkpointer, directory, tree)
     restored = checkpointer.restore(
       directory,
       args=ocp.args.PyTreeRestore(item=nested, restore_args=arguments),
     )
   return paths.flatten(restored)
+
+
+def _check_stored(checkpointer, directory, tree) -> None:
+  """Compares the arrays' own headers with the manifest, before reading.
+
+  Raises:
+    CheckpointError: an array has another shape than its manifest says.
+  """
+  stored = checkpointer.metadata(directory).item_metadata.tree
+  for name, leaf in paths.flatten(stored).items():
+    if name in tree and list(leaf.shape) != list(tree[name][0]):
+      raise CheckpointError(
+        f"{directory}: {name} is stored with shape {list(leaf.shape)}, its "
+        f"manifest says {tree[name][0]}"
+      )
 
 
 def _restore_args(target) -> ocp.RestoreArgs:
@@ -393,7 +410,13 @@ def _show(spec) -> str:
 def _step_directories(directory: pathlib.Path) -> list[pathlib.Path]:
   if not directory.is_dir():
     return []
-  return [p for p in directory.iterdir() if p.name.isdigit() and p.is_dir()]
+  return [
+    path
+    for path in directory.iterdir()
+    if re.fullmatch(r"[0-9]{1,12}", path.name)
+    and path.is_dir()
+    and not path.is_symlink()
+  ]
 
 
 def _remove_interrupted(directory: pathlib.Path) -> None:

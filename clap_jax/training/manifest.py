@@ -9,16 +9,28 @@ unnoticed. Hence SHA-256 beside it.
 """
 
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import crc32c
+import numpy as np
 import orjson
+
+from clap_jax.storage import output, untrusted
 
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 22
+_MAX_FILE_BYTES = 1 << 44
+_MAX_MANIFEST_BYTES = 1 << 28
+# Of what the arrays take to what their files have: those of an optimizer's
+# first steps are zeros, but never all of a checkpoint.
+_MAX_RATIO = 100
+_FREE_BYTES = 64 << 20
+_MAX_DIMENSIONS = 32
+_MAX_TYPE_NAME = 20
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -36,21 +48,16 @@ def write_manifest(
     metadata: JSON values to keep with it.
   """
   files = {
-    str(path.relative_to(directory)): _fingerprint(path, sync=True)
-    for path in _files_below(directory)
+    name: _fingerprint(directory, name, sync=True)
+    for name in _files_below(directory)
   }
   # The names as well: of those in a folder that was not brought to the disk a
   # power cut may leave none.
   for folder in (*_folders_below(directory), directory, directory.parent):
-    _sync_directory(folder)
+    output.sync_folder(folder)
   body = {"files": files, "tree": dict(tree), "metadata": dict(metadata)}
-  partial = directory / f"{MANIFEST_FILE}.partial"
-  with open(partial, "wb") as file:
-    file.write(orjson.dumps({"body": body, "crc32c": _body_crc32c(body)}))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, directory / MANIFEST_FILE)
-  _sync_directory(directory)
+  record = orjson.dumps({"body": body, "crc32c": _body_crc32c(body)})
+  output.write_bytes(directory / MANIFEST_FILE, record, folder=directory)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
@@ -61,13 +68,55 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   """
   path = directory / MANIFEST_FILE
   try:
-    record = orjson.loads(path.read_bytes())
+    record = orjson.loads(
+      untrusted.read_bytes(
+        MANIFEST_FILE, folder=directory, max_bytes=_MAX_MANIFEST_BYTES
+      )
+    )
     body, checksum = record["body"], record["crc32c"]
-  except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    is_sane = _is_sane(body)
+  except (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+  ) as error:
     raise DamagedCheckpointError(f"{path} cannot be read: {error}") from None
   if _body_crc32c(body) != checksum:
     raise DamagedCheckpointError(f"{path} does not agree with its checksum")
+  if not is_sane:
+    raise DamagedCheckpointError(f"{path} describes no files and arrays")
   return body
+
+
+def _is_sane(body: Mapping[str, Any]) -> bool:
+  """Whether it describes files and arrays; both are made and opened later."""
+  return (
+    all(
+      isinstance(body["files"][name], dict)
+      and type(body["files"][name].get("size")) is int
+      for name in body["files"]
+    )
+    and all(
+      isinstance(shape, list)
+      and len(shape) <= _MAX_DIMENSIONS
+      and all(type(side) is int and 0 <= side < 1 << 40 for side in shape)
+      and _itemsize(dtype)
+      for shape, dtype in body["tree"].values()
+    )
+    and isinstance(body["metadata"], dict)
+  )
+
+
+def _itemsize(dtype: Any) -> int:
+  """Bytes of a number of a type; 0 for what is no type of numbers."""
+  if not isinstance(dtype, str) or len(dtype) > _MAX_TYPE_NAME:
+    return 0
+  try:
+    made = np.dtype(dtype)  # bfloat16 and its like are added by jax
+  except (TypeError, ValueError, SyntaxError):
+    return 0
+  return 0 if made.kind not in "biufcV" or made.fields else made.itemsize
 
 
 def has_manifest(directory: pathlib.Path) -> bool:
@@ -83,46 +132,64 @@ def verify(directory: pathlib.Path) -> dict[str, Any]:
   """
   body = read_manifest(directory)
   for name, expected in body["files"].items():
-    path = directory / name
-    if not path.is_file():
-      raise DamagedCheckpointError(f"{path} is missing")
-    found = _fingerprint(path, sync=False)
+    try:
+      found = _fingerprint(directory, name, size=expected["size"])
+    except FileNotFoundError:
+      raise DamagedCheckpointError(f"{directory / name} is missing") from None
+    except (untrusted.UntrustedFileError, OSError) as error:
+      raise DamagedCheckpointError(f"{directory / name}: {error}") from error
     if found != expected:
-      raise DamagedCheckpointError(f"{path} is {found}, was {expected}")
-  present = {str(p.relative_to(directory)) for p in _files_below(directory)}
-  strangers = sorted(present - set(body["files"]) - {MANIFEST_FILE})
+      raise DamagedCheckpointError(
+        f"{directory / name} is {found}, was {expected}"
+      )
+  strangers = sorted(
+    set(_files_below(directory)) - set(body["files"]) - {MANIFEST_FILE}
+  )
   if strangers:
     raise DamagedCheckpointError(f"{directory} holds foreign files {strangers}")
+  size = sum(entry["size"] for entry in body["files"].values())
+  claimed = sum(
+    math.prod(shape) * _itemsize(dtype)
+    for shape, dtype in body["tree"].values()
+  )
+  if claimed > max(_MAX_RATIO * size, _FREE_BYTES):
+    raise DamagedCheckpointError(
+      f"{directory} has files of {size} bytes for arrays of {claimed}"
+    )
   return body
 
 
-def _files_below(directory: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(path for path in directory.rglob("*") if path.is_file())
+def _files_below(directory: pathlib.Path) -> list[str]:
+  """All that are no folders: links, pipes and devices as well."""
+  return sorted(
+    path.relative_to(directory).as_posix()
+    for path in directory.rglob("*")
+    if path.is_symlink() or not path.is_dir()
+  )
 
 
 def _folders_below(directory: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in directory.rglob("*") if path.is_dir())
 
 
-def _fingerprint(path: pathlib.Path, *, sync: bool) -> dict[str, Any]:
+def _fingerprint(
+  directory: pathlib.Path, name: str, *, sync: bool = False, size: int = -1
+) -> dict[str, Any]:
+  """Size and hashes of a file; of another size than `size`, the size alone."""
   checksum, digest = 0, hashlib.sha256()
-  with open(path, "rb") as file:
+  with untrusted.open_file(
+    name, folder=directory, max_bytes=_MAX_FILE_BYTES
+  ) as file:
     if sync:
       os.fsync(file.fileno())
+    found = untrusted.size_of(file)
+    if size not in (-1, found):
+      return {"size": found}
     while chunk := file.read(_CHUNK_BYTES):
       checksum = crc32c.crc32c(chunk, checksum)
       digest.update(chunk)
-    size = file.tell()
-  return {"size": size, "crc32c": checksum, "sha256": digest.hexdigest()}
+  return {"size": found, "crc32c": checksum, "sha256": digest.hexdigest()}
 
 
 def _body_crc32c(body: Mapping) -> int:
   return crc32c.crc32c(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
-
-
-def _sync_directory(directory: pathlib.Path) -> None:
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

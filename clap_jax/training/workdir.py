@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import orjson
 
 from clap_jax import config as config_lib
+from clap_jax.storage import output
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -87,19 +88,23 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     WorkdirBusyError: if another process, or another call, holds it.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / LOCK_FILE, "a+", encoding="utf-8") as file:
+  with output.open_appending(workdir / LOCK_FILE) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       file.seek(0)
       raise WorkdirBusyError(
-        f"Another trainer (process {file.read().strip() or 'unknown'}) is at "
+        f"Another trainer (process {_holder(file) or 'unknown'}) is at "
         f"work in {workdir}: wait for it, stop it, or use another directory."
       ) from None
     file.truncate(0)
-    file.write(f"{os.getpid()} on {platform.node()}")
+    file.write(f"{os.getpid()} on {platform.node()}".encode())
     file.flush()
     yield
+
+
+def _holder(file: BinaryIO) -> str:
+  return file.read(200).decode("ascii", "replace").strip()
 
 
 def write_config(workdir: pathlib.Path, config: Any) -> None:
@@ -191,12 +196,7 @@ def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces the file at once: a reader sees the old or the new one."""
-  partial = path.with_name(f"{path.name}.partial")
-  with open(partial, "wb") as file:
-    file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial, path)
+  output.write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def _revision() -> str | None:

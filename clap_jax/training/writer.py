@@ -9,9 +9,11 @@ import numpy as np
 import orjson
 import tensorboardX
 
+from clap_jax.storage import output, untrusted
 from clap_jax.training import processes
 
 METRICS_FILE = "metrics.jsonl"
+_MAX_METRICS_BYTES = 8 << 30
 TENSORBOARD_DIRECTORY = "tensorboard"
 
 
@@ -29,11 +31,12 @@ class MetricsWriter:
   ):
     self._path = workdir / METRICS_FILE
     _drop_lines_after(self._path, step)
-    self._file = open(self._path, "ab")  # noqa: SIM115  (closed by `close`)
+    self._file = output.open_appending(self._path)
     self._events = None
     if tensorboard:
       self._events = tensorboardX.SummaryWriter(
-        str(workdir / TENSORBOARD_DIRECTORY), purge_step=step + 1
+        str(output.make_folder(workdir / TENSORBOARD_DIRECTORY)),
+        purge_step=step + 1,
       )
 
   def write(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -82,7 +85,10 @@ def open_writer(
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """All records of a run, in the order they were written."""
-  lines = (workdir / METRICS_FILE).read_bytes().splitlines()
+  content = untrusted.read_bytes(
+    METRICS_FILE, folder=workdir, max_bytes=_MAX_METRICS_BYTES
+  )
+  lines = content.splitlines()
   return [orjson.loads(line) for line in lines]
 
 
@@ -99,19 +105,21 @@ def has_scalars(workdir: pathlib.Path, step: int, *, prefix: str) -> bool:
 
 
 def _drop_lines_after(path: pathlib.Path, step: int) -> None:
-  if not path.exists():
+  try:
+    content = untrusted.read_bytes(
+      path.name, folder=path.parent, max_bytes=_MAX_METRICS_BYTES
+    )
+  except FileNotFoundError:
     return
   kept = []
-  for line in path.read_bytes().splitlines(keepends=True):
+  for line in content.splitlines(keepends=True):
     try:
       record = orjson.loads(line)
     except orjson.JSONDecodeError:
       continue
     if line.endswith(b"\n") and record["step"] <= step:
       kept.append(line)
-  partial = path.with_name(f"{path.name}.partial")
-  partial.write_bytes(b"".join(kept))
-  os.replace(partial, path)
+  output.write_bytes(path, b"".join(kept))
 
 
 def _plain(value: Any) -> float | int | None:
