@@ -11,10 +11,12 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 
+from clap_jax.data import hdf5_chunks
 from clap_jax.storage import placeholders, untrusted
 
 _MAX_FILE_BYTES = 1 << 40  # one file may hold the features of all videos
@@ -22,13 +24,6 @@ _MAX_BYTES = 4 << 30  # of a data set
 _MAX_RATIO = 100  # of what is read to what is stored
 _FREE_BYTES = 64 << 20  # that any data set may take
 _MAX_SOFT_LINKS = 8
-# The order in which they are applied when written; every one at most once.
-_FILTERS = (
-  h5py.h5z.FILTER_SHUFFLE,
-  h5py.h5z.FILTER_DEFLATE,
-  h5py.h5z.FILTER_LZF,
-  h5py.h5z.FILTER_FLETCHER32,
-)
 
 
 class Hdf5Error(ValueError):
@@ -38,8 +33,8 @@ class Hdf5Error(ValueError):
 class Hdf5File:
   """An opened HDF5 file."""
 
-  def __init__(self, file: h5py.File, *, path: str):
-    self._file = file
+  def __init__(self, file: h5py.File, *, raw: BinaryIO, path: str):
+    self._file, self._raw = file, raw
     self._path = path
 
   def __contains__(self, key: str) -> bool:
@@ -68,10 +63,16 @@ class Hdf5File:
         f"entries{where}: {some}{', ...' if names[10:] else ''}"
       )
     try:
-      _check(found)
+      filters = _check(found)
+      if filters is None:
+        return hdf5_chunks.read_contiguous(found, self._raw)
+      return hdf5_chunks.read_chunked(found, self._raw, filters)
     except Hdf5Error as error:
       raise Hdf5Error(f"{self._path}: {key!r:.100} {error}") from error
-    return found[()]
+    except (ValueError, IndexError, zlib.error) as error:
+      raise Hdf5Error(
+        f"{self._path}: {key!r:.100} is damaged: {error}"
+      ) from error
 
   def _find(self, group, key: str, num_links: int = 0):
     """What a path leads to within the file, or None."""
@@ -107,7 +108,7 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
     with untrusted.open_file(path, max_bytes=_MAX_FILE_BYTES) as raw:
       placeholders.check(raw, name=path)
       with h5py.File(raw, "r") as file:
-        yield Hdf5File(file, path=os.fspath(path))
+        yield Hdf5File(file, raw=raw, path=os.fspath(path))
   except (Hdf5Error, FileNotFoundError):
     raise
   except (
@@ -124,28 +125,35 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
     raise Hdf5Error(f"cannot read {os.fspath(path)}: {error}") from error
 
 
-def _check(dataset: h5py.Dataset) -> None:
-  """Raises an Hdf5Error that gives the reason why a data set is not read."""
+def _check(dataset: h5py.Dataset) -> list[int] | None:
+  """Filters of a data set in chunks; None for one in one piece.
+
+  Raises:
+    Hdf5Error: the reason why it is not read.
+  """
   properties = dataset.id.get_create_plist()
   layout = properties.get_layout()
   if properties.get_external_count():
     raise Hdf5Error("keeps its numbers in other files, which are not opened")
   if layout == h5py.h5d.VIRTUAL:
     raise Hdf5Error("is put together from other files, which are not opened")
-  if dataset.dtype.kind not in "fiu":
-    raise Hdf5Error(f"is of type {dataset.dtype}; expected numbers")
+  kind = dataset.dtype
+  if kind.kind not in "fiu":
+    raise Hdf5Error(f"is of type {kind}; expected numbers")
+  if not h5py.h5t.py_create(kind).equal(dataset.id.get_type()):
+    raise Hdf5Error(f"is of a type like {kind} with another layout")
   if dataset.shape is None:
     raise Hdf5Error("holds nothing")
   filters = [
     properties.get_filter(number)[0]
     for number in range(properties.get_nfilters())
   ]
-  if filters != [known for known in _FILTERS if known in filters]:
+  if filters != [known for known in hdf5_chunks.FILTERS if known in filters]:
     raise Hdf5Error(
       f"was packed with the filters {filters}, of which not all are read; "
       "write it again with gzip, or without compression"
     )
-  size = math.prod(dataset.shape) * dataset.dtype.itemsize
+  size = math.prod(dataset.shape) * kind.itemsize
   stored = dataset.id.get_storage_size()
   if size > _MAX_BYTES or size > max(_MAX_RATIO * stored, _FREE_BYTES):
     raise Hdf5Error(
@@ -155,26 +163,10 @@ def _check(dataset: h5py.Dataset) -> None:
   if size and not stored:
     raise Hdf5Error("holds no numbers, only their shape")
   if layout == h5py.h5d.CHUNKED:
-    _check_chunks(dataset, size, filters)
-  elif stored < size:
-    raise Hdf5Error(f"is cut short: {stored} of {size} bytes are stored")
-
-
-def _check_chunks(dataset, size: int, filters: list[int]) -> None:
-  chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
-  if chunk > max(4 * size, _FREE_BYTES):
-    raise Hdf5Error(f"claims chunks of {chunk} bytes for {size}")
-  places = []
-  dataset.id.chunk_iter(places.append)
-  if any(place.size > 2 * chunk + 4096 for place in places):
-    raise Hdf5Error(f"has chunks of more than {chunk} bytes")
-  if h5py.h5z.FILTER_DEFLATE not in filters:
-    return
-  # The library unpacks a chunk to whatever size its stream has.
-  skips_deflate = 1 << filters.index(h5py.h5z.FILTER_DEFLATE)
-  for place in places:
-    mask, packed = dataset.id.read_direct_chunk(place.chunk_offset)
-    if not mask & skips_deflate:
-      stream = zlib.decompressobj()
-      if len(stream.decompress(packed, chunk + 1)) > chunk:
-        raise Hdf5Error(f"unpacks to more than the {chunk} bytes of a chunk")
+    chunk = math.prod(dataset.chunks) * kind.itemsize
+    if chunk > max(4 * size, _FREE_BYTES):
+      raise Hdf5Error(f"claims chunks of {chunk} bytes for {size}")
+    return filters
+  if layout != h5py.h5d.CONTIGUOUS:
+    raise Hdf5Error("lies in its header; write it again in one piece")
+  return None
