@@ -1,7 +1,6 @@
 """Stages that both the command line and the demo run."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.media import decode, errors
 from clap_jax.models import partitioning
 from clap_jax.report import content, dataset_page
-from clap_jax.storage import output
+from clap_jax.storage import output, untrusted
 from clap_jax.trainers import (
   abstract,
   end_to_end,
@@ -260,7 +259,7 @@ def config_of(workdir) -> dict:
       f"{workdir} holds no run (no config.json); give the --workdir of a "
       "`clap train`."
     )
-  return json.loads(path.read_text())
+  return untrusted.read_json(path)
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from concurrent import futures
 from typing import Any
 
 from clap_jax.report import files, run_files, sweep_page, sweep_table
-from clap_jax.storage import output
+from clap_jax.storage import output, untrusted
 from clap_jax.trainers import results
 
 RUNS_DIRECTORY = "runs"
@@ -267,6 +267,7 @@ def _entry(run: Run, outcome: str) -> sweep_table.Entry:
 def _last_line(log: pathlib.Path) -> str:
   if not log.is_file():
     return ""
-  lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+  text = untrusted.read_bytes(log).decode("utf-8", "replace")
+  lines = text.split("\n")
   lines = [line for line in lines if line.strip()]
   return lines[-1].strip()[:300] if lines else ""

@@ -134,6 +134,49 @@ UNSAFE_CALLS = (
   "shutil.unpack_archive",
 )
 UNSAFE_KEYWORDS = ("allow_pickle", "shell")
+# Ways to files past clap_jax/storage.
+FILE_CALLS = (
+  "open",
+  "io.open",
+  "os.open",
+  "os.replace",
+  "os.rename",
+  "shutil.copy",
+  "shutil.copyfile",
+  "shutil.move",
+  "json.load",
+  "json.dump",
+  "np.load",
+  "np.loadtxt",
+  "np.genfromtxt",
+  "np.memmap",
+  "np.save",
+  "np.savez",
+  "np.savez_compressed",
+  "h5py.File",
+  "zipfile.ZipFile",
+)
+FILE_METHODS = ("read_text", "read_bytes", "write_text", "write_bytes")
+# Modules with functions of these names that do go through storage.
+FILE_MODULES = ("output", "untrusted", "text_tables", "documents", "files")
+# Place -> why it may use them.
+FILE_WAYS_ALLOWED = {
+  "clap_jax/storage/": "it is the way",
+  "clap_jax/data/class_splits.py": "lists that the package brings",
+  "clap_jax/data/feature_tables.py": "rows of a text that storage read",
+  "clap_jax/data/hdf5.py": "a file that storage opened",
+  "clap_jax/data/sensors.py": "rows of a text that storage read",
+  "clap_jax/report/method_figure.py": "a style that the package brings",
+  "clap_jax/report/page.py": "a style and a script that the package brings",
+  "clap_jax/report/player.py": "a page that the package brings",
+  "clap_jax/report/sweep_page.py": "a style that the package brings",
+  "clap_jax/serving/app.py": "a page that the package brings",
+  "clap_jax/serving/private_folder.py": "a folder of its own, without links",
+  "clap_jax/studies/fingerprints.py": "sources of the package",
+  "tfds_builders/build.py": "moves a whole folder; checksums it brings",
+  "tfds_builders/encoding.py": "PyAV's muxer writes a path; random name",
+  "tfds_builders/video_builder.py": "texts that the package brings",
+}
 DRAWERS = ("utils", "util", "helpers", "helper", "common", "misc")
 
 
@@ -263,7 +306,33 @@ def call_problems(path: pathlib.PurePosixPath, tree: ast.Module) -> list[str]:
   return problems
 
 
-CHECKS = (layer_problems, fence_problems, call_problems)
+def file_problems(path: pathlib.PurePosixPath, tree: ast.Module) -> list[str]:
+  """Files opened or written past clap_jax/storage."""
+  if path.parts[0] == "configs" or at(path, tuple(FILE_WAYS_ALLOWED)):
+    return []
+  problems = []
+  for node in ast.walk(tree):
+    if not isinstance(node, ast.Call):
+      continue
+    name = dotted(node.func)
+    method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    base = dotted(node.func.value) if method else ""
+    opens_path = method == "open" and (
+      not node.args or isinstance(node.args[0], ast.Constant)
+    )
+    if (
+      name in FILE_CALLS
+      or (method in FILE_METHODS and base not in FILE_MODULES)
+      or opens_path
+    ):
+      problems.append(
+        f"{path}:{node.lineno}: {name or method}; open received files with "
+        "storage.untrusted or storage.arrays, write with storage.output"
+      )
+  return problems
+
+
+CHECKS = (layer_problems, fence_problems, call_problems, file_problems)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -374,6 +443,14 @@ def test_no_import_cycles():
     ("clap_jax/data/x.py", "yaml.load(text)"),
     ("clap_jax/data/x.py", "np.squeeze(x)"),
     ("clap_jax/data/x.py", "x.squeeze()"),
+    ("clap_jax/data/x.py", "open(path, 'w')"),
+    ("clap_jax/data/x.py", "with path.open('wb') as file:\n  pass"),
+    ("clap_jax/data/x.py", "path.open()"),
+    ("clap_jax/data/x.py", "pathlib.Path(path).write_text(text)"),
+    ("clap_jax/data/x.py", "path.read_bytes()"),
+    ("clap_jax/data/x.py", "os.replace(partial, path)"),
+    ("clap_jax/data/x.py", "np.load(path)"),
+    ("tfds_builders/x.py", "np.save(path, array)"),
   ],
 )
 def test_the_checks_find(path, source):
@@ -387,7 +464,10 @@ def test_the_checks_find(path, source):
     ("clap_jax/trainers/x.py", "from clap_jax.training import fit"),
     ("clap_jax/models/x.py", "import flax.linen as nn"),
     ("clap_jax/config.py", "import ml_collections"),
-    ("clap_jax/data/x.py", "np.load(path, allow_pickle=False)"),
+    ("clap_jax/storage/x.py", "np.load(path, allow_pickle=False)"),
+    ("clap_jax/data/x.py", "untrusted.read_text(path)"),
+    ("clap_jax/data/x.py", "output.write_text(path, text)"),
+    ("clap_jax/data/x.py", "av.open(file)"),
     ("clap_jax/data/x.py", "model.eval(); np.squeeze(x, 0); x.squeeze(axis=1)"),
     ("clap_jax/metrics/x.py", "import jaxtyping"),
   ],

@@ -17,6 +17,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+from clap_jax.storage import untrusted
+
 CODECS = ("h264", "mjpeg")
 GOP_FRAMES = 16
 DEFAULT_CRF = 18
@@ -127,7 +129,7 @@ def count_frames(path: pathlib.Path) -> int:
   """Frames of an mp4 file by its packets; decodes nothing, 0 if broken."""
   try:
     with (
-      pathlib.Path(path).open("rb") as file,
+      untrusted.open_file(path, max_bytes=1 << 40) as file,
       av.open(
         file, "r", format="mov", options={"protocol_whitelist": "file"}
       ) as container,

@@ -7,7 +7,7 @@ import shutil
 import av
 import tensorflow_datasets as tfds
 
-from clap_jax.storage import output
+from clap_jax.storage import output, untrusted
 from tfds_builders import annotations, collection, packing, shards, transcoding
 
 CHECKSUMS = "SHA256SUMS"
@@ -111,7 +111,7 @@ def _place(sources, manifest, folder):
     for source, entry in zip(sources, manifest["shards"], strict=True):
       _link(source, folder.parent / entry["name"])
       light = source.with_name(f"{source.name}.metadata")
-      file.write(light.read_bytes())
+      file.write(untrusted.read_bytes(light))
   offsets = packing.record_offsets(metadata)
   output.write_bytes(folder / f"{METADATA}.idx", offsets.tobytes())
 

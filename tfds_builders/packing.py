@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clap_jax.storage import output, video_names
+from clap_jax.storage import output, untrusted, video_names
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -22,6 +22,7 @@ DURATION_TOLERANCE_SEC = 0.5
 FRAMES_TOLERANCE = 15
 DURATION_TOLERANCE = 0.02
 GAP_FRAMES = 4.0  # times the mean distance of two frames
+_MAX_SHARD_BYTES = 1 << 44
 _RECORD_HEADER_BYTES, _RECORD_FOOTER_BYTES = 12, 4  # length + CRC; CRC
 
 
@@ -277,8 +278,8 @@ def record_offsets(shard: pathlib.Path) -> np.ndarray:
     ValueError: if the file does not end where its last record ends.
   """
   offsets, position = [], 0
-  size = shard.stat().st_size
-  with shard.open("rb") as file:
+  with untrusted.open_file(shard, max_bytes=_MAX_SHARD_BYTES) as file:
+    size = untrusted.size_of(file)
     while position < size:
       file.seek(position)
       header = file.read(_RECORD_HEADER_BYTES)

@@ -109,6 +109,10 @@ def make_jobs(
   return jobs
 
 
+def _read(path):
+  return untrusted.read_bytes(path, max_bytes=MAX_RECORD_BYTES)
+
+
 def _stored(item, limits, scratch):
   """(encoded video, facts) of an item.
 
@@ -116,7 +120,7 @@ def _stored(item, limits, scratch):
     VideoError: if the source cannot be stored.
   """
   if item.facts is not None:
-    return item.path.read_bytes(), dict(item.facts)
+    return _read(item.path), dict(item.facts)
   target = scratch / f"{item.id}.mp4"
   facts = transcoding.transcode_apart(item.path, target, limits=limits)
   try:
@@ -125,7 +129,7 @@ def _stored(item, limits, scratch):
         f"{target.stat().st_size} bytes when stored; a record holds "
         f"{MAX_RECORD_BYTES}"
       )
-    return target.read_bytes(), facts
+    return _read(target), facts
   finally:
     target.unlink()
 

@@ -5,12 +5,12 @@ writes for videos, simple statistics of sliding windows, so that a localizer
 trains on them; and the archive's labels into ActivityNet's JSON form.
 """
 
+import io
 import itertools
 import json
 import os
 import pathlib
 import re
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,7 +21,7 @@ from clap_jax.data.features import (
   VideoFeatures,
   save_features,
 )
-from clap_jax.storage import output
+from clap_jax.storage import arrays, output, untrusted
 
 # Hz; edges of the bands whose power is a feature.
 _BAND_EDGES = (0.5, 1.5, 3.0, 5.0, 8.0, 12.0, 25.0)
@@ -133,19 +133,23 @@ def recordings(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
       name = _RAW_FILE.fullmatch(file.name)[1]
       pair = (file, path / f"gyro_{name}.txt")
       try:
-        yield name, np.concatenate([np.loadtxt(f) for f in pair], axis=1)
+        yield name, np.concatenate([_table(f) for f in pair], axis=1)
       except (OSError, ValueError) as error:
         raise FeatureError(f"cannot read {name} in {path}: {error}") from error
     return
   if not path.is_file():
     raise FileNotFoundError(f"{path} is no folder RawData and no .npz file.")
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      names = [n for n in archive.files if re.fullmatch(r"exp\d+_user\d+", n)]
+    with arrays.open_npz(path) as archive:
+      names = [n for n in archive if re.fullmatch(r"exp\d+_user\d+", n)]
       for name in sorted(names):
         yield name, archive[name]
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError) as error:
     raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def _table(path: pathlib.Path, **options) -> np.ndarray:
+  return np.loadtxt(io.StringIO(untrusted.read_text(path)), **options)
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
@@ -161,13 +165,13 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
   path = pathlib.Path(path)
   try:
     if path.is_dir():
-      labels = np.loadtxt(path / "labels.txt", dtype=np.int64, ndmin=2)
+      labels = _table(path / "labels.txt", dtype=np.int64, ndmin=2)
     else:
-      with np.load(path, allow_pickle=False) as archive:
+      with arrays.open_npz(path) as archive:
         labels = np.asarray(archive["labels"], np.int64)
   except FileNotFoundError:
     raise
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, ValueError, KeyError) as error:
     raise FeatureError(f"cannot read the labels of {path}: {error}") from error
   is_known = labels.shape[1:] == (5,) and np.isin(
     labels[:, 2], np.arange(1, len(ACTIVITIES) + 1)

@@ -13,13 +13,13 @@ WORKDIR/
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Iterator
 
 from clap_jax import stages
 from clap_jax.report import content
+from clap_jax.storage import untrusted
 from clap_jax.trainers import results
 
 STAGES_FILE = "stages.json"
@@ -62,7 +62,7 @@ class StageLog:
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._stages = json.loads(path.read_text()) if path.is_file() else {}
+    self._stages = untrusted.read_json(path) if path.is_file() else {}
 
   @contextlib.contextmanager
   def stage(

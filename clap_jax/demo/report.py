@@ -1,7 +1,6 @@
 """The report of a demo, from the files that its stages left."""
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -11,6 +10,7 @@ from clap_jax.demo import layout as layout_lib
 from clap_jax.inference import cards
 from clap_jax.media import decode
 from clap_jax.report import content, page, run_files
+from clap_jax.storage import untrusted
 from clap_jax.trainers import localization, results
 
 NUM_FRAMES = 14  # of a timeline's strip
@@ -136,10 +136,8 @@ def _timelines(layout, dataset, rows) -> list[content.VideoTimeline]:
     dict.fromkeys(row["encoder"] for row in rows if row["seed"] == seed)
   )
   found = {
-    encoder: json.loads(
-      (
-        layout.model(encoder, seed) / "localization" / "predictions.json"
-      ).read_text()
+    encoder: untrusted.read_json(
+      layout.model(encoder, seed) / "localization" / "predictions.json"
     )["results"]
     for encoder in encoders
   }
@@ -183,7 +181,7 @@ def _moments_by_video(layout, encoders, seed) -> dict[str, list]:
   queries: dict[str, content.Query] = {}
   for encoder in encoders:
     path = layout.model(encoder, seed) / "grounding/predictions.json"
-    for entry in json.loads(path.read_text())["queries"]:
+    for entry in untrusted.read_json(path)["queries"]:
       track = content.Track(
         encoder,
         [
@@ -212,7 +210,7 @@ def _unseen(layout) -> list[content.VideoTimeline]:
   if not (layout.unseen / "by_query.json").is_file():
     return []
   truth, by_label, by_query = (
-    json.loads((layout.unseen / f"{name}.json").read_text())
+    untrusted.read_json(layout.unseen / f"{name}.json")
     for name in ("truth", "by_label", "by_query")
   )
   labelled, asked = by_label["videos"][0], by_query["videos"][0]

@@ -4,12 +4,11 @@ Nothing in them is written by hand: what a run, a manifest or a result does not
 say is left out.
 """
 
-import hashlib
-import json
 import pathlib
 
 from clap_jax.data import records, statistics, verification
 from clap_jax.report import card_files, files, metric_names
+from clap_jax.storage import untrusted
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -85,9 +84,7 @@ def write_data_card(dataset: records.Dataset) -> pathlib.Path:
         for split, n in splits.items()
         if n["classes_without_segment"]
       },
-      "digest": hashlib.sha256(sums.read_bytes()).hexdigest()
-      if sums.is_file()
-      else "unknown",
+      "digest": untrusted.hash_file(sums) if sums.is_file() else "unknown",
       "purpose": _purpose(base),
     }
   )
@@ -95,12 +92,12 @@ def write_data_card(dataset: records.Dataset) -> pathlib.Path:
 
 
 def _json(path: pathlib.Path) -> dict:
-  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+  return untrusted.read_json(path) if path.is_file() else {}
 
 
 def _write(path: pathlib.Path, text: str) -> pathlib.Path:
   """Writes a file whole or not at all; one that says the same stays."""
-  if path.is_file() and path.read_text(encoding="utf-8") == text:
+  if path.is_file() and untrusted.read_text(path) == text:
     return path
   files.write_text(path, text)
   return path

@@ -20,7 +20,7 @@ from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.tables import DetectionTable
-from clap_jax.storage import text_tables
+from clap_jax.storage import arrays, text_tables
 
 _COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 _ROOTS = ("results", "detect_results", "database", "videos", "predictions")
@@ -348,8 +348,8 @@ def _value_of(key: str, text: str, *, decimal_comma: bool) -> float | str:
 
 def _npz_columns(path: pathlib.Path, log: ProblemLog) -> dict[str, Any]:
   try:
-    with np.load(path, allow_pickle=False) as archive:
-      return {name: archive[name].tolist() for name in archive.files}
+    with arrays.open_npz(path) as archive:
+      return {name: archive[name].tolist() for name in archive}
   except FileNotFoundError:
     raise
   except Exception as error:  # damaged archives raise a dozen kinds

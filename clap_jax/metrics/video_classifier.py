@@ -17,6 +17,7 @@ from clap_jax.metrics import documents
 from clap_jax.metrics.prediction_files import THUMOS_CLASSES
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import DetectionTable
+from clap_jax.storage import arrays
 
 COMBINATIONS = ("product", "geometric_mean")
 _NUM_UCF_CLASSES = 101
@@ -89,8 +90,8 @@ def _pairs(value: Any, names: list[str]) -> list[tuple[Any, Any]] | None:
 
 def _thumos_matrix(path: pathlib.Path, log: ProblemLog) -> VideoScores:
   try:
-    matrix = np.load(path, allow_pickle=False)
-  except (ValueError, EOFError) as error:
+    matrix = arrays.read_npy(path)
+  except ValueError as error:
     log.add("", f"not an .npy of numbers: {error}")
     log.raise_if_any()
   if (

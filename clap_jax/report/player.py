@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from clap_jax.report import page, palette
+from clap_jax.storage import untrusted
 
 MAX_EMBEDDED_BYTES = 24_000_000
 _FOLDER = pathlib.Path(__file__).parent
@@ -138,5 +139,5 @@ def _source(path: pathlib.Path) -> tuple[str, str]:
       path.absolute().as_uri(),
       "The video is too large to embed; it is linked where it lies.",
     )
-  encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+  encoded = base64.b64encode(untrusted.read_bytes(path)).decode("ascii")
   return f"data:{media_type};base64,{encoded}", ""

@@ -3,12 +3,15 @@
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clap_jax.metrics import detection, diagnosis, prediction_files
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from clap_jax.report import content, diagnosis_figures
+from clap_jax.storage import untrusted
+
+_MAX_METRICS_BYTES = 8 << 30
 
 
 def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
@@ -33,6 +36,17 @@ def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
   return tuple(rows)
 
 
+def _entries(path: str | pathlib.Path) -> Iterator[dict]:
+  with untrusted.open_file(path, max_bytes=_MAX_METRICS_BYTES) as lines:
+    for line in lines:
+      try:
+        entry = json.loads(line)
+      except (ValueError, RecursionError):
+        continue
+      if isinstance(entry, dict):
+        yield entry
+
+
 def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
   """The scalar `key` of a metrics.jsonl file over its steps.
 
@@ -40,15 +54,10 @@ def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
   its last value; a line cut off by a crash is ignored.
   """
   values = {}
-  with open(path, encoding="utf-8") as lines:
-    for line in lines:
-      try:
-        entry = json.loads(line)
-      except json.JSONDecodeError:
-        continue
-      if key in entry and "step" in entry:
-        value = entry[key]
-        values[entry["step"]] = math.nan if value is None else float(value)
+  for entry in _entries(path):
+    if key in entry and "step" in entry:
+      value = entry[key]
+      values[entry["step"]] = math.nan if value is None else float(value)
   steps = sorted(values)
   return content.Curve(
     name=name, steps=tuple(steps), values=tuple(values[s] for s in steps)
@@ -58,12 +67,8 @@ def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
 def scalar_keys(path: str | pathlib.Path) -> tuple[str, ...]:
   """Every scalar that a metrics.jsonl file has at any step, in order."""
   keys: dict[str, None] = {}
-  with open(path, encoding="utf-8") as lines:
-    for line in lines:
-      try:
-        keys |= dict.fromkeys(json.loads(line))
-      except json.JSONDecodeError:
-        continue
+  for entry in _entries(path):
+    keys |= dict.fromkeys(entry)
   return tuple(key for key in keys if key != "step")
 
 

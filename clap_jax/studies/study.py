@@ -9,7 +9,6 @@ A second call makes what is missing and what depends on anything that changed.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import re
 import sys
@@ -18,6 +17,7 @@ from concurrent import futures
 
 from clap_jax import stages, sweep
 from clap_jax.report import files, metric_names, study_page, study_table
+from clap_jax.storage import untrusted
 from clap_jax.studies import measured, pieces, planning, settings
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -210,12 +210,12 @@ def _write(
 
 
 def _record(shelf: pieces.Shelf, piece: planning.Piece) -> dict:
-  return json.loads(shelf.record(piece.name).read_text(encoding="utf-8"))
+  return untrusted.read_json(shelf.record(piece.name))
 
 
 def _reason(shelf: pieces.Shelf, piece: planning.Piece) -> str:
   path = shelf.failure(piece.name)
-  return json.loads(path.read_text(encoding="utf-8"))["reason"]
+  return untrusted.read_json(path)["reason"]
 
 
 def _wall_by_kind(everything, made) -> dict[str, tuple[int, float]]:

@@ -5,7 +5,6 @@
 Exit codes: 0 all are made, or it was asked to stop; 3 some could not be made.
 """
 
-import json
 import os
 import pathlib
 import signal
@@ -13,6 +12,7 @@ import sys
 import threading
 import time
 
+from clap_jax.storage import untrusted
 from clap_jax.studies import pieces, planning
 from clap_jax.training import compilation
 
@@ -21,7 +21,7 @@ _PARENT_POLL_SEC = 2.0
 
 def read_unit(path: pathlib.Path) -> list[planning.Piece]:
   """The pieces of a unit, as a study writes them."""
-  document = json.loads(path.read_text(encoding="utf-8"))
+  document = untrusted.read_json(path)
   return [planning.Piece(**piece) for piece in document["pieces"]]
 
 

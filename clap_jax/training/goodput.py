@@ -9,8 +9,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-import orjson
-
+from clap_jax.storage import untrusted
 from clap_jax.training import workdir as workdir_lib
 
 GOODPUT_FILE = "goodput.json"
@@ -102,4 +101,4 @@ def _kept_sec(starts: list[dict]) -> float:
 
 
 def _read(path: pathlib.Path) -> list[dict]:
-  return orjson.loads(path.read_bytes())["starts"] if path.is_file() else []
+  return untrusted.read_json(path)["starts"] if path.is_file() else []

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import orjson
 
+from clap_jax.storage import untrusted
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import hooks, processes, sharding
 from clap_jax.training import state as state_lib
@@ -82,7 +82,7 @@ def roll_back(
 
 def _record(workdir, error, first_bad: int, good_step: int | None) -> None:
   path = workdir / RECORD_FILE
-  entries = orjson.loads(path.read_bytes()) if path.is_file() else []
+  entries = untrusted.read_json(path) if path.is_file() else []
   # A run that was killed right after comes here again.
   entries = [entry for entry in entries if entry["step"] != error.step]
   batches: dict[str, Any] = {

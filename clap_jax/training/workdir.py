@@ -17,7 +17,7 @@ import jax
 import orjson
 
 from clap_jax import config as config_lib
-from clap_jax.storage import output
+from clap_jax.storage import output, untrusted
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -135,7 +135,7 @@ def run_differences(
 ) -> list[str]:
   """Lines of `config_differences` between a run's config.json and `config`."""
   path = workdir / CONFIG_FILE
-  before = orjson.loads(path.read_bytes()) if path.is_file() else {}
+  before = untrusted.read_json(path) if path.is_file() else {}
   if dataclasses.is_dataclass(config):
     with contextlib.suppress(ValueError):  # what cannot be read differs
       # A file of an earlier revision lacks keys that have a default since.

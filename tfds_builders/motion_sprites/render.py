@@ -8,7 +8,6 @@ command keeps the files that are complete and renders the others again.
 
 import argparse
 import concurrent.futures
-import json
 import multiprocessing
 import os
 import pathlib
@@ -17,6 +16,7 @@ from collections.abc import Callable
 
 from rich import progress
 
+from clap_jax.storage import untrusted
 from tfds_builders import encoding, packing
 from tfds_builders.motion_sprites import scene, sizes
 
@@ -74,7 +74,7 @@ def _claim_folder(out, config):
   """Refuses a folder that holds another rendering; marks it as this one."""
   marker, mine = out / FINGERPRINT_NAME, _fingerprint(config)
   if marker.exists():
-    other = json.loads(marker.read_text(encoding="utf-8"))
+    other = untrusted.read_json(marker)
     if other != mine:
       raise ValueError(
         f"{out} holds another rendering: got {other}, expected {mine}. "
