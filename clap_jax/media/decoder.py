@@ -50,14 +50,14 @@ def _send_clips(connection, opened, shape, slots) -> None:
     try:
       clip = next(clips)
     except StopIteration as stop:
-      _send(connection, {"duration_sec": stop.value})
+      _send(connection, {"duration_sec": float(stop.value)})
       return
     while not free:
       if not connection.recv(1):
         raise SystemExit(0)  # nobody listens any more
       free += 1
     slots[number] = clip.frames
-    _send(connection, {"slot": number, "start_sec": clip.start_sec})
+    _send(connection, {"slot": number, "start_sec": float(clip.start_sec)})
     number, free = (number + 1) % len(slots), free - 1
 
 

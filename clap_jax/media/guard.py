@@ -44,6 +44,19 @@ _MAX_IDLE = 4  # children that wait for another video
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+def _is_message(message) -> bool:
+  """Whether this is one of the answers of decoder.py."""
+  if not isinstance(message, dict):
+    return False
+  kinds = {name: type(value) for name, value in message.items()}
+  if kinds == {"info": dict}:
+    names = {field.name for field in dataclasses.fields(headers.VideoInfo)}
+    return set(message["info"]) == names
+  if kinds == {"slot": int, "start_sec": float}:
+    return 0 <= message["slot"] < _NUM_SLOTS
+  return kinds in ({"duration_sec": float}, {"reason": str, "is_last": bool})
+
+
 class _Child:
   """A decoding process and the socket to it."""
 
@@ -103,7 +116,14 @@ class _Child:
       data = b""
     if not data:
       raise self.died()
-    return json.loads(data)
+    try:
+      message = json.loads(data)
+    except ValueError:
+      message = None
+    if not _is_message(message):  # a hostile file may have taken it over
+      self.end()
+      raise VideoError("the decoder gave a wrong answer")
+    return message
 
   def _slow(self) -> VideoError:
     return VideoError(
@@ -223,11 +243,11 @@ class ClipStream:
           self.child_pid = child.pid
           self.info = headers.VideoInfo(**message["info"])
         elif "slot" in message:
-          clip = view[int(message["slot"])].copy()
+          clip = view[message["slot"]].copy()
           child.give_back_slot()
-          yield decode.DecodedClip(float(message["start_sec"]), clip)
+          yield decode.DecodedClip(message["start_sec"], clip)
         else:
-          self.duration_sec = float(message["duration_sec"])
+          self.duration_sec = message["duration_sec"]
 
 
 def probe(

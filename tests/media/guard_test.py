@@ -171,3 +171,36 @@ def test_special_files_are_refused_at_once(tmp_path, make, reason):
   make(path)
   with pytest.raises(errors.VideoError, match=reason):
     guard.probe(path)
+
+
+@pytest.mark.parametrize(
+  "answer",
+  [
+    "no JSON",
+    "[]",
+    "{}",
+    '{"slot": -1, "start_sec": 0.0}',
+    '{"slot": 4, "start_sec": 0.0}',
+    '{"slot": 0}',
+    '{"info": {}}',
+    '{"duration_sec": "1"}',
+    '{"reason": 1, "is_last": true}',
+  ],
+)
+def test_wrong_answers_of_a_child_lose_its_video_only(
+  video, tmp_path, monkeypatch, answer
+):
+  program = (
+    f"#!{sys.executable}\n"
+    "import socket, sys\n"
+    "connection = socket.socket(fileno=int(sys.argv[3]))\n"
+    f"connection.send({answer!r}.encode())\n"
+    "connection.recv(100)\n"
+  )
+  path = tmp_path / "decoder"
+  path.write_text(program)
+  path.chmod(0o755)
+  monkeypatch.setattr(sys, "executable", str(path))
+  limits = VideoLimits(max_frames=1_000_004)
+  with pytest.raises(errors.VideoError, match="wrong answer"):
+    list(guard.ClipStream(video, SHAPE, limits=limits))
