@@ -1,8 +1,6 @@
 """What every config file shares: its argument, its sections, its sweeps."""
 
 import itertools
-import math
-import random
 
 from ml_collections import config_dict
 
@@ -763,46 +761,3 @@ def together(axes: dict):
     raise ValueError(f"Axes that go together differ in length: {lengths}.")
   for values in zip(*axes.values(), strict=True):
     yield dict(zip(axes, values, strict=True))
-
-
-def at_random(axes: dict, *, num_runs: int, seed: int):
-  """`num_runs` draws, the same for the same seed.
-
-  Args:
-    axes: key -> ("uniform", low, high), ("log_uniform", low, high) or a tuple
-      of values to choose from.
-    num_runs: how many.
-    seed: of the draws.
-
-  Raises:
-    ValueError: for a range that is empty or, if logarithmic, not positive.
-  """
-  generator = random.Random(seed)
-  for key, axis in axes.items():
-    check_axis(key, axis)
-  for _ in range(num_runs):
-    yield {key: _draw(axis, generator) for key, axis in axes.items()}
-
-
-def check_axis(key: str, axis: tuple) -> None:
-  """Raises a ValueError if nothing can be drawn from an axis."""
-  if not axis:
-    raise ValueError(f"The axis {key} has no values.")
-  if axis[0] not in _RANGES:
-    return
-  if len(axis) != 3 or not axis[1] < axis[2]:
-    raise ValueError(f"{key}: expected (kind, low, high), got {axis}.")
-  if axis[0] == "log_uniform" and axis[1] <= 0:
-    raise ValueError(f"{key}: a logarithmic range must be above 0: {axis}.")
-
-
-_RANGES = ("uniform", "log_uniform")
-
-
-def _draw(axis: tuple, generator: random.Random):
-  if axis[0] == "uniform":
-    return generator.uniform(axis[1], axis[2])
-  if axis[0] == "log_uniform":
-    low, high = math.log(axis[1]), math.log(axis[2])
-    return math.exp(generator.uniform(low, high))
-  return generator.choice(axis)

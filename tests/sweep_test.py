@@ -18,7 +18,7 @@ from tests import conftest
 from tests.trainers import toy_features
 
 
-def test_grid_together_and_random():
+def test_grid_and_together():
   axes = {"a.b": (1, 2), "c": ("x", "y")}
   assert list(common.grid(axes)) == [
     {"a.b": 1, "c": "x"},
@@ -30,31 +30,6 @@ def test_grid_together_and_random():
     {"a.b": 1, "c": "x"},
     {"a.b": 2, "c": "y"},
   ]
-  axes = {
-    "rate": ("log_uniform", 1e-4, 1e-2),
-    "decay": ("uniform", 0.0, 1.0),
-    "width": (16, 32),
-  }
-  draws = list(common.at_random(axes, num_runs=20, seed=3))
-  assert draws == list(common.at_random(axes, num_runs=20, seed=3))
-  assert draws != list(common.at_random(axes, num_runs=20, seed=4))
-  assert all(1e-4 <= draw["rate"] <= 1e-2 for draw in draws)
-  assert sum(draw["rate"] < 1e-3 for draw in draws) in range(4, 17)
-  assert {draw["width"] for draw in draws} == {16, 32}
-
-
-@pytest.mark.parametrize(
-  ("axis", "message"),
-  [
-    ((), "no values"),
-    (("uniform", 2, 1), "low, high"),
-    (("uniform", 2), "low, high"),
-    (("log_uniform", 0.0, 1.0), "above 0"),
-  ],
-)
-def test_axes_of_nothing(axis, message):
-  with pytest.raises(ValueError, match=message):
-    list(common.at_random({"x": axis}, num_runs=1, seed=0))
   with pytest.raises(ValueError, match="differ in length"):
     list(common.together({"x": (1,), "y": (1, 2)}))
 

@@ -20,14 +20,6 @@ from clap_jax.data.records import ExampleInfo
 from clap_jax.types import LocalizationBatch
 
 
-def padded_length(
-  features: Mapping[str, VideoFeatures], *, multiple: int = 1
-) -> int:
-  """The longest sequence's length, rounded up to a multiple."""
-  longest = max(len(video.features) for video in features.values())
-  return -(-longest // multiple) * multiple
-
-
 class LocalizationExample(NamedTuple):
   features: np.ndarray  # float32 (max_length, d)
   mask: np.ndarray  # bool (max_length,)

@@ -32,10 +32,6 @@ class FrameCache:
     self.num_hits = 0
     self.num_misses = 0
 
-  @property
-  def used_mib(self) -> float:
-    return self._used_bytes / 2**20
-
   def __len__(self) -> int:
     return len(self._videos)
 

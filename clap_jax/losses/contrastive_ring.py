@@ -1,6 +1,6 @@
 """The tiled contrastive loss over a mesh axis, with its own backward pass.
 
-Three schedules of the same sweep over tiles, all with linear memory:
+Two schedules of the same sweep over tiles, all with linear memory:
 
 * ring: clips stay where they are, texts go round by `ppermute`; with them go
   what the mask rules know of them and the log-sum-exps of their columns. After
@@ -11,11 +11,6 @@ Three schedules of the same sweep over tiles, all with linear memory:
   column statistics are merged and the text gradient is reduce-scattered.
   Fewer, larger messages, for memory that grows with the global batch, not with
   a device's share of it.
-* canonical: clips and texts are gathered, and each device completes its own
-  rows and then its own columns, tile after tile in the order of the global
-  batch. No sum is split between devices and no tile depends on their number,
-  so the result has the same bits on any number of them. Every tile is computed
-  twice: 6 matrix products instead of 4.
 
 The derivative is defined outside of `shard_map`, on global arrays, so that no
 collective is ever transposed.
@@ -43,7 +38,7 @@ class SweepPlan:
     tile: how a block is visited.
     axes: mesh axes of the batch; none on one device.
     num_shards: devices along these axes together.
-    schedule: `ring`, `tiled` or `canonical`.
+    schedule: `ring` or `tiled`.
   """
 
   tile: tiles.TilePlan
@@ -148,24 +143,6 @@ def _forward_tiled(plan, shard):
   return row_state, _own_slice(plan, merged, size)
 
 
-def _forward_canonical(plan, shard):
-  rows, columns, scalars = shard
-  size = rows.embedding.shape[0]
-  initial = states.initial_states(
-    plan.tile.objective, num_rows=size, num_columns=size
-  )
-  forward = functools.partial(tiles.forward_block, plan.tile, scalars=scalars)
-  row_state, _ = forward(
-    rows, _gather(plan, columns), row_state=initial[0], column_state=None
-  )
-  if plan.tile.objective == "sigmoid":
-    return row_state, ()
-  _, column_state = forward(
-    _gather(plan, rows), columns, row_state=None, column_state=initial[1]
-  )
-  return row_state, column_state
-
-
 def _backward_ring(plan, shard, residuals, gradient):
   rows, columns, scalars = shard
 
@@ -210,53 +187,8 @@ def _backward_tiled(plan, shard, residuals, gradient):
   return gradient._replace(columns=scattered)
 
 
-def _backward_canonical(plan, shard, residuals, gradient):
-  rows, columns, scalars = shard
-  backward = functools.partial(tiles.backward_block, plan.tile, scalars=scalars)
-  by_row = backward(
-    rows,
-    _gather(plan, columns),
-    row_residual=residuals[0],
-    column_residual=_gather(plan, residuals[1]),
-    gradient=gradient._replace(columns=None),
-  )
-  by_column = backward(
-    _gather(plan, rows),
-    columns,
-    row_residual=_gather(plan, residuals[0]),
-    column_residual=residuals[1],
-    gradient=gradient._replace(rows=None, row_sums=None),
-  )
-  return by_row._replace(columns=by_column.columns)
-
-
-_FORWARD_SWEEPS = {
-  "ring": _forward_ring,
-  "tiled": _forward_tiled,
-  "canonical": _forward_canonical,
-}
-_BACKWARD_SWEEPS = {
-  "ring": _backward_ring,
-  "tiled": _backward_tiled,
-  "canonical": _backward_canonical,
-}
-
-
-def _whole(plan, tree):
-  """Gathers what a sum in a canonical order must see in one piece."""
-  return _gather(plan, tree) if plan.schedule == "canonical" else tree
-
-
-def _total(plan, values, scalars):
-  """The sum of a per-item array that `_whole` returned, over the batch.
-
-  The barrier keeps the array's shape, hence the order of a canonical sum, from
-  being merged with the tiles that it came from.
-  """
-  if plan.schedule != "canonical":
-    return _sum_devices(plan, jnp.sum(values))
-  values = tiles.fence_of(plan.tile, scalars)(values)
-  return jnp.sum(jax.lax.optimization_barrier(values))
+_FORWARD_SWEEPS = {"ring": _forward_ring, "tiled": _forward_tiled}
+_BACKWARD_SWEEPS = {"ring": _backward_ring, "tiled": _backward_tiled}
 
 
 def _shard(plan, batch, scalars):
@@ -267,13 +199,11 @@ def _shard(plan, batch, scalars):
 
 def _forward_shard(plan, batch, scalars):
   """The two parts of the loss, and the residuals of this device's items."""
-  video, _, pairs = batch
-  final_states = _FORWARD_SWEEPS[plan.schedule](
+  row_state, column_state = _FORWARD_SWEEPS[plan.schedule](
     plan, _shard(plan, batch, scalars)
   )
-  row_state, column_state = _whole(plan, final_states)
-  weights = _whole(plan, contrastive.caption_weights(pairs))
-  count = _total(plan, weights, scalars)
+  weights = contrastive.caption_weights(batch[-1])
+  count = _sum_devices(plan, jnp.sum(weights))
   if plan.tile.objective == "sigmoid":
     losses, row_residual = states.finish_sigmoid(row_state, count)
     residuals = row_residual, ()
@@ -284,10 +214,8 @@ def _forward_shard(plan, batch, scalars):
     )
     losses = row_losses, column_losses
     residuals = row_residual, column_residual
-  if plan.schedule == "canonical":
-    residuals = _own_slice(plan, residuals, video.shape[0])
   parts = tuple(
-    contrastive.safe_divide(_total(plan, part, scalars), count)
+    contrastive.safe_divide(_sum_devices(plan, jnp.sum(part)), count)
     for part in losses
   )
   return parts, residuals
@@ -307,11 +235,12 @@ def _backward_shard(plan, batch, scalars, residuals, cotangent):
     plan, _shard(plan, batch, scalars), residuals, gradient
   )
   # sum_ij dL/ds_ij (v_i . u_j), without another pass over the tiles.
-  rows, entries, wide = _whole(
-    plan, (gradient.rows, gradient.row_sums, video.astype(jnp.float32))
+  by_scale = _sum_devices(
+    plan, jnp.sum(gradient.rows * video.astype(jnp.float32))
   )
-  by_scale = _total(plan, rows * wide, scalars)
-  by_bias = jnp.zeros(()) if entries is None else _total(plan, entries, scalars)
+  by_bias = jnp.zeros(())
+  if gradient.row_sums is not None:
+    by_bias = _sum_devices(plan, jnp.sum(gradient.row_sums))
   factor = cotangent * scalars.scale
   return (
     (factor * gradient.rows).astype(video.dtype),

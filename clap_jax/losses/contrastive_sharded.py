@@ -124,14 +124,6 @@ def resolve_implementation(
   return implementation
 
 
-def canonical_tile_size(batch: int, *, shards: int, tile_size: int) -> int:
-  """The largest tile that divides every one of the canonical shards."""
-  items = batch // shards
-  return max(
-    size for size in range(1, min(items, tile_size) + 1) if items % size == 0
-  )
-
-
 def _check_names(objective, implementation):
   for name, value, choices in (
     ("objective", objective, contrastive.OBJECTIVES),
@@ -162,20 +154,6 @@ def _check_shapes(video, text, pairs, shards):
     )
 
 
-def _check_canonical(batch, *, implementation, canonical_shards, shards):
-  if implementation != "auto":
-    raise ValueError(
-      "deterministic=True has its own schedule: leave implementation at "
-      f"'auto', got {implementation!r}."
-    )
-  if batch % canonical_shards or canonical_shards % shards:
-    raise ValueError(
-      "deterministic=True needs canonical_shards that divide the batch and are "
-      f"a multiple of the devices: got canonical_shards={canonical_shards}, a "
-      f"batch of {batch} and {shards} devices."
-    )
-
-
 def contrastive_loss(
   video: jax.Array,  # (b, d), L2-normalised
   text: jax.Array,  # (b, d), L2-normalised
@@ -188,8 +166,6 @@ def contrastive_loss(
   axis_names: tuple[str, ...] | None = ("data", "fsdp"),
   implementation: str = "auto",
   tile_size: int = 512,
-  deterministic: bool = False,
-  canonical_shards: int = 8,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The masked contrastive loss of a global batch; see `contrastive`.
 
@@ -213,11 +189,6 @@ def contrastive_loss(
       `ring`: texts go round, about 8 b d / n floats per device.
       `auto`: the first of gathered, tiled, ring that is small enough.
     tile_size: side of the tiles of `tiled` and `ring`, in items.
-    deterministic: the same bits, gradients included, on any number of devices
-      that divides `canonical_shards`; 6 matrix products where the ring has 4,
-      and memory for clips and texts of the whole batch on every device.
-    canonical_shards: slices of the batch that fix the order of all sums. A part
-      of the result: another number gives other last bits.
 
   Returns:
     The loss, float32 (), and metrics, float32 () each, without gradient:
@@ -239,21 +210,9 @@ def contrastive_loss(
     bias=jnp.asarray(0.0 if logit_bias is None else logit_bias, jnp.float32),
   )
   batch, width = video.shape
-  if deterministic:
-    _check_canonical(
-      batch,
-      implementation=implementation,
-      canonical_shards=canonical_shards,
-      shards=shards,
-    )
-    tile_size = canonical_tile_size(
-      batch, shards=canonical_shards, tile_size=tile_size
-    )
-    schedule = "canonical"
-  else:
-    schedule = resolve_implementation(
-      implementation, batch=batch, width=width, shards=shards
-    )
+  schedule = resolve_implementation(
+    implementation, batch=batch, width=width, shards=shards
+  )
   if schedule in ("dense", "gathered"):
     function = contrastive.dense_loss
     if schedule == "gathered":
@@ -268,9 +227,7 @@ def contrastive_loss(
       objective=objective,
     )
   else:
-    tile = contrastive_tiles.TilePlan(
-      rules, objective, tile_size, reproducible=deterministic
-    )
+    tile = contrastive_tiles.TilePlan(rules, objective, tile_size)
     plan = contrastive_ring.SweepPlan(tile, axes, shards, schedule)
     loss, parts = contrastive_ring.sweep_loss(
       plan, video, text, grouped, scalars

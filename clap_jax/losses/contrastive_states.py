@@ -15,7 +15,6 @@ item's weight and the normaliser. Peaks are kept apart from totals because
 s - peak is exact near the peak, while s - lse is rounded at the size of s.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,31 +22,6 @@ import jax.numpy as jnp
 
 from clap_jax.losses import contrastive
 from clap_jax.losses.contrastive import LogSums, PairMasks
-
-
-def no_fence(product: jax.Array) -> jax.Array:
-  """Lets the compiler fuse a product into the sum that follows it."""
-  return product
-
-
-def rounding_fence(scalar: jax.Array) -> Callable[[jax.Array], jax.Array]:
-  """A function that returns its float32 argument, rounded as it stands.
-
-  A compiler may contract a product and the sum after it into one operation
-  that rounds once; where it does depends on what else it fuses, hence on the
-  number of tiles. Adding to the bits a zero that only the run can know keeps
-  them apart, where `optimization_barrier` is dropped before that decision.
-
-  Args:
-    scalar: any scalar of the run that is not NaN; with NaN all is lost anyway.
-  """
-  zero = jnp.isnan(scalar).astype(jnp.int32)
-
-  def fence(product):
-    bits = jax.lax.bitcast_convert_type(product, jnp.int32) + zero
-    return jax.lax.bitcast_convert_type(bits, jnp.float32)
-
-  return fence
 
 
 class Factors(NamedTuple):
@@ -88,7 +62,7 @@ def _along(masks, pair, axis):
   return jnp.where(masks.positive, positive, negative)
 
 
-def _online_update(state, logits, masks, *, axis, fence):
+def _online_update(state, logits, masks, *, axis):
   """Adds one tile to the log-sum-exps along an axis, one exp per entry."""
   peaks = tuple(
     jnp.maximum(
@@ -99,7 +73,7 @@ def _online_update(state, logits, masks, *, axis, fence):
   )
   exponential = jnp.exp(logits - _along(masks, peaks, axis))
   totals = (
-    fence(sums.total * jnp.exp(sums.peak - peak))
+    sums.total * jnp.exp(sums.peak - peak)
     + jnp.sum(exponential, axis=axis, where=mask)
     for sums, peak, mask in zip(state, peaks, masks, strict=True)
   )
@@ -113,12 +87,8 @@ def update_states(
   masks: PairMasks,
   row_state: Any,
   column_state: Any,
-  fence: Callable[[jax.Array], jax.Array] = no_fence,
 ) -> tuple[Any, Any]:
-  """Adds one tile to the states of its rows and columns.
-
-  A state that is None is not asked for and stays None.
-  """
+  """Adds one tile to the states of its rows and columns."""
   if objective == "sigmoid":
     losses = jax.nn.softplus(-logits), jax.nn.softplus(logits)
     row_state = PairMasks(
@@ -128,13 +98,10 @@ def update_states(
       )
     )
     return row_state, column_state
-  if row_state is not None:
-    row_state = _online_update(row_state, logits, masks, axis=1, fence=fence)
-  if column_state is not None:
-    column_state = _online_update(
-      column_state, logits, masks, axis=0, fence=fence
-    )
-  return row_state, column_state
+  return (
+    _online_update(row_state, logits, masks, axis=1),
+    _online_update(column_state, logits, masks, axis=0),
+  )
 
 
 def finish_sigmoid(
@@ -179,14 +146,13 @@ def tile_gradient(
   masks: PairMasks,
   row_residual: Any,
   column_residual: Any,
-  fence: Callable[[jax.Array], jax.Array] = no_fence,
 ) -> jax.Array:
   """dL / ds of one tile, float32 (r, c); exactly 0 where masked."""
   if objective == "sigmoid":
     signed = jnp.where(masks.positive, -logits, logits)
-    values = fence(jax.nn.sigmoid(signed) * row_residual[:, None])
+    values = jax.nn.sigmoid(signed) * row_residual[:, None]
   else:
-    values = fence(_softmax_gradient(logits, masks, row_residual, 1))
-    values += fence(_softmax_gradient(logits, masks, column_residual, 0))
+    values = _softmax_gradient(logits, masks, row_residual, 1)
+    values += _softmax_gradient(logits, masks, column_residual, 0)
   values = jnp.where(masks.positive, -values, values)
   return jnp.where(masks.positive | masks.negative, values, 0.0)

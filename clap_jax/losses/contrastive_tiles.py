@@ -7,7 +7,6 @@ exists at a time.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,13 +26,11 @@ class TilePlan:
     rules: which pairs are no trusted negatives.
     objective: `softmax` or `sigmoid`.
     tile_size: upper limit of a tile's side, in items.
-    reproducible: compile a tile to the same arithmetic however many there are.
   """
 
   rules: MaskRules
   objective: str
   tile_size: int
-  reproducible: bool = False
 
 
 class Items(NamedTuple):
@@ -51,14 +48,11 @@ class Scalars(NamedTuple):
 
 
 class BlockGradient(NamedTuple):
-  """Gradient by rows and by columns, before the factor `scale`.
-
-  A leaf that is None is not asked for.
-  """
+  """Gradient by rows and by columns, before the factor `scale`."""
 
   rows: jax.Array  # float32 (r, d)
   columns: jax.Array  # float32 (c, d)
-  row_sums: jax.Array  # float32 (r,); sum of dL/ds over each row
+  row_sums: jax.Array  # float32 (r,); sum of dL/ds over each row, or None
 
 
 def needed_pairs(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
@@ -122,17 +116,13 @@ def _put(tree, index, values):
   )
 
 
-def _visit_tiles(plan, shape, visit, *, by_row, by_column, scalars):
+def _visit_tiles(shape, visit, *, by_row, by_column):
   """Calls visit(i, j, row i, column j) -> (row i, column j) on every tile.
 
   Columns are the outer loop: a column's values stay at hand while its rows are
-  visited. A reproducible plan hides the number of turns from the compiler: it
-  would unroll a single turn and fuse it otherwise, which changes the last bit.
+  visited.
   """
   num_rows, num_columns = shape
-  if plan.reproducible:
-    unknown = jnp.isnan(scalars.scale).astype(jnp.int32)
-    num_rows, num_columns = num_rows + unknown, num_columns + unknown
 
   def visit_column(j, carry):
     by_row, by_column = carry
@@ -150,18 +140,9 @@ def _visit_tiles(plan, shape, visit, *, by_row, by_column, scalars):
   return jax.lax.fori_loop(0, num_columns, visit_column, (by_row, by_column))
 
 
-def fence_of(
-  plan: TilePlan, scalars: Scalars
-) -> Callable[[jax.Array], jax.Array]:
-  """What a product passes through before it is summed."""
-  if plan.reproducible:
-    return states.rounding_fence(scalars.scale)
-  return states.no_fence
-
-
 def _tile_logits(plan, rows, columns, scalars):
   cosines = contrastive.similarity(rows.embedding, columns.embedding)
-  logits = fence_of(plan, scalars)(scalars.scale * cosines)
+  logits = scalars.scale * cosines
   masks = contrastive.pair_masks(rows.pairs, columns.pairs, rules=plan.rules)
   if plan.objective == "sigmoid":
     logits = logits + scalars.bias
@@ -177,10 +158,7 @@ def forward_block(
   column_state: Any,
   scalars: Scalars,
 ) -> tuple[Any, Any]:
-  """Adds a block to the states of its rows and columns, tile by tile.
-
-  A state that is None is not asked for and stays None.
-  """
+  """Adds a block to the states of its rows and columns, tile by tile."""
   num_rows, num_columns = len(rows.embedding), len(columns.embedding)
   size = plan.tile_size
   row_tiles, column_tiles = into_tiles((rows, columns), size)
@@ -195,16 +173,13 @@ def forward_block(
       masks=masks,
       row_state=row_state,
       column_state=column_state,
-      fence=fence_of(plan, scalars),
     )
 
   row_state, column_state = _visit_tiles(
-    plan,
     (len(row_tiles.embedding), len(column_tiles.embedding)),
     visit,
     by_row=into_tiles(row_state, size),
     by_column=into_tiles(column_state, size),
-    scalars=scalars,
   )
   return from_tiles(row_state, num_rows), from_tiles(column_state, num_columns)
 
@@ -236,24 +211,19 @@ def backward_block(
       masks=masks,
       row_residual=row_residual,
       column_residual=column_residual,
-      fence=fence_of(plan, scalars),
     )
     by_row, entries = row_sum
-    if by_row is not None:
-      by_row = by_row + _product(tile, column.embedding, 1)
+    by_row = by_row + _product(tile, column.embedding, 1)
     if entries is not None:
       entries = entries + jnp.sum(tile, axis=1)
-    if column_sum is not None:
-      column_sum = column_sum + _product(tile, row.embedding, 0)
+    column_sum = column_sum + _product(tile, row.embedding, 0)
     return (by_row, entries), column_sum
 
   by_row, by_column = _visit_tiles(
-    plan,
     (len(row_tiles[0].embedding), len(column_tiles[0].embedding)),
     visit,
     by_row=into_tiles((gradient.rows, gradient.row_sums), size),
     by_column=into_tiles(gradient.columns, size),
-    scalars=scalars,
   )
   by_row, row_sums = from_tiles(by_row, num_rows)
   return BlockGradient(by_row, from_tiles(by_column, num_columns), row_sums)

@@ -8,14 +8,6 @@ import jax
 import jax.numpy as jnp
 
 
-def length_mask(lengths: jax.Array, *, size: int) -> jax.Array:
-  """(*b,) lengths to a bool (*b, size) mask of the first `length` places."""
-  step = jax.lax.broadcasted_iota(
-    jnp.int32, (*lengths.shape, size), lengths.ndim
-  )
-  return step < lengths[..., None]
-
-
 def keep(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Sets the steps (*b, t) outside the mask of x (*b, t, d) to zero."""
   return jnp.where(mask[..., None], x, 0)

@@ -26,32 +26,6 @@ class Candidates(NamedTuple):
   mask: jax.Array  # bool (n,)
 
 
-def hard_nms(
-  candidates: Candidates,
-  *,
-  num_kept: int,
-  iou_threshold: float,
-  min_score: float,
-  class_wise: bool,
-) -> Candidates:
-  """Keeps the best, drops what overlaps it with IoU above the threshold.
-
-  Args:
-    candidates: n scored segments.
-    num_kept: places k of the result.
-    iou_threshold: a segment survives at exactly this IoU.
-    min_score: segments scoring less are not kept.
-    class_wise: whether only segments of one label suppress each other.
-  """
-  return _greedy(
-    candidates,
-    num_kept=num_kept,
-    min_score=min_score,
-    class_wise=class_wise,
-    rescale=lambda scores, iou: jnp.where(iou > iou_threshold, _GONE, scores),
-  )
-
-
 def soft_nms(
   candidates: Candidates,
   *,

@@ -10,8 +10,8 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.losses import (
   contrastive,
-  contrastive_cached,
   contrastive_sharded,
+  microbatches,
 )
 from clap_jax.models import dual_encoder
 from clap_jax.training import deterministic
@@ -148,7 +148,7 @@ class PretrainTask:
 
   def _in_microbatches(self, params, batch: types.ClipBatch):
     """The model's output, in the memory of one microbatch of the towers."""
-    output = contrastive_cached.encode_in_slices(
+    output = microbatches.encode_in_slices(
       self._encode,
       params,
       batch._replace(pairs=None),

@@ -105,7 +105,6 @@ def contenders(pairs, devices, tile_size):
     "dense": ours(pairs, implementation="dense"),
     "tiled": ours(pairs, implementation="tiled", tile_size=tile_size),
     "gathered": ours(pairs, implementation="gathered"),
-    "deterministic": ours(pairs, deterministic=True, tile_size=tile_size),
     "ring_captions": ours(
       pairs, preset="captions", implementation="ring", tile_size=tile_size
     ),
@@ -207,7 +206,6 @@ def variant_rows(setting, rounds):
     ("ring_captions", "ring", None),
     ("tiled", "ring", None),
     ("gathered", "ring", None),
-    ("deterministic", "ring", None),
     ("ring_sigmoid", "sigmoid_form", None),
   )
   names = {name for over, under, _ in pairs for name in (over, under)}

@@ -13,7 +13,7 @@ from clap_jax.data.clips import (
   readable_label,
   text_id,
 )
-from clap_jax.data.evaluation_clips import caption_clips, segment_clips
+from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.records import ExampleInfo
 from tests.data.built_dataset import LABEL_NAMES
 
@@ -279,12 +279,6 @@ def test_evaluation_lists():
   assert len(items) == 9
   assert [item.class_id for item in items[:3]] == [0, 1, -1]
   assert items[0].start_sec == 1.25 and items[0].text == "first action."
-  spread = segment_clips(
-    infos, clip_sec=1.0, clips_per_segment=3, label_names=LABEL_NAMES
-  )
-  assert len(spread) == 18
-  starts = [item.start_sec for item in spread[:3]]
-  np.testing.assert_allclose(starts, [1.25, 1.75, 2.25])
   hidden = caption_clips(infos, clip_sec=2.0, hidden_classes=frozenset({1}))
   assert len(hidden) == 9 - 2
 

@@ -8,7 +8,6 @@ import pytest
 
 from clap_jax.data.feature_sources import (
   LocalizationSource,
-  padded_length,
 )
 from clap_jax.data.feature_windows import SequenceOptions
 from clap_jax.data.features import (
@@ -166,8 +165,6 @@ def test_localization_evaluation_batches():
   np.testing.assert_array_equal(first.labels[1], [1, 2])
   with pytest.raises(FeatureError, match="v0 has 21 features"):
     make_localization(max_length=20)[0]
-  features = {"a": make_features(21), "b": make_features(33)}
-  assert padded_length(features, multiple=16) == 48
 
 
 def test_random_crops_move_segments_with_the_features():

@@ -338,8 +338,6 @@ def test_without_a_mesh_auto_runs_on_one_device():
   [
     ({"objective": "hinge"}, "softmax, sigmoid"),
     ({"implementation": "magic"}, "auto, dense, gathered, tiled, ring"),
-    ({"deterministic": True, "implementation": "ring"}, "'auto'"),
-    ({"deterministic": True, "canonical_shards": 5}, "canonical_shards"),
   ],
 )
 def test_bad_options_are_named(options, message):

@@ -13,7 +13,6 @@ from clap_jax.models.pyramid import (
   drop_gaps,
   join_levels,
 )
-from clap_jax.ops.masking import length_mask
 from clap_jax.ops.points import level_sizes
 
 RNG = np.random.default_rng(0)
@@ -34,7 +33,7 @@ def test_padding_changes_nothing(block, use_positions):
   config = PyramidConfig(block=block, use_positions=use_positions, **SMALL)
   model = Pyramid(config)
   x = RNG.normal(size=(2, 13, 6)).astype(np.float32)
-  mask = np.asarray(length_mask(jnp.array([13, 6]), size=13))
+  mask = np.arange(13) < np.array([[13], [6]])
   params = jax.jit(model.init)(jax.random.key(0), x, mask)
   levels = jax.jit(model.apply)(params, x, mask)
   assert [level.mask.shape[1] for level in levels] == [13, 7]
@@ -63,7 +62,7 @@ def test_joined_levels_act_as_if_alone():
   levels = tuple(
     Level(
       jnp.asarray(RNG.normal(size=(2, n, 8)), jnp.float32),
-      length_mask(jnp.array([n, n - 1]), size=n),
+      jnp.arange(n) < jnp.array([[n], [n - 1]]),
     )
     for n in sizes
   )

@@ -264,5 +264,4 @@ def draw(scene: Scene, frames: slice = slice(None)) -> np.ndarray:
   )
 
 
-LABEL_NAMES = verbs.CLASS_NAMES
 CLASS_SPLITS = verbs.CLASS_SPLITS
