@@ -4,6 +4,7 @@ Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -50,6 +51,11 @@ _BAD_INPUT = (
   IsADirectoryError,
   NotADirectoryError,
   PermissionError,
+)
+
+# Of any other OSError, such as for a loop of links or for a socket.
+_BAD_PATHS = frozenset(
+  {errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EROFS}
 )
 
 _DIRECTORIES = ("workdir", "data_dir", "out", "model", "index")
@@ -130,9 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     return _fail(args, error, 2)
   except (checkpoint.SaveError, start.RunFailedError) as error:
     return _fail(args, error, 3)  # a traceback would bury the message
-  except Exception as error:  # the last resort: print all of it and return 3
-    traceback.print_exc()
-    return processes.fail(3, f"{type(error).__name__}: {error}")
+  except Exception as error:
+    return _fail_unexpectedly(args, error)
 
 
 def _exit_code(command: str, document: dict) -> int:
@@ -154,6 +159,13 @@ def _fail(args, error: Exception, code: int) -> int:
   message = console.printable(f"clap {args.command}: {error}")
   print(message, file=sys.stderr)
   return code if _is_alone() else processes.fail(code, str(error))
+
+
+def _fail_unexpectedly(args, error: Exception) -> int:
+  if isinstance(error, OSError) and error.errno in _BAD_PATHS:
+    return _fail(args, error, 2)
+  traceback.print_exc()  # the last resort: print all of it and return 3
+  return processes.fail(3, f"{type(error).__name__}: {error}")
 
 
 def _check_directories(args) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -97,3 +98,28 @@ def test_importing_the_program_loads_nothing_heavy():
 
 def test_sources_of_weights_are_those_of_the_help():
   assert set(import_weights.SOURCES) == set(source_lib.FAMILIES)
+
+
+def loop_of_links(path):
+  path.symlink_to(path.name)
+  return path
+
+
+def socket_file(path):
+  with socket.socket(socket.AF_UNIX) as bound:
+    bound.bind(str(path))
+  return path
+
+
+def long_name(path):
+  return path.with_name("x" * 5000)
+
+
+@pytest.mark.parametrize("make", [loop_of_links, socket_file, long_name])
+def test_paths_that_cannot_be_opened_are_bad_input(tmp_path, make, capsys):
+  path = make(tmp_path / "p.json")
+  arguments = ["score", str(path), "--protocol", "thumos14"]
+  assert main.main([*arguments, "--ground_truth", str(path)]) == 2
+  error = capsys.readouterr().err
+  assert path.name in error
+  assert "Traceback" not in error

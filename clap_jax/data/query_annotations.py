@@ -13,7 +13,6 @@ The ids are those under which `clap score` knows the same files.
 
 import dataclasses
 import importlib.resources
-import json
 import math
 import os
 import pathlib
@@ -30,8 +29,10 @@ from clap_jax.data.queries import (
   GroundingSplit,
   unique_texts,
 )
-from clap_jax.storage import text_tables
+from clap_jax.storage import text_tables, untrusted
 
+# Annotators of all clips of a video; the dataset has 75 clips and 3 of them.
+_MAX_SALIENCIES = 1 << 22
 _MAX_LISTED = 20
 _DURATION_COLUMNS = {
   "id": ("video", "video_id", "name", "filename"),
@@ -226,6 +227,11 @@ def _saliency(record: Mapping[str, Any]) -> np.ndarray | None:
   if not scores:
     return None
   num_clips = int(record["duration"] / SALIENCY_CLIP_SEC)
+  if num_clips * len(scores[0]) > _MAX_SALIENCIES:
+    raise ValueError(
+      f"saliency of {num_clips} clips by {len(scores[0])} annotators; at most "
+      f"{_MAX_SALIENCIES} numbers are read"
+    )
   saliency = np.zeros((num_clips, len(scores[0])), np.float32)
   saliency[record["relevant_clip_ids"]] = scores
   return saliency
@@ -261,9 +267,9 @@ _READERS: dict[str, Callable[[str, _Reading], None]] = {
 
 def _parsed(text: str, place: str, reading: _Reading) -> Any:
   try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    reading.problems.append(f"{place}: no JSON: {error}")
+    return untrusted.parse_json(text, name=place)
+  except untrusted.UntrustedFileError as error:
+    reading.problems.append(str(error))
     return None
 
 

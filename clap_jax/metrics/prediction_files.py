@@ -254,6 +254,12 @@ class _Reader:
   def csv(self, text: str) -> DetectionTable:
     """Lines with a header of field names."""
     table = self._table(text)
+    if not table.columns:
+      self.log.add(
+        "",
+        f"got the header {str(list(table.header))[:100]}; expected columns "
+        "such as video, start, end, label, score",
+      )
     items = []
     for row in table:
       entry = {

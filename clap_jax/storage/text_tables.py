@@ -287,7 +287,10 @@ def sniff_delimiter(line: str, *, known: frozenset[str] | set[str]) -> str:
   """
 
   def num_known(delimiter):
-    cells = next(_reader([line], delimiter), [])
+    try:
+      cells = next(_reader([line], delimiter), [])
+    except csv.Error:  # reported with its line by who reads the rows
+      return 0
     return sum(fold(cell) in known for cell in cells)
 
   present = [d for d in DELIMITERS if d in line] or [","]

@@ -6,6 +6,19 @@ import pytest
 from clap_jax.data import query_annotations as annotations
 from clap_jax.metrics import query_files
 
+# A line of a video whose saliency would take 200 TiB.
+LONG = json.dumps(
+  {
+    "qid": 1,
+    "query": "x",
+    "vid": "a",
+    "duration": 1e14,
+    "relevant_windows": [[0, 2]],
+    "relevant_clip_ids": [0],
+    "saliency_scores": [[1]],
+  }
+)
+
 
 def write(path, content):
   text = content if isinstance(content, str) else json.dumps(content)
@@ -92,7 +105,7 @@ def test_bytes_of_another_encoding_are_named(tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("a.json", "[1", "the file: no JSON"),
+    ("a.json", "[1", "the file is not JSON"),
     ("a.json", [1], "expected an object of videos"),
     ("a.json", {"v": {"duration": 1, "timestamps": [], "sentences": ["x"]}},
      r"\['v'\].*as many timestamps as sentences"),
@@ -101,7 +114,11 @@ def test_bytes_of_another_encoding_are_named(tmp_path):
     ("a.json", {"v": {"duration": 9, "timestamps": [[0, 1]],
                       "sentences": [" "]}}, r"timestamps\[0\]: no sentence"),
     ("a.json", {}, "there is no query"),
-    ("a.jsonl", '{"qid": 1}\nx', r"line 1: KeyError[^\n]*\n  line 2: no JSON"),
+    ("a.jsonl", '{"qid": 1}\nx',
+     r"line 1: KeyError[^\n]*\n  line 2 is not JSON"),
+    ("a.jsonl", "[" * 100_000, "line 1 .* nested too deeply"),
+    ("a.json", '{"a":' * 100_000, "nested too deeply"),
+    ("a.jsonl", LONG, "saliency of 50000000000000 clips"),
     ("a.jsonl", '{"qid": 1, "vid": "a", "query": "x", "duration": 3}',
      "test file without them"),
     ("a.txt", "ABC 1.0##x", "line 1: got 'ABC 1.0##x'"),

@@ -102,6 +102,14 @@ def test_bad_tables_are_named(tmp_path, content, word):
     ground_truth_files.read_ground_truth(path, subset=None)
 
 
+@pytest.mark.parametrize("content", ["{}", "a,b\n1,2\n", "[" * 200_000])
+def test_a_table_without_a_known_column_is_an_error(tmp_path, content):
+  path = tmp_path / "p.csv"
+  path.write_text(content)
+  with pytest.raises(MalformedFileError, match=r"p\.csv.*\n.*(header|line 1)"):
+    prediction_files.read_detections(path)
+
+
 @pytest.mark.parametrize(
   "names,note",
   [

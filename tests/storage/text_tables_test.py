@@ -146,6 +146,7 @@ def test_milliseconds_are_read_where_the_header_says_so(tmp_path):
     (b"video,begin,onset,end,label\n", ["begin", "onset", "'start'"]),
     (b"video,start,end,label\na,1,2,z\xfcrich\n", ["line 2", "UTF-8"]),
     ("video,start,end,label\n".encode("utf-16-le"), ["UTF-16"]),
+    (b"video," + b"x" * 200_000, ["line 1", "larger than"]),
     (b"PK\x03\x04\x14\0", ["Excel", "CSV"]),
     (b"\xd0\xcf\x11\xe0\xa1", ["Excel", "CSV"]),
   ],
