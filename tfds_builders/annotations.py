@@ -25,6 +25,7 @@ SPLITS = {  # what annotation files call them
   "validation": "validation",
   "val": "validation",
   "valid": "validation",
+  "validate": "validation",
   "dev": "validation",
   "development": "validation",
   "testing": "test",

@@ -23,6 +23,7 @@ from clap_jax.storage import output
 from tfds_builders import annotations as annotation_base
 from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
+from tfds_builders.trimmed.settings import MIN_CLIP_SEC, TrimmedSettings
 
 _NUM_PROBED = 8  # videos whose length is read before the work
 
@@ -45,6 +46,9 @@ class _Request:
   subset: int | None
   selection_percent: int
   encoding: str | None
+  trimmed: TrimmedSettings
+  limits: transcoding.StoreLimits
+  workers: int
   on_progress: Progress
 
   @property
@@ -56,7 +60,7 @@ def _parse_name(name):
   base, _, config = name.partition("/")
   if base == "motion_sprites" and config.partition("-")[0] in sizes.CONFIGS:
     return base, sizes.get_config(config).name
-  if base == "folder" and (not config or packing.ID_PATTERN.fullmatch(config)):
+  if base in names.OWN and (not config or packing.ID_PATTERN.fullmatch(config)):
     return base, config or "default"
   if base in names.ANNOTATED and (
     not config or config in names.ANNOTATED[base]
@@ -134,6 +138,29 @@ def _plan_videos(request):
   )
 
 
+def _plan_trimmed(request):
+  """Clips of one action each, as they are or joined to recordings."""
+  files = None
+  if request.annotations is not None:
+    files = annotation_base.SourceFiles(
+      request.annotations, encoding=request.encoding
+    )
+  return _builder_module("trimmed").make_plan(
+    request.videos,
+    files,
+    request.trimmed,
+    joined_folder=request.data_dir / "joined" / "trimmed" / request.config,
+    limits=request.limits,
+    workers=request.workers,
+    subset=request.subset,
+    selection_percent=request.selection_percent,
+    on_progress=lambda done, total: request.on_progress("join", done, total),
+  )
+
+
+_PLANNERS = {"motion_sprites": _plan_sprites, "trimmed": _plan_trimmed}
+
+
 def _check_first_lengths(plan, limits) -> None:
   """Looks at a few videos for times of another unit, before all are decoded.
 
@@ -176,8 +203,10 @@ def _resolve_inputs(request):
   videos, annotations = given
   if request.manual_dir is not None:
     videos = videos or _inside(request.manual_dir, "videos")
-    if request.base != "folder":
+    if request.base not in names.OWN:
       annotations = annotations or _inside(request.manual_dir, "annotations")
+  if request.base == "trimmed" and videos:
+    return dataclasses.replace(request, videos=videos)
   if request.base == "folder" and not (videos and annotations):
     raise ValueError(
       f"{request.name} needs both `videos` (a folder) and "
@@ -220,6 +249,7 @@ def build(
   subset: int | None = None,
   selection_percent: int = 0,
   encoding: str | None = None,
+  trimmed: TrimmedSettings | None = None,
   overwrite: bool = False,
   limits: transcoding.StoreLimits = transcoding.StoreLimits(),
   workers: int | None = None,
@@ -242,6 +272,7 @@ def build(
     selection_percent: of the videos of `train` that go to a split
       `selection`, for datasets without one.
     encoding: of an annotation table that is neither UTF-8 nor UTF-16.
+    trimmed: of the dataset `trimmed`: its splits, captions and recordings.
     overwrite: replace a finished dataset of that name.
     limits: the form of the stored videos, and what is not even tried.
     workers: shards that are written at a time; by default one per processor.
@@ -266,6 +297,13 @@ def build(
   """
   base, config = _parse_name(name)
   _check_numbers(subset, workers, runner)
+  if base == "trimmed":
+    limits = dataclasses.replace(limits, min_duration_sec=MIN_CLIP_SEC)
+  elif trimmed is not None:
+    raise ValueError(
+      f"{name} takes none of --join, --constant, --background, --captions, "
+      "--split_by, --splits and --fold: they are for the dataset `trimmed`"
+    )
   request = _resolve_inputs(
     _Request(
       name=name,
@@ -278,6 +316,9 @@ def build(
       subset=subset,
       selection_percent=selection_percent,
       encoding=encoding,
+      trimmed=trimmed or TrimmedSettings(),
+      limits=limits,
+      workers=workers or len(os.sched_getaffinity(0)),
       on_progress=on_progress or (lambda stage, done, total: None),
     )
   )
@@ -293,23 +334,22 @@ def build(
   with _only_one_build(work):
     settings = {
       "limits": limits,
-      "workers": workers or len(os.sched_getaffinity(0)),
+      "workers": request.workers,
       "runner": runner,
       "runner_options": runner_options,
       "on_start": on_start or (lambda path: None),
     }
     try:
-      plan = (_plan_sprites if base == "motion_sprites" else _plan_videos)(
-        request
-      )
+      plan = _PLANNERS.get(base, _plan_videos)(request)
       if base == "folder":
         _check_first_lengths(plan, limits.source)
       _build_shards(plan, request, work, **settings)
     except collection.NothingUsableError as error:
       path = work / "manifest.json"
       packing.write_json(path, error.manifests)
+      given = request.annotations or request.videos
       raise ValueError(
-        f"{request.annotations}: {error}; every reason is in {path}"
+        f"{given}: {error}; every reason is in {path}"
       ) from error
     _publish(work / "dataset", final)
     shutil.rmtree(work, ignore_errors=True)

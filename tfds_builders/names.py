@@ -16,6 +16,8 @@ ANNOTATED = {
   "tacos": ("",),
   "thumos14": ("",),
 }
+# Of the user's own videos, under any name of the user's.
+OWN = ("folder", "trimmed")
 RUNNERS = ("threads", "beam")
 NAMES = (
   *(f"motion_sprites/{size}" for size in sizes.CONFIGS),
@@ -26,4 +28,6 @@ NAMES = (
   ),
   "folder",
   "folder/<your name for it>",
+  "trimmed",
+  "trimmed/<your name for it>",
 )

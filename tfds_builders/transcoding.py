@@ -31,7 +31,7 @@ from tfds_builders.names import STORES
 
 _MIN_SIDE_PX = 16
 # Errors of the disk and not of a video.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _target_size(frame, aspect, limits):
 
 
 @dataclasses.dataclass
-class _Written:
+class Written:
   """What was stored, for after the encoding."""
 
   num_frames: int = 0
@@ -90,7 +90,7 @@ def _to_image(frame, size):
   return np.ascontiguousarray(np.rot90(image, turns))
 
 
-def _frames_on_grid(opened, *, fps, limits, written) -> Iterator[np.ndarray]:
+def frames_on_grid(opened, *, fps, limits, written) -> Iterator[np.ndarray]:
   """Image k is what is on the screen at k / fps; stills are repeated.
 
   Before its first picture a video shows that picture.
@@ -133,14 +133,10 @@ def transcode(
   run = _check_only if limits.store == "original" else _encode
   try:
     with container.open_video(source, limits=limits.source) as opened:
-      if min(opened.info.height, opened.info.width) < _MIN_SIDE_PX:
-        raise VideoError(
-          f"{opened.info.width} x {opened.info.height} pixels; at least "
-          f"{_MIN_SIDE_PX} a side are needed"
-        )
+      check_sides(opened)
     fps, written, opened = run(source, target, limits=limits)
   except (av.FFmpegError, MemoryError) as error:
-    if getattr(error, "errno", None) in _NO_ROOM:
+    if getattr(error, "errno", None) in NO_ROOM:
       raise OSError(error.errno, os.strerror(error.errno), target) from error
     raise VideoError(f"cannot be stored: {errors.in_words(error)}") from error
   if written.duration_sec < limits.min_duration_sec:
@@ -175,15 +171,37 @@ def transcode(
   }
 
 
-def _encode(source, target, *, limits):
-  """Writes the store's file; (frame rate, what was written, the video)."""
+def check_sides(opened: container.OpenVideo) -> None:
+  """Refuses pictures that are too small to be scaled.
+
+  Raises:
+    VideoError: a side is shorter than 16 px.
+  """
+  if min(opened.info.height, opened.info.width) < _MIN_SIDE_PX:
+    raise VideoError(
+      f"{opened.info.width} x {opened.info.height} pixels; at least "
+      f"{_MIN_SIDE_PX} a side are needed"
+    )
+
+
+def store_rate(source: IO[bytes], *, limits: StoreLimits) -> float:
+  """Frames per second of the stored video: of the motion, within the cap.
+
+  Raises:
+    VideoError: the video cannot be opened.
+  """
   rate = rates.motion_rate(source, limits=limits.source)
-  fps = float(
+  return float(
     Fraction(max(min(rate, limits.max_fps), 1.0)).limit_denominator(1001)
   )
-  written = _Written()
+
+
+def _encode(source, target, *, limits):
+  """Writes the store's file; (frame rate, what was written, the video)."""
+  fps = store_rate(source, limits=limits)
+  written = Written()
   with container.open_video(source, limits=limits.source) as opened:
-    frames = _frames_on_grid(opened, fps=fps, limits=limits, written=written)
+    frames = frames_on_grid(opened, fps=fps, limits=limits, written=written)
     encoding.write_mp4(
       frames,
       target,
@@ -199,7 +217,7 @@ def _encode(source, target, *, limits):
 def _check_only(source, target, *, limits):
   """Decodes everything and keeps nothing; as `_encode`."""
   del target
-  written = _Written()
+  written = Written()
   with container.open_video(source, limits=limits.source) as opened:
     if not opened.info.fps > 0:
       raise VideoError("no frame rate; build the h264 store")
@@ -273,7 +291,7 @@ def main(argv: list[str]) -> int:
   except VideoError as error:
     answer = {"reason": str(error)}
   except OSError as error:
-    if error.errno not in _NO_ROOM:
+    if error.errno not in NO_ROOM:
       raise
     answer = {"disk": error.errno}
   print(json.dumps(answer))

@@ -12,6 +12,7 @@ with epy.lazy_imports():
   from clap_jax import stages
   from clap_jax.data import records, verification
   from tfds_builders import build, transcoding
+  from tfds_builders.trimmed import settings as trimmed_settings
 
 _NUM_PRINTED = 3  # losses of a build; the manifests have all of them
 
@@ -59,8 +60,71 @@ def add_build(commands) -> None:
     help="option of Beam's pipeline, e.g. --runner_option=--runner=FlinkRunner",
   )
   parser.add_argument("--overwrite", action="store_true")
+  _add_trimmed_flags(parser)
   limits.add_flags(parser)
   parser.set_defaults(run=_build)
+
+
+def _add_trimmed_flags(parser) -> None:
+  group = parser.add_argument_group(
+    "trimmed", "of the dataset `trimmed`: clips of one action each"
+  )
+  group.add_argument(
+    "--join", action="store_true", help="join clips to untrimmed recordings"
+  )
+  group.add_argument(
+    "--constant",
+    metavar="A,B",
+    default="",
+    help="attributes that all clips of a recording share, e.g. person,view",
+  )
+  group.add_argument(
+    "--clips_per_recording",
+    type=int,
+    metavar="N",
+    help="at most; default: 8",
+  )
+  group.add_argument(
+    "--seed", type=int, help="of the order of the clips; default: 0"
+  )
+  group.add_argument(
+    "--background",
+    metavar="A,B",
+    default="",
+    help="classes whose clips stay in without a label",
+  )
+  group.add_argument(
+    "--captions", metavar="FILE", help="JSON file of caption templates"
+  )
+  group.add_argument(
+    "--split_by", metavar="A", default="", help="attribute, e.g. person"
+  )
+  group.add_argument(
+    "--splits",
+    metavar="TEXT",
+    default="",
+    help='"train=S001,S007;validation=S019" (* for all others), or a JSON file',
+  )
+  group.add_argument(
+    "--fold", type=int, help="of the lists of UCF101, HMDB51; default: 1"
+  )
+
+
+def _trimmed(args) -> "trimmed_settings.TrimmedSettings | None":
+  """The settings; None where no flag of them is given."""
+  given = {
+    "split_by": args.split_by,
+    "splits": args.splits,
+    "fold": args.fold,
+    "background": trimmed_settings.parse_list(args.background),
+    "captions": args.captions,
+    "join": args.join or None,
+    "constant": trimmed_settings.parse_list(args.constant),
+    "clips_per_recording": args.clips_per_recording,
+    "seed": args.seed,
+  }
+  given = {k: v for k, v in given.items() if v not in (None, "", ())}
+  return trimmed_settings.TrimmedSettings(**given) if given else None
 
 
 def _build(args) -> dict:
@@ -72,6 +136,7 @@ def _build(args) -> dict:
       videos=args.videos,
       annotations=args.annotations,
       encoding=args.encoding,
+      trimmed=_trimmed(args),
       subset=args.subset,
       selection_percent=args.selection_percent,
       limits=_store_limits(args),

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
+from tests import documents
+from tests.tfds_builders.trimmed import stand_ins
 from tests.tutorials import few_shot, own_dataset
 from tfds_builders import annotations, build
 from tfds_builders.motion_sprites import render, sizes
@@ -169,6 +171,39 @@ def _render_some(name: str, config: str, folder: pathlib.Path) -> None:
     for _, stem in sorted(entries)[:VIDEOS_PER_SPLIT]:
       if not list(folder.rglob(f"{stem}.mp4")):
         _render(folder / f"{stem}.mp4")
+
+
+def trimmed_sets(folder, request) -> None:
+  """UCF101, HMDB51, Kinetics and class folders as published, of few clips."""
+  stand_ins.ucf101(folder, groups=range(7, 10))
+  stand_ins.hmdb51(folder)
+  stand_ins.kinetics(folder / "kinetics")
+  for number in range(10):
+    name = f"{('run', 'jump')[number % 2]}/{number}.mp4"
+    stand_ins.make_clip(folder / "my_clips" / name)
+
+
+_JOINED_LABELS = ("cough", "sneeze", "scratch head", "answer phone call")
+
+
+def sneeze_cough(folder, request) -> None:
+  """`sneeze_cough/`, real clips of a few people, and `captions.json`."""
+  source = shared(request) / "sneeze_cough"
+  rows = [
+    row
+    for row in json.loads((source / "clips.json").read_text())
+    if row["person"] in ("S001", "S017", "S018", "S019", "S020")
+    and (row["view"], row["locomotion"]) == ("facing left", "walking")
+    and row["label"] in _JOINED_LABELS
+  ]
+  for row in rows:
+    target = folder / "sneeze_cough" / row["video"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / row["video"], target)
+  (folder / "sneeze_cough/clips.json").write_text(json.dumps(rows))
+  text = (documents.ROOT / "tfds_builders/trimmed/README.md").read_text()
+  (block,) = [b for kind, b in documents.FENCE.findall(text) if kind == "json"]
+  (folder / "captions.json").write_text(block)
 
 
 def hacs_source(folder, request) -> None:

@@ -121,6 +121,15 @@ SECTIONS = {
     given=(inputs.hacs_source,)
   ),
   **{
+    f"tfds_builders/trimmed/README.md#{heading}": Section(
+      given=(inputs.trimmed_sets,)
+    )
+    for heading in ("UCF101", "HMDB51", "Kinetics", "Folders of classes")
+  },
+  "tfds_builders/trimmed/README.md#Attributes, recordings and captions": (
+    Section(given=(inputs.sneeze_cough,))
+  ),
+  **{
     f"tfds_builders/{name}/README.md#{heading}": Section(
       given=(inputs.sources(name, *configs),)
     )

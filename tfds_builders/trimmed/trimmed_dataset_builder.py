@@ -1,0 +1,92 @@
+"""TFDS builder of trimmed clips, as they are or joined to recordings."""
+
+import pathlib
+from collections.abc import Callable
+from typing import ClassVar
+
+from tfds_builders import annotations, collection, transcoding, video_builder
+from tfds_builders.trimmed import (
+  clips,
+  layouts,
+  recordings,
+  splits,
+  templates,
+)
+from tfds_builders.trimmed.settings import TrimmedSettings
+
+
+class Builder(video_builder.VideoBuilder):
+  """Splits are those of the set, or follow from the settings."""
+
+  DESCRIPTION: ClassVar[str] = (
+    "Trimmed clips of one action each, or untrimmed recordings joined of them."
+  )
+
+
+def make_plan(
+  folder: pathlib.Path,
+  files: annotations.SourceFiles | None,
+  settings: TrimmedSettings,
+  *,
+  joined_folder: pathlib.Path,
+  limits: transcoding.StoreLimits,
+  workers: int,
+  subset: int | None,
+  selection_percent: int,
+  on_progress: Callable[[int, int], None],
+) -> collection.Plan:
+  """Reads the clips and their splits; writes the recordings, if wanted.
+
+  Args:
+    folder: of the clips.
+    files: annotation file or folder; None for folders named by class.
+    settings: see `TrimmedSettings`.
+    joined_folder: where the recordings and their annotations are written.
+    limits: the form of the recordings.
+    workers: recordings that are written at a time.
+    subset: clips, or recordings, per split at most.
+    selection_percent: of the groups of train that go to `selection`.
+    on_progress: called with (recordings written, in all).
+
+  Raises:
+    ValueError: inputs or settings cannot be used.
+    FileNotFoundError: an input is not there.
+  """
+  captions = templates.load(settings.captions) if settings.captions else None
+  videos = collection.VideoFiles(folder, any_case=not layouts.is_youtube(files))
+  listed = layouts.read(files, videos.by_name, fold=settings.fold)
+  splits.assign(listed, settings, selection_percent=selection_percent)
+  if captions is not None:
+    templates.apply(captions, listed)
+  file = clips.to_annotations(listed, background=settings.background)
+  file.sources = files.used if files else []
+  plan = collection.make_plan(
+    file,
+    videos,
+    subset=None if settings.join else subset,
+    make_id=clips.unique_ids(listed.clips),
+  )
+  if not settings.join:
+    return plan
+  clip_of = {}
+  for clip in listed.clips.values():
+    path = _find(videos, clip.name)
+    if path is not None:
+      clip_of.setdefault(path.absolute(), clip)
+  arranged = recordings.arrange(plan.items, clip_of, settings)
+  arranged = {split: group[:subset] for split, group in arranged.items()}
+  done = recordings.write(
+    arranged,
+    joined_folder,
+    limits=limits,
+    workers=workers,
+    on_progress=on_progress,
+  )
+  return recordings.make_plan(plan, arranged, done, joined_folder)
+
+
+def _find(videos, name) -> pathlib.Path | None:
+  try:
+    return videos.find(name)
+  except ValueError:  # is in the manifest already
+    return None
