@@ -112,7 +112,8 @@ def add_predict(commands) -> None:
     "folder of trimmed clips per class, DIR/CLASS/*.mp4, or untrimmed videos "
     "and DIR/segments.csv with the columns video,start,end,label (seconds). "
     "Without a few-shot head the nearest prototype of the encoder's features "
-    "is taken; the result says which.",
+    "is taken; the result says which. An encoder alone answers texts by their "
+    "similarity with the video (zero-shot).",
   )
   parser.add_argument(
     "videos",
@@ -121,7 +122,12 @@ def add_predict(commands) -> None:
     help="a video, a folder of videos, or features (.npy, .npz, .h5, .csv) of "
     "the kind that the heads were trained on",
   )
-  parser.add_argument("--model", required=True, help="a model directory")
+  parser.add_argument(
+    "--model",
+    required=True,
+    help="a model directory, the workdir of a head, or an encoder alone: a "
+    "pretrain run or imported weights of both towers",
+  )
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")
   parser.add_argument("--support", metavar="DIR", help="examples by class")
@@ -190,8 +196,9 @@ def _predict(args) -> dict:
 def _show_predictions(args, document: dict) -> int:
   """Prints the best predictions and writes the export; 3 if it failed."""
   for video in document["videos"]:
+    method = f" ({video['method']})" if "method" in video else ""
     table = rich.table.Table(
-      "start", "end", "score", "what", title=one_line(video["video"])
+      "start", "end", "score", "what", title=one_line(video["video"]) + method
     )
     for query, absence in (video.get("absence") or {}).items():
       if absence["absent"]:

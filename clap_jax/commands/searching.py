@@ -17,7 +17,7 @@ with epy.lazy_imports():
   from clap_jax import stages
   from clap_jax.inference import encoder as encoder_lib
   from clap_jax.inference import index as index_lib
-  from clap_jax.inference import inputs, model_directory
+  from clap_jax.inference import inputs, model_directory, zero_shot
   from tfds_builders import transcoding
 
 _MAX_CONNECTIONS = 256  # of `clap serve`; more are refused
@@ -33,7 +33,9 @@ def add_index(commands) -> None:
   )
   parser.add_argument("folder", metavar="DIR")
   parser.add_argument(
-    "--model", required=True, help="a model or the workdir of a pretrain run"
+    "--model",
+    required=True,
+    help="a model, or an encoder alone: a pretrain run or imported weights",
   )
   parser.add_argument("--out", required=True, help="folder of the index")
   parser.add_argument("--stride_sec", type=float, default=0.5)
@@ -87,7 +89,7 @@ def _show_index(args, document: dict) -> None:
 
 
 def _load_encoder(directory: str) -> "encoder_lib.Encoder":
-  """Of a model directory or of a pretrain run."""
+  """Of a model directory, or an encoder alone."""
   path = pathlib.Path(directory)
   if (path / model_directory.MODEL_FILE).is_file():
     return model_directory.load_model(path).encoder
@@ -106,8 +108,8 @@ def add_search(commands) -> None:
   parser.add_argument("--top", type=int, default=10)
   parser.add_argument(
     "--model",
-    help="a model or the workdir of a pretrain run, instead of the encoder "
-    "that the index names",
+    help="a model or an encoder alone, instead of the encoder that the index "
+    "names",
   )
   parser.add_argument(
     "--exact", action="store_true", help="compare with every clip in any case"
@@ -125,12 +127,13 @@ def _search(args) -> dict:
       f"{encoder.directory} holds other parameters than those the index "
       "was made with; run `clap index` again into another folder."
     )
-  vector = encoder.embed_texts([args.text])[0]
+  vector = zero_shot.query_texts(encoder, [args.text]).vectors[0]
   started_sec = time.perf_counter()
   moments = index_lib.search(index, vector, top=args.top, exact=args.exact)
   search_sec = time.perf_counter() - started_sec
   return {
     "query": args.text,
+    "method": zero_shot.METHOD,
     "moments": moments,
     "search_sec": search_sec,
     "clips": len(index.vectors),
@@ -166,7 +169,9 @@ def add_serve(commands) -> None:
     "address that it prints. Uploads are decoded in a guarded process, kept in "
     "a private temporary folder and deleted at the end.",
   )
-  parser.add_argument("--model", required=True, help="a model directory")
+  parser.add_argument(
+    "--model", required=True, help="a model directory, or an encoder alone"
+  )
   parser.add_argument("--port", type=int, default=8000)
   parser.add_argument("--index", help="what `clap index` wrote, to search in")
   parser.add_argument("--max_upload_mib", type=int, default=512)

@@ -7,13 +7,14 @@ Every head gets the sequence that evaluation gives it, see sequences.py.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from clap_jax import types
 from clap_jax.data import features
-from clap_jax.inference import sequences, support
+from clap_jax.inference import sequences, support, zero_shot
 from clap_jax.trainers import grounding_answers, localization
 
 # Moments of neighbouring windows that overlap by more are one.
@@ -57,29 +58,70 @@ class Answers:
     """Token vectors of the queries and their mask."""
     return self._model.encoder.text_vectors(list(self._request.queries))
 
+  @functools.cached_property
+  def _label_texts(self) -> zero_shot.Texts:
+    return zero_shot.label_texts(self._model.encoder, self._labels)
+
+  @functools.cached_property
+  def _query_texts(self) -> zero_shot.Texts:
+    return zero_shot.query_texts(self._model.encoder, self._request.queries)
+
+  @property
+  def _labels(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(self._request.labels or ()))
+
   def answer(self, video: features.VideoFeatures, duration_sec: float) -> dict:
     """The "predictions", "absent" and "absence" of a video's entry.
 
-    Predictions are best first within labels, examples, and each query.
+    Predictions are best first within labels, examples, and each query. An
+    encoder alone has a "method" too.
     """
-    model, request = self._model, self._request
+    request = self._request
     most, entries = request.max_predictions, []
-    result = {"absent": None}
+    result: dict[str, Any] = {"absent": None}
+    if self._model.is_encoder_alone:
+      result["method"] = zero_shot.METHOD
     if request.asks_labels:
-      found = _localize(model, video, request, duration_sec)
+      found = self._of_classes(video, duration_sec)
       entries += [_entry(moment, "label") for moment in found[:most]]
     if request.examples:
       found = _match(request.examples, video, duration_sec)
       entries += [_entry(moment, "label") for moment in found[:most]]
     if request.queries:
-      found, logits = _ground(
-        model, video, request.queries, self._texts, duration_sec
-      )
+      found, absence = self._of_queries(video, duration_sec)
       for query in request.queries:
         own = [moment for moment in found if moment.name == query]
         entries += [_entry(moment, "query") for moment in own[:most]]
-      result |= _absence(model, request.queries, logits)
+      result |= absence
     return {"predictions": entries} | result
+
+  def _of_classes(
+    self, video: features.VideoFeatures, duration_sec: float
+  ) -> list[Moment]:
+    """Moments of the classes, best first."""
+    model = self._model
+    if not model.is_encoder_alone:
+      return _localize(model, video, self._request, duration_sec)
+    snippets = model.encoder.project(video.features)
+    found = zero_shot.find_classes(snippets, self._label_texts)
+    return _listed(found, self._labels, video.grid, duration_sec)
+
+  def _of_queries(
+    self, video: features.VideoFeatures, duration_sec: float
+  ) -> tuple[list[Moment], dict]:
+    """Moments of all queries, best first; what is told of their absence."""
+    model, queries = self._model, self._request.queries
+    if not model.is_encoder_alone:
+      moments, logits = _ground(
+        model, video, queries, self._texts, duration_sec
+      )
+      return moments, _calibrated_absence(model, queries, logits)
+    snippets = model.encoder.project(video.features)
+    found = zero_shot.find(snippets, self._query_texts)
+    moments = _listed(found.moments, queries, video.grid, duration_sec)
+    logits = found.absence_logits
+    probability = zero_shot.absence_probability(logits)
+    return moments, _absence(queries, probability, logits > 0)
 
 
 def _entry(moment: Moment, key: str) -> dict:
@@ -92,15 +134,21 @@ def _entry(moment: Moment, key: str) -> dict:
   }
 
 
-def _absence(model, queries: Sequence[str], logits: np.ndarray) -> dict:
+def _calibrated_absence(
+  model, queries: Sequence[str], logits: np.ndarray
+) -> dict:
   """Probabilities of absence; None for a grounder without calibration."""
   facts = model.grounder[1]["absence"]
   if facts is None:
     return {"absence": None, "absent": None}
   fitted = grounding_answers.calibration_of(facts)
-  rows = zip(
-    queries, fitted.probability(logits), fitted.is_absent(logits), strict=True
-  )
+  return _absence(queries, fitted.probability(logits), fitted.is_absent(logits))
+
+
+def _absence(
+  queries: Sequence[str], probabilities: np.ndarray, is_absent: np.ndarray
+) -> dict:
+  rows = zip(queries, probabilities, is_absent, strict=True)
   absence = {
     query: {"probability": float(probability), "absent": bool(absent)}
     for query, probability, absent in rows
@@ -109,6 +157,23 @@ def _absence(model, queries: Sequence[str], logits: np.ndarray) -> dict:
     "absence": absence,
     "absent": all(entry["absent"] for entry in absence.values()),
   }
+
+
+def _listed(
+  found: Sequence[zero_shot.Moments],
+  names: Sequence[str],
+  grid: features.FeatureGrid,
+  duration_sec: float,
+) -> list[Moment]:
+  """Moments of all names in seconds, best first."""
+  moments = [
+    Moment(segment, float(score), name, 0)
+    for name, own in zip(names, found, strict=True)
+    for segment, score in zip(
+      _in_seconds(own.segments, grid, duration_sec), own.scores, strict=True
+    )
+  ]
+  return sorted(moments, key=lambda moment: -moment.score)
 
 
 def merged(moments: Sequence[Moment]) -> list[Moment]:

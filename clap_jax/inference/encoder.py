@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -14,7 +15,14 @@ from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import encoders, pretrain_task, text_models
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.training import pretrained
+from clap_jax.training import paths, pretrained
+from clap_jax.training import weights as weights_lib
+
+# Of imported towers, which do not state it: that of the configs here.
+_IMPORTED_CLIP_SEC = 2.0
+_IMPORTED_RESIZE = "crop"  # as CLIP's own images are made
+# Of `clap export` and of `clap import`.
+_TOKENIZERS = ("tokenizer", "tokenizer.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +100,6 @@ class Encoder:
     """Class names in the shared space: the mean over the label prompts."""
     texts = [*class_texts.prompted(names), clips.GENERIC_BACKGROUND_TEXT]
     vectors = self.embed_texts(texts)
-    scale = np.minimum(
-      self.params["params"]["logit_scale"], dual_encoder.MAX_LOGIT_SCALE
-    )
     return class_texts.ClassTexts(
       names=tuple(names),
       vectors=class_texts.mean_over_prompts(vectors[:-1]),
@@ -102,8 +107,14 @@ class Encoder:
       video_projection=np.asarray(
         self.params["params"]["video_projection"]["kernel"]
       ),
-      logit_scale=float(np.exp(scale)),
+      logit_scale=self.logit_scale,
     )
+
+  @property
+  def logit_scale(self) -> float:
+    """What the towers learned to multiply cosines with."""
+    learned = self.params["params"]["logit_scale"]
+    return float(np.exp(np.minimum(learned, dual_encoder.MAX_LOGIT_SCALE)))
 
   def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Texts to unit vectors (n, p) of the shared space."""
@@ -132,18 +143,32 @@ class Encoder:
     return self.params["params"]["video_projection"]["kernel"].shape[0]
 
 
-def load_encoder(directory) -> Encoder:
-  """Loads the towers of a `clap train` pre-training directory.
+def is_encoder(directory: str | os.PathLike) -> bool:
+  """Whether a directory describes an encoder that `load_encoder` reads."""
+  names = (encoders.ENCODER_FILE, weights_lib.MANIFEST_FILE)
+  return any(pathlib.Path(directory, name).is_file() for name in names)
+
+
+def load_encoder(directory: str | os.PathLike) -> Encoder:
+  """Loads the towers of a pre-training run or of imported weights.
+
+  Args:
+    directory: workdir of a `clap train` pre-training, or what `clap import` or
+      `clap export` wrote of both towers.
 
   Raises:
-    FileNotFoundError: if the directory holds no finished pre-training.
+    FileNotFoundError: the directory holds neither.
+    ValueError: the weights are of one tower alone, or do not fit.
   """
   directory = pathlib.Path(directory)
-  record = directory / "encoder.json"
+  record = directory / encoders.ENCODER_FILE
   if not record.is_file():
+    if is_encoder(directory):
+      return _load_imported(directory)
     raise FileNotFoundError(
       f"{directory} holds no pre-trained encoder (no encoder.json). Expected "
-      "the --workdir of a finished `clap train` of a pretrain config."
+      "the --workdir of a finished `clap train` of a pretrain config, or the "
+      "--out of `clap import`."
     )
   facts, (clip, config) = facts_lib.load(
     directory, record.name, encoders.described
@@ -161,6 +186,52 @@ def load_encoder(directory) -> Encoder:
     clip=clip,
     config=config,
     params=params,
-    tokenizer=vocabulary.load(directory / "tokenizer.model"),
+    tokenizer=vocabulary.load(directory / encoders.TOKENIZER_FILE),
     training=facts["training"],
+  )
+
+
+def _load_imported(directory: pathlib.Path) -> Encoder:
+  """An encoder of `clap import` or `clap export`."""
+  arrays, facts = weights_lib.read(directory)
+  manifest = directory / weights_lib.MANIFEST_FILE
+  settings = facts.get("settings")
+  needed = ("video_tower", "text_tower", "projection_width")
+  missing = [key for key in needed if key not in (settings or {})]
+  if missing:
+    raise ValueError(
+      f"{directory} is no encoder by itself: its weights lack "
+      f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
+      "source with both towers, such as CLIP."
+    )
+  shape = facts.get("clip") or {
+    "clip_sec": _IMPORTED_CLIP_SEC,
+    "num_frames": settings["num_frames"],
+    "image_size": settings["image_size"],
+    "resize": _IMPORTED_RESIZE,
+  }
+  towers = {"num_classes": 0} | settings
+  clip, config = encoders.described({"clip": shape, "model": towers})
+  params = paths.nest(arrays)
+  init = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init
+  pretrained.check_fits(params, init, name=str(manifest), whole=True)
+  return Encoder(
+    name=str(facts.get("encoder") or facts.get("source")),
+    seed=facts.get("seed") or 0,
+    directory=directory,
+    clip=clip,
+    config=config,
+    params=params,
+    tokenizer=_imported_tokenizer(directory),
+    training=facts.get("training") or {"imported": facts.get("source")},
+  )
+
+
+def _imported_tokenizer(directory: pathlib.Path) -> vocabulary.Vocabulary:
+  for name in _TOKENIZERS:
+    if (directory / name).is_file():
+      return vocabulary.load(directory / name)
+  raise ValueError(
+    f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS)}), without which "
+    "no text can be encoded; import again with --tokenizer."
   )

@@ -28,6 +28,8 @@ from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
+# Between the snippets of an encoder alone, as in `clap extract`.
+DEFAULT_STRIDE_SEC = 0.5
 # A shorter stride would make a feature of every moment without end.
 _MIN_STRIDE_SEC, _MAX_STRIDE_SEC = 1e-3, 86400.0
 _STRIDE_TOLERANCE = 0.01
@@ -35,13 +37,27 @@ _STRIDE_TOLERANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """An encoder with the heads that were trained on its features."""
+  """An encoder with the heads that were trained on its features.
+
+  Without any head it answers by the similarity of snippets and texts, see
+  zero_shot.py.
+  """
 
   encoder: encoder_lib.Encoder | None  # None for a head on others' features
   stride_sec: float | None
   localizer: tuple[localizers.FeatureTask, dict, dict] | None
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
   matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
+
+  @property
+  def is_encoder_alone(self) -> bool:
+    """Whether no head was trained on the encoder's features."""
+    return all(getattr(self, name) is None for name in _HEADS)
+
+  @property
+  def takes_queries(self) -> bool:
+    """Whether free texts can be asked for."""
+    return self.grounder is not None or self.is_encoder_alone
 
   @property
   def label_names(self) -> tuple[str, ...]:
@@ -54,7 +70,9 @@ class Model:
   @property
   def takes_any_label(self) -> bool:
     """Whether classes are told by their names, trained or not."""
-    return self.localizer is not None and "text_classes" in self.localizer[1]
+    if self.localizer is None:
+      return self.is_encoder_alone
+    return "text_classes" in self.localizer[1]
 
   @functools.cached_property
   def naming(self) -> open_vocabulary.Naming:
@@ -98,7 +116,8 @@ def load_model(
   """Loads DIR/model.json, which names the encoder and the heads.
 
   The workdir of a head's run is a model as well: its encoder is the one that
-  made the features it was trained on.
+  made the features it was trained on. So is an encoder alone: the workdir of a
+  pre-training, or imported weights of both towers.
 
   Args:
     directory: of the model.
@@ -106,7 +125,7 @@ def load_model(
       that others made can be predicted on without it.
 
   Raises:
-    FileNotFoundError: if there is no such file.
+    FileNotFoundError: if the directory is none of these.
     ValueError: if a head was trained on another encoder's features, or on
       features of which no encoder is known.
   """
@@ -147,18 +166,22 @@ def _check_stride(stride_sec: object, path: pathlib.Path) -> None:
 
 
 def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
-  """The model of the run of one head."""
+  """The model of the run of one head, or of an encoder alone."""
   heads: dict[str, tuple | None] = dict.fromkeys(_HEADS)
   for name, (trainer, _) in _HEADS.items():
     if (workdir / trainer.MODEL_FILE).is_file():
       heads[name] = _load_head(workdir, ".", trainer)
       break
   else:
+    if encoder_lib.is_encoder(workdir):
+      encoder = encoder_lib.load_encoder(workdir)
+      return Model(encoder, DEFAULT_STRIDE_SEC, **heads)
     raise FileNotFoundError(
       f"{workdir} is no model: it has no {MODEL_FILE}. Expected the model "
       'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
       '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
-      "the workdir of a finished run of a head."
+      "the workdir of a finished run of a head or of pre-training, or the "
+      "--out of `clap import`."
     )
   facts = heads[name][1]
   stride_sec = _trained_stride_sec(facts)

@@ -15,6 +15,7 @@ from clap_jax.inference import (
   model_directory,
   streaming,
   support,
+  zero_shot,
 )
 from clap_jax.media import errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
@@ -45,6 +46,7 @@ def predict(
       queries or a support.
     queries: free texts, each answered with its own moments and, by the
       calibration that the grounder was stored with, a probability of absence.
+      An encoder alone compares with sentences about nothing instead.
     support_dir: examples of the classes to look for, see inference/support.py.
     max_predictions: best segments kept per video or query.
     feature_timing: of files of features, see `inputs.parse_timing`; None for
@@ -60,7 +62,8 @@ def predict(
     "failed": [{"video", "reason"}]}. The duration of a file of features is
     known to half a stride. With queries a video has "absence" too,
     {query: {"probability", "absent"}}; "absent" says that all of them are. It
-    is None without queries or for a grounder without calibration. With a
+    is None without queries or for a grounder without calibration. A video has
+    "method" too where an encoder alone answered, see zero_shot.py. With a
     support the document has "support" too, {"method", "shots"}: how it was
     matched, and the number of examples of each class.
 
@@ -134,16 +137,24 @@ def _check_request(
     raise ValueError(f"max_predictions must be at least 1: {max_predictions}.")
   if not all(query.strip() for query in queries):
     raise ValueError("A query is empty; describe the moment in words.")
-  if queries and model.grounder is None:
-    raise ValueError("This model has no grounding head: it takes no --query.")
+  if model.is_encoder_alone:
+    _check_zero_shot(model, labels, queries, has_support=has_support)
+  elif queries and model.grounder is None:
+    raise ValueError(
+      "This model has no grounding head: it takes no --query."
+      + _alone_hint(model)
+    )
   if labels is None and (queries or has_support):
     return
-  if model.localizer is None:
-    raise ValueError("This model has no localization head; give a --query.")
+  if model.localizer is None and not model.is_encoder_alone:
+    raise ValueError(
+      "This model has no localization head; give a --query."
+      + _alone_hint(model)
+    )
   if labels is not None and not labels:
     raise ValueError(
       "The list of labels is empty; the model knows "
-      f"{', '.join(model.label_names)}, one per line."
+      f"{', '.join(model.label_names) or 'any name'}, one per line."
     )
   if model.takes_any_label:
     if not all(label.strip() for label in labels or ()):
@@ -155,6 +166,24 @@ def _check_request(
       f"The model does not know the labels {unknown}. It knows "
       f"{', '.join(model.label_names)}. Ask for other actions with --query."
     )
+
+
+def _check_zero_shot(model, labels, queries, *, has_support) -> None:
+  if labels is None and not (queries or has_support):
+    raise ValueError(
+      "This model is an encoder alone, which has no classes of its own: give "
+      "--query, --labels or --support."
+    )
+  if labels is not None or queries:
+    zero_shot.check_aligned(model.encoder)
+
+
+def _alone_hint(model: model_directory.Model) -> str:
+  if model.encoder is None:
+    return ""
+  return (
+    f" Its encoder alone does: --model {model.encoder.directory} (zero-shot)."
+  )
 
 
 def _check_encoder(

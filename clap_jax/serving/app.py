@@ -13,7 +13,7 @@ import fastapi
 import pydantic
 from fastapi import exceptions, responses
 
-from clap_jax.inference import export, model_directory, predict
+from clap_jax.inference import export, model_directory, predict, zero_shot
 from clap_jax.inference import index as index_lib
 from clap_jax.report import page, player
 from clap_jax.serving import (
@@ -137,7 +137,7 @@ def _add_page(app, *, model, index, limits) -> None:
     .get_template("page.html")
     .render(
       labels=list(model.label_names),
-      takes_queries=model.grounder is not None,
+      takes_queries=model.takes_queries,
       index=index,
       max_bytes=limits.uploads.max_upload_bytes,
     )
@@ -274,7 +274,9 @@ def _add_search(app, queue, *, model, index) -> None:
       )
     found = await queue.run(
       lambda check: index_lib.search(
-        index, model.encoder.embed_texts([text])[0], top=top
+        index,
+        zero_shot.query_texts(model.encoder, [text]).vectors[0],
+        top=top,
       ),
       request,
     )
@@ -286,7 +288,7 @@ def _add_search(app, queue, *, model, index) -> None:
       }
       for moment in found
     ]
-    return answers.json_answer({"moments": moments})
+    return answers.json_answer({"method": zero_shot.METHOD, "moments": moments})
 
   @app.get("/api/index/{number}/file")
   async def indexed(request: fastapi.Request, number: int):

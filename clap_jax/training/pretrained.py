@@ -87,6 +87,7 @@ def check_fits(
   init: Callable[[jax.Array], Any],
   *,
   name: str,
+  whole: bool = False,
 ) -> None:
   """Compares parameters with those of the model that they are to be used in.
 
@@ -94,6 +95,7 @@ def check_fits(
     params: nested parameters, as `checkpoint.restore_params` gives them.
     init: makes the model's own; it is traced, nothing is allocated.
     name: the file that describes the model, for messages.
+    whole: whether a parameter that is missing is an error.
 
   Raises:
     ValueError: the model cannot be built, or a parameter has another shape.
@@ -106,11 +108,14 @@ def check_fits(
       f"{name} describes a model that cannot be built "
       f"({type(error).__name__}: {reason})"
     ) from error
+  found = paths.flatten(params)
   wrong = [
     f"{key}: {np.shape(leaf)} in the checkpoint, {expected[key].shape} there"
-    for key, leaf in paths.flatten(params).items()
+    for key, leaf in found.items()
     if key in expected and np.shape(leaf) != expected[key].shape
   ]
+  if whole:
+    wrong += [f"{key} is missing" for key in expected if key not in found]
   if wrong:
     raise ValueError(
       f"{name} describes other parameters than the checkpoint holds:\n  "
