@@ -50,7 +50,8 @@ def plan(
   """The runs of a sweep, named after what they override.
 
   Raises:
-    ValueError: if there is none, or two are the same.
+    ValueError: if there is none, two are the same, or links lead out of the
+      directory.
   """
   root = pathlib.Path(workdir) / RUNS_DIRECTORY
   runs = [Run(dict(point), root / name_of(point)) for point in overrides]
@@ -60,6 +61,11 @@ def plan(
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise ValueError(f"sweep() yields the same run twice: {', '.join(twice)}.")
+  for path in (SUMMARY_CSV, SUMMARY_HTML):
+    output.check_links(pathlib.Path(workdir, path))
+  for run in runs:
+    output.check_links(run.directory, workdir)
+    output.check_links(run.log)
   return runs
 
 

@@ -71,6 +71,13 @@ def entry(name, value, *, outcome="done", **overrides):
   )
 
 
+@pytest.mark.parametrize("name", ["runs", "summary.csv", "summary.html"])
+def test_links_are_refused_before_the_first_run(tmp_path, name):
+  (tmp_path / name).symlink_to("elsewhere")
+  with pytest.raises(ValueError, match="symbolic link"):
+    sweep.plan([{"a": 1}], tmp_path)
+
+
 def test_summary():
   table = sweep_table.SweepTable.of(
     [

@@ -74,7 +74,11 @@ def _parse_name(name):
 @contextlib.contextmanager
 def _only_one_build(work: pathlib.Path):
   """Holds a lock that a killed build cannot leave behind."""
-  work.mkdir(parents=True, exist_ok=True)
+  output.make_folder(work)
+  if links := [path for path in work.rglob("*") if path.is_symlink()]:
+    raise output.OutputError(
+      f"{links[0]} is a symbolic link, which no build makes; remove {work}"
+    )
   lock = work.with_name(work.name + ".lock")
   with output.open_appending(lock) as file:
     try:
@@ -323,6 +327,7 @@ def build(
     )
   )
   final = request.directory
+  output.check_links(final, request.data_dir)
   if final.exists() and not overwrite:
     raise FileExistsError(
       f"{final} is finished already; use it as it is, or pass overwrite=True "

@@ -21,6 +21,7 @@ from clap_jax.inference import texts as texts_lib
 from clap_jax.media import decode, errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
+from clap_jax.storage import output
 from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib
 
@@ -225,6 +226,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
       )
     facts["failed"] = old.get("failed", [])
     facts["finished"] = old.get("finished", False)
+  output.check_links((out / feature_data.TEXTS_FILE).parent)
   if overwrite and out.is_dir():
     for path in [*out.glob("*.npz"), *out.glob("texts/*.npz")]:
       path.unlink()

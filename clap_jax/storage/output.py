@@ -41,7 +41,7 @@ def check_writable(
       `overwrite` is false, or its folder is missing or not writable.
   """
   path = pathlib.Path(path)
-  _check_links(path, folder)
+  check_links(path, folder)
   with contextlib.suppress(FileNotFoundError):
     if not stat.S_ISREG(path.lstat().st_mode):
       raise OutputError(f"{path} exists and is not a regular file")
@@ -54,7 +54,18 @@ def check_writable(
     raise OutputError(f"cannot write {path}: {parent} is not writable")
 
 
-def _check_links(path: pathlib.Path, folder: PathLike | None) -> None:
+def check_links(path: PathLike, folder: PathLike | None = None) -> None:
+  """Checks that no link leads a path out of its folder.
+
+  Args:
+    path: a file or a folder, which need not exist.
+    folder: a folder above it; nothing below it may be a link. Without one, only
+      the path itself may not.
+
+  Raises:
+    OutputError: there is a link.
+  """
+  path = pathlib.Path(path)
   checked = [path]
   if folder is not None:
     below = path.absolute().relative_to(pathlib.Path(folder).absolute()).parts
@@ -133,14 +144,20 @@ def open_appending(path: PathLike) -> BinaryIO:
   return os.fdopen(descriptor, "a+b")
 
 
-def make_folder(path: PathLike) -> pathlib.Path:
+def make_folder(
+  path: PathLike, *, folder: PathLike | None = None
+) -> pathlib.Path:
   """Makes a folder to write to, with those above it, and returns its path.
+
+  Args:
+    path: the folder.
+    folder: a folder above it; nothing below it may be a link.
 
   Raises:
     OutputError: a link or a file is in the way.
   """
   path = pathlib.Path(path)
-  _check_links(path, None)
+  check_links(path, folder)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except FileExistsError as error:

@@ -17,6 +17,7 @@ from clap_jax import stages
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
+from clap_jax.storage import output
 from clap_jax.studies import planning
 from clap_jax.trainers import results
 from tfds_builders import build
@@ -73,7 +74,7 @@ def make_all(pieces: list[planning.Piece], shelf: Shelf) -> list[str]:
 def note_failure(
   piece: planning.Piece, shelf: Shelf, *, reason: str, trace: str = ""
 ) -> None:
-  shelf.failure(piece.name).parent.mkdir(parents=True, exist_ok=True)
+  output.make_folder(shelf.failure(piece.name).parent, folder=shelf.workdir)
   results.write_json(
     shelf.failure(piece.name),
     {"label": piece.label, "reason": reason, "traceback": trace},
@@ -84,7 +85,7 @@ def make(piece: planning.Piece, shelf: Shelf) -> None:
   """Makes one piece, or goes on with it where it was left."""
   stages.console.print(piece.label, style="bold")
   directory = shelf.directory(piece.name)
-  directory.mkdir(parents=True, exist_ok=True)
+  output.make_folder(directory, folder=shelf.workdir)
   inputs = {role: shelf.directory(n) for role, n in piece.inputs.items()}
   started_sec = time.perf_counter()
   _MAKERS.get(piece.kind, _train_head)(piece, directory, inputs)

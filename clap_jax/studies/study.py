@@ -17,7 +17,7 @@ from concurrent import futures
 
 from clap_jax import stages, sweep
 from clap_jax.report import files, metric_names, study_page, study_table
-from clap_jax.storage import untrusted
+from clap_jax.storage import output, untrusted
 from clap_jax.studies import measured, pieces, planning, settings
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -49,7 +49,7 @@ class Processes(sweep.Children):
     if self.stopping:
       return
     path = shelf.workdir / UNITS / f"{_file_name(unit)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    output.make_folder(path.parent, folder=shelf.workdir)
     results.write_json(
       path, {"pieces": [dataclasses.asdict(piece) for piece in unit.pieces]}
     )

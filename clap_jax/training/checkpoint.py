@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from clap_jax.storage import output
 from clap_jax.training import manifest, paths, processes
 
 CHECKPOINT_DIRECTORY = "checkpoints"
@@ -52,8 +53,8 @@ class Checkpoints:
   """
 
   def __init__(self, directory: pathlib.Path, *, keep: int):
-    self._directory = pathlib.Path(directory).absolute()
-    self._directory.mkdir(parents=True, exist_ok=True)
+    # Through a link, folders of the user would be cleaned up.
+    self._directory = output.make_folder(pathlib.Path(directory).absolute())
     self._keep = keep
     self._pending: tuple[int, dict, dict] | None = None
     self._sealing: threading.Thread | None = None
@@ -433,7 +434,7 @@ def _remove(directory: pathlib.Path) -> None:
 
 def _move_away(directory: pathlib.Path) -> pathlib.Path:
   root = directory.parent.with_name(f"{directory.parent.name}.damaged")
-  root.mkdir(exist_ok=True)
+  output.make_folder(root)
   number = len(list(root.iterdir()))
   return directory.rename(root / f"{directory.name}-{number}")
 

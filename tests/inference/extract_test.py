@@ -187,6 +187,22 @@ def test_overwrite(encoder, dataset, tmp_path):
   assert len(features.load_features(tmp_path, "video_000").features) == 6
 
 
+def test_texts_are_not_written_or_removed_through_a_link(
+  encoder, dataset, tmp_path
+):
+  elsewhere = tmp_path / "elsewhere"
+  elsewhere.mkdir()
+  np.savez(elsewhere / "thesis.npz", results=np.ones(3))
+  out = tmp_path / "out"
+  out.mkdir()
+  (out / "texts").symlink_to(elsewhere)
+  for overwrite in (False, True):
+    with pytest.raises(ValueError, match="symbolic link"):
+      run(encoder, dataset, out, overwrite=overwrite)
+  assert [path.name for path in elsewhere.iterdir()] == ["thesis.npz"]
+  assert [path.name for path in out.iterdir()] == ["texts"]
+
+
 def test_files_of_others_are_not_overwritten(encoder, dataset, tmp_path):
   np.savez(tmp_path / "thesis.npz", results=np.ones(3))
   for overwrite in (False, True):

@@ -34,6 +34,10 @@ def test_writes_through_no_link(tmp_path):
     output.write_json(
       tmp_path / "out" / "inner" / "b.json", {}, folder=tmp_path / "out"
     )
+  with pytest.raises(output.OutputError, match="symbolic link"):
+    output.make_folder(
+      tmp_path / "out" / "inner" / "made", folder=tmp_path / "out"
+    )
   assert victim.read_text() == "precious"
   assert not list((tmp_path / "elsewhere").iterdir())
 

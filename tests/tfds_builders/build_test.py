@@ -131,6 +131,28 @@ def test_a_finished_dataset_is_not_overwritten(tiny):
   assert after.st_mtime_ns == before.st_mtime_ns
 
 
+@pytest.mark.parametrize(
+  "name",
+  [
+    "motion_sprites",
+    "motion_sprites/tiny",
+    "motion_sprites/tiny/1.0.0",
+    ".building-motion_sprites-tiny",
+    ".building-motion_sprites-tiny/shards",
+    ".building-motion_sprites-tiny/tfds",
+  ],
+)
+def test_nothing_is_written_through_a_link(tmp_path, name):
+  elsewhere = tmp_path / "elsewhere"
+  elsewhere.mkdir()
+  link = tmp_path / "data" / name
+  link.parent.mkdir(parents=True)
+  link.symlink_to(elsewhere)
+  with pytest.raises(ValueError, match="symbolic link"):
+    build.build("motion_sprites/tiny", data_dir=tmp_path / "data", subset=1)
+  assert list(elsewhere.iterdir()) == []
+
+
 def test_subset_and_overwrite(tmp_path, tiny):
   """One video per split, then all of them: the bytes of another process."""
   rendered = tmp_path / "by_hand"

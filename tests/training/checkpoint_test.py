@@ -72,6 +72,15 @@ def test_nothing_to_restore(tmp_path):
     checkpoint.restore_params(tmp_path)
 
 
+def test_nothing_is_cleaned_up_through_a_link(tmp_path):
+  year = tmp_path / "photos" / "2024"
+  year.mkdir(parents=True)
+  (tmp_path / "checkpoints").symlink_to("photos")
+  with pytest.raises(ValueError, match="symbolic link"):
+    checkpoint.Checkpoints(tmp_path / "checkpoints", keep=2)
+  assert year.is_dir()
+
+
 def test_restore_with_another_sharding(tmp_path):
   save(tmp_path, [1])
   mesh = mesh_lib.make_mesh(config_lib.MeshConfig(data=4, fsdp=2))
