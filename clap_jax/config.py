@@ -201,7 +201,7 @@ def resolve(cls: type, config: Any, path: str = "") -> Any:
 
   Args:
     cls: the dataclass; nested dataclasses, Optional, tuples and dicts of
-      strings are resolved into.
+      strings are resolved into. A section that is left out is an empty one.
     config: a ConfigDict or any mapping. Only a key whose type allows it may be
       None; one of the keys of a duration then counts as absent.
     path: what stands before the keys in messages, like "optimizer".
@@ -284,9 +284,12 @@ def _resolve_field(field, hint, given, path, problems):
     problems.append(f"{at}: got None; give {_describe(hint)}.")
     return _MISSING
   if field.name not in given:
-    if field.default is _MISSING and field.default_factory is _MISSING:
+    if field.default is not _MISSING or field.default_factory is not _MISSING:
+      return _MISSING
+    if not dataclasses.is_dataclass(hint):
       problems.append(f"{at}: missing; give {_describe(hint)}.")
-    return _MISSING
+      return _MISSING
+    value = {}
   num_problems = len(problems)
   value = _convert(hint, value, at, problems)
   if len(problems) == num_problems:

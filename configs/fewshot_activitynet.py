@@ -9,7 +9,7 @@ most public encoders have seen the novel classes and are refused.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, fewshot
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -28,25 +28,25 @@ SIZES = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(
+  args = arguments.parse_arg(
     arg, size="full", instances="all", text=False, legacy_qat=False, seed=0
   )
   config = ml_collections.ConfigDict()
   config.trainer = "fewshot"
   config.protocol = "activitynet"  # mAP at tIoU 0.5:0.05:0.95
   config.class_split = "activitynet_160_20_20"
-  config.data = common.feature_data("")
+  config.data = datasets.motion_sprites("")
   config.data.dataset = "activitynet/localization"
   config.data.train_split = "train"
   config.data.selection_split = "train"  # its validation classes
   config.data.eval_split = "validation"
   config.data.max_length = 256  # snippets
-  common.episodes(config, text=args["text"])
+  fewshot.episodes(config, text=args["text"])
   config.episodes.instances = args["instances"]
   config.evaluation.instances = (args["instances"],)
   config.loop = {"steps": 6000, "seed": args["seed"], "log_every_steps": 50}
   config.pyramid.width = 256
   config.pyramid.num_levels = 6
-  common.update(config, SIZES, "size", args["size"])
-  common.legacy_qat(config, args["legacy_qat"])
+  arguments.update(config, SIZES, "size", args["size"])
+  fewshot.legacy_qat(config, args["legacy_qat"])
   return config.lock()

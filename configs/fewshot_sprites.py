@@ -8,13 +8,13 @@ encoder pre-trained with `base_only`, see pretrain_sprites.py.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, fewshot, heads
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
-SIZES = common.HEAD_SIZES | {
-  "tiny": common.HEAD_SIZES["tiny"]
+SIZES = heads.SIZES | {
+  "tiny": heads.SIZES["tiny"]
   | {
     "data.batch_size": 8,
     "episodes.ways": 2,
@@ -23,24 +23,24 @@ SIZES = common.HEAD_SIZES | {
     "evaluation.min_episodes": 8,
     "loop.steps": 4,
   },
-  "full": common.HEAD_SIZES["full"] | {"data.batch_size": 32},
+  "full": heads.SIZES["full"] | {"data.batch_size": 32},
 }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(
+  args = arguments.parse_arg(
     arg, size="demo", text=False, legacy_qat=False, seed=0
   )
   config = ml_collections.ConfigDict()
   config.trainer = "fewshot"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
   config.class_split = "motion_sprites"
-  config.data = common.feature_data(args["size"])
-  common.episodes(config, text=args["text"])
+  config.data = datasets.motion_sprites(args["size"])
+  fewshot.episodes(config, text=args["text"])
   config.loop = {"steps": 200, "seed": args["seed"], "log_every_steps": 20}
-  common.update(config, SIZES, "size", args["size"])
-  common.legacy_qat(config, args["legacy_qat"])
+  arguments.update(config, SIZES, "size", args["size"])
+  fewshot.legacy_qat(config, args["legacy_qat"])
   if args["legacy_qat"]:
     # For others that protocol drops instances shorter than a tenth or a fifth
     # of the video, which here are nearly all.

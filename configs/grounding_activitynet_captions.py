@@ -15,7 +15,7 @@ The map has the 64 clips and 1,104 candidates that 2D-TAN and VLG-Net publish.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, grounders
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -23,12 +23,12 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
   config = ml_collections.ConfigDict()
-  common.grounding_benchmark(config, args)
+  grounders.benchmark(config, args)
   config.protocol = "activitynet_captions"  # or activitynet_captions_2dtan
   folder = "annotations/activitynet_captions"
-  config.data = common.query_data(
+  config.data = datasets.queries_on_files(
     dataset="activitynet_captions",
     queries={
       "files": {
@@ -48,7 +48,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     max_length=256,  # steps that every video is resized to
     length="resize",
   )
-  config.map.steps_per_clip = 4
-  config.map.pooling_counts = (15, 8, 8)
-  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  config.map = {"steps_per_clip": 4, "pooling_counts": (15, 8, 8)}
+  arguments.update(config, grounders.SIZES, "size", args["size"])
   return config.lock()

@@ -16,7 +16,7 @@ The map has 16 clips and all 136 candidates, as 2D-TAN on this dataset.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, grounders
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -24,12 +24,12 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
   config = ml_collections.ConfigDict()
-  common.grounding_benchmark(config, args)
+  grounders.benchmark(config, args)
   config.protocol = "charades_sta"  # or charades_sta_2dtan
   folder = "annotations/charades_sta"
-  config.data = common.query_data(
+  config.data = datasets.queries_on_files(
     dataset="charades_sta",
     queries={
       "files": {
@@ -53,7 +53,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     length="resize",
   )
   config.pyramid.num_levels = 5
-  config.map.steps_per_clip = 4
-  config.map.pooling_counts = (15,)
-  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  config.map = {"steps_per_clip": 4, "pooling_counts": (15,)}
+  arguments.update(config, grounders.SIZES, "size", args["size"])
   return config.lock()

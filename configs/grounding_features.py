@@ -22,7 +22,7 @@ For `data.files` see configs/localization_features.py. Absence is calibrated on
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, grounders, heads
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -30,32 +30,20 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
   config = ml_collections.ConfigDict()
-  config.trainer = "grounding"
+  grounders.small(config, args)
   config.protocol = "charades_sta"  # R@1, R@5 at tIoU 0.3, 0.5, 0.7
-  config.kind = args["kind"]  # pyramid | map
-  config.data = common.own_features(
+  config.data = datasets.own(
     texts="texts.npz",  # of `clap texts`
     selection_split="validation",  # calibrates absence
     queries_per_video=8,
     absent_per_video=2,  # queries of other videos
     crop_probability=0.0,
   )
-  config.pyramid = common.pyramid() | {"num_levels": 5}
-  config.fusion = common.late_fusion()
-  config.head = common.point_head()
-  config.map = common.moment_map()
-  config.loss = common.grounding_loss()
-  config.decode = common.point_decode() | {
-    "num_kept": 10,  # moments per query
-    "num_candidates": 400,
-    "min_score": 0.0,
-  }
-  config.optimizer = common.head_optimizer()
+  config.pyramid.num_levels = 5
+  config.decode.num_candidates = 400
   config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
-  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
-  config.fusion.num_heads = config.pyramid.num_heads
+  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
+  config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

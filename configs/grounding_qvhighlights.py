@@ -18,7 +18,7 @@ writes predictions.jsonl in the form of the benchmark's own evaluator.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, grounders
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -26,12 +26,12 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
   config = ml_collections.ConfigDict()
-  common.grounding_benchmark(config, args)
+  grounders.benchmark(config, args)
   config.protocol = "qvhighlights"
   folder = "annotations/qvhighlights"
-  config.data = common.query_data(
+  config.data = datasets.queries_on_files(
     dataset="qvhighlights",
     queries={
       "files": {
@@ -60,5 +60,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.loss.saliency_weight = 1.0
   config.decode.num_kept = 10
   config.loop = {"epochs": 60.0, "seed": args["seed"], "log_every_steps": 50}
-  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  arguments.update(config, grounders.SIZES, "size", args["size"])
   return config.lock()

@@ -14,7 +14,7 @@ The pyramid sees the sequences whole, the map in windows of 256 steps with the
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, grounders
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -22,12 +22,12 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
   config = ml_collections.ConfigDict()
-  common.grounding_benchmark(config, args)
+  grounders.benchmark(config, args)
   config.protocol = "tacos"  # or tacos_2dtan
   folder = "annotations/tacos"
-  config.data = common.query_data(
+  config.data = datasets.queries_on_files(
     dataset="tacos",
     queries={
       "files": {
@@ -54,7 +54,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     max_length=256 if args["kind"] == "map" else 2048,
   )
   config.pyramid.num_levels = 8
-  config.map.pooling_counts = (5, 8, 8, 8)
+  config.map = {"pooling_counts": (5, 8, 8, 8)}
   config.loop = {"epochs": 120.0, "seed": args["seed"], "log_every_steps": 20}
-  common.update(config, common.GROUNDING_SIZES, "size", args["size"])
+  arguments.update(config, grounders.SIZES, "size", args["size"])
   return config.lock()

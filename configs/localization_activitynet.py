@@ -17,7 +17,7 @@ see "Where the heads differ" in README.md. The classes are the head's own.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, heads, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -25,8 +25,8 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
+  args = arguments.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
-  common.point_activitynet(config, args)
-  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  localizers.points_on_activitynet(config, args)
+  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

@@ -10,7 +10,7 @@ the tower is of a head that knows them.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, heads
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
@@ -28,14 +28,14 @@ FROZEN = {
 }
 
 SIZES = {
-  **common.HEAD_SIZES,
+  **heads.SIZES,
   "tiny": {
-    **common.HEAD_SIZES["tiny"],
+    **heads.SIZES["tiny"],
     "data.batch_size": 2,
     "tower.clips_per_step": 8,
   },
   "full": {
-    **common.HEAD_SIZES["full"],
+    **heads.SIZES["full"],
     "data.batch_size": 8,
     "data.cache_mib": 0.0,
     "data.num_threads": 16,
@@ -46,7 +46,7 @@ SIZES = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="demo", frozen="none", seed=0)
+  args = arguments.parse_arg(arg, size="demo", frozen="none", seed=0)
   config = ml_collections.ConfigDict()
   config.trainer = "localization_end_to_end"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
@@ -68,14 +68,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "clips_per_step": 8,  # of each video, encoded together and recomputed
     "localizer_workdir": "",  # of a localization run to take the head from
   }
-  config.pyramid = common.pyramid()
-  config.head = common.point_head()
-  config.loss = common.point_loss()
-  config.decode = common.point_decode()
-  config.optimizer = common.head_optimizer()
+  heads.small(config)
+  config.decode = {"num_candidates": 400}
   config.loop = {"steps": 1000, "seed": args["seed"], "log_every_steps": 10}
-  config.checkpoint = {"save_every_percent": 25.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-  common.update(config, SIZES, "size", args["size"])
-  common.update(config, FROZEN, "frozen", args["frozen"])
+  config.checkpoint = {"save_every_percent": 25.0}
+  arguments.update(config, SIZES, "size", args["size"])
+  arguments.update(config, FROZEN, "frozen", args["frozen"])
   return config.lock()

@@ -14,7 +14,7 @@ configs/localization_features.py with these paths and this protocol.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, heads, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -22,10 +22,10 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0, all=False)
+  args = arguments.parse_arg(arg, size="full", seed=0, all=False)
   config = ml_collections.ConfigDict()
-  common.point_own_features(config, args)
+  localizers.points_on_own_features(config, args)
   config.protocol = "hapt"  # mAP at tIoU 0.3:0.1:0.7
-  config.data = common.hapt_features(select=not args["all"])
-  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  config.data = datasets.hapt(select=not args["all"])
+  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

@@ -17,7 +17,7 @@ unseen classes in the same file of test/, LISTS being splits/ here.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, heads, localizers, sweeps
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -27,7 +27,7 @@ _LIST = "splits/zero_shot_train_{}/ActivityNet/train/split_{}.list"
 
 def sweep():
   """The public splits, ten of each ratio."""
-  return common.together(
+  return sweeps.together(
     {
       "classes.class_split": tuple(
         _LIST.format(ratio, number)
@@ -40,15 +40,15 @@ def sweep():
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
+  args = arguments.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
-  common.point_activitynet(config, args)
+  localizers.points_on_activitynet(config, args)
   config.trainer = "localization_open_vocabulary"
   config.decode.class_wise = False
-  config.classes = common.text_classes("activitynet_160_20_20") | {
+  config.classes = localizers.text_classes("activitynet_160_20_20") | {
     "top_classes": 5,
     "text_model": "weights/minilm",
     "projection": "learned",
   }
-  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

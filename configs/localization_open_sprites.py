@@ -14,7 +14,7 @@ never read the novel names cannot tell them; one that did may take its place:
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, heads, localizers, sweeps
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
@@ -22,7 +22,7 @@ SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
 def sweep():
   """Ten divisions of the classes each, 75 % and 50 % of them seen."""
-  return common.together(
+  return sweeps.together(
     {
       "classes.class_split": tuple(
         f"motion_sprites_{ratio}_{number}"
@@ -35,19 +35,15 @@ def sweep():
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="demo", seed=0)
+  args = arguments.parse_arg(arg, size="demo", seed=0)
   config = ml_collections.ConfigDict()
   config.trainer = "localization_open_vocabulary"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
-  config.data = common.feature_data(args["size"])
-  config.classes = common.text_classes("motion_sprites")
-  config.pyramid = common.pyramid()
-  config.head = common.point_head()
-  config.loss = common.point_loss()
-  config.decode = common.point_decode() | {"class_wise": False}
-  config.optimizer = common.head_optimizer()
+  config.data = datasets.motion_sprites(args["size"])
+  config.classes = localizers.text_classes("motion_sprites")
+  heads.small(config)
+  config.decode = {"num_candidates": 400, "class_wise": False}
   config.loop = {"steps": 1000, "seed": args["seed"], "log_every_steps": 20}
-  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-  common.update(config, common.HEAD_SIZES, "size", args["size"])
+  config.checkpoint = {"save_every_percent": 50.0}
+  arguments.update(config, heads.SIZES, "size", args["size"])
   return config.lock()

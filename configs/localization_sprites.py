@@ -5,7 +5,7 @@ Argument: `SIZE[,seed=N]` with SIZE tiny, demo or full; all run on a CPU.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, heads, sweeps
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
@@ -13,7 +13,7 @@ SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
 def sweep():
   """What `clap sweep` runs: overrides of the config, one dict per run."""
-  return common.grid(
+  return sweeps.grid(
     {"optimizer.learning_rate": (3e-4, 1e-3, 3e-3), "loop.seed": (0, 1)}
   )
 
@@ -29,19 +29,15 @@ def space():
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="demo", seed=0)
+  args = arguments.parse_arg(arg, size="demo", seed=0)
   config = ml_collections.ConfigDict()
   config.trainer = "localization"
   config.localizer = "points"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
-  config.data = common.feature_data(args["size"])
-  config.pyramid = common.pyramid()
-  config.head = common.point_head()
-  config.loss = common.point_loss()
-  config.decode = common.point_decode()
-  config.optimizer = common.head_optimizer()
+  config.data = datasets.motion_sprites(args["size"])
+  heads.small(config)
+  config.decode = {"num_candidates": 400}
   config.loop = {"steps": 1000, "seed": args["seed"], "log_every_steps": 20}
-  config.checkpoint = {"save_every_percent": 50.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-  common.update(config, common.HEAD_SIZES, "size", args["size"])
+  config.checkpoint = {"save_every_percent": 50.0}
+  arguments.update(config, heads.SIZES, "size", args["size"])
   return config.lock()

@@ -16,7 +16,7 @@ its first release. The normaliser, regularisation and downsampling differ: see
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, heads, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -24,15 +24,15 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = arguments.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  common.point_benchmark(config, args)
+  localizers.points(config, args)
   config.protocol = "thumos14"
-  config.data = common.thumos_features()
+  config.data = datasets.thumos()
   config.pyramid.update({"width": 512, "window_steps": 19})
   config.decode.num_kept = 200  # detections per video
   config.optimizer.learning_rate = 1e-4
   config.optimizer.warmup_percent = 10.0  # five epochs
   config.loop.epochs = 50.0
-  common.update(config, common.BENCHMARK_SIZES, "size", args["size"])
+  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
   return config.lock()

@@ -27,7 +27,7 @@ draws five from each segment and epoch, of the dataset without captions.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, pretraining
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:2x4", "transformer": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -98,21 +98,21 @@ _TSP_RECIPE = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(
+  args = arguments.parse_arg(
     arg, size="full", encoder="clap", seed=0, tsp_recipe=False
   )
-  config = common.pretraining(
+  config = pretraining.pretraining(
     dataset="activitynet/captions",
     encoder=args["encoder"],
     seed=args["seed"],
   )
-  common.override(config, _DATASET)
-  common.update(config, SIZES, "size", args["size"])
+  arguments.override(config, _DATASET)
+  arguments.update(config, SIZES, "size", args["size"])
   if args["tsp_recipe"]:
     if args["size"] != "full":
       raise ValueError(
         f"tsp_recipe is for R(2+1)D-34, size full; got {args['size']!r}."
       )
-    common.override(config, _TSP_RECIPE)
-  common.update(config, common.ENCODERS, "encoder", args["encoder"])
+    arguments.override(config, _TSP_RECIPE)
+  arguments.update(config, pretraining.ENCODERS, "encoder", args["encoder"])
   return config.lock()

@@ -9,7 +9,7 @@ classes of few-shot localization.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, pretraining, sweeps
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:2x2"}
@@ -43,22 +43,22 @@ SIZES = {
 
 def sweep():
   """What `clap sweep` runs: overrides of the config, one dict per run."""
-  return common.grid(
+  return sweeps.grid(
     {"optimizer.learning_rate": (1e-3, 2e-3, 4e-3), "loop.seed": (0, 1)}
   )
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(
+  args = arguments.parse_arg(
     arg, size="demo", encoder="clap", seed=0, base_only=False
   )
-  config = common.pretraining(
+  config = pretraining.pretraining(
     dataset=f"motion_sprites/{args['size']}",
     class_split="motion_sprites" if args["base_only"] else "",
     encoder=args["encoder"],
     seed=args["seed"],
   )
-  common.update(config, SIZES, "size", args["size"])
-  common.update(config, common.ENCODERS, "encoder", args["encoder"])
+  arguments.update(config, SIZES, "size", args["size"])
+  arguments.update(config, pretraining.ENCODERS, "encoder", args["encoder"])
   return config.lock()

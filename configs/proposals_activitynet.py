@@ -9,7 +9,7 @@ README.md. The classes are the localizer's own, the best two of each candidate.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -17,13 +17,13 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0, extracted=False)
+  args = arguments.parse_arg(arg, size="full", seed=0, extracted=False)
   config = ml_collections.ConfigDict()
-  common.graph_benchmark(config, args)
+  localizers.subgraph(config, args)
   config.protocol = "activitynet"
-  config.data = common.activitynet_features(extracted=args["extracted"]) | {
+  config.data = datasets.activitynet(extracted=args["extracted"]) | {
     "max_length": 100
   }
   config.loop.epochs = 10.0
-  common.update(config, common.GRAPH_SIZES, "size", args["size"])
+  arguments.update(config, localizers.SUBGRAPH_SIZES, "size", args["size"])
   return config.lock()

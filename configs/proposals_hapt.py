@@ -9,7 +9,7 @@ on coarser windows so that 64 steps span the longest activity:
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -17,11 +17,11 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = arguments.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  common.graph_benchmark(config, args)
+  localizers.subgraph(config, args)
   config.protocol = "hapt"
-  config.data = common.hapt_features(select=True) | {
+  config.data = datasets.hapt(select=True) | {
     "annotations": "features/hapt_coarse/annotations.json",
     "features_dir": "features/hapt_coarse",
     "batch_size": 8,
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "map_widths": (32, 32, 32),
     }
   )
-  config.loss.quality_iou = 0.7
+  config.loss = {"quality_iou": 0.7}
   config.decode.update(
     {
       "num_kept": 200,
@@ -52,5 +52,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.optimizer.decay_percents = (70.0,)
   config.loop.update({"steps": 400, "log_every_steps": 10})
   config.checkpoint.save_every_percent = 50.0
-  common.update(config, common.GRAPH_SIZES, "size", args["size"])
+  arguments.update(config, localizers.SUBGRAPH_SIZES, "size", args["size"])
   return config.lock()

@@ -10,7 +10,7 @@ its public code trains at a tenth of it, for ten epochs of fixed windows. See
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments, datasets, localizers
 
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
@@ -18,11 +18,11 @@ SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(arg, size="full", seed=0)
+  args = arguments.parse_arg(arg, size="full", seed=0)
   config = ml_collections.ConfigDict()
-  common.graph_benchmark(config, args)
+  localizers.subgraph(config, args)
   config.protocol = "thumos14"
-  config.data = common.thumos_features() | {
+  config.data = datasets.thumos() | {
     "batch_size": 8,
     "max_length": 256,
     "length": "windows",
@@ -36,11 +36,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "map_kernel_size": 3,
     }
   )
-  config.loss.update({"overlap_weight": 1.0, "quality_weight": 10.0})
+  config.loss = {"overlap_weight": 1.0, "quality_weight": 10.0}
   config.decode.update(
     {"num_kept": 200, "sigma": 0.46, "boundary_filter": False}
   )
   config.optimizer.learning_rate = 4e-4
   config.loop.steps = 3000
-  common.update(config, common.GRAPH_SIZES, "size", args["size"])
+  arguments.update(config, localizers.SUBGRAPH_SIZES, "size", args["size"])
   return config.lock()

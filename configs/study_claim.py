@@ -14,7 +14,7 @@ motion_sprites/demo-gaps_2 is motion_sprites/demo with gaps twice as long.
 
 import ml_collections
 
-from configs import common
+from configs.parts import arguments
 
 _FIVE = {
   "random": "untrained tower",
@@ -98,7 +98,7 @@ def _row(name: str, title: str, encoder: str, overrides: tuple = ()) -> dict:
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = common.parse_arg(
+  args = arguments.parse_arg(
     arg, size="demo", all_classes=False, scratch=False, properties=False
   )
   hides = not (args["all_classes"] or args["properties"])
@@ -134,7 +134,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.reference = "clap"
   config.start = "" if args["scratch"] else "tac"
   config.start_overrides = ()
-  common.update(config, _SIZES, "size", args["size"])
+  arguments.update(config, _SIZES, "size", args["size"])
   if args["scratch"]:
     config.start_overrides = ()
   config.stride_sec = 0.5

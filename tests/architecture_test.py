@@ -98,7 +98,7 @@ BANS = {
 }
 # What builders may import of the package; both run where jax is absent.
 BUILDERS_MAY_IMPORT = ("clap_jax.storage", "clap_jax.media")
-CONFIGS_MAY_IMPORT = ("ml_collections", "configs.common")
+CONFIGS_MAY_IMPORT = ("ml_collections", "configs.parts")
 
 UNSAFE_MODULES = (
   "pickle",

@@ -27,6 +27,12 @@ class _TrainerConfig:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sections:
+  trained: _TrainerConfig
+  mesh: config_lib.MeshConfig
+
+
 def good():
   return ml_collections.ConfigDict(
     {
@@ -52,6 +58,20 @@ def test_a_good_config():
   assert config.loop.length == config_lib.Duration(100, "steps")
   assert config.loop.eval_every.in_steps(steps_per_epoch=30) == 15
   assert config.checkpoint.save_every.in_steps(total_steps=100) == 10
+
+
+def test_a_section_that_is_left_out_is_an_empty_one():
+  config = good()
+  del config["optimizer"]
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.resolve(_TrainerConfig, config)
+  assert error.value.problems == (
+    "optimizer.learning_rate: missing; give float.",
+  )
+  values = good().to_dict()
+  whole = config_lib.resolve(_Sections, {"mesh": {}, "trained": values})
+  assert whole == config_lib.resolve(_Sections, {"trained": values})
+  assert whole.mesh == config_lib.MeshConfig()
 
 
 def test_its_json_resolves_to_the_same():

@@ -117,13 +117,16 @@ def test_configs_that_are_named_are_there():
 CONFIGS = sorted(
   f"configs/{path.name}"
   for path in (ROOT / "configs").glob("*.py")
-  if path.stem not in ("common", "__init__")
+  if path.stem != "__init__"
 )
 
 
 @functools.cache
 def config_of(file):
-  return configs.load(file).unlock()
+  config = configs.load(file)
+  if "trainer" in config:
+    completing.complete(config, stages.config_class(config))
+  return config.unlock()
 
 
 def has_key(file, key):

@@ -13,25 +13,25 @@ import pytest
 from clap_jax import sweep
 from clap_jax.report import content, sweep_page, sweep_table
 from clap_jax.trainers import results
-from configs import common
+from configs.parts import sweeps
 from tests import conftest
 from tests.trainers import toy_features
 
 
 def test_grid_and_together():
   axes = {"a.b": (1, 2), "c": ("x", "y")}
-  assert list(common.grid(axes)) == [
+  assert list(sweeps.grid(axes)) == [
     {"a.b": 1, "c": "x"},
     {"a.b": 1, "c": "y"},
     {"a.b": 2, "c": "x"},
     {"a.b": 2, "c": "y"},
   ]
-  assert list(common.together(axes)) == [
+  assert list(sweeps.together(axes)) == [
     {"a.b": 1, "c": "x"},
     {"a.b": 2, "c": "y"},
   ]
   with pytest.raises(ValueError, match="differ in length"):
-    list(common.together({"x": (1,), "y": (1, 2)}))
+    list(sweeps.together({"x": (1,), "y": (1, 2)}))
 
 
 def test_names_are_safe_and_differ():
@@ -125,13 +125,14 @@ def test_failures_are_isolated_and_what_is_done_stays(tmp_path):
 
 
 CONFIG = """
-from configs import common, localization_sprites
+from configs import localization_sprites
+from configs.parts import sweeps
 
 get_config = localization_sprites.get_config
 
 
 def sweep():
-  return common.grid(KEYS)
+  return sweeps.grid(KEYS)
 """
 
 

@@ -57,8 +57,6 @@ def _complete_nested(section, field, cls: type, paths) -> None:
   name, default = field.name, _default_of(field)
   paths = [path for path in paths if path]
   if section.get(name) is None:
-    if default is _MISSING and name not in section and not paths:
-      return  # `resolve` names it as missing
     if not paths and (default is None or name in section):
       return
     values = {} if default in (None, _MISSING) else config_lib.as_dict(default)

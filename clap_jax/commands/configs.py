@@ -188,7 +188,7 @@ def config_path(file: str) -> pathlib.Path:
   names = sorted(
     f"configs/{one.name}"
     for one in (_SHIPPED / "configs").glob("*.py")
-    if one.stem not in ("common", "__init__")
+    if one.stem != "__init__"
   )
   near = difflib.get_close_matches(file, names, n=3) or names
   raise FileNotFoundError(

@@ -32,6 +32,7 @@ from clap_jax.inference import extract, model_directory
 from clap_jax.trainers import localization
 from configs import localization_sprites, localization_thumos
 from tests.benchmarks import running
+from tests.configs import keys
 from tests.data import built_dataset
 from tests.trainers import toy_runs
 
@@ -72,9 +73,10 @@ def untrained_model(directory: pathlib.Path) -> pathlib.Path:
     stride_sec=_STRIDE_SEC,
   )
   config = localization_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     toy_runs.dataset_overrides(directory)
-    | {"data.features_dir": str(directory / "features"), "loop.steps": 1}
+    | {"data.features_dir": str(directory / "features"), "loop.steps": 1},
   )
   stages.train(config, directory / "localization")
   model_directory.write_model(

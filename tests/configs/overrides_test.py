@@ -17,11 +17,7 @@ from clap_jax import main, stages
 from clap_jax.commands import configs, overrides
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-FILES = sorted(
-  path
-  for path in FOLDER.glob("*.py")
-  if path.stem not in ("common", "__init__")
-)
+FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
 TEXT_OF = {str: "x", float: "2.5", int: "3", bool: "True", tuple: "('x',)"}
 # One file per trainer and head; every other file is of the same dataclasses.
 OF_EVERY_TRAINER = (

@@ -17,7 +17,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = sorted(
   path.stem
   for path in CONFIGS.glob("*.py")
-  if path.stem not in ("common", "__init__")
+  if path.stem != "__init__"
   and not path.stem.startswith("study_")  # of many trainers
 )
 needs_libtpu = pytest.mark.skipif(

@@ -8,6 +8,7 @@ import pytest
 from clap_jax import stages
 from clap_jax.trainers import abstract
 from clap_jax.training import topology
+from tests.configs import keys
 
 # One config of each family of models; their steps need nothing on disk.
 FAMILIES = ("pretrain_sprites", "localization_sprites", "grounding_sprites")
@@ -94,7 +95,8 @@ def test_one_config_of_each_family_compiles_for_a_tpu(name):
 def test_the_large_towers_fit_four_chips():
   """ViT-L and a text tower to match, 8 clips of 16 frames at 224 px a chip."""
   config = config_of("pretrain_sprites", "full")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "model.video_size": "L",
       "model.text_size": "L",
@@ -102,7 +104,7 @@ def test_the_large_towers_fit_four_chips():
       "data.batch_size": 32,
       "mesh.data": 1,
       "mesh.fsdp": 4,
-    }
+    },
   )
   document = stages.compile_ahead(config, topology="v5e:2x2")
   assert document["fits"], document["reason"]

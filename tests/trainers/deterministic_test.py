@@ -6,6 +6,7 @@ import pytest
 from clap_jax import stages
 from clap_jax.training import checkpoint
 from configs import pretrain_sprites
+from tests.configs import keys
 from tests.faults import cluster
 from tests.trainers import toy_runs
 
@@ -77,6 +78,6 @@ def test_settings_that_do_not_go_together():
     ({"loss.deterministic": 8, "loss.num_microbatches": 2}, "of its own"),
   ):
     config = pretrain_sprites.get_config("tiny")
-    config.update_from_flattened_dict(changes)
+    keys.change(config, changes)
     with pytest.raises(ValueError, match=message):
       stages.TRAINERS["pretrain"].resolve(config)

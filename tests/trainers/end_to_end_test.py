@@ -14,6 +14,7 @@ from clap_jax.trainers import end_to_end, end_to_end_scores
 from clap_jax.training import optimizer as optimizer_lib
 from configs import localization_end_to_end_sprites
 from tests.benchmarks import end_to_end_memory
+from tests.configs import keys
 from tests.data import built_dataset
 from tests.trainers import toy_runs
 
@@ -95,7 +96,7 @@ def test_memory_does_not_grow_with_the_clips():
 )
 def test_wrong_values_are_named(changes, message):
   config = localization_end_to_end_sprites.get_config("tiny")
-  config.update_from_flattened_dict(changes)
+  keys.change(config, changes)
   with pytest.raises(config_lib.ConfigError, match=message):
     end_to_end.resolve(config)
 
@@ -103,7 +104,7 @@ def test_wrong_values_are_named(changes, message):
 def test_a_video_is_decoded_once(tmp_path):
   built_dataset.write_dataset(tmp_path, num_videos=1, num_shards=1)
   config = localization_end_to_end_sprites.get_config("tiny")
-  config.update_from_flattened_dict(toy_runs.dataset_overrides(tmp_path))
+  keys.change(config, toy_runs.dataset_overrides(tmp_path))
   facts = {"clip": {"clip_sec": 2.0, "num_frames": 4, "image_size": 16}}
   videos = end_to_end_scores.Videos(end_to_end.resolve(config), facts)
   for _ in range(2):
@@ -118,23 +119,25 @@ def test_a_video_is_decoded_once(tmp_path):
 def test_tower_and_head_are_taken_over(pretrained_directory, tmp_path):
   """Without a step, nothing changes."""
   config = localization_end_to_end_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     toy_runs.dataset_overrides(pretrained_directory)
     | {
       "tower.workdir": str(pretrained_directory / "pretrain"),
       "loop.steps": 2,
       "data.batch_size": 8,  # one video on each of the tests' devices
-    }
+    },
   )
   rows = stages.train(config, tmp_path / "run")
   model = tmp_path / "run" / end_to_end.MODEL_DIRECTORY
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "tower.workdir": str(model / "encoder"),
       "tower.localizer_workdir": str(model / "localization"),
       "loop.steps": 0,
       "optimizer.warmup_percent": 0.0,
-    }
+    },
   )
   again = stages.train(config, tmp_path / "again")
   assert [row["value"] for row in again] == [row["value"] for row in rows]

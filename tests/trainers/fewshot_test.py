@@ -25,6 +25,7 @@ from clap_jax.trainers import (
 from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 from configs import fewshot_sprites
+from tests.configs import keys
 from tests.trainers import toy_features
 
 SPLIT = {"base": ["fades", "slides"], "validation": [], "novel": ["spins"]}
@@ -39,14 +40,15 @@ def split_file(tmp_path) -> pathlib.Path:
 
 def resolved(directory, split_file, **changes):
   config = fewshot_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     toy_features.overrides(directory)
     | {
       "class_split": str(split_file),
       "pyramid.dropout_rate": 0.0,
       "evaluation.min_episodes": 10,
     }
-    | changes
+    | changes,
   )
   return fewshot.resolve(config)
 

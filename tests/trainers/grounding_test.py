@@ -18,6 +18,7 @@ from clap_jax.trainers import (
   moment_search,
 )
 from configs import grounding_sprites
+from tests.configs import keys
 from tests.trainers import toy_features
 
 KINDS = ["pyramid", "map"]
@@ -25,8 +26,9 @@ KINDS = ["pyramid", "map"]
 
 def resolved(directory, kind="pyramid", **changes):
   config = grounding_sprites.get_config(f"tiny,kind={kind}")
-  config.update_from_flattened_dict(
-    toy_features.overrides(directory, **{"fusion.dropout_rate": 0.0} | changes)
+  keys.change(
+    config,
+    toy_features.overrides(directory, **{"fusion.dropout_rate": 0.0} | changes),
   )
   return grounding.resolve(config)
 

@@ -13,6 +13,7 @@ from clap_jax.trainers import inputs, localization, pretrain, results
 from clap_jax.training import manifest
 from clap_jax.training import workdir as workdir_lib
 from configs import localization_hapt, pretrain_sprites
+from tests.configs import keys
 from tests.data import built_dataset
 
 ROW = {"task": "localization", "metric": "average_map", "value": 0.5}
@@ -42,14 +43,15 @@ def resolved(directory: pathlib.Path, **changes):
 def config_of(directory: pathlib.Path, **changes):
   config = localization_hapt.get_config("tiny,all=True")
   with config.unlocked():
-    config.update_from_flattened_dict(
+    keys.change(
+      config,
       {
         "data.annotations": str(directory / "annotations.json"),
         "data.features_dir": str(directory / "features"),
         "data.files.names": ("{id}.npy",),
         "data.files.timing": "even",
       }
-      | changes
+      | changes,
     )
   return config
 
@@ -191,13 +193,14 @@ def test_inputs_of_a_pretraining(tmp_path):
   (tmp_path / "tokenizer.model").write_bytes(b"tokens")
   write_checkpoint(tmp_path / "before", b"one")
   config = pretrain_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "data.dataset": "toy/small",
       "data.data_dir": str(tmp_path),
       "data.tokenizer": str(tmp_path / "tokenizer.model"),
       "start.workdir": str(tmp_path / "before"),
-    }
+    },
   )
   before = inputs.fingerprints(pretrain.resolve(config))
   assert set(before) == {"data.data_dir", "data.tokenizer", "start.workdir"}

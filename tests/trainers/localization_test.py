@@ -12,14 +12,13 @@ from clap_jax.metrics import detection
 from clap_jax.trainers import feature_data, localization
 from clap_jax.types import Detections
 from configs import localization_sprites
+from tests.configs import keys
 from tests.trainers import toy_features
 
 
 def resolved(directory, **changes):
   config = localization_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
-    toy_features.overrides(directory, **changes)
-  )
+  keys.change(config, toy_features.overrides(directory, **changes))
   return localization.resolve(config)
 
 

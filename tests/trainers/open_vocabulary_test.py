@@ -10,6 +10,7 @@ from clap_jax.inference import model_directory, predict
 from clap_jax.metrics import detection, tables
 from clap_jax.trainers import open_vocabulary, text_space
 from configs import localization_open_sprites
+from tests.configs import keys
 from tests.trainers import toy_runs
 
 GRID = features.FeatureGrid(start_sec=0.0, stride_sec=1.0, clip_sec=2.0)
@@ -83,7 +84,7 @@ def test_seen_names_lose_the_penalty():
 )
 def test_what_does_not_go_together(changes, message):
   config = localization_open_sprites.get_config("tiny")
-  config.update_from_flattened_dict(changes)
+  keys.change(config, changes)
   with pytest.raises(config_lib.ConfigError, match=message):
     open_vocabulary.resolve(config)
 
@@ -102,13 +103,14 @@ def test_a_learned_projection(pretrained_directory, tmp_path):
     '{"base": ["slides", "spins"], "validation": [], "novel": ["fades"]}'
   )
   config = localization_open_sprites.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     toy_runs.dataset_overrides(pretrained_directory)
     | {
       "data.features_dir": str(pretrained_directory / "features"),
       "classes.class_split": str(split),
       "classes.projection": "learned",
-    }
+    },
   )
   rows = stages.train(config, tmp_path / "run")
   values = {row["metric"]: row["value"] for row in rows}

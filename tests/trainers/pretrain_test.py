@@ -15,7 +15,9 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import encoders, pretrain, pretrain_task
 from clap_jax.trainers import facts as facts_lib
-from configs import common, pretrain_sprites
+from configs import pretrain_sprites
+from configs.parts import pretraining
+from tests.configs import keys
 from tests.data import built_dataset
 from tests.trainers import toy_features
 
@@ -36,7 +38,8 @@ def directory(tmp_path_factory):
 
 def resolved(directory, encoder="clap", **changes):
   config = pretrain_sprites.get_config(f"tiny,encoder={encoder}")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "data.dataset": "toy/small",
       "data.data_dir": str(directory),
@@ -46,7 +49,7 @@ def resolved(directory, encoder="clap", **changes):
       "data.eval_split": "train",
       "data.batch_size": BATCH_SIZE,
     }
-    | changes
+    | changes,
   )
   return pretrain.resolve(config)
 
@@ -78,7 +81,7 @@ def at_the_start(task, batch):
   return value_and_grad(params, batch, jax.random.key(1))
 
 
-@pytest.mark.parametrize("encoder", list(common.ENCODERS))
+@pytest.mark.parametrize("encoder", list(pretraining.ENCODERS))
 def test_loss_and_where_its_gradient_flows(directory, encoder):
   config = resolved(directory, encoder)
   task, batch = task_and_batch(config)
@@ -107,7 +110,7 @@ def test_loss_and_where_its_gradient_flows(directory, encoder):
 
 
 def test_background_is_seen_by_clap_and_tsp_only(directory):
-  for encoder in common.ENCODERS:
+  for encoder in pretraining.ENCODERS:
     _, batch = task_and_batch(resolved(directory, encoder))
     has_background = not batch.pairs.is_action.all()
     assert has_background == (encoder in ("random", "clap", "tsp")), encoder

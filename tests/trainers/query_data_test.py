@@ -10,6 +10,7 @@ from clap_jax.data import queries
 from clap_jax.metrics.score import score
 from clap_jax.trainers import grounding, query_data
 from configs import grounding_activitynet_captions, grounding_qvhighlights
+from tests.configs import keys
 
 WIDTHS = (6, 4)
 
@@ -61,7 +62,8 @@ def resolved(directory, **changes):
     name: str(directory / f"{name}.json")
     for name in ("train", "val_1", "val_2")
   }
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "data.features_dir": str(directory),
       "data.files.names": ("{id}.npy",),
@@ -69,7 +71,7 @@ def resolved(directory, **changes):
       "data.queries.files": files,
       "data.queries.texts": str(directory / "texts.npz"),
       **changes,
-    }
+    },
   )
   return grounding.resolve(config)
 
@@ -162,7 +164,8 @@ def test_highlights_from_files_to_the_benchmarks_own_scores(tmp_path, kind):
         features=np.random.default_rng(width).normal(size=(20, width)),
       )
   config = grounding_qvhighlights.get_config(f"tiny,kind={kind}")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "data.features_dir": str(tmp_path),
       "data.files.names": ("slow/{id}.npz", "clip/{id}.npz"),
@@ -174,7 +177,7 @@ def test_highlights_from_files_to_the_benchmarks_own_scores(tmp_path, kind):
       "data.batch_size": 8,  # one for each of the tests' devices
       "data.max_length": 24,
       "map.pooling_counts": (7,),
-    }
+    },
   )
   rows = grounding.train(grounding.resolve(config), tmp_path / "run")
   values = {row["metric"]: row["value"] for row in rows}
@@ -206,7 +209,8 @@ def test_real_highlight_features(shared_data, tmp_path):
     mask=np.ones((1, len(text)), bool),
   )
   config = grounding_qvhighlights.get_config("tiny")
-  config.update_from_flattened_dict(
+  keys.change(
+    config,
     {
       "data.features_dir": str(folder),
       "data.files.names": ("slowfast_{id}.npz", "clip_{id}.npz"),
@@ -216,7 +220,7 @@ def test_real_highlight_features(shared_data, tmp_path):
       "data.queries.texts": str(tmp_path / "texts.npz"),
       "data.queries.held_out": None,
       "data.selection_split": "train",
-    }
+    },
   )
   config = grounding.resolve(config)
   reader = query_data.open_reader(config.data)

@@ -8,6 +8,7 @@ import pytest
 from clap_jax import stages
 from clap_jax.trainers import abstract
 from clap_jax.training import optimizer, paths
+from tests.configs import keys
 
 FACTS = abstract.DataFacts(
   vocab_size=64, num_classes=5, feature_width=16, query_width=16
@@ -56,7 +57,7 @@ def tower(name):
 )
 def test_kernels_and_embeddings_are_decayed_and_nothing_else(name, arg, values):
   config = importlib.import_module(f"configs.{name}").get_config(arg)
-  config.update_from_flattened_dict(values)
+  keys.change(config, values)
   trainer = stages.TRAINERS[config.trainer]
   run = trainer.abstract_run(trainer.resolve(config), FACTS)
   shapes = jax.eval_shape(run.task.init, jax.random.key(0))

@@ -1,7 +1,7 @@
 import ml_collections
 import pytest
 
-from configs import common
+from configs.parts import arguments
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from configs import common
 )
 def test_parse_arg(arg, expected):
   defaults = {"size": "demo", "seed": 0, "rate": 0.5, "fast": False}
-  values = common.parse_arg(arg, **defaults)
+  values = arguments.parse_arg(arg, **defaults)
   assert values == defaults | expected
   assert {k: type(v) for k, v in values.items()} == {
     k: type(v) for k, v in defaults.items()
@@ -42,14 +42,14 @@ def test_parse_arg(arg, expected):
 )
 def test_parse_arg_names_what_is_wrong(arg, message):
   with pytest.raises(ValueError, match=message):
-    common.parse_arg(arg, size="demo", seed=0, fast=False)
+    arguments.parse_arg(arg, size="demo", seed=0, fast=False)
 
 
 def test_a_bare_item_without_a_string_default():
   with pytest.raises(ValueError, match="'tiny'"):
-    common.parse_arg("tiny", seed=0)
+    arguments.parse_arg("tiny", seed=0)
   with pytest.raises(ValueError, match="'tiny'"):
-    common.parse_arg("tiny")
+    arguments.parse_arg("tiny")
 
 
 def config():
@@ -71,7 +71,7 @@ def test_update_replaces_a_duration_in_whatever_unit():
     }
   }
   updated = config()
-  common.update(updated, table, "size", "tiny")
+  arguments.update(updated, table, "size", "tiny")
   assert updated.to_dict() == {
     "loop": {"steps": 4, "log_every_steps": 1},
     "checkpoint": {"save_every_epochs": 0.5, "keep": 3},
@@ -80,12 +80,14 @@ def test_update_replaces_a_duration_in_whatever_unit():
 
 def test_update_with_nothing_and_with_an_unknown_row():
   updated = config()
-  common.update(updated, {"demo": {}}, "size", "demo")
+  arguments.update(updated, {"demo": {}}, "size", "demo")
   assert updated.to_dict() == config().to_dict()
   with pytest.raises(ValueError, match=r"size 'tiny'.*\['demo'\]"):
-    common.update(updated, {"demo": {}}, "size", "tiny")
+    arguments.update(updated, {"demo": {}}, "size", "tiny")
 
 
 def test_update_of_a_section_that_is_not_there():
   with pytest.raises(KeyError, match="optimiser"):
-    common.update(config(), {"a": {"optimiser.learning_rate": 1}}, "size", "a")
+    arguments.update(
+      config(), {"a": {"optimiser.learning_rate": 1}}, "size", "a"
+    )

@@ -1,0 +1,137 @@
+"""Sections `data` of the heads: which features and annotations they read."""
+
+from ml_collections import config_dict
+
+
+def motion_sprites(size: str) -> dict:
+  """The data section of both heads on motion_sprites."""
+  return {
+    "dataset": f"motion_sprites/{size}",
+    "data_dir": "data",
+    "features_dir": "features",  # what `clap extract` wrote
+    "train_split": "train",
+    "selection_split": "selection",
+    "eval_split": "validation",
+    "batch_size": 16,
+    "max_length": 64,  # snippets
+    "crop_probability": 0.3,  # of a random temporal crop in training
+    "num_threads": 1,
+  }
+
+
+def activitynet(*, extracted: bool = False) -> dict:
+  """The data section of ActivityNet-1.3 on features.
+
+  Args:
+    extracted: of `clap extract`; else the public ones of TSP.
+  """
+  data = {
+    "annotations": "annotations/activity_net.v1-3.min.json",
+    "features_dir": "features/activitynet_tsp",
+    "files": {
+      "names": ("v_{id}.npy",),
+      "timing": "frames",
+      "fps": 15.0,  # the videos were resampled
+      "stride_frames": 16.0,
+      "window_frames": 16.0,
+      "encoder": "tsp",
+    },
+    "train_split": "training",
+    "selection_split": config_dict.placeholder(str),  # looked at in training
+    "eval_split": "validation",
+    "batch_size": 16,
+    "max_length": 192,  # steps that every video is resized to
+    "length": "resize",
+    "crop_probability": 0.0,
+    "num_threads": 2,
+    "on_missing": "skip",  # videos that are gone; the card counts them
+  }
+  if extracted:
+    del data["files"]
+  return data
+
+
+def thumos() -> dict:
+  """The data section of THUMOS14 on public two-stream I3D features."""
+  return {
+    "annotations": "annotations/thumos14.json",
+    "features_dir": "features/thumos14_i3d",
+    "files": {
+      "names": ("{id}.npy",),
+      "timing": "frames",
+      "stride_frames": 4.0,
+      "window_frames": 16.0,
+      "encoder": "i3d",
+    },
+    "train_split": "validation",
+    "selection_split": config_dict.placeholder(str),  # looked at in training
+    "eval_split": "test",
+    "batch_size": 2,
+    "max_length": 2304,  # steps of a training sequence
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 2,
+    "on_missing": "raise",
+    "ignored_labels": ("Ambiguous",),
+    # Wrong labels; no action.
+    "ignored_videos": ("video_test_0000270", "video_test_0001292"),
+  }
+
+
+def hapt(*, select: bool) -> dict:
+  """The data section of UCI HAPT; `select` holds training subjects out."""
+  return {
+    "annotations": "features/hapt/annotations.json",
+    "features_dir": "features/hapt",  # both by `clap sensors`
+    "files": {"names": ("{id}.npz",), "timing": "stored", "encoder": "windows"},
+    "train_split": "training",
+    "selection_split": "holdout" if select else config_dict.placeholder(str),
+    "eval_split": "validation",
+    "holdout": "user(05|11|17|23|29)$"
+    if select
+    else config_dict.placeholder(str),
+    "standardize": True,
+    "batch_size": 8,
+    "max_length": 256,  # steps of a training crop
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 1,
+  }
+
+
+def own(**others) -> dict:
+  """The data section of features and annotations of one's own.
+
+  Every key of it may be set by a flag; these are the ones to look at.
+  """
+  return {
+    "annotations": "annotations.json",  # or a table, see own_annotations.py
+    "features_dir": "features",
+    "files": {
+      "names": ("{id}.npz",),  # or .npy, .csv; one .h5 with key "{id}"
+      "timing": "stored",  # frames (fps, stride_frames, ...) | even | stored
+    },
+    "train_split": "training",
+    "selection_split": config_dict.placeholder(str),  # looked at in training
+    "eval_split": "validation",
+    "batch_size": 8,
+    "max_length": 256,  # steps of a training crop
+    "length": "pad",
+    "crop_probability": 1.0,
+    "num_threads": 1,
+  } | others
+
+
+def queries_on_files(**others) -> dict:
+  """The data section of a grounder on annotation and feature files."""
+  return {
+    "length": "pad",  # pad | resize
+    "train_split": "train",
+    "selection_split": "selection",
+    "batch_size": 16,  # videos
+    "queries_per_video": 8,
+    "absent_per_video": 2,  # queries of other videos
+    "crop_probability": 0.0,
+    "num_threads": 2,
+    "on_missing": "skip",  # videos that are gone; the card counts them
+  } | others

@@ -1,0 +1,111 @@
+"""The anchor-free and the sub-graph localizer on benchmarks."""
+
+from configs.parts import datasets, heads
+
+
+def points(config, args) -> None:
+  """The sections of the anchor-free localizer that benchmarks share.
+
+  What ActionFormer's public configurations have in common; the benchmark's own
+  file adds data, protocol, duration and what differs.
+  """
+  config.trainer = "localization"
+  config.localizer = "points"
+  config.pyramid = {
+    "num_levels": 6,
+    "num_stem_blocks": 2,
+    "mlp_ratio": 4.0,  # hidden over outer width
+    "dropout_rate": 0.1,
+  }
+  config.head = {"dropout_rate": 0.0}
+  config.decode = {"num_candidates": 2000}
+  config.optimizer = heads.optimizer() | {"ema_decay": 0.999}
+  _run(config, args)
+
+
+def points_on_own_features(config, args) -> None:
+  """The anchor-free localizer on unscaled features, small enough for a CPU.
+
+  Everything but the data and the protocol.
+  """
+  config.trainer = "localization"
+  config.localizer = "points"
+  config.pyramid = {
+    "width": 64,
+    "num_levels": 5,
+    "block": "conv",
+    "window_steps": 9,
+    "dropout_rate": 0.2,
+    "normalize_input": False,  # standardized instead
+  }
+  config.head = {"num_convs": 1, "dropout_rate": 0.2}
+  config.decode = {"num_kept": 200}  # detections per recording
+  config.optimizer = heads.optimizer()
+  config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
+  config.checkpoint = {"save_every_percent": 50.0}
+
+
+def points_on_activitynet(config, args) -> None:
+  """The anchor-free localizer on ActivityNet-1.3, data and all."""
+  points(config, args)
+  config.protocol = "activitynet"
+  config.data = datasets.activitynet(extracted=args["extracted"])
+  config.pyramid.update(
+    {"width": 256, "window_steps": 7, "use_positions": True}
+  )
+  config.loss = {"label_smoothing": 0.1}
+  config.decode.update({"num_kept": 100, "sigma": 0.75, "vote_iou": 0.9})
+  config.optimizer.warmup_percent = 33.3  # five epochs
+  config.loop.epochs = 15.0
+
+
+def subgraph(config, args) -> None:
+  """The sections of the sub-graph localizer that benchmarks share.
+
+  What G-TAD publishes for ActivityNet, which the dataclasses have as defaults;
+  the benchmark's own file adds data, protocol, duration and what differs.
+  """
+  config.trainer = "localization"
+  config.localizer = "subgraph"
+  config.graph = {}
+  config.decode = {"sigma": 0.8, "min_score": 0.0001}
+  config.optimizer = {
+    "learning_rate": 4e-3,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "decay_percents": (50.0,),
+  }
+  _run(config, args)
+
+
+def _run(config, args) -> None:
+  config.loop = {"seed": args["seed"], "log_every_steps": 50}
+  config.checkpoint = {"save_every_percent": 20.0}
+
+
+# Sizes of the sub-graph localizer; "full" is what the files say.
+SUBGRAPH_SIZES = {
+  "tiny": {
+    "graph.width": 16,
+    "graph.num_groups": 4,
+    "graph.max_duration": 12,
+    "graph.num_bins": 4,
+    "graph.num_context_bins": 2,
+    "graph.map_widths": (16, 8, 8),
+    "data.batch_size": 8,
+    "data.max_length": 16,
+    "loop.steps": 4,
+  },
+  "full": {},
+}
+
+
+def text_classes(class_split: str) -> dict:
+  """How open-vocabulary localization finds classes by their names."""
+  return {
+    "class_split": class_split,  # a name, or a .json or .list file
+    "top_classes": 0,  # labels per proposal; 0: all
+    "text_scale": 0.0,  # of the softmax over classes; 0: the towers' own
+    "text_model": "",  # of `clap import`; "": that of the features' encoder
+    "projection": "towers",  # towers | learned, on the seen classes
+  }

@@ -1,0 +1,95 @@
+"""Pre-training: the rows of the comparison and the sections of a run."""
+
+from ml_collections import config_dict
+
+# What each row of the comparison trains on; everything else is shared.
+ENCODERS = {
+  "random": {"loop.steps": 0, "optimizer.warmup_steps": 0},
+  "tac": {
+    "loss.contrastive_weight": 0.0,
+    "loss.class_weight": 1.0,
+    "sampling.action_only": True,
+  },
+  "tsp": {
+    "loss.contrastive_weight": 0.0,
+    "loss.class_weight": 1.0,
+    "loss.region_weight": 1.0,
+  },
+  "clip": {"loss.preset": "unmasked", "sampling.action_only": True},
+  "clap": {
+    "loss.contrastive_weight": 0.5,
+    "loss.class_weight": 1.0,
+    "sampling.text_source": "captions_and_labels",
+    "sampling.background_share": 0.25,
+    "sampling.clips_per_video": 4,
+  },
+}
+
+
+def pretraining(
+  *, dataset: str, encoder: str, seed: int, class_split: str = ""
+) -> config_dict.ConfigDict:
+  """A run of pre-training, in numbers that suit two CPU cores."""
+  config = config_dict.ConfigDict()
+  config.trainer = "pretrain"
+  config.encoder = encoder
+  config.data = {
+    "dataset": dataset,
+    "data_dir": "data",
+    "tokenizer": "data/tokenizer.model",
+    "train_split": "train",
+    "selection_split": "selection",
+    "eval_split": "validation",
+    "batch_size": 64,  # clips, over all devices
+    "cache_mib": 2048.0,  # decoded videos kept in memory
+    "num_threads": 2,  # decoding ahead of the step
+  }
+  config.clip = {
+    "clip_sec": 2.0,
+    "num_frames": 16,  # equally spaced in the clip
+    "image_size": 64,  # px
+    "resize": "squash",  # squash | crop | tsp (128 x 171, then 112 x 112)
+  }
+  config.sampling = {
+    "text_source": "captions",  # or labels, captions_and_labels, ...
+    "background_share": 0.5,  # of all clips
+    "action_only": False,
+    "same_video_background": False,  # background from the action's video
+    "clips_per_video": 1,  # clips in a row that come from one video
+    "stream": 0,  # another number draws other clips under the same seed
+    "hidden_classes": (),  # names that pre-training must not see
+    # "" or a class split: its base classes alone are seen
+    "class_split": class_split,
+  }
+  # Neither flips nor colours: captions name directions and colours.
+  config.augment = {"shift_px": 4}
+  config.model = {
+    "video_size": "tiny",
+    "text_size": "tiny",
+    "patch": (4, 16, 16),  # frames, px, px; of a transformer
+    "projection_width": 128,
+    "max_text_length": 40,  # tokens
+    "motion_gain": 5.0,  # of differences from the clip's mean; 0: colours only
+    "remat": True,
+    "dtype": "float32",
+  }
+  config.loss = {
+    "contrastive_weight": 1.0,
+    "class_weight": 0.0,
+    "region_weight": 0.0,
+    "preset": "captions",  # mask rules
+    "objective": "softmax",  # softmax | sigmoid
+    "implementation": "auto",
+  }
+  config.start = {
+    "workdir": "",  # of the run to start from; "": random parameters
+    "parameters": ("video_tower/", "class_head/"),  # regexes on names
+  }
+  config.optimizer = {
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "warmup_percent": 10.0,
+  }
+  config.loop = {"steps": 400, "seed": seed, "log_every_steps": 10}
+  config.checkpoint = {"save_every_percent": 25.0}
+  return config
