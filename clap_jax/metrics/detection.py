@@ -24,18 +24,6 @@ from clap_jax.metrics.tables import (
   translate_codes,
 )
 
-__all__ = [
-  "PROTOCOLS",
-  "ClassResults",
-  "DetectionTable",
-  "Protocol",
-  "SegmentTable",
-  "evaluate",
-  "evaluate_classes",
-  "prepare",
-  "protocol_named",
-]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassResults:

@@ -24,16 +24,6 @@ from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.protocols import PROTOCOLS, Protocol
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
-__all__ = [
-  "Classifier",
-  "DetectionInputs",
-  "MalformedFileError",
-  "detection_inputs",
-  "own_subset",
-  "protocol_names",
-  "score",
-]
-
 _MAX_LISTED = 20
 _QVHIGHLIGHTS = "qvhighlights"
 # The names of grounding protocols here; detection has a motion_sprites too.

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from clap_jax.metrics import detection, diagnosis, prediction_files
+from clap_jax.metrics import detection, diagnosis, prediction_files, protocols
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from clap_jax.report import content, diagnosis_figures
 from clap_jax.storage import untrusted
@@ -105,7 +105,7 @@ def diagnosed_table(
   predictions: DetectionTable,
   truth: SegmentTable,
   *,
-  protocol: detection.Protocol,
+  protocol: protocols.Protocol,
   duration_sec: Mapping[str, float] | None,
   name: str,
   where: str,

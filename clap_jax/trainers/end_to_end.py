@@ -71,7 +71,7 @@ class TowerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EndToEndConfig(localization.LocalizationConfig):
+class EndToEndConfig(localizers.LocalizationConfig):
   """Everything `clap train` reads of an end-to-end config."""
 
   data: VideoData
@@ -253,8 +253,8 @@ def make_task(config, facts: dict, label_names) -> EndToEndTask:
     )
   return EndToEndTask(
     encoder=encoder,
-    localizer=localization.make_task(
-      localization.model_facts(config, label_names, _feature_width(encoder)),
+    localizer=localizers.make_task(
+      localizers.model_facts(config, label_names, _feature_width(encoder)),
       loss_config=config.loss,
     ),
     clips_per_step=config.tower.clips_per_step,
@@ -272,7 +272,7 @@ def _trained_head(config, start, videos, task) -> dict:
   if not workdir:
     return {}
   facts = facts_lib.read(workdir, localization.MODEL_FILE)
-  ours = localization.model_facts(
+  ours = localizers.model_facts(
     config, videos.dataset.label_names, _feature_width(task.encoder)
   )
   wrong = [
@@ -324,7 +324,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     )
   names = end_to_end_scores.Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
-  facts = localization.model_facts(config, names, width)
+  facts = localizers.model_facts(config, names, width)
   facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
     **provenance.after_stage(

@@ -19,7 +19,7 @@ from clap_jax.data import (
 from clap_jax.media import errors
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
-from clap_jax.trainers import encoders, feature_data, localization, results
+from clap_jax.trainers import encoders, feature_data, localization
 from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 
@@ -162,31 +162,18 @@ class Score:
     config = self._config
     metrics, table, reader = self(params, split)
     frozen = [pattern for pattern, rate in config.optimizer.groups if not rate]
-    card = reader.card(
-      split,
-      task="detection",
-      protocol=config.protocol,
-      thresholds=self._protocol.thresholds,
-      nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-wise",
-      top_k=f"{config.decode.num_kept} per video",
+    rows = localization.result_rows(
+      metrics,
+      config=config,
+      reader=reader,
+      split=split,
+      table=table,
       class_source=localization.class_source(config.classifier),
-      seeds=(config.loop.seed,),
-      num_predictions=len(table),
-      num_ground_truths=len(localization.ground_truth(reader, split)),
       notes=(
         "end to end: the video tower is trained with the localizer, "
         + (f"frozen {', '.join(frozen)}" if frozen else "nothing frozen")
         + ("; from a trained head" if config.tower.localizer_workdir else ""),
       ),
-    )
-    rows = results.rows_of(
-      metrics,
-      encoder=self._facts["encoder"],
-      seed=config.loop.seed,
-      dataset=config.data.dataset,
-      split=split,
-      task="localization",
-      card=card,
     )
     return rows, table
 

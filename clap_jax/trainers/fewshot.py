@@ -16,7 +16,7 @@ from clap_jax import types
 from clap_jax.data import class_splits, episode_batches
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.losses import localization as losses
-from clap_jax.metrics import detection
+from clap_jax.metrics import protocols
 from clap_jax.models import heads, localizer, prototypes, pyramid
 from clap_jax.trainers import (
   abstract,
@@ -44,7 +44,7 @@ class FewshotConfig(running.RunConfig):
   matcher: prototypes.MatcherConfig
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
-  protocol: str = config_lib.choice(*detection.PROTOCOLS)
+  protocol: str = config_lib.choice(*protocols.PROTOCOLS)
 
   def __post_init__(self):
     self.pyramid.check_heads(

@@ -6,7 +6,7 @@ import numpy as np
 
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.data.records import ExampleInfo
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, protocols, tables
 
 # The older protocol drops shorter instances, as shares of the video, from the
 # ground truth of multi-instance episodes, by shots.
@@ -29,7 +29,7 @@ def run_metrics(
   *,
   infos: Mapping[str, ExampleInfo],
   label_names: Sequence[str],
-  protocol: detection.Protocol,
+  protocol: protocols.Protocol,
 ) -> dict[str, list[float]]:
   """Each metric's value in every run: mAP over all queries of the run.
 

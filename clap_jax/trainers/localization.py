@@ -15,52 +15,33 @@ from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
 from clap_jax.storage import output
-from clap_jax.trainers import abstract, feature_data, results, running
-from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers.localizers import (
-  AnyLocalizationConfig,
-  ClassifierConfig,
-  LocalizationConfig,
-  config_class,
-  make_task,
-  model_facts,
-  resolve,
+from clap_jax.trainers import (
+  abstract,
+  feature_data,
+  localizers,
+  results,
+  running,
 )
+from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
-__all__ = [
-  "AnyLocalizationConfig",
-  "ClassifierConfig",
-  "LocalizationConfig",
-  "abstract_run",
-  "class_source",
-  "config_class",
-  "detections",
-  "evaluate",
-  "ground_truth",
-  "make_task",
-  "model_facts",
-  "resolve",
-  "train",
-  "truth_of",
-  "with_class_source",
-  "write_predictions",
-]
-
 PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "localizer.json"
+# What every trainer has, see stages.TRAINERS.
+config_class = localizers.config_class
+make_task = localizers.make_task
+resolve = localizers.resolve
 
 
 def abstract_run(
-  config: AnyLocalizationConfig, facts: abstract.DataFacts
+  config: localizers.AnyLocalizationConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
   size, length = config.data.batch_size, config.data.max_length
   names = [str(index) for index in range(facts.num_classes)]
-  task = make_task(
-    model_facts(config, names, facts.feature_width), loss_config=config.loss
-  )
+  described = localizers.model_facts(config, names, facts.feature_width)
+  task = localizers.make_task(described, loss_config=config.loss)
   batch = types.LocalizationBatch(
     features=abstract.array(size, length, facts.feature_width),
     mask=abstract.array(size, length, dtype=jnp.bool_),
@@ -72,19 +53,19 @@ def abstract_run(
   return abstract.AbstractRun(task, batch)
 
 
-def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
+def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = pathlib.Path(workdir)
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment")
   source = reader.localization_source(config.data.train_split)
-  facts = model_facts(
+  facts = localizers.model_facts(
     config,
     reader.dataset.label_names,
     source.feature_width,
     standardization=reader.standardization(),
   )
-  task = make_task(facts, loss_config=config.loss)
+  task = localizers.make_task(facts, loss_config=config.loss)
   score = _Score(config, reader, task)
   state = running.fit(
     task,
@@ -105,11 +86,11 @@ def train(config: AnyLocalizationConfig, workdir) -> list[dict]:
 
 
 def evaluate(
-  config: AnyLocalizationConfig, workdir, *, split=None
+  config: localizers.AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   _, task, params = running.restored(
-    workdir, MODEL_FILE, make_task, decode=config.decode
+    workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
@@ -148,34 +129,67 @@ class _Score:
 
   def rows(self, params, split: str):
     """Result rows and the detections that they score."""
-    config = self._config
     metrics, table = self(params, split)
-    card = self._reader.card(
-      split,
-      task="detection",
-      protocol=config.protocol,
-      thresholds=self._protocol.thresholds,
-      nms=config.decode.describe(),
-      top_k=f"{config.decode.num_kept} per video",
-      class_source=class_source(config.classifier),
-      seeds=(config.loop.seed,),
-      num_predictions=len(table),
-      num_ground_truths=len(ground_truth(self._reader, split)),
-    )
-    rows = results.rows_of(
+    rows = result_rows(
       metrics,
-      encoder=self._reader.extraction["encoder"],
-      seed=config.loop.seed,
-      dataset=self._reader.dataset.name,
+      config=self._config,
+      reader=self._reader,
       split=split,
-      task="localization",
-      card=card,
+      table=table,
+      class_source=class_source(self._config.classifier),
     )
     return rows, table
 
 
+def result_rows(
+  metrics,
+  *,
+  config,
+  reader: feature_data.FeatureReader,
+  split: str,
+  table: tables.DetectionTable,
+  class_source: str,
+  **card_facts,
+) -> list[dict]:
+  """Rows of the metrics of detections, each with its evaluation card.
+
+  Args:
+    metrics: name -> value.
+    config: with protocol, decode and loop sections.
+    reader: of the data that the detections are of.
+    split: of the data.
+    table: the detections.
+    class_source: see `class_source`.
+    **card_facts: what the card is to state otherwise, or beside.
+  """
+  card = reader.card(
+    split,
+    task="detection",
+    protocol=config.protocol,
+    class_source=class_source,
+    seeds=(config.loop.seed,),
+    num_predictions=len(table),
+    num_ground_truths=len(ground_truth(reader, split)),
+    thresholds=detection.protocol_named(config.protocol).thresholds,
+    **{
+      "nms": config.decode.describe(),
+      "top_k": f"{config.decode.num_kept} per video",
+    }
+    | card_facts,
+  )
+  return results.rows_of(
+    metrics,
+    encoder=reader.extraction["encoder"],
+    seed=config.loop.seed,
+    dataset=reader.dataset.name,
+    split=split,
+    task="localization",
+    card=card,
+  )
+
+
 def with_class_source(
-  table: tables.DetectionTable, classifier: ClassifierConfig
+  table: tables.DetectionTable, classifier: localizers.ClassifierConfig
 ) -> tables.DetectionTable:
   """Detections under the classes of the source that is configured."""
   if not classifier.path:
@@ -188,7 +202,7 @@ def with_class_source(
   )
 
 
-def class_source(classifier: ClassifierConfig) -> str:
+def class_source(classifier: localizers.ClassifierConfig) -> str:
   """What an evaluation card says of it."""
   if not classifier.path:
     return "the localizer's own class head"

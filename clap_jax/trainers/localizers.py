@@ -14,7 +14,7 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.losses import localization as losses
 from clap_jax.losses import proposals as proposal_losses
-from clap_jax.metrics import detection, video_classifier
+from clap_jax.metrics import protocols, video_classifier
 from clap_jax.models import (
   heads,
   localizer,
@@ -41,7 +41,7 @@ class AnyLocalizationConfig(running.RunConfig):
   """What every head's config says; see the classes below for the rest."""
 
   data: feature_data.FeatureData
-  protocol: str = config_lib.choice(*detection.PROTOCOLS)
+  protocol: str = config_lib.choice(*protocols.PROTOCOLS)
   classifier: ClassifierConfig = ClassifierConfig()
 
 

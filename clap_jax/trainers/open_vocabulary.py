@@ -22,6 +22,7 @@ from clap_jax.trainers import (
   abstract,
   feature_data,
   localization,
+  localizers,
   provenance,
   results,
   running,
@@ -65,7 +66,7 @@ class TextClasses:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OpenVocabularyConfig(localization.LocalizationConfig):
+class OpenVocabularyConfig(localizers.LocalizationConfig):
   """Everything `clap train` reads of an open-vocabulary config."""
 
   classes: TextClasses
@@ -113,13 +114,13 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
       _class_ids(reader, set(reader.dataset.label_names) - set(split.base))
     ),
   )
-  facts = localization.model_facts(
+  facts = localizers.model_facts(
     config,
     _PROPOSAL_LABELS,
     source.feature_width,
     standardization=reader.standardization(),
   )
-  task = localization.make_task(facts, loss_config=config.loss)
+  task = localizers.make_task(facts, loss_config=config.loss)
   vectors = _dataset_vectors(config.classes, reader)
   space, facts["text_space"] = _make_space(config, reader, split, vectors)
   naming = _naming(config, reader, split, space=space, vectors=vectors)
@@ -158,7 +159,7 @@ def evaluate(
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   _, task, params = running.restored(
-    workdir, MODEL_FILE, localization.make_task, decode=config.decode
+    workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)

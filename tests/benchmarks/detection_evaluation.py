@@ -25,7 +25,7 @@ import time
 
 import numpy as np
 
-from clap_jax.metrics import detection
+from clap_jax.metrics import detection, tables
 from clap_jax.metrics.score import score
 from tests.benchmarks import running
 from tests.metrics import loop_oracle
@@ -47,7 +47,7 @@ def synthetic_set(seed: int = 0):
   start = rng.uniform(0, 1, len(owner)) * (duration - length)
   names = tuple(f"video_{i}" for i in videos)
   labels = tuple(f"class {i}" for i in range(_NUM_CLASSES))
-  truth = detection.SegmentTable(
+  truth = tables.SegmentTable(
     names, labels, owner, label[owner], start, start + length
   )
   video = np.repeat(videos, _PER_VIDEO)
@@ -60,7 +60,7 @@ def synthetic_set(seed: int = 0):
   noise = rng.normal(0, 0.2, (2, len(video)))
   ends = np.stack([start, start + length])[:, near] + noise * length[near]
   confidence = np.exp(-np.abs(noise).sum(axis=0)) * rng.random(len(video))
-  predictions = detection.DetectionTable(
+  predictions = tables.DetectionTable(
     names,
     labels,
     video,

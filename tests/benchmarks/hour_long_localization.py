@@ -29,7 +29,7 @@ from clap_jax import stages
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory
-from clap_jax.trainers import localization
+from clap_jax.trainers import localization, localizers
 from configs import localization_sprites, localization_thumos
 from tests.benchmarks import running
 from tests.configs import keys
@@ -122,8 +122,8 @@ def predicted(model: pathlib.Path, video: pathlib.Path) -> tuple[float, float]:
 def head_alone(duration_sec: float) -> dict[str, float]:
   """Seconds of the full-size head on features, and this process's peak."""
   config = localization.resolve(localization_thumos.get_config())
-  task = localization.make_task(
-    localization.model_facts(
+  task = localizers.make_task(
+    localizers.model_facts(
       config, [str(i) for i in range(_THUMOS_CLASSES)], _THUMOS_WIDTH
     )
   )

@@ -150,7 +150,7 @@ def make_localizer(encoder, kind, length):
       ),
       "decode": dataclasses.asdict(ProposalDecodeConfig(**DECODE)),
     }
-  return initial(localization.make_task(facts), facts)
+  return initial(localizers.make_task(facts), facts)
 
 
 def model_of(encoder, **parts):
@@ -226,7 +226,7 @@ def test_the_subgraph_head_never_sees_more_than_its_trained_length(
       seen.append(features.shape)
       return super().detect(params, features, mask)
 
-  task = localization.make_task(facts)
+  task = localizers.make_task(facts)
   watched = Watched(**{
     field.name: getattr(task, field.name) for field in dataclasses.fields(task)
   })  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import model_directory
-from clap_jax.trainers import feature_data, localization, running
+from clap_jax.trainers import feature_data, localization, localizers, running
 from configs import localization_activitynet
 from tests.inference import toy_model
 
@@ -100,7 +100,7 @@ def test_a_head_on_features_of_others(load):
 
 def test_trainers_write_the_length_mode():
   config = localization.resolve(localization_activitynet.get_config("tiny"))
-  facts = localization.model_facts(config, ["a"], 4)
+  facts = localizers.model_facts(config, ["a"], 4)
   assert (facts["length"], facts["max_length"]) == (
     "resize",
     config.data.max_length,

@@ -17,7 +17,12 @@ from clap_jax.models import (
   moment_map,
   pyramid,
 )
-from clap_jax.trainers import encoders, grounding, localization, pretrain_task
+from clap_jax.trainers import (
+  encoders,
+  grounding,
+  localizers,
+  pretrain_task,
+)
 from tests.data import built_dataset
 
 MAX_LENGTH = 16  # snippets
@@ -92,7 +97,7 @@ def make_model(encoder) -> model_directory.Model:
   return model_directory.Model(
     encoder=encoder,
     stride_sec=STRIDE_SEC,
-    localizer=_initial(localization.make_task(by_class), by_class),
+    localizer=_initial(localizers.make_task(by_class), by_class),
     grounder=_initial(
       grounding.make_task(
         by_text, loss_config=grounding_losses.GroundingLossConfig()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from clap_jax.metrics import detection, protocols
-from clap_jax.metrics.detection import DetectionTable, SegmentTable
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from tests.metrics import loop_oracle
 
 ACTIVITYNET = detection.PROTOCOLS["activitynet"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clap_jax.metrics import detection, diagnosis
-from clap_jax.metrics.detection import DetectionTable, SegmentTable
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
 PROTOCOL = dataclasses.replace(
   detection.PROTOCOLS["activitynet"], thresholds=(0.5,)

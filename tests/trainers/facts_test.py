@@ -5,7 +5,12 @@ import json
 import pytest
 
 from clap_jax import main
-from clap_jax.trainers import encoders, facts, grounding, localization
+from clap_jax.trainers import (
+  encoders,
+  facts,
+  grounding,
+  localizers,
+)
 
 ENCODER = {
   "encoder": "clap",
@@ -76,7 +81,7 @@ def test_other_files(tmp_path, name, text, message):
   ("name", "make"),
   [
     ("grounder.json", grounding.make_task),
-    ("localizer.json", localization.make_task),
+    ("localizer.json", localizers.make_task),
   ],
 )
 def test_a_head_of_another_kind(tmp_path, name, make):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax.data import vocabulary
-from clap_jax.trainers import encoders, facts, localization
+from clap_jax.trainers import encoders, facts, localizers
 from clap_jax.training import pretrained
 from tests.trainers.facts_test import ENCODER
 
@@ -39,7 +39,7 @@ def load(tmp_path, name, document):
   (tmp_path / name).write_text(json.dumps({"format": 1} | document))
   make = {
     "encoder.json": encoders.described,
-    "localizer.json": localization.make_task,
+    "localizer.json": localizers.make_task,
   }[name]
   return facts.load(tmp_path, name, make)
 

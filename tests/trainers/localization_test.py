@@ -9,7 +9,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.metrics import detection
-from clap_jax.trainers import feature_data, localization
+from clap_jax.trainers import feature_data, localization, localizers
 from clap_jax.types import Detections
 from configs import localization_sprites
 from tests.configs import keys
@@ -28,13 +28,13 @@ def parts(toy_directory):
   config = resolved(toy_directory)
   reader = feature_data.FeatureReader(config.data)
   source = reader.localization_source("train")
-  facts = localization.model_facts(config, reader.dataset.label_names, 12)
+  facts = localizers.model_facts(config, reader.dataset.label_names, 12)
   return config, reader, source, facts
 
 
 def test_a_step_along_the_gradient_lowers_the_loss(parts):
   config, _, source, facts = parts
-  task = localization.make_task(facts, loss_config=config.loss)
+  task = localizers.make_task(facts, loss_config=config.loss)
   batch = source.collate([source[i] for i in range(6)], batch_size=8)
   rng = jax.random.key(1)
   value_and_grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
@@ -120,8 +120,8 @@ def test_a_split_without_segments_says_so():
 
 def test_the_facts_rebuild_the_model(parts):
   config, _, _, facts = parts
-  task = localization.make_task(facts)
-  trained = localization.make_task(facts, loss_config=config.loss)
+  task = localizers.make_task(facts)
+  trained = localizers.make_task(facts, loss_config=config.loss)
   assert task.model == trained.model
   assert task.decode_config == dataclasses.replace(config.decode)
   shapes = jax.eval_shape(task.init, jax.random.key(0))
