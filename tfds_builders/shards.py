@@ -13,22 +13,19 @@ import hashlib
 import json
 import pathlib
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 
 import av
-import crc32c
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import framing, output, untrusted
 from tfds_builders import collection, packing, schema, transcoding
 
 FORMAT = 4  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
-_MASK_DELTA = 0xA282EAD8
 MAX_RECORD_BYTES = (2 << 30) - (1 << 20)  # protocol buffers end at 2 GiB
 
 
@@ -60,25 +57,6 @@ class ShardJob:
       ]
     )
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def masked_crc32c(data: bytes) -> int:
-  """The rotated and shifted CRC32C that TFRecord files store."""
-  crc = crc32c.crc32c(data)
-  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
-
-
-def frame_record(data: bytes) -> bytes:
-  """The bytes that a TFRecord file holds for one record."""
-  length = struct.pack("<Q", len(data))
-  return b"".join(
-    (
-      length,
-      struct.pack("<I", masked_crc32c(length)),
-      data,
-      struct.pack("<I", masked_crc32c(data)),
-    )
-  )
 
 
 def serialize(features, record: dict) -> bytes:
@@ -243,10 +221,10 @@ def build_shard(
       )
       if record is not None:
         note.update(packing.describe(record))
-        data = frame_record(serialize(features, record))
+        data = framing.frame_record(serialize(features, record))
         digest.update(data)
         lights.append(
-          frame_record(serialize(features, {**record, "video": b""}))
+          framing.frame_record(serialize(features, {**record, "video": b""}))
         )
         yield data
       notes.append(note)

@@ -1,27 +1,22 @@
 """Random access to TFRecord shards without TensorFlow, every byte checked.
 
-A record on disk is: length (uint64, little endian), masked CRC32C of those
-eight bytes (uint32), the data, masked CRC32C of the data (uint32). A sidecar
-`<shard>.idx` holds the byte offset of each record as raw little-endian uint64,
-so that record i costs one `pread`, whatever the size of the shard.
+Records are framed as storage/framing.py describes. A sidecar `<shard>.idx`
+holds the byte offset of each record as raw little-endian uint64, so that record
+i costs one `pread`, whatever the size of the shard.
 """
 
 import os
 import pathlib
-import struct
 import threading
 from collections.abc import Iterator
 
-import crc32c
 import numpy as np
 
 from clap_jax.storage import untrusted
+from clap_jax.storage.framing import FOOTER, HEADER, masked_crc32c
 
 MAX_RECORD_BYTES = 2 << 30
 _MAX_SHARD_BYTES = 1 << 44
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-_MASK_DELTA = 0xA282EAD8
 
 
 class CorruptRecordError(ValueError):
@@ -41,25 +36,6 @@ class CorruptRecordError(ValueError):
       f"corrupt record in {self.shard} at byte {self.offset}: {reason}; "
       "rebuild the dataset or copy the shard again"
     )
-
-
-def masked_crc32c(data: bytes) -> int:
-  """The rotated and shifted CRC32C that TFRecord files store."""
-  crc = crc32c.crc32c(data)
-  return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
-
-
-def frame_record(data: bytes) -> bytes:
-  """The bytes that a TFRecord file holds for one record."""
-  length = struct.pack("<Q", len(data))
-  return b"".join(
-    (
-      length,
-      _FOOTER.pack(masked_crc32c(length)),
-      data,
-      _FOOTER.pack(masked_crc32c(data)),
-    )
-  )
 
 
 class ShardReader:
@@ -123,17 +99,17 @@ class ShardReader:
     is_last = number + 1 == len(self)
     end = self._size if is_last else int(self.offsets[number + 1])
     length = self._read_length(offset)
-    expected = end - offset - _HEADER.size - _FOOTER.size
+    expected = end - offset - HEADER.size - FOOTER.size
     if length != expected:
       raise self._error(
         offset, f"{length} bytes of data where the index leaves {expected}"
       )
     # Two reads: cutting the checksum off one would copy the data again.
-    data = self._pread(length, offset + _HEADER.size)
-    footer = self._pread(_FOOTER.size, offset + _HEADER.size + length)
-    if len(data) != length or len(footer) != _FOOTER.size:
+    data = self._pread(length, offset + HEADER.size)
+    footer = self._pread(FOOTER.size, offset + HEADER.size + length)
+    if len(data) != length or len(footer) != FOOTER.size:
       raise self._error(offset, "the file ends inside the record")
-    (stored,) = _FOOTER.unpack(footer)
+    (stored,) = FOOTER.unpack(footer)
     if masked_crc32c(data) != stored:
       raise self._error(offset, "checksum of the data does not match")
     return data
@@ -174,10 +150,10 @@ class ShardReader:
 
   def _read_length(self, offset: int) -> int:
     """Length of the record's data; refused before any allocation if wrong."""
-    header = self._pread(_HEADER.size, offset)
-    if len(header) != _HEADER.size:
+    header = self._pread(HEADER.size, offset)
+    if len(header) != HEADER.size:
       raise self._error(offset, "the file ends inside the record header")
-    length, stored = _HEADER.unpack(header)
+    length, stored = HEADER.unpack(header)
     if masked_crc32c(header[:8]) != stored:
       raise self._error(offset, "checksum of the length does not match")
     if length > self._max_record_bytes:
@@ -192,7 +168,7 @@ class ShardReader:
     offset = 0
     while offset < self._size:
       length = self._read_length(offset)
-      following = offset + _HEADER.size + length + _FOOTER.size
+      following = offset + HEADER.size + length + FOOTER.size
       if following > self._size:
         raise self._error(offset, "the file ends inside the record")
       yield offset

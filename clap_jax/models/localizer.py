@@ -102,12 +102,7 @@ def decode_segments(
   """`decode` for segments that any head has scored."""
   keep_one = jax.vmap(lambda s, c, m: _decode_one(s, c, m, config=config))
   kept = keep_one(segments, scores, mask)
-  return Detections(
-    segments=kept.segments,
-    scores=kept.scores,
-    labels=kept.labels,
-    mask=kept.mask,
-  )
+  return Detections(*kept)
 
 
 def _decode_one(

@@ -39,12 +39,7 @@ def decode(
   # What differs from video to video; the candidates are the same for all.
   videos = predictions._replace(cells=None)
   kept = jax.vmap(lambda one: _decode_one(one, cells, config=config))(videos)
-  return Detections(
-    segments=kept.segments,
-    scores=kept.scores,
-    labels=kept.labels,
-    mask=kept.mask,
-  )
+  return Detections(*kept)
 
 
 def _decode_one(

@@ -30,10 +30,11 @@ from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.examples import ClipSource, FrameLoader, FrameOptions
 from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
-from clap_jax.data.tfrecord import ShardReader, frame_record
+from clap_jax.data.tfrecord import ShardReader
 from clap_jax.data.tokenizer import train as train_tokenizer
 from clap_jax.media.decode import decode_clip, decode_video
 from clap_jax.media.errors import VideoError
+from clap_jax.storage.framing import frame_record
 from tests.benchmarks import input_pipeline_peers as peers
 from tests.benchmarks import running
 from tests.data import built_dataset

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import tensorflow_datasets as tfds
 
-from clap_jax.data.tfrecord import frame_record
+from clap_jax.storage.framing import frame_record
 
 LABEL_NAMES = ("slides", "spins", "fades")
 FPS = 8.0

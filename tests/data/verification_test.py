@@ -10,6 +10,7 @@ import pytest
 from clap_jax import main, stages
 from clap_jax.data import records, statistics, tfrecord, verification
 from clap_jax.inference import cards
+from clap_jax.storage import framing
 from tests.tfds_builders import transcoding_test
 from tfds_builders import build, finishing
 
@@ -108,7 +109,7 @@ def test_a_consistent_lie_is_found(copy):
   reader = tfrecord.ShardReader(light)
   swapped = [reader.read(number) for number in (1, 0)]
   light.with_name(light.name + ".idx").unlink()
-  light.write_bytes(b"".join(map(tfrecord.frame_record, swapped)))
+  light.write_bytes(b"".join(map(framing.frame_record, swapped)))
   finishing.write_checksums(folder)
   text = "\n".join(_problems(copy))
   assert "counts 4 segments, the records have 3" in text

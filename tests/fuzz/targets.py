@@ -24,13 +24,12 @@ from clap_jax.data import (
   dataset_files,
   features,
   records,
-  tfrecord,
   tokenizer,
   vocabulary,
 )
 from clap_jax.interchange import torch_file
 from clap_jax.metrics import score
-from clap_jax.storage import arrays, tensors
+from clap_jax.storage import arrays, framing, tensors
 from clap_jax.training import manifest
 from tests.fuzz import mutations
 from tests.interchange import torch_writer
@@ -195,7 +194,7 @@ def tfrecord_shard(rng, folder):
   example = EXAMPLE
   if rng.randrange(3) == 0:
     example = mutations.of_bytes(rng, example)
-  framed = [tfrecord.frame_record(content) for content in (example, b"", b"x")]
+  framed = [framing.frame_record(content) for content in (example, b"", b"x")]
   places = np.cumsum([0, *map(len, framed[:-1])]).astype("<u8").tobytes()
   shard = b"".join(framed)
   match rng.randrange(3):
