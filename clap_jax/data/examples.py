@@ -136,7 +136,39 @@ class FrameLoader:
     )
 
 
-class ClipSource:
+class _ClipBatches:
+  """Makes batches of the clips of a source."""
+
+  def __init__(
+    self, loader: FrameLoader, *, tokenizer: Tokenizer, text_length: int
+  ):
+    self._loader = loader
+    self._tokenizer = tokenizer
+    self._text_length = text_length
+
+  def collate(
+    self, examples: Sequence[ClipExample], *, batch_size: int
+  ) -> ClipBatch:
+    """Stacks clips and pads to `batch_size` rows with valid = False.
+
+    Rows without text hold the tokens of the empty text: a row always has a
+    valid token, `pairs.has_text` tells whether it means anything.
+
+    Raises:
+      ValueError: more than `batch_size` clips, or frames of another shape.
+    """
+    if len(examples) > batch_size:
+      raise ValueError(f"{len(examples)} clips for a batch of {batch_size}")
+    frames = np.zeros((batch_size, *self._loader.frame_shape), np.uint8)
+    for row, example in enumerate(examples):
+      frames[row] = example.frames
+    items = [example.item for example in examples]
+    texts = [item.text for item in items] + [""] * (batch_size - len(items))
+    tokens, mask = self._tokenizer.encode(texts, length=self._text_length)
+    return ClipBatch(frames, tokens, mask, pair_metadata(items, batch_size))
+
+
+class ClipSource(_ClipBatches):
   """Training clips: item `index` of a run is a function of (seed, index).
 
   With `on_bad='skip'` a clip of an unreadable record is replaced by another
@@ -156,10 +188,8 @@ class ClipSource:
   ):
     if on_bad not in ("skip", "raise"):
       raise ValueError(f"on_bad is {on_bad!r}; choose skip or raise")
+    super().__init__(loader, tokenizer=tokenizer, text_length=text_length)
     self._sampler = sampler
-    self._loader = loader
-    self._tokenizer = tokenizer
-    self._text_length = text_length
     self._augment = augment
     self._on_bad = on_bad
     self.bad_records = BadRecords()
@@ -186,19 +216,8 @@ class ClipSource:
       f"{_MAX_ATTEMPTS} unreadable records in a row; the last: {reason}"
     )
 
-  def collate(
-    self, examples: Sequence[ClipExample], *, batch_size: int
-  ) -> ClipBatch:
-    return collate_clips(
-      examples,
-      batch_size=batch_size,
-      tokenizer=self._tokenizer,
-      text_length=self._text_length,
-      frame_shape=self._loader.frame_shape,
-    )
 
-
-class EvaluationClipSource:
+class EvaluationClipSource(_ClipBatches):
   """A fixed list of clips, each once; an unreadable one raises."""
 
   def __init__(
@@ -209,10 +228,8 @@ class EvaluationClipSource:
     tokenizer: Tokenizer,
     text_length: int,
   ):
+    super().__init__(loader, tokenizer=tokenizer, text_length=text_length)
     self._items = items
-    self._loader = loader
-    self._tokenizer = tokenizer
-    self._text_length = text_length
 
   def __len__(self) -> int:
     return len(self._items)
@@ -225,44 +242,6 @@ class EvaluationClipSource:
   def __getitem__(self, index: int) -> ClipExample:
     item = self._items[index]
     return ClipExample(item, self._loader.frames(item))
-
-  def collate(
-    self, examples: Sequence[ClipExample], *, batch_size: int
-  ) -> ClipBatch:
-    return collate_clips(
-      examples,
-      batch_size=batch_size,
-      tokenizer=self._tokenizer,
-      text_length=self._text_length,
-      frame_shape=self._loader.frame_shape,
-    )
-
-
-def collate_clips(
-  examples: Sequence[ClipExample],
-  *,
-  batch_size: int,
-  tokenizer: Tokenizer,
-  text_length: int,
-  frame_shape: tuple[int, int, int, int],
-) -> ClipBatch:
-  """Stacks clips and pads to `batch_size` rows with valid = False.
-
-  Rows without text hold the tokens of the empty text: a row always has a valid
-  token, `pairs.has_text` tells whether it means anything.
-
-  Raises:
-    ValueError: more than `batch_size` clips, or frames of another shape.
-  """
-  if len(examples) > batch_size:
-    raise ValueError(f"{len(examples)} clips for a batch of {batch_size}")
-  frames = np.zeros((batch_size, *frame_shape), np.uint8)
-  for row, example in enumerate(examples):
-    frames[row] = example.frames
-  items = [example.item for example in examples]
-  texts = [item.text for item in items] + [""] * (batch_size - len(items))
-  tokens, token_mask = tokenizer.encode(texts, length=text_length)
-  return ClipBatch(frames, tokens, token_mask, pair_metadata(items, batch_size))
 
 
 def pair_metadata(items: Sequence[ClipItem], batch_size: int) -> PairMetadata:
