@@ -156,9 +156,18 @@ def _is_alone() -> bool:
 
 
 def _fail(args, error: Exception, code: int) -> int:
-  message = console.printable(f"clap {args.command}: {error}")
-  print(message, file=sys.stderr)
-  return code if _is_alone() else processes.fail(code, str(error))
+  message = _describe(error)
+  print(console.printable(f"clap {args.command}: {message}"), file=sys.stderr)
+  return code if _is_alone() else processes.fail(code, message)
+
+
+def _describe(error: Exception) -> str:
+  """The message of an error; "PATH: reason" for one of the system."""
+  if not isinstance(error, OSError) or error.filename is None:
+    return str(error)
+  names = [error.filename, error.filename2]
+  path = " -> ".join(os.fsdecode(n) for n in names if n is not None)
+  return f"{path}: {error.strerror}"
 
 
 def _fail_unexpectedly(args, error: Exception) -> int:

@@ -111,11 +111,17 @@ def socket_file(path):
   return path
 
 
+def absent(path):
+  return path
+
+
 def long_name(path):
   return path.with_name("x" * 5000)
 
 
-@pytest.mark.parametrize("make", [loop_of_links, socket_file, long_name])
+@pytest.mark.parametrize(
+  "make", [absent, loop_of_links, socket_file, long_name]
+)
 def test_paths_that_cannot_be_opened_are_bad_input(tmp_path, make, capsys):
   path = make(tmp_path / "p.json")
   arguments = ["score", str(path), "--protocol", "thumos14"]
@@ -123,3 +129,4 @@ def test_paths_that_cannot_be_opened_are_bad_input(tmp_path, make, capsys):
   error = capsys.readouterr().err
   assert path.name in error
   assert "Traceback" not in error
+  assert "Errno" not in error

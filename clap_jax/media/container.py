@@ -26,7 +26,7 @@ from clap_jax.media import errors, formats, headers, structure
 from clap_jax.media.errors import VideoError
 from clap_jax.media.headers import VideoInfo
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
-from clap_jax.storage import untrusted
+from clap_jax.storage import placeholders, untrusted
 
 Video = bytes | str | os.PathLike | io.BufferedIOBase
 
@@ -403,6 +403,12 @@ def _sniff(file: BinaryIO) -> str:
   file.seek(0)
   name = formats.sniff(head)
   if name is None:
+    if not head:
+      raise VideoError("not a known video container: the file is empty")
+    try:
+      placeholders.check(file, name="not a known video container: the file")
+    except untrusted.UntrustedFileError as error:
+      raise VideoError(str(error)) from error
     raise VideoError(
       f"not a known video container: it starts with {head[:8]!r}; known are "
       f"{', '.join(suffix[1:] for suffix in formats.SUFFIXES)}"

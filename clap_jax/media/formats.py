@@ -10,12 +10,12 @@ import pathlib
 # Endings that are looked for in a folder. What a file is follows from its
 # first bytes, whatever its ending.
 SUFFIXES = (
-  *(".mp4", ".m4v", ".mov", ".3gp", ".3g2"),
+  *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2"),
   *(".mkv", ".webm"),
   ".avi",
-  *(".ts", ".mts", ".m2ts"),
+  *(".ts", ".mts", ".m2ts", ".m2t"),
   ".flv",
-  *(".mpg", ".mpeg"),
+  *(".mpg", ".mpeg", ".vob"),
   *(".wmv", ".asf"),
   ".ogv",
   ".gif",

@@ -37,6 +37,11 @@ _UNIT_NAMES = {
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 _CLOCK = re.compile(r"([+-]?)(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d*)?)")
+_UNITS_OF_TIME = re.compile(
+  r"(?:(\d+)\s*h(?:ours?|rs?)?\s*)?(?:(\d+)\s*m(?:in(?:ute)?s?)?\s*)?"
+  r"(?:(\d+(?:[.,]\d*)?)\s*s(?:ec(?:ond)?s?)?)?",
+  re.IGNORECASE,
+)
 _FRAME_CLOCK = re.compile(r"\d+:\d+:\d+[:;]\d+")
 
 
@@ -360,7 +365,7 @@ def _check_closed(lines: list[str], delimiter: str) -> None:
 
 
 def seconds(value: object, *, decimal_comma: bool = False) -> float:
-  """Seconds of a number or of "12.5", "1:02.5", "01:02:03.456".
+  """Seconds of a number or of "12.5", "1:02.5", "01:02:03.456", "1m 2.5s".
 
   Args:
     value: a number, or the text of one or of a clock time.
@@ -394,6 +399,12 @@ def _parse_seconds(value, decimal_comma, shown) -> float:
   if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
     return math.nan
   clock = _CLOCK.fullmatch(text)
+  units = _UNITS_OF_TIME.fullmatch(text)
+  if units is not None and any(units.groups()):
+    hours, minutes, rest = (
+      float((part or "0").replace(",", ".")) for part in units.groups()
+    )
+    return hours * 3600 + minutes * 60 + rest
   if clock is None:
     if _FRAME_CLOCK.fullmatch(text):
       raise ValueError(

@@ -63,7 +63,15 @@ class ClipReader:
 
   @functools.cached_property
   def tokenizer(self) -> vocabulary.Vocabulary:
-    return vocabulary.load(self.data.tokenizer)
+    path = self.data.tokenizer
+    try:
+      return vocabulary.load(path)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f"data.tokenizer: there is no file {path!r}; write it with `clap "
+        f"tokenizer --data {self.data.dataset} --data_dir "
+        f"{self.data.data_dir} --out {path}`"
+      ) from error
 
   def training_source(self) -> examples.ClipSource:
     records_of = self.dataset.split(self.data.train_split)

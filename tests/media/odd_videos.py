@@ -250,6 +250,7 @@ CASES = (
   Case("long_sound.mkv", _of(audio_sec=12.0)),
   Case("camera.MTS", _camera),
   Case("disc.mpg", _of(codec="mpeg2video", fps=25)),
+  Case("disc.VOB", _of(codec="mpeg2video", fps=25)),
   Case("moving.gif", _of(codec="gif", pix_fmt="rgb8")),
   Case("flash.flv", _of(codec="flv", audio_sec=9.0)),
   Case("free.ogv", _of(codec="libvpx")),

@@ -89,6 +89,11 @@ def test_all_forms_give_the_same_rows(tmp_path, delimiter, encoding):
     ("00:00:06.500", 6.5),
     ("01:02:03,25", 3723.25),
     ("-00:01", -1.0),
+    ("75.0s", 75.0),
+    ("1,5 sec", 1.5),
+    ("1m2s", 62.0),
+    ("1h 2 min 3.5s", 3723.5),
+    ("2 minutes", 120.0),
   ],
 )
 def test_times(text, expected):
@@ -100,6 +105,9 @@ def test_times(text, expected):
   [
     ("", "empty"),
     ("zero", "not a number"),
+    ("s", "not a number"),
+    ("25 f", "not a number"),
+    ("10 ms", "not a number"),
     ("1_0", "not a number"),
     ("1,5", "decimal comma"),
     ("1.234,5", "not a number"),

@@ -97,6 +97,10 @@ def _page(path):
   path.write_text("<html>404</html>" * 100)
 
 
+def _pointer(path):
+  path.write_text("version https://git-lfs.github.com/spec/v1\nsize 12345\n")
+
+
 def _playlist(path):
   path.write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")
 
@@ -113,8 +117,9 @@ def _forged(path):
 @pytest.mark.parametrize(
   "damage,reason",
   [
-    (lambda p: p.write_bytes(b""), "not a known video container"),
-    (_page, "not a known video container"),
+    (lambda p: p.write_bytes(b""), "not a known video container.* empty"),
+    (_page, "not a known video container.* web page"),
+    (_pointer, "not a known video container.* Git LFS"),
     (_playlist, "not a known video container"),
     (_half, "damaged|cut short"),
     (_zeroed, "damaged|cut short"),

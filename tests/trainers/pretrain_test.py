@@ -281,7 +281,10 @@ def test_values_that_do_not_fit(directory, changes, message):
   [
     ({"data.dataset": "toy/big"}, "toy/big.*there is toy/small"),
     ({"data.eval_split": "test"}, "'test'.*choose from train"),
-    ({"data.tokenizer": "/nowhere.model"}, "/nowhere.model"),
+    (
+      {"data.tokenizer": "/nowhere.model"},
+      "data.tokenizer.*/nowhere.model.*clap tokenizer",
+    ),
     ({"sampling.hidden_classes": ("jumps",)}, r"jumps.*slides"),
   ],
 )

@@ -198,7 +198,7 @@ def _add_aligned(export, video, ends, text, where):
 
 
 def _from_url(address: str | None) -> str | None:
-  """The path of a file: address, or the text itself."""
-  if address and address.startswith("file:"):
+  """The path of a file: or relative address, or the text itself."""
+  if address and address.startswith(("file:", "./", "../")):
     return urllib.parse.unquote(address.removeprefix("file:"))
   return address

@@ -146,6 +146,26 @@ def test_csv_rows_and_bad_rows_with_line_numbers(tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  "header",
+  [
+    "video,start,end,label,subset",
+    "File Name,Start Time (s),End Time (s),Class,Split",
+    "filename,onset,offset,behaviour,Set",
+    "Video ID,from,to,action,partition",
+  ],
+)
+def test_columns_go_by_other_names(tmp_path, header):
+  path = tmp_path / "a.csv"
+  path.write_text(f"{header}\na.mp4,1s,1m 2.5s,wave,Validation\n")
+  file = annotation_files.read(annotations.SourceFiles(path))
+  entry = file.entries["a.mp4"]
+  (span,) = entry.segments
+  assert (span.start_sec, span.end_sec, span.text) == (1.0, 62.5, "wave")
+  assert entry.subset == "validation"
+  assert not file.rejected
+
+
 def test_csv_subset_column_must_agree(tmp_path):
   path = tmp_path / "a.csv"
   path.write_text(

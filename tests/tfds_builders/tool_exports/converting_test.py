@@ -195,6 +195,15 @@ def _segments(found):
       ["not aligned"],
     ),
     (
+      (
+        "elan",
+        EAF.replace(" MIME", ' RELATIVE_MEDIA_URL="./my%20a.mp4" MIME'),
+        {"name": "x.eaf"},
+      ),
+      {"my a.mp4": [(1.0, 4.0, "left"), (1.0, 4.0, "wave hand")]},
+      ["not aligned"],
+    ),
+    (
       ("boris", BORIS_EVENTS, {}),
       WAVE,
       ["point in time", "without a start", "never stops"],
