@@ -62,8 +62,8 @@ class Context:
   """What a transform may look at besides its array."""
 
   tensors: Tensors
-  patch: tuple[int, int, int]  # of the video tower
-  max_text_length: int  # tokens
+  patch: tuple[int, int, int] = (1, 1, 1)  # of the video tower
+  max_text_length: int = 0  # tokens
 
 
 def _thirds(array: np.ndarray, _: Context) -> tuple[np.ndarray, ...]:
@@ -93,6 +93,18 @@ def _inflated_tubelet(array, context):
   frames = context.patch[0]
   spread = np.repeat(array[:, :, None] / frames, frames, axis=2)
   return _tubelet(spread.astype(array.dtype), context)
+
+
+def _convolution_1d(array, _):
+  """(out, in, t) -> (t * in, out): one product of shifted copies."""
+  return (array.transpose(2, 1, 0).reshape(-1, array.shape[0]),)
+
+
+def _depthwise_convolution_1d(array, _):
+  """(width, 1, t) -> (t, width)."""
+  if array.ndim != 3 or array.shape[1] != 1:
+    raise ValueError("expected (width, 1, time)")
+  return (array[:, 0].T,)
 
 
 def _twice(function):
@@ -151,6 +163,10 @@ TRANSFORMS: dict[str, Callable[[np.ndarray, Context], tuple]] = {
   "thirds_transposed": _thirds_transposed,
   "thirds_transposed_twice": _twice(_thirds_transposed),
   "convolution": _convolution,
+  "convolution_1d": _convolution_1d,
+  "depthwise_convolution_1d": _depthwise_convolution_1d,
+  "flat": lambda array, _: (array.reshape(-1),),
+  "last_two_axes": lambda array, _: (array.reshape(array.shape[-2:]),),
   "tubelet": _tubelet,
   "inflated_tubelet": _inflated_tubelet,
   "heads_in": _heads_in,

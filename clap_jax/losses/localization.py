@@ -62,6 +62,31 @@ class PointLossConfig:
       )
 
 
+@dataclasses.dataclass(frozen=True)
+class NormalizedLossConfig(PointLossConfig):
+  """The loss of `PointLossConfig`, divided by a moving average of positives.
+
+  Attributes:
+    center_radius, focal_alpha, focal_gamma, label_smoothing, offset_similarity:
+      see `PointLossConfig`.
+    offset_weight: weight of the boundary loss beside the class loss; 0 or less
+      gives it the weight at which both are equal.
+    normalizer_start: the average before the first step, in positive points.
+    normalizer_momentum: share of the average that a step keeps, [0, 1).
+  """
+
+  normalizer_start: float = 100.0
+  normalizer_momentum: float = 0.9
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.normalizer_start <= 0 or not 0 <= self.normalizer_momentum < 1:
+      raise ValueError(
+        "normalizer_start must be above 0 and normalizer_momentum in [0, 1), "
+        f"got {self.normalizer_start} and {self.normalizer_momentum}."
+      )
+
+
 def smooth_labels(targets: jax.Array, *, smoothing: float) -> jax.Array:
   """Moves targets (*b, c) in {0, 1} towards 1 / (c + 1).
 
@@ -213,3 +238,32 @@ def localization_loss(
     center_radius=config.center_radius,
   )
   return point_loss(predictions, targets, config=config)
+
+
+# Least boundary loss that an automatic weight divides by.
+_LEAST_OFFSET_LOSS = 0.01
+
+
+def normalized_loss(
+  predictions: point_ops.PointPredictions,
+  batch: LocalizationBatch,
+  *,
+  normalizer: jax.Array,  # float32 (), the average of the steps before
+  config: NormalizedLossConfig,
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+  """The loss of a batch, both parts of it, and the average after it.
+
+  Source: the training of ActionFormer's public checkpoints.
+  """
+  unweighted = dataclasses.replace(config, offset_weight=1.0)
+  sums = localization_loss(predictions, batch, config=unweighted)
+  count = jnp.maximum(sums["class"][1], 1.0)
+  kept = config.normalizer_momentum
+  normalizer = jax.lax.stop_gradient(kept * normalizer + (1 - kept) * count)
+  metrics = {name: total / normalizer for name, (total, _) in sums.items()}
+  weight = config.offset_weight
+  if weight <= 0:
+    weight = jax.lax.stop_gradient(
+      metrics["class"] / jnp.maximum(metrics["offset"], _LEAST_OFFSET_LOSS)
+    )
+  return metrics["class"] + weight * metrics["offset"], metrics, normalizer

@@ -117,14 +117,23 @@ class LocalAttention(nn.Module):
       y = y.reshape(*x.shape[:-1], self.num_heads, width // self.num_heads)
       return partitioning.constrain(jnp.swapaxes(y, 1, 2), batch=0, heads=1)
 
-    attend = (
-      dense_band_attention
-      if x.shape[1] <= 2 * max(_CHUNK_STEPS, self.radius)
-      else chunked_band_attention
-    )
-    y = attend(heads("q"), heads("k"), heads("v"), mask=mask, bias=bias)
+    y = band_attention(heads("q"), heads("k"), heads("v"), mask=mask, bias=bias)
     y = jnp.swapaxes(y, 1, 2).reshape(x.shape)
     return keep(Dense(width, dtype=self.dtype, name="out")(y), mask)
+
+
+def band_attention(
+  q: jax.Array,  # (b, h, t, e)
+  k: jax.Array,  # (b, h, t, e)
+  v: jax.Array,  # (b, h, t, e)
+  *,
+  mask: jax.Array,  # bool (b, t), of the keys
+  bias: jax.Array,  # (h, 2 * radius + 1), by key minus query
+) -> jax.Array:  # (b, h, t, e)
+  """Attention within the bias's radius, in the form that suits the length."""
+  is_short = q.shape[2] <= 2 * max(_CHUNK_STEPS, bias.shape[1] // 2)
+  attend = dense_band_attention if is_short else chunked_band_attention
+  return attend(q, k, v, mask=mask, bias=bias)
 
 
 def dense_band_attention(

@@ -5,6 +5,7 @@ positions 0, 2^l, 2 * 2^l, ... A point predicts class scores and its distances
 to the start and the end of one segment.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -67,9 +68,17 @@ def pyramid_points(
   num_steps: int, *, num_levels: int, range_factor: float
 ) -> Points:
   """The points of a pyramid over `num_steps` steps, as NumPy constants."""
-  sizes = level_sizes(num_steps, num_levels=num_levels)
-  ranges = regression_ranges(num_levels, range_factor=range_factor)
-  strides = [2**level for level in range(num_levels)]
+  return points_in_ranges(
+    num_steps, regression_ranges(num_levels, range_factor=range_factor)
+  )
+
+
+def points_in_ranges(
+  num_steps: int, ranges: Sequence[tuple[float, float]]
+) -> Points:
+  """`pyramid_points` with the (low, high) reach of every level given."""
+  sizes = level_sizes(num_steps, num_levels=len(ranges))
+  strides = [2**level for level in range(len(ranges))]
 
   def spread(values, dtype=np.float32):  # one value per level -> (p,)
     return np.repeat(np.asarray(values, dtype), sizes)
@@ -80,7 +89,7 @@ def pyramid_points(
     stride=spread(strides),
     range_low=spread([low for low, _ in ranges]),
     range_high=spread([high for _, high in ranges]),
-    level=spread(range(num_levels), np.int32),
+    level=spread(range(len(ranges)), np.int32),
   )
 
 
@@ -105,8 +114,8 @@ def assign_targets(
 ) -> PointTargets:
   """Gives each point of one video at most one segment; vmap over videos.
 
-  A segment is a candidate of a point that lies strictly inside it and within
-  `center_radius` strides of its middle, if the farther boundary lies in the
+  A segment is a candidate of a point that lies strictly inside it and less than
+  `center_radius` strides from its middle, if the farther boundary lies in the
   reach of the point's level (both ends included). The shortest candidate wins,
   the first of equal ones; the classes of all candidates within `LENGTH_TIE` of
   the shortest are targets. A segment without any point inside, i.e. shorter
@@ -155,7 +164,7 @@ def _candidates(
   position = jnp.asarray(points.position)[:, None]
   stride = jnp.asarray(points.stride)[:, None]
   inside = jnp.min(offsets, axis=-1) > 0
-  central = jnp.abs(position - centers[None]) <= radius * stride
+  central = jnp.abs(position - centers[None]) < radius * stride
   reach = jnp.max(offsets, axis=-1)
   low = jnp.asarray(points.range_low)[:, None]
   high = jnp.asarray(points.range_high)[:, None]

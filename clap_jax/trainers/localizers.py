@@ -16,6 +16,8 @@ from clap_jax.losses import localization as losses
 from clap_jax.losses import proposals as proposal_losses
 from clap_jax.metrics import protocols, video_classifier
 from clap_jax.models import (
+  actionformer,
+  actionformer_decoding,
   heads,
   localizer,
   proposal_decoding,
@@ -23,6 +25,7 @@ from clap_jax.models import (
   subgraph,
 )
 from clap_jax.trainers import feature_data, running
+from clap_jax.training import task as task_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,26 @@ class SubgraphConfig(AnyLocalizationConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionFormerConfig(AnyLocalizationConfig):
+  """ActionFormer as published; its public checkpoints fit."""
+
+  model: actionformer.ActionFormerConfig
+  loss: losses.NormalizedLossConfig
+  decode: actionformer_decoding.ActionFormerDecodeConfig
+  localizer: str = config_lib.choice("actionformer")
+
+  def __post_init__(self):
+    actionformer.check_length(self.model, self.data.max_length)
+
+  def model_sections(self) -> dict[str, Any]:
+    """What the model is made of, as plain JSON."""
+    return {
+      "model": dataclasses.asdict(self.model),
+      "decode": dataclasses.asdict(self.decode),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureTask:
   """Feature sequences to detections: what the heads have in common.
 
@@ -109,6 +132,17 @@ class FeatureTask:
 
   def predict(self, params, batch: types.LocalizationBatch):
     return self.detect(params, batch.features, batch.mask)
+
+  def padded_length(self, num_steps: int) -> int:
+    """Steps to which inference pads a sequence, of a head for any length.
+
+    The length of a training sequence doubles, so that few programs are
+    compiled.
+    """
+    length = self.max_length
+    while length < num_steps:
+      length *= 2
+    return length
 
   def standardized(self, features: jax.Array) -> jax.Array:
     """Features (b, t, d) as the model wants them."""
@@ -169,6 +203,86 @@ class PointTask(FeatureTask):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ActionFormerTask(FeatureTask):
+  """ActionFormer as a task; its loss keeps an average of positive points."""
+
+  model: actionformer.ActionFormer
+  loss_config: losses.NormalizedLossConfig
+  decode_config: actionformer_decoding.ActionFormerDecodeConfig
+
+  @classmethod
+  def from_facts(
+    cls,
+    facts: dict,
+    *,
+    loss_config: losses.NormalizedLossConfig | None,
+    **shared,
+  ) -> Self:
+    config = config_lib.resolve(
+      actionformer.ActionFormerConfig, facts["model"], "model"
+    )
+    actionformer.check_length(config, facts["max_length"])
+    return cls(
+      model=actionformer.ActionFormer(
+        config, len(facts["label_names"]), facts["max_length"]
+      ),
+      loss_config=loss_config or losses.NormalizedLossConfig(),
+      decode_config=config_lib.resolve(
+        actionformer_decoding.ActionFormerDecodeConfig,
+        facts["decode"],
+        "decode",
+      ),
+      **shared,
+    )
+
+  def init(self, rng):
+    start = jnp.float32(self.loss_config.normalizer_start)
+    return {
+      "params": super().init(rng)["params"],
+      "loss_stats": {"num_positives": start},
+    }
+
+  def loss(self, params, batch: types.LocalizationBatch, rng):
+    predictions = self._apply(
+      params,
+      batch.features,
+      batch.mask,
+      deterministic=False,
+      rngs={"dropout": rng},
+    )
+    loss, metrics, normalizer = losses.normalized_loss(
+      predictions,
+      batch,
+      normalizer=params["loss_stats"]["num_positives"],
+      config=self.loss_config,
+    )
+    tracked = {"loss_stats": {"num_positives": normalizer}}
+    return loss, task_lib.Tracked(metrics, tracked)
+
+  def padded_length(self, num_steps: int) -> int:
+    """Steps to which public inference pads a sequence."""
+    return actionformer.padded_length(
+      num_steps, self.model.config, max_length=self.max_length
+    )
+
+  def detect(self, params, features, mask) -> types.Detections:
+    """Detections of features (b, t, d) with a mask (b, t)."""
+    return actionformer_decoding.decode(
+      self._apply(params, features, mask),
+      num_levels=len(self.model.config.windows),
+      config=self.decode_config,
+    )
+
+  def _apply(self, params, features, mask, **options):
+    return self.model.apply(
+      {"params": params["params"]},
+      self.standardized(features),
+      mask,
+      **options,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SubgraphTask(FeatureTask):
   """The sub-graph localizer as a task."""
 
@@ -221,6 +335,7 @@ class SubgraphTask(FeatureTask):
 # Name -> (config, task).
 LOCALIZERS = {
   "points": (LocalizationConfig, PointTask),
+  "actionformer": (ActionFormerConfig, ActionFormerTask),
   "subgraph": (SubgraphConfig, SubgraphTask),
 }
 

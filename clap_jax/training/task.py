@@ -10,10 +10,11 @@ from clap_jax.training import paths
 Params = Any  # a pytree of float arrays
 Batch = Any  # a pytree of arrays (b, ...), the same b in all of them
 
-# Top-level entries of the parameters that a forward pass renews, such as the
-# running averages of batch normalisation. They are saved, restored, sharded and
-# averaged like parameters, but have no gradient, no moments and no decay.
-TRACKED_COLLECTIONS = ("batch_stats",)
+# Top-level entries of the parameters that a forward pass renews: the running
+# averages of batch normalisation, and those that a loss is divided by. They are
+# saved, restored, sharded and averaged like parameters, but have no gradient,
+# no moments and no decay.
+TRACKED_COLLECTIONS = ("batch_stats", "loss_stats")
 
 
 class Tracked(NamedTuple):

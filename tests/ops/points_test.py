@@ -36,7 +36,7 @@ def reference(points, segments, labels, *, radius):
     for (start, end), label in zip(segments, labels, strict=True):
       x, stride = points.position[i], points.stride[i]
       left, right = x - start, end - x
-      middle = abs(x - (start + end) / 2) <= radius * stride
+      middle = abs(x - (start + end) / 2) < radius * stride
       reach = points.range_low[i] <= max(left, right) <= points.range_high[i]
       if min(left, right) > 0 and middle and reach:
         found.append((end - start, label, (left, right)))

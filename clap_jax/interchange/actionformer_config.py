@@ -1,0 +1,344 @@
+"""ActionFormer's YAML configurations as configs of the localization trainer.
+
+`read` completes a file with the values that the public program takes where it
+states none; `run_config` translates the whole of it. What has no counterpart
+here is an error, unless it only says where or on what the program runs.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from clap_jax.losses import localization as losses
+from clap_jax.models import actionformer, actionformer_decoding
+from clap_jax.storage import untrusted
+
+_MAX_BYTES = 1 << 20
+_EVERYWHERE = 1e9  # strides; a radius that leaves no point out
+
+# Section -> key -> value where a file states none; None: it must.
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+  "dataset": {
+    "feat_stride": 16,
+    "num_frames": 32,
+    "default_fps": None,
+    "input_dim": 2304,
+    "num_classes": 97,
+    "downsample_rate": 1,
+    "max_seq_len": 2304,
+    "trunc_thresh": 0.5,
+    "crop_ratio": None,
+    "force_upsampling": False,
+    "json_file": None,
+    "feat_folder": None,
+    "file_prefix": None,
+    "file_ext": ".npy",
+  },
+  "loader": {"batch_size": 8, "num_workers": 4},
+  "model": {
+    "backbone_type": "convTransformer",
+    "fpn_type": "identity",
+    "backbone_arch": (2, 2, 5),
+    "scale_factor": 2,
+    "regression_range": (
+      (0, 4),
+      (4, 8),
+      (8, 16),
+      (16, 32),
+      (32, 64),
+      (64, 10000),
+    ),
+    "n_head": 4,
+    "n_mha_win_size": -1,
+    "embd_kernel_size": 3,
+    "embd_dim": 512,
+    "embd_with_ln": True,
+    "fpn_dim": 512,
+    "fpn_with_ln": True,
+    "fpn_start_level": 0,
+    "head_dim": 512,
+    "head_kernel_size": 3,
+    "head_num_layers": 3,
+    "head_with_ln": True,
+    "max_buffer_len_factor": 6.0,
+    "use_abs_pe": False,
+    "use_rel_pe": False,
+  },
+  "train_cfg": {
+    "center_sample": "radius",
+    "center_sample_radius": 1.5,
+    "loss_weight": 1.0,
+    "cls_prior_prob": 0.01,
+    "init_loss_norm": 2000,
+    "clip_grad_l2norm": -1,
+    "head_empty_cls": (),
+    "dropout": 0.0,
+    "droppath": 0.1,
+    "label_smoothing": 0.0,
+  },
+  "test_cfg": {
+    "pre_nms_thresh": 0.001,
+    "pre_nms_topk": 5000,
+    "iou_threshold": 0.1,
+    "min_score": 0.01,
+    "max_seg_num": 1000,
+    "nms_method": "soft",
+    "nms_sigma": 0.5,
+    "duration_thresh": 0.05,
+    "multiclass_nms": True,
+    "ext_score_file": None,
+    "voting_thresh": 0.75,
+  },
+  "opt": {
+    "type": "AdamW",
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "learning_rate": 1e-3,
+    "epochs": 30,
+    "warmup": True,
+    "warmup_epochs": 5,
+    "schedule_type": "cosine",
+    "schedule_steps": (),
+    "schedule_gamma": 0.1,
+  },
+}
+# Of the file itself: where it runs, and what it copies from other sections.
+_OTHER_KEYS = (
+  "dataset_name",
+  "devices",
+  "init_rand_seed",
+  "model_name",
+  "output_folder",
+  "train_split",
+  "val_split",
+)
+_COPIED_KEYS = ("input_dim", "num_classes", "max_seq_len")
+_COPIED_SECTIONS = ("train_cfg", "test_cfg")
+# Values that the model here is built for.
+_ONLY = {
+  ("model", "backbone_type"): "convTransformer",
+  ("model", "fpn_type"): "identity",
+  ("model", "fpn_start_level"): 0,
+  ("model", "scale_factor"): 2,
+  ("dataset", "downsample_rate"): 1,
+}
+_NMS_METHODS = ("soft", "none")
+
+
+class ConfigurationError(ValueError):
+  """A file that is no configuration of ActionFormer, or of another model."""
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads a file; every key of DEFAULTS has a value in the result.
+
+  Raises:
+    ConfigurationError: it is no such file, has unknown keys, or values that the
+      model here is not built for.
+  """
+  text = untrusted.read_text(path, max_bytes=_MAX_BYTES)
+  try:
+    found = yaml.safe_load(text)
+  except (yaml.YAMLError, RecursionError) as error:
+    reason = " ".join(str(error).split())
+    raise ConfigurationError(f"{path}: not YAML: {reason:.300}") from None
+  if not isinstance(found, dict):
+    raise ConfigurationError(
+      f"{path}: holds a {type(found).__name__}, expected sections "
+      f"{', '.join(DEFAULTS)}; give the .yaml of the checkpoint."
+    )
+  try:
+    return _completed(found)
+  except ValueError as error:
+    raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _completed(found: Mapping[str, Any]) -> dict[str, Any]:
+  unknown = sorted(map(str, set(found) - set(DEFAULTS) - set(_OTHER_KEYS)))
+  if "model" not in found or unknown:
+    raise ValueError(
+      f"has the sections {', '.join(map(str, found))}; expected model and any "
+      f"of {', '.join((*DEFAULTS, *_OTHER_KEYS))}."
+    )
+  result: dict[str, Any] = {key: found.get(key) for key in _OTHER_KEYS}
+  for section, defaults in DEFAULTS.items():
+    given = found.get(section) or {}
+    if not isinstance(given, dict):
+      raise ValueError(f"{section}: got {given!r:.60}, expected keys.")
+    copied = (*_COPIED_KEYS, *_COPIED_SECTIONS) if section == "model" else ()
+    extra = sorted(map(str, set(given) - set(defaults) - set(copied)))
+    if extra:
+      raise ValueError(
+        f"{section}: unknown keys {', '.join(extra)}; expected any of "
+        f"{', '.join(defaults)}."
+      )
+    result[section] = {
+      key: given.get(key, default) for key, default in defaults.items()
+    }
+  for (section, key), only in _ONLY.items():
+    value = result[section][key]
+    if value != only:
+      raise ValueError(
+        f"{section}.{key} is {value!r:.60}; this model is built for {only!r} "
+        "alone."
+      )
+  return result
+
+
+def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
+  """The model of a file that `read` read.
+
+  Raises:
+    ValueError: values are of another type, or do not fit each other.
+  """
+  model, train = values["model"], values["train_cfg"]
+  num_stem_convs, num_stem_blocks, num_branches = _numbers(
+    model["backbone_arch"], int, "model.backbone_arch", count=3
+  )
+  num_levels = num_branches + 1
+  windows = model["n_mha_win_size"]
+  if not isinstance(windows, list | tuple):
+    windows = (windows,) * num_levels
+  ranges = model["regression_range"]
+  if not isinstance(ranges, list | tuple):
+    raise ValueError(f"model.regression_range: got {ranges!r:.60}, not pairs.")
+  streams, projected = _streams(values)
+  width = sum(projected) if projected else _whole(model, "model", "embd_dim")
+  neck_width = _whole(model, "model", "fpn_dim")
+  if neck_width != width:
+    raise ValueError(
+      f"model.fpn_dim is {neck_width}; an identity neck keeps the width "
+      f"{width} of model.embd_dim."
+    )
+  return actionformer.ActionFormerConfig(
+    width=width,
+    stream_widths=streams,
+    projected_widths=projected,
+    num_stem_convs=num_stem_convs,
+    stem_kernel_size=_whole(model, "model", "embd_kernel_size"),
+    stem_norm=bool(model["embd_with_ln"]),
+    num_stem_blocks=num_stem_blocks,
+    # Up to 1 is the whole sequence.
+    windows=tuple(
+      size if size > 1 else -1
+      for size in _numbers(windows, int, "model.n_mha_win_size")
+    ),
+    ranges=tuple(
+      _numbers(pair, float, "model.regression_range", count=2)
+      for pair in ranges
+    ),
+    num_heads=_whole(model, "model", "n_head"),
+    dropout_rate=_number(train, "train_cfg", "dropout"),
+    drop_path_rate=_number(train, "train_cfg", "droppath"),
+    absolute_positions=bool(model["use_abs_pe"]),
+    relative_positions=bool(model["use_rel_pe"]),
+    level_norm=bool(model["fpn_with_ln"]),
+    head_width=_whole(model, "model", "head_dim"),
+    head_kernel_size=_whole(model, "model", "head_kernel_size"),
+    num_convs=_whole(model, "model", "head_num_layers") - 1,
+    head_norm=bool(model["head_with_ln"]),
+    prior_probability=_number(train, "train_cfg", "cls_prior_prob"),
+    empty_classes=_numbers(
+      train["head_empty_cls"] or (), int, "train_cfg.head_empty_cls"
+    ),
+  )
+
+
+def input_width(values: Mapping[str, Any]) -> int:
+  """Channels of a feature, over all streams."""
+  width = values["dataset"]["input_dim"]
+  if isinstance(width, list | tuple):
+    return sum(_numbers(width, int, "dataset.input_dim"))
+  return _whole(values["dataset"], "dataset", "input_dim")
+
+
+def num_classes(values: Mapping[str, Any]) -> int:
+  """Outputs of the class head."""
+  return _whole(values["dataset"], "dataset", "num_classes")
+
+
+def max_length(values: Mapping[str, Any]) -> int:
+  """Steps of a training sequence."""
+  return _whole(values["dataset"], "dataset", "max_seq_len")
+
+
+def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
+  """The loss of a file that `read` read."""
+  train, section = values["train_cfg"], "train_cfg"
+  samples = train["center_sample"]
+  if samples not in ("radius", "none"):
+    raise ValueError(
+      f"train_cfg.center_sample is {samples!r:.60}; expected radius or none."
+    )
+  radius = _number(train, section, "center_sample_radius")
+  return losses.NormalizedLossConfig(
+    center_radius=radius if samples == "radius" else _EVERYWHERE,
+    label_smoothing=_number(train, section, "label_smoothing"),
+    offset_weight=_number(train, section, "loss_weight"),
+    normalizer_start=_number(train, section, "init_loss_norm"),
+  )
+
+
+def decode_config(
+  values: Mapping[str, Any],
+) -> actionformer_decoding.ActionFormerDecodeConfig:
+  """How a file that `read` read decodes; its outside classifier is apart."""
+  test, section = values["test_cfg"], "test_cfg"
+  method = test["nms_method"]
+  if method not in _NMS_METHODS:
+    raise ValueError(
+      f"test_cfg.nms_method is {method!r:.60}; expected one of "
+      f"{', '.join(_NMS_METHODS)}."
+    )
+  class_wise = bool(test["multiclass_nms"])
+  votes = method == "soft" and not class_wise
+  return actionformer_decoding.ActionFormerDecodeConfig(
+    num_kept=_whole(test, section, "max_seg_num"),
+    num_candidates=_whole(test, section, "pre_nms_topk"),
+    sigma=_number(test, section, "nms_sigma") if method == "soft" else 0.0,
+    min_score=_number(test, section, "min_score"),
+    class_wise=class_wise,
+    # The public program votes only where classes suppress each other.
+    vote_iou=_number(test, section, "voting_thresh") if votes else 0.0,
+    min_candidate_score=_number(test, section, "pre_nms_thresh"),
+    min_length=_number(test, section, "duration_thresh"),
+  )
+
+
+def _streams(values) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """(widths, projected widths) of the feature streams; () of a single one."""
+  given = values["dataset"]["input_dim"], values["model"]["embd_dim"]
+  if not any(isinstance(value, list | tuple) for value in given):
+    return (), ()
+  if not all(isinstance(value, list | tuple) for value in given):
+    raise ValueError(
+      "dataset.input_dim and model.embd_dim must both be lists, or neither: "
+      f"got {given[0]!r:.60} and {given[1]!r:.60}."
+    )
+  streams = _numbers(given[0], int, "dataset.input_dim")
+  return streams, _numbers(given[1], int, "model.embd_dim", count=len(streams))
+
+
+def _whole(values, section: str, key: str) -> int:
+  return _numbers([values[key]], int, f"{section}.{key}")[0]
+
+
+def _number(values, section: str, key: str) -> float:
+  return _numbers([values[key]], float, f"{section}.{key}")[0]
+
+
+def _numbers(values, kind: type, name: str, *, count: int | None = None):
+  """A tuple of numbers; ValueError where they are others than asked."""
+  kinds = (int,) if kind is int else (int, float)
+  if not isinstance(values, list | tuple) or not all(
+    type(value) in kinds for value in values
+  ):
+    raise ValueError(
+      f"{name}: got {values!r:.60}, expected "
+      f"{'whole numbers' if kind is int else 'numbers'}."
+    )
+  if count is not None and len(values) != count:
+    raise ValueError(f"{name}: got {len(values)} numbers, expected {count}.")
+  return tuple(kind(value) for value in values)

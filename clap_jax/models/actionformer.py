@@ -1,0 +1,498 @@
+"""ActionFormer as published: its backbone, heads and decoding, to the number.
+
+Source: Zhang et al., "ActionFormer: Localizing Moments of Actions with
+Transformers", ECCV 2022, and the parameters of its public checkpoints.
+
+Unlike the layers of temporal_layers, those here do not clear the padded steps
+of their input: the biases of a norm there reach the last steps of a video, and
+public checkpoints were trained with that. Sequences must be padded as in
+public inference, see `padded_length`.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clap_jax.models.layers import Dense
+from clap_jax.models.temporal_layers import band_attention, window
+from clap_jax.ops.masking import keep, masked_softmax
+from clap_jax.ops.points import PointPredictions, points_in_ranges
+
+_MLP_RATIO = 4
+_PATH_SCALE = 1e-4  # of a residual branch at the first step
+_EMPTY_PROBABILITY = 1e-6  # of a class without examples, at the first step
+_MAX_LEVELS = 16
+_NORM_EPSILON = 1e-5
+# Uniform within one over the square root of the inputs.
+_KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionFormerConfig:
+  """Hyper-parameters of the model.
+
+  Attributes:
+    width: channels of every level.
+    stream_widths: channels of the feature streams of which the input is
+      joined, if each has a projection of its own; () for none.
+    projected_widths: outputs of these projections; their sum is the width.
+    num_stem_convs: convolutions at stride 1 before the first block.
+    stem_kernel_size: odd; of these convolutions.
+    stem_norm: whether a LayerNorm follows each of them.
+    num_stem_blocks: blocks at stride 1; each coarser level has one.
+    windows: steps that a query sees at each level, odd; -1 for all.
+    ranges: (least, greatest) reach of the segments of each level, grid units.
+    num_heads: attention heads; divides the width.
+    dropout_rate: of attention outputs and MLPs.
+    drop_path_rate: of residual branches; above 0 they have learned scales.
+    absolute_positions: whether to add sine codes of the time.
+    relative_positions: whether windowed attention learns a bias per distance.
+    level_norm: whether each level ends in a LayerNorm.
+    head_width: channels of the heads.
+    head_kernel_size: odd; of all convolutions of the heads.
+    num_convs: hidden convolutions of each head.
+    head_norm: whether a LayerNorm follows each of them.
+    prior_probability: of each class at the first step, in (0, 1).
+    empty_classes: numbers of classes without training examples.
+  """
+
+  width: int = 512
+  stream_widths: tuple[int, ...] = ()
+  projected_widths: tuple[int, ...] = ()
+  num_stem_convs: int = 2
+  stem_kernel_size: int = 3
+  stem_norm: bool = True
+  num_stem_blocks: int = 2
+  windows: tuple[int, ...] = (19, 19, 19, 19, 19, 19)
+  ranges: tuple[tuple[float, float], ...] = (
+    (0.0, 4.0),
+    (4.0, 8.0),
+    (8.0, 16.0),
+    (16.0, 32.0),
+    (32.0, 64.0),
+    (64.0, 10000.0),
+  )
+  num_heads: int = 4
+  dropout_rate: float = 0.0
+  drop_path_rate: float = 0.1
+  absolute_positions: bool = False
+  relative_positions: bool = False
+  level_norm: bool = True
+  head_width: int = 512
+  head_kernel_size: int = 3
+  num_convs: int = 2
+  head_norm: bool = True
+  prior_probability: float = 0.01
+  empty_classes: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    if not 1 <= len(self.windows) <= _MAX_LEVELS:
+      raise ValueError(
+        f"windows must be 1 to {_MAX_LEVELS} numbers, one per level, got "
+        f"{len(self.windows)}."
+      )
+    if len(self.ranges) != len(self.windows):
+      raise ValueError(
+        f"windows and ranges must have one entry per level, got "
+        f"{len(self.windows)} and {len(self.ranges)}."
+      )
+    wrong = [w for w in self.windows if w > 1 and w % 2 == 0]
+    if wrong:
+      raise ValueError(f"windows must be odd, or -1 for all, got {wrong}.")
+    for name in ("stem_kernel_size", "head_kernel_size"):
+      if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
+        raise ValueError(f"{name} must be odd, got {getattr(self, name)}.")
+    if min(self.width, self.head_width, self.num_heads) < 1:
+      raise ValueError("width, head_width and num_heads must be at least 1.")
+    if self.width % self.num_heads or self.width % 2:
+      raise ValueError(
+        f"width must be even and a multiple of num_heads, got {self.width} and "
+        f"{self.num_heads}."
+      )
+    if len(self.stream_widths) != len(self.projected_widths) or (
+      self.stream_widths and sum(self.projected_widths) != self.width
+    ):
+      raise ValueError(
+        "projected_widths must have one entry per stream and the sum width, "
+        f"got {self.projected_widths} for {self.stream_widths} and "
+        f"{self.width}."
+      )
+    if not 0 < self.prior_probability < 1:
+      raise ValueError(
+        f"prior_probability must be in (0, 1), got {self.prior_probability}."
+      )
+
+  @property
+  def length_multiple(self) -> int:
+    """What the length of a sequence must be a multiple of."""
+    # A window of w steps is laid in blocks of 2 * (w // 2) of its level.
+    spans = [w // 2 * 2 if w > 1 else 1 for w in self.windows]
+    return max(span << level for level, span in enumerate(spans))
+
+
+def padded_length(
+  num_steps: int, config: ActionFormerConfig, *, max_length: int
+) -> int:
+  """Steps to which public inference pads a video.
+
+  Args:
+    num_steps: features of the video.
+    config: of the model.
+    max_length: steps of a training sequence; shorter ones are padded to it,
+      longer ones to the next multiple of the longest window.
+  """
+  if num_steps <= max_length:
+    return max_length
+  multiple = config.length_multiple
+  return -(-num_steps // multiple) * multiple
+
+
+def check_length(config: ActionFormerConfig, max_length: int) -> None:
+  """Raises a ValueError for a training length that levels do not divide."""
+  coarsest = 1 << (len(config.windows) - 1)
+  multiple = math.lcm(config.length_multiple, coarsest)
+  if max_length % multiple:
+    raise ValueError(
+      f"max_length must be a multiple of {multiple} (the largest stride times "
+      f"its window), got {max_length}."
+    )
+
+
+class ActionFormer(nn.Module):
+  """Features (b, t, d) with a mask (b, t) to predictions of pyramid points.
+
+  Attributes:
+    config: hyper-parameters.
+    num_classes: action classes.
+    max_length: steps of a training sequence.
+    dtype: computation dtype.
+  """
+
+  config: ActionFormerConfig
+  num_classes: int
+  max_length: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    features: jax.Array,
+    mask: jax.Array,
+    *,
+    deterministic: bool = True,
+  ) -> PointPredictions:
+    config, num_steps = self.config, features.shape[1]
+    levels = self._backbone(
+      keep(features, mask), mask, deterministic=deterministic
+    )
+    masks = [level_mask for _, level_mask in levels]
+    if config.level_norm:
+      norms = [self._norm(f"level_norm_{i}") for i in range(len(levels))]
+      levels = [
+        (norm(x), m) for norm, (x, m) in zip(norms, levels, strict=True)
+      ]
+    logits = _Head(
+      self.num_classes,
+      config,
+      bias_init=_class_bias(config),
+      dtype=self.dtype,
+      name="class_head",
+    )(levels)
+    raw = _Head(2, config, dtype=self.dtype, name="offset_head")(levels)
+    scale = self.param("offset_scale", nn.initializers.ones, (len(levels),))
+    points = points_in_ranges(num_steps, config.ranges)
+    offsets = [nn.relu(x * scale[i]) * float(2**i) for i, x in enumerate(raw)]
+    return PointPredictions(
+      class_logits=jnp.concatenate(logits, axis=1),
+      offsets=jnp.concatenate(offsets, axis=1),
+      points=jax.tree.map(jnp.asarray, points),
+      point_mask=jnp.concatenate(masks, axis=1),
+    )
+
+  def _backbone(self, x, mask, *, deterministic):
+    """[(features, mask)] of every level, before the norms of the levels."""
+    config = self.config
+    if config.stream_widths:
+      x = self._projected(x, mask)
+    for i in range(config.num_stem_convs):
+      x = _Conv(
+        config.width,
+        config.stem_kernel_size,
+        use_bias=not config.stem_norm,
+        dtype=self.dtype,
+        name=f"stem_{i}",
+      )(x, mask)
+      if config.stem_norm:
+        x = self._norm(f"stem_norm_{i}")(x)
+      x = nn.relu(x)
+    if config.absolute_positions:
+      codes = jnp.asarray(
+        position_codes(x.shape[1], config.width, max_length=self.max_length)
+      )
+      x = x + codes[None].astype(self.dtype) * mask[..., None]
+    for i in range(config.num_stem_blocks):
+      block = _Block(
+        config, config.windows[0], 1, self.dtype, name=f"stem_block_{i}"
+      )
+      x = block(x, mask, deterministic=deterministic)
+    levels = [(x, mask)]
+    for level, size in enumerate(config.windows[1:], start=1):
+      block = _Block(
+        config, size, 2, self.dtype, name=f"down_block_{level - 1}"
+      )
+      x = block(x, mask, deterministic=deterministic)
+      mask = mask[:, ::2]
+      levels.append((x, mask))
+    for level, (x, _) in enumerate(levels):
+      self.sow("levels", f"level_{level}", x)  # of the backbone alone
+    return levels
+
+  def _projected(self, x, mask):
+    config = self.config
+    parts = jnp.split(x, np.cumsum(config.stream_widths)[:-1], axis=-1)
+    projected = [
+      keep(Dense(width, dtype=self.dtype, name=f"project_{i}")(part), mask)
+      for i, (part, width) in enumerate(
+        zip(parts, config.projected_widths, strict=True)
+      )
+    ]
+    return jnp.concatenate(projected, axis=-1)
+
+  def _norm(self, name):
+    return _norm(name, self.dtype)
+
+
+def position_codes(
+  length: int, width: int, *, max_length: int
+) -> np.ndarray:  # float32 (length, width)
+  """Sine and cosine codes, alternating, divided by the root of the width.
+
+  Of more than `max_length` steps they are those of `max_length`, interpolated.
+  """
+  angle = np.arange(max_length)[:, None] / np.power(
+    10_000.0, np.arange(width)[None] // 2 * 2 / width
+  )
+  codes = np.where(np.arange(width) % 2, np.cos(angle), np.sin(angle))
+  codes = (codes / math.sqrt(width)).astype(np.float32)
+  if length <= max_length:
+    return codes[:length]
+  place = (np.arange(length) + 0.5) * (max_length / length) - 0.5
+  place = place.clip(0, max_length - 1)
+  low = place.astype(np.int64)
+  high = np.minimum(low + 1, max_length - 1)
+  share = (place - low).astype(np.float32)[:, None]
+  return codes[low] * (1 - share) + codes[high] * share
+
+
+def _class_bias(config):
+  """Initializer of the biases of the class head."""
+
+  def init(rng, shape, dtype=jnp.float32):
+    del rng
+    probability = np.full(shape, config.prior_probability)
+    probability[list(config.empty_classes)] = _EMPTY_PROBABILITY
+    return jnp.asarray(np.log(probability / (1 - probability)), dtype)
+
+  return init
+
+
+def _norm(name, dtype):
+  return nn.LayerNorm(
+    epsilon=_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name
+  )
+
+
+class _Conv(nn.Module):
+  """Convolution over time whose output is cleared outside the mask."""
+
+  features: int
+  kernel_size: int
+  use_bias: bool = True
+  bias_init: Any = nn.initializers.zeros_init()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    views = window(x, size=self.kernel_size, stride=1)
+    y = Dense(
+      self.features,
+      use_bias=self.use_bias,
+      kernel_init=_KERNEL_INIT,
+      bias_init=self.bias_init,
+      dtype=self.dtype,
+      name="dense",
+    )(jnp.concatenate(views, axis=-1))
+    return keep(y, mask)
+
+
+class _DepthwiseConv(nn.Module):
+  """Convolution of three steps of each channel by itself, without bias."""
+
+  stride: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    init = nn.initializers.variance_scaling(
+      1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1
+    )
+    kernel = self.param("kernel", init, (3, x.shape[-1])).astype(self.dtype)
+    views = window(x, size=3, stride=self.stride)
+    y = sum(view * kernel[i] for i, view in enumerate(views))
+    return keep(y, mask[:, :: self.stride])
+
+
+class _Attention(nn.Module):
+  """Self-attention after a depthwise convolution of each of q, k and v."""
+
+  config: ActionFormerConfig
+  window_steps: int  # up to 1 for all
+  stride: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, mask, *, deterministic):
+    config, num_heads = self.config, self.config.num_heads
+    out_mask = mask[:, :: self.stride]
+
+    def heads(name):  # (b, t, d) -> (b, h, t / stride, d / h)
+      y = _DepthwiseConv(self.stride, self.dtype, name=f"{name}_conv")(x, mask)
+      y = _norm(f"{name}_norm", self.dtype)(y)
+      y = self._dense(name)(y)
+      y = y.reshape(*y.shape[:2], num_heads, config.width // num_heads)
+      return jnp.swapaxes(y, 1, 2)
+
+    q, k, v = heads("q"), heads("k"), heads("v")
+    if self.window_steps > 1:
+      y = band_attention(q, k, v, mask=out_mask, bias=self._distance_bias())
+    else:
+      logits = jnp.einsum("bhqe,bhke->bhqk", q, k).astype(jnp.float32)
+      logits = logits / math.sqrt(q.shape[-1])
+      weights = masked_softmax(logits, out_mask[:, None, None], axis=-1)
+      y = jnp.einsum("bhqk,bhke->bhqe", weights.astype(v.dtype), v)
+    y = jnp.swapaxes(y, 1, 2).reshape(x.shape[0], -1, config.width)
+    y = self._dense("out")(y)
+    y = nn.Dropout(config.dropout_rate, deterministic=deterministic)(y)
+    return keep(y, out_mask)
+
+  def _dense(self, name):
+    return Dense(
+      self.config.width, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name
+    )
+
+  def _distance_bias(self):
+    config = self.config
+    shape = (config.num_heads, self.window_steps)
+    if not config.relative_positions:
+      return jnp.zeros(shape)
+    init = nn.initializers.truncated_normal(math.sqrt(2 / config.width))
+    return self.param("distance_bias", init, shape)
+
+
+class _DropPath(nn.Module):
+  """A learned scale per channel; whole branches are dropped in training."""
+
+  rate: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, deterministic):
+    if not self.rate:
+      return x
+    init = nn.initializers.constant(_PATH_SCALE)
+    x = x * self.param("scale", init, (x.shape[-1],)).astype(self.dtype)
+    drop = nn.Dropout(
+      self.rate, broadcast_dims=(1, 2), deterministic=deterministic
+    )
+    return drop(x)
+
+
+class _Mlp(nn.Module):
+  """Two linear layers, each followed by dropout."""
+
+  config: ActionFormerConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, deterministic):
+    width, rate = self.config.width, self.config.dropout_rate
+
+    def dense(outputs, name):
+      return Dense(
+        outputs, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name
+      )
+
+    y = nn.gelu(dense(_MLP_RATIO * width, "up")(x), approximate=False)
+    y = nn.Dropout(rate)(y, deterministic=deterministic)
+    y = dense(width, "down")(y)
+    return nn.Dropout(rate)(y, deterministic=deterministic)
+
+
+class _Block(nn.Module):
+  """Attention and MLP, each normalized before, scaled and added."""
+
+  config: ActionFormerConfig
+  window_steps: int
+  stride: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, mask, *, deterministic):
+    config, dtype = self.config, self.dtype
+    rate = config.drop_path_rate
+    out_mask = mask[:, :: self.stride]
+    y = _Attention(
+      config, self.window_steps, self.stride, dtype, name="attention"
+    )(_norm("attention_norm", dtype)(x), mask, deterministic=deterministic)
+    if self.stride > 1:
+      x = nn.max_pool(x, (3,), strides=(self.stride,), padding=((1, 1),))
+      x = x[:, : out_mask.shape[1]]
+    path = _DropPath(rate, dtype, name="attention_path")
+    x = keep(x, out_mask) + path(y, deterministic=deterministic)
+    y = _Mlp(config, dtype, name="mlp")(
+      _norm("mlp_norm", dtype)(x), deterministic=deterministic
+    )
+    path = _DropPath(rate, dtype, name="mlp_path")
+    return x + path(keep(y, out_mask), deterministic=deterministic)
+
+
+class _Head(nn.Module):
+  """Convolutions with LayerNorm and ReLU, then one to the outputs.
+
+  The levels pass one after the other through the same layers.
+  """
+
+  num_outputs: int
+  config: ActionFormerConfig
+  bias_init: Any = nn.initializers.zeros_init()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, levels) -> list[jax.Array]:  # float32 (b, t_i, outputs)
+    config, size = self.config, self.config.head_kernel_size
+    outputs = [x for x, _ in levels]
+    for i in range(config.num_convs):
+      conv = _Conv(
+        config.head_width,
+        size,
+        use_bias=not config.head_norm,
+        dtype=self.dtype,
+        name=f"conv_{i}",
+      )
+      norm = lambda x: x  # noqa: E731
+      if config.head_norm:
+        norm = _norm(f"norm_{i}", self.dtype)
+      outputs = [
+        nn.relu(norm(conv(x, mask)))
+        for x, (_, mask) in zip(outputs, levels, strict=True)
+      ]
+    last = _Conv(self.num_outputs, size, bias_init=self.bias_init, name="out")
+    return [
+      last(x.astype(jnp.float32), mask)
+      for x, (_, mask) in zip(outputs, levels, strict=True)
+    ]

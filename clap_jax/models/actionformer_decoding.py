@@ -1,0 +1,92 @@
+"""From ActionFormer's predictions to detections, as in its public inference."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models.suppression import SuppressionConfig
+from clap_jax.ops import nms
+from clap_jax.ops.points import PointPredictions, level_sizes, point_segments
+from clap_jax.types import Detections
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionFormerDecodeConfig(SuppressionConfig):
+  """How predictions of points become detections.
+
+  Attributes:
+    num_kept, sigma, min_score, class_wise, vote_iou: see `SuppressionConfig`.
+    num_candidates: best (point, class) pairs of each level that enter
+      suppression.
+    min_candidate_score: a candidate's score must be above it.
+    min_length: a candidate must be longer, in grid units.
+  """
+
+  num_candidates: int = 2000
+  min_candidate_score: float = 0.001
+  min_length: float = 0.05
+
+
+def decode(
+  predictions: PointPredictions,
+  *,
+  num_levels: int,
+  config: ActionFormerDecodeConfig,
+) -> Detections:
+  """Detections of every video, best first, wholly inside XLA."""
+  found = candidates(predictions, num_levels=num_levels, config=config)
+  kept = jax.vmap(config.suppress)(found)
+  return Detections(
+    segments=kept.segments,
+    scores=kept.scores,
+    labels=kept.labels,
+    mask=kept.mask,
+  )
+
+
+def candidates(
+  predictions: PointPredictions,
+  *,
+  num_levels: int,
+  config: ActionFormerDecodeConfig,
+) -> nms.Candidates:  # every field with a leading b
+  """The best (point, class) pairs of each level, before suppression."""
+  num_points, num_classes = predictions.class_logits.shape[1:]
+  num_steps = _num_steps(num_points, num_levels)
+  segments = point_segments(predictions)
+  scores = jax.nn.sigmoid(predictions.class_logits)
+  scores = jnp.where(predictions.point_mask[..., None], scores, -1.0)
+  parts, start = [], 0
+  for size in level_sizes(num_steps, num_levels=num_levels):
+    level = scores[:, start : start + size].reshape(len(scores), -1)
+    best, index = jax.lax.top_k(
+      level, min(config.num_candidates, size * num_classes)
+    )
+    own = segments[:, start : start + size]
+    chosen = jnp.take_along_axis(own, (index // num_classes)[..., None], axis=1)
+    is_long = chosen[..., 1] - chosen[..., 0] > config.min_length
+    parts.append(
+      nms.Candidates(
+        segments=chosen,
+        scores=jnp.maximum(best, 0.0),
+        labels=(index % num_classes).astype(jnp.int32),
+        mask=is_long & (best > config.min_candidate_score),
+      )
+    )
+    start += size
+  return nms.Candidates(
+    *(jnp.concatenate(fields, axis=1) for fields in zip(*parts, strict=True))
+  )
+
+
+def _num_steps(num_points: int, num_levels: int) -> int:
+  """Steps of the pyramid whose levels have so many points in all."""
+  # Sequences are multiples of the coarsest stride, see padded_length.
+  per_coarse_step = 2**num_levels - 1
+  if num_points % per_coarse_step:
+    raise ValueError(
+      f"{num_points} points are not those of {num_levels} whole levels; pad "
+      "the sequence to a multiple of the coarsest stride."
+    )
+  return 2 ** (num_levels - 1) * (num_points // per_coarse_step)
