@@ -92,9 +92,9 @@ def test_no_name_and_no_reason_stops_index_and_search(
   arguments = ("--index", index, "--top", 40, "--json", found)
   assert clap("search", "a [/b] \x1b[31m", *arguments) == 0
   check_terminal(capsys.readouterr().err)
-  names = {
-    moment["video"] for moment in json.loads(found.read_text())["moments"]
-  }
+  document = json.loads(found.read_text())
+  assert document["method"] == "zero-shot similarity"
+  names = {moment["video"] for moment in document["moments"]}
   assert len(names) == len(NAMES)
 
 

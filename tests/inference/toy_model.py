@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.inference import encoder as encoder_lib
@@ -23,6 +24,7 @@ from clap_jax.trainers import (
   localizers,
   pretrain_task,
 )
+from clap_jax.training import paths, weights
 from tests.data import built_dataset
 
 MAX_LENGTH = 16  # snippets
@@ -66,6 +68,24 @@ def make_encoder(
     tokenizer=tokenizer,
     training={},
   )
+
+
+def write_imported(directory: pathlib.Path, encoder) -> pathlib.Path:
+  """Writes an encoder as imported weights of both towers."""
+  settings = dataclasses.asdict(encoder.config)
+  settings.pop("num_classes")
+  (directory / "tokenizer").write_bytes(encoder.tokenizer.model)
+  weights.write(
+    directory,
+    {k: np.asarray(v) for k, v in paths.flatten(encoder.params).items()},
+    {
+      "kind": "import",
+      "source": "clip",
+      "settings": settings,
+      "clip": dataclasses.asdict(encoder.clip),
+    },
+  )
+  return directory
 
 
 def make_model(encoder) -> model_directory.Model:

@@ -14,7 +14,7 @@ from clap_jax.inference import (
 )
 from clap_jax.inference import model_directory, predict, zero_shot
 from clap_jax.storage import output
-from clap_jax.training import paths, weights
+from clap_jax.training import weights
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -234,23 +234,7 @@ def test_texts_are_means_over_prompts(encoder):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory, encoder):
-  """The toy encoder as imported weights of both towers."""
-  directory = tmp_path_factory.mktemp("imported")
-  settings = dataclasses.asdict(encoder.config)
-  settings.pop("num_classes")
-  (directory / "tokenizer").write_bytes(encoder.tokenizer.model)
-  flat = paths.flatten(encoder.params)
-  weights.write(
-    directory,
-    {name: np.asarray(leaf) for name, leaf in flat.items()},
-    {
-      "kind": "import",
-      "source": "clip",
-      "settings": settings,
-      "clip": dataclasses.asdict(encoder.clip),
-    },
-  )
-  return directory
+  return toy_model.write_imported(tmp_path_factory.mktemp("imported"), encoder)
 
 
 @pytest.fixture(scope="module")

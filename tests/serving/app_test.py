@@ -6,7 +6,7 @@ import json
 import pytest
 
 from clap_jax.inference import index as index_lib
-from clap_jax.inference import predict
+from clap_jax.inference import model_directory, predict, zero_shot
 from clap_jax.report import player
 from clap_jax.serving import jobs
 from tests.data import built_dataset
@@ -37,6 +37,28 @@ def video(served):
   assert response.status_code == 200
   assert response.json()["duration_sec"] == pytest.approx(12.0)
   return response.json()["video"]
+
+
+def test_an_encoder_alone_takes_free_text(encoder):
+  alone = model_directory.Model(encoder, 1.0, None, None)
+  with toy_server.client(toy_server.make_app(alone)) as client:
+    page = client.get("/").text
+    assert (
+      "takes no free text" not in page
+      and " disabled"
+      not in (page[page.index("<textarea") : page.index("</textarea>")])
+    )
+    uploaded = client.post("/api/videos", content=built_dataset.encode_mp4(96))
+    asked = {"video": uploaded.json()["video"]}
+    nothing = client.post("/api/find", json=asked)
+    assert nothing.status_code == 400
+    found = client.post("/api/find", json=asked | {"queries": ["it spins"]})
+    (entry,) = found.json()["videos"]
+    assert entry["method"] == zero_shot.METHOD
+    assert isinstance(entry["absent"], bool)
+    assert client.post(
+      "/api/player", json=asked | {"queries": ["it spins"]}
+    ).is_success
 
 
 def test_home_names_the_classes_and_the_index(served):
