@@ -1,0 +1,44 @@
+"""Finds moments in long videos.
+
+The Python interface; importing the package alone loads nothing else.
+
+  import clap_jax
+
+  model = clap_jax.load_model("workdir/pretrain")
+  found = model.predict("video.mp4", queries=["a red star spins"])
+
+See api.py for all of it, and docs/python_api.md.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from clap_jax.api import (
+    EncodedVideo,
+    Model,
+    Prediction,
+    VideoIndex,
+    VideoPredictions,
+    load_model,
+  )
+
+__all__ = [
+  "EncodedVideo",
+  "Model",
+  "Prediction",
+  "VideoIndex",
+  "VideoPredictions",
+  "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+  """Loads the interface where a name of it is first used (PEP 562)."""
+  if name not in __all__:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module(f"{__name__}.api"), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

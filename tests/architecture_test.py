@@ -44,6 +44,8 @@ LAYERS = {
   # Comparisons over rows, seeds and datasets, as pieces that are kept.
   "studies": {*_APPLIED, "trainers", "inference", "report", "stages", "sweep"},
   "serving": {*_APPLIED, "inference", "report"},
+  # The Python interface, which the package itself hands out.
+  "api": {*_APPLIED, "inference", "report"},
   "commands": {
     *_APPLIED,
     "trainers",
@@ -355,13 +357,28 @@ def test_configs_import_little():
   assert not problems, "\n".join(problems)
 
 
+# It hands the Python interface out, and must load nothing before that.
+FULL_INIT = pathlib.PurePosixPath(PACKAGE, "__init__.py")
+
+
 def test_init_files_are_empty():
   full = [
     str(path)
     for path in source_files()
     if path.name == "__init__.py" and (REPOSITORY / path).read_text().strip()
   ]
-  assert not full
+  assert full == [str(FULL_INIT)]
+
+
+def test_the_package_itself_imports_the_standard_library_alone():
+  body = tree_of(FULL_INIT).body
+  loaded = {
+    name.partition(".")[0]
+    for node in body
+    if isinstance(node, ast.Import | ast.ImportFrom)
+    for name in imports(ast.Module([node], []))
+  }
+  assert loaded == {"importlib", "typing"}
 
 
 def test_one_level_of_packages_and_no_drawers():
