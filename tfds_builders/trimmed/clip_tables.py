@@ -113,8 +113,10 @@ def _clip(row: dict, where: str) -> Clip:
   video, label = row.pop("video", None), row.pop("label", None)
   if not isinstance(video, (str, int)) or not str(video).strip():
     raise SpanError("no video")
-  if label is None:
-    label = _only_label(row.pop("annotations", None))
+  given = row.pop("annotations", None)
+  label = _only_label(given) if label is None else label
+  if isinstance(label, bool) or not isinstance(label, (str, int)):
+    raise SpanError(f"a label is a text, got {type(label).__name__}")
   subset = row.pop("subset", None)
   captions = _texts(row.pop("caption", None)) + _texts(
     row.pop("captions", None)
@@ -140,10 +142,10 @@ def _only_label(given) -> str:
   if not given:
     return ""
   items = given if isinstance(given, list) else []
-  labels = {i.get("label") for i in items if isinstance(i, dict)}
-  if len(labels) != 1 or not isinstance(label := labels.pop(), str):
+  labels = [i.get("label") for i in items if isinstance(i, dict)]
+  if not labels or any(label != labels[0] for label in labels):
     raise SpanError("no label, or several: a trimmed clip shows one action")
-  return label
+  return labels[0]
 
 
 def _texts(value) -> list[str]:

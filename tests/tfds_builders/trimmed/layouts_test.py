@@ -209,6 +209,30 @@ def test_files_in_another_form_are_refused(tmp_path, name, text, reason):
     read(path)
 
 
+@pytest.mark.parametrize(
+  "row",
+  [
+    "text",
+    {"label": "run"},
+    {"video": "a.mp4", "label": ["run"]},
+    {"video": "a.mp4", "label": True},
+    {"video": "a.mp4", "label": "x" * 3000},
+    {"video": ["a.mp4"], "label": "run"},
+    {"video": "a.mp4", "label": "run", "caption": 3},
+    {"video": "a.mp4", "label": "run", "subset": "two words"},
+    {"video": "a.mp4", "annotations": [{"label": []}]},
+    {"video": "a.mp4", "annotations": [{"label": "a"}, {"label": "b"}]},
+  ],
+)
+def test_rows_in_another_form_are_rejected(tmp_path, row):
+  path = tmp_path / "a.json"
+  path.write_text(json.dumps([row, ROW]))
+  listed = read(path)
+  assert list(listed.clips) == ["x/a.mp4"]
+  (note,) = listed.file.rejected
+  assert note["where"] == "[0]" and note["reason"]
+
+
 def test_folders_of_no_known_layout_are_refused(tmp_path):
   (tmp_path / "notes.txt").write_text("nothing")
   with pytest.raises(ValueError, match=r"trainlist01\.txt"):
