@@ -175,8 +175,9 @@ FILE_WAYS_ALLOWED = {
   "clap_jax/serving/app.py": "a page that the package brings",
   "clap_jax/serving/private_folder.py": "a folder of its own, without links",
   "clap_jax/studies/fingerprints.py": "sources of the package",
-  "tfds_builders/build.py": "moves a whole folder; checksums it brings",
+  "tfds_builders/build.py": "checksums that the package brings",
   "tfds_builders/encoding.py": "PyAV's muxer writes a path; random name",
+  "tfds_builders/finishing.py": "moves a whole folder",
   "tfds_builders/video_builder.py": "texts that the package brings",
 }
 DRAWERS = ("utils", "util", "helpers", "helper", "common", "misc")

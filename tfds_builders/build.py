@@ -356,7 +356,6 @@ def build(
       raise ValueError(
         f"{given}: {error}; every reason is in {path}"
       ) from error
-    _publish(work / "dataset", final)
     shutil.rmtree(work, ignore_errors=True)
   return {
     "name": "/".join(filter(None, (base, config))),
@@ -396,7 +395,7 @@ def _altered(base, manifests) -> list[str]:
 def _build_shards(
   plan, request, work, *, limits, workers, runner, runner_options, on_start
 ):
-  """Writes `work`/dataset; fills the plan's manifests."""
+  """Writes the dataset into its place; fills the plan's manifests."""
   import tensorflow_datasets as tfds  # noqa: PLC0415  0.5 s
 
   from tfds_builders import finishing, shards  # noqa: PLC0415
@@ -432,6 +431,7 @@ def _build_shards(
     limits=limits,
     subset=request.subset,
   )
+  finishing.publish(work / "dataset", request.directory)
 
 
 def _counter(on_progress, plan):
@@ -446,14 +446,3 @@ def _counter(on_progress, plan):
       on_progress("pack", done, total)
 
   return count
-
-
-def _publish(built, final):
-  """Renames a complete dataset into place; an old one steps aside first."""
-  final.parent.mkdir(parents=True, exist_ok=True)
-  old = final.with_name(f".old-{final.name}")
-  shutil.rmtree(old, ignore_errors=True)
-  if final.exists():
-    os.replace(final, old)
-  os.replace(built, final)
-  shutil.rmtree(old, ignore_errors=True)

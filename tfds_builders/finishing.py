@@ -157,3 +157,14 @@ def write_checksums(directory: pathlib.Path) -> None:
       lines.append(f"{annotations.hash_file(path)}  {name}")
   target = directory / CHECKSUMS
   output.write_text(target, "\n".join(lines) + "\n")
+
+
+def publish(built: pathlib.Path, final: pathlib.Path) -> None:
+  """Renames a complete dataset into place; an old one steps aside first."""
+  final.parent.mkdir(parents=True, exist_ok=True)
+  old = final.with_name(f".old-{final.name}")
+  shutil.rmtree(old, ignore_errors=True)
+  if final.exists():
+    os.replace(final, old)
+  os.replace(built, final)
+  shutil.rmtree(old, ignore_errors=True)

@@ -33,6 +33,8 @@ from clap_jax.storage import arrays, framing, tensors
 from clap_jax.training import manifest
 from tests.fuzz import mutations
 from tests.interchange import torch_writer
+from tfds_builders import annotations
+from tfds_builders.trimmed import layouts, templates
 
 Target = Callable[[random.Random, pathlib.Path], None]
 
@@ -361,3 +363,28 @@ def sentencepiece_model(rng, folder):
     _MODELS.append(made.model)
   path = _write(folder, "model", mutations.of_bytes(rng, _MODELS[0]))
   vocabulary.load(path).encode(["a square slides"], length=8)
+
+
+CLIPS = [
+  {
+    "video": "run/a.mp4",
+    "label": "run",
+    "person": "P1",
+    "subset": "train",
+    "captions": ["one runs", {"text": "another"}],
+  },
+  {"video": "b.mp4", "annotations": [{"segment": [0, 1], "label": "run"}]},
+]
+TEMPLATES = {
+  "templates": ["{person} is {label}"],
+  "words": {"label": {"run": "running"}},
+}
+
+
+@target
+def trimmed_clips(rng, folder):
+  """The annotations of trimmed clips, and templates of their captions."""
+  path = _write(folder, "clips.json", _changed_json(rng, CLIPS))
+  _write(folder, "templates.json", _changed_json(rng, TEMPLATES))
+  listed = layouts.read(annotations.SourceFiles(path), (), fold=1)
+  templates.apply(templates.load(folder / "templates.json"), listed)

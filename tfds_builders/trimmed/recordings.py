@@ -93,7 +93,7 @@ def write(
   _claim_folder(out)
   ordered = [r for group in recordings.values() for r in group]
   for split in recordings:
-    (out / split).mkdir(exist_ok=True)
+    output.make_folder(out / split, folder=out)
   _remove_others(ordered, out)
   done: dict[str, joining.Joined] = {}
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -114,6 +114,7 @@ def write(
 
 def _claim_folder(out):
   """Refuses a folder that holds something else; marks it as this one."""
+  output.check_links(out)
   marker, mine = out / MARKER_NAME, {"dataset": "trimmed"}
   if out.is_dir() and any(out.iterdir()):
     known = untrusted.read_json(marker) if marker.is_file() else None
@@ -122,7 +123,7 @@ def _claim_folder(out):
         f"{out} is not empty and holds no joined recordings; move it away or "
         "build under another name, such as trimmed/NAME"
       )
-  out.mkdir(parents=True, exist_ok=True)
+  output.make_folder(out)
   output.write_json(marker, mine, folder=out)
 
 
@@ -130,6 +131,7 @@ def _remove_others(recordings, out):
   """Removes recordings of an earlier run with other clips or settings."""
   mine = {out / r.split / f"{r.id}.json" for r in recordings}
   for note in set(out.glob("*/*.json")) - mine:
+    output.check_links(note, out)
     note.with_suffix(".mp4").unlink(missing_ok=True)
     note.unlink()
 

@@ -218,6 +218,22 @@ def test_a_folder_of_somebody_else_is_left_alone(clips, tmp_path):
   assert mine.read_text() == "{}"
 
 
+def test_links_in_the_folder_are_not_followed(clips, tmp_path):
+  folder = tmp_path / "data" / "joined" / "trimmed" / "set"
+  mine = tmp_path / "mine" / "mine.json"
+  mine.parent.mkdir()
+  mine.write_text("{}")
+  folder.mkdir(parents=True)
+  (folder / "joined_with.json").write_text('{"dataset": "trimmed"}')
+  for name in ("train", "another"):
+    link = folder / name
+    link.symlink_to(mine.parent)
+    with pytest.raises(ValueError, match="link"):
+      make(clips, tmp_path / "data")
+    assert mine.read_text() == "{}"
+    link.unlink()
+
+
 def test_recordings_have_about_equal_numbers_of_clips(clips, tmp_path):
   result = make(
     clips, tmp_path, constant=("person",), clips_per_recording=3, background=()
