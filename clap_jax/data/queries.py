@@ -64,12 +64,8 @@ class GroundingSplit:
   )
 
 
-def caption_queries(
-  examples: Sequence[ExampleInfo],
-  *,
-  hidden_classes: frozenset[int] = frozenset(),
-) -> list[GroundingQuery]:
-  """One query per caption, but those that overlap a hidden class.
+def caption_queries(examples: Sequence[ExampleInfo]) -> list[GroundingQuery]:
+  """One query per caption.
 
   Several annotators may have written the same of the same moment (TACoS): each
   is a query, the second and further ones with a number in their id.
@@ -77,7 +73,7 @@ def caption_queries(
   found: list[GroundingQuery] = []
   seen: collections.Counter[str] = collections.Counter()
   for info in examples:
-    for start_sec, end_sec, text in visible_captions(info, hidden_classes):
+    for start_sec, end_sec, text in visible_captions(info, frozenset()):
       name = f"{info.id}/{start_sec:.3f}-{end_sec:.3f}/{text}"
       seen[name] += 1
       found.append(
@@ -92,14 +88,10 @@ def caption_queries(
   return found
 
 
-def caption_split(
-  examples: Sequence[ExampleInfo],
-  *,
-  hidden_classes: frozenset[int] = frozenset(),
-) -> GroundingSplit:
+def caption_split(examples: Sequence[ExampleInfo]) -> GroundingSplit:
   """The captions of built examples as queries."""
   return GroundingSplit(
-    tuple(caption_queries(examples, hidden_classes=hidden_classes)),
+    tuple(caption_queries(examples)),
     {info.id: info.duration_sec for info in examples},
     {info.id: frozenset(map(int, info.labels)) for info in examples},
   )

@@ -37,28 +37,6 @@ def clip(
   return jnp.clip(segments, lower, upper)
 
 
-def to_seconds(
-  segments: jax.Array,  # (*b, 2), grid units
-  *,
-  start_sec: float,
-  stride_sec: float,
-  clip_sec: float,
-) -> jax.Array:  # (*b, 2), seconds
-  """Grid units to seconds: grid i is the middle of snippet i."""
-  return segments * stride_sec + (start_sec + 0.5 * clip_sec)
-
-
-def to_grid(
-  segments: jax.Array,  # (*b, 2), seconds
-  *,
-  start_sec: float,
-  stride_sec: float,
-  clip_sec: float,
-) -> jax.Array:  # (*b, 2), grid units
-  """Seconds to grid units, the inverse of `to_seconds`."""
-  return (segments - (start_sec + 0.5 * clip_sec)) / stride_sec
-
-
 def from_offsets(position: jax.Array, offsets: jax.Array) -> jax.Array:
   """Distances (left, right) of a point to its boundaries, to a segment.
 

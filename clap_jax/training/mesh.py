@@ -45,11 +45,6 @@ def make_mesh(
   return jax.sharding.Mesh(np.concatenate(parts), AXES, axis_types=auto)
 
 
-def num_slices(devices: Sequence[jax.Device]) -> int:
-  """Returns the number of TPU slices, between which only DCN connects."""
-  return len(_slices(devices))
-
-
 def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
   """Groups TPU devices by slice; other devices are one group."""
   groups: dict[int, list[jax.Device]] = {}

@@ -79,13 +79,3 @@ def test_reversed_segments_are_empty_and_clip_cuts():
     jnp.array([[-1.0, 9.0], [-1.0, 9.0]]), lower=0, upper=jnp.array([2.0, 4.0])
   )
   np.testing.assert_array_equal(cut, [[0, 2], [0, 4]])
-
-
-def test_seconds_and_grid_are_inverse_and_integers_are_snippet_middles():
-  grid = {"start_sec": 0.7, "stride_sec": 0.5, "clip_sec": 1.2}
-  segments = jnp.array([[0.0, 3.0], [1.5, 8.25]])
-  seconds = segment_ops.to_seconds(segments, **grid)
-  np.testing.assert_allclose(seconds[0], [0.7 + 0.6, 0.7 + 0.6 + 1.5])
-  np.testing.assert_allclose(
-    segment_ops.to_grid(seconds, **grid), segments, atol=1e-5
-  )
