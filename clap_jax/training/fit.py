@@ -139,7 +139,6 @@ def fit(
       batches_from=batches_from,
       evaluate=evaluate,
       evaluates_first=evaluates_first,
-      use_ema=optimizer.ema_decay is not None,
       mesh=device_mesh,
       title=title if show_progress else None,
     )

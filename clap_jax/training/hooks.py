@@ -272,14 +272,12 @@ class Evaluation(Hook):
     writer: writer_lib.MetricsWriter,
     *,
     every_steps: int | None,
-    use_ema: bool,
     ledger: goodput.Ledger,
   ):
     self._evaluate = evaluate
     self._writer = writer
     self._ledger = ledger
     self._every_steps = every_steps
-    self._use_ema = use_ema
 
   def wants_state(self, step):
     return self._every_steps is not None and step % self._every_steps == 0
@@ -287,7 +285,7 @@ class Evaluation(Hook):
   def on_state(self, step, state, *, stopping):
     if stopping:
       return  # there is time to save and for nothing else
-    params = state.ema if self._use_ema else state.params
+    params = state.params if state.ema is None else state.ema
     with self._ledger.measured("evaluation"):
       self._writer.write(step, self._evaluate(params, step))
 

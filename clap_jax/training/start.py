@@ -74,7 +74,6 @@ class Run:
   batches_from: Callable[[int], Iterator[Any]]
   evaluate: Callable[[Any, int], Mapping[str, Any]] | None
   evaluates_first: bool  # see evaluation_is_missing
-  use_ema: bool
   mesh: jax.sharding.Mesh
   title: str | None  # None reports nothing
 
@@ -125,7 +124,6 @@ def train(run: Run, state: TrainState, start_step: int, *, stop) -> TrainState:
         run.evaluate,
         writer,
         every_steps=run.steps.eval_every,
-        use_ema=run.use_ema,
         ledger=ledger,
       )
       hooks.append(evaluation)
