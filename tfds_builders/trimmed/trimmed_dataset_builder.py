@@ -55,6 +55,7 @@ def make_plan(
   captions = templates.load(settings.captions) if settings.captions else None
   videos = collection.VideoFiles(folder, any_case=not layouts.is_youtube(files))
   listed = layouts.read(files, videos.by_name, fold=settings.fold)
+  clip_of = _by_file(listed, videos)
   splits.assign(listed, settings, selection_percent=selection_percent)
   if captions is not None:
     templates.apply(captions, listed)
@@ -68,11 +69,6 @@ def make_plan(
   )
   if not settings.join:
     return plan
-  clip_of = {}
-  for clip in listed.clips.values():
-    path = _find(videos, clip.name)
-    if path is not None:
-      clip_of.setdefault(path.absolute(), clip)
   arranged = recordings.arrange(plan.items, clip_of, settings)
   arranged = {split: group[:subset] for split, group in arranged.items()}
   done = recordings.write(
@@ -85,8 +81,26 @@ def make_plan(
   return recordings.make_plan(plan, arranged, done, joined_folder)
 
 
-def _find(videos, name) -> pathlib.Path | None:
-  try:
-    return videos.find(name)
-  except ValueError:  # is in the manifest already
-    return None
+def _by_file(
+  listed: clips.ClipList, videos: collection.VideoFiles
+) -> dict[pathlib.Path, clips.Clip]:
+  """The clips that are there; a second label of a file is rejected."""
+  found: dict[pathlib.Path, clips.Clip] = {}
+  for name, clip in list(listed.clips.items()):
+    try:
+      path = videos.find(name)
+    except ValueError:  # several files: goes to the manifest later
+      continue
+    if path is None:
+      continue
+    known = found.setdefault(path.absolute(), clip)
+    if known.label != clip.label:
+      del listed.clips[name]
+      listed.file.reject(
+        clip.where,
+        name,
+        f"label {clip.label!r}, but {known.label!r} at {known.where} as "
+        f"{known.name}",
+        split=clip.subset,
+      )
+  return found

@@ -148,6 +148,25 @@ def test_class_folders_alone(tmp_path):
   assert jump.background.tolist() == [[0.0, jump.duration_sec]]
 
 
+def test_a_file_under_two_names_has_one_label(tmp_path):
+  for name in ("run/a.mp4", "jump/b.mp4"):
+    stand_ins.make_clip(tmp_path / "videos" / name)
+  path = tmp_path / "clips.csv"
+  path.write_text(
+    "video,label,subset\nrun/a.mp4,run,train\na,jump,train\nb,jump,train\n"
+  )
+  result = build.build(
+    "trimmed",
+    data_dir=tmp_path / "data",
+    videos=tmp_path / "videos",
+    annotations=path,
+  )
+  manifest = result["manifests"]["train"]
+  assert manifest["segments_per_class"] == {"run": 1, "jump": 1}
+  (note,) = manifest["rejected"]
+  assert note["where"] == "clips.csv line 3"
+
+
 @pytest.mark.parametrize(
   "words,reason",
   [
