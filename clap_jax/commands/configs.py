@@ -13,10 +13,12 @@ from etils import epy
 from ml_collections import config_flags
 
 from clap_jax.commands import completing
+from clap_jax.storage import untrusted
 
 with epy.lazy_imports():
   from clap_jax import stages
 
+_MAX_CONFIG_BYTES = 1 << 20
 _SHIPPED = pathlib.Path(__file__).parents[2]  # holds configs/ and clap_jax/
 
 
@@ -62,6 +64,10 @@ def of_run(
         f"--config.{key}: a finished run is evaluated as it was trained; only "
         f"{', '.join(changeable)} may differ. Train another run."
       )
+  if not isinstance(document, Mapping):
+    raise ValueError(
+      f"the run's config.json holds {document!r:.60}; expected an object"
+    )
   config = ml_collections.ConfigDict(completing.with_tuples(dict(document)))
   cls = stages.config_class(config)
   return _overridden(config.lock(), overrides, cls=cls)
@@ -202,6 +208,7 @@ def load_module(file: str):
   path = config_path(file)
   if path != pathlib.Path(file):
     print(f"--config: {file} is {path}", file=sys.stderr)
+  untrusted.open_file(path, max_bytes=_MAX_CONFIG_BYTES).close()
   spec = importlib.util.spec_from_file_location("clap_config", path)
   module = importlib.util.module_from_spec(spec)
   try:

@@ -31,6 +31,7 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
   rows = results.read(root)
   if not rows:
     raise ValueError(f"{root / results.RESULTS_FILE} has no rows to report.")
+  result_rows = run_files.result_rows({"rows": rows})
   layout = layout_lib.Layout(root, rows[0]["dataset"].partition("/")[2])
   dataset = records.open_dataset(layout.data, layout.dataset)
   log = layout_lib.StageLog(root / layout_lib.STAGES_FILE)
@@ -44,7 +45,7 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
       subtitle=f"Post-pre-training, localization and grounding on "
       f"{layout.dataset}, validation split",
       facts=_facts(dataset),
-      rows=run_files.result_rows({"rows": rows}),
+      rows=result_rows,
       diagnoses=_diagnoses(layout, dataset, rows),
       charts=_charts(layout, rows),
       timelines=_timelines(layout, dataset, rows),

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import gc
+import itertools
 import json
 import math
 import pathlib
@@ -77,23 +78,27 @@ def read_json_or_lines(
     MalformedFileError: a document that is not JSON.
   """
   text = read_text(path, log)
-  lines = [
-    (f"line {number}", line)
-    for number, line in enumerate(text.split("\n"), start=1)
-    if line.strip()
-  ]
-  if path.suffix != ".jsonl" and not _are_lines(lines):
+  first_lines = list(itertools.islice(_lines(text), 2))
+  if path.suffix != ".jsonl" and not _are_lines(first_lines):
     return _parse(text, log=log, location=""), None
-  return None, _parsed(lines, log)
+  return None, _parsed(_lines(text), log)
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+  for number, line in enumerate(text.split("\n"), start=1):
+    if line.strip():
+      yield f"line {number}", line
 
 
 def _parsed(
-  lines: list[tuple[str, str]], log: ProblemLog
+  lines: Iterable[tuple[str, str]], log: ProblemLog
 ) -> Iterator[tuple[str, Any]]:
   for location, line in lines:
     try:
       value = _parse(line, log=log, location=location)
     except MalformedFileError:
+      if log.is_full:
+        raise
       continue  # noted; the next lines are read for their own problems
     yield location, value
 

@@ -260,15 +260,18 @@ class _Reader:
         f"got the header {str(list(table.header))[:100]}; expected columns "
         "such as video, start, end, label, score",
       )
-    items = []
-    for row in table:
-      entry = {
-        key: _value_of(key, value, decimal_comma=table.decimal_comma)
-        for key, value in row.cells.items()
-        if key and value
-      }
-      items.append((f"line {row.line}", entry))
-    return self.entries(items)
+      self.log.raise_if_any()
+    return self.entries(
+      (
+        f"line {row.line}",
+        {
+          key: _value_of(key, value, decimal_comma=table.decimal_comma)
+          for key, value in row.cells.items()
+          if key and value
+        },
+      )
+      for row in table
+    )
 
   def _table(self, text: str) -> text_tables.Table:
     known: dict[str, tuple] = {}

@@ -2,19 +2,24 @@
 
 import pathlib
 
+_MAX_PROBLEMS = 1000  # of a file; with millions, listing them takes all memory
+
 
 class MalformedFileError(ValueError):
   """A file cannot be scored; nothing of it was.
 
   Attributes:
     path: the file.
-    problems: every problem as "location: what was got; what was expected".
+    problems: every problem as "location: what was got; what was expected", or
+      the first ones of very many.
   """
 
   def __init__(self, path: pathlib.Path | str, problems: list[str]):
     self.path = str(path)
     self.problems = list(problems)
     noun = "problem" if len(problems) == 1 else "problems"
+    if len(problems) >= _MAX_PROBLEMS:
+      noun += " (the rest was not read)"
     super().__init__(
       "\n  ".join(
         [f"{path}: {len(problems)} {noun}, nothing was scored", *problems]
@@ -29,8 +34,19 @@ class ProblemLog:
     self.path = path
     self.problems: list[str] = []
 
+  @property
+  def is_full(self) -> bool:
+    return len(self.problems) >= _MAX_PROBLEMS
+
   def add(self, location: str, message: str) -> None:
+    """Notes a problem.
+
+    Raises:
+      MalformedFileError: there are so many that the rest is not read.
+    """
     self.problems.append(f"{location}: {message}" if location else message)
+    if self.is_full:
+      self.raise_if_any()
 
   def raise_if_any(self) -> None:
     """Ends the reading of a file.

@@ -319,6 +319,12 @@ def read_query_answers(path: pathlib.Path) -> QueryAnswers:
       if line.strip():
         fields, _, text = line.partition("##")
         fields = fields.split()
+        if len(fields) != 3:
+          log.add(
+            f"line {number + 1}",
+            f"got {line[:60]!r}; expected VIDEO START END##SENTENCE",
+          )
+          continue
         answers[str(number)] = [[documents.to_number(f) for f in fields[-2:]]]
         record = {"video": (fields or [""])[0], "query": text}
         texts.setdefault(_text_key(record), str(number))

@@ -12,22 +12,38 @@ from clap_jax.report import content, diagnosis_figures
 from clap_jax.storage import untrusted
 
 _MAX_METRICS_BYTES = 8 << 30
+_ROW_TYPES = {
+  "encoder": str,
+  "seed": int,
+  "dataset": str,
+  "split": str,
+  "task": str,
+  "metric": str,
+  "value": (int, float, type(None)),
+}
 
 
 def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
   """Rows of a results.json document; a value of null becomes NaN.
 
   Raises:
-    ValueError: a row lacks a key; the message names the row and the keys.
+    ValueError: a row lacks a key, or has a value of another type; the message
+      names the row and the keys.
   """
   rows = []
-  required = ("encoder", "seed", "dataset", "split", "task", "metric", "value")
+  required = tuple(_ROW_TYPES)
   for index, row in enumerate(results["rows"]):
     missing = [key for key in required if key not in row]
     if missing:
       raise ValueError(
         f"Row {index} of the results lacks {missing}; it has {sorted(row)}."
         f" Expected all of {list(required)}."
+      )
+    wrong = [k for k in required if not isinstance(row[k], _ROW_TYPES[k])]
+    if wrong:
+      raise ValueError(
+        f"Row {index} of the results: {wrong[0]} is {row[wrong[0]]!r:.60}, "
+        "which is of another type."
       )
     value = math.nan if row["value"] is None else float(row["value"])
     fields = {key: row[key] for key in required[:-1]}

@@ -72,6 +72,19 @@ def without_nan(document: Any) -> Any:
 
 
 def read(directory: str | pathlib.Path) -> list[dict]:
-  """Rows of <directory>/results.json; none where there is no such file."""
+  """Rows of <directory>/results.json; none where there is no such file.
+
+  Raises:
+    ValueError: the file holds something else.
+  """
   path = pathlib.Path(directory) / RESULTS_FILE
-  return untrusted.read_json(path)["rows"] if path.is_file() else []
+  if not path.is_file():
+    return []
+  document = untrusted.read_json(path)
+  rows = document.get("rows") if isinstance(document, dict) else None
+  if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+    raise ValueError(
+      f"{path} holds no results; expected an object with rows, a list of "
+      "objects"
+    )
+  return rows

@@ -6,6 +6,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import stages
+from clap_jax.commands import configs
 from clap_jax.trainers import pretrain, results
 from configs import pretrain_sprites
 
@@ -34,3 +35,17 @@ def test_another_value_is(workdir):
   config.clip.resize = "tsp"
   with pytest.raises(ValueError, match=r"clip\.resize: was squash, now tsp"):
     stages.train(config, workdir)
+
+
+@pytest.mark.parametrize("document", [5, None, [], float("nan")])
+def test_a_config_that_is_no_object(document):
+  with pytest.raises(ValueError, match=r"config\.json"):
+    configs.of_run(document, [], changeable=())
+
+
+def test_a_config_file_of_absurd_size_is_not_read(tmp_path):
+  path = tmp_path / "config.py"
+  with path.open("wb") as file:
+    file.truncate(12 << 40)
+  with pytest.raises(ValueError, match=r"config\.py has .* at most"):
+    configs.load_module(str(path))

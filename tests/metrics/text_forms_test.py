@@ -102,6 +102,26 @@ def test_bad_tables_are_named(tmp_path, content, word):
     ground_truth_files.read_ground_truth(path, subset=None)
 
 
+@pytest.mark.parametrize(
+  ("name", "line", "read"),
+  [
+    ("p.jsonl", "a", prediction_files.read_detections),
+    ("p.jsonl", "{}", prediction_files.read_detections),
+    ("p.txt", "a", prediction_files.read_detections),
+    ("p.txt", "a", query_files.read_query_answers),
+    ("p.jsonl", "a", query_files.read_query_answers),
+  ],
+)
+def test_of_very_many_problems_the_first_are_listed(tmp_path, name, line, read):
+  path = tmp_path / name
+  path.write_text(f"{line}\n" * 20_000)
+  with pytest.raises(
+    MalformedFileError, match="the rest was not read"
+  ) as error:
+    read(path)
+  assert len(error.value.problems) == 1000
+
+
 @pytest.mark.parametrize("content", ["{}", "a,b\n1,2\n", "[" * 200_000])
 def test_a_table_without_a_known_column_is_an_error(tmp_path, content):
   path = tmp_path / "p.csv"

@@ -32,6 +32,14 @@ def test_a_row_without_a_key_is_named():
     run_files.result_rows({"rows": [ROW, broken]})
 
 
+@pytest.mark.parametrize(
+  ("key", "value"), [("dataset", 5), ("encoder", [1]), ("value", "x")]
+)
+def test_a_row_of_other_types_is_named(key, value):
+  with pytest.raises(ValueError, match=rf"Row 0 .*{key} is "):
+    run_files.result_rows({"rows": [ROW | {key: value}]})
+
+
 def test_curve_survives_a_killed_run(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text(

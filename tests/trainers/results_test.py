@@ -47,6 +47,13 @@ def test_what_is_written_is_read(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"rows": [5]}'])
+def test_other_documents_are_refused_by_name(tmp_path, text):
+  (tmp_path / "results.json").write_text(text)
+  with pytest.raises(ValueError, match=r"results\.json .*rows"):
+    results.read(tmp_path)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_json_has_no_nan(tmp_path, value):
   def refuse(name):
