@@ -8,6 +8,7 @@ or turn the direction of the text is escaped.
 import re
 
 import rich.console
+import rich.progress
 
 _UNPRINTABLE = re.compile(
   "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 but tab and line feed
@@ -40,3 +41,42 @@ class Console(rich.console.Console):
 
 
 console = Console(stderr=True, markup=False, emoji=False)
+
+
+class Progress:
+  """A bar on a terminal, a line at every tenth of the way elsewhere."""
+
+  def __init__(self, title: str):
+    self._title = title
+    self._tenths = 0
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}", markup=False),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeElapsedColumn(),
+      rich.progress.TimeRemainingColumn(),
+      console=console,
+      disable=not console.is_terminal,
+    )
+    self._task = self._bar.add_task(one_line(title), total=None)
+
+  def __enter__(self):
+    self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    self._bar.stop()
+
+  def name(self, current: object) -> None:
+    """Shows which file is being worked on."""
+    text = f"{self._title}: {one_line(current)}"
+    self._bar.update(self._task, description=text)
+    if not console.is_terminal:
+      console.print(f"  {text}", soft_wrap=True)
+
+  def __call__(self, done: int, total: int) -> None:
+    self._bar.update(self._task, completed=done, total=total)
+    tenths = 10 * done // max(total, 1)
+    if not console.is_terminal and tenths > self._tenths:
+      self._tenths = tenths
+      console.print(f"  {self._title}: {done} of {total}")

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import rich.progress
 import rich.table
 
-from clap_jax.console import console, one_line
+from clap_jax.console import console
 from clap_jax.data import records, statistics, tfrecord
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.media import decode, errors
@@ -36,45 +35,6 @@ from clap_jax.training import topology as topology_lib
 _SHOWN_FRAMES = 10
 _SHOWN_PX = 96
 _SHOWN_CAPTIONS = 8
-
-
-class Progress:
-  """A bar on a terminal, a line at every tenth of the way elsewhere."""
-
-  def __init__(self, title: str):
-    self._title = title
-    self._tenths = 0
-    self._bar = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description}", markup=False),
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeElapsedColumn(),
-      rich.progress.TimeRemainingColumn(),
-      console=console,
-      disable=not console.is_terminal,
-    )
-    self._task = self._bar.add_task(one_line(title), total=None)
-
-  def __enter__(self):
-    self._bar.start()
-    return self
-
-  def __exit__(self, *_):
-    self._bar.stop()
-
-  def name(self, current: object) -> None:
-    """Shows which file is being worked on."""
-    text = f"{self._title}: {one_line(current)}"
-    self._bar.update(self._task, description=text)
-    if not console.is_terminal:
-      console.print(f"  {text}", soft_wrap=True)
-
-  def __call__(self, done: int, total: int) -> None:
-    self._bar.update(self._task, completed=done, total=total)
-    tenths = 10 * done // max(total, 1)
-    if not console.is_terminal and tenths > self._tenths:
-      self._tenths = tenths
-      console.print(f"  {self._title}: {done} of {total}")
 
 
 TRAINERS = {

@@ -38,11 +38,26 @@ LAYERS = {
   # The command line: each stage, all stages one after the other, the flags.
   "console": set(),
   "stages": {*_APPLIED, "console", "trainers", "inference", "report"},
-  "demo": {*_APPLIED, "trainers", "inference", "report", "stages"},
+  "demo": {
+    *_APPLIED,
+    "trainers",
+    "inference",
+    "report",
+    "console",
+    "stages",
+  },
   "sweep": {*_APPLIED, "trainers", "report"},
   "sweep_search": {"sweep", "report", "storage"},
   # Comparisons over rows, seeds and datasets, as pieces that are kept.
-  "studies": {*_APPLIED, "trainers", "inference", "report", "stages", "sweep"},
+  "studies": {
+    *_APPLIED,
+    "trainers",
+    "inference",
+    "report",
+    "console",
+    "stages",
+    "sweep",
+  },
   "serving": {*_APPLIED, "inference", "report"},
   # The Python interface, which the package itself hands out.
   "api": {*_APPLIED, "inference", "report"},

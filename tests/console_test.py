@@ -5,7 +5,7 @@ import io
 import pytest
 import rich.table
 
-from clap_jax import console, stages
+from clap_jax import console
 
 TEXTS = (
   "[/a]",
@@ -63,7 +63,7 @@ def test_the_console_of_the_commands_takes_no_markup(capsys):
 
 
 def test_progress_names_the_file(capsys):
-  with stages.Progress("predict") as progress:
+  with console.Progress("predict") as progress:
     progress.name("a[/b]\n\x1b[31m.mp4")
     progress(1, 1)
   assert "predict: a[/b]\\n\\x1b[31m.mp4" in capsys.readouterr().err

@@ -77,6 +77,10 @@ def test_help_and_wrong_arguments_load_nothing_heavy(capsys):
     ["train", "--config=c.py", "--workdir=gs://bucket/w"],
     ["sweep", "--config=no_such.py", "--workdir=w"],
     ["report", "--workdir=w", "--json=no_such_folder/out.json"],
+    [
+      *("build", "folder", "--data_dir=d", "--annotations=no_such.csv"),
+      "--videos=no_such_folder",
+    ],
   ]
   assert len(helps) > 20
   loaded, codes = answer(*helps, *wrong)

@@ -5,12 +5,11 @@ import math
 import rich.table
 from etils import epy
 
-from clap_jax.console import console, one_line
+from clap_jax.console import Progress, console, one_line
 from clap_jax.media import limits
 from clap_jax.storage import text_tables
 
 with epy.lazy_imports():
-  from clap_jax import stages
   from clap_jax.data import query_annotations, records
   from clap_jax.inference import (
     encoder,
@@ -45,7 +44,7 @@ def add_extract(commands) -> None:
 
 def _extract(args) -> dict:
   video_limits = limits.from_args(args)
-  with stages.Progress("extract") as progress:
+  with Progress("extract") as progress:
     done = extract.extract(
       encoder.load_encoder(args.model),
       records.open_dataset(args.data_dir, args.data),
@@ -174,7 +173,7 @@ def _predict(args) -> dict:
   model = model_directory.load_model(
     args.model, needs_encoder=has_videos or bool(args.query or args.support)
   )
-  with stages.Progress("seconds of video") as progress:
+  with Progress("seconds of video") as progress:
     document = predict.predict(
       model,
       found.files,

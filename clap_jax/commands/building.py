@@ -4,7 +4,7 @@ import sys
 
 from etils import epy
 
-from clap_jax.console import console, one_line
+from clap_jax.console import Progress, console, one_line
 from clap_jax.media import limits
 from tfds_builders import names
 
@@ -128,7 +128,7 @@ def _trimmed(args) -> "trimmed_settings.TrimmedSettings | None":
 
 
 def _build(args) -> dict:
-  with stages.Progress(f"build {args.name}") as progress:
+  with Progress(f"build {args.name}") as progress:
     report = build.build(
       args.name,
       data_dir=args.data_dir,
@@ -223,7 +223,7 @@ def add_data(commands) -> None:
 
 def _data(args) -> dict:
   dataset = records.open_dataset(args.data_dir, args.name)
-  with stages.Progress(f"{args.action} {args.name}") as progress:
+  with Progress(f"{args.action} {args.name}") as progress:
     if args.action == "verify":
       found = verification.verify(
         dataset, decode=args.decode, on_progress=progress

@@ -3,7 +3,7 @@
 import rich.table
 from etils import epy
 
-from clap_jax.console import console
+from clap_jax.console import Progress, console
 
 with epy.lazy_imports():
   from clap_jax import stages, sweep, sweep_search
@@ -134,7 +134,7 @@ def _sweep(args) -> dict:
     runs = sweep.plan(list(module.sweep()), args.workdir)
     for run in runs:  # what is wrong is found before the first run
       check(run)
-    with sweep.stopped_by_signals(runner), stages.Progress("sweep") as progress:
+    with sweep.stopped_by_signals(runner), Progress("sweep") as progress:
       outcomes = sweep.run_all(
         runs, runner, parallel=args.parallel, on_progress=progress
       )

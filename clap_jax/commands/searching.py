@@ -10,11 +10,10 @@ import time
 import rich.table
 from etils import epy
 
-from clap_jax.console import console, one_line
+from clap_jax.console import Progress, console, one_line
 from clap_jax.media import limits
 
 with epy.lazy_imports():
-  from clap_jax import stages
   from clap_jax.inference import encoder as encoder_lib
   from clap_jax.inference import index as index_lib
   from clap_jax.inference import inputs, model_directory, zero_shot
@@ -52,7 +51,7 @@ def _index(args) -> dict:
   video_limits = limits.from_args(args)
   encoder = _load_encoder(args.model)
   found = inputs.find_in(args.folder)
-  with stages.Progress("index") as progress:
+  with Progress("index") as progress:
     index = index_lib.build(
       encoder,
       found.files,

@@ -3,6 +3,7 @@
 import pathlib
 
 from clap_jax import stages
+from clap_jax.console import Progress
 from clap_jax.data import records
 from clap_jax.demo import layout as layout_lib
 from clap_jax.demo import report as demo_report
@@ -99,7 +100,7 @@ def _make_data(layout: layout_lib.Layout, log: layout_lib.StageLog) -> None:
         command="python -m tfds_builders.motion_sprites.render --size "
         f"{layout.size} --out {layout.rendered}",
       ),
-      stages.Progress("render") as bar,
+      Progress("render") as bar,
     ):
       layout.rendered.parent.mkdir(parents=True, exist_ok=True)
       render.render(
@@ -112,7 +113,7 @@ def _make_data(layout: layout_lib.Layout, log: layout_lib.StageLog) -> None:
         writes=str(final),
         command=f"clap build {layout.dataset} --data_dir {layout.data}",
       ),
-      stages.Progress("build") as bar,
+      Progress("build") as bar,
     ):
       build.build(
         layout.dataset,
@@ -208,7 +209,7 @@ def _extract(layout, log, name, model) -> None:
       command=f"clap extract --model {model / 'pretrain'} --data "
       f"{layout.dataset} --data_dir {layout.data} --out {out}",
     ),
-    stages.Progress("extract") as bar,
+    Progress("extract") as bar,
   ):
     extract.extract(
       encoder_lib.load_encoder(model / "pretrain"),

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 
 from clap_jax import stages
+from clap_jax.console import Progress
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
@@ -105,7 +106,7 @@ def _build_data(
 ) -> None:
   del inputs
   if not (directory / piece.dataset / build.VERSION).exists():
-    with stages.Progress("build") as bar:
+    with Progress("build") as bar:
       build.build(
         piece.dataset,
         data_dir=directory,
@@ -134,7 +135,7 @@ def _pretrain(
 def _extract(
   piece: planning.Piece, directory: pathlib.Path, inputs: Inputs
 ) -> None:
-  with stages.Progress("extract") as bar:
+  with Progress("extract") as bar:
     done = extract.extract(
       encoder_lib.load_encoder(inputs["pretrain"]),
       records.open_dataset(inputs["data"], piece.dataset),

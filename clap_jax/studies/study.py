@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 from clap_jax import stages, sweep
+from clap_jax.console import Progress
 from clap_jax.report import files, metric_names, study_page, study_table
 from clap_jax.storage import output, untrusted
 from clap_jax.studies import measured, pieces, planning, settings
@@ -115,7 +116,7 @@ def run(
     for piece in todo:  # tried again
       shelf.failure(piece.name).unlink(missing_ok=True)
     document = _write(config, root, everything)
-    with stages.Progress("study") as bar:
+    with Progress("study") as bar:
       for unit in _in_turn(steps, shelf, runner, parallel):
         document = _write(config, root, everything)
         bar(document["made"], document["pieces"])
