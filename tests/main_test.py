@@ -77,10 +77,6 @@ def test_help_and_wrong_arguments_load_nothing_heavy(capsys):
     ["train", "--config=c.py", "--workdir=gs://bucket/w"],
     ["sweep", "--config=no_such.py", "--workdir=w"],
     ["report", "--workdir=w", "--json=no_such_folder/out.json"],
-    [
-      *("build", "folder", "--data_dir=d", "--annotations=no_such.csv"),
-      "--videos=no_such_folder",
-    ],
   ]
   assert len(helps) > 20
   loaded, codes = answer(*helps, *wrong)
@@ -89,6 +85,13 @@ def test_help_and_wrong_arguments_load_nothing_heavy(capsys):
     assert codes[" ".join(line)] == 0, line
   for line in wrong:
     assert codes[" ".join(line)] == 2, line
+
+
+def test_building_from_videos_needs_no_jax():
+  line = ["build", "folder", "--videos=no_such_folder", "--data_dir=d"]
+  loaded, codes = answer([*line, "--annotations=no_such.csv"])
+  assert list(codes.values()) == [2]
+  assert not any("jax" in modules for modules in loaded.values())
 
 
 def test_importing_the_program_loads_nothing_heavy():
