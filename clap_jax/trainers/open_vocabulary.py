@@ -297,37 +297,26 @@ class _Score:
     """Result rows and the detections that they score."""
     config, names = self._config, self._split
     metrics, table = self(params, split, unseen=names.novel)
-    encoder = self._reader.extraction["encoder"]
-    card = self._reader.card(
-      split,
-      task="detection",
-      protocol=config.protocol,
-      thresholds=self._protocol.thresholds,
+    rows = localization.result_rows(
+      metrics,
+      config=config,
+      reader=self._reader,
+      split=split,
+      table=table,
+      class_source=self._class_source(),
       nms=f"Gaussian soft-NMS, sigma {config.decode.sigma}, class-agnostic",
       top_k=f"{config.decode.num_kept} proposals per video, "
       f"{config.classes.top_classes or 'all'} classes each",
-      class_source=self._class_source(encoder),
-      seeds=(config.loop.seed,),
-      num_predictions=len(table),
-      num_ground_truths=len(localization.ground_truth(self._reader, split)),
       notes=(
         f"class split {names.name}: the localizer has seen {len(names.base)} "
         f"classes, {len(names.novel)} are unseen: {', '.join(names.novel)}",
         self._encoder_note(),
       ),
     )
-    rows = results.rows_of(
-      metrics,
-      encoder=encoder,
-      seed=config.loop.seed,
-      dataset=config.data.dataset,
-      split=split,
-      task="localization",
-      card=card,
-    )
     return rows, table
 
-  def _class_source(self, encoder: str) -> str:
+  def _class_source(self) -> str:
+    encoder = self._reader.extraction["encoder"]
     classes, space = self._config.classes, self._naming.space
     source = f"text tower of encoder {encoder!r}"
     if classes.text_model:
