@@ -21,6 +21,7 @@ from clap_jax.training import weights as weights_lib
 # Of imported towers, which do not state it: that of the configs here.
 _IMPORTED_CLIP_SEC = 2.0
 _IMPORTED_RESIZE = "crop"  # as CLIP's own images are made
+_IMPORTED_KEYS = ("encoder", "source", "seed", "training", "settings", "clip")
 # Of `clap export` and of `clap import`.
 _TOKENIZERS = ("tokenizer", "tokenizer.json")
 
@@ -204,27 +205,45 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
       f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
       "source with both towers, such as CLIP."
     )
+  name, seed, training, (clip, config) = facts_lib.build(
+    {key: facts[key] for key in _IMPORTED_KEYS if key in facts},
+    _described_import,
+    path=manifest,
+    remake="run its `clap import` again, in a new directory",
+  )
+  params = paths.nest(arrays)
+  init = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init
+  pretrained.check_fits(params, init, name=str(manifest), whole=True)
+  return Encoder(
+    name=name,
+    seed=seed,
+    directory=directory,
+    clip=clip,
+    config=config,
+    params=params,
+    tokenizer=_imported_tokenizer(directory),
+    training=training,
+  )
+
+
+def _described_import(facts: dict) -> tuple:
+  """(name, seed, training, (clip, towers)) of a manifest."""
+  settings = facts["settings"]
   shape = facts.get("clip") or {
     "clip_sec": _IMPORTED_CLIP_SEC,
     "num_frames": settings["num_frames"],
     "image_size": settings["image_size"],
     "resize": _IMPORTED_RESIZE,
   }
+  name = facts.get("encoder") or facts["source"]
+  seed = facts.get("seed", 0)
+  training = facts.get("training", {"imported": name})
+  for value, kind in ((name, str), (seed, int), (training, dict)):
+    if type(value) is not kind:
+      raise TypeError(f"{value!r:.50} is no {kind.__name__}")
   towers = {"num_classes": 0} | settings
-  clip, config = encoders.described({"clip": shape, "model": towers})
-  params = paths.nest(arrays)
-  init = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init
-  pretrained.check_fits(params, init, name=str(manifest), whole=True)
-  return Encoder(
-    name=str(facts.get("encoder") or facts.get("source")),
-    seed=facts.get("seed") or 0,
-    directory=directory,
-    clip=clip,
-    config=config,
-    params=params,
-    tokenizer=_imported_tokenizer(directory),
-    training=facts.get("training") or {"imported": facts.get("source")},
-  )
+  described = encoders.described({"clip": shape, "model": towers})
+  return name, seed, training, described
 
 
 def _imported_tokenizer(directory: pathlib.Path) -> vocabulary.Vocabulary:

@@ -198,15 +198,37 @@ def load(
       or misses, or values of another type or an absurd size.
   """
   facts = read(directory, name)
+  path = pathlib.Path(directory) / name
+  return facts, build(facts, make, path=path, remake=FORMATS[name].remake)
+
+
+def build(
+  facts: dict,
+  make: Callable[[dict], T],
+  *,
+  path: pathlib.Path,
+  remake: str,
+) -> T:
+  """What `make` builds of the facts of a received file.
+
+  Args:
+    facts: the document.
+    make: builds the model that it describes.
+    path: of the file, for messages.
+    remake: what writes the file again, for messages.
+
+  Raises:
+    FormatError: see `load`.
+  """
   try:
     _check_sizes(facts)
     _check_shared(facts)
-    return facts, make(facts)
+    return make(facts)
   except (KeyError, TypeError, AttributeError, ValueError) as error:
     raise FormatError(
-      f"{pathlib.Path(directory) / name} describes a model that this revision "
-      f"of clap_jax cannot build ({type(error).__name__}: {error}). Use the "
-      f"revision that wrote it, or {FORMATS[name].remake}."
+      f"{path} describes a model that this revision of clap_jax cannot build "
+      f"({type(error).__name__}: {error}). Use the revision that wrote it, or "
+      f"{remake}."
     ) from error
 
 

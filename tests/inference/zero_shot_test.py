@@ -254,19 +254,39 @@ def test_imported_towers_are_an_encoder(imported, encoder):
   assert model.is_encoder_alone and model.takes_queries
 
 
+def test_imported_towers_that_state_no_clip(imported, tmp_path, encoder):
+  arrays, facts = weights.read(imported)
+  facts.pop("clip")
+  weights.write(tmp_path / "other", arrays, facts)
+  (tmp_path / "other" / "tokenizer.json").write_bytes(encoder.tokenizer.model)
+  loaded = encoder_lib.load_encoder(tmp_path / "other")
+  assert loaded.clip == dataclasses.replace(
+    encoder.clip, clip_sec=2.0, resize="crop"
+  )
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda s: s.pop("text_tower"), "text_tower"),
-    (lambda s: s.pop("projection_width"), "projection_width"),
-    (lambda s: s.update(vocab_size=17), "other parameters"),
+    (lambda facts: facts["settings"].pop("text_tower"), "text_tower"),
+    (lambda facts: facts["settings"].pop("projection_width"), "projection"),
+    (lambda facts: facts["settings"].update(vocab_size=17), "parameters"),
+    (lambda facts: facts["settings"].update(vocab_size="17"), "manifest"),
+    (lambda facts: facts["settings"].update(image_size=1 << 40), "manifest"),
+    (lambda facts: facts["settings"].pop("num_frames"), "manifest"),
+    (lambda facts: facts["clip"].update(clip_sec=-1.0), "manifest"),
+    (lambda facts: facts.update(settings=None), "text_tower"),
+    (lambda facts: facts.update(clip=[1]), "manifest"),
+    (lambda facts: facts.update(training=[1]), "manifest"),
+    (lambda facts: facts.update(source={}), "manifest"),
+    (lambda facts: facts.update(seed="0"), "manifest"),
   ],
 )
 def test_weights_that_are_no_encoder(
   imported, tmp_path, encoder, change, message
 ):
   arrays, facts = weights.read(imported)
-  change(facts["settings"])
+  change(facts)
   weights.write(tmp_path / "other", arrays, facts)
   with pytest.raises(ValueError, match=message):
     model_directory.load_model(tmp_path / "other")
