@@ -87,9 +87,10 @@ def test_help_and_wrong_arguments_load_nothing_heavy(capsys):
     assert codes[" ".join(line)] == 2, line
 
 
-def test_building_from_videos_needs_no_jax():
-  line = ["build", "folder", "--videos=no_such_folder", "--data_dir=d"]
-  loaded, codes = answer([*line, "--annotations=no_such.csv"])
+def test_building_from_videos_needs_no_jax(tmp_path):
+  line = ["build", "folder", f"--data_dir={tmp_path}"]
+  line += ["--videos=no_such_folder", "--annotations=no_such.csv"]
+  loaded, codes = answer(line)
   assert list(codes.values()) == [2]
   assert not any("jax" in modules for modules in loaded.values())
 
