@@ -34,6 +34,7 @@ from clap_jax.storage import text_tables, untrusted
 # Annotators of all clips of a video; the dataset has 75 clips and 3 of them.
 _MAX_SALIENCIES = 1 << 22
 _MAX_LISTED = 20
+_MAX_PROBLEMS = 1000  # the rest of a file with more is not read
 _DURATION_COLUMNS = {
   "id": ("video", "video_id", "name", "filename"),
   "length": ("duration", "duration_sec", "length_sec", "seconds"),
@@ -194,6 +195,8 @@ def _read_by_video(text: str, reading: _Reading) -> None:
 
 def _read_lines(text: str, reading: _Reading) -> None:
   for number, line in enumerate(text_tables.split_lines(text), start=1):
+    if len(reading.problems) >= _MAX_PROBLEMS:
+      break
     if not line.strip():
       continue
     place = f"line {number}"
@@ -239,6 +242,8 @@ def _saliency(record: Mapping[str, Any]) -> np.ndarray | None:
 
 def _read_text(text: str, reading: _Reading) -> None:
   for number, line in enumerate(text_tables.split_lines(text)):
+    if len(reading.problems) >= _MAX_PROBLEMS:
+      break
     if not line.strip():
       continue
     place = f"line {number + 1}"

@@ -131,6 +131,9 @@ def restored(
   )
   params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   pretrained.check_fits(
-    params, task.init, name=str(pathlib.Path(workdir) / model_file)
+    params,
+    task.init,
+    name=str(pathlib.Path(workdir) / model_file),
+    whole=True,
   )
   return facts, task, params

@@ -118,6 +118,8 @@ def test_bytes_of_another_encoding_are_named(tmp_path):
      r"line 1: KeyError[^\n]*\n  line 2 is not JSON"),
     ("a.jsonl", "[" * 100_000, "line 1 .* nested too deeply"),
     ("a.json", '{"a":' * 100_000, "nested too deeply"),
+    ("a.jsonl", "x\n" * 20_000, "and 980 more"),
+    ("a.txt", "x\n" * 20_000, "and 980 more"),
     ("a.jsonl", LONG, "saliency of 50000000000000 clips"),
     ("a.jsonl", '{"qid": 1, "vid": "a", "query": "x", "duration": 3}',
      "test file without them"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data import vocabulary
-from clap_jax.trainers import encoders, facts, localizers
-from clap_jax.training import pretrained
+from clap_jax.trainers import encoders, facts, localizers, running
+from clap_jax.training import checkpoint, pretrained
 from tests.trainers.facts_test import ENCODER
 
 LOCALIZER = {
@@ -166,3 +166,20 @@ def test_a_tokenizer_that_is_no_file_is_refused(tmp_path, kind):
     path.symlink_to("/dev/zero")
   with pytest.raises(ValueError, match=r"tokenizer\.model"):
     vocabulary.load(path)
+
+
+def test_a_deeper_head_than_the_checkpoint_holds(tmp_path, monkeypatch):
+  task = localizers.make_task(LOCALIZER)
+  params = jax.device_get(jax.jit(task.init)(jax.random.key(0)))
+  monkeypatch.setattr(
+    checkpoint, "restore_params", lambda *_, **__: (params, {})
+  )
+  for num_convs in (1, 2):
+    document = changed(LOCALIZER, "head/num_convs", num_convs)
+    load(tmp_path, "localizer.json", document)
+    arguments = tmp_path, "localizer.json", localizers.make_task
+    if num_convs == 1:
+      running.restored(*arguments)
+    else:
+      with pytest.raises(ValueError, match=r"localizer\.json .*\n.*missing"):
+        running.restored(*arguments)
