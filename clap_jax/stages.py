@@ -20,6 +20,7 @@ from clap_jax.trainers import (
   end_to_end,
   fewshot,
   grounding,
+  imported_heads,
   inputs,
   localization,
   open_vocabulary,
@@ -30,6 +31,7 @@ from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import preemption, processes
 from clap_jax.training import topology as topology_lib
+from clap_jax.training import workdir as workdir_lib
 
 # What the page of a dataset shows of a video.
 _SHOWN_FRAMES = 10
@@ -220,6 +222,15 @@ def config_of(workdir) -> dict:
       "`clap train`."
     )
   return untrusted.read_json(path)
+
+
+def evaluation_keys(workdir) -> tuple[str, ...]:
+  """Keys of the config that may differ when a run is evaluated.
+
+  The config of an imported head names data where its authors had them.
+  """
+  keys = workdir_lib.EVALUATION_KEYS
+  return (*keys, "data") if imported_heads.is_imported(workdir) else keys
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from clap_jax.console import Progress, console
 with epy.lazy_imports():
   from clap_jax import stages, sweep, sweep_search
   from clap_jax.commands import configs
-  from clap_jax.training import processes, workdir
+  from clap_jax.training import processes
 
 
 def add_train(commands) -> None:
@@ -75,7 +75,7 @@ def _eval(args) -> dict:
   config = configs.of_run(
     stages.config_of(args.workdir),
     args.overrides,
-    changeable=workdir.EVALUATION_KEYS,
+    changeable=stages.evaluation_keys(args.workdir),
   )
   rows = stages.evaluate(args.workdir, split=args.split, config=config)
   for row in rows:

@@ -7,7 +7,11 @@ from clap_jax.interchange import source as source_lib
 from clap_jax.interchange import wrappers
 
 with epy.lazy_imports():
-  from clap_jax.interchange import export_weights, import_weights
+  from clap_jax.interchange import (
+    export_weights,
+    import_heads,
+    import_weights,
+  )
 
 
 def add_import(commands) -> None:
@@ -19,16 +23,15 @@ def add_import(commands) -> None:
     "is run. Every key that is left out is listed with the reason; a key "
     "without a rule, or a parameter without a value, is an error.",
   )
-  sources = "; ".join(
-    f"{name}: {about}" for name, about in source_lib.FAMILIES.items()
-  )
+  known = source_lib.FAMILIES | source_lib.HEAD_FAMILIES
+  sources = "; ".join(f"{name}: {about}" for name, about in known.items())
   parser.add_argument(
     "path", metavar="weights", help="a file, or a Hugging Face directory"
   )
   parser.add_argument(
     "--source",
     required=True,
-    choices=source_lib.FAMILIES,
+    choices=known,
     help=sources,
   )
   parser.add_argument("--out", required=True, help="directory to write")
@@ -54,19 +57,55 @@ def add_import(commands) -> None:
   parser.add_argument(
     "--weights",
     choices=wrappers.WEIGHTS,
-    default=wrappers.MODEL,
-    help="to take, where a moving average lies beside the model's",
+    help="to take, where a moving average lies beside the model's (default: "
+    "the model's of encoders, the average's of heads)",
+  )
+  parser.add_argument(
+    "--config", metavar="FILE.yaml", help="that a head was trained with"
+  )
+  parser.add_argument(
+    "--labels",
+    metavar="FILE",
+    help="classes of a head in its order, one per line, or annotations (.json) "
+    "with label_id",
   )
   parser.set_defaults(run=_import)
 
 
 def _import(args) -> dict:
+  is_head = args.source in source_lib.HEAD_FAMILIES
+  given = [f"--{n}" for n in ("config", "labels") if getattr(args, n)]
+  if given and not is_head:
+    raise ValueError(
+      f"{', '.join(given)}: only for {', '.join(source_lib.HEAD_FAMILIES)}."
+    )
+  if is_head and not args.config:
+    raise ValueError(
+      f"--source {args.source} needs --config, the .yaml that the checkpoint "
+      "was trained with."
+    )
+  return _import_head(args) if is_head else _import_encoder(args)
+
+
+def _import_head(args) -> dict:
+  done = import_heads.import_actionformer(
+    args.path,
+    config_file=args.config,
+    out=args.out,
+    labels=args.labels,
+    choice=args.weights,
+  )
+  _print_conversion(done)
+  return _document(done) | {"label_names": list(done.label_names)}
+
+
+def _import_encoder(args) -> dict:
   done = import_weights.import_weights(
     args.path,
     source=args.source,
     out=args.out,
     tokenizer=args.tokenizer,
-    choice=args.weights,
+    choice=args.weights or wrappers.MODEL,
     options=source_lib.Options(
       num_frames=args.num_frames,
       tubelet_frames=args.tubelet_frames,
@@ -75,6 +114,11 @@ def _import(args) -> dict:
       tower=args.tower,
     ),
   )
+  _print_conversion(done)
+  return _document(done)
+
+
+def _print_conversion(done) -> None:
   conversion = done.conversion
   for line in (f"read {done.file}", *done.unwrapped):
     console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -83,6 +127,8 @@ def _import(args) -> dict:
     ("not in the source", conversion.filled),
   ):
     for name, reason in entries.items():
+      if reason.endswith(wrappers.TAKEN_INSTEAD):  # said once, above
+        continue
       console.print(
         f"{what}: {name} ({reason})",
         highlight=False,
@@ -93,6 +139,10 @@ def _import(args) -> dict:
   console.print("to start from them: clap train ... \\", highlight=False)
   for flag in done.flags:
     console.print(f"  {flag} \\", highlight=False, soft_wrap=True)
+
+
+def _document(done) -> dict:
+  conversion = done.conversion
   return {
     "directory": str(done.directory),
     "num_parameters": done.num_parameters,

@@ -37,6 +37,14 @@ class SequenceOptions:
       )
 
 
+def doubled_length(num_steps: int, *, max_length: int) -> int:
+  """`max_length`, doubled until so many steps fit: few programs for all."""
+  length = max_length
+  while length < num_steps:
+    length *= 2
+  return length
+
+
 class Window(NamedTuple):
   """Features [start, start + length) of a sequence."""
 

@@ -257,9 +257,12 @@ def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
   if facts["length"] == "windows" or not task.takes_any_length:
     yield _in_trained_windows(model, sequence)
     return
-  for window in sequences.long_windows(num_steps, max_length=size):
+  for window in sequences.long_windows(
+    num_steps, max_length=size, whole_steps=task.whole_steps
+  ):
     part = sequence[window.start : window.stop]
-    output = model.detect(params, *sequences.padded_to(part, size))
+    length = task.padded_length(len(part))
+    output = model.detect(params, *sequences.padded(part, length))
     (found,) = _rows(jax.device_get(output), 1)
     yield _owned(found, window)
 

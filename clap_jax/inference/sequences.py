@@ -40,16 +40,19 @@ def with_trained_length(
   return video
 
 
-def long_windows(num_steps: int, *, max_length: int) -> list[LongWindow]:
+def long_windows(
+  num_steps: int, *, max_length: int, whole_steps: int = 0
+) -> list[LongWindow]:
   """Windows for a head that takes any length; one where the video fits.
 
   Args:
     num_steps: features of the video.
     max_length: steps of a training sequence. A window is a power of two times
       as long.
+    whole_steps: a video of so many features is one window, if that is more.
   """
   doublings = math.ceil(math.log2(_MIN_LONG_STEPS / max_length))
-  size = max_length * 2 ** max(0, doublings)
+  size = max(max_length * 2 ** max(0, doublings), whole_steps)
   hop, quarter = size // 2, size // 4
   windows, start, low = [], 0, -math.inf
   while num_steps - start > size:
@@ -67,12 +70,17 @@ def padded_to(
   For heads that take any length. Doubling keeps the number of compiled
   programs small.
   """
-  length = max_length
-  while length < len(sequence):
-    length *= 2
-  padded = np.zeros((1, length, sequence.shape[1]), np.float32)
-  padded[0, : len(sequence)] = sequence
-  return padded, (np.arange(length) < len(sequence))[None]
+  return padded(
+    sequence,
+    feature_windows.doubled_length(len(sequence), max_length=max_length),
+  )
+
+
+def padded(sequence: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+  """(1, length, d) and (1, length): the sequence, and zeros behind it."""
+  rows = np.zeros((1, length, sequence.shape[1]), np.float32)
+  rows[0, : len(sequence)] = sequence
+  return rows, (np.arange(length) < len(sequence))[None]
 
 
 def trained_windows(

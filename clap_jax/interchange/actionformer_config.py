@@ -1,8 +1,8 @@
 """ActionFormer's YAML configurations as configs of the localization trainer.
 
 `read` completes a file with the values that the public program takes where it
-states none; `run_config` translates the whole of it. What has no counterpart
-here is an error, unless it only says where or on what the program runs.
+states none; actionformer_run translates the whole of it. What has no
+counterpart here is an error, unless it only says where the program runs.
 """
 
 import os
@@ -194,7 +194,7 @@ def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
     ValueError: values are of another type, or do not fit each other.
   """
   model, train = values["model"], values["train_cfg"]
-  num_stem_convs, num_stem_blocks, num_branches = _numbers(
+  num_stem_convs, num_stem_blocks, num_branches = numbers(
     model["backbone_arch"], int, "model.backbone_arch", count=3
   )
   num_levels = num_branches + 1
@@ -205,8 +205,8 @@ def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
   if not isinstance(ranges, list | tuple):
     raise ValueError(f"model.regression_range: got {ranges!r:.60}, not pairs.")
   streams, projected = _streams(values)
-  width = sum(projected) if projected else _whole(model, "model", "embd_dim")
-  neck_width = _whole(model, "model", "fpn_dim")
+  width = sum(projected) if projected else whole(model, "model", "embd_dim")
+  neck_width = whole(model, "model", "fpn_dim")
   if neck_width != width:
     raise ValueError(
       f"model.fpn_dim is {neck_width}; an identity neck keeps the width "
@@ -217,30 +217,29 @@ def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
     stream_widths=streams,
     projected_widths=projected,
     num_stem_convs=num_stem_convs,
-    stem_kernel_size=_whole(model, "model", "embd_kernel_size"),
+    stem_kernel_size=whole(model, "model", "embd_kernel_size"),
     stem_norm=bool(model["embd_with_ln"]),
     num_stem_blocks=num_stem_blocks,
     # Up to 1 is the whole sequence.
     windows=tuple(
       size if size > 1 else -1
-      for size in _numbers(windows, int, "model.n_mha_win_size")
+      for size in numbers(windows, int, "model.n_mha_win_size")
     ),
     ranges=tuple(
-      _numbers(pair, float, "model.regression_range", count=2)
-      for pair in ranges
+      numbers(pair, float, "model.regression_range", count=2) for pair in ranges
     ),
-    num_heads=_whole(model, "model", "n_head"),
-    dropout_rate=_number(train, "train_cfg", "dropout"),
-    drop_path_rate=_number(train, "train_cfg", "droppath"),
+    num_heads=whole(model, "model", "n_head"),
+    dropout_rate=number(train, "train_cfg", "dropout"),
+    drop_path_rate=number(train, "train_cfg", "droppath"),
     absolute_positions=bool(model["use_abs_pe"]),
     relative_positions=bool(model["use_rel_pe"]),
     level_norm=bool(model["fpn_with_ln"]),
-    head_width=_whole(model, "model", "head_dim"),
-    head_kernel_size=_whole(model, "model", "head_kernel_size"),
-    num_convs=_whole(model, "model", "head_num_layers") - 1,
+    head_width=whole(model, "model", "head_dim"),
+    head_kernel_size=whole(model, "model", "head_kernel_size"),
+    num_convs=whole(model, "model", "head_num_layers") - 1,
     head_norm=bool(model["head_with_ln"]),
-    prior_probability=_number(train, "train_cfg", "cls_prior_prob"),
-    empty_classes=_numbers(
+    prior_probability=number(train, "train_cfg", "cls_prior_prob"),
+    empty_classes=numbers(
       train["head_empty_cls"] or (), int, "train_cfg.head_empty_cls"
     ),
   )
@@ -250,18 +249,18 @@ def input_width(values: Mapping[str, Any]) -> int:
   """Channels of a feature, over all streams."""
   width = values["dataset"]["input_dim"]
   if isinstance(width, list | tuple):
-    return sum(_numbers(width, int, "dataset.input_dim"))
-  return _whole(values["dataset"], "dataset", "input_dim")
+    return sum(numbers(width, int, "dataset.input_dim"))
+  return whole(values["dataset"], "dataset", "input_dim")
 
 
 def num_classes(values: Mapping[str, Any]) -> int:
   """Outputs of the class head."""
-  return _whole(values["dataset"], "dataset", "num_classes")
+  return whole(values["dataset"], "dataset", "num_classes")
 
 
 def max_length(values: Mapping[str, Any]) -> int:
   """Steps of a training sequence."""
-  return _whole(values["dataset"], "dataset", "max_seq_len")
+  return whole(values["dataset"], "dataset", "max_seq_len")
 
 
 def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
@@ -272,12 +271,12 @@ def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
     raise ValueError(
       f"train_cfg.center_sample is {samples!r:.60}; expected radius or none."
     )
-  radius = _number(train, section, "center_sample_radius")
+  radius = number(train, section, "center_sample_radius")
   return losses.NormalizedLossConfig(
     center_radius=radius if samples == "radius" else _EVERYWHERE,
-    label_smoothing=_number(train, section, "label_smoothing"),
-    offset_weight=_number(train, section, "loss_weight"),
-    normalizer_start=_number(train, section, "init_loss_norm"),
+    label_smoothing=number(train, section, "label_smoothing"),
+    offset_weight=number(train, section, "loss_weight"),
+    normalizer_start=number(train, section, "init_loss_norm"),
   )
 
 
@@ -295,15 +294,15 @@ def decode_config(
   class_wise = bool(test["multiclass_nms"])
   votes = method == "soft" and not class_wise
   return actionformer_decoding.ActionFormerDecodeConfig(
-    num_kept=_whole(test, section, "max_seg_num"),
-    num_candidates=_whole(test, section, "pre_nms_topk"),
-    sigma=_number(test, section, "nms_sigma") if method == "soft" else 0.0,
-    min_score=_number(test, section, "min_score"),
+    num_kept=whole(test, section, "max_seg_num"),
+    num_candidates=whole(test, section, "pre_nms_topk"),
+    sigma=number(test, section, "nms_sigma") if method == "soft" else 0.0,
+    min_score=number(test, section, "min_score"),
     class_wise=class_wise,
     # The public program votes only where classes suppress each other.
-    vote_iou=_number(test, section, "voting_thresh") if votes else 0.0,
-    min_candidate_score=_number(test, section, "pre_nms_thresh"),
-    min_length=_number(test, section, "duration_thresh"),
+    vote_iou=number(test, section, "voting_thresh") if votes else 0.0,
+    min_candidate_score=number(test, section, "pre_nms_thresh"),
+    min_length=number(test, section, "duration_thresh"),
   )
 
 
@@ -317,19 +316,21 @@ def _streams(values) -> tuple[tuple[int, ...], tuple[int, ...]]:
       "dataset.input_dim and model.embd_dim must both be lists, or neither: "
       f"got {given[0]!r:.60} and {given[1]!r:.60}."
     )
-  streams = _numbers(given[0], int, "dataset.input_dim")
-  return streams, _numbers(given[1], int, "model.embd_dim", count=len(streams))
+  streams = numbers(given[0], int, "dataset.input_dim")
+  return streams, numbers(given[1], int, "model.embd_dim", count=len(streams))
 
 
-def _whole(values, section: str, key: str) -> int:
-  return _numbers([values[key]], int, f"{section}.{key}")[0]
+def whole(values, section: str, key: str) -> int:
+  """The whole number of a key."""
+  return numbers([values[key]], int, f"{section}.{key}")[0]
 
 
-def _number(values, section: str, key: str) -> float:
-  return _numbers([values[key]], float, f"{section}.{key}")[0]
+def number(values, section: str, key: str) -> float:
+  """The number of a key."""
+  return numbers([values[key]], float, f"{section}.{key}")[0]
 
 
-def _numbers(values, kind: type, name: str, *, count: int | None = None):
+def numbers(values, kind: type, name: str, *, count: int | None = None):
   """A tuple of numbers; ValueError where they are others than asked."""
   kinds = (int,) if kind is int else (int, float)
   if not isinstance(values, list | tuple) or not all(

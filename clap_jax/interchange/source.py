@@ -21,6 +21,10 @@ FAMILIES = {
   "videomae": "video transformers in the form of VideoMAE",
   "videoprism": "VideoPrism's video encoder (flax .npz)",
 }
+# Sources of heads on features, likewise; see import_heads.py.
+HEAD_FAMILIES = {
+  "actionformer": "a head of public ActionFormer (.pth.tar), with --config",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,8 @@ _STATES = re.compile(
   r"args|cfg|configs?|hparams|hyper_parameters|callbacks|loops|loss|"
   r"criterion|metrics?|history|logs?"
 )
+# How the reason ends why another copy of the weights is left out.
+TAKEN_INSTEAD = "are taken instead"
 _STATE_REASON = "state of the training"
 
 
@@ -181,7 +183,7 @@ class _Work:
     for key, old in self.keys.items():
       first, _, rest = key.partition(".")
       if first in others:
-        self.left_out[old] = f"the weights under {part} are taken instead"
+        self.left_out[old] = f"the weights under {part} {TAKEN_INSTEAD}"
         continue
       if first == part and rest:
         num_taken += 1

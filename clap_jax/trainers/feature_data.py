@@ -318,14 +318,27 @@ class FeatureReader:
     )
 
   def evaluation_sources(
-    self, split, *, takes_any_length: bool = True
+    self,
+    split,
+    *,
+    takes_any_length: bool = True,
+    padded_length: Callable[[int], int] | None = None,
   ) -> list[feature_sources.LocalizationSource]:
     """Sources whose windows cover the split; each of one padded length.
 
-    Padded sequences keep their length, in lengths that double so that few
-    programs are compiled. With the length mode "windows", and for a head that
-    does not take any length, they are cut to windows.
+    Padded sequences keep their length. With the length mode "windows", and for
+    a head that does not take any length, they are cut to windows.
+
+    Args:
+      split: whose videos are meant.
+      takes_any_length: whether the head does.
+      padded_length: steps -> steps to which so many are padded; None for
+        max_length, doubled as often as needed.
     """
+    if padded_length is None:
+      padded_length = functools.partial(
+        feature_windows.doubled_length, max_length=self.config.max_length
+      )
     infos, loaded = self.examples(split), self.features(split)
     if self.config.length == "windows" or not takes_any_length:
       return [
@@ -336,9 +349,7 @@ class FeatureReader:
     buckets: dict[int, list[records.ExampleInfo]] = {}
     for info in infos:
       if info.id in loaded:
-        length = self.config.max_length
-        while length < len(loaded[info.id].features):
-          length *= 2
+        length = padded_length(len(loaded[info.id].features))
         buckets.setdefault(length, []).append(info)
     if not buckets:
       raise features.FeatureError(f"none of {len(infos)} videos has features")

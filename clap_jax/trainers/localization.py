@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from clap_jax.storage import output
 from clap_jax.trainers import (
   abstract,
   feature_data,
+  imported_heads,
   localizers,
   results,
   running,
@@ -39,7 +41,7 @@ def abstract_run(
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
   size, length = config.data.batch_size, config.data.max_length
-  names = [str(index) for index in range(facts.num_classes)]
+  names = config.class_names([str(i) for i in range(facts.num_classes)])
   described = localizers.model_facts(config, names, facts.feature_width)
   task = localizers.make_task(described, loss_config=config.loss)
   batch = types.LocalizationBatch(
@@ -61,12 +63,12 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   source = reader.localization_source(config.data.train_split)
   facts = localizers.model_facts(
     config,
-    reader.dataset.label_names,
+    config.class_names(reader.dataset.label_names),
     source.feature_width,
     standardization=reader.standardization(),
   )
   task = localizers.make_task(facts, loss_config=config.loss)
-  score = _Score(config, reader, task)
+  score = _Score(config, reader, task, facts["label_names"])
   state = running.fit(
     task,
     config,
@@ -74,6 +76,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
     source=source,
     measure=lambda params, split: score(params, split)[0],
     title="localization",
+    prepare=config.starter(facts, model_file=MODEL_FILE),
   )
   params, average = running.trained(state)
   encoder = feature_data.encoder_facts(reader.extraction)
@@ -89,24 +92,28 @@ def evaluate(
   config: localizers.AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  _, task, params = running.restored(
+  facts, task, params = running.restored(
     workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment", split=split)
-  score = _Score(config, reader, task)
+  names = imported_heads.class_names(
+    facts, reader.dataset.label_names, place=str(workdir)
+  )
+  score = _Score(config, reader, task, names)
   return score.rows(params, split)[0]
 
 
 class _Score:
   """mAP of parameters on a split."""
 
-  def __init__(self, config, reader, task):
+  def __init__(self, config, reader, task, label_names):
     self._config = config
     self._reader = reader
     self._protocol = detection.protocol_named(config.protocol)
-    self._takes_any_length = task.takes_any_length
+    self._task = task
+    self._label_names = label_names
     self._predictor = evaluation.Predictor(
       task.predict,
       mesh=mesh_lib.make_mesh(config.mesh),
@@ -121,7 +128,9 @@ class _Score:
       params,
       split,
       decode=self._config.decode,
-      takes_any_length=self._takes_any_length,
+      takes_any_length=self._task.takes_any_length,
+      padded_length=self._task.padded_length,
+      label_names=self._label_names,
     )
     table = with_class_source(table, self._config.classifier)
     truth = ground_truth(self._reader, split)
@@ -217,16 +226,28 @@ def detections(
   *,
   decode: SuppressionConfig,
   takes_any_length: bool = True,
+  padded_length: Callable[[int], int] | None = None,
+  label_names: Sequence[str] | None = None,
 ) -> tables.DetectionTable:
   """Detections of a split's videos in seconds, cut to the videos.
 
   Those of the windows of one video are merged by `decode`'s soft-NMS.
+
+  Args:
+    reader: of the features.
+    predictor: of the head.
+    params: of the head.
+    split: whose videos are meant.
+    decode: how windows are merged.
+    takes_any_length: see localizers.FeatureTask.
+    padded_length: see feature_data.FeatureReader.evaluation_sources.
+    label_names: classes of the head; None for the dataset's.
   """
   loaded = reader.features(split)
   found: dict[str, list[types.Detections]] = {}
   infos = {}
   for source in reader.evaluation_sources(
-    split, takes_any_length=takes_any_length
+    split, takes_any_length=takes_any_length, padded_length=padded_length
   ):
     infos |= {info.id: info for info in source.examples}
     with pipeline.evaluation_batches(
@@ -242,7 +263,7 @@ def detections(
             found.setdefault(source.examples[index].id, []).append(
               kept._replace(segments=moved)
             )
-  names = reader.dataset.label_names
+  names = label_names or reader.dataset.label_names
   columns: dict[str, list] = {
     name: [] for name in ("video", "start_sec", "end_sec", "label", "score")
   }

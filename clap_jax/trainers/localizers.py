@@ -5,6 +5,7 @@ the config in training and from its facts, plain JSON, in inference.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from clap_jax import config as config_lib
 from clap_jax import types
+from clap_jax.data import feature_windows
 from clap_jax.losses import localization as losses
 from clap_jax.losses import proposals as proposal_losses
 from clap_jax.metrics import protocols, video_classifier
@@ -24,8 +26,10 @@ from clap_jax.models import (
   pyramid,
   subgraph,
 )
-from clap_jax.trainers import feature_data, running
+from clap_jax.trainers import feature_data, imported_heads, running
 from clap_jax.training import task as task_lib
+
+ANY_ACTION = "action"  # the class of a head that does not tell them apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,19 @@ class AnyLocalizationConfig(running.RunConfig):
   data: feature_data.FeatureData
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
   classifier: ClassifierConfig = ClassifierConfig()
+
+  def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the head, of a dataset with these."""
+    return tuple(dataset_names)
+
+  def starter(self, facts: dict, *, model_file: str):
+    """What changes a fresh state before the first step; None for nothing.
+
+    Args:
+      facts: of the run's model.
+      model_file: of such facts.
+    """
+    del facts, model_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,9 +112,24 @@ class ActionFormerConfig(AnyLocalizationConfig):
   loss: losses.NormalizedLossConfig
   decode: actionformer_decoding.ActionFormerDecodeConfig
   localizer: str = config_lib.choice("actionformer")
+  # One class for all segments; an outside classifier names the detections.
+  class_agnostic: bool = False
+  start: imported_heads.HeadStart = dataclasses.field(
+    default_factory=imported_heads.HeadStart
+  )
 
   def __post_init__(self):
     actionformer.check_length(self.model, self.data.max_length)
+
+  def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the head, of a dataset with these."""
+    if self.class_agnostic:
+      return (ANY_ACTION,)
+    return super().class_names(dataset_names)
+
+  def starter(self, facts: dict, *, model_file: str):
+    """Takes over an imported head; see `AnyLocalizationConfig`."""
+    return imported_heads.starter(self.start, facts, model_file=model_file)
 
   def model_sections(self) -> dict[str, Any]:
     """What the model is made of, as plain JSON."""
@@ -121,6 +153,9 @@ class FeatureTask:
   """
 
   takes_any_length: ClassVar[bool] = True
+  # Steps of a video that inference takes whole, if more than others do; see
+  # inference/sequences.py.
+  whole_steps: ClassVar[int] = 0
   max_length: int
   feature_width: int
   channels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -134,15 +169,8 @@ class FeatureTask:
     return self.detect(params, batch.features, batch.mask)
 
   def padded_length(self, num_steps: int) -> int:
-    """Steps to which inference pads a sequence, of a head for any length.
-
-    The length of a training sequence doubles, so that few programs are
-    compiled.
-    """
-    length = self.max_length
-    while length < num_steps:
-      length *= 2
-    return length
+    """Steps to which inference pads a sequence, of a head for any length."""
+    return feature_windows.doubled_length(num_steps, max_length=self.max_length)
 
   def standardized(self, features: jax.Array) -> jax.Array:
     """Features (b, t, d) as the model wants them."""
@@ -206,6 +234,8 @@ class PointTask(FeatureTask):
 class ActionFormerTask(FeatureTask):
   """ActionFormer as a task; its loss keeps an average of positive points."""
 
+  # Public inference takes any video whole. Longer ones, of hours, are cut.
+  whole_steps: ClassVar[int] = 1 << 16
   model: actionformer.ActionFormer
   loss_config: losses.NormalizedLossConfig
   decode_config: actionformer_decoding.ActionFormerDecodeConfig
@@ -250,6 +280,8 @@ class ActionFormerTask(FeatureTask):
       deterministic=False,
       rngs={"dropout": rng},
     )
+    if self.model.num_classes == 1:  # every labelled segment is of it
+      batch = batch._replace(labels=jnp.zeros_like(batch.labels))
     loss, metrics, normalizer = losses.normalized_loss(
       predictions,
       batch,

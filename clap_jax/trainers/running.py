@@ -9,7 +9,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.trainers import facts as facts_lib
-from clap_jax.trainers import inputs
+from clap_jax.trainers import imported_heads, inputs
 from clap_jax.training import checkpoint, pretrained, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
@@ -113,6 +113,8 @@ def restored(
 ) -> tuple[dict, T, Any]:
   """The facts of a finished run, the task that they describe, its parameters.
 
+  The directory of an imported head counts as one.
+
   Args:
     workdir: of the run.
     model_file: of its facts.
@@ -129,7 +131,10 @@ def restored(
   facts, task = facts_lib.load(
     workdir, model_file, lambda facts: make_task(facts | other)
   )
-  params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
+  if imported_heads.is_imported(workdir):
+    params = imported_heads.restore_params(workdir)
+  else:
+    params, _ = checkpoint.restore_params(workdir, use_ema=facts["use_ema"])
   pretrained.check_fits(
     params,
     task.init,

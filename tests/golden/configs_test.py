@@ -40,6 +40,19 @@ ARGUMENTS = {
     "instances=single,text",
     "legacy_qat",
   ],
+  "localization_actionformer": [
+    "",
+    "anet_tsp",
+    "anet_i3d",
+    "epic_slowfast_verb",
+    "epic_slowfast_noun",
+    "ego4d_slowfast",
+    "ego4d_omnivore",
+    "ego4d_egovlp",
+    "ego4d_slowfast_omnivore_egovlp",
+    "tiny",
+    "seed=7",
+  ],
   "study_claim": ["", "tiny", "all_classes", "scratch", "properties"],
 }
 STUDIES = ("study_claim",)  # of `clap study`, with no trainer of their own

@@ -163,6 +163,10 @@ class GridTask:
   """Finds two segments that are known on the grid."""
 
   takes_any_length = True
+  whole_steps = 0
+
+  def padded_length(self, num_steps):
+    return num_steps
 
   def detect(self, params, features, mask):
     del params, features, mask

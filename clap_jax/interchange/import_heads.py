@@ -1,0 +1,210 @@
+"""Public checkpoints of heads to a directory that predicts and trains.
+
+The directory is like that of a finished run: facts and config of the head, with
+weights in the place of checkpoints.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from clap_jax.interchange import (
+  actionformer,
+  actionformer_config,
+  actionformer_run,
+  rules,
+  weight_files,
+  wrappers,
+)
+from clap_jax.storage import text_tables, untrusted
+from clap_jax.trainers import (
+  facts as facts_lib,
+)
+from clap_jax.trainers import (
+  feature_data,
+  imported_heads,
+  localization,
+  localizers,
+)
+from clap_jax.training import paths, weights
+from clap_jax.training import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedHead:
+  """What was written, and what became of each key of the source."""
+
+  directory: pathlib.Path
+  num_parameters: int
+  conversion: rules.Conversion
+  file: str
+  unwrapped: tuple[str, ...]  # see wrappers.Unwrapped
+  label_names: tuple[str, ...]
+  settings: Mapping[str, Any]  # of the model
+  flags: tuple[str, ...]  # that `clap train` needs to start from it
+
+
+def import_actionformer(
+  path: str | os.PathLike,
+  *,
+  config_file: str | os.PathLike,
+  out: str | os.PathLike,
+  labels: str | os.PathLike | None = None,
+  choice: str | None = None,
+) -> ImportedHead:
+  """Converts a checkpoint of public ActionFormer with its configuration.
+
+  Args:
+    path: of the checkpoint.
+    config_file: the .yaml that it was trained with.
+    out: the directory to write.
+    labels: names of the classes in the order of the class head, one per line,
+      or the annotations (.json) with "label" and "label_id"; None for none.
+    choice: one of wrappers.WEIGHTS; None for the moving average, which public
+      evaluation takes, where there is one.
+
+  Raises:
+    ValueError: the configuration is of another model, or the checkpoint of
+      another configuration; every problem is listed.
+    FileExistsError: `out` holds weights or a run.
+  """
+  path, out = pathlib.Path(path), pathlib.Path(out)
+  for name in (weights.MANIFEST_FILE, workdir_lib.CONFIG_FILE):
+    if (out / name).exists():
+      raise FileExistsError(f"{out} has {name} already; give another --out.")
+  values = actionformer_config.read(config_file)
+  try:
+    config = localizers.resolve(actionformer_run.run_config(values))
+  except ValueError as error:
+    raise ValueError(f"{config_file}: {error}") from None
+  num_classes = actionformer_config.num_classes(values)
+  names, are_stated = _label_names(labels, num_classes)
+  facts = localizers.model_facts(
+    config, names, actionformer_config.input_width(values)
+  )
+  facts |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
+  facts |= feature_data.encoder_facts(
+    {
+      "encoder": config.data.files.encoder,
+      "files": dataclasses.asdict(config.data.files),
+    }
+  )
+  file = weight_files.find(path)
+  conversion, unwrapped = _converted(file, facts, choice)
+  out.mkdir(parents=True, exist_ok=True)
+  facts_lib.write(out / localization.MODEL_FILE, facts)
+  workdir_lib.write_config(out, config)
+  weights.write(
+    out,
+    conversion.weights,
+    {
+      "kind": "import",
+      "source": "actionformer",
+      "file": file.name,
+      "file_sha256": weights.sha256(file),
+      "unwrapped": list(unwrapped),
+      "left_out": conversion.left_out,
+      "settings": facts["model"],
+    },
+  )
+  return ImportedHead(
+    directory=out,
+    num_parameters=sum(leaf.size for leaf in conversion.weights.values()),
+    conversion=conversion,
+    file=file.name,
+    unwrapped=unwrapped,
+    label_names=names,
+    settings=facts["model"],
+    flags=(
+      f"--config.start.imported={out}",
+      *imported_heads.flags(facts),
+    ),
+  )
+
+
+def _converted(file, facts, choice):
+  """(conversion, what was unwrapped) of the weights of a head."""
+  tensors = weight_files.read(file)
+  if choice is None:
+    has_average = any(key.startswith("state_dict_ema.") for key in tensors)
+    choice = wrappers.EMA if has_average else wrappers.MODEL
+  task = localizers.make_task(facts)
+  expected = {
+    name: leaf
+    for name, leaf in paths.flatten(
+      jax.eval_shape(task.init, jax.random.key(0))
+    ).items()
+    if name.startswith("params/")
+  }
+  try:
+    unwrapped = wrappers.unwrap(
+      tensors,
+      is_known=lambda key: any(
+        re.fullmatch(rule.pattern, key) for rule in actionformer.RULES
+      ),
+      weights=choice,
+    )
+    conversion = rules.convert(
+      unwrapped.tensors,
+      rules=actionformer.RULES,
+      expected=expected,
+      context=rules.Context(unwrapped.tensors),
+    )
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}") from error
+  left_out = conversion.left_out | unwrapped.left_out
+  conversion = dataclasses.replace(conversion, left_out=left_out)
+  return conversion, unwrapped.removed
+
+
+def _label_names(
+  labels: str | os.PathLike | None, num_classes: int
+) -> tuple[tuple[str, ...], bool]:
+  """The names of all classes, and whether they are stated."""
+  if labels is None:
+    if num_classes == 1:
+      return ("action",), True
+    return tuple(f"class {i}" for i in range(num_classes)), False
+  is_json = pathlib.Path(labels).suffix.lower() == ".json"
+  names = (_names_of_annotations if is_json else _names_of_lines)(labels)
+  if len(names) != num_classes or len(set(names)) != num_classes:
+    raise ValueError(
+      f"--labels: {labels} names {len(set(names))} classes, the class head has "
+      f"{num_classes}; give each once, in the order of the head."
+    )
+  return names, True
+
+
+def _names_of_lines(path) -> tuple[str, ...]:
+  return tuple(line for _, line in text_tables.read_lines(path))
+
+
+def _names_of_annotations(path) -> tuple[str, ...]:
+  """Class names in the order of "label_id"."""
+  document = untrusted.read_json(path)
+  names: dict[int, str] = {}
+  try:
+    for video in document["database"].values():
+      for entry in video["annotations"]:
+        if (
+          names.setdefault(entry["label_id"], entry["label"]) != entry["label"]
+        ):
+          raise ValueError(
+            f"--labels: {path} has two labels of label_id {entry['label_id']}."
+          )
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"--labels: {path} is no JSON of annotations with label and label_id "
+      f"({type(error).__name__}: {error})."
+    ) from None
+  if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+    raise ValueError(
+      f"--labels: {path} has the label_ids {sorted(names)[:5]}, ...; expected "
+      f"0 to {len(names) - 1}."
+    )
+  return tuple(names[i] for i in range(len(names)))

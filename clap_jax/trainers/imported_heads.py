@@ -1,0 +1,176 @@
+"""Heads made of public checkpoints: a directory that `clap import` wrote.
+
+It has the facts and the config of a run, and its parameters as weights in the
+place of checkpoints.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clap_jax.trainers import facts as facts_lib
+from clap_jax.training import checkpoint, paths, pretrained, weights
+from clap_jax.training import state as state_lib
+
+Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
+
+# Of the facts: whether the import was given the names of the classes.
+NAMES_STATED = "label_names_stated"
+_CLASS_OUTPUTS = (
+  "params/class_head/out/dense/kernel",
+  "params/class_head/out/dense/bias",
+)
+# Fields of the model that training may change.
+_FREE = ("dropout_rate", "drop_path_rate", "prior_probability", "empty_classes")
+# Key of the facts -> where a config has it.
+_PLACES = {"max_length": "data.max_length", "model": "model"}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadStart:
+  """Which parameters training starts from."""
+
+  imported: str = ""  # directory of `clap import`; "": random parameters
+
+
+def is_imported(directory: str | pathlib.Path) -> bool:
+  """Whether the parameters of a directory are imported and not trained."""
+  directory = pathlib.Path(directory)
+  has_checkpoints = (directory / checkpoint.CHECKPOINT_DIRECTORY).is_dir()
+  return (directory / weights.MANIFEST_FILE).is_file() and not has_checkpoints
+
+
+def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
+  """The parameters of an imported head, nested."""
+  arrays, _ = weights.read(directory)
+  return paths.nest(arrays)
+
+
+def class_names(
+  facts: Mapping[str, Any], dataset_names: Sequence[str], *, place: str
+) -> tuple[str, ...]:
+  """The classes of a head by their names in a dataset.
+
+  An import that was not given names has its classes in the dataset's order,
+  which is said on standard error.
+
+  Raises:
+    ValueError: there are more or fewer classes than the dataset has.
+  """
+  own = tuple(facts["label_names"])
+  if facts.get(NAMES_STATED, True) or len(own) == 1:
+    return own
+  if len(own) != len(dataset_names):
+    raise ValueError(
+      f"{place} has {len(own)} classes without names, the data "
+      f"{len(dataset_names)}; import it again with --labels, the names of its "
+      "classes."
+    )
+  print(
+    f"{place} names no classes: they are taken to be, in this order, "
+    f"{', '.join(dataset_names)}; `clap import --labels FILE` states them.",
+    file=sys.stderr,
+  )
+  return tuple(dataset_names)
+
+
+def starter(
+  start: HeadStart, facts: Mapping[str, Any], *, model_file: str
+) -> Prepare | None:
+  """What puts an imported head into a fresh state; None for nothing.
+
+  Args:
+    start: of the run.
+    facts: of the run's model.
+    model_file: of the facts of such a head.
+
+  Raises:
+    FileNotFoundError: the directory holds no imported head.
+    ValueError: it is of another model, or of other classes.
+  """
+  if not start.imported:
+    return None
+  arrays, _ = weights.read(start.imported)
+  found = facts_lib.read(start.imported, model_file)
+  _check_same_model(found, facts, place=start.imported)
+  here = facts["label_names"]
+  names = class_names(found, here, place=start.imported)
+  order = _order(names, here, place=start.imported)
+  for name in _CLASS_OUTPUTS:
+    arrays[name] = np.ascontiguousarray(arrays[name][..., order])
+  return functools.partial(
+    pretrained.take_over, source=arrays, name=start.imported
+  )
+
+
+def _order(
+  names: Sequence[str], here: Sequence[str], *, place: str
+) -> list[int]:
+  """Number in `names` of each class here."""
+  if len(names) == len(here) == 1:
+    return [0]
+  if set(names) != set(here):
+    only_there = ", ".join(sorted(set(names) - set(here))[:5])
+    only_here = ", ".join(sorted(set(here) - set(names))[:5])
+    raise ValueError(
+      f"{place} has other classes than the data: only there {only_there!r}, "
+      f"only here {only_here!r}; correct the names that it was imported with "
+      "(--labels), or data.ignored_labels."
+    )
+  return [list(names).index(name) for name in here]
+
+
+def _check_same_model(found, facts, *, place: str) -> None:
+  """Raises a ValueError that lists the flags which an imported head needs."""
+  if found["localizer"] != facts["localizer"]:
+    raise ValueError(
+      f"{place} holds a head of the kind {found['localizer']!r}, the config "
+      f"names {facts['localizer']!r}; give a config of that kind."
+    )
+  if found["feature_width"] != facts["feature_width"]:
+    raise ValueError(
+      f"{place} takes features of width {found['feature_width']}, those of the "
+      f"data have {facts['feature_width']}; correct data.features_dir or "
+      "data.files."
+    )
+  wrong = [
+    flag
+    for key in _PLACES
+    for flag, here in zip(flags(found, key), flags(facts, key), strict=True)
+    if flag != here and not any(f".{name}=" in flag for name in _FREE)
+  ]
+  if wrong:
+    raise ValueError(
+      f"The head in {place} is of another size; it needs\n  "
+      + "\n  ".join(wrong)
+    )
+
+
+def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
+  """What sets the sizes of a head on the command line.
+
+  Args:
+    facts: of the head.
+    *keys: of the facts; none for all that have a place in a config.
+  """
+  made = []
+  for key in keys or _PLACES:
+    value = facts[key]
+    fields = value.items() if isinstance(value, Mapping) else [("", value)]
+    for name, setting in fields:
+      place = f"{_PLACES[key]}.{name}".rstrip(".")
+      text = repr(_tuples(setting))
+      text = f"'{text}'" if "(" in text else text
+      made.append(f"--config.{place}={text}")
+  return made
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, list | tuple):
+    return tuple(_tuples(item) for item in value)
+  return value
