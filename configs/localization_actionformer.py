@@ -38,8 +38,6 @@ def _ranges(num_levels: int) -> tuple:
 
 _ACTIVITYNET = {
   "class_agnostic": True,
-  "classifier.top_classes": 2,
-  "classifier.combination": "geometric_mean",
   "protocol": "activitynet",
   "data.annotations": "annotations/anet1.3_tsp_filtered.json",
   "data.features_dir": "features/activitynet_tsp",
@@ -76,6 +74,7 @@ _EPIC = {
   "data.files.fps": 30.0,
   "data.files.stride_frames": 16.0,
   "data.files.window_frames": 32.0,
+  "data.min_visible_share": 0.3,
   "data.train_split": "training",
   "data.eval_split": "validation",
   "model.windows": (9,) * 6,
@@ -94,6 +93,7 @@ _EGO4D = {
   "data.files.fps": 30.0,
   "data.files.stride_frames": 16.0,
   "data.files.window_frames": 32.0,
+  "data.min_visible_share": 0.3,
   "data.train_split": "training",
   "data.eval_split": "validation",
   "data.max_length": 1024,
@@ -183,10 +183,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.classifier = {  # of whole videos, in the place of the head's classes
     "path": "",
     "top_classes": 2,
-    "combination": "product",
+    "combination": "geometric_mean",
   }
   config.data = datasets.thumos() | {
     "min_crop_share": 0.9,  # of a training crop's room
+    "min_visible_share": 0.5,  # of a segment, for a crop to keep it
     "ignored_videos": (),
   }
   config.model = _model()

@@ -82,6 +82,7 @@ def _data(values) -> dict[str, Any]:
     "length": "resize" if dataset["force_upsampling"] else "pad",
     "crop_probability": 0.0 if crop is None else 1.0,
     "min_crop_share": 1.0 if crop is None else crop[0],
+    "min_visible_share": configuration.number(dataset, section, "trunc_thresh"),
     "num_threads": 2,
     "on_missing": "skip",
   }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from clap_jax.interchange import (
   actionformer,
@@ -99,9 +100,11 @@ def import_actionformer(
   out.mkdir(parents=True, exist_ok=True)
   facts_lib.write(out / localization.MODEL_FILE, facts)
   workdir_lib.write_config(out, config)
+  # No checkpoint has the average that its loss was divided by at the end.
+  start = np.float32(config.loss.normalizer_start)
   weights.write(
     out,
-    conversion.weights,
+    conversion.weights | {"loss_stats/num_positives": start},
     {
       "kind": "import",
       "source": "actionformer",

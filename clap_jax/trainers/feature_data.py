@@ -74,6 +74,10 @@ class FeatureData:
   # cut to windows that overlap by half.
   length: str = config_lib.choice("pad", "resize", "windows", default="pad")
   min_crop_share: float = config_lib.ranged(default=0.9, above=0.0, maximum=1.0)
+  # Of a segment, for a crop of training to keep it.
+  min_visible_share: float = config_lib.ranged(
+    default=0.5, above=0.0, maximum=1.0
+  )
   standardize: bool = False  # each channel, over the training split
   on_missing: str = config_lib.choice("raise", "skip", default="raise")
   holdout: str | None = None  # regex: training videos of the split "holdout"
@@ -159,6 +163,7 @@ class FeatureReader:
       max_length=self.config.max_length,
       crop_probability=self.config.crop_probability,
       min_crop_share=self.config.min_crop_share,
+      min_visible_share=self.config.min_visible_share,
     )
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:

@@ -96,6 +96,8 @@ def starter(
   if not start.imported:
     return None
   arrays, _ = weights.read(start.imported)
+  # The averages of a new training start as its own config says.
+  arrays = {n: a for n, a in arrays.items() if n.startswith("params/")}
   found = facts_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)
   here = facts["label_names"]

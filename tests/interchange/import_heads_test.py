@@ -56,7 +56,8 @@ def test_parameters(published, directory):
   assert tuple(facts["label_names"]) == LABELS
   assert facts["length"] == "resize"
   expected = paths.flatten(published.params())
-  found = paths.flatten(params)
+  assert params["loss_stats"]["num_positives"] == 200
+  found = paths.flatten({"params": params["params"]})
   assert found.keys() == expected.keys()
   for name, leaf in expected.items():
     np.testing.assert_array_equal(found[name], leaf)
