@@ -138,3 +138,11 @@ def test_paths_that_cannot_be_opened_are_bad_input(tmp_path, make, capsys):
   assert path.name in error
   assert "Traceback" not in error
   assert "Errno" not in error
+
+
+def test_a_demo_of_unknown_encoders_lists_those_there_are(tmp_path, capsys):
+  workdir = tmp_path / "demo"
+  arguments = ["demo", f"--workdir={workdir}", "--encoders=x"]
+  assert main.main(arguments) == 2
+  assert "clap" in capsys.readouterr().err.partition("choose from")[2]
+  assert not workdir.exists()

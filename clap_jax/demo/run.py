@@ -13,11 +13,11 @@ from clap_jax.storage import output
 from clap_jax.trainers import results
 from clap_jax.training import compilation
 from configs import (
-  common,
   grounding_sprites,
   localization_sprites,
   pretrain_sprites,
 )
+from configs.parts import pretraining
 from tfds_builders import build
 from tfds_builders.motion_sprites import render, sizes
 
@@ -38,11 +38,11 @@ def run(
     ValueError: for an unknown encoder, with the choices; for no encoder or no
       seed; for the workdir of a demo of another size.
   """
-  unknown = sorted(set(encoders) - set(common.ENCODERS))
+  unknown = sorted(set(encoders) - set(pretraining.ENCODERS))
   if unknown or not encoders:
     raise ValueError(
       f"encoders: got {unknown or 'none'}; choose from "
-      f"{', '.join(common.ENCODERS)}."
+      f"{', '.join(pretraining.ENCODERS)}."
     )
   if not seeds or min(seeds) < 0:
     raise ValueError(f"seeds: got {seeds}; give at least one, none below 0.")
