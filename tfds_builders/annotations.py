@@ -16,6 +16,8 @@ from clap_jax.storage import text_tables, untrusted
 MAX_FILE_BYTES = 1 << 30
 MAX_TEXT_CHARACTERS = 2_000
 _MAX_HASHED_BYTES = 1 << 50
+# Each is kept for the manifest; more are a file of nothing but faults.
+_MAX_REJECTED = 1 << 20
 WHOLE_VIDEO_SEC = 1e9  # the end of a label without a segment; clipped later
 DUPLICATE_SEC = 1e-3  # ends this near and the same label: one segment twice
 SPLITS = {  # what annotation files call them
@@ -90,6 +92,11 @@ class AnnotationFile:
   def reject(
     self, where: str, video: str, reason: str, *, split: str | None = None
   ) -> None:
+    if len(self.rejected) >= _MAX_REJECTED:
+      raise ValueError(
+        f"{where}: {reason}; {_MAX_REJECTED} others are rejected before it, "
+        "and no more are read: correct the annotations"
+      )
     self.rejected.append(
       {
         "where": where,

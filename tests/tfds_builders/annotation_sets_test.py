@@ -371,6 +371,16 @@ def test_another_form_is_named_and_not_a_crash(tmp_path):
     )
 
 
+def test_rejected_rows_are_kept_up_to_a_limit(monkeypatch):
+  monkeypatch.setattr(annotations, "_MAX_REJECTED", 3)
+  file = annotations.AnnotationFile(class_names=[])
+  for number in range(3):
+    file.reject(f"a.csv line {number}", "v", "no label")
+  with pytest.raises(ValueError, match=r"a\.csv line 3: no label"):
+    file.reject("a.csv line 3", "v", "no label")
+  assert len(file.rejected) == 3
+
+
 def test_epic_frames_may_begin_at_zero(tmp_path):
   file = annotations.AnnotationFile(class_names=["open"])
   row = {"video": "P01_01", "start": "0", "stop": "60"}
