@@ -7,7 +7,14 @@ import pathlib
 import pytest
 
 from tests.golden import golden_file
-from tfds_builders import annotations, build, collection, packing, shards
+from tfds_builders import (
+  annotations,
+  build,
+  collection,
+  packing,
+  shards,
+  transcoding,
+)
 from tfds_builders.epic_kitchens_100 import (
   epic_kitchens_100_dataset_builder as epic,
 )
@@ -408,12 +415,13 @@ def test_ambiguous_spans_and_captions_are_no_background(tmp_path):
       "width": 48,
     },
   )
+  limits = transcoding.StoreLimits()
   for has_classes, expected in (
     (True, [(0, 2.0), (4.0, 5.0), (6.0, 10.0)]),
     (False, [(0, 2.0), (4.0, 5.0), (6.0, 8.0), (9.0, 10.0)]),
   ):
     _, record = shards.pack_item(
-      item, limits=None, scratch=tmp_path, has_classes=has_classes
+      item, limits=limits, scratch=tmp_path, has_classes=has_classes
     )
     spans = [(b["start_sec"], b["end_sec"]) for b in record["background"]]
     assert spans == expected
