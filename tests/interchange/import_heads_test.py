@@ -235,3 +235,58 @@ def test_a_single_class_takes_every_label():
   config = localization.resolve(actionformer_run.run_config(values))
   assert config.class_agnostic
   assert config.class_names(LABELS) == (localizers.ANY_ACTION,)
+
+
+def public_tensors(values):
+  """Zeros under the public names, of two streams with learned distances."""
+  tensors = dict(published_heads.small().tensors)
+  width = values["model"]["fpn_dim"]
+  for number, (stream, projected) in enumerate(
+    zip(
+      values["dataset"]["input_dim"], values["model"]["embd_dim"], strict=True
+    )
+  ):
+    conv = f"backbone.proj.{number}.conv"
+    tensors[f"{conv}.weight"] = np.full((projected, stream, 1), number, "f4")
+    tensors[f"{conv}.bias"] = np.zeros(projected, np.float32)
+  embed = "backbone.embd.0.conv.weight"
+  tensors[embed] = np.zeros((width, width, 3), np.float32)
+  for part, count in (("stem", 2), ("branch", 4)):  # the last sees all
+    for block in range(count):
+      name = f"backbone.{part}.{block}.attn.rel_pe"
+      tensors[name] = np.arange(4 * 7, dtype=np.float32).reshape(1, 1, 4, 7)
+  return tensors
+
+
+def test_streams_and_distances(tmp_path):
+  values = yaml.safe_load(CONFIG.read_text())
+  values["dataset"]["input_dim"] = [10, 14]
+  values["dataset"]["feat_folder"] = ["data/ego/a", "data/ego/b"]
+  values["model"] |= {"embd_dim": [20, 12], "use_rel_pe": True}
+  config = tmp_path / "streams.yaml"
+  config.write_text(yaml.safe_dump(values))
+  path = tmp_path / "streams.npz"
+  np.savez(path, **public_tensors(values))
+  done = import_heads.import_actionformer(
+    path, config_file=config, out=tmp_path / "head"
+  )
+  facts, task, params = running.restored(
+    done.directory, localization.MODEL_FILE, localization.make_task
+  )
+  assert facts["feature_width"] == 24
+  assert facts["files"]["names"] == ["a/v_{id}.npy", "b/v_{id}.npy"]
+  own = params["params"]
+  assert own["project_1"]["kernel"].shape == (14, 12)
+  assert (own["project_1"]["kernel"] == 1).all()
+  bias = own["stem_block_0"]["attention"]["distance_bias"]
+  np.testing.assert_array_equal(bias, np.arange(28).reshape(4, 7))
+  # Longer than in training: whole, padded to a multiple of 96 steps.
+  length = task.padded_length(200)
+  assert length == 288
+  found = jax.eval_shape(
+    task.detect,
+    params,
+    np.zeros((1, length, 24), "f4"),
+    np.ones((1, length), bool),
+  )
+  assert found.segments.shape == (1, 100, 2)
