@@ -34,6 +34,8 @@ from clap_jax.training import manifest
 from tests.fuzz import mutations
 from tests.interchange import torch_writer
 from tfds_builders import annotations
+from tfds_builders.folder import annotation_files
+from tfds_builders.tool_exports import converting
 from tfds_builders.trimmed import layouts, templates
 
 Target = Callable[[random.Random, pathlib.Path], None]
@@ -321,6 +323,86 @@ def scored_files(rng, folder):
     ground_truth_path=_write(folder, "truth.json", truth),
     protocols=("activitynet",),
   )
+
+
+TABLE = (
+  "video,start,end,label,caption,subset\n"
+  'a.mp4,0:01.5,2,"jump, high",one jumps,train\n'
+  "b.mp4,00:00:03,4.25,run,,val\n"
+)
+OWN = {
+  "database": {
+    "a": {
+      "subset": "train",
+      "annotations": [{"segment": [1.0, 3.0], "label": "x", "caption": "y"}],
+      "captions": {"timestamps": [[0, 1]], "sentences": ["z"]},
+    }
+  }
+}
+
+
+@target
+def own_annotations(rng, folder):
+  """A file of own annotations, as `clap build folder` takes it."""
+  match rng.randrange(3):
+    case 0:
+      encoding = rng.choice(("utf-8", "utf-8-sig", "utf-16"))
+      content = mutations.of_bytes(rng, TABLE.encode(encoding))
+      path = _write(folder, rng.choice(("a.csv", "a.tsv")), content)
+    case 1:
+      path = _write(folder, "a.json", _changed_json(rng, OWN))
+    case 2:
+      lines = json.dumps({"id": "a"} | OWN["database"]["a"]).encode()
+      path = _write(folder, "a.jsonl", mutations.of_bytes(rng, lines))
+  annotation_files.read(annotations.SourceFiles(path))
+
+
+EXPORTS = {
+  "elan": b"action\t\t00:00:01.000\t1.0\t00:00:03.500\t3.5\tjump\n",
+  "boris": (
+    b"Observation id,Media file,FPS,Behavior,Behavior type,Time\n"
+    b"o,a.mp4,25,jump,START,1.0\no,a.mp4,25,jump,STOP,3.5\n"
+  ),
+  "labelstudio": json.dumps(
+    [
+      {
+        "video": "a.mp4",
+        "videoLabels": [
+          {
+            "ranges": [{"start": 25, "end": 75}],
+            "timelinelabels": ["jump"],
+          }
+        ],
+      }
+    ]
+  ).encode(),
+  "via": json.dumps(
+    {
+      "project": {"vid_list": ["1"]},
+      "attribute": {"1": {"aname": "action", "options": {"0": "jump"}}},
+      "file": {"1": {"fid": "1", "fname": "a.mp4", "type": 4}},
+      "view": {"1": {"fid_list": ["1"]}},
+      "metadata": {"1_a": {"vid": "1", "z": [1.0, 3.5], "av": {"1": "0"}}},
+    }
+  ).encode(),
+  "cvat": (
+    b'<?xml version="1.0"?><annotations><meta><task><name>a.mp4</name></task>'
+    b'</meta><track id="0" label="jump"><box frame="3" outside="0" xtl="1" '
+    b'ytl="1" xbr="2" ybr="2"/><box frame="9" outside="1" xtl="1" ytl="1" '
+    b'xbr="2" ybr="2"/></track></annotations>'
+  ),
+}
+
+
+@target
+def tool_exports(rng, folder):
+  """An export of an annotation tool, as `clap convert` takes it."""
+  tool = rng.choice(sorted(EXPORTS))
+  suffix = {"cvat": "xml", "elan": "txt", "boris": "csv"}.get(tool, "json")
+  content = EXPORTS[tool]
+  if rng.randrange(8):
+    content = mutations.of_bytes(rng, content)
+  converting.convert(_write(folder, f"a.{suffix}", content), tool=tool)
 
 
 def _tokenizer_document() -> dict:
