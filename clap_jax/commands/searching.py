@@ -19,7 +19,6 @@ with epy.lazy_imports():
   from clap_jax.inference import inputs, model_directory, zero_shot
   from tfds_builders import transcoding
 
-_MAX_CONNECTIONS = 256  # of `clap serve`; more are refused
 _SHUTDOWN_SEC = 5  # for answers under way at its end
 
 
@@ -183,7 +182,7 @@ def _serve(args) -> dict:
   # The server's packages take a second to import; no other command needs them.
   import uvicorn  # noqa: PLC0415
 
-  from clap_jax.serving import access, uploads  # noqa: PLC0415
+  from clap_jax.serving import access, connections, uploads  # noqa: PLC0415
   from clap_jax.serving import app as app_lib  # noqa: PLC0415
 
   video_limits = limits.from_args(args)
@@ -213,7 +212,7 @@ def _serve(args) -> dict:
         log_level="warning",
         access_log=False,  # it would show the token
         server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
+        http=connections.HeaderTimeoutProtocol,
         timeout_graceful_shutdown=_SHUTDOWN_SEC,
       )
     )
