@@ -60,7 +60,7 @@ class VideoPredictions:
       a model that cannot judge it.
     absence: query -> {"probability", "absent"}; None as `absent`.
     method: how it was found, where an encoder alone answered.
-    support: {"method", "shots"} of the examples, if some were given.
+    support: {"method", "shots", "skipped"} of the examples, if some were given.
     entry: the JSON document itself.
   """
 

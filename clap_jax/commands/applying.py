@@ -192,6 +192,14 @@ def _predict(args) -> dict:
   return document | {"all_failed": not document["videos"]}
 
 
+def _show_videos(what: str, entries: list[dict] | None) -> None:
+  for entry in entries or ():
+    console.print(
+      f"{what}: {one_line(entry['video'])}: {one_line(entry['reason'])}",
+      soft_wrap=True,
+    )
+
+
 def _show_predictions(args, document: dict) -> int:
   """Prints the best predictions and writes the export; 3 if it failed."""
   for video in document["videos"]:
@@ -216,11 +224,8 @@ def _show_predictions(args, document: dict) -> int:
         one_line(entry.get("label") or entry.get("query")),
       )
     console.print(table)
-  for entry in document["failed"]:
-    console.print(
-      f"failed: {one_line(entry['video'])}: {one_line(entry['reason'])}",
-      soft_wrap=True,
-    )
+  _show_videos("failed", document["failed"])
+  _show_videos("example skipped", document.get("support", {}).get("skipped"))
   if document.get("skipped"):
     console.print(f"{document['skipped']} files that are no videos are skipped")
   if not args.export:

@@ -64,14 +64,14 @@ def predict(
     {query: {"probability", "absent"}}; "absent" says that all of them are. It
     is None without queries or for a grounder without calibration. A video has
     "method" too where an encoder alone answered, see zero_shot.py. With a
-    support the document has "support" too, {"method", "shots"}: how it was
-    matched, and the number of examples of each class.
+    support the document has "support" too, {"method", "shots", "skipped"}: how
+    it was matched, the number of examples of each class, and the examples that
+    cannot be decoded as {"video", "reason"}.
 
   Raises:
     ValueError: if the model lacks the head asked for, labels are unknown or
       none, a query is empty, `max_predictions` is below 1, or the support
-      folder is malformed.
-    VideoError: if an example of the support cannot be decoded.
+      folder is malformed or has a class without an example that decodes.
   """
   queries = tuple(dict.fromkeys(queries))  # asked twice, answered once
   _check_request(

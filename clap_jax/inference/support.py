@@ -135,7 +135,7 @@ class SupportSet:
     matcher: tuple[fewshot.FewshotTask, dict, dict] | None,
     limits: VideoLimits = DEFAULT_LIMITS,
   ):
-    """Encodes every example.
+    """Encodes every example that can be decoded; `skipped` lists the others.
 
     Args:
       encoder: made the features that `matcher` was trained on.
@@ -145,8 +145,8 @@ class SupportSet:
       limits: caps on what is decoded.
 
     Raises:
-      VideoError: an example cannot be decoded.
-      ValueError: the folder is malformed.
+      ValueError: the folder is malformed, or a class has no example that can
+        be decoded.
     """
     self._matcher = matcher
     # The length mode and length of a sequence, see sequences.py.
@@ -155,17 +155,33 @@ class SupportSet:
       self.lengths = {key: matcher[1][key] for key in self.lengths}
     encoded: dict[pathlib.Path, features.VideoFeatures] = {}
     self.shots: dict[str, list[Shot]] = {}
-    for video in read_folder(directory):
+    reasons: dict[pathlib.Path, str] = {}
+    videos = read_folder(directory)
+    for video in videos:
+      if video.path in reasons:
+        continue
       if video.path not in encoded:
-        encoded[video.path] = sequences.with_trained_length(
-          _encode(encoder, video.path, stride_sec, limits), self.lengths
-        )
+        try:
+          found = _encode(encoder, video.path, stride_sec, limits)
+        except errors.VideoError as error:
+          reasons[video.path] = str(error)
+          continue
+        encoded[video.path] = sequences.with_trained_length(found, self.lengths)
       self.shots.setdefault(video.label, []).extend(
         make_shots(
           encoded[video.path],
           video.segments,
           max_length=self.lengths["max_length"],
         )
+      )
+    self.skipped = [
+      {"video": str(path), "reason": reason} for path, reason in reasons.items()
+    ]
+    empty = sorted({video.label for video in videos} - set(self.shots))
+    if empty:
+      broken = "; ".join(f"{path}: {why}" for path, why in reasons.items())
+      raise ValueError(
+        f"--support: no example of {', '.join(empty)} can be decoded: {broken}."
       )
     self.classes = tuple(sorted(self.shots))
     self._texts = encoder.class_texts(self.classes)
@@ -183,6 +199,7 @@ class SupportSet:
     return {
       "method": self.method,
       "shots": {name: len(self.shots[name]) for name in self.classes},
+      "skipped": self.skipped,
     }
 
   def _compiled(self) -> Callable:
@@ -215,16 +232,13 @@ class SupportSet:
 def _encode(
   encoder, path: pathlib.Path, stride_sec: float, limits: VideoLimits
 ) -> features.VideoFeatures:
-  try:
-    clips = extract.stream_clips(
-      encoder, path, stride_sec=stride_sec, limits=limits
-    )
-    grid = features.FeatureGrid(
-      start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
-    )
-    return features.VideoFeatures(extract.video_features(encoder, clips), grid)
-  except errors.VideoError as error:
-    raise errors.VideoError(f"--support: {path}: {error}") from error
+  clips = extract.stream_clips(
+    encoder, path, stride_sec=stride_sec, limits=limits
+  )
+  grid = features.FeatureGrid(
+    start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+  )
+  return features.VideoFeatures(extract.video_features(encoder, clips), grid)
 
 
 def make_shots(

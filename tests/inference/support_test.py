@@ -90,6 +90,7 @@ def test_moments_like_those_of_the_examples(encoder, clips, video, method):
       "text": "text_assisted",
     }[method],
     "shots": {"jump": 2, "run": 1},
+    "skipped": [],
   }
   (found,) = document["videos"]
   assert found["absent"] is None
@@ -190,6 +191,23 @@ def test_tables_of_spreadsheets(tmp_path):
   (tmp_path / "segments.csv").write_bytes(text.encode("utf-16"))
   (video,) = support.read_folder(tmp_path)
   assert (video.label, video.segments) == ("jump", ((1.5, 4.0),))
+
+
+def test_an_example_that_does_not_decode_is_skipped(encoder, tmp_path, video):
+  for name in ("jump", "run"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.mp4").write_bytes(video.read_bytes())
+  broken = tmp_path / "jump" / "broken.mp4"
+  broken.write_bytes(b"no video")
+  model = bare_model(encoder)
+  document = predict.predict(model, [video], support_dir=tmp_path)
+  assert document["support"]["shots"] == {"jump": 1, "run": 1}
+  (skipped,) = document["support"]["skipped"]
+  assert skipped["video"] == str(broken)
+  assert document["videos"][0]["predictions"]
+  (tmp_path / "jump" / "a.mp4").unlink()
+  with pytest.raises(ValueError, match=r"jump .*broken\.mp4"):
+    predict.predict(model, [video], support_dir=tmp_path)
 
 
 def test_malformed_folders(encoder, tmp_path, video):

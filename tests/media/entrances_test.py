@@ -224,7 +224,7 @@ def test_support(encoder, videos, tmp_path):
   for case in BAD:
     folder = tmp_path / f"bad_{case.name}"
     shutil.copytree(videos / case.name, folder / case.name)
-    with pytest.raises(errors.VideoError, match=case.refusal):
+    with pytest.raises(ValueError, match=case.refusal):
       support.SupportSet(encoder, folder, stride_sec=STRIDE_SEC, matcher=None)
 
 

@@ -59,5 +59,6 @@ def test_own_dataset_and_few_shot(tmp_path):
   assert found["support"] == {
     "method": "nearest_prototype",
     "shots": {"spins": 5},
+    "skipped": [],
   }
   assert {e["label"] for e in found["videos"][0]["predictions"]} <= {"spins"}
