@@ -93,9 +93,8 @@ def _is_sane(body: Mapping[str, Any]) -> bool:
   """Whether it describes files and arrays; both are made and opened later."""
   return (
     all(
-      isinstance(body["files"][name], dict)
-      and type(body["files"][name].get("size")) is int
-      for name in body["files"]
+      isinstance(entry, dict) and type(entry.get("size")) is int
+      for entry in body["files"].values()
     )
     and all(
       isinstance(shape, list)

@@ -409,7 +409,7 @@ def test_predict_with_labels_that_the_model_does_not_know(
   assert all(name in message for name in dataset.label_names)
   labels.write_text("\n")
   assert run(*arguments)[0] == 2
-  assert "empty" in capsys.readouterr().err
+  assert "names no class" in capsys.readouterr().err
   labels.write_bytes(b"\xff\xfe\x00")
   assert run(*arguments)[0] == 2
 

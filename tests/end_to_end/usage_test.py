@@ -81,10 +81,6 @@ CASES = {
     ["2 problem(s)", "data.batch_size", "clip.num_frames"],
   ),
   "a key without a value": (train("--config.loop.steps"), ["loop.steps"]),
-  "a space for the equals sign": (
-    train("--config.loop.steps", "5"),
-    ["unknown arguments", "5"],
-  ),
   "unknown size": (
     train(config="configs/pretrain_sprites.py:huge"),
     ["huge", "demo", "tiny"],
