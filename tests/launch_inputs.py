@@ -11,7 +11,7 @@ NAMES = re.search(r"^inputs=\((.*?)\)", _SCRIPT, re.M | re.S)[1].split()
 
 
 def stamp(folder: pathlib.Path = conftest.REPOSITORY) -> bytes:
-  """What .venv/.ready holds if it was made from the files in `folder`."""
+  """Returns the stamp of a .venv made from the files in `folder`."""
   content = b"".join((folder / name).read_bytes() for name in NAMES)
   done = subprocess.run(
     ["cksum"], input=content, check=True, capture_output=True

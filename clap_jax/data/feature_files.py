@@ -256,7 +256,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return found
 
   def _existing(self, names: Sequence[str]) -> set[str]:
-    """Which of the names have all files, or an entry of the one HDF5 file."""
+    """Selects the names with all files, or an entry of the one HDF5 file."""
     files = self._files.names
     if "{id}" in "".join(files):
       return {

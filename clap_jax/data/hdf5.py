@@ -75,7 +75,7 @@ class Hdf5File:
       ) from error
 
   def _find(self, group, key: str, num_links: int = 0):
-    """What a path leads to within the file, or None."""
+    """Returns the object at a path within the file, or None."""
     node = group
     for part in filter(None, key.split("/")):
       name = part.encode()

@@ -113,7 +113,7 @@ class Encoder:
 
   @property
   def logit_scale(self) -> float:
-    """What the towers learned to multiply cosines with."""
+    """The learned scale of the logits, a factor of cosines."""
     learned = self.params["params"]["logit_scale"]
     return float(np.exp(np.minimum(learned, dual_encoder.MAX_LOGIT_SCALE)))
 

@@ -51,12 +51,12 @@ class Model:
 
   @property
   def is_encoder_alone(self) -> bool:
-    """Whether no head was trained on the encoder's features."""
+    """True if no head was trained on the encoder's features."""
     return all(getattr(self, name) is None for name in _HEADS)
 
   @property
   def takes_queries(self) -> bool:
-    """Whether free texts can be asked for."""
+    """True if the model answers free texts."""
     return self.grounder is not None or self.is_encoder_alone
 
   @property
@@ -254,7 +254,7 @@ def write_model(
 
 
 def _length_mode(workdir: pathlib.Path, name: str, facts: dict) -> str:
-  """How sequences were brought to one length in a head's training.
+  """Returns the length mode and length of a head's training sequences.
 
   Runs of earlier revisions have it in their config only.
   """

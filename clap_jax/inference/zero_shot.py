@@ -228,7 +228,7 @@ def _sums(curve: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def absence_logit(
   curve: np.ndarray, background: np.ndarray, moments: Moments
 ) -> float:
-  """How much better a background sentence fits than the text, as a cosine.
+  """Measures how much better background fits than the text, as a cosine.
 
   Args:
     curve: (t,) of the text.

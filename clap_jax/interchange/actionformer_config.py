@@ -283,7 +283,7 @@ def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
 def decode_config(
   values: Mapping[str, Any],
 ) -> actionformer_decoding.ActionFormerDecodeConfig:
-  """How a file that `read` read decodes; its outside classifier is apart."""
+  """Returns the decoding options of a file, without its outside classifier."""
   test, section = values["test_cfg"], "test_cfg"
   method = test["nms_method"]
   if method not in _NMS_METHODS:

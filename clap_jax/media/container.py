@@ -308,7 +308,7 @@ class OpenVideo:
     return claimed_sec
 
   def _reaches_end(self) -> bool:
-    """Whether nothing is missing after the last frame: it was shown on."""
+    """Returns True if the last frame is shown until the stated end."""
     is_mov = self.info.container == "mov"
     if self._is_whole and not is_mov:
       return True

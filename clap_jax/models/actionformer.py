@@ -129,7 +129,7 @@ class ActionFormerConfig:
 
   @property
   def length_multiple(self) -> int:
-    """What the length of a sequence must be a multiple of."""
+    """The divisor of the length of every sequence."""
     # A window of w steps is laid in blocks of 2 * (w // 2) of its level.
     spans = [w // 2 * 2 if w > 1 else 1 for w in self.windows]
     return max(span << level for level, span in enumerate(spans))

@@ -13,7 +13,7 @@ from clap_jax.types import Detections
 
 @dataclasses.dataclass(frozen=True)
 class ActionFormerDecodeConfig(SuppressionConfig):
-  """How predictions of points become detections.
+  """Options that turn predictions of points into detections.
 
   Attributes:
     num_kept, sigma, min_score, class_wise, vote_iou: see `SuppressionConfig`.

@@ -32,7 +32,7 @@ class LocalizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig(SuppressionConfig):
-  """How predictions of points become detections.
+  """Options that turn predictions of points into detections.
 
   Attributes:
     num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see

@@ -83,7 +83,7 @@ class Table:
 
   @property
   def decimal_comma(self) -> bool:
-    """Whether "1,5" is a number: not where the comma parts the cells."""
+    """True if "1,5" is a number: the comma does not part the cells."""
     return self.delimiter != ","
 
   def __iter__(self) -> Iterator[Row]:

@@ -99,7 +99,7 @@ class ClipReader:
     )
 
   def num_captions(self, split: str) -> int:
-    """How many captions of a split retrieval is evaluated on."""
+    """Counts the captions of a split that retrieval is evaluated on."""
     infos = self.dataset.split(split).metadata(on_corrupt="skip").examples
     return len(self._caption_clips(infos))
 

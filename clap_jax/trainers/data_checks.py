@@ -110,7 +110,7 @@ class _Span:
     return grid.start_sec + (length - 1) * grid.stride_sec + grid.clip_sec
 
   def slack_sec(self, tolerance: float) -> float:
-    """What features may lack or exceed: their number is a whole one."""
+    """Returns the tolerated gap between features and duration, in seconds."""
     one_more_sec = self.grid.stride_sec + self.grid.clip_sec
     return max(tolerance * self.duration_sec, one_more_sec)
 

@@ -29,7 +29,7 @@ Fingerprints = dict[str, dict[str, str]]  # key -> {"path", "sha256"}
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-  """How a run differs from the one in its directory, one line per key."""
+  """Lists how a run differs from the one in its directory, line by line."""
 
   training: tuple[str, ...] = ()  # it would have learned something else
   evaluation: tuple[str, ...] = ()  # it would be evaluated in another way

@@ -56,7 +56,7 @@ class AnyLocalizationConfig(running.RunConfig):
     return tuple(dataset_names)
 
   def starter(self, facts: dict, *, model_file: str):
-    """What changes a fresh state before the first step; None for nothing.
+    """Returns the change of a fresh state before the first step, or None.
 
     Args:
       facts: of the run's model.
@@ -79,7 +79,7 @@ class LocalizationConfig(AnyLocalizationConfig):
     self.pyramid.check_heads({"pyramid.num_heads": self.pyramid.num_heads})
 
   def model_sections(self) -> dict[str, Any]:
-    """What the model is made of, as plain JSON."""
+    """Returns the sections that describe the model, as plain JSON."""
     return {
       "pyramid": dataclasses.asdict(self.pyramid),
       "head": dataclasses.asdict(self.head),
@@ -97,7 +97,7 @@ class SubgraphConfig(AnyLocalizationConfig):
   localizer: str = config_lib.choice("subgraph")
 
   def model_sections(self) -> dict[str, Any]:
-    """What the model is made of, as plain JSON."""
+    """Returns the sections that describe the model, as plain JSON."""
     return {
       "graph": dataclasses.asdict(self.graph),
       "decode": dataclasses.asdict(self.decode),
@@ -132,7 +132,7 @@ class ActionFormerConfig(AnyLocalizationConfig):
     return imported_heads.starter(self.start, facts, model_file=model_file)
 
   def model_sections(self) -> dict[str, Any]:
-    """What the model is made of, as plain JSON."""
+    """Returns the sections that describe the model, as plain JSON."""
     return {
       "model": dataclasses.asdict(self.model),
       "decode": dataclasses.asdict(self.decode),

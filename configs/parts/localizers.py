@@ -101,7 +101,7 @@ SUBGRAPH_SIZES = {
 
 
 def text_classes(class_split: str) -> dict:
-  """How open-vocabulary localization finds classes by their names."""
+  """Returns the sections of open-vocabulary localization."""
   return {
     "class_split": class_split,  # a name, or a .json or .list file
     "top_classes": 0,  # labels per proposal; 0: all

@@ -107,7 +107,7 @@ def evaluated(workdir):
 
 
 def predicted(model, files, *arguments):
-  """What `clap predict` finds in the video."""
+  """Returns the answer of `clap predict` for the video."""
   out = model.parent / f"{model.name}_found.json"
   toy_runs.clap(
     "predict", files["video"], f"--model={model}", f"--json={out}", *arguments
