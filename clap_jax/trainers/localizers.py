@@ -51,6 +51,16 @@ class AnyLocalizationConfig(running.RunConfig):
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
   classifier: ClassifierConfig = ClassifierConfig()
 
+  # Fields that describe the model, as its metadata holds them.
+  MODEL_SECTIONS = ()
+
+  def model_sections(self) -> dict[str, Any]:
+    """Returns the sections that describe the model, as plain JSON."""
+    return {
+      name: dataclasses.asdict(getattr(self, name))
+      for name in self.MODEL_SECTIONS
+    }
+
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
     """The classes of the head, of a dataset with these."""
     return tuple(dataset_names)
@@ -74,17 +84,10 @@ class LocalizationConfig(AnyLocalizationConfig):
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
   localizer: str = config_lib.choice("points", default="points")
+  MODEL_SECTIONS = ("pyramid", "head", "decode")
 
   def __post_init__(self):
     self.pyramid.check_heads({"pyramid.num_heads": self.pyramid.num_heads})
-
-  def model_sections(self) -> dict[str, Any]:
-    """Returns the sections that describe the model, as plain JSON."""
-    return {
-      "pyramid": dataclasses.asdict(self.pyramid),
-      "head": dataclasses.asdict(self.head),
-      "decode": dataclasses.asdict(self.decode),
-    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,13 +98,7 @@ class SubgraphConfig(AnyLocalizationConfig):
   loss: proposal_losses.ProposalLossConfig
   decode: proposal_decoding.ProposalDecodeConfig
   localizer: str = config_lib.choice("subgraph")
-
-  def model_sections(self) -> dict[str, Any]:
-    """Returns the sections that describe the model, as plain JSON."""
-    return {
-      "graph": dataclasses.asdict(self.graph),
-      "decode": dataclasses.asdict(self.decode),
-    }
+  MODEL_SECTIONS = ("graph", "decode")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +109,7 @@ class ActionFormerConfig(AnyLocalizationConfig):
   loss: losses.NormalizedLossConfig
   decode: actionformer_decoding.ActionFormerDecodeConfig
   localizer: str = config_lib.choice("actionformer")
+  MODEL_SECTIONS = ("model", "decode")
   # One class for all segments; an outside classifier names the detections.
   class_agnostic: bool = False
   start: imported_heads.HeadStart = dataclasses.field(
@@ -130,13 +128,6 @@ class ActionFormerConfig(AnyLocalizationConfig):
   def starter(self, facts: dict, *, model_file: str):
     """Takes over an imported head; see `AnyLocalizationConfig`."""
     return imported_heads.starter(self.start, facts, model_file=model_file)
-
-  def model_sections(self) -> dict[str, Any]:
-    """Returns the sections that describe the model, as plain JSON."""
-    return {
-      "model": dataclasses.asdict(self.model),
-      "decode": dataclasses.asdict(self.decode),
-    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
