@@ -37,9 +37,9 @@ with epy.lazy_imports():
   from clap_jax.trainers import results
   from clap_jax.training import (
     checkpoint,
+    fit,
     preemption,
     processes,
-    start,
     workdir,
   )
 
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     raise
   except workdir.WorkdirBusyError as error:
     return _fail(args, error, 2)
-  except (checkpoint.SaveError, start.RunFailedError) as error:
+  except (checkpoint.SaveError, fit.RunFailedError) as error:
     return _fail(args, error, 3)  # a traceback would bury the message
   except Exception as error:
     return _fail_unexpectedly(args, error)

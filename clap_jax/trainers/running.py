@@ -1,9 +1,11 @@
-"""What every trainer hands to the engine in the same way."""
+"""Trains from a trainer's config and restores its finished runs."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+import jax
 
 from clap_jax import config as config_lib
 from clap_jax.data import pipeline
@@ -13,7 +15,6 @@ from clap_jax.trainers import imported_heads, inputs
 from clap_jax.training import checkpoint, pretrained, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import start as start_lib
 from clap_jax.training import task as task_lib
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-  """The sections that say how a run goes, whatever it trains."""
+  """The sections of every trainer's config that steer its run."""
 
   trainer: str
   optimizer: config_lib.OptimizerConfig
@@ -41,7 +42,7 @@ def fit(
   data_seed: int | None = None,
   prepare: Callable | None = None,
 ) -> fit_lib.TrainState:
-  """Trains `task` on `source` as the sections of a trainer's config say.
+  """Trains `task` on `source` by the sections of a trainer's config.
 
   Args:
     task: what is learned.
@@ -53,7 +54,7 @@ def fit(
       None if there is nothing to measure on it.
     title: of the progress bar.
     data_seed: of the order of the items; None for the loop's seed.
-    prepare: see training.fit.
+    prepare: see training.fit.Run.
   """
   workdir = pathlib.Path(workdir)
   processes.first_decides(
@@ -65,33 +66,38 @@ def fit(
   def evaluate(params, _):
     assert measure is not None
     return {
-      f"{start_lib.EVALUATION_PREFIX}{selection}/{name}": value
+      f"{fit_lib.EVALUATION_PREFIX}{selection}/{name}": value
       for name, value in measure(params, selection).items()
     }
 
-  return fit_lib.fit(
-    task,
-    workdir=workdir,
-    config=config,
-    optimizer=config.optimizer,
-    loop=config.loop,
-    checkpoint=config.checkpoint,
-    mesh=config.mesh,
-    batches_from=lambda step: pipeline.training_batches(
+  def batches_from(step):
+    # `fit` has made the mesh of the run the ambient one.
+    rows = mesh_lib.batch_rows(jax.sharding.get_mesh(), data.batch_size)
+    return pipeline.training_batches(
       source,
       batch_size=data.batch_size,
       seed=seed,
       start_step=step,
       num_threads=data.num_threads,
-      rows=mesh_lib.batch_rows(
-        mesh_lib.make_mesh(config.mesh), data.batch_size
-      ),
-    ),
-    evaluate=None if None in (selection, measure) else evaluate,
-    prepare=prepare,
-    steps_per_epoch=max(1, len(source) // data.batch_size),
-    sharding_rules=partitioning.PARAMETER_AXES,
-    title=title,
+      rows=rows,
+    )
+
+  return fit_lib.fit(
+    fit_lib.Run(
+      task=task,
+      workdir=workdir,
+      config=config,
+      optimizer=config.optimizer,
+      loop=config.loop,
+      checkpoint=config.checkpoint,
+      mesh=config.mesh,
+      batches_from=batches_from,
+      evaluate=None if None in (selection, measure) else evaluate,
+      prepare=prepare,
+      steps_per_epoch=max(1, len(source) // data.batch_size),
+      sharding_rules=partitioning.PARAMETER_AXES,
+      title=title,
+    )
   )
 
 

@@ -1,6 +1,7 @@
 """A whole training run: lock, mesh, state, restore, loop, save."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,44 +11,37 @@ import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint as checkpoint_lib
+from clap_jax.training import (
+  goodput,
+  preemption,
+  processes,
+  rollback,
+  watchdog,
+)
+from clap_jax.training import hooks as hooks_lib
+from clap_jax.training import loop as loop_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import plan as plan_lib
-from clap_jax.training import preemption, processes
 from clap_jax.training import sharding as sharding_lib
-from clap_jax.training import start as start_lib
 from clap_jax.training import state as state_lib
 from clap_jax.training import task as task_lib
 from clap_jax.training import workdir as workdir_lib
+from clap_jax.training import writer as writer_lib
 
 TrainState = state_lib.TrainState
+PROFILE_DIRECTORY = "profile"
+EVALUATION_PREFIX = "eval/"  # of the scalars of an evaluation
 
 
-def fit(
-  task: task_lib.Task,
-  *,
-  workdir: str | pathlib.Path,
-  config: Any,
-  optimizer: config_lib.OptimizerConfig,
-  loop: config_lib.LoopConfig,
-  batches_from: Callable[[int], Iterator[Any]],
-  checkpoint: config_lib.CheckpointConfig | None = None,
-  mesh: config_lib.MeshConfig | None = None,
-  evaluate: Callable[[Any, int], Mapping[str, Any]] | None = None,
-  prepare: Callable[[TrainState], TrainState] | None = None,
-  steps_per_epoch: int | None = None,
-  sharding_rules: tuple[sharding_lib.Rule, ...] = (),
-  devices: list[jax.Device] | None = None,
-  title: str = "training",
-  show_progress: bool = True,
-) -> TrainState:
-  """Trains, or continues, the run in `workdir` to its end.
+class RunFailedError(RuntimeError):
+  """The system refused what a run needs, in the middle of it."""
 
-  Killed anywhere and called again with the same arguments, it ends with the
-  same parameters, bit for bit. A finished run is restored and returned at once,
-  unless its last evaluation is missing: that is then made.
-  A run of no steps saves its initial parameters.
 
-  Args:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """A training run: what is learned, how, how long and where it is kept.
+
+  Attributes:
     task: what is learned.
     workdir: of this run alone; holds config.json, environment.json,
       metrics.jsonl and checkpoints/.
@@ -56,13 +50,14 @@ def fit(
     optimizer: how to learn.
     loop: how long.
     batches_from: steps done -> iterator over the host batches of the steps
-      after that; the rows of mesh.batch_rows. A pure function of its argument.
-    checkpoint: when to save; None for the defaults.
-    mesh: of the devices; None for the defaults.
-    evaluate: (params, steps done) -> scalars by path, below
-      start.EVALUATION_PREFIX; called as loop.eval_every says and after the last
-      step, each time once the checkpoint that is due then has been saved; gets
-      the moving average if there is one.
+      after that; the rows of mesh.batch_rows for the ambient mesh. A pure
+      function of its argument.
+    checkpoint: when to save.
+    mesh: of the devices.
+    evaluate: (params, steps done) -> scalars by path, below EVALUATION_PREFIX;
+      called every loop.eval_every and after the last step, each time once the
+      checkpoint that is due then has been saved; gets the moving average if
+      there is one.
     prepare: changes the state before the first step, for example to start
       from other parameters; not called when the run is continued.
     steps_per_epoch: for durations in epochs.
@@ -70,6 +65,36 @@ def fit(
     devices: to use; None for all.
     title: of the progress bar.
     show_progress: whether to report on standard error.
+  """
+
+  task: task_lib.Task
+  workdir: pathlib.Path
+  config: Any
+  optimizer: config_lib.OptimizerConfig
+  loop: config_lib.LoopConfig
+  batches_from: Callable[[int], Iterator[Any]]
+  checkpoint: config_lib.CheckpointConfig = dataclasses.field(
+    default_factory=config_lib.CheckpointConfig
+  )
+  mesh: config_lib.MeshConfig = dataclasses.field(
+    default_factory=config_lib.MeshConfig
+  )
+  evaluate: Callable[[Any, int], Mapping[str, Any]] | None = None
+  prepare: Callable[[TrainState], TrainState] | None = None
+  steps_per_epoch: int | None = None
+  sharding_rules: tuple[sharding_lib.Rule, ...] = ()
+  devices: list[jax.Device] | None = None
+  title: str = "training"
+  show_progress: bool = True
+
+
+def fit(run: Run) -> TrainState:
+  """Trains, or continues, a run to its end.
+
+  Killed anywhere and called again with the same arguments, it ends with the
+  same parameters, bit for bit. A finished run is restored and returned at once,
+  unless its last evaluation is missing: that is then made.
+  A run of no steps saves its initial parameters.
 
   Returns:
     The state after the last step.
@@ -79,34 +104,32 @@ def fit(
     preemption.Preempted: after SIGTERM, once the state is saved. It is a
       SystemExit with code 0.
     hooks.SkipLimitError: if the guard gave up once too often.
-    start.RunFailedError: if writing or reading is refused on the way.
+    RunFailedError: if writing or reading is refused on the way.
     ValueError: for a config that does not fit the workdir, the mesh, the
       checkpoint or the parameters.
   """
-  workdir = pathlib.Path(workdir)
-  checkpoint = checkpoint or config_lib.CheckpointConfig()
-  mesh = mesh or config_lib.MeshConfig()
-  steps = _resolve_steps(loop, checkpoint, steps_per_epoch)
+  steps = _resolve_steps(run)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.watch_sigterm())
     processes.first_decides(
-      f"use {workdir}", lambda: _take(stack, workdir, config)
+      f"use {run.workdir}", lambda: _take(stack, run.workdir, run.config)
     )
-    device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
-    stack.enter_context(jax.set_mesh(device_mesh))
+    mesh = mesh_lib.make_mesh(run.mesh, devices=run.devices)
+    stack.enter_context(jax.set_mesh(mesh))
     plan = plan_lib.plan_run(
-      task,
-      optimizer,
-      loop=loop,
-      mesh=device_mesh,
+      run.task,
+      run.optimizer,
+      loop=run.loop,
+      mesh=mesh,
       total_steps=steps.last,
-      steps_per_epoch=steps_per_epoch,
-      sharding_rules=sharding_rules,
-      fsdp_min_size=mesh.fsdp_min_size,
+      steps_per_epoch=run.steps_per_epoch,
+      sharding_rules=run.sharding_rules,
+      fsdp_min_size=run.mesh.fsdp_min_size,
     )
-    stack.enter_context(start_lib.refusals(workdir))
+    stack.enter_context(_run_failures(run.workdir))
     checkpoints = checkpoint_lib.Checkpoints(
-      workdir / checkpoint_lib.CHECKPOINT_DIRECTORY, keep=checkpoint.keep
+      run.workdir / checkpoint_lib.CHECKPOINT_DIRECTORY,
+      keep=run.checkpoint.keep,
     )
     stack.push(_closing(checkpoints))
     restored = checkpoints.restore(plan.abstract)
@@ -114,36 +137,212 @@ def fit(
     is_trained = restored is not None and start_step >= steps.last
     evaluates_first = (
       restored is not None
-      and evaluate is not None
-      and start_lib.evaluation_is_missing(workdir, steps, start_step)
+      and run.evaluate is not None
+      and _evaluation_is_missing(run.workdir, steps, start_step)
     )
     if is_trained and not evaluates_first:
       return restored.state
     if processes.is_first():
-      workdir_lib.write_environment(workdir, device_mesh)
-    if show_progress and not is_trained:
-      announce(title, workdir, start_step, last_step=steps.last, plan=plan)
-
-    def fresh():
-      state = plan.make(np.uint32(loop.seed))
-      return state if prepare is None else prepare(state)
-
-    run = start_lib.Run(
-      workdir=workdir,
-      config=config,
-      steps=steps,
-      loop=loop,
-      plan=plan,
-      fresh=fresh,
-      checkpoints=checkpoints,
-      batches_from=batches_from,
-      evaluate=evaluate,
-      evaluates_first=evaluates_first,
-      mesh=device_mesh,
-      title=title if show_progress else None,
+      workdir_lib.write_environment(run.workdir, mesh)
+    if run.show_progress and not is_trained:
+      announce(
+        run.title, run.workdir, start_step, last_step=steps.last, plan=plan
+      )
+    trainer = _Trainer(run, steps, plan, checkpoints, mesh)
+    state = restored.state if restored else trainer.fresh()
+    if steps.last == 0:  # untrained parameters, as a baseline
+      trainer.save(0, state)
+      return state
+    return trainer.train(
+      state, start_step, stop=stop, evaluates_first=evaluates_first
     )
-    state = restored.state if restored else fresh()
-    return start_lib.train(run, state, start_step, stop=stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+  """The run's durations, in steps."""
+
+  last: int
+  log_every: int
+  save_every: int
+  eval_every: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trainer:
+  """Runs the steps of one start of a run, with its hooks and rollbacks."""
+
+  run: Run
+  steps: _Steps
+  plan: plan_lib.Plan
+  checkpoints: checkpoint_lib.Checkpoints
+  mesh: jax.sharding.Mesh
+
+  def fresh(self) -> TrainState:
+    """Returns the state before the first step."""
+    state = self.plan.make(np.uint32(self.run.loop.seed))
+    return state if self.run.prepare is None else self.run.prepare(state)
+
+  @property
+  def metadata(self) -> dict[str, Any]:
+    """What a checkpoint records beside the state."""
+    return {
+      "seed": self.run.loop.seed,
+      "config_hash": config_lib.config_hash(self.run.config),
+    }
+
+  def save(self, step: int, state: TrainState) -> None:
+    self.checkpoints.save(step, state, metadata=self.metadata)
+
+  def train(
+    self, state: TrainState, start_step: int, *, stop, evaluates_first: bool
+  ) -> TrainState:
+    """Runs the loop, and again from a checkpoint where the guard gives up."""
+    run, last = self.run, self.steps.last
+    with contextlib.ExitStack() as stack:
+      ledger = goodput.Ledger(run.workdir, start_step=start_step)
+      stack.callback(_close_ledger, ledger, show=run.show_progress)
+      writer = writer_lib.open_writer(
+        run.workdir, step=start_step, tensorboard=run.loop.tensorboard
+      )
+      stack.callback(writer.close)
+      hooks = self._make_hooks(writer, ledger, start_step=start_step)
+      for hook in hooks:
+        stack.callback(hook.close)
+      dog = stack.enter_context(
+        watchdog.Watchdog(stall_timeout_sec=run.loop.stall_timeout_sec)
+      )
+      if evaluates_first:
+        dog.enter(watchdog.HOOKS, start_step)
+        hooks[-1].on_state(start_step, state, stopping=False)
+      while start_step < last:
+        batches = iter(run.batches_from(start_step))
+        try:
+          state = loop_lib.run_loop(
+            state,
+            step_function=self.plan.step_function,
+            batches=batches,
+            put_batch=lambda batch: sharding_lib.put_batch(batch, self.mesh),
+            start_step=start_step,
+            last_step=last,
+            hooks=hooks,
+            stop=stop,
+            dog=dog,
+            ledger=ledger,
+          )
+          with ledger.measured("saving"):
+            self.checkpoints.wait()
+          return state
+        except hooks_lib.SkipLimitError as error:
+          state, good_step = rollback.roll_back(
+            error,
+            workdir=run.workdir,
+            checkpoints=self.checkpoints,
+            abstract=self.plan.abstract,
+            fresh=self.fresh,
+            maximum=run.loop.max_rollbacks,
+          )
+          start_step = error.step
+          ledger.went_back(start_step, good_step)
+          self.save(start_step, state)
+        finally:
+          if hasattr(batches, "close"):
+            batches.close()
+    return state
+
+  def _make_hooks(
+    self, writer, ledger: goodput.Ledger, *, start_step: int
+  ) -> list[hooks_lib.Hook]:
+    """Returns the hooks in the order they are called, the evaluation last."""
+    run, steps, loop = self.run, self.steps, self.run.loop
+    hooks: list[hooks_lib.Hook] = [
+      hooks_lib.MetricsLog(
+        writer, every_steps=steps.log_every, last_step=steps.last
+      ),
+      hooks_lib.Accounting(ledger, every_steps=steps.log_every),
+      hooks_lib.Stragglers(writer, every_steps=steps.log_every),
+      hooks_lib.SkipLimit(max_skipped_in_a_row=loop.max_skipped_in_a_row),
+    ]
+    if loop.profile_steps:
+      hooks.append(
+        hooks_lib.Profile(
+          run.workdir / PROFILE_DIRECTORY,
+          num_steps=loop.profile_steps,
+          start_step=start_step,
+          last_step=steps.last,
+        )
+      )
+    if run.show_progress and processes.is_first():
+      hooks.append(
+        hooks_lib.Progress(
+          title=run.title,
+          start_step=start_step,
+          last_step=steps.last,
+          every_steps=steps.log_every,
+        )
+      )
+    hooks.append(
+      hooks_lib.Checkpointing(
+        self.checkpoints,
+        writer,
+        every_steps=steps.save_every,
+        last_step=steps.last,
+        metadata=self.metadata,
+        ledger=ledger,
+      )
+    )
+    if run.evaluate is not None:
+      hooks.append(
+        hooks_lib.Evaluation(
+          run.evaluate, writer, every_steps=steps.eval_every, ledger=ledger
+        )
+      )
+    return hooks
+
+
+@contextlib.contextmanager
+def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns the errors of the system into those of a run, not of a command.
+
+  Raises:
+    RunFailedError: for an OSError, unless it says that a file is not there.
+  """
+  try:
+    yield
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise RunFailedError(
+      f"The run in {workdir} cannot go on: {error}. Its complete checkpoints "
+      "are untouched: run the same command again once the cause is gone."
+    ) from error
+
+
+def _evaluation_is_missing(
+  workdir: pathlib.Path, steps: _Steps, start_step: int
+) -> bool:
+  """Whether the evaluation after `start_step` was due and is not recorded.
+
+  So it is if the evaluation failed, or the process ended, after the checkpoint
+  that the run now goes on from.
+  """
+  every = steps.eval_every
+  is_due = start_step == steps.last or (every and start_step % every == 0)
+  if not is_due or start_step == 0:
+    return False
+  return processes.first_decides(
+    f"read the record in {workdir}",
+    lambda: (
+      not writer_lib.has_scalars(workdir, start_step, prefix=EVALUATION_PREFIX)
+    ),
+  )
+
+
+def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
+  if processes.is_first():
+    ledger.write()
+    if show:
+      processes.say(ledger.summary())
 
 
 def _take(stack: contextlib.ExitStack, workdir, config) -> None:
@@ -152,7 +351,7 @@ def _take(stack: contextlib.ExitStack, workdir, config) -> None:
 
 
 def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:
-  """Closes at the end of a block, but waits for nobody in a failed run."""
+  """Closes at the end of a block; a failed run waits for no other process."""
 
   def close(error_type, *_):
     failed = error_type is not None and issubclass(error_type, Exception)
@@ -162,22 +361,24 @@ def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:
   return close
 
 
-def _resolve_steps(loop, checkpoint, steps_per_epoch) -> start_lib.Steps:
-  last = loop.length.in_steps(steps_per_epoch=steps_per_epoch)
+def _resolve_steps(run: Run) -> _Steps:
+  per_epoch = run.steps_per_epoch
+  last = run.loop.length.in_steps(steps_per_epoch=per_epoch)
 
   def resolved(duration):
-    return duration.in_steps(total_steps=last, steps_per_epoch=steps_per_epoch)
+    return duration.in_steps(total_steps=last, steps_per_epoch=per_epoch)
 
-  return start_lib.Steps(
+  eval_every = run.loop.eval_every
+  return _Steps(
     last=last,
-    log_every=resolved(loop.log_every),
-    save_every=resolved(checkpoint.save_every),
-    eval_every=resolved(loop.eval_every) if loop.eval_every else None,
+    log_every=resolved(run.loop.log_every),
+    save_every=resolved(run.checkpoint.save_every),
+    eval_every=resolved(eval_every) if eval_every else None,
   )
 
 
 def announce(title, workdir, start_step, *, last_step: int, plan) -> None:
-  """What is about to happen, and what takes memory on every device."""
+  """Prints the steps to come and the memory of the state on every device."""
   state = plan.abstract
   num_devices = len(state.step.sharding.device_set)
   mib = {

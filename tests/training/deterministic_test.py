@@ -38,18 +38,20 @@ class SlicedTask(tiny_task.TinyTask):
 
 def train(workdir, num_devices, *, num_steps=4, task=None, **mesh):
   return fit_lib.fit(
-    task or SlicedTask(),
-    workdir=workdir,
-    config={},
-    optimizer=tiny_run.OPTIMIZER,
-    loop=config_lib.LoopConfig(
-      length=tiny_run.steps(num_steps), log_every=tiny_run.steps(1)
-    ),
-    checkpoint=config_lib.CheckpointConfig(save_every=tiny_run.steps(2)),
-    mesh=config_lib.MeshConfig(**mesh),
-    batches_from=tiny_task.batches_from,
-    devices=jax.devices()[:num_devices],
-    show_progress=False,
+    fit_lib.Run(
+      task=task or SlicedTask(),
+      workdir=workdir,
+      config={},
+      optimizer=tiny_run.OPTIMIZER,
+      loop=config_lib.LoopConfig(
+        length=tiny_run.steps(num_steps), log_every=tiny_run.steps(1)
+      ),
+      checkpoint=config_lib.CheckpointConfig(save_every=tiny_run.steps(2)),
+      mesh=config_lib.MeshConfig(**mesh),
+      batches_from=tiny_task.batches_from,
+      devices=jax.devices()[:num_devices],
+      show_progress=False,
+    )
   )
 
 

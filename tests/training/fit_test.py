@@ -10,7 +10,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint, hooks, preemption, writer
-from clap_jax.training import start as start_lib
+from clap_jax.training import fit as fit_lib
 from clap_jax.training import workdir as workdir_lib
 from tests import conftest
 from tests.training import tiny_run, tiny_task
@@ -277,6 +277,6 @@ def test_what_the_system_refuses_is_no_wrong_command(tmp_path):
     raise PermissionError(13, "Permission denied", "/somewhere")
 
   with pytest.raises(
-    start_lib.RunFailedError, match=r"cannot go on: .*/somewhere"
+    fit_lib.RunFailedError, match=r"cannot go on: .*/somewhere"
   ):
     tiny_run.run(tmp_path, num_steps=4, batches_from=batches_from)

@@ -3,7 +3,7 @@
 import jax
 
 from clap_jax import config as config_lib
-from clap_jax.training import start
+from clap_jax.training import fit
 from tests.training import tiny_run
 
 
@@ -13,7 +13,7 @@ def test_so_many_steps_are_traced_where_tensorboard_looks(tmp_path):
   )
   tiny_run.run(tmp_path, num_steps=20, save_every=20, loop=loop)
   # TensorBoard shows what lies in LOGDIR/plugins/profile/RUN/HOST.xplane.pb.
-  logdir = tmp_path / start.PROFILE_DIRECTORY
+  logdir = tmp_path / fit.PROFILE_DIRECTORY
   (trace,) = logdir.glob("plugins/profile/*/*.xplane.pb")
   numbers = [
     dict(event.stats)["step_num"]
@@ -27,4 +27,4 @@ def test_so_many_steps_are_traced_where_tensorboard_looks(tmp_path):
 
 def test_without_being_asked_for_there_is_none(tmp_path):
   tiny_run.run(tmp_path, num_steps=2)
-  assert not (tmp_path / start.PROFILE_DIRECTORY).exists()
+  assert not (tmp_path / fit.PROFILE_DIRECTORY).exists()

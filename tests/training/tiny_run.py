@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -28,7 +29,7 @@ def run(
   task=tiny_task.TinyTask(),
   **kwargs,
 ):
-  """Trains the tiny task; keyword arguments go to `fit`."""
+  """Trains the tiny task; keyword arguments are fields of `fit.Run`."""
   arguments = {
     "config": {"learning_rate": OPTIMIZER.learning_rate},
     "optimizer": OPTIMIZER,
@@ -37,7 +38,9 @@ def run(
     "batches_from": batches_from or tiny_task.batches_from,
     "show_progress": False,
   }
-  return fit_lib.fit(task, workdir=workdir, **(arguments | kwargs))
+  return fit_lib.fit(
+    fit_lib.Run(task=task, workdir=workdir, **(arguments | kwargs))
+  )
 
 
 def signalling_batches(step_number, signal_number):
@@ -55,7 +58,7 @@ def signalling_batches(step_number, signal_number):
 
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument("workdir")
+  parser.add_argument("workdir", type=pathlib.Path)
   parser.add_argument("--steps", type=int, required=True)
   parser.add_argument("--kill-at", type=int, default=0)
   arguments = parser.parse_args()
