@@ -12,7 +12,7 @@ data.files, see `FeatureFiles`.
 Sizes and schedule are those published for ActionFormer on this data set
 (resized to 192 steps, six levels, 15 epochs). The normaliser and the weight of
 the boundary loss, regularisation, crops, downsampling and suppression differ:
-see "Where the heads differ" in README.md. The classes are the head's own.
+see docs/localization.md. The classes are the head's own.
 """
 
 import ml_collections

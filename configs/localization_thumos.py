@@ -11,7 +11,7 @@ how they lie in data.files, see `FeatureFiles`.
 Sizes are those of ActionFormer's public configuration for this data set
 (sequences of 2304 steps, six levels, windows of 19); the 50 epochs are those of
 its first release. The normaliser, regularisation and downsampling differ: see
-"Where the heads differ" in README.md. The classes are the head's own.
+docs/localization.md. The classes are the head's own.
 """
 
 import ml_collections

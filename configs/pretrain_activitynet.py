@@ -8,7 +8,7 @@ configs/pretrain_sprites.py. Videos are the user's.
     clap train --config=configs/pretrain_activitynet.py \
       --config.start.imported=weights/ig65m --workdir=runs/clap_anet
 
-after `clap build` and `clap tokenizer`, see README.md.
+after `clap build` and `clap tokenizer`, see docs/pretraining.md.
 
 Clips are TSP's: 16 frames at 15 per second, resized to 128 x 171, a square of
 112 cut out. Of R(2+1)D the stem is frozen, and the rest learns ten times slower

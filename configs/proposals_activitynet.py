@@ -3,8 +3,8 @@
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
 annotations as in configs/localization_activitynet.py, every video resized to
 100 steps. Sizes, learning rate and schedule are G-TAD's; weight decay, clipping
-and the checkpoint that is kept differ, see "Where the heads differ" in
-README.md. The classes are the localizer's own, the best two of each candidate.
+and the checkpoint that is kept differ, see docs/localization.md. The classes
+are the localizer's own, the best two of each candidate.
 """
 
 import ml_collections

@@ -5,7 +5,7 @@ configs/localization_thumos.py. Training draws windows of 256 steps around the
 actions; evaluation takes windows that overlap by half and merges what they
 find. Sizes are G-TAD's for this data set, the learning rate that of its paper;
 its public code trains at a tenth of it, for ten epochs of fixed windows. See
-"Where the heads differ" in README.md. The classes are the localizer's own.
+docs/localization.md. The classes are the localizer's own.
 """
 
 import ml_collections

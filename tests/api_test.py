@@ -300,8 +300,8 @@ def test_a_package_that_is_missing_is_named(package, method, monkeypatch):
     getattr(found_of(ENTRY), method)()
 
 
-def python_blocks():
-  text = (documents.ROOT / "docs/python_api.md").read_text(encoding="utf-8")
+def python_blocks(name="docs/python_api.md"):
+  text = (documents.ROOT / name).read_text(encoding="utf-8")
   return [
     block
     for language, block in documents.FENCE.findall(text)
@@ -325,6 +325,20 @@ def test_the_document_runs(names_of_the_document):
   assert names["similarity"].shape == (len(names["times_sec"]), 2)
   assert names["found"].method == "zero-shot similarity"
   assert names["moments"]
+
+
+def test_the_readme_runs(folder, tmp_path, monkeypatch, capsys):
+  (tmp_path / "workdir/demo/models/seed0").mkdir(parents=True)
+  (tmp_path / "workdir/demo/models/seed0/clap").symlink_to(
+    folder / "workdir/pretrain"
+  )
+  (tmp_path / "my_video.mp4").symlink_to(folder / "my_video.mp4")
+  monkeypatch.chdir(tmp_path)
+  (block,) = python_blocks("README.md")
+  names = {}
+  exec(block, names)
+  assert names["texts"].shape[1] == names["video"].shape[1]
+  assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_the_document_s_table_and_timeline(names_of_the_document):

@@ -182,16 +182,51 @@ def test_a_key_that_no_config_has_is_found():
   assert not any(has_key(file, "data.no_such_key") for file in CONFIGS)
 
 
-def test_every_command_is_in_the_readme():
+def test_every_command_is_in_the_table_of_commands():
   with (
     pytest.raises(SystemExit),
     contextlib.redirect_stdout(io.StringIO()) as out,
   ):
     main.parse(["--help"])
   commands = re.search(r"\{([\w,]+)\}", out.getvalue())[1].split(",")
-  table = (ROOT / "README.md").read_text(encoding="utf-8")
+  table = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
   missing = [name for name in commands if f"`clap {name}" not in table]
   assert not missing
+
+
+_LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
+
+
+def anchor_of(heading):
+  """The anchor that GitHub and MkDocs make of a heading without code."""
+  kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower())
+  return kept.strip().replace(" ", "-")
+
+
+def test_links_lead_to_files_and_headings():
+  checked = 0
+  for path in documents.DOCUMENTS:
+    text = documents.FENCE.sub("", path.read_text(encoding="utf-8"))
+    for link in _LINK.findall(text):
+      if link.startswith(("http:", "https:", "mailto:")):
+        continue
+      file, _, anchor = link.partition("#")
+      target = (path.parent / file).resolve() if file else path
+      assert target.exists(), f"{path.name}: {link}"
+      if anchor:
+        headings = re.findall(
+          r"^#+ (.*)$",
+          documents.FENCE.sub("", target.read_text(encoding="utf-8")),
+          re.MULTILINE,
+        )
+        assert anchor in map(anchor_of, headings), f"{path.name}: {link}"
+      checked += 1
+  assert checked > 50
+
+
+def test_the_readme_is_short():
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  assert len(text.splitlines()) <= 200
 
 
 def test_caps_of_videos_are_in_the_security_policy():

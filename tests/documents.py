@@ -11,7 +11,12 @@ from tests import conftest
 ROOT = conftest.REPOSITORY
 DOCUMENTS = sorted(
   path
-  for pattern in ("*.md", "docs/*.md", "tfds_builders/*/*.md", "tests/*/*.md")
+  for pattern in (
+    "*.md",
+    "docs/**/*.md",
+    "tfds_builders/*/*.md",
+    "tests/*/*.md",
+  )
   for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

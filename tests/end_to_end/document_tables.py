@@ -39,6 +39,10 @@ EXTRA = {
 NOT_RUN = {
   "source .venv/bin/activate": "changes the shell that it is typed in",
   "./launch.sh test": "is the suite that would run it",
+  "./launch.sh install": "downloads packages; .ci/run starts with it",
+  "./launch.sh demo --seeds": (
+    "is three times the demo, which tests/end_to_end/demo_test.py runs"
+  ),
   "clap study": "takes hours; tests/studies/study_test.py has tiny ones",
   "pytest -m faults": "takes an hour; is a part of the suite",
   "pytest -s tests/faults": "is a part of the suite",
@@ -66,23 +70,36 @@ class Section:
 
 # Sections that are run on real data as well, and what writes it.
 REAL = {
-  "README.md#Your own videos": (
+  "docs/own_videos.md#Train on your own videos": (
     inputs.real_videos_and_table,
     inputs.real_video,
   ),
 }
 
+_DEMO = "README.md#Two commands"
+_TINY_DEMO = {r"motion_sprites/demo\b": "motion_sprites/tiny"}
+
 SECTIONS = {
-  "README.md#Two commands": Section(given=(inputs.demo,), fast=True),
-  "README.md#Your own videos": Section(
-    given=(inputs.videos_and_table, inputs.one_video),
-    after=("README.md#Two commands",),
+  _DEMO: Section(given=(inputs.demo,), fast=True),
+  "README.md#Five lines to a prediction": Section(
+    given=(inputs.one_video,), after=(_DEMO,)
   ),
-  "README.md#Actions known from a few examples": Section(
-    given=(inputs.one_video, inputs.examples)
+  "docs/getting_started.md#Use what the demo made": Section(
+    after=(_DEMO,), smaller=_TINY_DEMO
   ),
-  "README.md#The field's datasets": Section(given=(inputs.my_activitynet,)),
-  "README.md#ActivityNet from videos to mAP": Section(
+  "docs/own_videos.md#Train on your own videos": Section(
+    given=(inputs.videos_and_table, inputs.one_video)
+  ),
+  "docs/own_videos.md#Predict": Section(
+    given=(inputs.one_video,), after=(_DEMO,)
+  ),
+  "docs/own_features.md#Actions on own features": Section(
+    given=(inputs.tsp_features,)
+  ),
+  "docs/own_features.md#Sensor recordings: UCI HAPT": Section(
+    given=(inputs.hapt_recordings,)
+  ),
+  "docs/pretraining.md#ActivityNet from videos to mAP": Section(
     given=(inputs.my_activitynet, inputs.one_video),
     smaller={
       r"^(--config=configs/\w+_activitynet\.py):full,extracted$": (
@@ -93,30 +110,34 @@ SECTIONS = {
       ),
     },
   ),
-  "README.md#Your own features": Section(
-    given=(inputs.tsp_features, inputs.hapt_recordings)
+  "docs/pretraining.md#Start from public weights": Section(
+    given=(inputs.minilm,)
   ),
-  "README.md#Grounding on public features": Section(
-    given=(inputs.activitynet_captions,), after=("README.md#Two commands",)
+  "docs/localization.md#Public features": Section(given=(inputs.tsp_features,)),
+  "docs/localization.md#The video tower in the loop": Section(
+    given=(inputs.one_video,), after=(_DEMO,)
   ),
-  "README.md#Localization beyond frozen features": Section(
-    given=(inputs.one_video, inputs.minilm),
-    after=(
-      "README.md#Two commands",
-      "README.md#Actions known from a few examples",
-    ),
+  "docs/localization.md#Classes by their names": Section(
+    given=(inputs.minilm,), after=("docs/fewshot.md#Train and predict",)
   ),
-  "README.md#When a run is long, wide or unlucky": Section(
-    given=(inputs.repository,),
+  "docs/fewshot.md#Train and predict": Section(
+    given=(inputs.one_video, inputs.examples)
+  ),
+  "docs/grounding.md#Public features": Section(
+    given=(inputs.activitynet_captions,), after=(_DEMO,)
+  ),
+  "docs/datasets.md#Build": Section(given=(inputs.my_activitynet,)),
+  "docs/evaluation.md#Score prediction files": Section(
+    after=(_DEMO,), smaller=_TINY_DEMO
+  ),
+  "docs/training_at_scale.md#Cloud TPU": Section(
+    given=(inputs.repository,), fast=True
+  ),
+  "docs/compile_ahead.md#Does it fit": Section(),
+  "docs/compile_ahead.md#How long does a step take": Section(
     fast=True,
     smaller={r"^v5e:4x4$": "v5e:2x2"},  # a tiny batch is for four chips
   ),
-  "README.md#Commands": Section(
-    after=("README.md#Two commands",),
-    smaller={r"motion_sprites/demo\b": "motion_sprites/tiny"},
-  ),
-  "README.md#Does it fit": Section(),
-  "README.md#Public weights": Section(given=(inputs.minilm,)),
   "tfds_builders/hacs/README.md#HACS Segments": Section(
     given=(inputs.hacs_source,)
   ),

@@ -5,7 +5,7 @@
 MODEL is a model directory, as `clap demo` writes them. The five examples are
 trimmed clips of one class; nothing is trained, the nearest prototype of the
 encoder's features is taken. A few-shot head (configs/fewshot_sprites.py) finds
-more, see "Actions known from a few examples" in the README.
+more, see docs/fewshot.md.
 """
 
 import json
