@@ -35,16 +35,14 @@ LAYERS = {
   # Others' weights in, our weights out; both know the towers by name.
   "interchange": {*_APPLIED, "trainers", "inference"},
   "report": {"types", "metrics", "storage"},
-  # The command line: each stage, all stages one after the other, the flags.
+  # The command line: all steps one after the other, the flags.
   "console": set(),
-  "stages": {*_APPLIED, "console", "trainers", "inference", "report"},
   "demo": {
     *_APPLIED,
     "trainers",
     "inference",
     "report",
     "console",
-    "stages",
   },
   "sweep": {*_APPLIED, "trainers", "report"},
   "sweep_search": {"sweep", "report", "storage"},
@@ -55,7 +53,6 @@ LAYERS = {
     "inference",
     "report",
     "console",
-    "stages",
     "sweep",
   },
   "serving": {*_APPLIED, "inference", "report"},
@@ -69,7 +66,6 @@ LAYERS = {
     "report",
     "serving",
     "console",
-    "stages",
     "studies",
     "sweep",
     "sweep_search",
@@ -80,7 +76,6 @@ LAYERS = {
     "console",
     "training",
     "trainers",
-    "stages",
     "storage",
   },
 }

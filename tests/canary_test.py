@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import main, stages
+from clap_jax import main
 from clap_jax.data import (
   class_splits,
   class_texts,
@@ -30,7 +30,7 @@ from clap_jax.inference import encoder, index, model_directory, support
 from clap_jax.interchange import export_weights, weight_files
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
-from clap_jax.trainers import facts, feature_data, results
+from clap_jax.trainers import facts, feature_data, registry, results
 from clap_jax.training import checkpoint, goodput, weights, workdir, writer
 from configs import localization_sprites
 from tests.trainers import toy_features
@@ -232,7 +232,7 @@ def test_directories(tmp_path, mark):
     model_directory.load_model,
     checkpoint.restore_params,
     results.read,
-    stages.evaluate,
+    registry.evaluate,
     support.read_folder,
     index.open_index,
     weights.read,

@@ -10,9 +10,10 @@ import re
 import ml_collections
 import pytest
 
-from clap_jax import main, stages
+from clap_jax import main
 from clap_jax.commands import completing, configs
 from clap_jax.media import limits
+from clap_jax.trainers import registry
 from tests import documents
 
 ROOT = documents.ROOT
@@ -38,7 +39,7 @@ def test_clap_takes_it(case):
     return
   config = configs.read(args.config, args.overrides)
   if args.command in ("train", "sweep", "compile"):
-    stages.resolve(config)
+    registry.resolve(config)
 
 
 @pytest.mark.parametrize("case", LAUNCH, ids=name)
@@ -125,7 +126,7 @@ CONFIGS = sorted(
 def config_of(file):
   config = configs.load(file)
   if "trainer" in config:
-    completing.complete(config, stages.config_class(config))
+    completing.complete(config, registry.config_class(config))
   return config.unlock()
 
 
@@ -133,7 +134,7 @@ def has_key(file, key):
   """Whether --config.KEY can be set on a config file."""
   config = config_of(file).copy_and_resolve_references()
   if "trainer" in config:
-    completing.complete(config, stages.config_class(config), keys=[key])
+    completing.complete(config, registry.config_class(config), keys=[key])
   section = config
   for part in key.split("."):
     if not isinstance(section, ml_collections.ConfigDict) or (

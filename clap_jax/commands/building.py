@@ -1,6 +1,8 @@
 """`clap build`, `clap data` and `clap tokenizer`: from videos to records."""
 
+import pathlib
 import sys
+from collections.abc import Callable
 
 from etils import epy
 
@@ -9,11 +11,24 @@ from clap_jax.media import limits
 from tfds_builders import names
 
 with epy.lazy_imports():
-  from clap_jax import stages
-  from clap_jax.data import records, verification
+  import numpy as np
+
+  from clap_jax.data import (
+    records,
+    statistics,
+    tfrecord,
+    tokenizer,
+    verification,
+  )
+  from clap_jax.media import decode, errors
+  from clap_jax.report import content, dataset_page
   from tfds_builders import build, transcoding
   from tfds_builders.trimmed import settings as trimmed_settings
 
+# The page of a dataset shows of a video:
+_SHOWN_FRAMES = 10
+_SHOWN_PX = 96
+_SHOWN_CAPTIONS = 8
 _NUM_PRINTED = 3  # losses of a build; the manifests have all of them
 
 
@@ -230,7 +245,7 @@ def _data(args) -> dict:
       )
     else:
       out = args.out or f"{args.name.replace('/', '-')}.html"
-      numbers = stages.inspect_dataset(
+      numbers = inspect_dataset(
         dataset, out=out, num_videos=args.videos, on_progress=progress
       )
   if args.action == "inspect":
@@ -253,6 +268,76 @@ def _data(args) -> dict:
   return found.to_dict()
 
 
+def inspect_dataset(
+  dataset: "records.Dataset",
+  *,
+  out: str | pathlib.Path,
+  num_videos: int,
+  on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, dict]:
+  """Writes the page of a dataset; the statistics of its splits.
+
+  Raises:
+    ValueError: `num_videos` is negative, or the page would be too large.
+  """
+  if num_videos < 0:
+    raise ValueError(f"num_videos is {num_videos}; expected 0 or more")
+  numbers, videos = {}, {}
+  for split in dataset.splits:
+    numbers[split] = statistics.split_statistics(dataset, split)
+    source = dataset.split(split)
+    infos = source.metadata(on_corrupt="skip").examples
+    chosen = statistics.evenly_chosen(infos, at_most=num_videos)
+    videos[split] = []
+    for done, info in enumerate(chosen, 1):
+      videos[split].append(_annotated_video(dataset, source, info))
+      on_progress(done, len(chosen))
+  dataset_page.write(out, name=dataset.name, statistics=numbers, videos=videos)
+  return numbers
+
+
+def _annotated_video(dataset, source, info) -> "content.VideoTimeline":
+  """A video's frames, segments and the first of its captions."""
+  shown = info.captions[:_SHOWN_CAPTIONS]
+  note = f"{info.width} x {info.height} px, {info.fps:.4g} fps"
+  if len(shown) < len(info.captions):
+    note += f", {len(shown)} of {len(info.captions)} captions shown"
+  frames = None
+  try:
+    video = source[info.index].video
+    times = content.frame_times(info.duration_sec, _SHOWN_FRAMES)
+    half_sec = info.duration_sec / _SHOWN_FRAMES / 2
+    frames = np.concatenate(
+      [
+        decode.decode_clip(
+          video,
+          start_sec=float(time),
+          clip_sec=half_sec,
+          num_frames=1,
+          size=_SHOWN_PX,
+          mode="crop",
+        )
+        for time in times
+      ]
+    )
+  except (errors.VideoError, tfrecord.CorruptRecordError) as error:
+    note += f"; unreadable: {error}"
+  return content.VideoTimeline(
+    info.id,
+    info.duration_sec,
+    frames=frames,
+    ground_truth=[
+      content.Segment(float(start), float(end), dataset.label_names[label])
+      for (start, end), label in zip(info.segments, info.labels, strict=True)
+    ],
+    queries=[
+      content.Query(text, (content.Segment(start, end),))
+      for start, end, text in shown
+    ],
+    note=note,
+  )
+
+
 def add_tokenizer(commands) -> None:
   parser = commands.add_parser(
     "tokenizer",
@@ -271,7 +356,7 @@ def add_tokenizer(commands) -> None:
 
 def _tokenizer(args) -> dict:
   dataset = records.open_dataset(args.data_dir, args.data)
-  trained = stages.train_tokenizer(
+  trained = tokenizer.train_on_split(
     dataset,
     out=args.out,
     split=args.split,

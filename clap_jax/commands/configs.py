@@ -16,7 +16,7 @@ from clap_jax.commands import completing
 from clap_jax.storage import untrusted
 
 with epy.lazy_imports():
-  from clap_jax import stages
+  from clap_jax.trainers import registry
 
 _MAX_CONFIG_BYTES = 1 << 20
 _SHIPPED = pathlib.Path(__file__).parents[2]  # holds configs/ and clap_jax/
@@ -40,7 +40,7 @@ def read(name: str, overrides: list[str], *, cls: type | None = None):
   """
   config = load(name)
   if cls is None and "trainer" in config:
-    cls = stages.config_class(config)
+    cls = registry.config_class(config)
   return _overridden(config, overrides, cls=cls)
 
 
@@ -69,7 +69,7 @@ def of_run(
       f"the run's config.json holds {document!r:.60}; expected an object"
     )
   config = ml_collections.ConfigDict(completing.with_tuples(dict(document)))
-  cls = stages.config_class(config)
+  cls = registry.config_class(config)
   return _overridden(config.lock(), overrides, cls=cls)
 
 

@@ -7,7 +7,6 @@ from clap_jax.console import console
 from clap_jax.metrics import score, video_classifier
 
 with epy.lazy_imports():
-  from clap_jax import stages
   from clap_jax.demo import report as demo_report
   from clap_jax.demo import run as demo_run
   from clap_jax.report import score_page
@@ -92,7 +91,7 @@ def _show_score(args, document: dict) -> None:
     for name, value in report["metrics"].items():
       table.add_row(name, f"{value:.6f}")
     console.print(table)
-    stages.print_card(report["card"])
+    _print_card(report["card"])
 
 
 def add_report(commands) -> None:
@@ -148,3 +147,13 @@ def numbers(text: str) -> tuple[int, ...]:
     raise ValueError(
       f"--seeds: expected whole numbers like 0,1,2, got {text!r}."
     ) from None
+
+
+def _print_card(card: dict) -> None:
+  """The evaluation card, one line per fact; what is empty is left out."""
+  table = rich.table.Table("card", "", show_header=False)
+  for name, value in card.items():
+    if value not in ((), [], None, ""):
+      text = ", ".join(map(str, value)) if isinstance(value, list) else value
+      table.add_row(name.replace("_", " "), str(text))
+  console.print(table)

@@ -6,8 +6,9 @@ from etils import epy
 from clap_jax.console import Progress, console
 
 with epy.lazy_imports():
-  from clap_jax import stages, sweep, sweep_search
+  from clap_jax import sweep, sweep_search
   from clap_jax.commands import configs
+  from clap_jax.trainers import registry
   from clap_jax.training import processes
 
 
@@ -45,7 +46,7 @@ def _train(args) -> dict:
     num_processes=args.num_processes,
     process_id=args.process_id,
   )
-  rows = stages.train(config, args.workdir, connection=connection)
+  rows = registry.train(config, args.workdir, connection=connection)
   if not processes.is_first():
     return {"rows": rows}
   table = rich.table.Table("task", "metric", "value")
@@ -73,11 +74,11 @@ def add_eval(commands) -> None:
 
 def _eval(args) -> dict:
   config = configs.of_run(
-    stages.config_of(args.workdir),
+    registry.config_of(args.workdir),
     args.overrides,
-    changeable=stages.evaluation_keys(args.workdir),
+    changeable=registry.evaluation_keys(args.workdir),
   )
-  rows = stages.evaluate(args.workdir, split=args.split, config=config)
+  rows = registry.evaluate(args.workdir, split=args.split, config=config)
   for row in rows:
     console.print(
       f"{row['task']}/{row['split']}/{row['metric']}: {_number(row['value'])}"
@@ -126,9 +127,9 @@ def _sweep(args) -> dict:
 
   def check(run):
     flags_of_run = args.overrides + sweep.flags(run.overrides)
-    resolved = stages.resolve(configs.read(args.config, flags_of_run))
+    resolved = registry.resolve(configs.read(args.config, flags_of_run))
     if run.done:
-      stages.check_same(run.directory, resolved)
+      registry.check_same(run.directory, resolved)
 
   if args.trials is None:
     runs = sweep.plan(list(module.sweep()), args.workdir)
@@ -141,7 +142,7 @@ def _sweep(args) -> dict:
   else:
     if not args.metric:
       raise ValueError("--trials needs --metric, such as average_map.")
-    stages.resolve(configs.read(args.config, args.overrides))
+    registry.resolve(configs.read(args.config, args.overrides))
     with sweep.stopped_by_signals(runner):
       runs, outcomes = sweep_search.search(
         module.space(),
@@ -206,8 +207,67 @@ def _compile(args) -> dict:
   topology = args.topology or configs.named_slice(args.config)
   assumed = {"facts": args.facts, "cost": args.cost}
   if topology == "smallest":
-    document = stages.compile_for_smallest(config, **assumed)
+    document = registry.compile_for_smallest(config, **assumed)
   else:
-    document = stages.compile_ahead(config, topology=topology, **assumed)
-  stages.print_compiled(document)
+    document = registry.compile_ahead(config, topology=topology, **assumed)
+  _print_compiled(document)
   return document
+
+
+def _print_compiled(document: dict) -> None:
+  """What `compile_ahead` found, as a table."""
+  mib = 2**20
+  table = rich.table.Table(document["topology"], "", show_header=True)
+  mesh = ", ".join(f"{k} {v}" for k, v in document["mesh"].items())
+  over = document["missing_bytes_per_chip"]
+  verdict = "yes" if document["fits"] else f"no, by {over / mib:,.1f} MiB"
+  table.add_row("mesh", mesh)
+  table.add_row("batch", f"{document['batch_size']:,} over all chips")
+  table.add_row("parameters", f"{document['num_parameters']:,}")
+  table.add_row("fits", verdict)
+  for name in ("peak", "state", "limit"):
+    value = document[f"{name}_bytes_per_chip"] / mib
+    table.add_row(f"{name} per chip", f"{value:,.1f} MiB")
+  for over, group in document["split_parameters"].items():
+    table.add_row(
+      f"{over}: {group['arrays']} parameters",
+      f"{group['bytes_per_chip'] / mib:,.1f} MiB per chip, the largest "
+      f"{group['largest']} {group['shape']} as ({', '.join(group['axes'])})",
+    )
+  for array in document["largest_replicated"][:3]:
+    if array["bytes"] >= mib:
+      table.add_row(
+        "whole on every chip",
+        f"{array['path']}, {array['bytes'] / mib:,.1f} MiB",
+      )
+  for row in document["collectives"]:
+    table.add_row(
+      f"{row['kind']} x {row['calls']} ({row['network'].upper()})",
+      f"{row['sent_bytes'] / mib:,.1f} MiB out of a chip, groups of "
+      f"{row['group_size']}",
+    )
+  table.add_row("operations", f"{document['flops_per_step']:.3e} per step")
+  if document["roofline_step_sec"] is not None:
+    table.add_row(
+      "lower bound of a step",
+      f"{1e3 * document['roofline_step_sec']:.2f} ms, by "
+      f"{document['roofline_bound']}",
+    )
+  if "cost" in document:
+    _add_cost(table, document["cost"])
+  console.print(table)
+  if document["reason"]:
+    console.print(document["reason"])
+
+
+def _add_cost(table: rich.table.Table, cost: dict) -> None:
+  inputs = cost["inputs"]
+  text = "unknown: it does not fit"
+  if cost["epoch_sec"] is not None:
+    text = f"{cost['epoch_sec']:,.1f} s, price {cost['epoch_price']:,.2f}"
+  table.add_row(f"epoch of {inputs['examples']:,}", text)
+  table.add_row(
+    "assumed for it",
+    f"{inputs['price']:g} per chip and hour, {inputs['utilization']:.0%} of "
+    "the bound",
+  )

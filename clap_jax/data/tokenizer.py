@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from clap_jax.data import records
 from clap_jax.storage import output, untrusted
 
 PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
@@ -69,6 +70,29 @@ def train(
   path.parent.mkdir(parents=True, exist_ok=True)
   output.write_bytes(path, model.getvalue())
   return Tokenizer(model.getvalue())
+
+
+def train_on_split(
+  dataset: records.Dataset,
+  *,
+  out: str | pathlib.Path,
+  split: str,
+  vocab_size: int,
+  overwrite: bool = False,
+) -> "Tokenizer":
+  """Trains SentencePiece on a split's captions and the class names.
+
+  Raises:
+    FileExistsError: if `out` is there and `overwrite` is off.
+  """
+  out = pathlib.Path(out)
+  if out.exists() and not overwrite:
+    raise FileExistsError(f"{out} is there already; pass --overwrite.")
+  infos = dataset.split(split).metadata(on_corrupt="skip").examples
+  texts = [text for info in infos for _, _, text in info.captions]
+  texts += dataset.label_names
+  out.parent.mkdir(parents=True, exist_ok=True)
+  return train(texts, vocab_size=vocab_size, path=out)
 
 
 class Tokenizer:

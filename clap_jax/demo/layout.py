@@ -17,7 +17,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from clap_jax import stages
+from clap_jax.console import console
 from clap_jax.report import content
 from clap_jax.storage import untrusted
 from clap_jax.trainers import results
@@ -68,9 +68,7 @@ class StageLog:
   def stage(
     self, name: str, *, reads: str, writes: str, command: str
   ) -> Iterator[None]:
-    stages.console.print(
-      f"{name}  reads {reads}, writes {writes}", style="bold"
-    )
+    console.print(f"{name}  reads {reads}, writes {writes}", style="bold")
     started_sec = time.perf_counter()
     yield
     wall_sec = time.perf_counter() - started_sec
@@ -85,7 +83,7 @@ class StageLog:
       "command": command,
     }
     results.write_json(self._path, self._stages)
-    stages.console.print(f"  done in {wall_sec:.1f} s")
+    console.print(f"  done in {wall_sec:.1f} s")
 
   def has(self, name: str, command: str) -> bool:
     """Whether the stage was finished with this very command."""

@@ -2,15 +2,14 @@
 
 import pathlib
 
-from clap_jax import stages
-from clap_jax.console import Progress
-from clap_jax.data import records
+from clap_jax.console import Progress, console
+from clap_jax.data import records, tokenizer
 from clap_jax.demo import layout as layout_lib
 from clap_jax.demo import report as demo_report
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory, predict
 from clap_jax.storage import output
-from clap_jax.trainers import results
+from clap_jax.trainers import registry, results
 from clap_jax.training import compilation
 from configs import (
   grounding_sprites,
@@ -67,7 +66,7 @@ def run(
     command=f"clap report --workdir {layout.root}",
   ):
     path = demo_report.report(layout.root)
-  stages.console.print(f"The report: {path}", style="bold")
+  console.print(f"The report: {path}", style="bold")
   return {"rows": rows}
 
 
@@ -128,7 +127,7 @@ def _make_data(layout: layout_lib.Layout, log: layout_lib.StageLog) -> None:
       command=f"clap tokenizer --data {layout.dataset} --data_dir "
       f"{layout.data} --out {layout.tokenizer}",
     ):
-      stages.train_tokenizer(
+      tokenizer.train_on_split(
         records.open_dataset(layout.data, layout.dataset),
         out=layout.tokenizer,
         split="train",
@@ -188,15 +187,15 @@ def _pretrain(layout, log, encoder, seed, *, workdir, start) -> list[dict]:
   if start is not None:
     overrides |= {"start.workdir": str(start), "sampling.stream": 1}
   config.update_from_flattened_dict(overrides)
-  if stages.is_finished(workdir):
-    return stages.train(config, workdir)
+  if registry.is_finished(workdir):
+    return registry.train(config, workdir)
   with log.stage(
     f"pretrain {workdir.parent.name} seed {seed}",
     reads=str(start or layout.data / layout.dataset),
     writes=str(workdir),
     command=_command(f"configs/pretrain_sprites.py:{arg}", workdir, overrides),
   ):
-    return stages.train(config, workdir)
+    return registry.train(config, workdir)
 
 
 def _extract(layout, log, name, model) -> None:
@@ -229,15 +228,15 @@ def _head(layout, log, task, *, configs, name, model) -> list[dict]:
     "data.features_dir": str(model / "features"),
   }
   config.update_from_flattened_dict(overrides)
-  if stages.is_finished(workdir):
-    return stages.train(config, workdir)
+  if registry.is_finished(workdir):
+    return registry.train(config, workdir)
   with log.stage(
     f"{task} {name}",
     reads=str(model / "features"),
     writes=str(workdir),
     command=_command(f"configs/{task}_sprites.py:{arg}", workdir, overrides),
   ):
-    return stages.train(config, workdir)
+    return registry.train(config, workdir)
 
 
 def _command(config: str, workdir, overrides: dict) -> str:

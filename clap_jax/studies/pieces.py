@@ -13,14 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
-from clap_jax import stages
-from clap_jax.console import Progress
-from clap_jax.data import records
+from clap_jax.console import Progress, console
+from clap_jax.data import records, tokenizer
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
 from clap_jax.storage import output
 from clap_jax.studies import planning
-from clap_jax.trainers import results
+from clap_jax.trainers import registry, results
 from tfds_builders import build
 
 FOLDER = "pieces"
@@ -84,7 +83,7 @@ def note_failure(
 
 def make(piece: planning.Piece, shelf: Shelf) -> None:
   """Makes one piece, or goes on with it where it was left."""
-  stages.console.print(piece.label, style="bold")
+  console.print(piece.label, style="bold")
   directory = shelf.directory(piece.name)
   output.make_folder(directory, folder=shelf.workdir)
   inputs = {role: shelf.directory(n) for role, n in piece.inputs.items()}
@@ -113,7 +112,7 @@ def _build_data(
         on_progress=lambda _, done, total: bar(done, total),
       )
   if not (directory / _TOKENIZER).exists():
-    stages.train_tokenizer(
+    tokenizer.train_on_split(
       records.open_dataset(directory, piece.dataset),
       out=directory / _TOKENIZER,
       split="train",
@@ -129,7 +128,7 @@ def _pretrain(
   config["data"]["tokenizer"] = str(inputs["data"] / _TOKENIZER)
   if "start" in inputs:
     config["start"]["workdir"] = str(inputs["start"])
-  stages.train(config, directory)
+  registry.train(config, directory)
 
 
 def _extract(
@@ -153,7 +152,7 @@ def _train_head(
   config = copy.deepcopy(piece.config)
   config["data"]["data_dir"] = str(inputs["data"])
   config["data"]["features_dir"] = str(inputs["features"])
-  stages.train(config, directory)
+  registry.train(config, directory)
 
 
 _MAKERS: dict[str, Callable] = {

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from clap_jax import config as config_lib
-from clap_jax import stages
 from clap_jax.studies import fingerprints, settings
+from clap_jax.trainers import registry
 from tfds_builders.motion_sprites import sizes
 
 # Reads "FILE.py:argument" to a ConfigDict; see commands/configs.py.
@@ -189,10 +189,10 @@ class _Planner:
     with config.unlocked():
       for key, value in overrides.items():
         _set(config, key, value, name)
-    return config_lib.as_dict(stages.resolve(config))
+    return config_lib.as_dict(registry.resolve(config))
 
   def _trained(self, kind, config, inputs, *, row="", seed) -> Piece:
-    module = stages.TRAINERS[config["trainer"]].__name__
+    module = registry.TRAINERS[config["trainer"]].__name__
     return self._piece(
       kind, config, inputs, modules=(module,), row=row, seed=seed
     )

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
-from clap_jax import stages, sweep
-from clap_jax.console import Progress
+from clap_jax import sweep
+from clap_jax.console import Progress, console
 from clap_jax.report import files, metric_names, study_page, study_table
 from clap_jax.storage import output, untrusted
 from clap_jax.studies import measured, pieces, planning, settings
@@ -110,7 +110,7 @@ def run(
   shelf = pieces.Shelf(root)
   with workdir_lib.locked(root):
     todo = [p for p in everything if not shelf.has(p.name)]
-    stages.console.print(
+    console.print(
       f"{len(everything)} pieces, {len(everything) - len(todo)} of them made"
     )
     for piece in todo:  # tried again
@@ -120,9 +120,9 @@ def run(
       for unit in _in_turn(steps, shelf, runner, parallel):
         document = _write(config, root, everything)
         bar(document["made"], document["pieces"])
-        stages.console.print(_state(unit, document, parallel))
+        console.print(_state(unit, document, parallel))
   for failure in document["failed"]:
-    stages.console.print(
+    console.print(
       f"failed: {failure['piece']}: {failure['reason']}", markup=False
     )
   return document

@@ -30,7 +30,7 @@ from clap_jax.training import mesh as mesh_lib
 
 PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "localizer.json"
-# What every trainer has, see stages.TRAINERS.
+# Every trainer has these, see registry.TRAINERS.
 config_class = localizers.config_class
 make_task = localizers.make_task
 resolve = localizers.resolve

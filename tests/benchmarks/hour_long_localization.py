@@ -25,11 +25,10 @@ import av
 import jax
 import numpy as np
 
-from clap_jax import stages
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory
-from clap_jax.trainers import localization, localizers
+from clap_jax.trainers import localization, localizers, registry
 from configs import localization_sprites, localization_thumos
 from tests.benchmarks import running
 from tests.configs import keys
@@ -78,7 +77,7 @@ def untrained_model(directory: pathlib.Path) -> pathlib.Path:
     toy_runs.dataset_overrides(directory)
     | {"data.features_dir": str(directory / "features"), "loop.steps": 1},
   )
-  stages.train(config, directory / "localization")
+  registry.train(config, directory / "localization")
   model_directory.write_model(
     directory,
     encoder="pretrain",

@@ -5,9 +5,8 @@ import json
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import stages
 from clap_jax.commands import configs
-from clap_jax.trainers import pretrain, results
+from clap_jax.trainers import pretrain, registry, results
 from configs import pretrain_sprites
 
 ROW = {"task": "retrieval", "metric": "r1", "value": 0.5}
@@ -27,14 +26,14 @@ def workdir(tmp_path):
 
 def test_a_key_with_a_default_is_no_other_config(workdir):
   config = pretrain_sprites.get_config("tiny")
-  assert stages.train(config, workdir) == [ROW]
+  assert registry.train(config, workdir) == [ROW]
 
 
 def test_another_value_is(workdir):
   config = pretrain_sprites.get_config("tiny")
   config.clip.resize = "tsp"
   with pytest.raises(ValueError, match=r"clip\.resize: was squash, now tsp"):
-    stages.train(config, workdir)
+    registry.train(config, workdir)
 
 
 @pytest.mark.parametrize("document", [5, None, [], float("nan")])

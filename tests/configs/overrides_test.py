@@ -13,8 +13,9 @@ import ml_collections
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import main, stages
+from clap_jax import main
 from clap_jax.commands import configs, overrides
+from clap_jax.trainers import registry
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 FILES = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -52,7 +53,7 @@ def test_every_empty_key_can_be_set(file):
 
 
 def read(*overrides, name="configs/localization_thumos.py"):
-  return stages.resolve(configs.read(name, list(overrides)))
+  return registry.resolve(configs.read(name, list(overrides)))
 
 
 def test_values_of_empty_keys_arrive():
@@ -121,7 +122,7 @@ def keys_of(cls, prefix=""):
 @pytest.mark.parametrize("name", OF_EVERY_TRAINER)
 def test_every_key_of_the_dataclasses_can_be_set(name):
   file = f"configs/{name}.py"
-  keys = dict(keys_of(stages.config_class(configs.load(file))))
+  keys = dict(keys_of(registry.config_class(configs.load(file))))
   flags = [f"--config.{key}={TEXT_OF[kind]}" for key, kind in keys.items()]
   config = configs.read(file, flags)
   for key, kind in keys.items():
@@ -135,7 +136,7 @@ def test_every_key_of_the_dataclasses_can_be_set(name):
 @pytest.mark.parametrize("name", OF_EVERY_TRAINER)
 def test_completing_changes_no_value(name):
   file = f"configs/{name}.py"
-  before, after = stages.resolve(configs.load(file)), read(name=file)
+  before, after = registry.resolve(configs.load(file)), read(name=file)
   assert before == after
 
 

@@ -7,9 +7,8 @@ import re
 
 import pytest
 
-from clap_jax import stages
 from clap_jax.commands import configs as configs_lib
-from clap_jax.trainers import encoders, facts
+from clap_jax.trainers import encoders, facts, registry
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import topology
 
@@ -32,7 +31,7 @@ def module_of(name):
 
 def resolved(name, size):
   config = module_of(name).get_config(size)
-  return stages.TRAINERS[config.trainer].resolve(config)
+  return registry.TRAINERS[config.trainer].resolve(config)
 
 
 def write_tower(size, directory) -> None:
@@ -109,8 +108,8 @@ def test_the_step_fits_that_slice_and_no_smaller_one(name, tmp_path):
     if "tower" in config:
       write_tower(size, tmp_path)
       config.tower.workdir = str(tmp_path)
-    assert stages.compile_ahead(config, topology=slice_name)["fits"], size
+    assert registry.compile_ahead(config, topology=slice_name)["fits"], size
     smaller = next_smaller(resolved(name, size), slice_name)
     if smaller is not None:
-      document = stages.compile_ahead(config, topology=smaller)
+      document = registry.compile_ahead(config, topology=smaller)
       assert not document["fits"], (size, smaller)

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from clap_jax import main, stages
+from clap_jax import main
+from clap_jax.commands import building
 from clap_jax.data import records, statistics, tfrecord, verification
 from clap_jax.inference import cards
 from clap_jax.storage import framing
@@ -183,7 +184,7 @@ def test_the_page_escapes_and_repeats(data_dir, tmp_path):
   dataset = records.open_dataset(data_dir, "folder/default")
   pages = []
   for name in ("a.html", "b.html"):
-    stages.inspect_dataset(dataset, out=tmp_path / name, num_videos=2)
+    building.inspect_dataset(dataset, out=tmp_path / name, num_videos=2)
     pages.append((tmp_path / name).read_text())
   assert pages[0] == pages[1]
   assert "<b>jump" not in pages[0] and "&lt;b&gt;jump" in pages[0]

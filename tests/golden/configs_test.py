@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import stages
 from clap_jax.studies import settings
+from clap_jax.trainers import registry
 from tests.golden import golden_file
 
 HERE = pathlib.Path(__file__).parent
@@ -65,10 +65,10 @@ def resolved_lines(name: str, arg: str) -> dict[str, str]:
   if name in STUDIES:
     resolved = config_lib.resolve(settings.StudyConfig, config)
     return dict(sorted(_flatten(config_lib.as_dict(resolved))))
-  resolved = stages.TRAINERS[config.trainer].resolve(config)
+  resolved = registry.TRAINERS[config.trainer].resolve(config)
   values = config_lib.as_dict(resolved)
   # What config.json keeps must resolve to the same: `clap eval` reads it.
-  assert stages.TRAINERS[config.trainer].resolve(values) == resolved
+  assert registry.TRAINERS[config.trainer].resolve(values) == resolved
   return dict(sorted(_flatten(values)))
 
 

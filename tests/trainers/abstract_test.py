@@ -5,8 +5,7 @@ import importlib
 import jax
 import pytest
 
-from clap_jax import stages
-from clap_jax.trainers import abstract
+from clap_jax.trainers import abstract, registry
 from clap_jax.training import topology
 from tests.configs import keys
 
@@ -27,7 +26,7 @@ def config_of(name, arg):
 
 def run_of(name, arg):
   config = config_of(name, arg)
-  trainer = stages.TRAINERS[config.trainer]
+  trainer = registry.TRAINERS[config.trainer]
   return trainer.abstract_run(trainer.resolve(config), FACTS)
 
 
@@ -78,7 +77,7 @@ def test_the_cost_of_an_epoch_is_steps_times_chips_times_price():
 @needs_libtpu
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_config_of_each_family_compiles_for_a_tpu(name):
-  document = stages.compile_ahead(
+  document = registry.compile_ahead(
     config_of(name, "tiny"),
     topology="v5e:1x1",
     facts="vocab_size=64",
@@ -106,5 +105,5 @@ def test_the_large_towers_fit_four_chips():
       "mesh.fsdp": 4,
     },
   )
-  document = stages.compile_ahead(config, topology="v5e:2x2")
+  document = registry.compile_ahead(config, topology="v5e:2x2")
   assert document["fits"], document["reason"]

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from clap_jax import stages
+from clap_jax.trainers import registry
 from clap_jax.training import checkpoint
 from configs import pretrain_sprites
 from tests.configs import keys
@@ -80,4 +80,4 @@ def test_settings_that_do_not_go_together():
     config = pretrain_sprites.get_config("tiny")
     keys.change(config, changes)
     with pytest.raises(ValueError, match=message):
-      stages.TRAINERS["pretrain"].resolve(config)
+      registry.TRAINERS["pretrain"].resolve(config)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import stages, types
+from clap_jax import types
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import end_to_end, end_to_end_scores
+from clap_jax.trainers import end_to_end, end_to_end_scores, registry
 from clap_jax.training import optimizer as optimizer_lib
 from configs import localization_end_to_end_sprites
 from tests.benchmarks import end_to_end_memory
@@ -128,7 +128,7 @@ def test_tower_and_head_are_taken_over(pretrained_directory, tmp_path):
       "data.batch_size": 8,  # one video on each of the tests' devices
     },
   )
-  rows = stages.train(config, tmp_path / "run")
+  rows = registry.train(config, tmp_path / "run")
   model = tmp_path / "run" / end_to_end.MODEL_DIRECTORY
   keys.change(
     config,
@@ -139,11 +139,11 @@ def test_tower_and_head_are_taken_over(pretrained_directory, tmp_path):
       "optimizer.warmup_percent": 0.0,
     },
   )
-  again = stages.train(config, tmp_path / "again")
+  again = registry.train(config, tmp_path / "again")
   assert [row["value"] for row in again] == [row["value"] for row in rows]
   config.pyramid.width = 32
   with pytest.raises(ValueError, match="holds another localizer:\n  pyramid"):
-    stages.train(config, tmp_path / "other")
+    registry.train(config, tmp_path / "other")
 
 
 def test_a_tower_with_batch_statistics_is_refused():

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import stages
-from clap_jax.trainers import inputs, localization, pretrain, results
+from clap_jax.trainers import inputs, localization, pretrain, registry, results
 from clap_jax.training import manifest
 from clap_jax.training import workdir as workdir_lib
 from configs import localization_hapt, pretrain_sprites
@@ -161,10 +160,10 @@ def test_a_finished_run_outlives_its_data(workdir, data):
   results.write(workdir, [ROW])
   shutil.rmtree(data)
   config = config_of(data)
-  assert stages.train(config, workdir) == [ROW]
+  assert registry.train(config, workdir) == [ROW]
   config.data.features_dir = str(data / "nowhere")
   with pytest.raises(ValueError, match="nowhere"):
-    stages.train(config, workdir)
+    registry.train(config, workdir)
 
 
 def test_large_features_count_by_their_ends(monkeypatch, workdir, data):
@@ -232,7 +231,7 @@ def test_every_input_key_is_one_of_a_trainer():
   known = set()
   for file in ("localization_open_sprites", "grounding_tacos"):
     config = __import__(f"configs.{file}", fromlist=["x"]).get_config("tiny")
-    values = config_lib.as_dict(stages.resolve(config))
+    values = config_lib.as_dict(registry.resolve(config))
     known |= set(workdir_lib.flattened(values))
   known |= set(
     workdir_lib.flattened(

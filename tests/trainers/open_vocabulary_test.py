@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax import stages
 from clap_jax.data import features
 from clap_jax.inference import model_directory, predict
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import open_vocabulary, text_space
+from clap_jax.trainers import open_vocabulary, registry, text_space
 from configs import localization_open_sprites
 from tests.configs import keys
 from tests.trainers import toy_runs
@@ -112,13 +111,13 @@ def test_a_learned_projection(pretrained_directory, tmp_path):
       "classes.projection": "learned",
     },
   )
-  rows = stages.train(config, tmp_path / "run")
+  rows = registry.train(config, tmp_path / "run")
   values = {row["metric"]: row["value"] for row in rows}
   for prefix in ("", "seen/", "unseen/", "unseen_alone/"):
     assert 0.0 <= values[f"{prefix}average_map"] <= 1.0
   assert "projection learned" in rows[0]["card"]["class_source"]
   assert "1 are unseen: fades" in rows[0]["card"]["notes"][1]
-  assert stages.evaluate(tmp_path / "run") == rows
+  assert registry.evaluate(tmp_path / "run") == rows
   model = model_directory.load_model(tmp_path / "run")
   with pytest.raises(ValueError, match="A label is empty"):
     predict.predict(model, [tmp_path / "video.mp4"], labels=[" "])

@@ -5,8 +5,7 @@ import importlib
 import jax
 import pytest
 
-from clap_jax import stages
-from clap_jax.trainers import abstract
+from clap_jax.trainers import abstract, registry
 from clap_jax.training import optimizer, paths
 from tests.configs import keys
 
@@ -58,7 +57,7 @@ def tower(name):
 def test_kernels_and_embeddings_are_decayed_and_nothing_else(name, arg, values):
   config = importlib.import_module(f"configs.{name}").get_config(arg)
   keys.change(config, values)
-  trainer = stages.TRAINERS[config.trainer]
+  trainer = registry.TRAINERS[config.trainer]
   run = trainer.abstract_run(trainer.resolve(config), FACTS)
   shapes = jax.eval_shape(run.task.init, jax.random.key(0))
   flags = paths.flatten(optimizer.decayed(shapes))

@@ -1,19 +1,10 @@
-"""Stages that both the command line and the demo run."""
+"""Runs, evaluates and compiles the trainer that a config names."""
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import rich.table
-
-from clap_jax.console import console
-from clap_jax.data import records, statistics, tfrecord
-from clap_jax.data import tokenizer as tokenizer_lib
-from clap_jax.media import decode, errors
 from clap_jax.models import partitioning
-from clap_jax.report import content, dataset_page
 from clap_jax.storage import output, untrusted
 from clap_jax.trainers import (
   abstract,
@@ -32,12 +23,6 @@ from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import preemption, processes
 from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
-
-# What the page of a dataset shows of a video.
-_SHOWN_FRAMES = 10
-_SHOWN_PX = 96
-_SHOWN_CAPTIONS = 8
-
 
 TRAINERS = {
   "pretrain": pretrain,
@@ -173,7 +158,7 @@ def compile_for_smallest(config, **assumed: str) -> dict:
       return document
     missing = document["missing_bytes_per_chip"] / 2**20
     tried.append(f"{name} lacks {missing:,.0f} MiB per chip")
-    console.print(tried[-1])
+    processes.say(tried[-1])
   why = "; ".join(tried) or "mesh and batch suit none"
   raise ValueError(
     f"The step fits no v5e slice ({why}): set mesh.fsdp, "
@@ -258,165 +243,3 @@ def _trainer(name):
       f"trainer: got {name!r}; choose from {', '.join(TRAINERS)}."
     )
   return TRAINERS[name]
-
-
-def train_tokenizer(
-  dataset: records.Dataset,
-  *,
-  out: str | pathlib.Path,
-  split: str,
-  vocab_size: int,
-  overwrite: bool = False,
-) -> tokenizer_lib.Tokenizer:
-  """Trains SentencePiece on a split's captions and the class names.
-
-  Raises:
-    FileExistsError: if `out` is there and `overwrite` is off.
-  """
-  out = pathlib.Path(out)
-  if out.exists() and not overwrite:
-    raise FileExistsError(f"{out} is there already; pass --overwrite.")
-  infos = dataset.split(split).metadata(on_corrupt="skip").examples
-  texts = [text for info in infos for _, _, text in info.captions]
-  texts += dataset.label_names
-  out.parent.mkdir(parents=True, exist_ok=True)
-  return tokenizer_lib.train(texts, vocab_size=vocab_size, path=out)
-
-
-def inspect_dataset(
-  dataset: records.Dataset,
-  *,
-  out: str | pathlib.Path,
-  num_videos: int,
-  on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict]:
-  """Writes the page of a dataset; the statistics of its splits.
-
-  Raises:
-    ValueError: `num_videos` is negative, or the page would be too large.
-  """
-  if num_videos < 0:
-    raise ValueError(f"num_videos is {num_videos}; expected 0 or more")
-  numbers, videos = {}, {}
-  for split in dataset.splits:
-    numbers[split] = statistics.split_statistics(dataset, split)
-    source = dataset.split(split)
-    infos = source.metadata(on_corrupt="skip").examples
-    chosen = statistics.evenly_chosen(infos, at_most=num_videos)
-    videos[split] = []
-    for done, info in enumerate(chosen, 1):
-      videos[split].append(_annotated_video(dataset, source, info))
-      on_progress(done, len(chosen))
-  dataset_page.write(out, name=dataset.name, statistics=numbers, videos=videos)
-  return numbers
-
-
-def _annotated_video(dataset, source, info) -> content.VideoTimeline:
-  """A video's frames, segments and the first of its captions."""
-  shown = info.captions[:_SHOWN_CAPTIONS]
-  note = f"{info.width} x {info.height} px, {info.fps:.4g} fps"
-  if len(shown) < len(info.captions):
-    note += f", {len(shown)} of {len(info.captions)} captions shown"
-  frames = None
-  try:
-    video = source[info.index].video
-    times = content.frame_times(info.duration_sec, _SHOWN_FRAMES)
-    half_sec = info.duration_sec / _SHOWN_FRAMES / 2
-    frames = np.concatenate(
-      [
-        decode.decode_clip(
-          video,
-          start_sec=float(time),
-          clip_sec=half_sec,
-          num_frames=1,
-          size=_SHOWN_PX,
-          mode="crop",
-        )
-        for time in times
-      ]
-    )
-  except (errors.VideoError, tfrecord.CorruptRecordError) as error:
-    note += f"; unreadable: {error}"
-  return content.VideoTimeline(
-    info.id,
-    info.duration_sec,
-    frames=frames,
-    ground_truth=[
-      content.Segment(float(start), float(end), dataset.label_names[label])
-      for (start, end), label in zip(info.segments, info.labels, strict=True)
-    ],
-    queries=[
-      content.Query(text, (content.Segment(start, end),))
-      for start, end, text in shown
-    ],
-    note=note,
-  )
-
-
-def print_card(card: dict) -> None:
-  """The evaluation card, one line per fact; what is empty is left out."""
-  table = rich.table.Table("card", "", show_header=False)
-  for name, value in card.items():
-    if value not in ((), [], None, ""):
-      text = ", ".join(map(str, value)) if isinstance(value, list) else value
-      table.add_row(name.replace("_", " "), str(text))
-  console.print(table)
-
-
-def print_compiled(document: dict) -> None:
-  """What `compile_ahead` found, as a table."""
-  mib = 2**20
-  table = rich.table.Table(document["topology"], "", show_header=True)
-  mesh = ", ".join(f"{k} {v}" for k, v in document["mesh"].items())
-  over = document["missing_bytes_per_chip"]
-  verdict = "yes" if document["fits"] else f"no, by {over / mib:,.1f} MiB"
-  table.add_row("mesh", mesh)
-  table.add_row("batch", f"{document['batch_size']:,} over all chips")
-  table.add_row("parameters", f"{document['num_parameters']:,}")
-  table.add_row("fits", verdict)
-  for name in ("peak", "state", "limit"):
-    value = document[f"{name}_bytes_per_chip"] / mib
-    table.add_row(f"{name} per chip", f"{value:,.1f} MiB")
-  for over, group in document["split_parameters"].items():
-    table.add_row(
-      f"{over}: {group['arrays']} parameters",
-      f"{group['bytes_per_chip'] / mib:,.1f} MiB per chip, the largest "
-      f"{group['largest']} {group['shape']} as ({', '.join(group['axes'])})",
-    )
-  for array in document["largest_replicated"][:3]:
-    if array["bytes"] >= mib:
-      table.add_row(
-        "whole on every chip",
-        f"{array['path']}, {array['bytes'] / mib:,.1f} MiB",
-      )
-  for row in document["collectives"]:
-    table.add_row(
-      f"{row['kind']} x {row['calls']} ({row['network'].upper()})",
-      f"{row['sent_bytes'] / mib:,.1f} MiB out of a chip, groups of "
-      f"{row['group_size']}",
-    )
-  table.add_row("operations", f"{document['flops_per_step']:.3e} per step")
-  if document["roofline_step_sec"] is not None:
-    table.add_row(
-      "lower bound of a step",
-      f"{1e3 * document['roofline_step_sec']:.2f} ms, by "
-      f"{document['roofline_bound']}",
-    )
-  if "cost" in document:
-    _add_cost(table, document["cost"])
-  console.print(table)
-  if document["reason"]:
-    console.print(document["reason"])
-
-
-def _add_cost(table: rich.table.Table, cost: dict) -> None:
-  inputs = cost["inputs"]
-  text = "unknown: it does not fit"
-  if cost["epoch_sec"] is not None:
-    text = f"{cost['epoch_sec']:,.1f} s, price {cost['epoch_price']:,.2f}"
-  table.add_row(f"epoch of {inputs['examples']:,}", text)
-  table.add_row(
-    "assumed for it",
-    f"{inputs['price']:g} per chip and hour, {inputs['utilization']:.0%} of "
-    "the bound",
-  )
