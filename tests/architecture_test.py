@@ -95,6 +95,10 @@ FENCES = {
     "configs/",
   ),
   "absl.flags": ("clap_jax/commands/configs.py",),
+  "fsspec": ("clap_jax/storage/",),
+  "gcsfs": ("clap_jax/storage/",),
+  "s3fs": ("clap_jax/storage/",),
+  "tensorstore": ("clap_jax/storage/",),
 }
 
 # Place -> modules that must not be imported there.

@@ -37,12 +37,15 @@ _prepare_environment()
 
 import pytest  # noqa: E402  (after the environment, as everything else)
 
+from tests import object_store  # noqa: E402
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 # A process frees what its tests compiled when it has grown by this much.
 _GROWTH_MIB = 300
 _kept_mib = 0
+_num_buckets = 0
 
 
 @pytest.hookimpl(wrapper=True)
@@ -83,6 +86,20 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f"no real data beside the repository: {path} is missing")
   return path
+
+
+@pytest.fixture(scope="session")
+def _emulator():
+  with object_store.emulated() as proxy:
+    yield proxy
+
+
+@pytest.fixture
+def bucket(_emulator) -> object_store.Bucket:
+  """An empty bucket on an emulated GCS, or a skip without an emulator."""
+  global _num_buckets  # noqa: PLW0603
+  _num_buckets += 1
+  return object_store.make_bucket(_emulator, f"test-{_num_buckets}")
 
 
 @pytest.fixture

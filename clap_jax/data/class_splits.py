@@ -9,7 +9,7 @@ import importlib.resources
 import pathlib
 from collections.abc import Collection
 
-from clap_jax.storage import text_tables, untrusted
+from clap_jax.storage import locations, text_tables, untrusted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +61,9 @@ def class_split(
   elif name.rpartition("_")[0] in REDIVIDED:
     split = _redivided(name)
   elif name.endswith(".json"):
-    split = _read(pathlib.Path(name))
+    split = _read(locations.at(name))
   elif name.endswith(".list"):
-    split = _read_lists(pathlib.Path(name))
+    split = _read_lists(locations.at(name))
   else:
     raise ValueError(
       f"unknown class split {name!r}; choose from {', '.join(CLASS_SPLITS)}, "

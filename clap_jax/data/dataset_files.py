@@ -4,18 +4,18 @@ A folder may have been received from others: its files are opened as regular
 files within it, and what they say is checked before it is used.
 """
 
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 
 INFO_FILE = "dataset_info.json"
 MANIFEST_FILE = "manifest.json"
 _FEATURES_FILE = "features.json"
 _LABELS_FILE = "segments-label.labels.txt"
 _MAX_DOCUMENT_BYTES = 1 << 30  # a manifest lists all videos
+VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 _TFDS_CLASSES = "tensorflow_datasets."
 # JSON of a protocol buffer takes both spellings; "type" is TFDS's older form.
@@ -47,7 +47,7 @@ class Info(NamedTuple):
   shard_lengths: dict[str, list[int]]  # split -> records of each shard
 
 
-def read_info(directory: pathlib.Path) -> Info:
+def read_info(directory: locations.Location) -> Info:
   """Reads and checks dataset_info.json.
 
   Raises:
@@ -84,7 +84,7 @@ def read_info(directory: pathlib.Path) -> Info:
   return info
 
 
-def read_manifest(directory: pathlib.Path, split: str) -> dict[str, Any]:
+def read_manifest(directory: locations.Location, split: str) -> dict[str, Any]:
   """Reads and checks the manifest of a split.
 
   Raises:
@@ -118,7 +118,7 @@ def read_manifest(directory: pathlib.Path, split: str) -> dict[str, Any]:
   return manifest
 
 
-def read_label_names(directory: pathlib.Path) -> tuple[str, ...]:
+def read_label_names(directory: locations.Location) -> tuple[str, ...]:
   """Class names as TFDS keeps them, one a line; none where it keeps none."""
   try:
     text = untrusted.read_text(_LABELS_FILE, folder=directory)
@@ -129,7 +129,7 @@ def read_label_names(directory: pathlib.Path) -> tuple[str, ...]:
   return tuple(filter(None, map(str.strip, text.split("\n"))))
 
 
-def check_feature_classes(directory: pathlib.Path) -> None:
+def check_feature_classes(directory: locations.Location) -> None:
   """Refuses classes that are not TFDS's own: it would import their modules.
 
   Nothing is read through TFDS here, but others may read what was checked here.
@@ -156,7 +156,39 @@ def check_feature_classes(directory: pathlib.Path) -> None:
     )
 
 
-def _read_object(directory: pathlib.Path, name: str) -> dict[str, Any]:
+def listed_sizes(directory: locations.Location) -> dict[str, int] | None:
+  """Name -> size of the objects of a folder; None for a local folder."""
+  if not isinstance(directory, locations.ObjectPath):
+    return None
+  infos = directory.infos_below()
+  return {name: info.size for name, info in infos.items() if "/" not in name}
+
+
+def versions(directory: locations.Location) -> dict[str, locations.Location]:
+  """The built versions of a dataset by their numbers."""
+  if not directory.is_dir():
+    return {}
+  return {
+    path.name: path
+    for path in directory.iterdir()
+    if VERSION.fullmatch(path.name) and (path / INFO_FILE).exists()
+  }
+
+
+def list_datasets(root: locations.Location) -> list[str]:
+  """The names of the datasets below a folder."""
+  if not root.is_dir():
+    return []
+  parents = {
+    path.parent.parent
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
+    for path in root.glob(pattern)
+    if VERSION.fullmatch(path.parent.name)
+  }
+  return sorted(str(parent.relative_to(root)) for parent in parents)
+
+
+def _read_object(directory: locations.Location, name: str) -> dict[str, Any]:
   try:
     document = untrusted.read_json(
       name, folder=directory, max_bytes=_MAX_DOCUMENT_BYTES

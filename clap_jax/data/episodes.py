@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from clap_jax.data import order
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 
 INSTANCES = ("all", "single", "multi")
 LEGACY_EPISODES_PER_RUN = 100
@@ -221,7 +221,7 @@ def read(path: str | pathlib.Path) -> EpisodeSet:
   Raises:
     ValueError: it is malformed, or was changed since.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   try:
     document = untrusted.read_json(path)
     stated = document.pop("sha256")

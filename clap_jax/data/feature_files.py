@@ -23,7 +23,7 @@ from clap_jax.data.features import (
   read_features,
 )
 from clap_jax.data.records import ExampleInfo
-from clap_jax.storage import video_names
+from clap_jax.storage import locations, video_names
 
 TIMINGS = ("stored", "frames", "even")
 AXIS_ORDERS = ("td", "dt")
@@ -139,7 +139,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       FeatureError: files are missing.
       FileNotFoundError: the folder, or the HDF5 file of all videos, is.
     """
-    self._directory = pathlib.Path(directory)
+    self._directory = locations.at(directory)
     self._files = files
     self._num_steps = num_steps
     self._covered_sec = covered_sec or {}

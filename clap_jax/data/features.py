@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clap_jax.data import feature_tables, hdf5
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
@@ -84,7 +84,7 @@ def features_path(directory: str | os.PathLike, video_id: str) -> pathlib.Path:
       f"video id {video_id!r} is no file name; expected letters, digits and "
       "_-. , at most 255, not beginning with a dot"
     )
-  return pathlib.Path(directory) / f"{video_id}.npz"
+  return locations.at(directory) / f"{video_id}.npz"
 
 
 def save_features(
@@ -180,7 +180,7 @@ def read_features(
   Raises:
     FeatureError: another kind of file, or not a finite matrix.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   if axis_order not in ("td", "dt"):
     raise ValueError(f"axis_order is {axis_order!r}; choose td or dt")
   suffix = path.suffix.lower()

@@ -29,7 +29,7 @@ from clap_jax.data.queries import (
   GroundingSplit,
   unique_texts,
 )
-from clap_jax.storage import text_tables, untrusted
+from clap_jax.storage import locations, text_tables, untrusted
 
 # Annotators of all clips of a video; the dataset has 75 clips and 3 of them.
 _MAX_SALIENCIES = 1 << 22
@@ -111,7 +111,7 @@ def read_split(
   """
   reading = _read(path)
   for file in duration_files:
-    lengths = read_durations(pathlib.Path(file))
+    lengths = read_durations(locations.at(file))
     reading.duration_sec.update(lengths)
   videos = {query.video_id for query in reading.queries}
   lacking = sorted(videos - set(reading.duration_sec))
@@ -127,7 +127,7 @@ def read_split(
 
 
 def _read(path: str | pathlib.Path) -> _Reading:
-  path = pathlib.Path(path)
+  path = locations.at(path)
   if not path.is_file():
     raise FileNotFoundError(f"{path} is missing; give an annotation file.")
   reader = _READERS.get(path.suffix.lower())
@@ -307,7 +307,7 @@ def read_ids(name: str) -> frozenset[str]:
   Raises:
     FileNotFoundError: it is neither.
   """
-  path = pathlib.Path(name)
+  path = locations.at(name)
   published = importlib.resources.files("clap_jax.data") / "held_out"
   if not path.is_file():
     names = sorted(p.name.removesuffix(".txt") for p in published.iterdir())

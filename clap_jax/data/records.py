@@ -4,10 +4,11 @@ The directory follows TFDS's convention, DATA_DIR/<name>/<config>/<version>/,
 with TFRecord shards and their `.idx` sidecars. TensorFlow is not imported.
 """
 
+import concurrent.futures
 import dataclasses
-import pathlib
 import re
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
@@ -15,13 +16,13 @@ from tensorflow_datasets.proto import tf_example_pb2
 from clap_jax.data import dataset_files
 from clap_jax.data.dataset_files import DatasetError
 from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 
 METADATA_FILE = "metadata.tfrecord"
+_OPENED_AT_ONCE = 16
 _ALWAYS_PRESENT = frozenset(
   ("id", "video", "fps", "duration_sec", "num_frames", "height", "width")
 )
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _NAME = re.compile(
   r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 )
@@ -72,8 +73,9 @@ class RecordSource:
     shards: list[str],
     *,
     name: str,
-    folder: pathlib.Path,
+    folder: locations.Location,
     metadata: str | None = None,
+    sizes: Mapping[str, int] | None = None,
   ):
     """Opens the shards.
 
@@ -82,11 +84,21 @@ class RecordSource:
       name: of the split, for messages.
       folder: of the dataset.
       metadata: file of the same records without their videos.
+      sizes: of the shards in a bucket, by name; they are opened side by side.
     """
     self.name = name
     self._folder = folder
     self._metadata_file = metadata
-    self._shards = [ShardReader(path, folder=folder) for path in shards]
+    if sizes is None:
+      self._shards = [ShardReader(path, folder=folder) for path in shards]
+    else:
+      with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        self._shards = list(
+          pool.map(
+            lambda path: ShardReader(path, folder=folder, size=sizes[path]),
+            shards,
+          )
+        )
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
     self._ids: dict[int, str] = {}  # by position, where the metadata says so
@@ -179,7 +191,7 @@ class RecordSource:
     if self._metadata_file is None:
       return None
     try:
-      light = ShardReader(self._metadata_file, folder=self._folder)
+      light = ShardReader(self._metadata_file, folder=self._folder, copied=True)
     except untrusted.UntrustedFileError as error:
       raise DatasetError(f"{self.name}: {error}") from error
     if len(light) != len(self):
@@ -197,7 +209,7 @@ class RecordSource:
 class Dataset:
   """A built dataset on disk; see `open_dataset`."""
 
-  def __init__(self, directory: pathlib.Path, *, name: str):
+  def __init__(self, directory: locations.Location, *, name: str):
     self.name = name
     self.directory = directory
     info = dataset_files.read_info(directory)
@@ -291,10 +303,12 @@ class Dataset:
       f"{stem}{number:05d}-of-{len(lengths):05d}"
       for number in range(len(lengths))
     ]
+    sizes = dataset_files.listed_sizes(self.directory)
+    names = sizes or [path.name for path in self.directory.iterdir()]
     present = {
-      path.name
-      for path in self.directory.iterdir()
-      if path.name.startswith(stem) and not path.name.endswith(".idx")
+      name
+      for name in names
+      if name.startswith(stem) and not name.endswith(".idx")
     }
     missing = sorted(set(expected) - present)
     extra = sorted(present - set(expected))
@@ -310,6 +324,7 @@ class Dataset:
         name=f"{self.name} {split}",
         folder=self.directory,
         metadata=metadata if (self.directory / metadata).exists() else None,
+        sizes=sizes,
       )
     except untrusted.UntrustedFileError as error:
       raise DatasetError(
@@ -352,7 +367,7 @@ class Dataset:
       )
 
 
-def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
+def open_dataset(data_dir: untrusted.PathLike, name: str) -> Dataset:
   """Opens the newest version of a built dataset.
 
   Args:
@@ -364,43 +379,22 @@ def open_dataset(data_dir: str | pathlib.Path, name: str) -> Dataset:
     DatasetError: nothing by that name; the message lists what is there.
   """
   base, _, version = name.partition(":")
-  if not _NAME.fullmatch(base) or (version and not _VERSION.fullmatch(version)):
+  if not _NAME.fullmatch(base) or (
+    version and not dataset_files.VERSION.fullmatch(version)
+  ):
     raise DatasetError(
       f"{name!r} is not a dataset name; expected name or name/config, "
       "optionally followed by :major.minor.patch"
     )
-  root = pathlib.Path(data_dir)
-  versions = _versions(root / base)
+  root = locations.at(data_dir)
+  versions = dataset_files.versions(root / base)
   if version:
     versions = {key: path for key, path in versions.items() if key == version}
   if not versions:
-    found = ", ".join(_list_datasets(root)) or "no built dataset"
+    found = ", ".join(dataset_files.list_datasets(root)) or "no built dataset"
     raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(versions[newest], name=base)
-
-
-def _versions(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  if not directory.is_dir():
-    return {}
-  return {
-    path.name: path
-    for path in directory.iterdir()
-    if _VERSION.fullmatch(path.name)
-    and (path / dataset_files.INFO_FILE).exists()
-  }
-
-
-def _list_datasets(root: pathlib.Path) -> list[str]:
-  if not root.is_dir():
-    return []
-  parents = {
-    path.parent.parent
-    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json")
-    for path in root.glob(pattern)
-    if _VERSION.fullmatch(path.parent.name)
-  }
-  return sorted(str(parent.relative_to(root)) for parent in parents)
 
 
 def _to_example(data: bytes, index: int) -> Example:

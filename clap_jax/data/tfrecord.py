@@ -2,17 +2,17 @@
 
 Records are framed as storage/framing.py describes. A sidecar `<shard>.idx`
 holds the byte offset of each record as raw little-endian uint64, so that record
-i costs one `pread`, whatever the size of the shard.
+i costs one `pread`, whatever the size of the shard, and one request where the
+shard is an object of a bucket.
 """
 
 import os
-import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, ranges, untrusted
 from clap_jax.storage.framing import FOOTER, HEADER, masked_crc32c
 
 MAX_RECORD_BYTES = 2 << 30
@@ -28,8 +28,8 @@ class CorruptRecordError(ValueError):
     reason: what is wrong with it.
   """
 
-  def __init__(self, shard: str | os.PathLike, offset: int, reason: str):
-    self.shard = os.fspath(shard)
+  def __init__(self, shard: untrusted.PathLike, offset: int, reason: str):
+    self.shard = str(shard)
     self.offset = int(offset)
     self.reason = reason
     super().__init__(
@@ -41,15 +41,20 @@ class CorruptRecordError(ValueError):
 class ShardReader:
   """Records of one shard by number; thread-safe, one open file descriptor.
 
+  Of a shard in a bucket no more is read than the records that are asked for,
+  each by one request; `copied` reads it whole, once.
+
   Without the sidecar index the record headers are walked once, in memory.
   """
 
   def __init__(
     self,
-    path: str | os.PathLike,
+    path: untrusted.PathLike,
     *,
-    folder: str | os.PathLike | None = None,
+    folder: untrusted.PathLike | None = None,
     max_record_bytes: int = MAX_RECORD_BYTES,
+    copied: bool = False,
+    size: int | None = None,
   ):
     """Opens a shard and its index.
 
@@ -57,6 +62,8 @@ class ShardReader:
       path: of the shard; relative to `folder` where one is given.
       folder: see `untrusted.open_file`.
       max_record_bytes: the longest record accepted.
+      copied: read an object whole instead of by ranges, if all is wanted.
+      size: of an object, where a listing has it.
 
     Raises:
       FileNotFoundError: there is no such shard.
@@ -64,13 +71,19 @@ class ShardReader:
       CorruptRecordError: the index does not fit the shard, or, without an
         index, a record header cannot be trusted.
     """
-    self.path = pathlib.Path(folder or "", path)
+    if isinstance(path, locations.ObjectPath):
+      path, folder = path.name, path.parent
+    self.path = locations.at(folder or "", path)
     self._name, self._folder = os.fspath(path), folder
     self._max_record_bytes = max_record_bytes
     self._lock = threading.Lock()
     self._descriptor: int | None = None
-    with self._open() as file:
-      self._size = untrusted.size_of(file)
+    self._by_ranges = locations.is_object(self.path) and not copied
+    if not self._by_ranges:
+      with self._open() as file:
+        self._size = untrusted.size_of(file)
+    else:
+      self._size = self.path.stat().st_size if size is None else size
     try:
       self.offsets = self._read_index()
     except FileNotFoundError:
@@ -98,15 +111,37 @@ class ShardReader:
     offset = int(self.offsets[number])
     is_last = number + 1 == len(self)
     end = self._size if is_last else int(self.offsets[number + 1])
-    length = self._read_length(offset)
+    if not self._by_ranges:
+      return self._read_record(offset, end, self._pread)
+    try:
+      return self._read_fetched(offset, end)
+    except CorruptRecordError:
+      # It may have been damaged on its way.
+      return self._read_fetched(offset, end)
+
+  def _read_fetched(self, offset: int, end: int) -> bytes:
+    """Reads a record of an object by one request."""
+    limit = HEADER.size + self._max_record_bytes + FOOTER.size
+    record = ranges.read(self.path, offset, min(end - offset, limit))
+
+    def read(num_bytes: int, start: int) -> bytes:
+      return record[start - offset : start - offset + num_bytes]
+
+    return self._read_record(offset, end, read)
+
+  def _read_record(
+    self, offset: int, end: int, read: Callable[[int, int], bytes]
+  ) -> bytes:
+    """Checks a record that `read` (number of bytes, offset) returns."""
+    length = self._read_length(offset, read)
     expected = end - offset - HEADER.size - FOOTER.size
     if length != expected:
       raise self._error(
         offset, f"{length} bytes of data where the index leaves {expected}"
       )
     # Two reads: cutting the checksum off one would copy the data again.
-    data = self._pread(length, offset + HEADER.size)
-    footer = self._pread(FOOTER.size, offset + HEADER.size + length)
+    data = read(length, offset + HEADER.size)
+    footer = read(FOOTER.size, offset + HEADER.size + length)
     if len(data) != length or len(footer) != FOOTER.size:
       raise self._error(offset, "the file ends inside the record")
     (stored,) = FOOTER.unpack(footer)
@@ -133,6 +168,8 @@ class ShardReader:
     )
 
   def _pread(self, num_bytes: int, offset: int) -> bytes:
+    if self._by_ranges:
+      return ranges.read(self.path, offset, num_bytes)
     with self._lock:
       if self._descriptor is None:
         with self._open() as file:
@@ -148,9 +185,9 @@ class ShardReader:
       offset += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-  def _read_length(self, offset: int) -> int:
+  def _read_length(self, offset: int, read: Callable[[int, int], bytes]) -> int:
     """Length of the record's data; refused before any allocation if wrong."""
-    header = self._pread(HEADER.size, offset)
+    header = read(HEADER.size, offset)
     if len(header) != HEADER.size:
       raise self._error(offset, "the file ends inside the record header")
     length, stored = HEADER.unpack(header)
@@ -167,7 +204,7 @@ class ShardReader:
   def _scan(self) -> Iterator[int]:
     offset = 0
     while offset < self._size:
-      length = self._read_length(offset)
+      length = self._read_length(offset, self._pread)
       following = offset + HEADER.size + length + FOOTER.size
       if following > self._size:
         raise self._error(offset, "the file ends inside the record")

@@ -4,14 +4,13 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
 
 from clap_jax.data import records
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 
 PAD_ID, UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 MAX_BYTES = 256 << 20  # of a model
@@ -66,7 +65,7 @@ def train(
       f"cannot train {vocab_size} pieces on {len(corpus)} texts: {error}; "
       "choose another vocab_size"
     ) from error
-  path = pathlib.Path(path)
+  path = locations.at(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   output.write_bytes(path, model.getvalue())
   return Tokenizer(model.getvalue())
@@ -75,7 +74,7 @@ def train(
 def train_on_split(
   dataset: records.Dataset,
   *,
-  out: str | pathlib.Path,
+  out: untrusted.PathLike,
   split: str,
   vocab_size: int,
   overwrite: bool = False,
@@ -85,7 +84,7 @@ def train_on_split(
   Raises:
     FileExistsError: if `out` is there and `overwrite` is off.
   """
-  out = pathlib.Path(out)
+  out = locations.at(out)
   if out.exists() and not overwrite:
     raise FileExistsError(f"{out} is there already; pass --overwrite.")
   infos = dataset.split(split).metadata(on_corrupt="skip").examples

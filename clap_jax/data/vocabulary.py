@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 
 from clap_jax.data import tokenizer as tokenizer_lib
-from clap_jax.storage import placeholders, untrusted
+from clap_jax.storage import locations, placeholders, untrusted
 
 _CLIP_BEGIN, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 # Radford et al.'s pattern of words: contractions, letters, single digits, rest.
@@ -101,7 +101,7 @@ def load(path: str | os.PathLike) -> Vocabulary:
     FileNotFoundError: if there is no such file.
     ValueError: if it is neither.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   model = _read(path)
   make = ForeignTokenizer if model[:1] == b"{" else tokenizer_lib.Tokenizer
   try:
@@ -117,7 +117,7 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
     FileNotFoundError: if a file is missing.
     ValueError: if it is none of these.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   if not path.exists():
     raise FileNotFoundError(f"There is no tokenizer file {path}.")
   try:

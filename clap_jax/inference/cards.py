@@ -8,7 +8,7 @@ import pathlib
 
 from clap_jax.data import records, statistics, verification
 from clap_jax.report import card_files, files, metric_names
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
@@ -24,7 +24,7 @@ def write_model_card(directory: str | pathlib.Path) -> pathlib.Path:
   Raises:
     FileNotFoundError: there is no such file, or its encoder is not finished.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   parts = facts_lib.read(directory, "model.json")
   encoder_dir = directory / parts["encoder"]
   encoder = facts_lib.read(encoder_dir, "encoder.json")

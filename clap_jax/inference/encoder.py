@@ -13,6 +13,7 @@ import numpy as np
 
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
+from clap_jax.storage import locations
 from clap_jax.trainers import encoders, pretrain_task, text_models
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import paths, pretrained
@@ -147,7 +148,7 @@ class Encoder:
 def is_encoder(directory: str | os.PathLike) -> bool:
   """Whether a directory describes an encoder that `load_encoder` reads."""
   names = (encoders.ENCODER_FILE, weights_lib.MANIFEST_FILE)
-  return any(pathlib.Path(directory, name).is_file() for name in names)
+  return any(locations.at(directory, name).is_file() for name in names)
 
 
 def load_encoder(directory: str | os.PathLike) -> Encoder:
@@ -161,7 +162,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
     FileNotFoundError: the directory holds neither.
     ValueError: the weights are of one tower alone, or do not fit.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   record = directory / encoders.ENCODER_FILE
   if not record.is_file():
     if is_encoder(directory):

@@ -21,7 +21,7 @@ from clap_jax.inference import texts as texts_lib
 from clap_jax.media import decode, errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.trainers import encoders, feature_data
 from clap_jax.trainers import facts as facts_lib
 
@@ -92,7 +92,7 @@ def extract(
   Raises:
     FileExistsError: if `out` holds features of another encoder or stride.
   """
-  out = pathlib.Path(out)
+  out = locations.at(out)
   if not stride_sec > 0:
     raise ValueError(f"stride_sec must be above 0, got {stride_sec}.")
   sources = [dataset.split(s) for s in splits or dataset.splits]

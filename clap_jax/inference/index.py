@@ -24,7 +24,7 @@ from clap_jax.inference import approximate, index_files, streaming
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 
 # Clips whose scores are computed at a time: what a core's cache holds.
 _ROWS_PER_BLOCK = 1 << 10
@@ -104,7 +104,7 @@ def build(
     FileExistsError: the folder is an index of another encoder or stride, or no
       index at all.
   """
-  out = pathlib.Path(out)
+  out = locations.at(out)
   facts = _claim(out, encoder, stride_sec)
   approximate.remove(out)  # what is there is of other vectors
   listed, blocks, first = [], [], 0
@@ -147,7 +147,7 @@ def open_index(directory: str | os.PathLike) -> Index:
     FileNotFoundError: it is no finished index.
     ValueError: a file is damaged, a link, or disagrees with another.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   if not index_files.is_finished(directory):
     raise FileNotFoundError(
       f"{directory} is no index; make one with `clap index DIR --model DIR "

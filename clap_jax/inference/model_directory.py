@@ -11,7 +11,7 @@ import jax
 from clap_jax.data import feature_files
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 from clap_jax.trainers import (
   encoders,
   fewshot,
@@ -129,7 +129,7 @@ def load_model(
     ValueError: if a head was trained on another encoder's features, or on
       features of which no encoder is known.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   if not (directory / MODEL_FILE).is_file():
     return _load_run(directory, needs_encoder=needs_encoder)
   parts = facts_lib.read(directory, MODEL_FILE)
@@ -194,7 +194,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       f'write a {MODEL_FILE} with "encoder", "stride_sec" and '
       f'"{_HEADS[name][1]}".'
     )
-  directory = pathlib.Path(facts["encoder_directory"])
+  directory = locations.at(facts["encoder_directory"])
   if not needs_encoder and not (directory / encoders.ENCODER_FILE).is_file():
     return Model(None, stride_sec, **heads)
   _check_stride(stride_sec, workdir / trainer.MODEL_FILE)
@@ -242,7 +242,7 @@ def write_model(
   fewshot_dir: str | None = None,
 ) -> pathlib.Path:
   """Writes model.json; paths are relative to `directory`."""
-  path = pathlib.Path(directory) / MODEL_FILE
+  path = locations.at(directory) / MODEL_FILE
   parts = {
     "encoder": encoder,
     "stride_sec": stride_sec,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 _MAX_BYTES = 64 << 30  # of the token vectors of all sentences
 
@@ -33,7 +33,7 @@ def add_texts(
     ValueError: the file is damaged or holds something else.
     FileExistsError: the file is of another encoder.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   known = {}
   if path.is_file():
     known = arrays.read_npz(path, max_bytes=_MAX_BYTES)

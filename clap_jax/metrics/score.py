@@ -23,6 +23,7 @@ from clap_jax.metrics.card import EvaluationCard, split_hash
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.protocols import PROTOCOLS, Protocol
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
+from clap_jax.storage import locations
 
 _MAX_LISTED = 20
 _QVHIGHLIGHTS = "qvhighlights"
@@ -105,11 +106,11 @@ def score(
       f"out of {', '.join(protocol_names())}"
     )
   request = _Request(
-    predictions=pathlib.Path(predictions_path),
-    ground_truth=pathlib.Path(ground_truth_path),
+    predictions=locations.at(predictions_path),
+    ground_truth=locations.at(ground_truth_path),
     subset=subset,
     detection_subset=subset or own_subset(protocols),
-    blocked_videos=pathlib.Path(blocked_videos_path)
+    blocked_videos=locations.at(blocked_videos_path)
     if blocked_videos_path
     else None,
     class_source=class_source,
@@ -164,11 +165,11 @@ def detection_inputs(
   return _read_detection(
     rules,
     _Request(
-      predictions=pathlib.Path(predictions_path),
-      ground_truth=pathlib.Path(ground_truth_path),
+      predictions=locations.at(predictions_path),
+      ground_truth=locations.at(ground_truth_path),
       subset=subset,
       detection_subset=subset or rules.subset,
-      blocked_videos=pathlib.Path(blocked_videos_path)
+      blocked_videos=locations.at(blocked_videos_path)
       if blocked_videos_path
       else None,
       class_source="not stated",

@@ -17,7 +17,7 @@ from clap_jax.metrics import documents
 from clap_jax.metrics.prediction_files import THUMOS_CLASSES
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import DetectionTable
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 COMBINATIONS = ("product", "geometric_mean")
 _NUM_UCF_CLASSES = 101
@@ -42,7 +42,7 @@ def read_video_scores(path: pathlib.Path | str) -> VideoScores:
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   log = ProblemLog(path)
   if path.suffix == ".npy":
     return _thumos_matrix(path, log)
@@ -185,6 +185,6 @@ def describe(
 ) -> str:
   """The class source for an evaluation card."""
   return (
-    f"external classifier {pathlib.Path(path).name}, top {top_classes} classes "
+    f"external classifier {locations.at(path).name}, top {top_classes} classes "
     f"per video, {combination.replace('_', ' ')} of the scores"
   )

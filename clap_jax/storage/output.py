@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, without following links.
+"""Writes files and objects whole or not at all, without following links.
 
 A folder that was received from others may hold a link under the name of a
 file that is about to be written, or under a predictable temporary name. Every
@@ -12,14 +12,17 @@ import pathlib
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, objects, untrusted
+from clap_jax.storage.locations import ObjectPath
 
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike | ObjectPath
 
 _MAX_COPIED_BYTES = 1 << 44
+_MAX_SENT_AT_ONCE = 32 << 20
 
 
 class OutputError(ValueError):
@@ -40,7 +43,10 @@ def check_writable(
     OutputError: a link or a folder is in the way, the file exists and
       `overwrite` is false, or its folder is missing or not writable.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
+  if isinstance(path, ObjectPath):
+    _check_object(path, overwrite=overwrite)
+    return
   check_links(path, folder)
   with contextlib.suppress(FileNotFoundError):
     if not stat.S_ISREG(path.lstat().st_mode):
@@ -54,6 +60,14 @@ def check_writable(
     raise OutputError(f"cannot write {path}: {parent} is not writable")
 
 
+def _check_object(path: ObjectPath, *, overwrite: bool) -> None:
+  if not path.name:
+    raise OutputError(f"{path} names a bucket, expected an object in it")
+  objects.check_bucket(path.scheme, path.bucket)
+  if not overwrite and path.is_file():
+    raise OutputError(f"{path} exists; name another file or remove it")
+
+
 def check_links(path: PathLike, folder: PathLike | None = None) -> None:
   """Checks that no link leads a path out of its folder.
 
@@ -65,7 +79,9 @@ def check_links(path: PathLike, folder: PathLike | None = None) -> None:
   Raises:
     OutputError: there is a link.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
+  if isinstance(path, ObjectPath):
+    return
   checked = [path]
   if folder is not None:
     below = path.absolute().relative_to(pathlib.Path(folder).absolute()).parts
@@ -103,8 +119,14 @@ def writing(
   Raises:
     OutputError: as `check_writable`.
     OSError: the disk takes no more, or the folder cannot be written.
+
+  An object is sent when the block ends, from a file without a name.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
+  if isinstance(path, ObjectPath):
+    with _writing_object(path, overwrite=overwrite) as file:
+      yield file
+    return
   check_writable(path, folder=folder, overwrite=overwrite)
   temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp")
   flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -127,13 +149,35 @@ def writing(
   sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def _writing_object(path: ObjectPath, *, overwrite: bool) -> Iterator[BinaryIO]:
+  if not path.name:
+    raise OutputError(f"{path} names a bucket, expected an object in it")
+  if not overwrite and path.is_file():
+    raise OutputError(f"{path} exists; name another file or remove it")
+  with tempfile.NamedTemporaryFile("w+b") as file:
+    yield file
+    file.flush()
+    if not overwrite:
+      file.seek(0)
+      objects.create(path.scheme, path.key, file.read())
+    elif file.tell() > _MAX_SENT_AT_ONCE:
+      objects.upload(path.scheme, path.key, file.name)
+    else:
+      file.seek(0)
+      objects.write(path.scheme, path.key, file.read())
+
+
 def open_appending(path: PathLike) -> BinaryIO:
   """Opens a file to be read and appended to; it is made if it is missing.
 
   Raises:
-    OutputError: it is a link, a pipe or another special file.
+    OutputError: it is a link, a pipe or another special file, or an object,
+      to which nothing can be appended.
     OSError: it cannot be opened.
   """
+  if isinstance(path, ObjectPath):
+    raise OutputError(f"{path} is an object, to which nothing is appended")
   if pathlib.Path(path).exists() or pathlib.Path(path).is_symlink():
     check_writable(path)
   flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -146,7 +190,7 @@ def open_appending(path: PathLike) -> BinaryIO:
 
 def make_folder(
   path: PathLike, *, folder: PathLike | None = None
-) -> pathlib.Path:
+) -> locations.Location:
   """Makes a folder to write to, with those above it, and returns its path.
 
   Args:
@@ -156,13 +200,27 @@ def make_folder(
   Raises:
     OutputError: a link or a file is in the way.
   """
-  path = pathlib.Path(path)
+  path = locations.at(path)
   check_links(path, folder)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except FileExistsError as error:
     raise OutputError(f"{path} exists and is not a folder") from error
   return path
+
+
+def remove_tree(folder: PathLike) -> None:
+  """Removes a folder, or all objects below a name, with what lies below.
+
+  Raises:
+    OSError: something cannot be removed.
+  """
+  folder = locations.at(folder)
+  if not isinstance(folder, ObjectPath):
+    shutil.rmtree(folder)
+    return
+  infos = folder.infos_below().values()
+  objects.remove_all(folder.scheme, [info.key for info in infos])
 
 
 def copy(source: PathLike, target: PathLike, **options: Any) -> None:
@@ -175,7 +233,9 @@ def copy(source: PathLike, target: PathLike, **options: Any) -> None:
 
 
 def sync_folder(folder: PathLike) -> None:
-  """Synchronizes the names in a folder to the disk."""
+  """Synchronizes the names in a folder to the disk; objects need nothing."""
+  if isinstance(folder, ObjectPath):
+    return
   descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
   try:
     os.fsync(descriptor)

@@ -1,8 +1,11 @@
-"""Opens files that were received from others.
+"""Opens files and objects that were received from others.
 
 A received file may be a link, a pipe, a device or far larger than it should
 be, and a received folder may name files outside itself. Every file that this
-project did not write in the same process is opened here.
+project did not write in the same process is opened here. An object of a bucket
+is copied to a file without a name first, so that all that is promised of files
+holds of it; a text that looks like an address is refused all the same, since a
+received document must not name what is read (see `locations.at`).
 """
 
 import hashlib
@@ -11,9 +14,13 @@ import os
 import pathlib
 import re
 import stat
+import tempfile
 from typing import Any, BinaryIO
 
-PathLike = str | os.PathLike
+from clap_jax.storage import objects
+from clap_jax.storage.locations import ObjectPath
+
+PathLike = str | os.PathLike | ObjectPath
 
 DEFAULT_MAX_BYTES = 1 << 30  # of a file that is read whole
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -33,7 +40,8 @@ def open_file(
   """Opens a regular file for reading.
 
   Args:
-    path: a local path. With `folder`, a path relative to it.
+    path: a local path, or an address as an ObjectPath. With `folder`, a path
+      relative to it.
     folder: where the file must lie. No component of `path` may be a link or
       lead out of the folder; the folder itself may be a link.
     max_bytes: the largest size accepted, checked before anything is read.
@@ -43,6 +51,8 @@ def open_file(
       outside the folder.
     OSError: the file cannot be opened, such as FileNotFoundError.
   """
+  if isinstance(path, ObjectPath):
+    return _open_object(path, max_bytes=max_bytes)
   name = os.fspath(path)
   if not isinstance(name, str) or not name or "\0" in name:
     raise UntrustedFileError(f"{name!r} is not a file name")
@@ -51,6 +61,9 @@ def open_file(
       f"{name!r} looks like an address; expected the path of a local file "
       "(write ./ before a name with a colon)"
     )
+  if isinstance(folder, ObjectPath):
+    _check_inside(name, folder)
+    return _open_object(folder / name, max_bytes=max_bytes)
   # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
   flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
   if folder is None:
@@ -71,6 +84,25 @@ def open_file(
     raise
 
 
+def _open_object(path: ObjectPath, *, max_bytes: int) -> BinaryIO:
+  """Returns a copy of an object, which no other process can name."""
+  info = path.info()
+  if info is None:
+    raise objects.missing(path.scheme, path.key)
+  if info.size > max_bytes:
+    raise UntrustedFileError(
+      f"{path} has {info.size} bytes; at most {max_bytes} are read"
+    )
+  copy = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (the caller's)
+  try:
+    objects.download(path.scheme, path.key, copy, size=info.size)
+    copy.seek(0)
+  except BaseException:
+    copy.close()
+    raise
+  return copy
+
+
 def size_of(file: BinaryIO) -> int:
   """Returns the size of an opened file in bytes."""
   return os.fstat(file.fileno()).st_size
@@ -78,11 +110,7 @@ def size_of(file: BinaryIO) -> int:
 
 def _open_inside(name: str, folder: PathLike, flags: int) -> int:
   """Opens folder/name component by component, following no link."""
-  parts = pathlib.PurePosixPath(name).parts
-  if not parts or parts[0] == "/" or ".." in parts:
-    raise UntrustedFileError(
-      f"{name!r} leads out of {os.fspath(folder)}; expected a relative path"
-    )
+  parts = _check_inside(name, folder)
   directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
   try:
     for part in parts[:-1]:
@@ -94,6 +122,16 @@ def _open_inside(name: str, folder: PathLike, flags: int) -> int:
     return _open_without_links(parts[-1], flags, directory, name)
   finally:
     os.close(directory)
+
+
+def _check_inside(name: str, folder: PathLike) -> tuple[str, ...]:
+  """The components of a relative path that does not lead upwards."""
+  parts = pathlib.PurePosixPath(name).parts
+  if not parts or parts[0] == "/" or ".." in parts:
+    raise UntrustedFileError(
+      f"{name!r} leads out of {folder}; expected a relative path"
+    )
+  return parts
 
 
 def _open_without_links(part: str, flags: int, directory: int, name: str):

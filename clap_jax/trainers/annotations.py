@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from clap_jax.data import own_annotations, query_annotations, records
 from clap_jax.metrics import ground_truth_files, tables
 from clap_jax.metrics.prediction_entries import NO_LABEL
+from clap_jax.storage import locations
 
 
 class AnnotatedVideos:
@@ -38,7 +38,7 @@ class AnnotatedVideos:
       duration_files: tables with the columns id and length, in seconds, of
         videos whose duration the file does not have.
     """
-    self.path = pathlib.Path(path)
+    self.path = locations.at(path)
     if not self.path.is_file():
       raise FileNotFoundError(
         f"{path} is missing; give ActivityNet-style JSON or a table with the "
@@ -55,7 +55,7 @@ class AnnotatedVideos:
           (span.start_sec, span.end_sec, span.caption)
         )
     for file in duration_files:
-      self._add_durations(query_annotations.read_durations(pathlib.Path(file)))
+      self._add_durations(query_annotations.read_durations(locations.at(file)))
     table = self.truth.table
     self.label_names = tuple(
       sorted(

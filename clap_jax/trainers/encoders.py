@@ -13,6 +13,7 @@ from clap_jax.models import (
   variants,
   video_tower,
 )
+from clap_jax.storage import locations
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint
 
@@ -125,7 +126,7 @@ def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
   Raises:
     FileNotFoundError: if there is no complete checkpoint.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   use_ema = None
   if (directory / ENCODER_FILE).is_file():
     use_ema = facts_lib.read(directory, ENCODER_FILE).get("use_ema", False)

@@ -8,7 +8,6 @@ frozen is said by `optimizer.groups`.
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.models import dual_encoder, long_video, video_tower
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.trainers import (
   abstract,
   data_checks,
@@ -188,7 +187,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
       `tower.localizer_workdir` no finished localization run.
     ValueError: the localizer to start from is built otherwise.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   start, _ = facts_lib.load(
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
@@ -231,7 +230,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
 
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  model = pathlib.Path(workdir) / MODEL_DIRECTORY
+  model = locations.at(workdir) / MODEL_DIRECTORY
   facts = facts_lib.read(model / "encoder", encoders.ENCODER_FILE)
   videos = end_to_end_scores.Videos(config, facts)
   encoder = encoders.restore_params(model / "encoder")
@@ -319,7 +318,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   checkpoint.write_params(head, params["localizer"])
   if processes.is_first():
     output.copy(
-      pathlib.Path(config.tower.workdir) / encoders.TOKENIZER_FILE,
+      locations.at(config.tower.workdir) / encoders.TOKENIZER_FILE,
       encoder / encoders.TOKENIZER_FILE,
     )
   names = end_to_end_scores.Videos(config, start).dataset.label_names

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 from clap_jax.trainers import results
 
 FORMAT_KEY = "format"
@@ -143,7 +143,7 @@ def read(directory: str | pathlib.Path, name: str) -> dict:
     FileNotFoundError: the run is not finished, or the directory holds none.
     FormatError: the file is of another format or damaged.
   """
-  path = pathlib.Path(directory) / name
+  path = locations.at(directory) / name
   if not path.is_file():
     raise FileNotFoundError(
       f"{directory} holds no finished run (no {name}). Run its `clap train` to "
@@ -198,7 +198,7 @@ def load(
       or misses, or values of another type or an absurd size.
   """
   facts = read(directory, name)
-  path = pathlib.Path(directory) / name
+  path = locations.at(directory) / name
   return facts, build(facts, make, path=path, remake=FORMATS[name].remake)
 
 

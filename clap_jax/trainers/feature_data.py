@@ -22,7 +22,7 @@ from clap_jax.data import (
 )
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 from clap_jax.trainers import annotations, data_checks
 from clap_jax.trainers import facts as facts_lib
 
@@ -133,7 +133,7 @@ class FeatureReader:
     if self.config.files is not None:
       files = dataclasses.asdict(self.config.files)
       return {"encoder": self.config.files.encoder, "files": files}
-    path = pathlib.Path(self.config.features_dir) / EXTRACTION_FILE
+    path = locations.at(self.config.features_dir) / EXTRACTION_FILE
     if not path.is_file():
       raise FileNotFoundError(
         f"{self.config.features_dir} holds no extracted features (no "
@@ -397,7 +397,7 @@ class FeatureReader:
 
   @functools.cached_property
   def texts(self) -> queries.QueryVectors:
-    path = pathlib.Path(self.config.features_dir) / TEXTS_FILE
+    path = locations.at(self.config.features_dir) / TEXTS_FILE
     if not path.is_file():
       raise FileNotFoundError(
         f"{path} is missing: the dataset has no captions, or `clap extract` "
@@ -407,7 +407,7 @@ class FeatureReader:
 
   @functools.cached_property
   def class_texts(self) -> class_texts.ClassTexts:
-    path = pathlib.Path(self.config.features_dir) / CLASSES_FILE
+    path = locations.at(self.config.features_dir) / CLASSES_FILE
     if not path.is_file():
       raise FileNotFoundError(
         f"{path} is missing: these features were extracted by an older "

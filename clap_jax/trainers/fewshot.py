@@ -6,7 +6,6 @@ encoder that has never seen them.
 """
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from clap_jax.data import episodes as episodes_lib
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import protocols
 from clap_jax.models import heads, localizer, prototypes, pyramid
+from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -133,7 +133,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     ValueError: if the encoder saw novel classes, or nobody knows what it saw,
       and `allow_seen_classes` is off.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   reader = feature_data.FeatureReader(config.data)
   split = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names

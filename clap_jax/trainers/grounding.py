@@ -1,7 +1,6 @@
 """Video language grounding on frozen features: the moment a sentence means."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from clap_jax import types
 from clap_jax.data import grounding_source
 from clap_jax.losses import grounding as losses
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
+from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -220,7 +220,7 @@ def abstract_run(
 
 def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   reader = query_data.open_reader(config.data)
   for split in {config.data.selection_split, config.data.eval_split}:
     grounding_evaluation.check_scored(

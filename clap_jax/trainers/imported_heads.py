@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.storage import locations
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, paths, pretrained, weights
 from clap_jax.training import state as state_lib
@@ -40,7 +41,7 @@ class HeadStart:
 
 def is_imported(directory: str | pathlib.Path) -> bool:
   """Whether the parameters of a directory are imported and not trained."""
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   has_checkpoints = (directory / checkpoint.CHECKPOINT_DIRECTORY).is_dir()
   return (directory / weights.MANIFEST_FILE).is_file() and not has_checkpoints
 

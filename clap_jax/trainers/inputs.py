@@ -13,7 +13,7 @@ from typing import Any
 
 from clap_jax import config as config_lib
 from clap_jax.data import feature_files, features, records
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 from clap_jax.trainers import feature_data, query_data
 from clap_jax.training import checkpoint, manifest, weights
 from clap_jax.training import workdir as workdir_lib
@@ -149,7 +149,7 @@ def fingerprints(config: Any) -> Fingerprints:
 def _file(config: Any, path: str) -> dict[str, str]:
   """A file; a name of the package's own, such as of a class split, is none."""
   del config
-  return {"": hash_file(path)} if pathlib.Path(path).is_file() else {}
+  return {"": hash_file(path)} if locations.at(path).is_file() else {}
 
 
 def _files(config: Any, paths: list[str]) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _dataset(config: Any, data_dir: str) -> dict[str, str]:
 
 def _features(config: Any, folder: str) -> dict[str, str]:
   """Features and texts of the videos of each split that the run reads."""
-  data, directory = config.data, pathlib.Path(folder)
+  data, directory = config.data, locations.at(folder)
   if not directory.is_dir():
     return {}
   is_grounding = isinstance(data, query_data.GroundingData)
@@ -213,7 +213,7 @@ def _feature_names(data: feature_data.FeatureData, infos) -> list[str]:
 def _run(config: Any, workdir: str) -> dict[str, str]:
   """The newest checkpoint of a run, by its manifest."""
   del config
-  directory = pathlib.Path(workdir) / checkpoint.CHECKPOINT_DIRECTORY
+  directory = locations.at(workdir) / checkpoint.CHECKPOINT_DIRECTORY
   if not directory.is_dir():
     return {}
   steps = checkpoint.complete_steps(directory)
@@ -229,7 +229,7 @@ def _run(config: Any, workdir: str) -> dict[str, str]:
 def _weights(config: Any, directories: str) -> dict[str, str]:
   """Directories of imported weights, whose manifest has their hash."""
   folders = [part.strip() for part in directories.split(",") if part.strip()]
-  files = [str(pathlib.Path(f) / weights.MANIFEST_FILE) for f in folders]
+  files = [str(locations.at(f) / weights.MANIFEST_FILE) for f in folders]
   return _files(config, files)
 
 
@@ -264,7 +264,7 @@ def hash_file(path: str | pathlib.Path, *, ends_only: bool = False) -> str:
     path: the file.
     ends_only: hash its size and its first and last 64 KiB.
   """
-  status = pathlib.Path(path).stat()
+  status = locations.at(path).stat()
   key = (str(path), status.st_size, status.st_mtime_ns, ends_only)
   if key not in _hashes:
     if ends_only and status.st_size > 2 * _END_BYTES:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,7 +14,7 @@ from clap_jax.data import pipeline
 from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -57,7 +56,7 @@ def abstract_run(
 
 def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment")
   source = reader.localization_source(config.data.train_split)

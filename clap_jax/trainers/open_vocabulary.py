@@ -9,7 +9,6 @@ softmax over the classes asked for is the class score.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +17,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import class_splits, features, seen_classes
 from clap_jax.data.clips import LABEL_PROMPTS
 from clap_jax.metrics import detection, tables
+from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
   feature_data,
@@ -102,7 +102,7 @@ def abstract_run(
 
 def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   reader = feature_data.FeatureReader(config.data)
   split = _class_split(config, reader)
   reader.check(reader.num_segments, what="labelled segment")
@@ -169,7 +169,7 @@ def evaluate(
     config,
     reader,
     class_split,
-    space=text_space.load(pathlib.Path(workdir) / SPACE_FILE),
+    space=text_space.load(locations.at(workdir) / SPACE_FILE),
     vectors=_dataset_vectors(config.classes, reader),
   )
   score = _Score(config, reader, class_split, task, naming=naming)
@@ -320,7 +320,7 @@ class _Score:
     classes, space = self._config.classes, self._naming.space
     source = f"text tower of encoder {encoder!r}"
     if classes.text_model:
-      source = f"text tower of {pathlib.Path(classes.text_model).name!r}"
+      source = f"text tower of {locations.at(classes.text_model).name!r}"
     source += f", mean of {len(LABEL_PROMPTS)} prompts per class name"
     if classes.projection == "towers":
       return f"{source}, in the towers' own space"

@@ -7,7 +7,6 @@ trains nothing.
 """
 
 import dataclasses
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from clap_jax import types
 from clap_jax.data import augment, order, pipeline
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, video_tower
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.trainers import (
   abstract,
   clip_data,
@@ -125,7 +124,7 @@ def abstract_run(
 
 def train(config: PretrainConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   reader = open_reader(config)
   data_checks.check_counts(
     data_checks.split_flags(config.data),
@@ -300,7 +299,7 @@ def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
   if config.start.directories:
     before = {}
   elif config.start.workdir:
-    path = pathlib.Path(config.start.workdir) / encoders.ENCODER_FILE
+    path = locations.at(config.start.workdir) / encoders.ENCODER_FILE
     facts = facts_lib.read(path.parent, path.name) if path.is_file() else {}
     before = facts.get("training", {})
   trains = bool(config.loop.length.value)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import pathlib
 
 import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import queries, query_annotations, records
+from clap_jax.storage import locations
 from clap_jax.trainers import feature_data
 
 SELECTION_SPLIT = "selection"
@@ -189,7 +189,7 @@ class CaptionReader(feature_data.FeatureReader):
   def texts(self) -> queries.QueryVectors:
     if self.config.texts is None:
       return super().texts
-    if not pathlib.Path(self.config.texts).is_file():
+    if not locations.at(self.config.texts).is_file():
       raise FileNotFoundError(
         f"data.texts: {self.config.texts} is missing; write it by `clap texts "
         "--model DIR --queries FILE --out FILE`."

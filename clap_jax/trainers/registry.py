@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from clap_jax.models import partitioning
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 from clap_jax.trainers import (
   abstract,
   end_to_end,
@@ -55,7 +55,7 @@ def train(
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
   processes.join(connection)
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   found = processes.first_decides(
     f"read {workdir}", lambda: _look_at(workdir, resolved)
   )
@@ -168,7 +168,7 @@ def compile_for_smallest(config, **assumed: str) -> dict:
 
 def is_finished(workdir: str | pathlib.Path) -> bool:
   """Whether a `clap train` ran to its end there."""
-  return (pathlib.Path(workdir) / results.RESULTS_FILE).is_file()
+  return (locations.at(workdir) / results.RESULTS_FILE).is_file()
 
 
 def _look_at(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def config_of(workdir) -> dict:
   Raises:
     FileNotFoundError: if `workdir` holds no run.
   """
-  path = pathlib.Path(workdir) / "config.json"
+  path = locations.at(workdir) / "config.json"
   if not path.is_file():
     raise FileNotFoundError(
       f"{workdir} holds no run (no config.json); give the --workdir of a "

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 from clap_jax.training import processes
 
 RESULTS_FILE = "results.json"
@@ -40,7 +40,7 @@ def rows_of(
 
 def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
   """Writes <directory>/results.json whole or not at all."""
-  path = pathlib.Path(directory) / RESULTS_FILE
+  path = locations.at(directory) / RESULTS_FILE
   write_json(path, {"rows": rows})
   return path
 
@@ -77,7 +77,7 @@ def read(directory: str | pathlib.Path) -> list[dict]:
   Raises:
     ValueError: the file holds something else.
   """
-  path = pathlib.Path(directory) / RESULTS_FILE
+  path = locations.at(directory) / RESULTS_FILE
   if not path.is_file():
     return []
   document = untrusted.read_json(path)

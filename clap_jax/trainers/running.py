@@ -1,7 +1,6 @@
 """Trains from a trainer's config and restores its finished runs."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import jax
 from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
+from clap_jax.storage import locations
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import imported_heads, inputs
 from clap_jax.training import checkpoint, pretrained, processes
@@ -56,7 +56,7 @@ def fit(
     data_seed: of the order of the items; None for the loop's seed.
     prepare: see training.fit.Run.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = locations.at(workdir)
   processes.first_decides(
     f"use {workdir}", lambda: inputs.take(workdir, config)
   )
@@ -144,7 +144,7 @@ def restored(
   pretrained.check_fits(
     params,
     task.init,
-    name=str(pathlib.Path(workdir) / model_file),
+    name=str(locations.at(workdir) / model_file),
     whole=True,
   )
   return facts, task, params

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 
 from clap_jax import config as config_lib
 from clap_jax.models import dual_encoder
+from clap_jax.storage import locations
 from clap_jax.trainers import encoders
 from clap_jax.training import pretrained, weights
 from clap_jax.training import state as state_lib
@@ -79,7 +79,7 @@ def check_settings(
 def flag_of(key: str, value, directory) -> str:
   """What sets a field of DualEncoderConfig on the command line."""
   if key == "vocab_size":
-    exported = pathlib.Path(directory, "tokenizer").is_file()
+    exported = locations.at(directory, "tokenizer").is_file()
     name = "tokenizer" if exported else "tokenizer.json"  # of `clap import`
     return f"--config.data.tokenizer={directory}/{name}"
   section = "clip" if key in ("num_frames", "image_size") else "model"

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.training import manifest, paths, processes
 
 CHECKPOINT_DIRECTORY = "checkpoints"
@@ -54,7 +54,7 @@ class Checkpoints:
 
   def __init__(self, directory: pathlib.Path, *, keep: int):
     # Through a link, folders of the user would be cleaned up.
-    self._directory = output.make_folder(pathlib.Path(directory).absolute())
+    self._directory = output.make_folder(locations.at(directory).absolute())
     self._keep = keep
     self._pending: tuple[int, dict, dict] | None = None
     self._sealing: threading.Thread | None = None
@@ -236,7 +236,7 @@ def write_params(directory: pathlib.Path, params: Any) -> None:
     directory: of a run; the checkpoint goes where a run's would.
     params: nested dict of arrays.
   """
-  target = pathlib.Path(directory) / CHECKPOINT_DIRECTORY
+  target = locations.at(directory) / CHECKPOINT_DIRECTORY
   if target.is_dir():
     shutil.rmtree(target)
   checkpoints = Checkpoints(target, keep=1)
@@ -276,7 +276,7 @@ def restore_params(
     CheckpointError: if all are damaged.
     ValueError: if there is no moving average in it.
   """
-  directory = pathlib.Path(directory).absolute()
+  directory = locations.at(directory).absolute()
   if (directory / CHECKPOINT_DIRECTORY).is_dir():
     directory = directory / CHECKPOINT_DIRECTORY
   if not complete_steps(directory):

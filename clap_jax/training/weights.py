@@ -7,14 +7,13 @@ settings, where they come from, and the file's own sha256.
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
-from clap_jax.storage import output, tensors, untrusted
+from clap_jax.storage import locations, output, tensors, untrusted
 
 WEIGHTS_FILE = "weights.safetensors"
 MANIFEST_FILE = "manifest.json"
@@ -30,7 +29,7 @@ def write(
   Raises:
     FileExistsError: if the directory holds weights already.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   if (directory / MANIFEST_FILE).exists():
     raise FileExistsError(
       f"{directory} holds weights already; give another directory."
@@ -53,7 +52,7 @@ def read(
     FileNotFoundError: if there is none.
     ValueError: if the weights are not those the manifest vouches for.
   """
-  directory = pathlib.Path(directory)
+  directory = locations.at(directory)
   manifest, path = directory / MANIFEST_FILE, directory / WEIGHTS_FILE
   for file in (manifest, path):
     if not file.is_file():

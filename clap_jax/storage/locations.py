@@ -1,0 +1,261 @@
+"""Paths of files, local or in a bucket, behind the methods of pathlib.Path.
+
+`at("runs/a")` is a pathlib.Path. `at("gs://bucket/runs/a")` has the same
+methods for what the package does with paths; it is no os.PathLike, so that
+nothing can take it for the name of a local file by mistake.
+"""
+
+import fnmatch
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from clap_jax.storage import objects
+from clap_jax.storage.objects import AddressError
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}")
+# A name with them would be another object's for some of the libraries.
+_REFUSED = re.compile(r"[\x00-\x1f\x7f#?]")
+
+
+class Status(NamedTuple):
+  """What `stat` returns of an object."""
+
+  st_size: int
+  st_mtime_ns: int
+
+
+class ObjectPath:
+  """The address of an object, or of what counts as a folder, in a bucket.
+
+  There are no folders in a bucket: one "is there" if an object lies below it,
+  and `mkdir` makes nothing. There are no links either.
+  """
+
+  __slots__ = ("_key", "_scheme")
+
+  def __init__(self, address: str):
+    """Parses an address.
+
+    Raises:
+      AddressError: it is none of gs:// or s3://, or names no bucket.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or match[1] not in objects.SCHEMES:
+      raise AddressError(
+        f"{address!r:.200} is not the address of an object; expected "
+        "gs://BUCKET/NAME or s3://BUCKET/NAME"
+      )
+    parts = match[2].rstrip("/").split("/")
+    if not _BUCKET.fullmatch(parts[0]):
+      raise AddressError(f"{address!r:.200} names no bucket")
+    if any(part in ("", ".", "..") for part in parts):
+      raise AddressError(
+        f"{address!r:.200} has an empty part, . or .. between its slashes"
+      )
+    if _REFUSED.search(match[2]):
+      raise AddressError(
+        f"{address!r:.200} has a control character, # or ?, which are "
+        "not used in the names of objects here"
+      )
+    self._scheme = match[1]
+    self._key = "/".join(parts)
+
+  @property
+  def scheme(self) -> str:
+    return self._scheme
+
+  @property
+  def key(self) -> str:
+    """The bucket and the name in it, separated by a slash."""
+    return self._key
+
+  @property
+  def bucket(self) -> str:
+    return self._key.partition("/")[0]
+
+  @property
+  def name(self) -> str:
+    """The last part; nothing for a bucket."""
+    return self._key.rpartition("/")[2] if "/" in self._key else ""
+
+  @property
+  def stem(self) -> str:
+    return pathlib.PurePosixPath(self.name).stem
+
+  @property
+  def suffix(self) -> str:
+    return pathlib.PurePosixPath(self.name).suffix
+
+  @property
+  def parent(self) -> "ObjectPath":
+    return self._with_key(self._key.rpartition("/")[0] or self._key)
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    return f"{self._scheme}://{self.bucket}", *self._key.split("/")[1:]
+
+  def _with_key(self, key: str) -> "ObjectPath":
+    return ObjectPath(f"{self._scheme}://{key}")
+
+  def __truediv__(self, other: str | os.PathLike) -> "ObjectPath":
+    return self.joinpath(other)
+
+  def joinpath(self, *others: str | os.PathLike) -> "ObjectPath":
+    parts = [
+      part
+      for other in others
+      for part in pathlib.PurePosixPath(_relative(other)).parts
+    ]
+    return self._with_key("/".join((self._key, *parts)))
+
+  def with_name(self, name: str) -> "ObjectPath":
+    return self.parent / name
+
+  def with_suffix(self, suffix: str) -> "ObjectPath":
+    return self.with_name(f"{self.stem}{suffix}")
+
+  def absolute(self) -> "ObjectPath":
+    return self
+
+  def resolve(self) -> "ObjectPath":
+    return self
+
+  def relative_to(self, other: "ObjectPath") -> pathlib.PurePosixPath:
+    prefix = f"{other}/"
+    if str(self) == str(other):
+      return pathlib.PurePosixPath()
+    if not str(self).startswith(prefix):
+      raise ValueError(f"{self} does not lie below {other}")
+    return pathlib.PurePosixPath(str(self)[len(prefix) :])
+
+  def as_posix(self) -> str:
+    return str(self)
+
+  def __str__(self) -> str:
+    return f"{self._scheme}://{self._key}"
+
+  def __repr__(self) -> str:
+    return f"ObjectPath({str(self)!r})"
+
+  def __eq__(self, other) -> bool:
+    return isinstance(other, ObjectPath) and str(self) == str(other)
+
+  def __lt__(self, other: "ObjectPath") -> bool:
+    return str(self) < str(other)
+
+  def __hash__(self) -> int:
+    return hash(str(self))
+
+  def exists(self) -> bool:
+    return self.is_file() or self.is_dir()
+
+  def is_file(self) -> bool:
+    return self.info() is not None
+
+  def is_dir(self) -> bool:
+    return objects.holds_objects(self._scheme, self._key)
+
+  def is_symlink(self) -> bool:
+    return False
+
+  def info(self) -> objects.Info | None:
+    """Facts of the object; None if there is none."""
+    if not self.name:
+      return None
+    return objects.find_info(self._scheme, self._key)
+
+  def stat(self) -> Status:
+    info = self.info()
+    if info is None:
+      raise objects.missing(self._scheme, self._key)
+    return Status(info.size, info.modified_ns)
+
+  def iterdir(self) -> Iterator["ObjectPath"]:
+    for name, _ in objects.iter_names(self._scheme, self._key):
+      yield self / name
+
+  def folders(self) -> list["ObjectPath"]:
+    """What counts as folders directly below, by one listing."""
+    return [
+      self / name
+      for name, is_folder in objects.iter_names(self._scheme, self._key)
+      if is_folder
+    ]
+
+  def infos_below(self) -> dict[str, objects.Info]:
+    """Relative name -> facts of all objects below, by one listing."""
+    prefix = f"{self._key}/"
+    return {
+      info.key[len(prefix) :]: info
+      for info in objects.find_below(self._scheme, self._key)
+    }
+
+  def glob(self, pattern: str) -> Iterator["ObjectPath"]:
+    """Objects, not folders, whose relative names match part by part."""
+    wanted = pattern.split("/")
+    for name in self.infos_below():
+      parts = name.split("/")
+      if len(parts) == len(wanted) and all(
+        map(fnmatch.fnmatchcase, parts, wanted)
+      ):
+        yield self / name
+
+  def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
+    """Objects, not folders, at any depth, whose last part matches."""
+    for name in self.infos_below():
+      if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern):
+        yield self / name
+
+  def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+    """Makes nothing: objects need no folder."""
+
+  def unlink(self, *, missing_ok: bool = False) -> None:
+    try:
+      objects.remove(self._scheme, self._key)
+    except FileNotFoundError:
+      if not missing_ok:
+        raise
+
+
+Location = pathlib.Path | ObjectPath
+
+
+def is_address(text: object) -> bool:
+  """Whether a text is written as SCHEME://..., of any scheme."""
+  return isinstance(text, str) and _ADDRESS.match(text) is not None
+
+
+def is_object(path: object) -> bool:
+  """Whether a path, or its text, lies in a bucket."""
+  return isinstance(path, ObjectPath) or (
+    isinstance(path, str)
+    and path.partition("://")[0] in objects.SCHEMES
+    and "://" in path
+  )
+
+
+def at(
+  path: "str | os.PathLike | ObjectPath", *parts: str | os.PathLike
+) -> Location:
+  """The location that a text names: a local path, gs:// or s3://.
+
+  Raises:
+    AddressError: an address of another scheme, or one that names no bucket.
+  """
+  if not isinstance(path, ObjectPath):
+    text = os.fspath(path)
+    if not is_address(text):
+      return pathlib.Path(text, *parts)
+    path = ObjectPath(text)
+  return path.joinpath(*parts) if parts else path
+
+
+def _relative(part: str | os.PathLike) -> str:
+  text = os.fspath(part)
+  if text.startswith("/") or ".." in text.split("/") or is_address(text):
+    raise AddressError(f"{text!r:.200} is no name below a folder of a bucket")
+  return text

@@ -1,0 +1,334 @@
+"""Objects of a bucket, gs:// and s3://: whole reads and writes, lists, facts.
+
+An object appears whole or not at all, so that there is no partial file and no
+rename; nothing is ever appended to. Requests that fail for a passing reason
+are made again, a bounded number of times and after a random wait.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# Scheme -> (module of fsspec's file system, extra of this package).
+_PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+SCHEMES = tuple(_PACKAGES)
+_NUM_ATTEMPTS = 4  # beside those that the file system makes itself
+_NUM_REQUESTS_AT_ONCE = 16
+_FIRST_WAIT_SEC = 0.5
+_PASSING_CODES = frozenset((408, 429, *range(500, 600)))
+
+
+class AddressError(ValueError):
+  """An address that names no object, or that cannot be used here."""
+
+
+class ObjectStorageError(OSError):
+  """The bucket refused a request, or did not answer in time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What a listing holds about one object."""
+
+  key: str  # bucket/name
+  size: int
+  modified_ns: int
+  # Of the content where the store keeps one, else of the version.
+  fingerprint: tuple[str, str]
+
+
+def check_package(scheme: str) -> None:
+  """Raises an AddressError if the scheme's package is not installed."""
+  if scheme not in _PACKAGES:
+    raise AddressError(
+      f"{scheme}:// is not read or written; expected a local path, "
+      f"{' or '.join(f'{name}://' for name in SCHEMES)}"
+    )
+  module, extra = _PACKAGES[scheme]
+  if importlib.util.find_spec(module) is None:
+    raise AddressError(
+      f"{scheme}:// needs the package {module}, which is not installed: "
+      f"pip install 'clap_jax[{extra}]'"
+    )
+
+
+@functools.cache
+def file_system(scheme: str) -> Any:
+  """fsspec's file system of a scheme; it keeps no listings."""
+  check_package(scheme)
+  if scheme == "gs":
+    # Otherwise each new bucket is asked for its kind over gRPC, which waits a
+    # minute where there is no such service.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+  # What it reports of a request reaches the caller as an error.
+  logging.getLogger(_PACKAGES[scheme][0]).setLevel(logging.CRITICAL)
+  fsspec = importlib.import_module("fsspec")
+  return fsspec.filesystem(scheme, use_listings_cache=False)
+
+
+def read(scheme: str, key: str, start: int = 0, end: int | None = None):
+  """Returns the bytes [start, end) of an object.
+
+  Raises:
+    FileNotFoundError: there is no such object.
+    ObjectStorageError: it could not be read.
+  """
+  files = file_system(scheme)
+  if end is not None and end <= start:
+    return b""
+
+  def once():
+    content = files.cat_file(key, start=start or None, end=end)
+    if end is not None and len(content) > end - start:
+      raise ConnectionError(f"{len(content)} bytes came for {end - start}")
+    return content
+
+  return _retried(f"{scheme}://{key}", once)
+
+
+def download(scheme: str, key: str, file, *, size: int) -> None:
+  """Writes an object of a given size to an opened file, piece by piece.
+
+  Raises:
+    FileNotFoundError: there is no such object.
+    ObjectStorageError: it could not be read, or its size changed meanwhile.
+  """
+  piece = 64 << 20
+  for start in range(0, size, piece):
+    end = min(start + piece, size)
+    content = read(scheme, key, start, end)
+    if len(content) != end - start:
+      raise ObjectStorageError(
+        f"{scheme}://{key} changed while it was read: it had {size} bytes"
+      )
+    file.write(content)
+
+
+def write(scheme: str, key: str, content: bytes) -> None:
+  """Writes an object whole; one that is there is replaced."""
+  files = file_system(scheme)
+  _retried(f"{scheme}://{key}", lambda: files.pipe_file(key, content))
+
+
+def upload(scheme: str, key: str, path: str) -> None:
+  """Writes the content of a local file to an object."""
+  files = file_system(scheme)
+  _retried(f"{scheme}://{key}", lambda: files.put_file(path, key))
+
+
+def create(scheme: str, key: str, content: bytes) -> None:
+  """Writes an object that must not be there yet.
+
+  Raises:
+    FileExistsError: it is there, and has other content. With the same content
+      it counts as written: the answer to an earlier try may have been lost.
+  """
+  files = file_system(scheme)
+  try:
+    _retried(
+      f"{scheme}://{key}",
+      lambda: files.pipe_file(key, content, mode="create"),
+    )
+  except FileExistsError:
+    if read(scheme, key) != content:
+      raise
+
+
+def find_info(scheme: str, key: str) -> Info | None:
+  """Facts of an object; None if there is none of this name."""
+  files = file_system(scheme)
+  try:
+    entry = _retried(f"{scheme}://{key}", lambda: files.info(key))
+  except FileNotFoundError:
+    return None
+  return _to_info(entry) if entry["type"] == "file" else None
+
+
+def holds_objects(scheme: str, key: str) -> bool:
+  """Whether there are objects below a name, which counts as a folder."""
+  return next(iter_names(scheme, key), None) is not None
+
+
+def iter_names(scheme: str, key: str) -> Iterator[tuple[str, bool]]:
+  """(name, whether it is a folder) of what lies directly below a name."""
+  files = file_system(scheme)
+  try:
+    entries = _retried(
+      f"{scheme}://{key}", lambda: files.ls(key, detail=True, refresh=True)
+    )
+  except FileNotFoundError:
+    return
+  prefix = f"{key.rstrip('/')}/"
+  for entry in sorted(entries, key=lambda entry: entry["name"]):
+    name = entry["name"].rstrip("/")
+    if name.startswith(prefix) and "/" not in name[len(prefix) :]:
+      yield name[len(prefix) :], entry["type"] == "directory"
+
+
+def find_below(scheme: str, key: str) -> list[Info]:
+  """Facts of all objects below a name, at any depth, in order."""
+  files = file_system(scheme)
+  prefix = f"{key.rstrip('/')}/"
+  try:
+    entries = _retried(
+      f"{scheme}://{key}", lambda: files.find(key, detail=True)
+    )
+  except FileNotFoundError:
+    return []
+  return [
+    _to_info(entry)
+    for name, entry in sorted(entries.items())
+    if name.startswith(prefix) and entry["type"] == "file"
+  ]
+
+
+def remove(scheme: str, key: str) -> None:
+  """Removes an object.
+
+  Raises:
+    FileNotFoundError: there is none, also before.
+  """
+  if find_info(scheme, key) is None:
+    raise missing(scheme, key)
+  remove_all(scheme, [key])
+
+
+def remove_all(scheme: str, keys: list[str]) -> None:
+  """Removes objects; one that is not there, or not any more, is passed over."""
+  files = file_system(scheme)
+
+  def remove_one(key: str) -> None:
+    # It may be gone by a request whose answer was lost.
+    with contextlib.suppress(FileNotFoundError):
+      _retried(f"{scheme}://{key}", lambda: files.rm_file(key))
+
+  with concurrent.futures.ThreadPoolExecutor(_NUM_REQUESTS_AT_ONCE) as pool:
+    list(pool.map(remove_one, keys))
+
+
+def check_bucket(scheme: str, bucket: str) -> None:
+  """Checks before the work that a bucket is there and can be listed.
+
+  Raises:
+    AddressError: it is not, or the package is missing.
+    PermissionError: it is not to be read.
+  """
+  files = file_system(scheme)
+  try:
+    _retried(f"{scheme}://{bucket}", lambda: files.info(bucket))
+  except FileNotFoundError as error:
+    raise AddressError(
+      f"{scheme}://{bucket}: there is no such bucket, or it is not yours to "
+      "read; make it first, and check the credentials"
+    ) from error
+
+
+def _retried(address: str, function: Callable[[], T]) -> T:
+  """Calls `function`, and again after what passes; errors are OSErrors."""
+  for attempt in range(_NUM_ATTEMPTS):
+    if attempt:
+      # At random, so that the workers of a pod do not come back together.
+      wait_sec = _FIRST_WAIT_SEC * 2 ** (attempt - 1)
+      time.sleep(wait_sec * (0.5 + random.random()))
+    try:
+      return function()
+    except FileExistsError as error:
+      raise FileExistsError(
+        errno.EEXIST, "the object is there already", address
+      ) from error
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        errno.ENOENT, "there is no such object", address
+      ) from error
+    except Exception as error:
+      code = _code_of(error)
+      if code in (401, 403) or isinstance(error, PermissionError):
+        raise PermissionError(
+          errno.EACCES, f"access is refused ({_brief(error)})", address
+        ) from error
+      if code == 412:  # of a write that must not replace anything
+        raise FileExistsError(
+          errno.EEXIST, "the object is there already", address
+        ) from error
+      if not _is_passing(error, code) or attempt == _NUM_ATTEMPTS - 1:
+        raise ObjectStorageError(
+          f"{address}: {_brief(error)}; requests are repeated "
+          f"{_NUM_ATTEMPTS} times"
+        ) from error
+  raise AssertionError("unreachable")
+
+
+def _code_of(error: Exception) -> int | None:
+  """The HTTP status behind an error of gcsfs, s3fs or aiohttp."""
+  for name in ("code", "status"):
+    if str(getattr(error, name, "")).isdigit():
+      return int(getattr(error, name))
+  cause = error.__cause__
+  response = getattr(error, "response", None) or getattr(
+    cause, "response", None
+  )
+  if isinstance(response, dict):
+    return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+  return None
+
+
+def _is_passing(error: Exception, code: int | None) -> bool:
+  if code is not None:
+    return code in _PASSING_CODES
+  kinds = (ConnectionError, TimeoutError)
+  names = {kind.__name__ for kind in type(error).__mro__}
+  # Of aiohttp, botocore and gcsfs, none of which need be installed.
+  passing = {
+    "ClientError",
+    "ClientPayloadError",
+    "ChecksumError",
+    "FSTimeoutError",
+    "HTTPClientError",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "ServerDisconnectedError",
+  }
+  return isinstance(error, kinds) or bool(names & passing)
+
+
+def _brief(error: Exception) -> str:
+  return f"{type(error).__name__}: {error}"[:300]
+
+
+def missing(scheme: str, key: str) -> FileNotFoundError:
+  """The error of an object that is not there."""
+  return FileNotFoundError(
+    errno.ENOENT, "there is no such object", f"{scheme}://{key}"
+  )
+
+
+def _to_info(entry: dict) -> Info:
+  modified = entry.get("mtime") or entry.get("LastModified")
+  modified_ns = (
+    int(modified.timestamp() * 1e9) if hasattr(modified, "timestamp") else 0
+  )
+  for name, key in (
+    ("md5", "md5Hash"),
+    ("etag", "ETag"),
+    ("generation", "generation"),
+  ):
+    if entry.get(key):
+      fingerprint = name, str(entry[key]).strip('"')
+      break
+  else:
+    fingerprint = "modified", str(modified_ns)
+  return Info(
+    entry["name"].rstrip("/"), int(entry["size"]), modified_ns, fingerprint
+  )
