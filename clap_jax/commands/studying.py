@@ -1,6 +1,7 @@
 """`clap study`: comparisons of encoders over seeds, and over datasets."""
 
 import dataclasses
+import math
 
 from etils import epy
 
@@ -10,11 +11,13 @@ from clap_jax.console import console
 with epy.lazy_imports():
   from clap_jax import config as config_lib
   from clap_jax.commands import configs
-  from clap_jax.studies import settings, study
+  from clap_jax.report import metric_names
+  from clap_jax.studies import recompute, settings, study
 
 _CONFIGS = {
   "claim": "configs/study_claim.py:demo",
   "properties": "configs/study_claim.py:demo,properties",
+  "recompute": "configs/study_claim.py:demo",
 }
 
 
@@ -26,12 +29,15 @@ def add_study(commands) -> None:
     "few-shot localization, grounding and retrieval, with paired differences "
     "over seeds. properties: how the advantage changes with the share of "
     "background, the distractors, the number of classes and noise in the "
-    "boundaries. Writes DIR/results.json, results.csv, summary.csv and "
-    "report.html, which grow seed by seed. A second call makes what is "
-    "missing; what fails is listed and the others go on.",
+    "boundaries. Writes DIR/results.json, results.csv, claims.csv, "
+    "summary.csv and report.html, which grow seed by seed. A second call makes "
+    "what is missing; what fails is listed and the others go on. recompute: "
+    "judges the claims of the config by the raw numbers of a results.csv "
+    "alone, and writes the tables and the page if --workdir is given.",
   )
   parser.add_argument("name", choices=list(_CONFIGS))
-  parser.add_argument("--workdir", required=True)
+  parser.add_argument("csv", nargs="?", help="of recompute: a results.csv")
+  parser.add_argument("--workdir", help="needed but by recompute")
   parser.add_argument(
     "--config", help="configs/FILE.py[:argument]; by default the study's own"
   )
@@ -50,10 +56,36 @@ def add_study(commands) -> None:
 
 
 def _study(args) -> dict:
+  if (args.name == "recompute") != (args.csv is not None):
+    raise ValueError("recompute, and it alone, takes a CSV file.")
+  config = _config(args)
+  if args.csv is not None:
+    return _recompute(args, config)
+  if not args.workdir:
+    raise ValueError("--workdir is missing: the folder of the study.")
   if args.parallel < 1:
     raise ValueError(f"--parallel: expected 1 or more, got {args.parallel}.")
   if args.in_process and args.parallel > 1:
     raise ValueError("--in_process runs one unit at a time: no --parallel.")
+  runner = study.InThisProcess() if args.in_process else study.Processes()
+  with runner.watched():
+    document = study.run(
+      config,
+      workdir=args.workdir,
+      read=lambda name: configs.read(name, []),
+      runner=runner,
+      parallel=args.parallel,
+    )
+  _print_claims(document["claims"])
+  console.print(
+    f"{document['made']} of {document['pieces']} pieces are made; see "
+    f"{args.workdir}/report.html"
+  )
+  return document | {"failed_runs": len(document["failed"])}
+
+
+def _config(args) -> "settings.StudyConfig":
+  """The config of the command, cut to the rows and tasks asked for."""
   config = config_lib.resolve(
     settings.StudyConfig,
     configs.read(
@@ -62,6 +94,7 @@ def _study(args) -> dict:
       cls=settings.StudyConfig,
     ),
   )
+  settings.check_claims(config)
   if args.seeds:
     config = dataclasses.replace(config, seeds=reporting.numbers(args.seeds))
   if args.rows:
@@ -72,17 +105,32 @@ def _study(args) -> dict:
     config = settings.with_tasks(
       config, tuple(filter(None, args.tasks.split(",")))
     )
-  runner = study.InThisProcess() if args.in_process else study.Processes()
-  with runner.watched():
-    document = study.run(
-      config,
-      workdir=args.workdir,
-      read=lambda name: configs.read(name, []),
-      runner=runner,
-      parallel=args.parallel,
+  return config
+
+
+def _recompute(args, config: "settings.StudyConfig") -> dict:
+  rows = recompute.read_rows(args.csv)
+  if args.workdir:
+    verdicts = recompute.write(rows, config, args.workdir)
+  else:
+    _, verdicts = recompute.recompute(rows, config)
+  claims = [verdict.as_dict() for verdict in verdicts]
+  _print_claims(claims)
+  return {"claims": claims}
+
+
+def _print_claims(claims: list[dict]) -> None:
+  """Prints the named claims with effect, interval, corrected p and verdict."""
+  for claim in claims:
+    effect, low, high = (
+      metric_names.format_value(math.nan if claim[key] is None else claim[key])
+      for key in ("effect", "low_95", "high_95")
     )
-  console.print(
-    f"{document['made']} of {document['pieces']} pieces are made; see "
-    f"{args.workdir}/report.html"
-  )
-  return document | {"failed_runs": len(document["failed"])}
+    console.print(
+      f"{claim['dataset']}: {claim['better']} > {claim['than']}, "
+      f"{claim['task']}, {claim['metric']}: {effect} ({low} to {high}), "
+      f"{claim['seeds']} seeds, corrected p {claim['holm_p']:.2g}: "
+      f"{claim['verdict']}",
+      soft_wrap=True,
+      markup=False,
+    )

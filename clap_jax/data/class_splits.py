@@ -196,6 +196,15 @@ _MOTION_SPRITES = ClassSplit(
   novel=_names("darts, shrinks, wobbles, jitters, loops"),
 )
 
+# For choices of the method: its "novel" classes are the validation classes of
+# motion_sprites, so that nothing is chosen on the novel ones.
+_MOTION_SPRITES_CHOOSING = ClassSplit(
+  "motion_sprites_choosing",
+  base=_MOTION_SPRITES.base,
+  validation=(),
+  novel=_MOTION_SPRITES.validation,
+)
+
 # Of the variant motion_sprites/tiny-classes_6, whose few videos show all six.
 _MOTION_SPRITES_SIX = ClassSplit(
   "motion_sprites_six",
@@ -206,7 +215,12 @@ _MOTION_SPRITES_SIX = ClassSplit(
 
 CLASS_SPLITS = {
   split.name: split
-  for split in (_ACTIVITYNET, _MOTION_SPRITES, _MOTION_SPRITES_SIX)
+  for split in (
+    _ACTIVITYNET,
+    _MOTION_SPRITES,
+    _MOTION_SPRITES_CHOOSING,
+    _MOTION_SPRITES_SIX,
+  )
 }
 # The classes of a split divided anew, ten times: SPLIT_0 to SPLIT_9, seen and
 # unseen ones in the ratio that the name says. A line of

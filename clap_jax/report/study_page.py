@@ -14,11 +14,13 @@ from clap_jax.report import (
   metric_names,
   page,
   palette,
+  study_claims,
   study_table,
 )
 
 _WIDTH, _ROW_HEIGHT, _LEFT, _RIGHT = 640, 26, 185, 20
 _AXIS_HEIGHT = 30
+_CLAIM_LEFT = 320  # room for the words of a claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Strip:
   low: float  # NaN: no interval
   high: float
   dots: Sequence[float] = ()
+  row: str = ""  # whose colour it has; "": that of its name
 
 
 def write(
@@ -49,16 +52,19 @@ def write(
   table: study_table.StudyTable,
   facts: Facts,
   *,
+  verdicts: Sequence[study_claims.Verdict] = (),
   charts: Sequence[content.Chart] = (),
 ) -> None:
   """Writes the page whole or not at all; it needs nothing but itself."""
-  files.write_text(path, render(table, facts, charts=charts))
+  text = render(table, facts, verdicts=verdicts, charts=charts)
+  files.write_text(path, text)
 
 
 def render(
   table: study_table.StudyTable,
   facts: Facts,
   *,
+  verdicts: Sequence[study_claims.Verdict] = (),
   charts: Sequence[content.Chart] = (),
 ) -> str:
   """The page as text."""
@@ -74,6 +80,7 @@ def render(
       titles=metric_names.TASK_TITLES,
       questions=metric_names.TASK_QUESTIONS,
       shown=_shown,
+      claims=_claims(verdicts),
       plots=_plots(table),
       charts=[(chart, curves.chart_svg(chart)) for chart in charts],
     )
@@ -87,6 +94,27 @@ def _shown(interval) -> str:
   if math.isfinite(interval.low):
     text += f" ± {metric_names.format_value(interval.high - interval.mean)}"
   return text
+
+
+def _claims(verdicts: Sequence[study_claims.Verdict]) -> dict[str, dict]:
+  """Dataset -> its verdicts, and their plot: a dot per seed."""
+  claims = {}
+  for dataset in dict.fromkeys(verdict.dataset for verdict in verdicts):
+    own = [verdict for verdict in verdicts if verdict.dataset == dataset]
+    strips = [
+      Strip(
+        str(v.claim),
+        v.interval.mean,
+        v.interval.low,
+        v.interval.high,
+        v.differences,
+        row=v.claim.than,
+      )
+      for v in own
+    ]
+    svg = strips_svg(strips, label="difference by claim", left=_CLAIM_LEFT)
+    claims[dataset] = {"verdicts": own, "plot": svg}
+  return claims
 
 
 def _plots(table: study_table.StudyTable) -> dict[tuple[str, str], dict]:
@@ -151,7 +179,9 @@ def _threshold_charts(table: study_table.StudyTable) -> list[content.Chart]:
   return charts
 
 
-def strips_svg(strips: Sequence[Strip], *, label: str) -> Markup:
+def strips_svg(
+  strips: Sequence[Strip], *, label: str, left: int = _LEFT
+) -> Markup:
   """Means with their intervals and the single values, one row each."""
   strips = [strip for strip in strips if math.isfinite(strip.mean)]
   if not strips:
@@ -165,7 +195,7 @@ def strips_svg(strips: Sequence[Strip], *, label: str) -> Markup:
   bottom = _ROW_HEIGHT * len(strips)
 
   def place(value: float) -> float:
-    return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+    return left + (value - low) / (high - low) * (_WIDTH - left - _RIGHT)
 
   parts = [
     Markup(
@@ -181,20 +211,20 @@ def strips_svg(strips: Sequence[Strip], *, label: str) -> Markup:
     for tick in curves.linear_ticks(low, high, about=5)
   ]
   for index, strip in enumerate(strips):
-    parts.append(_strip(strip, index, place))
+    parts.append(_strip(strip, index, place, left=left))
   return Markup(
     '<svg class="chart strips" viewBox="0 0 {} {}" role="img" '
     'aria-label="{}">{}</svg>'
   ).format(_WIDTH, bottom + _AXIS_HEIGHT, label, Markup("").join(parts))
 
 
-def _strip(strip: Strip, index: int, place) -> Markup:
+def _strip(strip: Strip, index: int, place, *, left: int) -> Markup:
   y = _ROW_HEIGHT * (index + 0.5)
-  css = palette.encoder_class(strip.name, index=index)
+  css = palette.encoder_class(strip.row or strip.name, index=index)
   words = f"{strip.name}: {metric_names.format_value(strip.mean)}"
   parts = [
     Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
-      _LEFT - 12, y + 5, strip.name
+      left - 12, y + 5, strip.name
     )
   ]
   if math.isfinite(strip.low):

@@ -11,6 +11,11 @@ from clap_jax.metrics import intervals
 from clap_jax.report import content, csv_cells, metric_names
 
 Place = tuple[str, str, str]  # dataset, task, metric
+# Of results.csv, from which everything else can be computed again. head_seed
+# is empty where no head is trained.
+RAW_COLUMNS = (
+  "dataset", "split", "encoder", "seed", "head_seed", "task", "metric", "value"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +54,32 @@ class StudyTable:
   ) -> "StudyTable":
     """From rows of results.json, which may lack any of the runs.
 
+    The value of a seed is the mean over the heads that were trained on its
+    encoder; a seed that lacks one of a task's heads, or whose value is not
+    finite, is left out.
+
     Raises:
       ValueError: two rows give one number twice.
     """
-    values: dict[tuple[Place, str], dict[int, float]] = {}
+    single: dict[tuple[Place, str], dict[int, dict[Any, float]]] = {}
+    heads: dict[tuple[str, str], set] = {}
     for row in rows:
       place = (row["dataset"], row["task"], row["metric"])
-      known = values.setdefault((place, row["encoder"]), {})
-      if row["seed"] in known:
+      head = row.get("head_seed")
+      heads.setdefault(place[:2], set()).add(head)
+      seeds = single.setdefault((place, row["encoder"]), {})
+      known = seeds.setdefault(row["seed"], {})
+      if head in known:
         raise ValueError(
-          f"{row['encoder']}, seed {row['seed']} has two values of {place}."
+          f"{row['encoder']}, seed {row['seed']}, head {head} has two values "
+          f"of {place}."
         )
-      if row["value"] is not None and math.isfinite(row["value"]):
-        known[row["seed"]] = float(row["value"])
+      value = row["value"]
+      known[head] = math.nan if value is None else float(value)
+    values = {
+      (place, encoder): _means(seeds, num_heads=len(heads[place[:2]]))
+      for (place, encoder), seeds in single.items()
+    }
     return cls(dict(titles), reference, values)
 
   @property
@@ -123,7 +141,19 @@ class StudyTable:
 
   def csv(self) -> str:
     """`summary` as a table."""
-    return _csv(self.summary())
+    return csv_text(self.summary())
+
+
+def _means(
+  seeds: Mapping[int, Mapping[Any, float]], *, num_heads: int
+) -> dict[int, float]:
+  """Seed -> mean over its heads, where all are there and finite."""
+  return {
+    seed: sum(of_heads.values()) / num_heads
+    for seed, of_heads in seeds.items()
+    if len(of_heads) == num_heads
+    and all(math.isfinite(value) for value in of_heads.values())
+  }
 
 
 def _entry(dataset, task, metric, row, cell: StudyCell) -> dict:
@@ -132,6 +162,7 @@ def _entry(dataset, task, metric, row, cell: StudyCell) -> dict:
     "task": task,
     "metric": metric,
     "row": row,
+    "status": "exploratory",  # the named claims stand in claims.csv
     "seeds": len(cell.values),
     "mean": cell.estimate.mean,
     "low_95": _finite(cell.estimate.low),
@@ -149,10 +180,10 @@ def _finite(value: float) -> float | None:
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
   """Every number of results.json, one per line, without its card."""
-  return _csv([{k: v for k, v in row.items() if k != "card"} for row in rows])
+  return csv_text([{key: row[key] for key in RAW_COLUMNS} for row in rows])
 
 
-def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(entries: Sequence[Mapping[str, Any]]) -> str:
   buffer = io.StringIO()
   if entries:
     writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")

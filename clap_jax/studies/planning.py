@@ -24,6 +24,7 @@ _DATA_MODULES = (
   "tfds_builders.shards",
 )
 _FEATURE_MODULES = ("clap_jax.inference.extract",)
+_HEAD_SEED_STEP = 1000  # between the seeds of the heads of one encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Piece:
   config: dict  # JSON values, without the places of this machine
   inputs: dict[str, str]  # role -> name of the piece that is read
   key: str
+  head_seed: int | None = None  # of a head; its seed among one encoder's heads
 
   @property
   def name(self) -> str:
@@ -126,6 +128,7 @@ class _Planner:
   ) -> Unit:
     inputs = {"data": data}
     config = self._pretrain_config(row, seed, data.dataset)
+    config["data"]["eval_split"] = self._config.split
     if start is not None and row.trained:
       inputs["start"] = start
       config["sampling"]["stream"] = 1  # other clips than the start has seen
@@ -141,12 +144,14 @@ class _Planner:
     heads = [
       self._trained(
         task,
-        self._head_config(task, file, seed, data.dataset),
+        self._head_config(task, file, seed, head_seed, data.dataset),
         {"data": data, "features": features},
         row=row.name,
         seed=seed,
+        head_seed=head_seed,
       )
       for task, file in self._config.tasks.items()
+      for head_seed in range(self._config.head_seeds)
     ]
     label = f"{row.name}, seed {seed}"
     if len(self._config.datasets) > 1:
@@ -166,8 +171,10 @@ class _Planner:
       f"{self._config.pretrain}:{argument}", overrides | dict(row.overrides)
     )
 
-  def _head_config(self, task, file, seed, dataset) -> dict:
+  def _head_config(self, task, file, seed, head_seed, dataset) -> dict:
     overrides = {
+      "loop.seed": seed + _HEAD_SEED_STEP * head_seed,
+      "data.eval_split": self._config.split,
       "data.dataset": dataset,
       "data.data_dir": "",
       "data.features_dir": "",
@@ -191,14 +198,21 @@ class _Planner:
         _set(config, key, value, name)
     return config_lib.as_dict(registry.resolve(config))
 
-  def _trained(self, kind, config, inputs, *, row="", seed) -> Piece:
+  def _trained(self, kind, config, inputs, **names) -> Piece:
     module = registry.TRAINERS[config["trainer"]].__name__
-    return self._piece(
-      kind, config, inputs, modules=(module,), row=row, seed=seed
-    )
+    return self._piece(kind, config, inputs, modules=(module,), **names)
 
   def _piece(
-    self, kind, config, inputs, *, modules, row="", seed=0, dataset=""
+    self,
+    kind,
+    config,
+    inputs,
+    *,
+    modules,
+    row="",
+    seed=0,
+    dataset="",
+    head_seed=None,
   ) -> Piece:
     key = fingerprints.piece_key(
       kind=kind,
@@ -207,7 +221,9 @@ class _Planner:
       modules=modules,
     )
     where = (dataset or inputs["data"].dataset).partition("/")[2]
-    parts = (kind, row, "" if kind == DATA else f"seed {seed}", where)
+    seeds = "" if kind == DATA else f"seed {seed}"
+    seeds += f" head {head_seed}" if head_seed else ""
+    parts = (kind, row, seeds, where)
     return Piece(
       kind=kind,
       label=" ".join(filter(None, parts)),
@@ -217,6 +233,7 @@ class _Planner:
       config=config,
       inputs={role: piece.name for role, piece in inputs.items()},
       key=key,
+      head_seed=head_seed,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from clap_jax import config as config_lib
+from clap_jax.report import study_claims
 
 Override = tuple[str, Any]  # config key, value
 
@@ -41,8 +42,15 @@ class StudyConfig:
   pretrain: str  # config files
   tasks: dict[str, str]  # task -> config file of its head
   seeds: tuple[int, ...] = config_lib.ranged(minimum=0)
+  # Every encoder is scored by so many trainings of each head, and their mean.
+  head_seeds: int = config_lib.ranged(default=3, minimum=1)
+  split: str = "validation"  # that every task and retrieval are scored on
   rows: tuple[RowConfig, ...] = ()
   reference: str = ""  # the row that the others are compared with
+  # Named before anything is measured and corrected as one family; every other
+  # comparison is exploratory.
+  claims: tuple[study_claims.Claim, ...] = ()
+  min_seeds: int = config_lib.ranged(default=8, minimum=2)  # to judge a claim
   start: str = ""  # encoder of the run that all rows start from; "": nothing
   start_overrides: tuple[Override, ...] = ()  # of that run's config
   # Of data/class_splits.py: pre-training sees its base classes alone, and the
@@ -76,6 +84,8 @@ class StudyConfig:
       raise ValueError(
         f"overrides of {unknown}; the tasks are {', '.join(self.tasks)}."
       )
+    if len(set(self.claims)) < len(self.claims):
+      raise ValueError("claims holds one twice.")
 
   @property
   def datasets(self) -> tuple[str, ...]:
@@ -93,8 +103,30 @@ def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:
   return f"{config.dataset}-{item.parameter}_{value:g}"
 
 
+def check_claims(config: StudyConfig) -> None:
+  """Checks that the rows and tasks of a whole study can answer its claims.
+
+  Raises:
+    ValueError: a claim is about a row or a task that the study lacks.
+  """
+  known = {
+    "row": {row.name for row in config.rows},
+    "task": {*config.tasks, "retrieval"},
+  }
+  for claim in config.claims:
+    for kind, names in known.items():
+      for name in claim.names(kind):
+        if name not in names:
+          raise ValueError(
+            f"claims: {claim} is about the {kind} {name!r}; the study has "
+            f"{', '.join(sorted(names))}."
+          )
+
+
 def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
   """The study of some of its tasks; retrieval comes with pre-training.
+
+  The claims stay one family, whichever of them can be judged.
 
   Raises:
     ValueError: if one is unknown, with the choices.

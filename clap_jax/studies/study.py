@@ -2,7 +2,7 @@
 
 WORKDIR/pieces/   what was made, by the hash of all it depends on; see pieces.py
 WORKDIR/units/    one process each: its pieces (JSON) and its output (log)
-WORKDIR/results.json  results.csv  summary.csv  report.html
+WORKDIR/results.json  results.csv  claims.csv  summary.csv  report.html
 
 A second call makes what is missing and what depends on anything that changed.
 """
@@ -17,7 +17,13 @@ from concurrent import futures
 
 from clap_jax import sweep
 from clap_jax.console import Progress, console
-from clap_jax.report import files, metric_names, study_page, study_table
+from clap_jax.report import (
+  files,
+  metric_names,
+  study_claims,
+  study_page,
+  study_table,
+)
 from clap_jax.storage import output, untrusted
 from clap_jax.studies import measured, pieces, planning, settings
 from clap_jax.trainers import results
@@ -25,6 +31,7 @@ from clap_jax.training import workdir as workdir_lib
 
 UNITS = "units"
 RESULTS_CSV, SUMMARY_CSV, REPORT = "results.csv", "summary.csv", "report.html"
+CLAIMS_CSV = "claims.csv"
 
 
 class Processes(sweep.Children):
@@ -170,7 +177,7 @@ def _write(
     if piece.name not in made and shelf.failure(piece.name).is_file()
   ]
   rows = [
-    row
+    row | {"seed": piece.seed, "head_seed": piece.head_seed}
     for piece in everything
     if piece.name in made and piece.kind not in measured.WITHOUT_RESULTS
     for row in results.read(shelf.directory(piece.name))
@@ -181,6 +188,9 @@ def _write(
     titles={row.name: row.title for row in config.rows},
     reference=config.reference,
   )
+  verdicts = study_claims.judge(
+    table, config.claims, min_seeds=config.min_seeds
+  )
   document = {
     "title": config.title,
     "pieces": len(everything),
@@ -188,12 +198,14 @@ def _write(
     "remaining_sec": remaining_sec,
     "remaining_known": is_known,
     "failed": failed,
+    "claims": [verdict.as_dict() for verdict in verdicts],
     "summary": table.summary(),
     "rows": rows,
   }
   results.write_json(root / results.RESULTS_FILE, document)
   files.write_text(root / RESULTS_CSV, study_table.rows_csv(rows))
   files.write_text(root / SUMMARY_CSV, table.csv())
+  files.write_text(root / CLAIMS_CSV, study_claims.csv_text(verdicts))
   study_page.write(
     root / REPORT,
     table,
@@ -205,6 +217,7 @@ def _write(
       failed=tuple((f["piece"], f["reason"]) for f in failed),
       wall_sec=_wall_by_kind(everything, made),
     ),
+    verdicts=verdicts,
     charts=measured.charts(config, table, everything, shelf),
   )
   return document

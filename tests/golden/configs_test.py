@@ -53,7 +53,14 @@ ARGUMENTS = {
     "tiny",
     "seed=7",
   ],
-  "study_claim": ["", "tiny", "all_classes", "scratch", "properties"],
+  "study_claim": [
+    "",
+    "tiny",
+    "selection",
+    "all_classes",
+    "scratch",
+    "properties",
+  ],
 }
 STUDIES = ("study_claim",)  # of `clap study`, with no trainer of their own
 DEFAULT_ARGUMENTS = ["", "tiny", "full", "seed=7"]

@@ -18,10 +18,11 @@ def test_numbers_and_other_texts_stay(value):
 
 
 def test_every_table_uses_it():
-  rows = [{"dataset": "=HYPERLINK(0)", "metric": "average_map", "value": -0.25}]
-  assert study_table.rows_csv(rows).splitlines() == [
-    "dataset,metric,value",
-    "'=HYPERLINK(0),average_map,-0.25",
+  row = dict.fromkeys(study_table.RAW_COLUMNS, "")
+  row |= {"dataset": "=HYPERLINK(0)", "metric": "average_map", "value": -0.25}
+  assert study_table.rows_csv([row]).splitlines() == [
+    "dataset,split,encoder,seed,head_seed,task,metric,value",
+    "'=HYPERLINK(0),,,,,,average_map,-0.25",
   ]
   entry = sweep_table.Entry(
     name="+x",

@@ -65,8 +65,36 @@ def test_undefined_values_are_left_out():
   assert cell.num_pairs == 1
 
 
+def with_heads(of_heads):
+  """{row: {seed: values by head}} as rows."""
+  return [
+    rows({name: (value,)})[0] | {"seed": seed, "head_seed": head}
+    for name, seeds in of_heads.items()
+    for seed, values in seeds.items()
+    for head, value in enumerate(values)
+  ]
+
+
+def test_a_seed_is_the_mean_of_its_heads():
+  made = table(
+    with_heads(
+      {
+        "clap": {4: (0.3, 0.6), 5: (0.5, 0.7), 6: (0.9, 0.9)},
+        "tac": {4: (0.2, 0.4), 5: (0.5,), 6: (0.1, None)},
+      }
+    )
+  )
+  clap = made.cell("d/x", "localization", "average_map", row="clap")
+  assert clap.values == pytest.approx({4: 0.45, 5: 0.6, 6: 0.9})
+  # A seed that lacks a head, or has one without a value, is left out.
+  tac = made.cell("d/x", "localization", "average_map", row="tac")
+  assert tac.values == pytest.approx({4: 0.3})
+  assert tac.difference.mean == pytest.approx(0.15)
+  assert tac.num_pairs == 1
+
+
 def test_a_number_given_twice_is_an_error():
-  with pytest.raises(ValueError, match="tac, seed 0 has two values"):
+  with pytest.raises(ValueError, match="tac, seed 0, head None has two values"):
     table(rows() + rows())
 
 
@@ -76,7 +104,8 @@ def test_the_summary_is_json_and_csv():
   assert [e["row"] for e in entries] == ["tac", "clap"]
   assert entries[1]["reference_minus_row"] is None
   lines = made.csv().splitlines()
-  assert lines[0].startswith("dataset,task,metric,row,seeds,mean,low_95")
+  assert lines[0].startswith("dataset,task,metric,row,status,seeds,mean")
+  assert {entry["status"] for entry in entries} == {"exploratory"}
   assert len(lines) == 3
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.commands import configs
+from clap_jax.data import class_splits
 from clap_jax.studies import fingerprints, planning, settings
 
 CLAIM = "configs/study_claim.py"
@@ -25,18 +26,90 @@ def plan(argument, **changes):
   return planning.pieces_of(planning.plan(config, read=read))
 
 
+SEEDS = (10, 11)
+
+
 @pytest.fixture(scope="module")
 def claim():
-  return plan("demo", seeds=(0, 1))
+  return plan("demo", seeds=SEEDS)
 
 
-def of(pieces, kind, row, seed=0):
+def of(pieces, kind, row, seed=10):
   (piece,) = [p for p in pieces if (p.kind, p.row, p.seed) == (kind, row, seed)]
   return piece
 
 
+def test_every_encoder_gets_as_many_heads_of_each_task(claim):
+  for task in ("localization", "grounding", "fewshot"):
+    heads = [p for p in claim if (p.kind, p.row, p.seed) == (task, "clap", 11)]
+    assert [p.head_seed for p in heads] == [0, 1, 2]
+    assert [p.config["loop"]["seed"] for p in heads] == [11, 1011, 2011]
+    configs = [p.config | {"loop": None} for p in heads]
+    assert configs.count(configs[0]) == 3
+    assert len({p.label for p in heads}) == 3
+  one = plan("demo", seeds=SEEDS, head_seeds=1)
+  assert {p.name for p in one} < {p.name for p in claim}
+  assert len([p for p in claim if p.kind == "fewshot"]) == 3 * len(
+    [p for p in one if p.kind == "fewshot"]
+  )
+
+
+def test_the_claims_are_named_in_the_config():
+  config = study("demo")
+  settings.check_claims(config)
+  assert [str(claim) for claim in config.claims] == [
+    f"clap > {row}, {what}"
+    for row in ("tac", "tsp")
+    for what in (
+      "localization, average mAP",
+      "fewshot, 5-way 1-shot average mAP, prototypes",
+      "fewshot, 5-way 5-shot average mAP, prototypes",
+      "grounding, R@1 IoU 0.5",
+    )
+  ]
+  assert config.min_seeds == 8
+  assert len(config.seeds) >= 8
+  # Of some rows and tasks, the family stays whole.
+  cut = settings.with_tasks(
+    settings.with_rows(config, ("clap", "tac")), ("localization",)
+  )
+  assert cut.claims == config.claims
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [({"better": "clasp"}, "row 'clasp'"), ({"task": "jumps"}, "task 'jumps'")],
+)
+def test_a_claim_that_no_row_or_task_can_answer(changes, message):
+  config = study("demo")
+  wrong = dataclasses.replace(config.claims[0], **changes)
+  with pytest.raises(ValueError, match=message):
+    settings.check_claims(dataclasses.replace(config, claims=(wrong,)))
+
+
+def test_choices_are_made_on_other_seeds_videos_and_classes(claim):
+  config = study("demo,selection")
+  assert not {*config.seeds} & {*study("demo").seeds}
+  assert config.claims == ()
+  for piece in planning.pieces_of(planning.plan(config, read=read)):
+    if piece.kind not in ("data", "start", "features"):
+      assert piece.config["data"]["eval_split"] == "selection"
+    if piece.kind in ("start", "pretrain"):
+      assert piece.config["sampling"]["class_split"] == "motion_sprites"
+    if piece.kind == "fewshot":
+      assert piece.config["class_split"] == "motion_sprites_choosing"
+  known = class_splits.CLASS_SPLITS
+  report, choosing = known["motion_sprites"], known["motion_sprites_choosing"]
+  assert choosing.novel == report.validation
+  assert not {*choosing.base, *choosing.hidden} & {*report.novel}
+  # A validation number of a report's seed is made from the same start.
+  assert of(plan("demo", seeds=SEEDS, split="selection"), "start", "").name == (
+    of(claim, "start", "").name
+  )
+
+
 def test_nine_rows_share_tower_data_start_and_budget(claim):
-  pretrained = [p for p in claim if p.kind == "pretrain" and p.seed == 0]
+  pretrained = [p for p in claim if p.kind == "pretrain" and p.seed == 10]
   assert [p.row for p in pretrained] == [
     "random",
     "tac",
@@ -55,7 +128,7 @@ def test_nine_rows_share_tower_data_start_and_budget(claim):
   assert {p.inputs["start"] for p in trained} == {start}
   assert {p.config["sampling"]["stream"] for p in trained} == {1}
   assert {p.config["loop"]["steps"] for p in trained} == {400}
-  assert {p.config["loop"]["seed"] for p in pretrained} == {0}
+  assert {p.config["loop"]["seed"] for p in pretrained} == {10}
   random = pretrained[0]
   assert random.config["loop"]["steps"] == 0
   assert "start" not in random.inputs
@@ -105,7 +178,7 @@ def test_novel_classes_are_hidden_from_every_stage(claim):
 
 def test_the_heads_are_the_same_for_all_rows(claim):
   for task in ("localization", "grounding", "fewshot"):
-    heads = [p for p in claim if p.kind == task and p.seed == 1]
+    heads = [p for p in claim if (p.kind, p.seed, p.head_seed) == (task, 11, 1)]
     assert len(heads) == 9
     assert len({str(p.config) for p in heads}) == 1
     assert len({p.key for p in heads}) == 9  # by the features they read
@@ -121,13 +194,13 @@ def test_seeds_end_whole():
 
 
 def test_keys_follow_what_is_read(claim):
-  assert [p.key for p in plan("demo", seeds=(0, 1))] == [p.key for p in claim]
-  other = plan("demo", seeds=(0,), vocab_size=300)
+  assert [p.key for p in plan("demo", seeds=SEEDS)] == [p.key for p in claim]
+  other = plan("demo", seeds=(10,), vocab_size=300)
   by_name = {p.name for p in claim}
   assert not [p for p in other if p.name in by_name]
-  fewer = plan("demo", seeds=(0,))
+  fewer = plan("demo", seeds=(10,))
   assert {p.name for p in fewer} < by_name
-  slower = plan("demo", seeds=(0,), stride_sec=1.0)
+  slower = plan("demo", seeds=(10,), stride_sec=1.0)
   shared = {p.kind for p in slower if p.name in by_name}
   assert shared == {"data", "start", "pretrain"}
 
@@ -187,8 +260,8 @@ def test_properties_vary_one_thing_at_a_time():
     "motion_sprites/demo-noise_0.3",
   )
   pieces = planning.pieces_of(planning.plan(config, read=read))
-  rows = [p for p in pieces if p.kind == "localization" and p.seed == 2]
-  assert len(rows) == 9 * 2
+  rows = [p for p in pieces if p.kind == "localization" and p.seed == 12]
+  assert len(rows) == 9 * 2 * config.head_seeds
   assert {p.config["data"]["dataset"] for p in rows} == set(config.datasets)
 
 
@@ -198,6 +271,7 @@ def test_properties_vary_one_thing_at_a_time():
     ({"seeds": ()}, "at least one"),
     ({"seeds": (1, 1)}, "twice"),
     ({"reference": "vlad"}, "choose from random"),
+    ({"claims": 2 * study("tiny").claims}, "claims holds one twice"),
     ({"overrides": {"juggling": ()}}, "juggling"),
   ],
 )

@@ -51,6 +51,46 @@ def test_every_row_has_every_task_for_every_seed(made):
     assert row["card"]
 
 
+def test_the_table_is_recomputed_from_the_raw_numbers(made, tmp_path, capsys):
+  found = document(made)
+  assert {claim["verdict"] for claim in found["claims"]} == {"too few seeds"}
+  assert len(found["claims"]) == 8
+  with (made / "results.csv").open() as file:
+    lines = list(csv.DictReader(file))
+  heads = {line["task"]: line["head_seed"] for line in lines}
+  assert heads == {"localization": "0", "retrieval": ""}
+  again = tmp_path / "again"
+  arguments = [
+    "study", "recompute", str(made / "results.csv"), f"--workdir={again}",
+    "--config=configs/study_claim.py:tiny,scratch", "--rows=random,clap",
+  ]  # fmt: skip
+  assert main.main(arguments) == 0
+  for name in ("claims.csv", "summary.csv"):
+    assert (again / name).read_text() == (made / name).read_text()
+  assert "too few seeds" in (again / "report.html").read_text()
+  assert capsys.readouterr().err.count("too few seeds") == 8
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["recompute"], "CSV"),
+    (["claim", "results.csv", "--workdir=x"], "CSV"),
+    (["claim"], "--workdir"),
+    (["recompute", "{file}"], "line 3: value"),
+  ],
+)
+def test_wrong_commands(tmp_path, capsys, arguments, message):
+  file = tmp_path / "results.csv"
+  file.write_text(
+    "dataset,split,encoder,seed,head_seed,task,metric,value\n"
+    "d,validation,clap,1,0,localization,average_map,0.5\n"
+    "d,validation,clap,2,0,localization,average_map,much\n"
+  )
+  assert main.main(["study", *(a.format(file=file) for a in arguments)]) == 2
+  assert message in capsys.readouterr().err
+
+
 def test_novel_classes_were_not_seen(made):
   for record in (made / "pieces").glob("pretrain-*.json"):
     facts = json.loads((record.with_suffix("") / "encoder.json").read_text())
@@ -143,6 +183,7 @@ def test_properties_are_plotted_over_what_was_measured(tmp_path, monkeypatch):
     config, workdir=tmp_path, read=read, runner=study.InThisProcess()
   )
   assert found["made"] == found["pieces"] == 9 + 9 + 9 * 2 * 4
+  assert found["claims"] == []
   text = (tmp_path / "report.html").read_text()
   for title in ("Share of background", "Hardness of distractors",
                 "Number of classes", "Noise in the boundaries"):  # fmt: skip
@@ -244,6 +285,11 @@ def test_all_nine_rows(tmp_path):
   assert found["made"] == found["pieces"] == 1 + 2 + 2 * 9 * 5
   runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
   assert len(runs) == 9 * 2 * 4
+  metrics = {(r["task"], r["metric"]) for r in found["rows"]}
+  claimed = {(claim["task"], claim["metric"]) for claim in found["claims"]}
+  assert claimed - metrics == {
+    ("fewshot", "1way_5shot/prototypes/average_map")  # tiny has but 1 shot
+  }
   records = [
     json.loads(path.read_text())
     for path in (tmp_path / "pieces").glob("pretrain-*.json")

@@ -83,6 +83,12 @@ def _more_videos(config: SpritesConfig, value: float) -> SpritesConfig:
   return dataclasses.replace(config, num_videos=counts)
 
 
+def _more_selection(config: SpritesConfig, value: float) -> SpritesConfig:
+  counts = dict(config.num_videos)
+  counts["selection"] = round(value * counts["selection"])
+  return dataclasses.replace(config, num_videos=counts)
+
+
 # Parameter -> (least value, greatest value, what it does to a size).
 PARAMETERS = {
   "gaps": (0.1, 10.0, _longer_gaps),  # factor on the time between actions
@@ -90,6 +96,7 @@ PARAMETERS = {
   "classes": (2, 22, _fewer_classes),
   "noise": (0.0, 0.45, _noisy_boundaries),
   "videos": (0.5, 100.0, _more_videos),  # factor on the videos of each split
+  "selection": (1.0, 100.0, _more_selection),  # factor on its videos alone
 }
 
 
