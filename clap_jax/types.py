@@ -38,6 +38,9 @@ class PairMetadata(NamedTuple):
   has_text: Array  # bool
   generic_text: Array  # bool; the text is a fixed background sentence
   valid: Array  # bool; False for padding
+  # float32 in [0, 1]; how much of the clip its action covers: 1 inside, 0 for
+  # background, between where a clip crosses a boundary. None: as is_action.
+  action_share: Array | None = None
 
 
 class ClipBatch(NamedTuple):

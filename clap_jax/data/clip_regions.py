@@ -3,11 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from clap_jax.data import hiding
 from clap_jax.data.records import ExampleInfo
 
 NO_CLASS_ID = -1
+# Of a clip across a boundary, how much is action: less is as good as none.
+_CROSSING_SHARES = (0.2, 0.8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,3 +127,49 @@ def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
   earliest_sec = region.free_start_sec
   latest_sec = max(earliest_sec, last_sec - clip_sec)
   return min(max(earliest_sec, region.start_sec + slack_sec / 2), latest_sec)
+
+
+class Crossing(NamedTuple):
+  """Where a clip across a boundary starts, and how much of it is action."""
+
+  start_sec: float
+  action_share: float
+
+
+def draw_crossing(
+  region: Region, clip_sec: float, rng: np.random.Generator
+) -> Crossing | None:
+  """A clip across the start or the end of an action, background beside it.
+
+  Both boundaries are tried, in random order. None where a clip would leave the
+  video or the free span, or would see another action.
+  """
+  inside_sec = rng.uniform(*_CROSSING_SHARES) * clip_sec
+  starts_sec = [
+    region.start_sec - (clip_sec - inside_sec),
+    region.end_sec - inside_sec,
+  ]
+  if rng.random() < 0.5:
+    starts_sec.reverse()
+  for start_sec in starts_sec:
+    if _sees_only(region, start_sec, start_sec + clip_sec):
+      covered_sec = overlap_sec(region.span, (start_sec, start_sec + clip_sec))
+      return Crossing(start_sec, covered_sec / clip_sec)
+  return None
+
+
+def _sees_only(region: Region, start_sec: float, end_sec: float) -> bool:
+  """Whether a span is in the video and free span and has no other action."""
+  last_sec = min(region.example.duration_sec, region.free_end_sec)
+  if start_sec < max(0.0, region.free_start_sec) or end_sec > last_sec:
+    return False
+  return not any(
+    overlap_sec(segment, (start_sec, end_sec)) > 0
+    for segment in region.example.segments
+    if tuple(map(float, segment)) != region.span
+  )
+
+
+def overlap_sec(first: Sequence, second: Sequence) -> float:
+  """Seconds that two spans share; negative for the gap between them."""
+  return min(first[1], second[1]) - max(first[0], second[0])

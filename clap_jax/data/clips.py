@@ -58,7 +58,15 @@ class ClipItem:
   caption_start_sec: float = 0.0
   caption_end_sec: float = 0.0
   generic_text: bool = False
+  # Share of a clip across a boundary that its action covers; None: no boundary.
+  crossing_share: float | None = None
   seed: int = 0  # for the random choices made with its pixels
+
+  @property
+  def action_share(self) -> float:
+    if self.crossing_share is None:
+      return float(self.is_action)
+    return self.crossing_share
 
   @property
   def has_text(self) -> bool:
@@ -87,6 +95,9 @@ class ClipSamplerOptions:
   pairs of a batch, and what happens has to tell them apart. Background is then
   of the same video in any case; where a video has none, another one's is taken,
   so that the share holds.
+  `boundary_share` of the action clips cross the start or the end of their
+  action, where nothing else is beside it. They have no text, since a caption is
+  half true of them, and state the share of them that is action.
   """
 
   clip_sec: float
@@ -96,6 +107,7 @@ class ClipSamplerOptions:
   hidden_classes: frozenset[int] = frozenset()
   same_video_background: bool = False
   clips_per_video: int = 1
+  boundary_share: float = 0.0  # of the action clips, in [0, 1]
   label_prompts: tuple[str, ...] = LABEL_PROMPTS
 
 
@@ -163,15 +175,28 @@ class ClipSampler:
     rng = np.random.Generator(np.random.PCG64(item_seed))
     clip_sec = self._options.clip_sec
     start_sec = clip_regions.draw_start(region, clip_sec, rng.random())
+    crossing = self._crossing(region, rng)
+    if crossing is not None:
+      start_sec = crossing.start_sec
     item = ClipItem(
       record_index=region.example.index,
       start_sec=start_sec,
       end_sec=start_sec + clip_sec,
       is_action=region.is_action,
       class_id=region.class_id,
+      crossing_share=crossing and crossing.action_share,
       seed=item_seed,
     )
-    return self._with_text(item, region, rng)
+    return item if crossing else self._with_text(item, region, rng)
+
+  def _crossing(
+    self, region: Region, rng: np.random.Generator
+  ) -> clip_regions.Crossing | None:
+    """A clip across a boundary of the region, for a share of the actions."""
+    share = self._options.boundary_share
+    if not share or not region.is_action or rng.random() >= share:
+      return None
+    return clip_regions.draw_crossing(region, self._options.clip_sec, rng)
 
   def _region(self, index: int, seed: int) -> Region:
     """Background items stand where the running count of the share rises."""
@@ -309,7 +334,9 @@ def visible_captions(
     caption
     for caption in example.captions
     if normalize_text(caption[2])
-    and all(_overlap_sec(caption, segment) <= 0 for segment in hidden)
+    and all(
+      clip_regions.overlap_sec(caption, segment) <= 0 for segment in hidden
+    )
     and not hiding.names_a_class(caption[2], hidden_names)
   ]
 
@@ -332,7 +359,7 @@ def matching_captions(
     needed_sec = item.end_sec - item.start_sec
     if item.is_action:
       needed_sec = min(needed_sec, caption[1] - caption[0])
-    overlap_sec = _overlap_sec(caption, clip)
+    overlap_sec = clip_regions.overlap_sec(caption, clip)
     if overlap_sec > 0 and overlap_sec >= needed_sec / 2:
       found.append(caption)
   if not item.is_action:
@@ -357,6 +384,10 @@ def _check_options(options: ClipSamplerOptions) -> None:
     raise ValueError(
       f"clips_per_video is {options.clips_per_video}; expected at least 1"
     )
+  if not 0 <= options.boundary_share <= 1:
+    raise ValueError(
+      f"boundary_share is {options.boundary_share}; expected [0, 1]"
+    )
   if not 0 <= options.background_share < 1:
     raise ValueError(
       f"background_share is {options.background_share}; expected [0, 1)"
@@ -374,11 +405,7 @@ def _describe(
   )
 
 
-def _overlap_sec(first: Sequence, second: Sequence) -> float:
-  return min(first[1], second[1]) - max(first[0], second[0])
-
-
 def _temporal_iou(first: Sequence, second: Sequence) -> float:
-  overlap_sec = max(0.0, _overlap_sec(first, second))
+  overlap_sec = max(0.0, clip_regions.overlap_sec(first, second))
   union_sec = first[1] - first[0] + second[1] - second[0] - overlap_sec
   return overlap_sec / union_sec if union_sec > 0 else 0.0

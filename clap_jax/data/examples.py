@@ -267,4 +267,5 @@ def pair_metadata(items: Sequence[ClipItem], batch_size: int) -> PairMetadata:
     has_text=column([item.has_text for item in items], np.bool_),
     generic_text=column([item.generic_text for item in items], np.bool_),
     valid=column([True] * len(items), np.bool_, False),
+    action_share=column([item.action_share for item in items], np.float32),
   )

@@ -57,7 +57,7 @@ class BlockGradient(NamedTuple):
 
 def needed_pairs(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
   """Drops the leaves that no rule reads, so that they are not sent around."""
-  unread = set()
+  unread = {"action_share"}
   if not rules.same_class:
     unread |= {"class_id"}
   if not rules.overlapping_caption:

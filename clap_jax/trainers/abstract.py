@@ -117,4 +117,5 @@ def pairs(batch_size: int) -> types.PairMetadata:
     has_text=flags,
     generic_text=flags,
     valid=flags,
+    action_share=seconds,
   )

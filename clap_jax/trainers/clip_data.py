@@ -45,6 +45,10 @@ class Sampling:
   hidden_classes: tuple[str, ...]  # names that training must not see
   # "", or a split of data/class_splits.py whose base classes alone are seen.
   class_split: str = ""
+  # Share of the action clips that cross a boundary of their action.
+  boundary_share: float = config_lib.ranged(
+    default=0.0, minimum=0.0, maximum=1.0
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,7 @@ class ClipReader:
         action_only=sampling.action_only,
         same_video_background=sampling.same_video_background,
         clips_per_video=sampling.clips_per_video,
+        boundary_share=sampling.boundary_share,
         hidden_classes=self.dataset.class_ids(self.hidden_names),
       ),
       label_names=self.dataset.label_names,

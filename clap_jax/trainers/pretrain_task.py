@@ -105,11 +105,16 @@ class PretrainTask:
     """(loss, metrics) of the outputs of a whole batch."""
     config = self.loss_config
     total, metrics = 0.0, {}
+    share = pairs.action_share
+    if share is None:
+      share = pairs.is_action.astype(jnp.float32)
     if config.contrastive_weight:
+      # A caption is half true of a clip across a boundary: no pair at all.
+      is_crossing = (share > 0) & (share < 1)
       value, metrics = contrastive_sharded.contrastive_loss(
         output.video,
         output.text,
-        pairs,
+        pairs._replace(valid=pairs.valid & ~is_crossing),
         output.logit_scale,
         rules=contrastive.PRESETS[config.preset],
         objective=config.objective,
@@ -125,13 +130,17 @@ class PretrainTask:
     if config.class_weight:
       labelled = pairs.valid & pairs.is_action & (pairs.class_id >= 0)
       value, accuracy = _cross_entropy(
-        output.class_logits, pairs.class_id, labelled
+        output.class_logits,
+        jax.nn.one_hot(pairs.class_id, output.class_logits.shape[-1]),
+        labelled * share,
       )
       metrics |= {"class": value, "class_accuracy": accuracy}
       total = total + config.class_weight * value
     if config.region_weight:
       value, accuracy = _cross_entropy(
-        output.region_logits, pairs.is_action.astype(jnp.int32), pairs.valid
+        output.region_logits,
+        jnp.stack([1 - share, share], axis=-1),
+        pairs.valid.astype(jnp.float32),
       )
       metrics |= {"region": value, "region_accuracy": accuracy}
       total = total + config.region_weight * value
@@ -163,12 +172,16 @@ class PretrainTask:
     return {"video": output.video, "text": output.text}
 
 
-def _cross_entropy(logits, labels, mask):
-  """Mean cross-entropy and accuracy over the mask; 0 where it is empty."""
-  weight = mask.astype(jnp.float32)
-  count = jnp.maximum(weight.sum(), 1.0)
-  labels = jnp.where(mask, labels, 0)
-  log_probability = jax.nn.log_softmax(logits)
-  picked = jnp.take_along_axis(log_probability, labels[:, None], axis=1)
-  hit = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
-  return -(picked[:, 0] * weight).sum() / count, (hit * weight).sum() / count
+def _cross_entropy(logits, targets, weights):
+  """Mean cross-entropy and accuracy; 0 where all weights are.
+
+  Args:
+    logits: float32 (b, c).
+    targets: float32 (b, c), probabilities.
+    weights: float32 (b,), at least 0.
+  """
+  total = weights.sum()
+  total = jnp.where(total > 0, total, 1.0)
+  losses = -(targets * jax.nn.log_softmax(logits)).sum(axis=-1)
+  hits = logits.argmax(axis=-1) == targets.argmax(axis=-1)
+  return (losses * weights).sum() / total, (hits * weights).sum() / total

@@ -353,3 +353,51 @@ def test_captions_without_labels_are_drawn(text_source):
   actions = [item for item in items if item.is_action]
   assert len(actions) == 50
   assert all(item.has_text for item in actions)
+
+
+def test_clips_across_a_boundary_state_how_much_of_them_is_action():
+  sampler = make_sampler(boundary_share=0.5, background_share=0.25)
+  items = [sampler.item(i, seed=0) for i in range(400)]
+  crossing = [item for item in items if item.crossing_share is not None]
+  actions = [item for item in items if item.is_action]
+  assert 0.4 < len(crossing) / len(actions) < 0.6
+  for item in crossing:
+    info = make_info(item.record_index)
+    covered_sec = sum(
+      max(0.0, min(item.end_sec, end) - max(item.start_sec, start))
+      for start, end in info.segments
+    )
+    assert item.is_action and not item.has_text
+    assert item.start_sec >= 0 and item.end_sec <= info.duration_sec
+    assert 0.19 < item.action_share < 0.81
+    assert item.action_share == pytest.approx(covered_sec, abs=1e-6)
+  # Both boundaries, of both actions.
+  assert len({round(item.start_sec) for item in crossing}) >= 4
+  assert {item.action_share for item in items if item not in crossing} == {0, 1}
+
+
+def test_clips_across_a_boundary_see_no_other_action_and_no_hidden_class():
+  touching = make_info(segments=np.float32([(1.0, 3.5), (3.5, 7.5)]))
+  sampler = make_sampler([touching], boundary_share=1.0)
+  for number in range(40):
+    item = sampler.item(number, seed=0)
+    if item.crossing_share is not None:
+      assert item.start_sec < 1.0 or item.end_sec > 7.5
+  hiding_one = make_sampler(
+    [make_info(labels=np.int32([0, 1]))],
+    boundary_share=1.0,
+    clip_sec=4.0,
+    hidden_classes=frozenset({1}),
+  )
+  for number in range(40):
+    item = hiding_one.item(number, seed=0)
+    assert item.end_sec <= 5.0 or item.start_sec >= 7.5
+
+
+def test_without_clips_across_boundaries_items_are_as_before():
+  plain, none = make_sampler(), make_sampler(boundary_share=0.0)
+  assert [plain.item(i, seed=3) for i in range(50)] == [
+    none.item(i, seed=3) for i in range(50)
+  ]
+  with pytest.raises(ValueError, match="boundary_share"):
+    make_sampler(boundary_share=1.5)

@@ -118,6 +118,43 @@ def test_background_is_seen_by_clap_and_tsp_only(directory):
     assert (batch.pairs.class_id[batch.pairs.is_action] >= 0).all()
 
 
+def test_clips_across_boundaries_have_soft_targets_and_no_pairs(directory):
+  config = resolved(
+    directory,
+    "clap",
+    **{
+      "loss.region_weight": 1.0,
+      "sampling.boundary_share": 1.0,
+      "sampling.background_share": 0.5,
+    },
+  )
+  task, batch = task_and_batch(config)
+  share = batch.pairs.action_share
+  crossing = (share > 0) & (share < 1)
+  assert 0 < crossing.sum() < BATCH_SIZE
+  params = jax.jit(task.init)(jax.random.key(0))
+  loss = jax.jit(task.loss)
+  _, metrics = loss(params, batch, jax.random.key(1))
+  output = task.model.apply(
+    params, batch.frames, batch.tokens, batch.token_mask
+  )
+  log_probability = np.asarray(jax.nn.log_softmax(output.region_logits))
+  expected = -(
+    (1 - share) * log_probability[:, 0] + share * log_probability[:, 1]
+  )
+  assert metrics["region"] == pytest.approx(expected.mean(), rel=1e-5)
+  log_probability = np.asarray(jax.nn.log_softmax(output.class_logits))
+  picked = log_probability[np.arange(BATCH_SIZE), batch.pairs.class_id]
+  labelled = batch.pairs.is_action * share
+  assert metrics["class"] == pytest.approx(
+    -(picked * labelled).sum() / labelled.sum(), rel=1e-5
+  )
+  frames = batch.frames.copy()
+  frames[crossing] = 0
+  _, without = loss(params, batch._replace(frames=frames), jax.random.key(1))
+  assert without["contrastive"] == metrics["contrastive"]
+
+
 def test_a_class_loss_without_any_labelled_clip_is_zero(directory):
   task, batch = task_and_batch(resolved(directory, "tac"))
   pairs = batch.pairs._replace(class_id=np.full_like(batch.pairs.class_id, -1))
@@ -166,7 +203,7 @@ def batch_shapes(config):
   def kind(name):
     if name in ("is_action", "has_text", "generic_text", "valid"):
       return bool
-    return np.float32 if name.endswith("_sec") else np.int32
+    return np.float32 if name.endswith(("_sec", "_share")) else np.int32
 
   side, length = clip.image_size, config.model.max_text_length
   return clap_types.ClipBatch(
