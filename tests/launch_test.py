@@ -11,6 +11,11 @@ import pytest
 from tests import conftest, launch_inputs
 
 SCRIPT = conftest.REPOSITORY / "launch.sh"
+SCRIPTS = (
+  SCRIPT,
+  conftest.REPOSITORY / "clap_jax/launcher/tpu.sh",
+  conftest.REPOSITORY / "clap_jax/launcher/worker.sh",
+)
 
 
 def launch(*arguments, environment=None, script=SCRIPT):
@@ -25,10 +30,12 @@ def launch(*arguments, environment=None, script=SCRIPT):
   )
 
 
-def test_it_parses():
-  assert os.access(SCRIPT, os.X_OK)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_it_parses(script):
+  # tpu.sh is sourced.
+  assert os.access(script, os.X_OK) == (script.name != "tpu.sh")
   result = subprocess.run(
-    ["bash", "-n", str(SCRIPT)], capture_output=True, check=False
+    ["bash", "-n", str(script)], capture_output=True, check=False
   )
   assert result.returncode == 0, result.stderr
 
@@ -40,7 +47,11 @@ def test_shellcheck():
   if program is None:
     pytest.skip('shellcheck is not installed: pip install "clap_jax[dev]"')
   result = subprocess.run(
-    [program, str(SCRIPT)], capture_output=True, text=True, check=False
+    [program, "--external-sources", *map(str, SCRIPTS)],
+    cwd=conftest.REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   assert result.returncode == 0, result.stdout
 
@@ -49,7 +60,7 @@ def test_shellcheck():
 def test_help(flag):
   result = launch(flag)
   assert result.returncode == 0
-  for word in ("demo", "test", "clap", "PYTHON"):
+  for word in ("demo", "test", "clap", "cuda", "--env", "PYTHON"):
     assert word in result.stdout
   assert "set -euo" not in result.stdout  # the comment and nothing after it
   assert not result.stderr

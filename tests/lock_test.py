@@ -20,6 +20,8 @@ LOCKS = (
   "requirements.lock",
   "requirements-build.lock",
   "requirements-tpu.lock",
+  "requirements-cuda.lock",
+  "requirements-uv.lock",
 )
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
@@ -95,10 +97,23 @@ def test_every_requirement_is_locked_at_the_tested_version(python, machine):
   [
     ("requirements-build.lock", "setuptools"),
     ("requirements-tpu.lock", "libtpu"),
+    ("requirements-uv.lock", "uv"),
   ],
 )
 def test_groups_are_locked_at_the_tested_version(name, package, python):
   assert pins(blocks(name), python) == {package: constraints(python)[package]}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_plugin_for_cuda_is_that_of_the_locked_jax(python, machine):
+  added = pins(blocks("requirements-cuda.lock"), python, machine)
+  locked = pins(blocks("requirements.lock"), python, machine)
+  assert added["jax-cuda13-plugin"] == locked["jax"]
+  assert added["jax-cuda13-pjrt"] == locked["jax"]
+  assert "nvidia-cudnn-cu13" in added
+  # It adds packages and changes none.
+  assert not set(added) & set(locked)
 
 
 def installed(python=sys.executable):
