@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -263,3 +263,22 @@ def _load_npz(path: pathlib.Path, key: str | None) -> np.ndarray:
         "as the key"
       )
     return archive[key]
+
+
+def standardization(
+  features: Mapping[str, VideoFeatures],
+) -> dict[str, list[float]]:
+  """Computes the mean and deviation of each channel over all videos.
+
+  A channel that never changes keeps its scale.
+  """
+  count, total, squares = 0, 0.0, 0.0
+  for video in features.values():
+    values = video.features.astype(np.float64)
+    count += len(values)
+    total = total + values.sum(axis=0)
+    squares = squares + (values**2).sum(axis=0)
+  mean = total / count
+  deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+  deviation = np.where(deviation > 1e-6, deviation, 1.0)
+  return {"mean": mean.tolist(), "deviation": deviation.tolist()}

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ import numpy as np
 from clap_jax.data import order
 from clap_jax.data.clips import normalize_text, visible_captions
 from clap_jax.data.records import ExampleInfo
+from clap_jax.storage import arrays
 
 SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
 TOP_SALIENCY = 4.0  # "Very Good"
+_MAX_TEXTS_BYTES = 64 << 30  # vectors of all tokens of a dataset's sentences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +48,21 @@ class QueryVectors(NamedTuple):
   texts: tuple[str, ...]  # (m,)
   vectors: np.ndarray  # float32 (m, l, e)
   mask: np.ndarray  # bool (m, l)
+
+
+def read_vectors(path: str | pathlib.Path) -> QueryVectors:
+  """Reads texts with their token vectors, as `clap extract` writes them."""
+  with arrays.open_npz(path, max_bytes=_MAX_TEXTS_BYTES) as archive:
+    missing = {"texts", "vectors", "mask"} - archive.keys()
+    if missing:
+      raise ValueError(
+        f"{path} lacks {sorted(missing)}; make it with `clap extract`"
+      )
+    return QueryVectors(
+      tuple(str(text) for text in archive["texts"]),
+      archive["vectors"],
+      archive["mask"],
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

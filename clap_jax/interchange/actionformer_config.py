@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from clap_jax.losses import localization as losses
-from clap_jax.models import actionformer, actionformer_decoding
+from clap_jax.models import actionformer_decoding
+from clap_jax.models.actionformer_config import ActionFormerConfig
 from clap_jax.storage import untrusted
 
 _MAX_BYTES = 1 << 20
@@ -187,7 +188,7 @@ def _completed(found: Mapping[str, Any]) -> dict[str, Any]:
   return result
 
 
-def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
+def model_config(values: Mapping[str, Any]) -> ActionFormerConfig:
   """The model of a file that `read` read.
 
   Raises:
@@ -212,7 +213,7 @@ def model_config(values: Mapping[str, Any]) -> actionformer.ActionFormerConfig:
       f"model.fpn_dim is {neck_width}; an identity neck keeps the width "
       f"{width} of model.embd_dim."
     )
-  return actionformer.ActionFormerConfig(
+  return ActionFormerConfig(
     width=width,
     stream_widths=streams,
     projected_widths=projected,

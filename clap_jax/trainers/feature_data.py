@@ -2,12 +2,9 @@
 
 import dataclasses
 import functools
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-
-import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import (
@@ -22,7 +19,7 @@ from clap_jax.data import (
 )
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
-from clap_jax.storage import arrays, locations
+from clap_jax.storage import locations
 from clap_jax.trainers import annotations, data_checks
 from clap_jax.trainers import facts as facts_lib
 
@@ -368,23 +365,10 @@ class FeatureReader:
     ]
 
   def standardization(self) -> dict[str, list[float]] | None:
-    """Mean and deviation of each channel over the training split's features.
-
-    None unless the config asks for it. A channel that never changes keeps its
-    scale.
-    """
+    """The training split's; None unless the config asks for it."""
     if not self.config.standardize:
       return None
-    count, total, squares = 0, 0.0, 0.0
-    for video in self.features(self.config.train_split).values():
-      values = video.features.astype(np.float64)
-      count += len(values)
-      total = total + values.sum(axis=0)
-      squares = squares + (values**2).sum(axis=0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    deviation = np.where(deviation > 1e-6, deviation, 1.0)
-    return {"mean": mean.tolist(), "deviation": deviation.tolist()}
+    return features.standardization(self.features(self.config.train_split))
 
   def grounding_split(self, split: str) -> queries.GroundingSplit:
     """The queries of a split.
@@ -403,7 +387,7 @@ class FeatureReader:
         f"{path} is missing: the dataset has no captions, or `clap extract` "
         "did not finish. Run it again."
       )
-    return read_texts(path)
+    return queries.read_vectors(path)
 
   @functools.cached_property
   def class_texts(self) -> class_texts.ClassTexts:
@@ -456,22 +440,4 @@ class FeatureReader:
       f"features of encoder {facts['encoder']!r}, seed {facts['seed']}, stride "
       f"{facts['stride_sec']} s, parameters {facts['parameters']}, of "
       f"{facts['dataset']}"
-    )
-
-
-_MAX_TEXTS_BYTES = 64 << 30  # vectors of all tokens of a dataset's sentences
-
-
-def read_texts(path: pathlib.Path) -> queries.QueryVectors:
-  """Texts with their token vectors, as `clap extract` writes them."""
-  with arrays.open_npz(path, max_bytes=_MAX_TEXTS_BYTES) as archive:
-    missing = {"texts", "vectors", "mask"} - archive.keys()
-    if missing:
-      raise ValueError(
-        f"{path} lacks {sorted(missing)}; make it with `clap extract`"
-      )
-    return queries.QueryVectors(
-      tuple(str(text) for text in archive["texts"]),
-      archive["vectors"],
-      archive["mask"],
     )

@@ -19,6 +19,7 @@ from clap_jax.losses import proposals as proposal_losses
 from clap_jax.metrics import protocols, video_classifier
 from clap_jax.models import (
   actionformer,
+  actionformer_config,
   actionformer_decoding,
   heads,
   localizer,
@@ -105,7 +106,7 @@ class SubgraphConfig(AnyLocalizationConfig):
 class ActionFormerConfig(AnyLocalizationConfig):
   """ActionFormer as published; its public checkpoints fit."""
 
-  model: actionformer.ActionFormerConfig
+  model: actionformer_config.ActionFormerConfig
   loss: losses.NormalizedLossConfig
   decode: actionformer_decoding.ActionFormerDecodeConfig
   localizer: str = config_lib.choice("actionformer")
@@ -117,7 +118,7 @@ class ActionFormerConfig(AnyLocalizationConfig):
   )
 
   def __post_init__(self):
-    actionformer.check_length(self.model, self.data.max_length)
+    actionformer_config.check_length(self.model, self.data.max_length)
 
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
     """The classes of the head, of a dataset with these."""
@@ -240,9 +241,9 @@ class ActionFormerTask(FeatureTask):
     **shared,
   ) -> Self:
     config = config_lib.resolve(
-      actionformer.ActionFormerConfig, facts["model"], "model"
+      actionformer_config.ActionFormerConfig, facts["model"], "model"
     )
-    actionformer.check_length(config, facts["max_length"])
+    actionformer_config.check_length(config, facts["max_length"])
     return cls(
       model=actionformer.ActionFormer(
         config, len(facts["label_names"]), facts["max_length"]
@@ -284,7 +285,7 @@ class ActionFormerTask(FeatureTask):
 
   def padded_length(self, num_steps: int) -> int:
     """Steps to which public inference pads a sequence."""
-    return actionformer.padded_length(
+    return actionformer_config.padded_length(
       num_steps, self.model.config, max_length=self.max_length
     )
 

@@ -177,7 +177,7 @@ class QueryReader(feature_data.FeatureReader):
 
   @functools.cached_property
   def texts(self) -> queries.QueryVectors:
-    return feature_data.read_texts(self.config.queries.texts)
+    return queries.read_vectors(self.config.queries.texts)
 
 
 class CaptionReader(feature_data.FeatureReader):
@@ -194,7 +194,7 @@ class CaptionReader(feature_data.FeatureReader):
         f"data.texts: {self.config.texts} is missing; write it by `clap texts "
         "--model DIR --queries FILE --out FILE`."
       )
-    return feature_data.read_texts(self.config.texts)
+    return queries.read_vectors(self.config.texts)
 
 
 def open_reader(config: GroundingData) -> feature_data.FeatureReader:

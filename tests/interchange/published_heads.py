@@ -18,6 +18,7 @@ from clap_jax import types
 from clap_jax.interchange import actionformer as names
 from clap_jax.interchange import actionformer_config, rules
 from clap_jax.models import actionformer
+from clap_jax.models import actionformer_config as model_config
 from clap_jax.ops import points as point_ops
 from clap_jax.training import paths
 
@@ -73,7 +74,7 @@ class Published:
   def inputs(self) -> tuple[np.ndarray, np.ndarray]:
     """Features (1, t, d), padded as in inference, and their mask."""
     features = self.expected["features"]
-    length = actionformer.padded_length(
+    length = model_config.padded_length(
       len(features), self.model.config, max_length=self.model.max_length
     )
     padded = np.zeros((1, length, features.shape[1]), np.float32)

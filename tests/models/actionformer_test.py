@@ -7,10 +7,14 @@ import pytest
 
 from clap_jax import types
 from clap_jax.losses import localization as losses
-from clap_jax.models import actionformer, actionformer_decoding
+from clap_jax.models import (
+  actionformer,
+  actionformer_config,
+  actionformer_decoding,
+)
 from clap_jax.training import paths
 
-SMALL = actionformer.ActionFormerConfig(
+SMALL = actionformer_config.ActionFormerConfig(
   width=8,
   num_stem_blocks=1,
   windows=(5, 5, -1),
@@ -45,7 +49,9 @@ def test_padded_length(windows, num_steps, max_length, expected):
   config = dataclasses.replace(
     SMALL, windows=windows, ranges=((0.0, 1.0),) * len(windows)
   )
-  found = actionformer.padded_length(num_steps, config, max_length=max_length)
+  found = actionformer_config.padded_length(
+    num_steps, config, max_length=max_length
+  )
   assert found == expected
 
 
@@ -127,8 +133,8 @@ def test_wrong_configs(changes, match):
 
 def test_lengths_that_levels_do_not_divide():
   with pytest.raises(ValueError, match="max_length"):
-    actionformer.check_length(SMALL, 12)
-  actionformer.check_length(SMALL, 16)
+    actionformer_config.check_length(SMALL, 12)
+  actionformer_config.check_length(SMALL, 16)
 
 
 def test_decoding_keeps_the_best_of_each_level():
