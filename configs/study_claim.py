@@ -60,6 +60,22 @@ _CLAIMED = (
 )
 
 _PROPERTIES = {
+  "ambiguity": {
+    "title": "Ambiguity of captions",
+    "parameter": "ambiguity",
+    "values": (0.0, 0.3, 0.6, 0.9),
+    "default": 0.0,
+    "x_label": "share of the captions in training that name too little",
+    "rows": ("tac", "clap", "clap_no_masks"),
+  },
+  "near_misses": {
+    "title": "Background that looks like action",
+    "parameter": "near_misses",
+    "values": (0.0, 0.5, 1.0),
+    "default": 0.0,
+    "x_label": "near misses per event between actions",
+    "rows": ("tac", "tsp", "clap"),
+  },
   "background": {
     "title": "Share of background",
     "parameter": "gaps",
@@ -90,6 +106,8 @@ _PROPERTIES = {
     "x_label": "largest shift of a boundary in training, of the action",
   },
 }
+
+_VARIED_ROWS = ("tac", "clap")  # of a property that names none
 
 # The sizes that the configs of a study know. The start is three times as long
 # as the stage that is compared: what trimmed classification has to give should
@@ -227,14 +245,15 @@ def _choose(config: ml_collections.ConfigDict, *, hides: bool) -> None:
 
 
 def _vary(config: ml_collections.ConfigDict) -> None:
-  """Two rows on many datasets; few-shot's novel classes may not be there."""
+  """Few rows on many datasets; few-shot's novel classes may not be there."""
   config.title = "Where the advantage of clap grows or vanishes"
-  config.rows = tuple(
-    row for row in config.rows if row["name"] in ("tac", "clap")
-  )
+  config.properties = {
+    name: {"rows": _VARIED_ROWS} | item for name, item in _PROPERTIES.items()
+  }
+  named = {row for item in config.properties.values() for row in item["rows"]}
+  config.rows = tuple(row for row in config.rows if row["name"] in named)
   config.seeds = config.seeds[:3]
   config.claims = ()
-  config.properties = _PROPERTIES
   config.notes = (
     "One property of the dataset is varied at a time; towers, budget and seeds "
     "stay. Noise in the boundaries is in all stages of training; validation is "

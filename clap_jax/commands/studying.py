@@ -94,7 +94,7 @@ def _config(args) -> "settings.StudyConfig":
       cls=settings.StudyConfig,
     ),
   )
-  settings.check_claims(config)
+  settings.check_names(config)
   if args.seeds:
     config = dataclasses.replace(config, seeds=reporting.numbers(args.seeds))
   if args.rows:

@@ -52,7 +52,7 @@ def _charts(item, table, task: str, at: dict[str, float]):
   name = metric_names.describe(metric).text
   title = metric_names.TASK_TITLES.get(task, task)
   by_row, gains = [], []
-  for row in table.rows:
+  for row in item.rows or table.rows:
     points = [
       (x, table.cell(dataset, task, metric, row=row))
       for dataset, x in sorted(at.items(), key=lambda pair: pair[1])

@@ -78,7 +78,7 @@ def plan(config: settings.StudyConfig, *, read: ReadConfig) -> list[Step]:
     units = [
       planner.row(data[dataset], starts.get(dataset), row, seed)
       for dataset in config.datasets
-      for row in config.rows
+      for row in config.rows_on(dataset)
     ]
     steps.append(Step(tuple(units)))
   return steps

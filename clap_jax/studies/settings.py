@@ -30,6 +30,7 @@ class PropertyConfig:
   default: float  # the value of the dataset without that parameter
   x_label: str
   measure_background: bool = False  # plot over the share that it makes
+  rows: tuple[str, ...] = ()  # that it is measured with; (): all of the study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,16 @@ class StudyConfig:
     if len(set(self.claims)) < len(self.claims):
       raise ValueError("claims holds one twice.")
 
+  def rows_on(self, dataset: str) -> tuple[RowConfig, ...]:
+    """The rows that are measured on a dataset."""
+    if not self.properties:
+      return self.rows
+    names: set[str] = set()
+    for item in self.properties.values():
+      if dataset in {variant(self, item, value) for value in item.values}:
+        names.update(item.rows or (row.name for row in self.rows))
+    return tuple(row for row in self.rows if row.name in names)
+
   @property
   def datasets(self) -> tuple[str, ...]:
     """The dataset itself and its variants, each once."""
@@ -103,12 +114,19 @@ def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:
   return f"{config.dataset}-{item.parameter}_{value:g}"
 
 
-def check_claims(config: StudyConfig) -> None:
-  """Checks that the rows and tasks of a whole study can answer its claims.
+def check_names(config: StudyConfig) -> None:
+  """Checks what the claims and properties of a whole study name.
 
   Raises:
-    ValueError: a claim is about a row or a task that the study lacks.
+    ValueError: one is about a row or a task that the study lacks.
   """
+  rows = [row.name for row in config.rows]
+  for key, item in config.properties.items():
+    unknown = sorted(set(item.rows) - set(rows))
+    if unknown:
+      raise ValueError(
+        f"properties.{key}.rows: got {unknown}; the rows are {', '.join(rows)}."
+      )
   known = {
     "row": {row.name for row in config.rows},
     "task": {*config.tasks, "retrieval"},

@@ -56,7 +56,7 @@ def test_every_encoder_gets_as_many_heads_of_each_task(claim):
 
 def test_the_claims_are_named_in_the_config():
   config = study("demo")
-  settings.check_claims(config)
+  settings.check_names(config)
   assert [str(claim) for claim in config.claims] == [
     f"clap > {row}, {what}"
     for row in ("tac", "tsp")
@@ -84,7 +84,7 @@ def test_a_claim_that_no_row_or_task_can_answer(changes, message):
   config = study("demo")
   wrong = dataclasses.replace(config.claims[0], **changes)
   with pytest.raises(ValueError, match=message):
-    settings.check_claims(dataclasses.replace(config, claims=(wrong,)))
+    settings.check_names(dataclasses.replace(config, claims=(wrong,)))
 
 
 def test_choices_are_made_on_other_seeds_videos_and_classes(claim):
@@ -249,8 +249,11 @@ def test_the_hash_of_a_stage_follows_its_imports():
 def test_properties_vary_one_thing_at_a_time():
   config = study("demo,properties")
   assert config.datasets == (
-    "motion_sprites/demo-gaps_0.25",
     "motion_sprites/demo",
+    "motion_sprites/demo-ambiguity_0.3",
+    "motion_sprites/demo-ambiguity_0.6",
+    "motion_sprites/demo-ambiguity_0.9",
+    "motion_sprites/demo-gaps_0.25",
     "motion_sprites/demo-gaps_2.5",
     "motion_sprites/demo-classes_6",
     "motion_sprites/demo-classes_12",
@@ -258,10 +261,20 @@ def test_properties_vary_one_thing_at_a_time():
     "motion_sprites/demo-distractors_2",
     "motion_sprites/demo-noise_0.1",
     "motion_sprites/demo-noise_0.3",
+    "motion_sprites/demo-near_misses_0.5",
+    "motion_sprites/demo-near_misses_1",
   )
   pieces = planning.pieces_of(planning.plan(config, read=read))
   rows = [p for p in pieces if p.kind == "localization" and p.seed == 12]
-  assert len(rows) == 9 * 2 * config.head_seeds
+  measured = {}
+  for piece in rows:
+    measured.setdefault(piece.dataset.partition("-")[2], set()).add(piece.row)
+  assert measured.pop("") == {"tac", "tsp", "clap", "clap_no_masks"}
+  for variant, of_rows in measured.items():
+    assert of_rows == {"tac", "clap"} | {
+      "ambiguity": {"clap_no_masks"}, "near_misses": {"tsp"}
+    }.get(variant.rpartition("_")[0], set()), variant  # fmt: skip
+  assert len(rows) == (4 + 3 * 3 + 8 * 2 + 2 * 3) * config.head_seeds
   assert {p.config["data"]["dataset"] for p in rows} == set(config.datasets)
 
 
@@ -278,6 +291,15 @@ def test_properties_vary_one_thing_at_a_time():
 def test_wrong_studies(changes, message):
   with pytest.raises(ValueError, match=message):
     study("tiny", **changes)
+
+
+def test_a_property_of_unknown_rows():
+  config = study("tiny,properties")
+  wrong = {"gaps": dataclasses.replace(
+    config.properties["background"], rows=("vlad",)
+  )}  # fmt: skip
+  with pytest.raises(ValueError, match=r"properties.gaps.rows: got \['vlad'\]"):
+    settings.check_names(dataclasses.replace(config, properties=wrong))
 
 
 def test_a_row_that_overrides_nothing_is_an_error():

@@ -18,6 +18,14 @@ from clap_jax.trainers import results
 from clap_jax.training import checkpoint
 
 ROWS = ("random", "clap")
+TITLES = (  # of the properties
+  "Ambiguity of captions",
+  "Background that looks like action",
+  "Hardness of distractors",
+  "Noise in the boundaries",
+  "Number of classes",
+  "Share of background",
+)
 
 
 def command(workdir, *others):
@@ -182,11 +190,11 @@ def test_properties_are_plotted_over_what_was_measured(tmp_path, monkeypatch):
   found = study.run(
     config, workdir=tmp_path, read=read, runner=study.InThisProcess()
   )
-  assert found["made"] == found["pieces"] == 9 + 9 + 9 * 2 * 4
+  num_rows = 4 + 3 * 3 + 8 * 2 + 2 * 3
+  assert found["made"] == found["pieces"] == 14 + 14 + num_rows * 4
   assert found["claims"] == []
   text = (tmp_path / "report.html").read_text()
-  for title in ("Share of background", "Hardness of distractors",
-                "Number of classes", "Noise in the boundaries"):  # fmt: skip
+  for title in TITLES:
     assert f"{title}: Temporal localization" in text
     assert f"{title}: what clap adds" in text
   assert "share of the time that no action covers" in text
@@ -317,9 +325,8 @@ def test_properties(tmp_path):
   ]  # fmt: skip
   assert main.main(arguments) == 0
   found = document(tmp_path)
-  assert len({row["dataset"] for row in found["rows"]}) == 9
+  assert len({row["dataset"] for row in found["rows"]}) == 14
   text = (tmp_path / "report.html").read_text()
-  for title in ("Share of background", "Hardness of distractors",
-                "Number of classes", "Noise in the boundaries"):  # fmt: skip
+  for title in TITLES:
     assert f"{title}: Temporal localization" in text
     assert f"{title}: what clap adds" in text

@@ -103,6 +103,13 @@ BACKGROUND_TEMPLATES = {
   ),
   "drift": ("{sprites} drift slowly", "{sprites} float about aimlessly"),
   "cut": ("the scene cuts to {ground}", "a cut to {ground}, {sprites} rest"),
+  # What near_misses.py adds to any of these.
+  "stir": (
+    "a sprite stirs and stops",
+    "for a moment one of {sprites} stirs",
+    "only a little movement before {ground}",
+  ),
+  "bystander": ("something grey moves", "a grey shape is in motion"),
 }
 HELD_OUT_BACKGROUND = {
   "rest": ("{sprites} rest before {ground}, nothing happens",),
@@ -111,6 +118,8 @@ HELD_OUT_BACKGROUND = {
   "flicker": ("{sprites} wait while the light flickers",),
   "drift": ("aimlessly {sprites} drift before {ground}",),
   "cut": ("a cut, now {sprites} rest before {ground}",),
+  "stir": ("before {ground} a sprite stirs for a moment",),
+  "bystander": ("before {ground} something grey is in motion",),
 }
 HELD_OUT_TEMPLATE_SHARE = 0.5
 
@@ -259,14 +268,20 @@ def caption_event(
   way: tuple[float, float],
   ground: str,
   split: str,
+  near_kinds: set[str],
 ) -> str:
-  """One caption of one background event; `way` is where the camera turns."""
+  """One caption of one background event.
+
+  `way` is where the camera turns, `near_kinds` which near misses are seen.
+  """
   kind, path = event.kind, poses[:, event.start : event.end, :2]
   moved = np.ptp(path, axis=1).max() > 3.0
   if kind != "cut" and moved:  # nobody rests: say what is true
     kind = "drift"
   elif kind == "drift" and not moved:
     kind = "rest"
+  if near_kinds:
+    kind = "bystander" if near_kinds == {"bystander"} else "stir"
   table = BACKGROUND_TEMPLATES
   if (
     choreography.may_hold_out(split) and rng.random() < HELD_OUT_TEMPLATE_SHARE

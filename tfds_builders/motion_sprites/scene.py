@@ -11,8 +11,10 @@ from tfds_builders.motion_sprites import (
   backgrounds,
   captions,
   choreography,
+  near_misses,
   sizes,
   sprites,
+  vague,
   verbs,
 )
 
@@ -41,6 +43,9 @@ class Scene:
   # What annotations say the actions' boundaries are, in frames (actions, 2);
   # where they are, but for the noise of a variant.
   stated: np.ndarray
+  near_misses: list[near_misses.NearMiss]
+  bystanders: list[sprites.Look]  # whom no annotation names
+  bystander_poses: np.ndarray  # (bystanders, n, 6)
 
   @property
   def num_frames(self) -> int:
@@ -83,7 +88,9 @@ def _set_camera(rng, events, num_frames, *, fps):
   return camera, textures, ways
 
 
-def _write_captions(rng, scene, ways):
+def _write_captions(rng, vague_rng, scene, ways, *, ambiguity):
+  """Captions; `vague_rng` decides which name too little, whatever the share."""
+
   def ground(frame):
     return scene.textures[scene.camera.backdrop[frame]]
 
@@ -102,6 +109,9 @@ def _write_captions(rng, scene, ways):
       ground=ground(action.start),
       split=scene.split,
     )
+    is_vague = vague_rng.random() < ambiguity
+    too_little = vague.caption(vague_rng, action, scene.poses)
+    text = too_little if is_vague else text
     written.append(spoken(action.start, action.end, text))
   for event, way in zip(scene.events, ways, strict=True):
     behind = any(
@@ -115,6 +125,11 @@ def _write_captions(rng, scene, ways):
         way=way,
         ground=ground(event.end - 1),
         split=scene.split,
+        near_kinds={
+          near.kind
+          for near in scene.near_misses
+          if near.start < event.end and near.end > event.start
+        },
       )
       written.append(spoken(event.start, event.end, text))
   return sorted(written, key=lambda c: c["segment"])
@@ -166,6 +181,23 @@ def make_scene(
     distractors=config.distractors,
   )
   camera, textures, ways = _set_camera(rng, events, num_frames, fps=fps)
+  # What a variant adds has numbers of its own: what it leaves stays the same.
+  near_rng = _rng(config, seed, f"near misses in {split}", index)
+  found = near_misses.draw(
+    near_rng,
+    events,
+    actions,
+    num_sprites=len(looks),
+    per_event=config.near_misses,
+    names=near_misses.class_names(class_names(config)),
+    fps=fps,
+  )
+  for near in found:
+    if near.kind != "bystander":
+      near_misses.perform(poses, near, fps=fps)
+  bystanders, bystander_poses = near_misses.draw_bystander(
+    near_rng, found, num_frames, fps=fps
+  )
   scene = Scene(
     video_id=f"{split}_{index:06d}",
     split=split,
@@ -180,15 +212,23 @@ def make_scene(
     texture_seed=int(rng.integers(2**31)),
     captions=[],
     stated=_stated_boundaries(
-      # Numbers of their own: with or without noise the scene is the same.
       _rng(config, seed, f"noise in {split}", index),
       config,
       actions,
       num_frames=num_frames,
       split=split,
     ),
+    near_misses=found,
+    bystanders=bystanders,
+    bystander_poses=bystander_poses,
   )
-  scene.captions = _write_captions(rng, scene, ways)
+  scene.captions = _write_captions(
+    rng,
+    _rng(config, seed, f"ambiguity in {split}", index),
+    scene,
+    ways,
+    ambiguity=config.ambiguity if split == "train" else 0.0,
+  )
   return scene
 
 
@@ -211,6 +251,11 @@ def annotate(scene: Scene) -> dict:
     segments, duration_sec, longer_than=packing.MIN_BACKGROUND_SEC
   )
   actors = [scene.looks[a.actor] for a in scene.actions]
+  near = [
+    {"segment": [n.start / fps, n.end / fps], "kind": n.kind,
+     "verb": n.motion.verb}
+    for n in scene.near_misses
+  ]  # fmt: skip
   return {
     "id": scene.video_id,
     "subset": scene.split,
@@ -240,6 +285,7 @@ def annotate(scene: Scene) -> dict:
       {"segment": [e.start / fps, e.end / fps], "kind": e.kind}
       for e in scene.events
     ],
+    **({"near_misses": near} if near else {}),
   }
 
 
@@ -256,8 +302,8 @@ def draw(scene: Scene, frames: slice = slice(None)) -> np.ndarray:
     *(values[frames] for values in vars(scene.camera).values())
   )
   return sprites.draw_frames(
-    scene.looks,
-    scene.poses[:, frames],
+    [*scene.bystanders, *scene.looks],
+    np.concatenate([scene.bystander_poses, scene.poses])[:, frames],
     camera,
     textures,
     size_px=scene.size_px,

@@ -28,6 +28,8 @@ class SpritesConfig:
   num_classes: int | None = None  # the first so many verbs; None all
   # Boundaries outside of validation move by up to this share of the action.
   boundary_noise: float = 0.0
+  ambiguity: float = 0.0  # share of train's action captions that are vague
+  near_misses: float = 0.0  # per event between actions; see near_misses.py
 
   @property
   def size(self) -> str:
@@ -83,6 +85,14 @@ def _more_videos(config: SpritesConfig, value: float) -> SpritesConfig:
   return dataclasses.replace(config, num_videos=counts)
 
 
+def _vaguer_captions(config: SpritesConfig, value: float) -> SpritesConfig:
+  return dataclasses.replace(config, ambiguity=value)
+
+
+def _more_near_misses(config: SpritesConfig, value: float) -> SpritesConfig:
+  return dataclasses.replace(config, near_misses=value)
+
+
 def _more_selection(config: SpritesConfig, value: float) -> SpritesConfig:
   counts = dict(config.num_videos)
   counts["selection"] = round(value * counts["selection"])
@@ -95,6 +105,8 @@ PARAMETERS = {
   "distractors": (0.0, 3.0, _move_others),
   "classes": (2, 22, _fewer_classes),
   "noise": (0.0, 0.45, _noisy_boundaries),
+  "ambiguity": (0.0, 1.0, _vaguer_captions),
+  "near_misses": (0.0, 3.0, _more_near_misses),
   "videos": (0.5, 100.0, _more_videos),  # factor on the videos of each split
   "selection": (1.0, 100.0, _more_selection),  # factor on its videos alone
 }
@@ -120,7 +132,11 @@ def get_config(name: str) -> SpritesConfig:
 
 
 def _changed(config: SpritesConfig, change: str, name: str) -> SpritesConfig:
-  parameter, _, text = change.partition("_")
+  parameter = next(
+    (key for key in PARAMETERS if change.startswith(f"{key}_")),
+    change.partition("_")[0],
+  )
+  text = change[len(parameter) + 1 :]
   if parameter not in PARAMETERS:
     raise ValueError(
       f"{name!r}: motion_sprites has no parameter {parameter!r}; choose one of "

@@ -20,6 +20,8 @@ COLOURS = {
   "orange": (250, 145, 30),
   "white": (240, 240, 240),
 }
+OUTSIDE_COLOURS = {"grey": (150, 150, 150)}  # of no sprite that is named
+_PAINTS = COLOURS | OUTSIDE_COLOURS
 SIZES = {"small": (7.0, 8.0), "large": (9.6, 10.6)}  # radius, frame units
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
@@ -99,7 +101,7 @@ def _blend(canvas, look, pose, *, unit_px, margin):
   reach = look.radius * unit_px * np.exp(np.abs(pose[:, 4])) * pose[:, 3]
   half = min(margin - 1, int(np.ceil(1.25 * reach.max())) + 1)
   alpha, mark = _sprite_patches(look, pose, unit_px=unit_px, half=half)
-  body = np.array(COLOURS[look.colour], np.float32)
+  body = np.array(_PAINTS[look.colour], np.float32)
   ink = np.array(MARK_COLOUR, np.float32)
   paint = (
     alpha[..., None] * body + (alpha * mark)[..., None] * (ink - body)

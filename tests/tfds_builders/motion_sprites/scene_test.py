@@ -8,9 +8,11 @@ import pytest
 from tfds_builders.motion_sprites import (
   captions,
   choreography,
+  near_misses,
   scene,
   sizes,
   sprites,
+  vague,
   verbs,
 )
 
@@ -272,10 +274,160 @@ def test_the_pixels_of_noisy_labels_are_the_same():
   np.testing.assert_array_equal(scene.draw(made[0]), scene.draw(made[1]))
 
 
+def test_a_vague_caption_is_true_and_of_training_alone():
+  config = sizes.get_config("demo-ambiguity_1")
+  for one in _scenes("train", 60, config):
+    spoken = {tuple(c["segment"]): c["text"] for c in one.captions}
+    for action in one.actions:
+      text = spoken[action.start / one.fps, action.end / one.fps]
+      subject = next(s for s in vague.SUBJECTS if text.startswith(f"{s} "))
+      words = text.removeprefix(f"{subject} ")
+      if words == vague.CLASS_WORDS[action.verb]:
+        continue
+      names = vague.GROUPS[vague.group_of(action.verb)][1]
+      assert any(words.startswith(n.partition("{")[0]) for n in names), text
+      if action.verb in captions.TRAVELLING:
+        path = one.poses[action.actor, action.start : action.end, :2]
+        way = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+        x, y = path[-1] - path[0]
+        assert (x, y) @ np.array(way[words.split()[-1]]) >= max(
+          abs(x), abs(y)
+        ) - 1e-9
+  for split in ("selection", "validation"):
+    assert _variant("demo-ambiguity_1", 8, split) == _variant("demo", 8, split)
+
+
+def test_every_class_has_vague_words():
+  grouped = [verb for members, _ in vague.GROUPS.values() for verb in members]
+  assert (
+    sorted(grouped) == sorted(verbs.CLASS_NAMES) == sorted(vague.CLASS_WORDS)
+  )
+
+
+def test_more_ambiguity_keeps_the_captions_that_are_vague():
+  def vague_ones(name):
+    return {
+      (v["id"], str(c))
+      for v, plain in zip(_variant(name), _variant("demo"), strict=True)
+      for c in v["captions"]
+      if c not in plain["captions"]
+    }
+
+  some, more = (
+    vague_ones("demo-ambiguity_0.3"),
+    vague_ones("demo-ambiguity_0.6"),
+  )
+  assert some < more
+  total = sum(len(v["annotations"]) for v in _variant("demo"))
+  assert len(some) / total == pytest.approx(0.3, abs=0.08)
+  assert len(more) / total == pytest.approx(0.6, abs=0.08)
+
+
+def test_near_misses_are_background_that_moves():
+  name = "demo-near_misses_1"
+  usual, others = (
+    _scenes("train", 60, sizes.get_config(n)) for n in ("demo", name)
+  )
+  kinds, per_event = set(), []
+  for one, other in zip(usual, others, strict=True):
+    with_near, plain = scene.annotate(other), scene.annotate(one)
+    assert with_near["annotations"] == plain["annotations"]
+    assert with_near["background"] == plain["background"]
+    assert not one.near_misses and "near_misses" not in plain
+    still = np.ones(one.poses.shape[:2], bool)
+    for near in other.near_misses:
+      kinds.add(near.kind)
+      assert near.motion.verb in verbs.CLASS_SPLITS["base"]
+      assert not any(
+        a.start < near.end and a.end > near.start for a in other.actions
+      )
+      span = slice(near.start, near.end)
+      if near.kind == "bystander":
+        path = other.bystander_poses[near.actor, span]
+      else:
+        still[near.actor, span] = False
+        path = other.poses[near.actor, span] - one.poses[near.actor, span]
+        assert np.abs(path[-1]).max() < 0.35 * np.abs(path).max()
+      assert np.ptp(path, axis=0).max() > 0.05
+    np.testing.assert_array_equal(one.poses[still], other.poses[still])
+    per_event.append(len(other.near_misses))
+  assert kinds == set(near_misses.KINDS)
+  assert 2 < np.mean(per_event) < 5
+  assert other.bystanders[0].colour not in sprites.COLOURS
+
+
+def test_a_near_miss_of_half_the_size_is_half_as_far():
+  poses = np.tile([32.0, 32.0, 0.0, 1.0, 0.0, 1.0], (1, 40, 1))
+  motion = verbs.draw_motion(
+    np.random.default_rng(0), "orbits", duration_sec=3.0
+  )
+  reach = {}
+  for kind in ("small", "half"):
+    moved = poses.copy()
+    near = near_misses.NearMiss(kind, 0, 4, 36, motion)
+    near_misses.perform(moved, near, fps=8.0)
+    reach[kind] = np.hypot(*(moved[0, :, :2] - 32.0).T).max()
+    np.testing.assert_array_equal(moved[0, :4], poses[0, :4])
+    np.testing.assert_array_equal(moved[0, 36:], poses[0, 36:])
+  assert reach["half"] == pytest.approx(2 * motion.amplitude, rel=0.05)
+  assert reach["small"] == pytest.approx(reach["half"] / 2, rel=0.05)
+
+
+def test_background_captions_of_near_misses_are_true():
+  texts = {
+    near_kind: [
+      captions.caption_event(
+        np.random.default_rng(i),
+        choreography.Event("rest", 0, 20),
+        np.zeros((2, 20, 6)),
+        way=(1.0, 0.0), ground="cloudy", split="train", near_kinds={near_kind},
+      )
+      for i in range(8)
+    ]
+    for near_kind in ("half", "bystander")
+  }  # fmt: skip
+  assert all("grey" in text for text in texts["bystander"])
+  for text in texts["half"]:
+    assert not any(word in text for word in ("rest", "still", "nothing"))
+
+
+def test_what_a_variant_adds_leaves_the_rest_as_it_was():
+  plain, both = (
+    scene.make_scene(0, "train", index=3, config=sizes.get_config(name))
+    for name in ("demo", "demo-near_misses_0-ambiguity_1")
+  )
+  np.testing.assert_array_equal(scene.draw(plain), scene.draw(both))
+  assert plain.captions != both.captions
+  near = scene.make_scene(
+    0, "train", index=3, config=sizes.get_config("demo-near_misses_1")
+  )
+  assert near.bystanders
+  frames = scene.draw(near), scene.draw(plain)
+  assert (frames[0] != frames[1]).any()
+  assert near.textures == plain.textures
+  # These texts were written before the variants were thought of.
+  assert [c["text"] for c in plain_captions()] == [
+    "nothing happens",
+    "a yellow square moves in a straight line up",
+    "at the top, a red circle tilts one way and the other",
+    "before a striped backdrop, the small red circle slides down",
+    "the sprites drift slowly",
+    "before a striped backdrop, the yellow square wobbles",
+    "the red sprite drops again and again while a square acts too",
+  ]
+
+
+def plain_captions():
+  config = sizes.get_config("demo")
+  return scene.make_scene(0, "train", index=0, config=config).captions
+
+
 @pytest.mark.parametrize(
   ("name", "message"),
   [
     ("huge", "no size 'huge'"),
+    ("demo-ambiguity_1.5", "ambiguity must be a number from 0.0 to 1.0"),
+    ("demo-near_misses", "no parameter 'near'"),
     ("demo-colour_2", "no parameter 'colour'"),
     ("demo-gaps", "from 0.1 to 10.0, got ''"),
     ("demo-gaps_nan", "got 'nan'"),

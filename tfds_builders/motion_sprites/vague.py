@@ -1,0 +1,80 @@
+"""Captions that name too little, as many captions of real videos do.
+
+"something spins", "a shape moves left": true of their action and of many
+others. Which of two ways a caption is vague is drawn: it leaves out who acts,
+or also which of several motions it is.
+"""
+
+import numpy as np
+
+from tfds_builders.motion_sprites import choreography
+
+SUBJECTS = ("something", "a shape", "a sprite", "one of them")
+# The motion alone, without turn, direction or relation.
+CLASS_WORDS = {
+  "slides": "slides",
+  "rolls": "rolls",
+  "zigzags": "zigzags",
+  "hops": "hops",
+  "bounces": "bounces",
+  "paces": "paces",
+  "shakes": "shakes",
+  "jitters": "jitters",
+  "orbits": "circles",
+  "loops": "flies figure eights",
+  "spirals": "spirals",
+  "swings": "swings",
+  "drops": "drops",
+  "darts": "darts about",
+  "spins": "spins",
+  "wobbles": "wobbles",
+  "pulses": "pulses",
+  "grows": "grows",
+  "shrinks": "shrinks",
+  "squashes": "squashes",
+  "fades": "fades",
+  "blinks": "blinks",
+}
+# What several classes have in common, with the words for it.
+GROUPS = {
+  "travels": (("slides", "rolls", "zigzags", "hops"), ("moves {way}",)),
+  "moves": (
+    ("bounces", "paces", "shakes", "jitters", "orbits", "loops", "spirals",
+     "swings", "drops", "darts"),
+    ("moves", "moves about", "keeps moving"),
+  ),
+  "turns": (("spins", "wobbles"), ("moves in place", "turns in place")),
+  "size": (
+    ("pulses", "grows", "shrinks", "squashes"),
+    ("changes its size", "changes"),
+  ),
+  "look": (("fades", "blinks"), ("gets faint and clear", "changes")),
+}  # fmt: skip
+_CLASS_SHARE = 0.5  # of the vague captions name the class
+
+
+def group_of(verb: str) -> str:
+  """The group of a class."""
+  return next(name for name, (members, _) in GROUPS.items() if verb in members)
+
+
+def caption(
+  rng: np.random.Generator,
+  action: choreography.Action,
+  poses: np.ndarray,
+) -> str:
+  """A caption that is true of the action and names too little."""
+  subject = str(rng.choice(SUBJECTS))
+  if rng.random() < _CLASS_SHARE:
+    return f"{subject} {CLASS_WORDS[action.verb]}"
+  words = str(rng.choice(GROUPS[group_of(action.verb)][1]))
+  return f"{subject} {words.format(way=_way(action, poses))}"
+
+
+def _way(action, poses) -> str:
+  """Left, right, up or down, whichever says most of the travel."""
+  path = poses[action.actor, action.start : action.end, :2]
+  x, y = path[-1] - path[0]
+  if abs(x) >= abs(y):
+    return "right" if x > 0 else "left"
+  return "down" if y > 0 else "up"
