@@ -237,3 +237,17 @@ def test_caps_of_videos_are_in_the_security_policy():
   text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
   for field in dataclasses.fields(limits.VideoLimits):
     assert f"`--{field.name}`" in text
+
+
+def test_messages_of_troubleshooting_are_messages_of_the_code():
+  text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+  quoted = re.findall(r'^\| .*?"([^"]+)"', text, re.MULTILINE)
+  sources = [(ROOT / "launch.sh").read_text(encoding="utf-8")]
+  for folder in ("clap_jax", "tfds_builders"):
+    for path in (ROOT / folder).rglob("*.py"):
+      lines = path.read_text(encoding="utf-8")
+      # A message may go on in a literal on the next line.
+      sources.append(re.sub(r'"\s*\n\s*f?"', "", lines))
+  assert len(quoted) > 5
+  for message in quoted:
+    assert any(message in source for source in sources), message

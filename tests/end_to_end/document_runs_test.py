@@ -166,7 +166,7 @@ def test_section(place, tmp_path, monkeypatch, request):
   type_section(Clone(tmp_path), place, request)
 
 
-def test_every_command_is_run_or_says_why_not():
+def test_every_command_is_run_or_has_a_reason():
   for command in COMMANDS:
     assert command.place in tables.SECTIONS or reason_not_to_run(command), (
       f"{command.place}: `{command.text}` is neither run nor in NOT_RUN of "

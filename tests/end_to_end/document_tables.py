@@ -90,6 +90,10 @@ SECTIONS = {
   "docs/own_videos.md#Train on your own videos": Section(
     given=(inputs.videos_and_table, inputs.one_video)
   ),
+  "docs/own_videos.md#Sentences, and one model of both heads": Section(
+    given=(inputs.model_of_both_heads,),
+    after=("docs/own_videos.md#Train on your own videos",),
+  ),
   "docs/own_videos.md#Predict": Section(
     given=(inputs.one_video,), after=(_DEMO,)
   ),
