@@ -35,6 +35,13 @@ def add_train(commands) -> None:
   group.add_argument("--coordinator", help="HOST:PORT of process 0")
   group.add_argument("--num_processes", type=int)
   group.add_argument("--process_id", type=int, help="0, 1, ...")
+  parser.add_argument(
+    "--profiler_port",
+    type=int,
+    help="let TensorBoard capture profiles from this port while the run goes "
+    "on; the next process of a Slurm node takes the next port. It is open to "
+    "all networks of the host and asks nobody who they are",
+  )
   parser.set_defaults(run=_train)
 
 
@@ -46,7 +53,12 @@ def _train(args) -> dict:
     num_processes=args.num_processes,
     process_id=args.process_id,
   )
-  rows = registry.train(config, args.workdir, connection=connection)
+  rows = registry.train(
+    config,
+    args.workdir,
+    connection=connection,
+    profiler_port=args.profiler_port,
+  )
   if not processes.is_first():
     return {"rows": rows}
   table = rich.table.Table("task", "metric", "value")

@@ -20,7 +20,7 @@ from clap_jax.trainers import (
 )
 from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import mesh as mesh_lib
-from clap_jax.training import preemption, processes
+from clap_jax.training import preemption, processes, profiler
 from clap_jax.training import topology as topology_lib
 from clap_jax.training import workdir as workdir_lib
 
@@ -35,7 +35,11 @@ TRAINERS = {
 
 
 def train(
-  config, workdir, *, connection: processes.Connection | None = None
+  config,
+  workdir,
+  *,
+  connection: processes.Connection | None = None,
+  profiler_port: int | None = None,
 ) -> list[dict]:
   """Runs the trainer that the ConfigDict names; returns its result rows.
 
@@ -47,6 +51,8 @@ def train(
     workdir: of this run alone.
     connection: to the other processes of the run, joined once the config has
       been found right; None for one process.
+    profiler_port: to capture profiles from while the run goes on, see
+      profiler.port_of_process; None for none.
 
   Raises:
     ValueError: if the config is wrong anywhere, before a device is touched, or
@@ -54,7 +60,11 @@ def train(
   """
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
+  if profiler_port is not None:
+    profiler_port = profiler.port_of_process(profiler_port)
   processes.join(connection)
+  if profiler_port is not None:
+    profiler.serve(profiler_port)
   workdir = locations.at(workdir)
   found = processes.first_decides(
     f"read {workdir}", lambda: _look_at(workdir, resolved)

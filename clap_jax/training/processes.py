@@ -25,6 +25,8 @@ import jax
 # touched have no public name.
 from jax._src import distributed
 
+from clap_jax.training import slurm
+
 FAILED_CODE = 3
 _FAILURE_KEY = "clap/failure"
 _LEFT_KEY = "clap/left"
@@ -36,6 +38,7 @@ _DECISION_SEC = 1800  # to verify and to copy large checkpoints
 _END_SEC = 1800  # until the last process is done
 _SHUTDOWN_SEC = 20
 _LEAVE_SEC = 8  # process 0 waits so long for the others to read why
+_CHOSEN_GPUS = "JAX_LOCAL_DEVICE_IDS"
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 _decisions = itertools.count()
@@ -68,11 +71,14 @@ def connection(
   without being asked.
 
   Raises:
-    ValueError: for flags that do not fit together, or a coordinator that
-      strangers could reach: its port asks nobody who they are.
+    ValueError: for flags that do not fit together, a job of Slurm without a
+      step, or a coordinator that strangers could reach: its port asks nobody
+      who they are.
   """
   given = (coordinator, num_processes, process_id)
   if given == (None, None, None):
+    if detect:
+      slurm.check_step(os.environ)
     several = "," in os.environ.get(_TPU_HOSTS, "")
     return Connection() if detect or several else None
   if detect or None in given:
@@ -111,6 +117,9 @@ def join(how: Connection | None) -> None:
   """Meets the other processes of the run; nothing for a run of one.
 
   Must come before the first use of a device.
+
+  Raises:
+    ValueError: processes of one node cannot share its GPUs evenly.
   """
   global _monitor  # noqa: PLW0603  (one per process, as is the connection)
   if how is None:
@@ -119,6 +128,9 @@ def join(how: Connection | None) -> None:
     how.coordinator,
     how.num_processes,
     how.process_id,
+    _own_gpus(how),
+    # Given all three, nothing of the environment is to change them.
+    "deactivate" if how.coordinator else None,
     initialization_timeout=_START_SEC,
     heartbeat_timeout_seconds=_HEARTBEAT_SEC,
     shutdown_timeout_seconds=_SHUTDOWN_SEC,
@@ -127,6 +139,16 @@ def join(how: Connection | None) -> None:
   )
   _monitor = _Monitor()
   _monitor.start()
+
+
+def _own_gpus(how: Connection) -> list[int] | None:
+  """Returns the GPUs of this process; None leaves the choice to JAX."""
+  if os.environ.get(_CHOSEN_GPUS):
+    return None
+  index_in_step = slurm.process_index(os.environ)
+  if how.process_id not in (None, index_in_step):
+    return None  # not started by srun
+  return slurm.local_device_ids(os.environ)
 
 
 def index() -> int:
