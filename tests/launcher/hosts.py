@@ -105,3 +105,12 @@ def ended(home):
   code = home / "run.rc"
   wait_for(lambda: code.exists() and code.read_text(), "no exit code")
   return code.read_text()
+
+
+def locks(calls):
+  """The lock files that pip installed from, hashes and all, in order."""
+  return [
+    call.rpartition("/")[2]
+    for call in calls
+    if "--require-hashes" in call and call.endswith(".lock")
+  ]
