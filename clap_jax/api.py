@@ -304,7 +304,7 @@ class Model:
     videos: Path | Sequence[Path],
     out: Path,
     *,
-    stride_sec: float = model_directory.DEFAULT_STRIDE_SEC,
+    stride_sec: float | None = None,
     approximate: bool = False,
   ) -> VideoIndex:
     """Encodes videos once, as `clap index` does; a second call adds new ones.
@@ -313,7 +313,7 @@ class Model:
       videos: a folder, or files and folders; a broken one is listed in
         `failed` of the result.
       out: folder of the index.
-      stride_sec: between snippets.
+      stride_sec: between snippets; None for what the encoder is made for.
       approximate: whether to add what an approximate search needs.
 
     Raises:
@@ -322,13 +322,16 @@ class Model:
         index at all.
     """
     given = [videos] if isinstance(videos, str | os.PathLike) else videos
+    if stride_sec is None:
+      stride_sec = model_directory.encoder_stride_sec(self._encoder)
     found = inputs.find(given)
     made = index_lib.build(
       self._encoder,
       found.files,
       failed=found.failed,
       out=out,
-      stride_sec=stride_sec,
+      stride_sec=stride_sec
+      or model_directory.encoder_stride_sec(self._encoder),
       is_approximate=approximate,
     )
     return VideoIndex(made, self._encoder)
@@ -368,11 +371,11 @@ def load_model(directory: Path) -> Model:
 
   Args:
     directory: a model directory, such as a demo's; the workdir of a head's
-      run; or an encoder alone: the workdir of a pre-training, or imported
-      weights of both towers.
+      run; or an encoder alone: the workdir of a pre-training, imported weights
+      of both towers, or a name that `clap get` fetched, such as clip-vit-b-32.
 
   Raises:
-    FileNotFoundError: it is none of these.
+    FileNotFoundError: it is none of these, or the name was not fetched.
     ValueError: a file in it is damaged, or parts do not belong together.
   """
   return Model(model_directory.load_model(directory, needs_encoder=False))

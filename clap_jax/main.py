@@ -21,6 +21,7 @@ from clap_jax.commands import (
   applying,
   building,
   converting,
+  getting,
   overrides,
   reporting,
   running,
@@ -29,6 +30,7 @@ from clap_jax.commands import (
   studying,
   weights,
 )
+from clap_jax.public_weights import cache, download
 from clap_jax.storage import output
 
 # --help and wrong arguments are answered without JAX and all that needs it: it
@@ -72,6 +74,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     building.add_data,
     building.add_tokenizer,
     converting.add_convert,
+    getting.add_get,
     weights.add_import,
     running.add_train,
     running.add_sweep,
@@ -125,8 +128,8 @@ def main(argv: list[str] | None = None) -> int:
     if not _is_alone():
       processes.finish()
     return code
-  except _BAD_INPUT as error:
-    return _fail(args, error, 2)
+  except (*_BAD_INPUT, download.DownloadError) as error:
+    return _fail(args, error, 2 if isinstance(error, _BAD_INPUT) else 3)
   except preemption.Preempted as preempted:
     if preempted.step is None:  # nobody has said so yet
       processes.say(str(preempted))
@@ -178,7 +181,11 @@ def _fail_unexpectedly(args, error: Exception) -> int:
 
 
 def _check_directories(args) -> None:
-  """A bucket's address would be made a local folder named gs:."""
+  """Refuses addresses, and puts the directory in the place of --model NAME.
+
+  A bucket's address would be made a local folder named gs:. A model that is
+  missing is found out here, before seconds of imports.
+  """
   given = [(f"--{name}", getattr(args, name, None)) for name in _DIRECTORIES]
   given += [text.partition("=")[::2] for text in args.overrides]
   for flag, value in given:
@@ -187,6 +194,8 @@ def _check_directories(args) -> None:
         f"{flag}: {value} is an address, and files are read and written here "
         "by their paths. Mount the bucket (gcsfuse) and give its folder."
       )
+  if getattr(args, "model", None):
+    args.model = str(cache.existing_directory_of(args.model))
 
 
 def _check_writable(path: str, flag: str) -> None:

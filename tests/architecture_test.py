@@ -25,15 +25,17 @@ LAYERS = {
   "losses": {"types", "ops"},
   "models": {"types", "ops"},
   "metrics": {"types", "storage"},
+  # Fetches weights of others and gives names for them; runs without jax.
+  "public_weights": {"storage"},
   "data": {"types", *_FILES},
   "config": {"types", "storage"},
   # The engine takes its own settings as dataclasses of config.py, so that they
   # are checked with all others; it knows no model, loss, metric or dataset.
   "training": {"types", "config", "storage"},
-  "trainers": {*_APPLIED, "inference"},
-  "inference": {*_APPLIED, "trainers", "report"},
+  "trainers": {*_APPLIED, "inference", "public_weights"},
+  "inference": {*_APPLIED, "trainers", "report", "public_weights"},
   # Others' weights in, our weights out; both know the towers by name.
-  "interchange": {*_APPLIED, "trainers", "inference"},
+  "interchange": {*_APPLIED, "trainers", "inference", "public_weights"},
   "report": {"types", "metrics", "storage"},
   # The command line: all steps one after the other, the flags.
   "console": set(),
@@ -70,6 +72,7 @@ LAYERS = {
     "sweep",
     "sweep_search",
     "demo",
+    "public_weights",
   },
   "main": {
     "commands",
@@ -77,6 +80,7 @@ LAYERS = {
     "training",
     "trainers",
     "storage",
+    "public_weights",
   },
 }
 
@@ -109,6 +113,7 @@ BANS = {
   "clap_jax/ops/": ("flax", "optax", "ml_collections"),
   "clap_jax/storage/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/media/": ("jax", "jaxlib", "flax", "optax"),
+  "clap_jax/public_weights/": ("jax", "jaxlib", "flax", "optax"),
   "tfds_builders/": ("jax", "jaxlib", "flax", "optax"),
   "configs/": (PACKAGE, "jax", "tfds_builders"),
 }

@@ -30,12 +30,19 @@ def add_extract(commands) -> None:
     "one .npz per video with features (T, D), start_sec, stride_sec, clip_sec.",
   )
   parser.add_argument(
-    "--model", required=True, help="workdir of a pretrain run"
+    "--model",
+    required=True,
+    help="a pretrain run, imported weights of both towers or a name of "
+    "`clap get`",
   )
   parser.add_argument("--data", required=True, help="dataset name")
   parser.add_argument("--data_dir", default="data")
   parser.add_argument("--split", action="append", help="default: all splits")
-  parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.add_argument(
+    "--stride_sec",
+    type=float,
+    help="between clips (default: what the encoder is made for, else 0.5)",
+  )
   parser.add_argument("--out", required=True)
   parser.add_argument("--overwrite", action="store_true")
   limits.add_flags(parser)
@@ -44,12 +51,16 @@ def add_extract(commands) -> None:
 
 def _extract(args) -> dict:
   video_limits = limits.from_args(args)
+  loaded = encoder.load_encoder(args.model)
+  stride_sec = args.stride_sec
+  if stride_sec is None:
+    stride_sec = model_directory.encoder_stride_sec(loaded)
   with Progress("extract") as progress:
     done = extract.extract(
-      encoder.load_encoder(args.model),
+      loaded,
       records.open_dataset(args.data_dir, args.data),
       out=args.out,
-      stride_sec=args.stride_sec,
+      stride_sec=stride_sec,
       splits=tuple(args.split) if args.split else None,
       overwrite=args.overwrite,
       limits=video_limits,
@@ -125,7 +136,7 @@ def add_predict(commands) -> None:
     "--model",
     required=True,
     help="a model directory, the workdir of a head, or an encoder alone: a "
-    "pretrain run or imported weights of both towers",
+    "pretrain run, imported weights of both towers or a name of `clap get`",
   )
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")

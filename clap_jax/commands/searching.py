@@ -33,10 +33,15 @@ def add_index(commands) -> None:
   parser.add_argument(
     "--model",
     required=True,
-    help="a model, or an encoder alone: a pretrain run or imported weights",
+    help="a model, or an encoder alone: a pretrain run, imported weights or a "
+    "name of `clap get`",
   )
   parser.add_argument("--out", required=True, help="folder of the index")
-  parser.add_argument("--stride_sec", type=float, default=0.5)
+  parser.add_argument(
+    "--stride_sec",
+    type=float,
+    help="between clips (default: what the encoder is made for, else 0.5)",
+  )
   parser.add_argument(
     "--approximate",
     action="store_true",
@@ -50,13 +55,16 @@ def _index(args) -> dict:
   video_limits = limits.from_args(args)
   encoder = _load_encoder(args.model)
   found = inputs.find_in(args.folder)
+  stride_sec = args.stride_sec
+  if stride_sec is None:
+    stride_sec = model_directory.encoder_stride_sec(encoder)
   with Progress("index") as progress:
     index = index_lib.build(
       encoder,
       found.files,
       failed=found.failed,
       out=args.out,
-      stride_sec=args.stride_sec,
+      stride_sec=stride_sec,
       is_approximate=args.approximate,
       on_video=progress.name,
       limits=video_limits,
@@ -168,7 +176,10 @@ def add_serve(commands) -> None:
     "a private temporary folder and deleted at the end.",
   )
   parser.add_argument(
-    "--model", required=True, help="a model directory, or an encoder alone"
+    "--model",
+    required=True,
+    help="a model directory, or an encoder alone: a pretrain run, imported "
+    "weights or a name of `clap get`",
   )
   parser.add_argument("--port", type=int, default=8000)
   parser.add_argument("--index", help="what `clap index` wrote, to search in")

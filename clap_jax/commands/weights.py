@@ -95,7 +95,7 @@ def _import_head(args) -> dict:
     labels=args.labels,
     choice=args.weights,
   )
-  _print_conversion(done)
+  print_conversion(done)
   return _document(done) | {"label_names": list(done.label_names)}
 
 
@@ -114,11 +114,12 @@ def _import_encoder(args) -> dict:
       tower=args.tower,
     ),
   )
-  _print_conversion(done)
+  print_conversion(done)
   return _document(done)
 
 
-def _print_conversion(done) -> None:
+def print_conversion(done) -> None:
+  """Prints what became of the keys of imported weights."""
   conversion = done.conversion
   for line in (f"read {done.file}", *done.unwrapped):
     console.print(line, highlight=False, soft_wrap=True, markup=False)

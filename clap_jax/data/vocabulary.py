@@ -7,6 +7,7 @@ from a SentencePiece model.
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import os
 import pathlib
@@ -24,6 +25,7 @@ _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]"
   r"|[^\s\p{L}\p{N}]+"
 )
+_CLIP_MERGES = 48_894  # 49,408 pieces with those of one byte and the frame
 
 
 # Texts that reach the parts of a file that are used late.
@@ -111,7 +113,8 @@ def load(path: str | os.PathLike) -> Vocabulary:
 
 
 def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
-  """Reads tokenizer.json, vocab.txt or vocab.json beside merges.txt.
+  """Reads tokenizer.json, vocab.txt, vocab.json beside merges.txt, or merges
+  alone (*.txt.gz) as OpenAI published those of CLIP.
 
   Raises:
     FileNotFoundError: if a file is missing.
@@ -126,6 +129,8 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
         model = _word_pieces(path).to_str().encode()
       elif path.name == "vocab.json":
         model = _byte_pairs(path).to_str().encode()
+      elif path.name.endswith(".txt.gz"):
+        model = _merges_alone(path).to_str().encode()
       else:
         model = _read(path)
     return ForeignTokenizer(model)
@@ -174,6 +179,37 @@ def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
     for line in lines.splitlines()
     if line and not line.startswith("#version")
   ]
+  return _clip_pieces(pieces, pairs, path)
+
+
+def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """CLIP's of the first merges, in whose order the pieces are numbered."""
+  with (
+    untrusted.open_file(path, max_bytes=tokenizer_lib.MAX_BYTES) as file,
+    gzip.open(file) as unpacked,
+  ):
+    content = unpacked.read(tokenizer_lib.MAX_BYTES + 1)
+  if len(content) > tokenizer_lib.MAX_BYTES:
+    raise ValueError(f"{path} unpacks to more than {tokenizer_lib.MAX_BYTES}.")
+  lines = untrusted.decode_text(content, name=path).splitlines()
+  pairs = [tuple(line.split(" ")) for line in lines[1 : _CLIP_MERGES + 1]]
+  if not pairs or any(len(pair) != 2 for pair in pairs):
+    raise ValueError(f"{path} holds no merges of CLIP, two pieces a line.")
+  letters = _letters()
+  names = [*letters, *(f"{letter}</w>" for letter in letters)]
+  names += ["".join(pair) for pair in pairs] + [_CLIP_BEGIN, _CLIP_END]
+  pieces = {name: index for index, name in enumerate(names)}
+  return _clip_pieces(pieces, pairs, path)
+
+
+def _letters() -> list[str]:
+  """The letters that stand for bytes, in the order that CLIP numbers them."""
+  shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  hidden = sorted(set(range(256)) - set(shown))
+  return [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]
+
+
+def _clip_pieces(pieces, pairs, path: pathlib.Path) -> tokenizers.Tokenizer:
   model = tokenizers.models.BPE(
     pieces, pairs, unk_token=_CLIP_END, end_of_word_suffix="</w>"
   )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from clap_jax.data import class_texts, clips, vocabulary
 from clap_jax.models import dual_encoder
+from clap_jax.public_weights import cache
 from clap_jax.storage import locations
 from clap_jax.trainers import encoders, pretrain_task, text_models
 from clap_jax.trainers import facts as facts_lib
@@ -22,7 +24,15 @@ from clap_jax.training import weights as weights_lib
 # Of imported towers, which do not state it: that of the configs here.
 _IMPORTED_CLIP_SEC = 2.0
 _IMPORTED_RESIZE = "crop"  # as CLIP's own images are made
-_IMPORTED_KEYS = ("encoder", "source", "seed", "training", "settings", "clip")
+_IMPORTED_KEYS = (
+  "encoder",
+  "source",
+  "seed",
+  "training",
+  "settings",
+  "clip",
+  "stride_sec",
+)
 # Of `clap export` and of `clap import`.
 _TOKENIZERS = ("tokenizer", "tokenizer.json")
 
@@ -39,6 +49,9 @@ class Encoder:
   params: dict
   tokenizer: vocabulary.Vocabulary
   training: dict  # what the features have seen, for evaluation cards
+  # Between clips of a video, where the weights are made for one; see
+  # model_directory.DEFAULT_STRIDE_SEC.
+  stride_sec: float | None = None
 
   @functools.cached_property
   def _encode_clips(self):
@@ -146,7 +159,10 @@ class Encoder:
 
 
 def is_encoder(directory: str | os.PathLike) -> bool:
-  """Whether a directory describes an encoder that `load_encoder` reads."""
+  """Whether a directory describes an encoder that `load_encoder` reads.
+
+  A name of public weights is not looked up.
+  """
   names = (encoders.ENCODER_FILE, weights_lib.MANIFEST_FILE)
   return any(locations.at(directory, name).is_file() for name in names)
 
@@ -155,22 +171,22 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
   """Loads the towers of a pre-training run or of imported weights.
 
   Args:
-    directory: workdir of a `clap train` pre-training, or what `clap import` or
-      `clap export` wrote of both towers.
+    directory: workdir of a `clap train` pre-training, what `clap import` or
+      `clap export` wrote of both towers, or a name that `clap get` fetched.
 
   Raises:
-    FileNotFoundError: the directory holds neither.
+    FileNotFoundError: the directory holds neither, or the name was not fetched.
     ValueError: the weights are of one tower alone, or do not fit.
   """
-  directory = locations.at(directory)
+  directory = cache.directory_of(directory)
   record = directory / encoders.ENCODER_FILE
   if not record.is_file():
     if is_encoder(directory):
       return _load_imported(directory)
     raise FileNotFoundError(
       f"{directory} holds no pre-trained encoder (no encoder.json). Expected "
-      "the --workdir of a finished `clap train` of a pretrain config, or the "
-      "--out of `clap import`."
+      "the --workdir of a finished `clap train` of a pretrain config, the "
+      "--out of `clap import`, or a name of `clap get --list`."
     )
   facts, (clip, config) = facts_lib.load(
     directory, record.name, encoders.described
@@ -206,7 +222,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
       f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
       "source with both towers, such as CLIP."
     )
-  name, seed, training, (clip, config) = facts_lib.build(
+  name, seed, training, stride_sec, (clip, config) = facts_lib.build(
     {key: facts[key] for key in _IMPORTED_KEYS if key in facts},
     _described_import,
     path=manifest,
@@ -224,27 +240,33 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
     params=params,
     tokenizer=_imported_tokenizer(directory),
     training=training,
+    stride_sec=stride_sec,
   )
 
 
 def _described_import(facts: dict) -> tuple:
-  """(name, seed, training, (clip, towers)) of a manifest."""
+  """(name, seed, training, stride, (clip, towers)) of a manifest."""
   settings = facts["settings"]
-  shape = facts.get("clip") or {
+  shape = {
     "clip_sec": _IMPORTED_CLIP_SEC,
     "num_frames": settings["num_frames"],
     "image_size": settings["image_size"],
     "resize": _IMPORTED_RESIZE,
-  }
+  } | (facts.get("clip") or {})
   name = facts.get("encoder") or facts["source"]
   seed = facts.get("seed", 0)
   training = facts.get("training", {"imported": name})
   for value, kind in ((name, str), (seed, int), (training, dict)):
     if type(value) is not kind:
       raise TypeError(f"{value!r:.50} is no {kind.__name__}")
+  stride_sec = facts.get("stride_sec")
+  if stride_sec is not None and not (
+    type(stride_sec) in (int, float) and 0 < stride_sec < math.inf
+  ):
+    raise ValueError(f"stride_sec is {stride_sec!r:.50}, expected seconds")
   towers = {"num_classes": 0} | settings
   described = encoders.described({"clip": shape, "model": towers})
-  return name, seed, training, described
+  return name, seed, training, stride_sec, described
 
 
 def _imported_tokenizer(directory: pathlib.Path) -> vocabulary.Vocabulary:

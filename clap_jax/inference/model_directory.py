@@ -11,6 +11,7 @@ import jax
 from clap_jax.data import feature_files
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
+from clap_jax.public_weights import cache
 from clap_jax.storage import locations, untrusted
 from clap_jax.trainers import (
   encoders,
@@ -120,16 +121,17 @@ def load_model(
   pre-training, or imported weights of both towers.
 
   Args:
-    directory: of the model.
+    directory: of the model, or a name that `clap get` fetched.
     needs_encoder: whether a head without its encoder is an error; features
       that others made can be predicted on without it.
 
   Raises:
-    FileNotFoundError: if the directory is none of these.
+    FileNotFoundError: if the directory is none of these, or the name was not
+      fetched.
     ValueError: if a head was trained on another encoder's features, or on
       features of which no encoder is known.
   """
-  directory = locations.at(directory)
+  directory = cache.directory_of(directory)
   if not (directory / MODEL_FILE).is_file():
     return _load_run(directory, needs_encoder=needs_encoder)
   parts = facts_lib.read(directory, MODEL_FILE)
@@ -140,6 +142,13 @@ def load_model(
     for name, (trainer, key) in _HEADS.items()
   }
   return _checked(Model(encoder, parts["stride_sec"], **heads))
+
+
+def encoder_stride_sec(encoder: encoder_lib.Encoder) -> float:
+  """Between the snippets that an encoder alone makes of a video."""
+  stride_sec = encoder.stride_sec or DEFAULT_STRIDE_SEC
+  _check_stride(stride_sec, encoder.directory)
+  return stride_sec
 
 
 def _check_parts(parts: dict, path: pathlib.Path) -> None:
@@ -175,13 +184,13 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
   else:
     if encoder_lib.is_encoder(workdir):
       encoder = encoder_lib.load_encoder(workdir)
-      return Model(encoder, DEFAULT_STRIDE_SEC, **heads)
+      return Model(encoder, encoder_stride_sec(encoder), **heads)
     raise FileNotFoundError(
       f"{workdir} is no model: it has no {MODEL_FILE}. Expected the model "
       'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
       '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
       "the workdir of a finished run of a head or of pre-training, or the "
-      "--out of `clap import`."
+      "--out of `clap import`, or a name of `clap get --list`."
     )
   facts = heads[name][1]
   stride_sec = _trained_stride_sec(facts)

@@ -8,6 +8,8 @@ whole difference between the two sources, and no weight tells it.
 import math
 import re
 
+import numpy as np
+
 from clap_jax.interchange import clip_huggingface, rules
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import frames, variants
@@ -198,6 +200,33 @@ def _text_settings(tensors, options) -> dict:
   }
 
 
+def _recoloured(tensors, mean, std) -> dict:
+  """Moves another scaling of colours into the patch weights, exactly.
+
+  A patch is a linear map of colours: another spread scales its weights, and
+  another mean adds the same to every patch, as the positions of patches do.
+  """
+  changed = dict(tensors)
+  (patch_key,) = _keys(tensors, _PATCHES)
+  (place_key,) = _keys(tensors, _PLACES)
+  patches = np.asarray(tensors[patch_key], np.float32)
+  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  shift = (np.asarray(frames.CLIP.mean, np.float32) - mean) / std
+  scale = np.asarray(frames.CLIP.std, np.float32) / std
+  changed[patch_key] = patches * scale[:, None, None]
+  places = np.array(tensors[place_key], np.float32)
+  places[1:] += np.einsum("ocyx,c->o", patches, shift)  # 0: the class token
+  changed[place_key] = places
+  return changed
+
+
+def _keys(tensors, pattern: str) -> list[str]:
+  found = [key for key in tensors if re.fullmatch(pattern, key)]
+  if len(found) != 1:
+    raise ValueError(f"Expected one tensor named like {pattern!r}, got {found}")
+  return found
+
+
 def _projection_width(tensors) -> int:
   """(width, d) at OpenAI; a linear layer (d, width) at Hugging Face."""
   for pattern, axis in (
@@ -232,11 +261,8 @@ def _source(name: str, *, activation: str) -> source_lib.Source:
     covers=r"params/((video|text)_(tower|projection)/|logit_(scale|bias)$)",
     settings=lambda tensors, options: _settings(tensors, options, tower=name),
     requires=clip_huggingface.requires(activation)
-    | {
-      "model_cfg.quick_gelu": activation == "quick_gelu",
-      "preprocess_cfg.mean": list(frames.CLIP.mean),
-      "preprocess_cfg.std": list(frames.CLIP.std),
-    },
+    | {"model_cfg.quick_gelu": activation == "quick_gelu"},
+    recoloured=_recoloured,
   )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clap_jax.interchange import source as source_lib
+from clap_jax.models import frames
 from clap_jax.storage import untrusted
 
 _HUGGING_FACE = "config.json"
@@ -74,6 +75,44 @@ def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
     key: said.get(source.clips_said.get(key), value)
     for key, value in source.clips.items()
   }
+
+
+def colours(
+  file: pathlib.Path,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+  """Mean and spread of colours of 1, where open_clip's config has others.
+
+  Returns:
+    None where the config says nothing of them, or CLIP's own.
+
+  Raises:
+    ValueError: they are no three numbers each, or a spread is not above 0.
+  """
+  path = file.with_name(_OPEN_CLIP)
+  said = _read(path)
+  scale = frames.ColourScale(
+    *(
+      _three(path, said, f"preprocess_cfg.{key}", default)
+      for key, default in (("mean", frames.CLIP.mean), ("std", frames.CLIP.std))
+    )
+  )
+  return None if scale == frames.CLIP else (scale.mean, scale.std)
+
+
+def _three(path, said, key: str, default) -> tuple[float, ...]:
+  values = said.get(key, default)
+  is_usable = (
+    isinstance(values, list | tuple)
+    and len(values) == 3
+    and all(type(value) in (int, float) for value in values)
+    and all(0 <= value <= 1 for value in values)
+    and (key.endswith("mean") or min(values) > 0)
+  )
+  if not is_usable:
+    raise ValueError(
+      f"{path}: {key} is {values!r:.60}, expected three numbers from 0 to 1."
+    )
+  return tuple(map(float, values))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -50,6 +50,10 @@ _NO_TOKENIZER = (
   "no tokenizer lies beside the weights; texts need theirs: import again with "
   "--tokenizer"
 )
+_RECOLOURED = (
+  "colours were scaled in another way for these weights: the patch weights and "
+  "positions are changed to give the same"
+)
 # Sizes of what a source does not cover; nothing of it is kept.
 ELSEWHERE = {
   "video_size": "micro",
@@ -99,6 +103,7 @@ def import_weights(
   options: source_lib.Options | None = None,
   tokenizer: str | os.PathLike | None = None,
   choice: str = wrappers.MODEL,
+  facts: Mapping[str, Any] | None = None,
 ) -> Imported:
   """Converts a file, or a directory as Hugging Face lays it out.
 
@@ -111,6 +116,7 @@ def import_weights(
     tokenizer: tokenizer.json, vocab.txt (WordPiece), or vocab.json beside
       merges.txt (BPE); None for what lies beside the weights, if anything.
     choice: one of wrappers.WEIGHTS.
+    facts: more of the weights, for their manifest.
 
   Raises:
     ValueError: listing every key without a rule, every parameter without a
@@ -145,7 +151,8 @@ def import_weights(
       f"The tokenizer has {pieces.vocab_size} pieces, the weights "
       f"{settings['vocab_size']}: it belongs to others."
     )
-  facts = {
+  written = {
+    **(facts or {}),
     "kind": "import",
     "source": source,
     "file": file.name,
@@ -159,7 +166,7 @@ def import_weights(
   out.mkdir(parents=True, exist_ok=True)
   if pieces is not None:
     output.write_bytes(out / TOKENIZER_FILE, pieces.model)
-  weights.write(out, conversion.weights, facts)
+  weights.write(out, conversion.weights, written)
   count = sum(
     leaf.size
     for name, leaf in conversion.weights.items()
@@ -182,15 +189,18 @@ def _converted(file, source, options, *, choice):
     ),
     weights=choice,
   )
+  tensors, removed = unwrapped.tensors, unwrapped.removed
+  colours = config_beside.colours(file) if source.recoloured else None
   try:
-    settings, conversion = convert(unwrapped.tensors, source, options)
+    if colours is not None and options.tower != "text":
+      tensors = source.recoloured(tensors, *colours)
+      removed = (*removed, _RECOLOURED)
+    settings, conversion = convert(tensors, source, options)
   except ValueError as error:
-    raise ValueError("\n".join([f"{file}: {error}", *unwrapped.removed])) from (
-      error
-    )
+    raise ValueError("\n".join([f"{file}: {error}", *removed])) from (error)
   left_out = conversion.left_out | unwrapped.left_out
   conversion = dataclasses.replace(conversion, left_out=left_out)
-  return settings, conversion, unwrapped.removed
+  return settings, conversion, removed
 
 
 def convert(

@@ -58,6 +58,8 @@ class Source:
       here is built for these values alone.
     clips: keys of the config with values: how the clips were made that the
       weights have seen.
+    recoloured: (tensors, mean, spread of red, green, blue) -> tensors that give
+      with the tower's own scaling of colours what these give with that one.
     clips_said: key of `clips` -> key of a config.json beside the weights that
       says another value.
   """
@@ -70,6 +72,7 @@ class Source:
   requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clips_said: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  recoloured: Callable[..., rules.Tensors] | None = None
 
 
 def find(tensors: rules.Tensors, pattern: str, *, axes: int):

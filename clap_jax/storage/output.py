@@ -232,6 +232,21 @@ def copy(source: PathLike, target: PathLike, **options: Any) -> None:
     shutil.copyfileobj(read, file)
 
 
+def rename(source: PathLike, target: PathLike) -> None:
+  """Gives a finished file its name, in its folder or another of the disk.
+
+  A regular file that has the name is replaced.
+
+  Raises:
+    OutputError: as `check_writable`.
+    OSError: the folders are on different disks.
+  """
+  target = pathlib.Path(target)
+  check_writable(target)
+  os.replace(source, target)
+  sync_folder(target.parent)
+
+
 def sync_folder(folder: PathLike) -> None:
   """Synchronizes the names in a folder to the disk; objects need nothing."""
   if isinstance(folder, ObjectPath):

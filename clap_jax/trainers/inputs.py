@@ -13,6 +13,7 @@ from typing import Any
 
 from clap_jax import config as config_lib
 from clap_jax.data import feature_files, features, records
+from clap_jax.public_weights import cache
 from clap_jax.storage import locations, output, untrusted
 from clap_jax.trainers import feature_data, query_data
 from clap_jax.training import checkpoint, manifest, weights
@@ -229,7 +230,10 @@ def _run(config: Any, workdir: str) -> dict[str, str]:
 def _weights(config: Any, directories: str) -> dict[str, str]:
   """Directories of imported weights, whose manifest has their hash."""
   folders = [part.strip() for part in directories.split(",") if part.strip()]
-  files = [str(locations.at(f) / weights.MANIFEST_FILE) for f in folders]
+  files = [
+    str(cache.directory_of(folder) / weights.MANIFEST_FILE)
+    for folder in folders
+  ]
   return _files(config, files)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clap_jax import config as config_lib
 from clap_jax.models import dual_encoder
+from clap_jax.public_weights import cache
 from clap_jax.storage import locations
 from clap_jax.trainers import encoders
 from clap_jax.training import pretrained, weights
@@ -20,13 +21,14 @@ class StartConfig:
 
   workdir: str  # of a `clap train` run; "" starts from random parameters
   parameters: tuple[str, ...]  # regexes on their names, of that run
-  # Directories of `clap import` or `clap export`, separated by commas; taken
-  # over whole, after the run's.
+  # Directories of `clap import` or `clap export`, or names of `clap get`,
+  # separated by commas; taken over whole, after the run's.
   imported: str = ""
 
   @property
   def directories(self) -> tuple[str, ...]:
-    return tuple(part.strip() for part in self.imported.split(",") if part)
+    given = (part.strip() for part in self.imported.split(","))
+    return tuple(str(cache.directory_of(part)) for part in given if part)
 
 
 def starter(

@@ -9,7 +9,7 @@ import numpy as np
 
 from clap_jax.data import class_texts, vocabulary
 from clap_jax.models import text_transformer, variants
-from clap_jax.storage import locations
+from clap_jax.public_weights import cache
 from clap_jax.training import paths, weights
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -28,7 +28,7 @@ def class_vectors(
     FileNotFoundError: no imported weights there.
     ValueError: the weights have no text tower.
   """
-  directory = locations.at(directory)
+  directory = cache.directory_of(directory)
   arrays, facts = weights.read(directory)
   settings = facts["settings"]
   if _TOWER not in settings:

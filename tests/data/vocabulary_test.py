@@ -1,11 +1,13 @@
 """Vocabularies of CLIP and BERT through `tokenizers`."""
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
 from clap_jax.data import tokenizer, vocabulary
+from tests.public_weights import stand_ins
 
 BERT_WORDS = [
   "[PAD]",
@@ -93,3 +95,42 @@ def test_other_files(tmp_path, name, body, message):
   (tmp_path / name).write_text(body)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     vocabulary.from_vocabulary(tmp_path / name)
+
+
+def test_merges_alone_number_the_pieces_as_openai_does(tmp_path):
+  path = tmp_path / "bpe_simple_vocab_16e6.txt.gz"
+  size = stand_ins.write_pieces(path)
+  made = vocabulary.from_vocabulary(path)
+  assert made.vocab_size == size
+  tokens, mask = made.encode(["A long JUMP!", "é"], length=8)
+  first = {pair: 512 + i for i, pair in enumerate(stand_ins.merges())}
+  # Letters are numbered from "!", and again at the end of a word.
+  assert tokens[0, : mask[0].sum()].tolist() == [
+    size - 2,
+    256 + ord("a") - ord("!"),
+    first["lon", "g</w>"],
+    first["jum", "p</w>"],
+    256,
+    size - 1,
+  ]
+  # The two bytes of UTF-8 come as the letters that stand for them.
+  assert mask[1].sum() == 4
+
+
+@pytest.mark.parametrize(
+  "content",
+  [b"no archive", gzip.compress(b""), gzip.compress(b"version\na b c\n")],
+)
+def test_merges_that_are_none(tmp_path, content):
+  path = tmp_path / "bpe.txt.gz"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=r"bpe\.txt\.gz"):
+    vocabulary.from_vocabulary(path)
+
+
+def test_merges_that_unpack_without_end(tmp_path, monkeypatch):
+  monkeypatch.setattr(tokenizer, "MAX_BYTES", 1000)
+  path = tmp_path / "bpe.txt.gz"
+  path.write_bytes(gzip.compress(b"a b\n" * 10_000, 9))
+  with pytest.raises(ValueError, match="unpacks"):
+    vocabulary.from_vocabulary(path)

@@ -10,6 +10,7 @@ import pytest
 from clap_jax import main
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import export, model_directory, predict
+from clap_jax.public_weights import cache
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -33,6 +34,7 @@ def clap(model, monkeypatch):
   """Runs a command with the toy model in the place of any directory."""
   monkeypatch.setattr(model_directory, "load_model", lambda *_, **__: model)
   monkeypatch.setattr(encoder_lib, "load_encoder", lambda _: model.encoder)
+  monkeypatch.setattr(cache, "existing_directory_of", pathlib.Path)
   return lambda *arguments: main.main([*map(str, arguments)])
 
 

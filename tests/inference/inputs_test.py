@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from clap_jax import main
 from clap_jax.data import features
 from clap_jax.inference import inputs, model_directory, predict
+from clap_jax.public_weights import cache
 from tests.data import built_dataset
 from tests.inference import toy_model
 
@@ -213,6 +215,7 @@ def test_the_command(encoder, path, tmp_path, monkeypatch, capsys):
     return models[needs_encoder]
 
   monkeypatch.setattr(model_directory, "load_model", load)
+  monkeypatch.setattr(cache, "existing_directory_of", pathlib.Path)
   out = tmp_path / "out.json"
   arguments = ["--model", "m", "--json", str(out)]
   assert main.main(["predict", str(path), *arguments]) == 0

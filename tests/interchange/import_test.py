@@ -19,9 +19,11 @@ from clap_jax.interchange import (
   weight_files,
 )
 from clap_jax.interchange import source as source_lib
+from clap_jax.models import frames
 from clap_jax.trainers import start
 from clap_jax.training import weights
 from tests.data import built_dataset
+from tests.public_weights import stand_ins
 
 CONTEXT = rules.Context({}, patch=(2, 2, 2), max_text_length=4)
 
@@ -194,16 +196,9 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
     ("open_clip", {"model_cfg": {"quick_gelu": True}}, "quick_gelu is True"),
     ("clip", {"model_cfg": {"quick_gelu": False}}, "quick_gelu is False"),
     ("clip", {"model_cfg": {"embed_dim": 12}}, "quick_gelu is False"),
-    (
-      "open_clip",
-      {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}},
-      r"preprocess_cfg.mean is \[0.5",
-    ),
-    (
-      "open_clip",
-      {"preprocess_cfg": {"std": [0.5, 0.5, 0.5]}},
-      r"preprocess_cfg.std is \[0.5",
-    ),
+    ("open_clip", {"preprocess_cfg": {"mean": [0.5, 0.5]}}, r"cfg\.mean is"),
+    ("open_clip", {"preprocess_cfg": {"std": [0.5, 0, 0.5]}}, r"cfg\.std is"),
+    ("open_clip", {"preprocess_cfg": {"std": "abc"}}, r"cfg\.std is"),
   ],
 )
 def test_open_clip_s_config_contradicts_the_source(
@@ -216,6 +211,43 @@ def test_open_clip_s_config_contradicts_the_source(
   with pytest.raises(ValueError, match=message):
     import_weights.import_weights(tmp_path, source=source, out=tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+def test_colours_that_are_scaled_in_another_way(tmp_path):
+  """Patches and positions give what they give with the config's scale."""
+  mean, std = [0.5, 0.4, 0.3], [0.5, 0.25, 0.2]
+  tensors = stand_ins.clip_tensors("micro", vocab_size=9, dtype=np.float32)
+  weights.safetensors.numpy.save_file(
+    tensors, tmp_path / "open_clip_model.safetensors"
+  )
+  options = source_lib.Options(num_heads=2, num_frames=2)
+  config = tmp_path / "open_clip_config.json"
+  found = []
+  for name, preprocess in (("own", {}), ("other", {"mean": mean, "std": std})):
+    config.write_text(json.dumps({"preprocess_cfg": preprocess}))
+    import_weights.import_weights(
+      tmp_path, source="open_clip", out=tmp_path / name, options=options
+    )
+    found.append(weights.read(tmp_path / name)[0])
+  own, other = found
+  colours = np.random.default_rng(0).random((5, 2, 16, 16, 3))
+
+  def embedded(arrays, scale):
+    patches = ((colours - scale.mean) / scale.std).reshape(5, -1)
+    kernel = arrays["params/video_tower/embed/kernel"]
+    places = arrays["params/video_tower/space_positions"]
+    return (patches @ kernel)[:, None] + places[1:]
+
+  np.testing.assert_allclose(
+    embedded(other, frames.CLIP),
+    embedded(own, frames.ColourScale(tuple(mean), tuple(std))),
+    atol=1e-4,
+  )
+  changed = {"video_tower/embed/kernel", "video_tower/space_positions"}
+  for name in own.keys() - {f"params/{key}" for key in changed}:
+    np.testing.assert_array_equal(own[name], other[name])
+  places = "params/video_tower/space_positions"
+  np.testing.assert_array_equal(own[places][0], other[places][0])
 
 
 @pytest.mark.parametrize("source", ["clip", "open_clip"])

@@ -39,6 +39,37 @@ def save(path: pathlib.Path, tree) -> pathlib.Path:
   return path
 
 
+def save_scripted(path: pathlib.Path, tensors) -> pathlib.Path:
+  """Writes tensors by dotted names as torch.jit.save lays a module out."""
+  storages: list[bytes] = []
+  tree: dict = {}
+  for name, array in tensors.items():
+    *parents, leaf = name.split(".")
+    module = tree
+    for parent in parents:
+      module = module.setdefault(parent, {})
+    module[leaf] = array
+  body = _scripted(tree, storages)
+  root = path.stem
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr(f"{root}/data.pkl", program(body))
+    archive.writestr(f"{root}/code/__torch__.py", "class Module(Module):\n")
+    archive.writestr(f"{root}/constants.pkl", program(b")"))
+    for index, storage in enumerate(storages):
+      archive.writestr(f"{root}/data/{index}", storage)
+    archive.writestr(f"{root}/version", "3\n")
+  return path
+
+
+def _scripted(module: dict, storages) -> bytes:
+  attributes = b"".join(
+    text(name)
+    + (_scripted if isinstance(child, dict) else _tensor)(child, storages)
+    for name, child in module.items()
+  )
+  return b"c__torch__\nModule\n)\x81}(" + attributes + b"ub"
+
+
 def _node(value, storages) -> bytes:
   if isinstance(value, dict):
     items = b"".join(
@@ -57,7 +88,7 @@ def _numbers(values) -> bytes:
 
 
 def _tensor(array: np.ndarray, storages) -> bytes:
-  array = np.ascontiguousarray(array)
+  array = np.asarray(array, order="C")
   reference = (
     b"("
     + text("storage")

@@ -1,0 +1,168 @@
+"""`clap get`: public weights by name."""
+
+import rich.table
+from etils import epy
+
+from clap_jax.commands import weights
+from clap_jax.console import Progress, console, one_line
+from clap_jax.public_weights import cache, table
+from clap_jax.storage import output
+
+with epy.lazy_imports():
+  from clap_jax.interchange import get_public
+
+_MIB = 1 << 20
+_OPTIONS = ("num_frames", "tubelet_frames", "max_text_length")
+
+
+def add_get(commands) -> None:
+  parser = commands.add_parser(
+    "get",
+    help="fetch public weights by name, for --model and to train from",
+    description="Downloads a public checkpoint, checks its SHA-256, imports it "
+    f"and keeps it in {cache.VARIABLE} (default: ~/.cache/clap_jax). A "
+    "download that broke off goes on where it was. Afterwards the name stands "
+    "for the encoder: clap predict VIDEO --model NAME --query TEXT. Nothing is "
+    "ever downloaded by another command.",
+  )
+  parser.add_argument("name", nargs="?", help="one of --list")
+  parser.add_argument(
+    "--list", action="store_true", help="names, licences, and what is there"
+  )
+  parser.add_argument(
+    "--out", metavar="DIR", help="import to this directory, not the cache's own"
+  )
+  parser.add_argument(
+    "--from",
+    dest="place",
+    metavar="URL_OR_DIR",
+    help="a mirror, a local server or a folder in the place of the publisher's "
+    "address, or the weights there themselves",
+  )
+  parser.add_argument(
+    "--revision",
+    default="",
+    help="a commit of the repository on the Hugging Face Hub, not the table's",
+  )
+  parser.add_argument(
+    "--sha256",
+    action="append",
+    default=[],
+    metavar="[FILE=]HEX",
+    help="what the weights, or FILE, must have instead of the published hash",
+  )
+  for option in _OPTIONS:
+    parser.add_argument(
+      f"--{option}", type=int, help="as of `clap import`; with --out"
+    )
+  parser.set_defaults(run=_get, show=_show)
+
+
+def _get(args) -> dict:
+  if args.list == bool(args.name):
+    raise ValueError("clap get takes a name or --list; see `clap get --list`.")
+  if args.list:
+    return {"models": [_described(entry) for entry in table.ENTRIES.values()]}
+  entry = table.find(args.name)
+  _print_terms(entry, args.place)
+  if args.out is not None:
+    output.check_links(args.out)
+  given = {n: getattr(args, n) for n in _OPTIONS if getattr(args, n)}
+  with Progress(f"{entry.name}, MiB") as progress:
+    got = get_public.get(
+      entry.name,
+      out=args.out,
+      place=args.place,
+      revision=args.revision,
+      sha256=dict(_name_and_hash(text) for text in args.sha256),
+      options=given,
+      on_wait=lambda: console.print(
+        f"another `clap get {entry.name}` is at work; waiting for it"
+      ),
+      on_progress=lambda _, done, total: progress(
+        done // _MIB, max(total, done) // _MIB
+      ),
+    )
+  if got.imported is None:
+    console.print(
+      f"{entry.name} is there already, in {got.directory}; remove "
+      f"{got.directory.parent} to fetch it anew",
+      soft_wrap=True,
+    )
+  else:
+    weights.print_conversion(got.imported)
+  document = {
+    "name": entry.name,
+    "source": got.record["source"],
+    "revision": got.record["revision"] or None,
+    "sha256": got.sha256,
+    "licence": entry.licence,
+    "directory": str(got.directory),
+    "files": got.record["files"],
+  }
+  if got.imported is not None:
+    document |= {"flags": list(got.imported.flags)}
+  return document
+
+
+def _name_and_hash(text: str) -> tuple[str, str]:
+  name, _, value = text.rpartition("=")
+  return name, value
+
+
+def _print_terms(entry: table.Entry, place: str | None) -> None:
+  """What is about to be fetched, and under which licence."""
+  for line in (
+    f"{entry.name}: {entry.purpose}; about {entry.about_bytes / 1e6:,.0f} MB",
+    f"licence: {entry.licence}, see {entry.page}",
+    f"from: {place or entry.place}",
+  ):
+    console.print(one_line(line), highlight=False, soft_wrap=True)
+
+
+def _described(entry: table.Entry) -> dict:
+  is_there = cache.is_there(entry.name)
+  record = cache.read_record(entry.name)
+  found = [
+    file["sha256"]
+    for file in record.get("files", ())
+    if file["name"] == record["weights"]
+  ]
+  return {
+    "name": entry.name,
+    "source": entry.place,
+    "sha256": entry.weights[0].sha256 or None,
+    "fetched_sha256": found[0] if found else None,
+    "licence": entry.licence,
+    "page": entry.page,
+    "about_bytes": entry.about_bytes,
+    "format": entry.source,
+    "purpose": entry.purpose,
+    "directory": str(cache.encoder_of(entry.name)) if is_there else None,
+  }
+
+
+def _show(args, document: dict) -> None:
+  if "models" not in document:
+    for file in document["files"]:
+      console.print(
+        f"{one_line(file['name'])}: SHA-256 {file['sha256']}, stated by "
+        f"{file.get('hash_stated_by', 'the first download')}",
+        highlight=False,
+        soft_wrap=True,
+      )
+    return
+  shown = rich.table.Table()
+  shown.add_column("name", no_wrap=True)
+  for column in ("MB", "licence", "for", "there"):
+    shown.add_column(column)
+  for model in document["models"]:
+    shown.add_row(
+      model["name"],
+      f"{model['about_bytes'] / 1e6:,.0f}",
+      model["licence"],
+      model["purpose"],
+      "yes" if model["directory"] else "",
+    )
+  console.print(shown)
+  console.print(f"kept in {cache.root()}", soft_wrap=True)

@@ -1,0 +1,103 @@
+"""The Hugging Face Hub: the files of a repository at one commit."""
+
+import dataclasses
+import os
+import re
+
+from clap_jax.public_weights import download
+
+_TIMEOUT_SEC = 30.0
+_TRANSPORTS = ("httpx", "httpcore", "requests", "urllib3")
+NEWEST = "main"
+
+
+@dataclasses.dataclass(frozen=True)
+class HubFile:
+  """A file of a repository, as the Hub describes it.
+
+  Attributes:
+    address: of the file at the commit.
+    sha256: of a file in large-file storage; "" of others.
+    blob: Git's own hash of a file that is not; "" of others.
+  """
+
+  address: str
+  sha256: str
+  blob: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Repository:
+  """A repository at one commit."""
+
+  commit: str
+  files: dict[str, HubFile]
+
+
+def describe(repository: str, revision: str) -> Repository:
+  """Asks the Hub what a repository holds.
+
+  No token is sent: all repositories of the table are public.
+
+  Args:
+    repository: "owner/name".
+    revision: a commit, a branch or a tag; "" for the newest commit.
+
+  Raises:
+    RefusedError: there is no such repository or revision.
+    DownloadError: the Hub does not answer.
+  """
+  import huggingface_hub  # noqa: PLC0415  (half a second to import)
+  from huggingface_hub import errors  # noqa: PLC0415
+
+  endpoint = os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
+  download.check_address(endpoint)
+  api = huggingface_hub.HfApi(endpoint=endpoint, token=False)
+  try:
+    info = api.model_info(
+      repository,
+      revision=revision or NEWEST,
+      files_metadata=True,
+      timeout=_TIMEOUT_SEC,
+    )
+  except (
+    errors.RepositoryNotFoundError,
+    errors.RevisionNotFoundError,
+    errors.HFValidationError,
+  ) as error:
+    raise download.RefusedError(
+      f"{endpoint} has no {repository} at revision {revision or NEWEST}: "
+      f"{str(error).splitlines()[0]:.200}"
+    ) from error
+  except (errors.OfflineModeIsEnabled, OSError, RuntimeError) as error:
+    raise _unreachable(endpoint, repository, error) from error
+  except Exception as error:
+    # The library's transport has errors of its own, and which one it is
+    # depends on the library's version.
+    if not type(error).__module__.startswith(_TRANSPORTS):
+      raise
+    raise _unreachable(endpoint, repository, error) from error
+  if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
+    raise download.RefusedError(
+      f"{endpoint} names no commit of {repository} for {revision or NEWEST}."
+    )
+  return Repository(
+    info.sha,
+    {
+      each.rfilename: HubFile(
+        huggingface_hub.hf_hub_url(
+          repository, each.rfilename, revision=info.sha, endpoint=endpoint
+        ),
+        sha256=each.lfs.sha256 if each.lfs else "",
+        blob="" if each.lfs else each.blob_id or "",
+      )
+      for each in info.siblings or ()
+    },
+  )
+
+
+def _unreachable(endpoint, repository, error) -> download.DownloadError:
+  return download.DownloadError(
+    f"{endpoint} does not answer about {repository}: {str(error)[:200]}. Try "
+    "again later, or give a mirror or a folder with --from."
+  )
