@@ -6,7 +6,6 @@ Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
 import argparse
 import errno
 import os
-import re
 import sys
 import traceback
 
@@ -18,6 +17,7 @@ from etils import epy
 
 from clap_jax import console
 from clap_jax.commands import (
+  addresses,
   applying,
   building,
   converting,
@@ -31,7 +31,7 @@ from clap_jax.commands import (
   weights,
 )
 from clap_jax.public_weights import cache, download
-from clap_jax.storage import output
+from clap_jax.storage import locations, objects, output
 
 # --help and wrong arguments are answered without JAX and all that needs it: it
 # is imported where a command, or this file, first uses a name of it.
@@ -59,8 +59,6 @@ _BAD_INPUT = (
 _BAD_PATHS = frozenset(
   {errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EROFS}
 )
-
-_DIRECTORIES = ("workdir", "data_dir", "out", "model", "index")
 
 # Commands that take --config.KEY=VALUE.
 _CONFIGURED = ("train", "sweep", "compile", "study", "eval")
@@ -109,7 +107,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
   args = parse(sys.argv[1:] if argv is None else argv)
   try:
-    _check_directories(args)
+    addresses.check(args)
+    _find_model(args)
     for name in ("json", "html"):  # found out before the work, not after it
       if getattr(args, name, None):
         _check_writable(getattr(args, name), f"--{name}")
@@ -137,7 +136,11 @@ def main(argv: list[str] | None = None) -> int:
     raise
   except workdir.WorkdirBusyError as error:
     return _fail(args, error, 2)
-  except (checkpoint.SaveError, fit.RunFailedError) as error:
+  except (
+    checkpoint.SaveError,
+    fit.RunFailedError,
+    objects.ObjectStorageError,
+  ) as error:
     return _fail(args, error, 3)  # a traceback would bury the message
   except Exception as error:
     return _fail_unexpectedly(args, error)
@@ -180,22 +183,14 @@ def _fail_unexpectedly(args, error: Exception) -> int:
   return processes.fail(3, f"{type(error).__name__}: {error}")
 
 
-def _check_directories(args) -> None:
-  """Refuses addresses, and puts the directory in the place of --model NAME.
+def _find_model(args) -> None:
+  """Puts the directory in the place of --model NAME.
 
-  A bucket's address would be made a local folder named gs:. A model that is
-  missing is found out here, before seconds of imports.
+  A model that is missing is found out here, before seconds of imports.
   """
-  given = [(f"--{name}", getattr(args, name, None)) for name in _DIRECTORIES]
-  given += [text.partition("=")[::2] for text in args.overrides]
-  for flag, value in given:
-    if re.match(r"[a-z][a-z0-9+.-]*://", str(value)):
-      raise ValueError(
-        f"{flag}: {value} is an address, and files are read and written here "
-        "by their paths. Mount the bucket (gcsfuse) and give its folder."
-      )
-  if getattr(args, "model", None):
-    args.model = str(cache.existing_directory_of(args.model))
+  model = getattr(args, "model", None)
+  if model and not locations.is_object(model):
+    args.model = str(cache.existing_directory_of(model))
 
 
 def _check_writable(path: str, flag: str) -> None:

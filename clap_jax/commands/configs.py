@@ -12,7 +12,7 @@ from absl import flags
 from etils import epy
 from ml_collections import config_flags
 
-from clap_jax.commands import completing
+from clap_jax.commands import addresses, completing
 from clap_jax.storage import untrusted
 
 with epy.lazy_imports():
@@ -41,7 +41,9 @@ def read(name: str, overrides: list[str], *, cls: type | None = None):
   config = load(name)
   if cls is None and "trainer" in config:
     cls = registry.config_class(config)
-  return _overridden(config, overrides, cls=cls)
+  read = _overridden(config, overrides, cls=cls)
+  addresses.check_config("train", read.to_dict())
+  return read
 
 
 def of_run(

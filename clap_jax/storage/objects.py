@@ -5,6 +5,7 @@ rename; nothing is ever appended to. Requests that fail for a passing reason
 are made again, a bounded number of times and after a random wait.
 """
 
+import base64
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -15,11 +16,16 @@ import importlib.util
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# Otherwise etils, through which Orbax lists and writes, takes TensorFlow for
+# buckets wherever it is installed, whose endpoint and errors are others.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 # Scheme -> (module of fsspec's file system, extra of this package).
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -75,7 +81,11 @@ def file_system(scheme: str) -> Any:
   # What it reports of a request reaches the caller as an error.
   logging.getLogger(_PACKAGES[scheme][0]).setLevel(logging.CRITICAL)
   fsspec = importlib.import_module("fsspec")
-  return fsspec.filesystem(scheme, use_listings_cache=False)
+  # For Orbax as well, whose listings would hold what was removed here.
+  for protocol in (scheme, "gcs"):
+    settings = fsspec.config.conf.setdefault(protocol, {})
+    settings.setdefault("use_listings_cache", False)
+  return fsspec.filesystem(scheme)
 
 
 def read(scheme: str, key: str, start: int = 0, end: int | None = None):
@@ -218,6 +228,18 @@ def remove_all(scheme: str, keys: list[str]) -> None:
     list(pool.map(remove_one, keys))
 
 
+def copy_all(scheme: str, source: str, target: str) -> None:
+  """Copies all objects below one name to another, inside the store."""
+  files = file_system(scheme)
+
+  def copy_one(info: Info) -> None:
+    name = f"{target}/{info.key[len(source) + 1 :]}"
+    _retried(f"{scheme}://{name}", lambda: files.cp_file(info.key, name))
+
+  with concurrent.futures.ThreadPoolExecutor(_NUM_REQUESTS_AT_ONCE) as pool:
+    list(pool.map(copy_one, find_below(scheme, source)))
+
+
 def check_bucket(scheme: str, bucket: str) -> None:
   """Checks before the work that a bucket is there and can be listed.
 
@@ -284,6 +306,12 @@ def _code_of(error: Exception) -> int | None:
   return None
 
 
+def is_refusal(error: Exception) -> bool:
+  """Whether an error of another library is one of its requests to a bucket."""
+  module = type(error).__module__.partition(".")[0]
+  return module in ("gcsfs", "s3fs", "aiohttp", "botocore", "google")
+
+
 def _is_passing(error: Exception, code: int | None) -> bool:
   if code is not None:
     return code in _PASSING_CODES
@@ -319,16 +347,23 @@ def _to_info(entry: dict) -> Info:
   modified_ns = (
     int(modified.timestamp() * 1e9) if hasattr(modified, "timestamp") else 0
   )
-  for name, key in (
-    ("md5", "md5Hash"),
-    ("etag", "ETag"),
-    ("generation", "generation"),
-  ):
-    if entry.get(key):
-      fingerprint = name, str(entry[key]).strip('"')
-      break
-  else:
-    fingerprint = "modified", str(modified_ns)
   return Info(
-    entry["name"].rstrip("/"), int(entry["size"]), modified_ns, fingerprint
+    entry["name"].rstrip("/"),
+    int(entry["size"]),
+    modified_ns,
+    _fingerprint(entry) or ("modified", str(modified_ns)),
   )
+
+
+def _fingerprint(entry: dict) -> tuple[str, str] | None:
+  """("md5", hexadecimal) where the store has it, else its name of a version."""
+  if entry.get("md5Hash"):
+    return "md5", base64.b64decode(entry["md5Hash"]).hex()
+  tag = str(entry.get("ETag", "")).strip('"')
+  if re.fullmatch(r"[0-9a-f]{32}", tag):  # S3, of what was sent in one piece
+    return "md5", tag
+  if tag:
+    return "etag", tag
+  if entry.get("generation"):
+    return "generation", str(entry["generation"])
+  return None

@@ -1,24 +1,23 @@
 """Checkpoints: Orbax behind one class, with a verified manifest.
 
 Layout: `<directory>/<step>/{params,rest}/` by Orbax and `manifest.json` written
-last. A step that cannot be trusted is moved to `<directory>.damaged/`.
+last. A step that cannot be trusted is moved to `<directory>.damaged/`. The
+directory may be one of a bucket: "moved" is then copied inside it and deleted.
 """
 
 import contextlib
 import pathlib
-import re
-import shutil
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from clap_jax.storage import locations, output
-from clap_jax.training import manifest, paths, processes
+from clap_jax.storage import locations, objects, output
+from clap_jax.training import manifest, paths, processes, step_folders
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 _PARAMS, _REST = "params", "rest"
@@ -52,7 +51,21 @@ class Checkpoints:
   like are a SaveError of `save`, `poll`, `wait` or `close`.
   """
 
-  def __init__(self, directory: pathlib.Path, *, keep: int):
+  def __init__(
+    self,
+    directory: locations.Location,
+    *,
+    keep: int,
+    check: Callable[[], None] | None = None,
+  ):
+    """Removes what was interrupted.
+
+    Args:
+      directory: of the checkpoints; made if it is missing.
+      keep: how many of the newest are kept.
+      check: raises an OSError where nothing may be written any more.
+    """
+    self._check = check
     # Through a link, folders of the user would be cleaned up.
     self._directory = output.make_folder(locations.at(directory).absolute())
     self._keep = keep
@@ -65,7 +78,7 @@ class Checkpoints:
       processes.first_decides("clean up the checkpoints", self._clean_up)
     )
     self._manager = ocp.CheckpointManager(
-      self._directory,
+      step_folders.for_orbax(self._directory),
       options=ocp.CheckpointManagerOptions(
         # Whether and what to keep is decided here, by the manifests.
         max_to_keep=None,
@@ -91,6 +104,8 @@ class Checkpoints:
       for name, arrays in _split(flat).items()
     }
     with self._explained():
+      if self._check is not None:
+        self._check()
       saved = self._manager.save(
         step, args=ocp.args.Composite(**items), force=True
       )
@@ -159,7 +174,7 @@ class Checkpoints:
     def discard():
       for later in self.steps():
         if later >= step:
-          _remove(self._directory / str(later))
+          step_folders.remove(self._directory / str(later))
       return max(self.steps(), default=None)
 
     newest = processes.first_decides("delete checkpoints", discard)
@@ -172,7 +187,10 @@ class Checkpoints:
     """Orbax says ValueError of a full disk, and names a file alone."""
     try:
       yield
-    except (OSError, ValueError) as error:
+    except Exception as error:
+      is_refusal = isinstance(error, OSError | ValueError)
+      if not is_refusal and not objects.is_refusal(error):
+        raise
       raise SaveError(
         f"The checkpoint of step {self._latest} in {self._directory} could not "
         f"be written: {error}\nThe ones before it are untouched: run the same "
@@ -180,7 +198,7 @@ class Checkpoints:
       ) from error
 
   def _clean_up(self) -> list[int]:
-    _remove_interrupted(self._directory)
+    step_folders.remove_interrupted(self._directory)
     return self.steps()
 
   def _newest_good(self) -> int | None:
@@ -192,7 +210,7 @@ class Checkpoints:
         manifest.verify(directory)
       except manifest.DamagedCheckpointError as error:
         reasons.append(f"step {step}: {error}")
-        moved = _move_away(directory)
+        moved = step_folders.move_away(directory)
         print(
           f"checkpoint of step {step} is damaged ({error}); moved to {moved}, "
           "falling back to the one before",
@@ -217,9 +235,11 @@ class Checkpoints:
     try:
       directory = self._directory / str(step)
       if processes.is_first():
+        if self._check is not None:
+          self._check()
         manifest.write_manifest(directory, tree=tree, metadata=metadata)
         for old in self.steps()[: -self._keep]:
-          _remove(self._directory / str(old))
+          step_folders.remove(self._directory / str(old))
     except BaseException as error:  # surfaces in the caller's thread
       self._sealing_error = error
 
@@ -229,7 +249,7 @@ class Checkpoints:
       raise error
 
 
-def write_params(directory: pathlib.Path, params: Any) -> None:
+def write_params(directory: locations.Location, params: Any) -> None:
   """Writes parameters alone, for `restore_params`; what is there is replaced.
 
   Args:
@@ -238,7 +258,7 @@ def write_params(directory: pathlib.Path, params: Any) -> None:
   """
   target = locations.at(directory) / CHECKPOINT_DIRECTORY
   if target.is_dir():
-    shutil.rmtree(target)
+    output.remove_tree(target)
   checkpoints = Checkpoints(target, keep=1)
   try:
     checkpoints.save(0, {_PARAMS: params}, metadata={})
@@ -246,11 +266,11 @@ def write_params(directory: pathlib.Path, params: Any) -> None:
     checkpoints.close()
 
 
-def complete_steps(directory: pathlib.Path) -> list[int]:
+def complete_steps(directory: locations.Location) -> list[int]:
   """Steps with a manifest, oldest first."""
   return sorted(
     int(path.name)
-    for path in _step_directories(directory)
+    for path in step_folders.step_directories(directory)
     if manifest.has_manifest(path)
   )
 
@@ -354,7 +374,7 @@ def _read_item(directory, targets, tree) -> dict[str, Any]:
   with ocp.Checkpointer(handler) as checkpointer:
     _check_stored(checkpointer, directory, tree)
     restored = checkpointer.restore(
-      directory,
+      step_folders.for_orbax(directory),
       args=ocp.args.PyTreeRestore(item=nested, restore_args=arguments),
     )
   return paths.flatten(restored)
@@ -366,7 +386,9 @@ def _check_stored(checkpointer, directory, tree) -> None:
   Raises:
     CheckpointError: an array has another shape than its manifest says.
   """
-  stored = checkpointer.metadata(directory).item_metadata.tree
+  stored = checkpointer.metadata(
+    step_folders.for_orbax(directory)
+  ).item_metadata.tree
   for name, leaf in paths.flatten(stored).items():
     if name in tree and list(leaf.shape) != list(tree[name][0]):
       raise CheckpointError(
@@ -408,38 +430,7 @@ def _show(spec) -> str:
   return f"{spec[1]}{list(spec[0])}"
 
 
-def _step_directories(directory: pathlib.Path) -> list[pathlib.Path]:
-  if not directory.is_dir():
-    return []
-  return [
-    path
-    for path in directory.iterdir()
-    if re.fullmatch(r"[0-9]{1,12}", path.name)
-    and path.is_dir()
-    and not path.is_symlink()
-  ]
-
-
-def _remove_interrupted(directory: pathlib.Path) -> None:
-  for path in _step_directories(directory):
-    if not manifest.has_manifest(path):
-      shutil.rmtree(path)
-
-
-def _remove(directory: pathlib.Path) -> None:
-  # Without its manifest first, a half removed checkpoint counts as none.
-  (directory / manifest.MANIFEST_FILE).unlink()
-  shutil.rmtree(directory)
-
-
-def _move_away(directory: pathlib.Path) -> pathlib.Path:
-  root = directory.parent.with_name(f"{directory.parent.name}.damaged")
-  output.make_folder(root)
-  number = len(list(root.iterdir()))
-  return directory.rename(root / f"{directory.name}-{number}")
-
-
-def _none_good(directory: pathlib.Path, reasons: list[str]) -> str:
+def _none_good(directory: locations.Location, reasons: list[str]) -> str:
   lines = "".join(f"\n  {reason}" for reason in reasons)
   return (
     f"No checkpoint in {directory} can be restored:{lines}\nDelete the run's "

@@ -111,8 +111,10 @@ def fit(run: Run) -> TrainState:
   steps = _resolve_steps(run)
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.watch_sigterm())
+    holds: list[Callable[[], None]] = []  # of process 0
     processes.first_decides(
-      f"use {run.workdir}", lambda: _take(stack, run.workdir, run.config)
+      f"use {run.workdir}",
+      lambda: holds.append(_take(stack, run.workdir, run.config)),
     )
     mesh = mesh_lib.make_mesh(run.mesh, devices=run.devices)
     stack.enter_context(jax.set_mesh(mesh))
@@ -130,6 +132,7 @@ def fit(run: Run) -> TrainState:
     checkpoints = checkpoint_lib.Checkpoints(
       run.workdir / checkpoint_lib.CHECKPOINT_DIRECTORY,
       keep=run.checkpoint.keep,
+      check=holds[0] if holds else None,
     )
     stack.push(_closing(checkpoints))
     restored = checkpoints.restore(plan.abstract)
@@ -345,9 +348,11 @@ def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
       processes.say(ledger.summary())
 
 
-def _take(stack: contextlib.ExitStack, workdir, config) -> None:
-  stack.enter_context(workdir_lib.locked(workdir))
+def _take(stack: contextlib.ExitStack, workdir, config) -> Callable[[], None]:
+  """Takes the directory; returns what raises once it is held no more."""
+  check = stack.enter_context(workdir_lib.locked(workdir))
   workdir_lib.write_config(workdir, config)
+  return check
 
 
 def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import rich.console
 import rich.progress
 
+from clap_jax.storage import locations, output
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import goodput, processes, watchdog
 from clap_jax.training import writer as writer_lib
@@ -223,7 +225,7 @@ class Profile(Hook):
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: locations.Location,
     *,
     num_steps: int,
     start_step: int,
@@ -238,6 +240,7 @@ class Profile(Hook):
       last_step: of the run; a short one is traced from its middle.
     """
     self._directory = directory
+    self._scratch: tempfile.TemporaryDirectory | None = None
     wait_steps = min(self._WARM_UP_STEPS, max(last_step - start_step, 2) // 2)
     self._first = start_step + wait_steps
     self._last = min(self._first + num_steps, last_step)
@@ -248,7 +251,11 @@ class Profile(Hook):
 
   def on_metrics(self, step, metrics):
     if step == self._first:
-      jax.profiler.start_trace(str(self._directory))
+      folder = self._directory
+      if isinstance(folder, locations.ObjectPath):  # sent when it is whole
+        self._scratch = tempfile.TemporaryDirectory()
+        folder = self._scratch.name
+      jax.profiler.start_trace(str(folder))
       self._tracing = True
     elif self._tracing:
       self.close()
@@ -261,6 +268,16 @@ class Profile(Hook):
     if self._tracing:
       self._tracing = False
       jax.profiler.stop_trace()
+      self._send()
+
+  def _send(self) -> None:
+    if self._scratch is None:
+      return
+    root = pathlib.Path(self._scratch.name)
+    for path in root.rglob("*"):
+      if path.is_file():
+        output.copy(path, self._directory / path.relative_to(root))
+    self._scratch.cleanup()
 
 
 class Evaluation(Hook):

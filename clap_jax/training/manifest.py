@@ -6,6 +6,9 @@ manifest is damaged. Orbax itself restores flipped bits silently.
 CRC32C alone would not do: Orbax's files end with their own CRC32C, so that all
 intact ones have one and the same checksum, and two that were swapped would go
 unnoticed. Hence SHA-256 beside it.
+
+Of objects in a bucket nothing is read back: their sizes and what the store
+keeps of their contents, an MD5 or the version, come with a listing.
 """
 
 import hashlib
@@ -19,7 +22,8 @@ import crc32c
 import numpy as np
 import orjson
 
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, objects, output, untrusted
+from clap_jax.storage.locations import ObjectPath
 
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 22
@@ -38,7 +42,7 @@ class DamagedCheckpointError(RuntimeError):
 
 
 def write_manifest(
-  directory: pathlib.Path, *, tree: Mapping[str, Any], metadata: Mapping
+  directory: locations.Location, *, tree: Mapping[str, Any], metadata: Mapping
 ) -> None:
   """Records every file below `directory`, after bringing it to the disk.
 
@@ -47,10 +51,15 @@ def write_manifest(
     tree: name of each array -> [shape, dtype].
     metadata: JSON values to keep with it.
   """
-  files = {
-    name: _fingerprint(directory, name, sync=True)
-    for name in _files_below(directory)
-  }
+  if isinstance(directory, ObjectPath):
+    files = {
+      name: _listed(info) for name, info in directory.infos_below().items()
+    }
+  else:
+    files = {
+      name: _fingerprint(directory, name, sync=True)
+      for name in _files_below(directory)
+    }
   # The names as well: of those in a folder that was not brought to the disk a
   # power cut may leave none.
   for folder in (*_folders_below(directory), directory, directory.parent):
@@ -60,7 +69,7 @@ def write_manifest(
   output.write_bytes(directory / MANIFEST_FILE, record, folder=directory)
 
 
-def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+def read_manifest(directory: locations.Location) -> dict[str, Any]:
   """The manifest's `files`, `tree` and `metadata`.
 
   Raises:
@@ -118,11 +127,13 @@ def _itemsize(dtype: Any) -> int:
   return 0 if made.kind not in "biufcV" or made.fields else made.itemsize
 
 
-def has_manifest(directory: pathlib.Path) -> bool:
-  return (directory / MANIFEST_FILE).exists()
+def has_manifest(directory: locations.Location) -> bool:
+  path = directory / MANIFEST_FILE
+  # A bucket is asked once, where exists() would look for a folder too.
+  return path.is_file() if isinstance(path, ObjectPath) else path.exists()
 
 
-def verify(directory: pathlib.Path) -> dict[str, Any]:
+def verify(directory: locations.Location) -> dict[str, Any]:
   """Reads every file and returns the manifest.
 
   Raises:
@@ -130,9 +141,19 @@ def verify(directory: pathlib.Path) -> dict[str, Any]:
       size or other bytes, or does not belong there.
   """
   body = read_manifest(directory)
+  infos = None
+  if isinstance(directory, ObjectPath):
+    infos = directory.infos_below()
   for name, expected in body["files"].items():
+    if infos is not None and name not in infos:
+      raise DamagedCheckpointError(f"{directory / name} is missing")
     try:
-      found = _fingerprint(directory, name, size=expected["size"])
+      if infos is not None and "sha256" not in expected:
+        found = _listed(infos[name])
+      else:  # of a local run, wherever it lies now
+        found = _fingerprint(
+          directory, name, size=expected["size"], like=expected
+        )
     except FileNotFoundError:
       raise DamagedCheckpointError(f"{directory / name} is missing") from None
     except (untrusted.UntrustedFileError, OSError) as error:
@@ -141,9 +162,8 @@ def verify(directory: pathlib.Path) -> dict[str, Any]:
       raise DamagedCheckpointError(
         f"{directory / name} is {found}, was {expected}"
       )
-  strangers = sorted(
-    set(_files_below(directory)) - set(body["files"]) - {MANIFEST_FILE}
-  )
+  present = _files_below(directory) if infos is None else infos
+  strangers = sorted(set(present) - set(body["files"]) - {MANIFEST_FILE})
   if strangers:
     raise DamagedCheckpointError(f"{directory} holds foreign files {strangers}")
   size = sum(entry["size"] for entry in body["files"].values())
@@ -158,7 +178,7 @@ def verify(directory: pathlib.Path) -> dict[str, Any]:
   return body
 
 
-def _files_below(directory: pathlib.Path) -> list[str]:
+def _files_below(directory: locations.Location) -> list[str]:
   """All that are no folders: links, pipes and devices as well."""
   return sorted(
     path.relative_to(directory).as_posix()
@@ -167,15 +187,30 @@ def _files_below(directory: pathlib.Path) -> list[str]:
   )
 
 
-def _folders_below(directory: pathlib.Path) -> list[pathlib.Path]:
+def _folders_below(directory: locations.Location) -> list[pathlib.Path]:
   return sorted(path for path in directory.rglob("*") if path.is_dir())
 
 
 def _fingerprint(
-  directory: pathlib.Path, name: str, *, sync: bool = False, size: int = -1
+  directory: locations.Location,
+  name: str,
+  *,
+  sync: bool = False,
+  size: int = -1,
+  like: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Size and hashes of a file; of another size than `size`, the size alone."""
-  checksum, digest = 0, hashlib.sha256()
+  """Size and hashes of a file; of another size than `size`, the size alone.
+
+  Args:
+    directory: of the checkpoint.
+    name: of the file below it.
+    sync: bring it to the disk.
+    size: that is expected; -1 for any.
+    like: an entry whose kind of hash is wanted, such as a bucket's.
+  """
+  wants_md5 = "md5" in (like or ())
+  checksum = 0
+  digest = hashlib.md5(usedforsecurity=False) if wants_md5 else hashlib.sha256()
   with untrusted.open_file(
     name, folder=directory, max_bytes=_MAX_FILE_BYTES
   ) as file:
@@ -187,7 +222,15 @@ def _fingerprint(
     while chunk := file.read(_CHUNK_BYTES):
       checksum = crc32c.crc32c(chunk, checksum)
       digest.update(chunk)
+  if wants_md5:
+    return {"size": found, "md5": digest.hexdigest()}
   return {"size": found, "crc32c": checksum, "sha256": digest.hexdigest()}
+
+
+def _listed(info: objects.Info) -> dict[str, Any]:
+  """Size and fingerprint of an object, as its listing has them."""
+  kind, value = info.fingerprint
+  return {"size": info.size, kind: value}
 
 
 def _body_crc32c(body: Mapping) -> int:

@@ -10,18 +10,19 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import jax
 import orjson
 
 from clap_jax import config as config_lib
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import leases, locations, output, untrusted
 
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
+LEASE_FOLDER = ".lease"  # in a bucket, which has no locks
 # Each key below stands for itself and all that is below it. These decide how a
 # trained model is evaluated; a run may change them and is evaluated again.
 EVALUATION_KEYS = (
@@ -79,28 +80,45 @@ class WorkdirBusyError(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: locations.Location) -> Iterator[Callable[[], None]]:
   """Holds the directory for this process; made if it is missing.
 
-  The lock belongs to the process: a killed trainer leaves none behind.
+  The lock of a local directory belongs to the process: a killed trainer leaves
+  none behind. The lease of one in a bucket runs out.
+
+  Yields:
+    A function that raises an OSError if the directory is held no more.
 
   Raises:
     WorkdirBusyError: if another process, or another call, holds it.
   """
+  if isinstance(workdir, locations.ObjectPath):
+    with contextlib.ExitStack() as stack:
+      try:
+        check = stack.enter_context(leases.held(workdir / LEASE_FOLDER))
+      except leases.LeaseHeldError as error:
+        raise _busy(workdir, error.holder) from None
+      yield check
+    return
   workdir.mkdir(parents=True, exist_ok=True)
   with output.open_appending(workdir / LOCK_FILE) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       file.seek(0)
-      raise WorkdirBusyError(
-        f"Another trainer (process {_holder(file) or 'unknown'}) is at "
-        f"work in {workdir}: wait for it, stop it, or use another directory."
-      ) from None
+      holder = f"process {_holder(file) or 'unknown'}"
+      raise _busy(workdir, holder) from None
     file.truncate(0)
     file.write(f"{os.getpid()} on {platform.node()}".encode())
     file.flush()
-    yield
+    yield lambda: None
+
+
+def _busy(workdir: locations.Location, holder: str) -> WorkdirBusyError:
+  return WorkdirBusyError(
+    f"Another trainer ({holder}) is at work in {workdir}: wait for it, stop "
+    "it, or use another directory."
+  )
 
 
 def _holder(file: BinaryIO) -> str:

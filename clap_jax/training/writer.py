@@ -2,19 +2,105 @@
 
 import os
 import pathlib
+import tempfile
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
 import tensorboardX
 
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import line_parts, locations, output, untrusted
 from clap_jax.training import processes
 
 METRICS_FILE = "metrics.jsonl"
 _MAX_METRICS_BYTES = 8 << 30
 TENSORBOARD_DIRECTORY = "tensorboard"
+PARTS_FOLDER = f"{METRICS_FILE}.parts"  # in a bucket
+_UPLOAD_SEC = 30.0
+
+
+class _Lines(Protocol):
+  """Where the lines of the record go."""
+
+  def append(self, line: bytes) -> None: ...
+
+  def flush(self) -> None:
+    """Returns when all lines are safe."""
+
+  def close(self) -> None: ...
+
+
+class _FileLines:
+  """A file that is appended to."""
+
+  def __init__(self, path: pathlib.Path, *, step: int):
+    _drop_lines_after(path, step)
+    self._file = output.open_appending(path)
+
+  def append(self, line: bytes) -> None:
+    self._file.write(line)
+    self._file.flush()
+
+  def flush(self) -> None:
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class _ObjectLines(line_parts.LineParts):
+  """Objects that are joined when they are read."""
+
+  def __init__(self, workdir: locations.ObjectPath, *, step: int):
+    super().__init__(
+      workdir / PARTS_FOLDER, keep=lambda line: _is_kept(line, step)
+    )
+
+  def close(self) -> None:
+    self.flush()
+
+
+class _Events:
+  """TensorBoard's event files; those for a bucket are sent now and then."""
+
+  def __init__(self, workdir: locations.Location, *, step: int):
+    self._target = workdir / TENSORBOARD_DIRECTORY
+    self._scratch = None
+    folder = self._target
+    if isinstance(folder, locations.ObjectPath):
+      self._scratch = tempfile.TemporaryDirectory()
+      folder = pathlib.Path(self._scratch.name)
+    self._writer = tensorboardX.SummaryWriter(
+      str(output.make_folder(folder)), purge_step=step + 1
+    )
+    self._sent_sec = time.monotonic()
+
+  def add(self, step: int, scalars: Mapping[str, Any]) -> None:
+    for name, value in scalars.items():
+      if value is not None:
+        self._writer.add_scalar(name, value, step)
+    if self._scratch and time.monotonic() - self._sent_sec >= _UPLOAD_SEC:
+      self.flush()
+
+  def flush(self) -> None:
+    self._writer.flush()
+    self._send()
+
+  def close(self) -> None:
+    self._writer.close()
+    self._send()
+    if self._scratch is not None:
+      self._scratch.cleanup()
+
+  def _send(self) -> None:
+    if self._scratch is None:
+      return
+    self._sent_sec = time.monotonic()
+    for path in pathlib.Path(self._scratch.name).iterdir():
+      output.copy(path, self._target / path.name)
 
 
 class MetricsWriter:
@@ -27,36 +113,29 @@ class MetricsWriter:
   """
 
   def __init__(
-    self, workdir: pathlib.Path, *, step: int, tensorboard: bool = False
+    self, workdir: locations.Location, *, step: int, tensorboard: bool = False
   ):
-    self._path = workdir / METRICS_FILE
-    _drop_lines_after(self._path, step)
-    self._file = output.open_appending(self._path)
-    self._events = None
-    if tensorboard:
-      self._events = tensorboardX.SummaryWriter(
-        str(output.make_folder(workdir / TENSORBOARD_DIRECTORY)),
-        purge_step=step + 1,
-      )
+    self._lines: _Lines
+    if isinstance(workdir, locations.ObjectPath):
+      self._lines = _ObjectLines(workdir, step=step)
+    else:
+      self._lines = _FileLines(workdir / METRICS_FILE, step=step)
+    self._events = _Events(workdir, step=step) if tensorboard else None
 
   def write(self, step: int, scalars: Mapping[str, Any]) -> None:
     plain = {name: _plain(value) for name, value in scalars.items()}
-    self._file.write(orjson.dumps({"step": int(step)} | plain) + b"\n")
-    self._file.flush()
+    self._lines.append(orjson.dumps({"step": int(step)} | plain) + b"\n")
     if self._events is not None:
-      for name, value in plain.items():
-        if value is not None:
-          self._events.add_scalar(name, value, int(step))
+      self._events.add(int(step), plain)
 
   def sync(self) -> None:
-    """Returns when all lines are on the disk."""
-    self._file.flush()
-    os.fsync(self._file.fileno())
+    """Returns when all lines are on the disk, or in the bucket."""
+    self._lines.flush()
     if self._events is not None:
       self._events.flush()
 
   def close(self) -> None:
-    self._file.close()
+    self._lines.close()
     if self._events is not None:
       self._events.close()
 
@@ -75,7 +154,7 @@ class NoWriter:
 
 
 def open_writer(
-  workdir: pathlib.Path, *, step: int, tensorboard: bool
+  workdir: locations.Location, *, step: int, tensorboard: bool
 ) -> MetricsWriter | NoWriter:
   """The writer of this process."""
   if not processes.is_first():
@@ -83,18 +162,22 @@ def open_writer(
   return MetricsWriter(workdir, step=step, tensorboard=tensorboard)
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: locations.Location) -> list[dict[str, Any]]:
   """All records of a run, in the order they were written."""
-  content = untrusted.read_bytes(
-    METRICS_FILE, folder=workdir, max_bytes=_MAX_METRICS_BYTES
-  )
+  if isinstance(workdir, locations.ObjectPath):
+    content = line_parts.read(workdir / PARTS_FOLDER)
+  else:
+    content = untrusted.read_bytes(
+      METRICS_FILE, folder=workdir, max_bytes=_MAX_METRICS_BYTES
+    )
   lines = content.splitlines()
   return [orjson.loads(line) for line in lines]
 
 
-def has_scalars(workdir: pathlib.Path, step: int, *, prefix: str) -> bool:
+def has_scalars(workdir: locations.Location, step: int, *, prefix: str) -> bool:
   """Whether the record holds a scalar of that prefix, written at `step`."""
-  if not (workdir / METRICS_FILE).is_file():
+  is_local = not isinstance(workdir, locations.ObjectPath)
+  if is_local and not (workdir / METRICS_FILE).is_file():
     return False
   return any(
     name.startswith(prefix)
@@ -111,15 +194,18 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     )
   except FileNotFoundError:
     return
-  kept = []
-  for line in content.splitlines(keepends=True):
-    try:
-      record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-      continue
-    if line.endswith(b"\n") and record["step"] <= step:
-      kept.append(line)
+  lines = content.splitlines(keepends=True)
+  kept = [line for line in lines if _is_kept(line, step)]
   output.write_bytes(path, b"".join(kept))
+
+
+def _is_kept(line: bytes, step: int) -> bool:
+  """Whether a line is whole, and of a step up to `step`."""
+  try:
+    record = orjson.loads(line)
+  except orjson.JSONDecodeError:
+    return False
+  return line.endswith(b"\n") and record["step"] <= step
 
 
 def _plain(value: Any) -> float | int | None:

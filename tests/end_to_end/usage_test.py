@@ -54,13 +54,13 @@ CASES = {
     [
       "train",
       "--config=configs/pretrain_sprites.py:tiny",
-      "--workdir=gs://b/r",
+      "--workdir=az://b/r",
     ],
-    ["--workdir", "gs://b/r", "gcsfuse"],
+    ["--workdir", "az://", "gs://"],
   ),
   "a bucket of data": (
-    train("--config.data.data_dir=gs://bucket/data"),
-    ["--config.data.data_dir", "gs://bucket/data", "gcsfuse"],
+    train("--config.data.texts=gs://bucket/a.npz"),
+    ["--config.data.texts", "gs://bucket/a.npz", "gcsfuse"],
   ),
   "wrong type": (train("--config.loop.steps=many"), ["loop.steps", "many"]),
   "half a step": (train("--config.loop.steps=1.5"), ["loop.steps", "1.5"]),

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import pathlib
 import signal
 
 import numpy as np
 
 from clap_jax import config as config_lib
+from clap_jax.storage import leases, locations
 from clap_jax.training import fit as fit_lib
 from tests.training import tiny_task
 
@@ -39,7 +39,9 @@ def run(
     "show_progress": False,
   }
   return fit_lib.fit(
-    fit_lib.Run(task=task, workdir=workdir, **(arguments | kwargs))
+    fit_lib.Run(
+      task=task, workdir=locations.at(workdir), **(arguments | kwargs)
+    )
   )
 
 
@@ -58,10 +60,12 @@ def signalling_batches(step_number, signal_number):
 
 def main():
   parser = argparse.ArgumentParser()
-  parser.add_argument("workdir", type=pathlib.Path)
+  parser.add_argument("workdir", type=locations.at)
   parser.add_argument("--steps", type=int, required=True)
   parser.add_argument("--kill-at", type=int, default=0)
+  parser.add_argument("--lease-sec", type=float, default=leases.DURATION_SEC)
   arguments = parser.parse_args()
+  leases.DURATION_SEC = arguments.lease_sec
   run(
     arguments.workdir,
     num_steps=arguments.steps,

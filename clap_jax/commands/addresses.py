@@ -1,0 +1,88 @@
+"""Which arguments may name objects of a bucket, gs:// or s3://.
+
+All others would take an address for the name of a local file or folder; they
+are refused before anything is done.
+"""
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clap_jax.storage import locations, objects
+
+# Command -> names of its arguments.
+ACCEPTED: Mapping[str, frozenset[str]] = {
+  command: frozenset(names.split())
+  for command, names in {
+    "train": "workdir json",
+  }.items()
+}
+# Keys of configs, each with all that is below it.
+ACCEPTED_KEYS = ("data.data_dir",)
+_CONFIGURED = ("train",)  # whose configs may name objects
+# Texts of people, which may well speak of addresses.
+_TEXTS = frozenset(("text", "query", "overrides", "command", "run", "show"))
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def check(args: argparse.Namespace) -> None:
+  """Checks every argument of a command line, and its overrides.
+
+  Raises:
+    AddressError: naming the argument that must not be an address, or the
+      package that reading or writing there needs.
+  """
+  accepted = ACCEPTED.get(args.command, frozenset())
+  for name, value in vars(args).items():
+    if name in _TEXTS:
+      continue
+    for text in value if isinstance(value, list | tuple) else (value,):
+      if isinstance(text, str) and _ADDRESS.match(text):
+        flag = f"--{name}" if name not in ("videos", "folder") else name
+        _check_one(flag, text, name in accepted)
+  for override in getattr(args, "overrides", ()):
+    flag, _, text = override.partition("=")
+    _check_key(args.command, flag, text)
+
+
+def check_config(command: str, config: Mapping[str, Any]) -> None:
+  """Checks the texts of a config; arguments and errors as `check`."""
+  for key, text in _texts(config):
+    _check_key(command, f"--config.{key}", text)
+
+
+def _check_key(command: str, flag: str, text: str) -> None:
+  for part in text.strip("'\"([, ").split(","):
+    if _ADDRESS.match(part.strip("'\"([ ")):
+      key = flag.removeprefix("--config.")
+      accepted = command in _CONFIGURED and any(
+        f"{key}.".startswith(f"{name}.") for name in ACCEPTED_KEYS
+      )
+      _check_one(flag, part.strip("'\"([]) "), accepted)
+
+
+def _check_one(flag: str, text: str, accepted: bool) -> None:
+  if not accepted:
+    raise locations.AddressError(
+      f"{flag}: {text} is an address, and files are read and written here by "
+      "their paths. Copy the files to a local folder, or mount the bucket "
+      "(gcsfuse), and give that folder; docs/storage.md lists what takes "
+      "addresses."
+    )
+  try:
+    objects.check_package(text.partition("://")[0].lower())
+    locations.at(text)
+  except locations.AddressError as error:
+    raise locations.AddressError(f"{flag}: {error}") from None
+
+
+def _texts(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+  if isinstance(config, Mapping):
+    for key in config:
+      yield from _texts(config[key], f"{prefix}.{key}" if prefix else str(key))
+  elif isinstance(config, list | tuple):
+    for item in config:
+      yield from _texts(item, prefix)
+  elif isinstance(config, str):
+    yield prefix, config

@@ -1,0 +1,199 @@
+"""One process at a time at work below a name in a bucket.
+
+A bucket has no locks. Here the holder is who made the object of the highest
+number, NAME/<number>.json, with the time until which it holds; it writes that
+object again well before. To take over, one makes the object of the next number,
+which a store lets one process alone do. The clocks of the machines must agree
+within a few seconds, as those of a cluster do.
+"""
+
+import contextlib
+import os
+import platform
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from clap_jax.storage import objects
+from clap_jax.storage.locations import ObjectPath
+
+DURATION_SEC = 60.0
+_RENEWALS = 4  # in the duration
+_POLLS = 12  # in the duration
+_NAME = re.compile(r"(\d{8})\.json")
+
+
+class LeaseHeldError(RuntimeError):
+  """Another process holds the lease.
+
+  Attributes:
+    holder: who, in words.
+  """
+
+  def __init__(self, holder: str):
+    super().__init__(f"the lease is held by {holder}")
+    self.holder = holder
+
+
+class LeaseLostError(OSError):
+  """The lease ran out, or another process took it over."""
+
+
+@contextlib.contextmanager
+def held(
+  folder: ObjectPath, *, duration_sec: float | None = None
+) -> Iterator[Callable[[], None]]:
+  """Holds the lease `folder` until the block ends.
+
+  If a holder does not renew its lease, as after it was killed, the call waits
+  until the lease runs out.
+
+  Args:
+    folder: holds the objects of the lease and nothing else.
+    duration_sec: how long it holds after the holder is gone; None for
+      DURATION_SEC.
+
+  Yields:
+    A function that raises a LeaseLostError once the lease is lost.
+
+  Raises:
+    LeaseHeldError: another process is at work.
+  """
+  lease = _Lease(folder, DURATION_SEC if duration_sec is None else duration_sec)
+  lease.take()
+  renewing = threading.Thread(
+    target=lease.renew_for_ever, name="lease", daemon=True
+  )
+  renewing.start()
+  try:
+    yield lease.check
+  finally:
+    lease.stop.set()
+    renewing.join()
+    lease.release()
+
+
+class _Lease:
+  def __init__(self, folder: ObjectPath, duration_sec: float):
+    self._folder = folder
+    self._duration_sec = duration_sec
+    self._number = 0
+    self._expires = 0.0
+    self._lost = ""
+    self._mine = {
+      "owner": f"process {os.getpid()} on {platform.node()}",
+      "nonce": secrets.token_hex(8),
+    }
+    self.stop = threading.Event()
+
+  def take(self) -> None:
+    seen: dict[str, Any] | None = None
+    while True:
+      number, record = self._newest()
+      left_sec = record["expires"] - time.time()
+      if left_sec <= 0:
+        try:
+          self._write(number + 1, create=True)
+        except FileExistsError:
+          continue  # another was faster
+        self._remove_older()
+        return
+      if seen is not None and record != seen:
+        raise LeaseHeldError(record["owner"])
+      if seen is None:
+        print(
+          f"{self._folder.parent}: waiting up to {left_sec:.0f} s for the "
+          f"lease of {record['owner']}, in case it was killed",
+          file=sys.stderr,
+        )
+      seen = record
+      time.sleep(min(left_sec, self._duration_sec / _POLLS) + 0.01)
+
+  def renew_for_ever(self) -> None:
+    while not self.stop.wait(self._duration_sec / _RENEWALS):
+      try:
+        if self._is_mine():
+          self._write(self._number)
+        else:
+          self._lost = "another process took it over"
+          return
+      except OSError as error:
+        if time.time() > self._expires:
+          self._lost = str(error)
+          return
+
+  def check(self) -> None:
+    lost = self._lost
+    if not lost and time.time() > self._expires:
+      lost = "it was not renewed in time"
+    if lost:
+      raise LeaseLostError(
+        f"the lease of {self._folder.parent} is lost ({lost}); nothing more is "
+        "written there"
+      )
+
+  def release(self) -> None:
+    """Ends the lease at once, so that the next process need not wait."""
+    with contextlib.suppress(OSError):  # it ends by itself otherwise
+      if not self._lost and self._is_mine():
+        self._write(self._number, ended=True)
+
+  def _is_mine(self) -> bool:
+    number, record = self._newest()
+    return number == self._number and record.get("nonce") == self._mine["nonce"]
+
+  def _newest(self) -> tuple[int, dict[str, Any]]:
+    """The highest number and its record; one that has ended if there is none.
+
+    Raises:
+      LeaseHeldError: its record cannot be read.
+    """
+    numbers = [
+      int(match[1])
+      for name, _ in objects.iter_names(self._folder.scheme, self._folder.key)
+      if (match := _NAME.fullmatch(name))
+    ]
+    if not numbers:
+      return 0, {"expires": 0.0}
+    path = self._path(max(numbers))
+    try:
+      record = orjson.loads(objects.read(path.scheme, path.key))
+      return max(numbers), {
+        "expires": float(record["expires"]),
+        "owner": str(record["owner"])[:200],
+        "nonce": str(record["nonce"]),
+      }
+    except FileNotFoundError:  # a newer one was made meanwhile
+      return self._newest()
+    except (KeyError, TypeError, ValueError) as error:
+      raise LeaseHeldError(
+        f"whoever wrote {path}, which is damaged ({error}); remove it if "
+        "nobody is at work there"
+      ) from error
+
+  def _path(self, number: int) -> ObjectPath:
+    return self._folder / f"{number:08d}.json"
+
+  def _write(
+    self, number: int, *, create: bool = False, ended: bool = False
+  ) -> None:
+    duration_sec = 0.0 if ended else self._duration_sec
+    path, expires = self._path(number), time.time() + duration_sec
+    content = orjson.dumps(self._mine | {"expires": expires})
+    write = objects.create if create else objects.write
+    write(path.scheme, path.key, content)
+    self._number, self._expires = number, expires
+
+  def _remove_older(self) -> None:
+    older = [
+      self._path(number).key
+      for number in range(self._number - 8, self._number)
+      if number > 0
+    ]
+    objects.remove_all(self._folder.scheme, older)
