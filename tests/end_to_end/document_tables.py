@@ -43,6 +43,7 @@ NOT_RUN = {
   "./launch.sh demo --seeds": (
     "is three times the demo, which tests/end_to_end/demo_test.py runs"
   ),
+  "./launch.sh train": "trains at full size; tests/launcher has stand-ins",
   "clap study": "takes hours; tests/studies/study_test.py has tiny ones",
   "pytest -m faults": "takes an hour; is a part of the suite",
   "pytest -s tests/faults": "is a part of the suite",
