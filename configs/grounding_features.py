@@ -1,6 +1,7 @@
 """Grounding of sentences on features and annotations of your own.
 
-Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Argument: `SIZE[,kind=KIND][,dataset=NAME][,seed=N]`, SIZE tiny or full, KIND
+pyramid or map, NAME a key of DATASETS below, own by default.
 Nothing has to be written: every key is set by a flag.
 
     clap texts --model MODEL --queries FILE --out texts.npz
@@ -24,13 +25,38 @@ import ml_collections
 
 from configs.parts import arguments, datasets, grounders, heads
 
+# What differs by dataset; JSON of `clap convert annotations --from`.
+DATASETS = {
+  "own": {},
+  "didemo": {
+    "protocol": "didemo",
+    "data.eval_split": "test",
+    "data.max_length": 64,
+  },
+  "ego4d_nlq": {
+    "protocol": "ego4d_nlq",
+    "data.files": {
+      "names": ("{id}.npy",),
+      "timing": "frames",
+      "fps": 30.0,
+      "stride_frames": 16.0,
+      "window_frames": 32.0,
+      "encoder": "slowfast",
+    },
+    "data.max_length": 1024,
+    "data.queries_per_video": 16,
+  },
+  "youcook2": {"protocol": "youcook2", "data.max_length": 512},
+}
 # The smallest TPU slice that the train step fits (`clap compile`), by SIZE.
 SLICES = {"full": "v5e:1x1", "tiny": "v5e:1x1"}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """The locked config; see the module for the argument."""
-  args = arguments.parse_arg(arg, size="full", kind="pyramid", seed=0)
+  args = arguments.parse_arg(
+    arg, size="full", kind="pyramid", dataset="own", seed=0
+  )
   config = ml_collections.ConfigDict()
   grounders.small(config, args)
   config.protocol = "charades_sta"  # R@1, R@5 at tIoU 0.3, 0.5, 0.7
@@ -44,6 +70,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.pyramid.num_levels = 5
   config.decode.num_candidates = 400
   config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
+  arguments.update(config, DATASETS, "dataset", args["dataset"])
   arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
   config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

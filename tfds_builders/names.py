@@ -9,12 +9,17 @@ ANNOTATED = {
   "activitynet": ("localization", "captions"),
   "charades": ("",),
   "charades_sta": ("",),
+  "didemo": ("",),
+  "ego4d": ("mq", "nlq"),
   "epic_kitchens_100": ("verb", "noun"),
+  "epic_sounds": ("",),
+  "fineaction": ("",),
   "hacs": ("",),
   "multithumos": ("",),
   "qvhighlights": ("",),
   "tacos": ("",),
   "thumos14": ("",),
+  "youcook2": ("",),
 }
 # Of the user's own videos, under any name of the user's.
 OWN = ("folder", "trimmed")

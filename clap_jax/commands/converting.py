@@ -4,6 +4,7 @@ import sys
 
 from clap_jax.console import console, one_line
 from clap_jax.storage import output
+from tfds_builders import published
 from tfds_builders.tool_exports import converting
 
 _NUM_PRINTED = 3
@@ -16,12 +17,21 @@ def add_convert(commands) -> None:
     description="Turns the export of an annotation tool into ActivityNet-style "
     "JSON for `clap build folder`. Read are ELAN's tab-delimited text and "
     ".eaf, BORIS's tabular and aggregated events, Label Studio's JSON and "
-    "JSON-MIN, projects of VIA 3 and CVAT's XML.",
+    "JSON-MIN, projects of VIA 3 and CVAT's XML. The annotations of a dataset "
+    "of `clap build`, by its name, become JSON for data.annotations: for "
+    "those who have its features and not its videos.",
   )
   parser.add_argument("what", choices=("annotations",))
-  parser.add_argument("file", help="the export")
   parser.add_argument(
-    "--from", dest="tool", required=True, choices=converting.TOOLS
+    "file", help="the export; of a dataset, the folder of its annotations"
+  )
+  parser.add_argument(
+    "--from",
+    dest="tool",
+    required=True,
+    choices=(*converting.TOOLS, *published.NAMES),
+    metavar="TOOL_OR_DATASET",
+    help=f"{', '.join(converting.TOOLS)}; {', '.join(published.NAMES)}",
   )
   parser.add_argument("--out", required=True, help="the JSON file to write")
   parser.add_argument(
@@ -41,13 +51,16 @@ def add_convert(commands) -> None:
 
 def _convert(args) -> dict:
   output.check_writable(args.out, overwrite=args.overwrite)
-  found = converting.convert(
-    args.file,
-    tool=args.tool,
-    fps=args.fps,
-    video=args.video,
-    encoding=args.encoding,
-  )
+  if args.tool in published.NAMES:
+    found = _published(args)
+  else:
+    found = converting.convert(
+      args.file,
+      tool=args.tool,
+      fps=args.fps,
+      video=args.video,
+      encoding=args.encoding,
+    )
   output.write_json(args.out, found.document, overwrite=args.overwrite)
   database = found.document["database"]
   num_segments = sum(len(video["annotations"]) for video in database.values())
@@ -71,3 +84,13 @@ def _convert(args) -> dict:
     "rejected": found.rejected,
     "notes": found.notes,
   }
+
+
+def _published(args) -> converting.Converted:
+  """The annotations of a dataset; options of exports are refused."""
+  given = [f"--{n}" for n in ("fps", "video", "encoding") if getattr(args, n)]
+  if given:
+    raise ValueError(
+      f"{', '.join(given)}: only for {', '.join(converting.TOOLS)}"
+    )
+  return converting.Converted(*published.convert(args.file, args.tool))

@@ -19,7 +19,8 @@ import numpy as np
 from clap_jax.data import feature_tables, hdf5
 from clap_jax.storage import arrays, locations
 
-_VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
+# "@" stands in the names of Flickr's videos, as in DiDeMo.
+_VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _FILE_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
@@ -82,7 +83,7 @@ def features_path(directory: str | os.PathLike, video_id: str) -> pathlib.Path:
   if not _VIDEO_ID.fullmatch(video_id):
     raise FeatureError(
       f"video id {video_id!r} is no file name; expected letters, digits and "
-      "_-. , at most 255, not beginning with a dot"
+      "_-.@ , at most 255, not beginning with a dot"
     )
   return locations.at(directory) / f"{video_id}.npz"
 

@@ -50,6 +50,9 @@ PROTOCOLS: dict[str, GroundingProtocol] = {
     *_with_2d_tan(
       GroundingProtocol("tacos", (0.1, 0.3, 0.5, 0.7)), nms_iou=0.4
     ),
+    GroundingProtocol("didemo", (0.5, 0.7, 1.0)),
+    GroundingProtocol("ego4d_nlq", (0.3, 0.5)),
+    GroundingProtocol("youcook2", (0.3, 0.5, 0.7)),
     GroundingProtocol("motion_sprites", (0.3, 0.5, 0.7)),
   )
 }

@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+from collections.abc import Callable
 
 import h5py
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from tests import documents
 from tests.tfds_builders.trimmed import stand_ins
 from tests.tutorials import few_shot, own_dataset
-from tfds_builders import annotations, build
+from tfds_builders import annotations, build, published
 from tfds_builders.motion_sprites import render, sizes
 
 VIDEOS_PER_SPLIT = 2
@@ -227,6 +228,43 @@ def hacs_source(folder, request) -> None:
     }
   path = folder / "SRC/HACS_segments_v1.1.1.json"
   path.write_text(json.dumps({"database": database}))
+
+
+def published_source(write: Callable, *names: str, stored=True):
+  """Stand-ins of published annotations, with videos and with features.
+
+  Writes `SRC/`, features of noise in `FOLDER/`, and `lengths.csv`.
+  """
+
+  def given(folder, request) -> None:
+    (folder / "SRC").mkdir(exist_ok=True)
+    (folder / "FOLDER").mkdir(exist_ok=True)
+    write(folder / "SRC")
+    lengths = ["id,length"]
+    for name in names:
+      base, _, config = name.partition("/")
+      _render_some(base, config, folder / "SRC")
+      document, _, _ = published.convert(folder / "SRC", name)
+      for video, entry in document["database"].items():
+        length_sec = entry.get("duration", 8.0)
+        lengths.append(f"{video},{length_sec}")
+        _noise(folder / "FOLDER" / video, length_sec, stored=stored)
+    (folder / "lengths.csv").write_text("\n".join(lengths) + "\n")
+
+  return given
+
+
+def _noise(path: pathlib.Path, length_sec: float, *, stored: bool) -> None:
+  """Features in seconds, or of 32 frames every 16 at 30 per second."""
+  stride_sec, clip_sec = (0.5, 1.0) if stored else (16 / 30, 32 / 30)
+  count = int((length_sec - clip_sec) / stride_sec + 1e-6) + 1
+  features = np.random.default_rng(0).normal(size=(count, 16))
+  features = features.astype(np.float32)
+  if not stored:
+    np.save(f"{path}.npy", features)
+    return
+  timing = {"start_sec": 0.0, "stride_sec": stride_sec, "clip_sec": clip_sec}
+  np.savez(f"{path}.npz", features=features, **timing)
 
 
 def tsp_features(folder, request) -> None:

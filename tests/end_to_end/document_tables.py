@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 from tests.end_to_end import document_inputs as inputs
+from tests.tfds_builders import published_forms
 
 # Few-shot episodes need several videos of the novel classes.
 _MORE = "motion_sprites/tiny-videos_6"
@@ -78,6 +79,7 @@ REAL = {
 }
 
 _DEMO = "README.md#Two commands"
+_DEMO_ENCODER = "workdir/demo/models/seed0/clap/pretrain"
 _TINY_DEMO = {r"motion_sprites/demo\b": "motion_sprites/tiny"}
 
 SECTIONS = {
@@ -143,6 +145,27 @@ SECTIONS = {
     fast=True,
     smaller={r"^v5e:4x4$": "v5e:2x2"},  # a tiny batch is for four chips
   ),
+  **{
+    f"tfds_builders/{name}/README.md#{heading}": Section(
+      given=tuple(
+        inputs.published_source(write, config, stored=name != "ego4d")
+        for write, config in forms
+      ),
+      after=(_DEMO,) if sentences else (),
+      smaller={r"^MODEL$": _DEMO_ENCODER} if sentences else {},
+    )
+    for name, heading, sentences, *forms in (
+      ("didemo", "DiDeMo", True, (published_forms.didemo, "didemo")),
+      ("ego4d", "Ego4D: moments and natural-language queries", True,
+       (published_forms.ego4d_mq, "ego4d/mq"),
+       (published_forms.ego4d_nlq, "ego4d/nlq")),
+      ("epic_sounds", "EPIC-SOUNDS", False,
+       (published_forms.epic_sounds, "epic_sounds")),
+      ("fineaction", "FineAction", False,
+       (published_forms.fineaction, "fineaction")),
+      ("youcook2", "YouCook2", True, (published_forms.youcook2, "youcook2")),
+    )
+  },
   "tfds_builders/hacs/README.md#HACS Segments": Section(
     given=(inputs.hacs_source,)
   ),

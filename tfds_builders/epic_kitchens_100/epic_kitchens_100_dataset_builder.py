@@ -49,7 +49,7 @@ def read(
     for where, row in annotations.load_rows(path, columns=(*columns, column)):
       label = _label(row[column], names)
       reader(file, row, where, split=split, label=label)
-  _expect_lengths(file, files.find_optional("EPIC_100_video_info.csv"))
+  expect_lengths(file, files)
   return file
 
 
@@ -86,7 +86,11 @@ def _read_frames(file, row, where, *, split, label):
   file.add(entry, "segments", span=(*times, label), where=where)
 
 
-def _expect_lengths(file, path):
+def expect_lengths(
+  file: annotations.AnnotationFile, files: annotations.SourceFiles
+) -> None:
+  """States the videos' lengths of EPIC_100_video_info.csv, if it is found."""
+  path = files.find_optional("EPIC_100_video_info.csv")
   if path is None:
     return
   rows = annotations.load_rows(path, columns=("video_id", "duration", "fps"))
