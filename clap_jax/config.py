@@ -107,7 +107,8 @@ class OptimizerConfig:
   """What updates the parameters."""
 
   learning_rate: float = ranged(above=0.0)  # its peak
-  name: str = choice("adamw", "sgd", default="adamw")
+  # adam: decay in the gradient, of every parameter, as PyTorch's Adam has it.
+  name: str = choice("adamw", "adam", "sgd", default="adamw")
   weight_decay: float = ranged(
     default=0.0, minimum=0.0
   )  # see optimizer.decayed

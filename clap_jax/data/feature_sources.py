@@ -44,6 +44,7 @@ class LocalizationSource:
     options: SequenceOptions,
     hidden_classes: frozenset[int] = frozenset(),
     window_overlap: float | None = None,
+    whole_share: float = 0.0,
   ):
     """Videos without features are left out; the caller decides if they may be.
 
@@ -55,9 +56,11 @@ class LocalizationSource:
       window_overlap: `[i]` gives windows of `max_length` that overlap by this
         share of it instead of whole videos; several items may then share a
         video. None for whole videos.
+      whole_share: with windows, `item` draws of those that hold at least this
+        share of a segment; 0 for crops at random.
 
     Raises:
-      FeatureError: no example has features.
+      FeatureError: no example has features, or no window such a segment.
     """
     videos = [info for info in examples if info.id in features]
     if not videos:
@@ -65,6 +68,7 @@ class LocalizationSource:
     self._features = features
     self._options = options
     self._videos = videos
+    self._whole_share = whole_share
     self._windows = []  # (number of the video, its window), one per item
     self._segments = []
     for number, info in enumerate(videos):
@@ -80,10 +84,31 @@ class LocalizationSource:
           len(features[info.id].features), options, overlap=window_overlap
         )
       ]
+    if whole_share:
+      self._keep_whole(whole_share)
     self.max_segments = max(1, *(len(spans) for spans, _ in self._segments))
     # The video and the first feature of every item.
     self.examples = [videos[number] for number, _ in self._windows]
     self.starts = [window.start for _, window in self._windows]
+
+  def _keep_whole(self, share: float) -> None:
+    """Keeps the windows that hold this share of a segment."""
+    kept = []
+    for number, window in self._windows:
+      _, is_held = see_segments(
+        self._segments[number][0],
+        window,
+        total=len(self._features[self._videos[number].id].features),
+        min_visible_share=share,
+      )
+      if is_held.any():
+        kept.append((number, window))
+    if not kept:
+      raise FeatureError(
+        f"none of {len(self._windows)} windows of {self._options.max_length} "
+        f"steps holds {share:g} of a segment; raise data.max_length"
+      )
+    self._windows = kept
 
   @property
   def feature_width(self) -> int:
@@ -99,6 +124,9 @@ class LocalizationSource:
     return self._example(number, window)._replace(video_index=index)
 
   def item(self, index: int, *, seed: int) -> LocalizationExample:
+    if self._whole_share:
+      row = order.shuffled(index, length=len(self._windows), seed=seed)
+      return self._example(*self._windows[row])
     number = order.shuffled(index, length=len(self._videos), seed=seed)
     rng = np.random.Generator(np.random.PCG64(order.mix(seed, 1, index)))
     window = random_window(

@@ -32,6 +32,8 @@ class ProposalLossConfig:
     class_weight: of the classes of steps; 0 where the classes of another model
       are used.
     quality_iou: a candidate of a greater IoU is a good one.
+    boundary_span_steps: length of a step's span, of which more than half must
+      lie near a boundary; see ops.proposals.boundary_targets.
     focal_alpha: of the classes; see `PointLossConfig`.
     focal_gamma: of the classes.
   """
@@ -41,6 +43,7 @@ class ProposalLossConfig:
   quality_weight: float = 1.0
   class_weight: float = 1.0
   quality_iou: float = 0.9
+  boundary_span_steps: float = 2.0
   focal_alpha: float = 0.25
   focal_gamma: float = 2.0
 
@@ -56,6 +59,10 @@ class ProposalLossConfig:
         f"weights must be >= 0, got {weights}, and quality_iou in (0, 1), got "
         f"{self.quality_iou}."
       )
+    if not self.boundary_span_steps > 0:
+      raise ValueError(
+        f"boundary_span_steps must be above 0, got {self.boundary_span_steps}."
+      )
 
 
 class ProposalTargets(NamedTuple):
@@ -63,29 +70,37 @@ class ProposalTargets(NamedTuple):
 
   start: jax.Array  # float32 (b, t), in [0, 1]
   end: jax.Array  # float32 (b, t), in [0, 1]
-  classes: jax.Array  # float32 (b, t, c), 0 or 1
+  classes: jax.Array | None  # float32 (b, t, c), 0 or 1
   overlap: jax.Array  # float32 (b, m), IoU with the best segment
 
 
 def proposal_targets(
-  predictions: ProposalPredictions, batch: LocalizationBatch
+  predictions: ProposalPredictions,
+  batch: LocalizationBatch,
+  *,
+  boundary_span_steps: float,
 ) -> ProposalTargets:
   """Targets of every video of a batch."""
-  num_steps, num_classes = predictions.class_logits.shape[-2:]
+  num_steps, logits = predictions.mask.shape[-1], predictions.class_logits
   near = functools.partial(
-    proposals.boundary_targets, num_steps=num_steps, width=_BOUNDARY_WIDTH
+    proposals.boundary_targets,
+    num_steps=num_steps,
+    width=_BOUNDARY_WIDTH,
+    span_steps=boundary_span_steps,
   )
 
   def one(segments, labels, segment_mask):
     return ProposalTargets(
       start=near(segments[:, 0], segment_mask),
       end=near(segments[:, 1], segment_mask),
-      classes=proposals.step_classes(
+      classes=None
+      if logits is None
+      else proposals.step_classes(
         segments,
         labels,
         segment_mask,
         num_steps=num_steps,
-        num_classes=num_classes,
+        num_classes=logits.shape[-1],
       ),
       overlap=proposals.cell_overlaps(
         predictions.cells, segments, segment_mask
@@ -159,7 +174,9 @@ def proposal_loss(
   Balance is over the whole batch, so that the terms are no sums over videos.
   Padding videos (video_index -1) add nothing.
   """
-  targets = proposal_targets(predictions, batch)
+  targets = proposal_targets(
+    predictions, batch, boundary_span_steps=config.boundary_span_steps
+  )
   valid = (batch.video_index >= 0)[:, None]
   mask, cell_mask = predictions.mask & valid, predictions.cell_mask & valid
   boundary = sum(
@@ -172,14 +189,6 @@ def proposal_loss(
   quality = balanced_cross_entropy(
     predictions.quality_logits, targets.overlap > config.quality_iou, cell_mask
   )
-  per_class = sigmoid_focal_loss(
-    predictions.class_logits,
-    targets.classes,
-    alpha=config.focal_alpha,
-    gamma=config.focal_gamma,
-  )
-  inside = jnp.any(targets.classes > 0, axis=-1) & mask
-  classes = sum_in_chunks(jnp.where(mask[..., None], per_class, 0.0))
   terms = {
     "boundary": config.boundary_weight * boundary,
     "overlap": config.overlap_weight
@@ -187,6 +196,20 @@ def proposal_loss(
       predictions.overlap_logits, targets.overlap, cell_mask, rng=rng
     ),
     "quality": config.quality_weight * quality,
-    "class": config.class_weight * classes / jnp.maximum(jnp.sum(inside), 1),
   }
+  if predictions.class_logits is not None:
+    classes = _class_loss(
+      predictions.class_logits, targets.classes, mask, config=config
+    )
+    terms["class"] = config.class_weight * classes
   return {name: value.astype(jnp.float32) for name, value in terms.items()}
+
+
+def _class_loss(logits, classes, mask, *, config):
+  """Focal loss of the classes of steps, over the steps within an action."""
+  per_class = sigmoid_focal_loss(
+    logits, classes, alpha=config.focal_alpha, gamma=config.focal_gamma
+  )
+  inside = jnp.any(classes > 0, axis=-1) & mask
+  total = sum_in_chunks(jnp.where(mask[..., None], per_class, 0.0))
+  return total / jnp.maximum(jnp.sum(inside), 1)

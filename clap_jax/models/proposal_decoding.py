@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms, proposals
@@ -21,10 +22,15 @@ class ProposalDecodeConfig(SuppressionConfig):
     classes_per_segment: best classes that a candidate is proposed with.
     boundary_filter: whether a candidate must begin and end where the steps say
       that a boundary may be (BSN's rule).
+    ends_at_next_step: whether a candidate's end is that of the step behind it,
+      as in the public code of BMN and G-TAD: none ends with the sequence.
+    max_steps: steps of the longest detection; 0 for any length.
   """
 
   classes_per_segment: int = 2
   boundary_filter: bool = True
+  ends_at_next_step: bool = False
+  max_steps: int = 0
 
 
 def decode(
@@ -33,7 +39,7 @@ def decode(
   """Detections of every video, best first, wholly inside XLA.
 
   A candidate's score is the product of both its numbers, times the mean
-  probability of a class over its steps.
+  probability of a class over its steps where the head has classes.
   """
   cells = predictions.cells
   # What differs from video to video; the candidates are the same for all.
@@ -50,6 +56,13 @@ def _decode_one(
 ) -> nms.Candidates:
   sigmoid, mask = jax.nn.sigmoid, video.mask
   allowed = video.cell_mask
+  end = cells.start + cells.duration - 1
+  if config.ends_at_next_step:
+    end = end + 1
+    allowed &= jnp.append(mask, False)[end]
+    end = np.minimum(end, len(mask) - 1)
+  if config.max_steps:
+    allowed &= jnp.asarray(cells.duration <= config.max_steps)
   if config.boundary_filter:
     first = jnp.argmax(mask)
     last = mask.shape[0] - 1 - jnp.argmax(mask[::-1])
@@ -57,12 +70,17 @@ def _decode_one(
     begins = proposals.boundary_peaks(sigmoid(video.start_logits), mask)
     ends = proposals.boundary_peaks(sigmoid(video.end_logits), mask)
     begins, ends = begins.at[first].set(True), ends.at[last].set(True)
-    allowed &= begins[cells.start] & ends[cells.start + cells.duration - 1]
-  by_class = proposals.mean_over_cells(
-    jnp.where(mask[:, None], sigmoid(video.class_logits), 0.0), cells
-  )
-  count = min(config.classes_per_segment, by_class.shape[-1])
-  best, label = jax.lax.top_k(by_class, count)  # (m, count)
+    allowed &= begins[cells.start] & ends[end]
+  if video.class_logits is None:
+    best = jnp.ones((len(cells.start), 1))
+    label = jnp.zeros((len(cells.start), 1), jnp.int32)
+  else:
+    by_class = proposals.mean_over_cells(
+      jnp.where(mask[:, None], sigmoid(video.class_logits), 0.0), cells
+    )
+    count = min(config.classes_per_segment, by_class.shape[-1])
+    best, label = jax.lax.top_k(by_class, count)  # (m, count)
+  count = best.shape[-1]
   quality = sigmoid(video.overlap_logits) * sigmoid(video.quality_logits)
   scores = jnp.where(allowed[:, None], quality[:, None] * best, -1.0)
   scores, index = jax.lax.top_k(

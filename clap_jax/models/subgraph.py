@@ -34,8 +34,11 @@ class SubgraphConfig:
     extension: of a candidate to each side, as a share of its length.
     map_widths: channels of the layers over the map of candidates.
     map_kernel_size: odd; of the layers over the map after the first two.
+    has_classes: whether steps have class scores; without them all segments
+      are of one class, which an outside classifier names.
     num_class_blocks: graph blocks before the class scores of each step.
-    prior_probability: of each class and overlap at the first step, in (0, 1).
+    prior_probability: of each class and overlap at the first step, in (0, 1);
+      at 0.5 the biases begin at 0, as in public code.
     dropout_rate: before the class scores and the first map layer.
   """
 
@@ -48,6 +51,7 @@ class SubgraphConfig:
   extension: float = 0.5
   map_widths: tuple[int, ...] = (512, 128, 128, 128)
   map_kernel_size: int = 1
+  has_classes: bool = True
   num_class_blocks: int = 1
   prior_probability: float = 0.1
   dropout_rate: float = 0.0
@@ -174,9 +178,9 @@ class MapHead(nn.Module):
     deterministic: bool,
   ) -> jax.Array:  # float32 (b, m, 2)
     config, num_steps = self.config, x.shape[1]
-    segments = proposals.extended(
-      proposals.cell_segments(cells), share=config.extension
-    )
+    spans = proposals.read_spans(cells, share=config.extension)
+    if self._has_grid:  # what public code reads where a candidate leaves it
+      spans = np.concatenate([spans, np.zeros_like(spans[:1])])
     first, second, *others = config.map_widths
     y = 0.0
     for name, source, bins in (
@@ -184,8 +188,8 @@ class MapHead(nn.Module):
       ("context", context, config.num_context_bins),
     ):
       weights = proposals.align_weights(
-        segments, num_steps=num_steps, num_bins=bins
-      ).reshape(len(segments), -1)
+        spans, num_steps=num_steps, num_bins=bins
+      ).reshape(len(spans), -1)
       parts = Dense(
         bins * first,
         use_bias=False,
@@ -203,8 +207,15 @@ class MapHead(nn.Module):
     y = nn.relu(y + bias.astype(self.dtype))
     y = nn.Dropout(config.dropout_rate, deterministic=deterministic)(y)
     y = nn.relu(Dense(second, dtype=self.dtype, name="map_1")(y))
+    row = cells.duration - 1
+    if self._has_grid:
+      shape = (len(y), row.max() + 1, num_steps, second)
+      beyond = jnp.broadcast_to(y[:, -1, None, None], shape)
+      y = beyond.at[:, row, cells.start].set(y[:, :-1])
     for i, width in enumerate(others, start=2):
-      y = nn.relu(self._layer(y, cells, width, num_steps, name=f"map_{i}"))
+      y = nn.relu(self._layer(width, name=f"map_{i}")(y))
+    if self._has_grid:
+      y = y[:, row, cells.start]
     prior = config.prior_probability
     return Dense(
       2,
@@ -213,15 +224,16 @@ class MapHead(nn.Module):
       name="out",
     )(y.astype(jnp.float32))
 
-  def _layer(self, y, cells, width, num_steps, *, name):
+  @property
+  def _has_grid(self) -> bool:
+    """Whether layers see neighbouring candidates."""
+    return self.config.map_kernel_size > 1
+
+  def _layer(self, width: int, *, name: str) -> nn.Module:
     size = self.config.map_kernel_size
     if size == 1:
-      return Dense(width, dtype=self.dtype, name=name)(y)
-    row = cells.duration - 1
-    grid = jnp.zeros((len(y), row.max() + 1, num_steps, y.shape[-1]), y.dtype)
-    grid = grid.at[:, row, cells.start].set(y)
-    conv = nn.Conv(width, (size, size), dtype=self.dtype, name=name)
-    return conv(grid)[:, row, cells.start]
+      return Dense(width, dtype=self.dtype, name=name)
+    return nn.Conv(width, (size, size), dtype=self.dtype, name=name)
 
 
 class SubgraphLocalizer(nn.Module):
@@ -253,19 +265,12 @@ class SubgraphLocalizer(nn.Module):
       boundary[name] = Dense(1, name=f"{name}_out")(y.astype(jnp.float32))[
         ..., 0
       ]
-    classes = x
-    for i in range(config.num_class_blocks):
-      classes = block(f"class_{i}")(classes, mask)
-    classes = nn.Dropout(config.dropout_rate, deterministic=deterministic)(
-      classes
-    )
-    prior = config.prior_probability / 10
-    class_logits = Dense(
-      self.num_classes,
-      kernel_init=nn.initializers.normal(0.01),
-      bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
-      name="class_out",
-    )(classes.astype(jnp.float32))
+    class_logits = None
+    if config.has_classes:
+      classes = x
+      for i in range(config.num_class_blocks):
+        classes = block(f"class_{i}")(classes, mask)
+      class_logits = self._class_logits(classes, deterministic=deterministic)
 
     x = block("base_2")(x, mask)
     cells = proposals.proposal_cells(
@@ -287,6 +292,16 @@ class SubgraphLocalizer(nn.Module):
       cell_mask=mask[:, cells.start + cells.duration - 1],
       mask=mask,
     )
+
+  def _class_logits(self, x, *, deterministic):
+    x = nn.Dropout(self.config.dropout_rate, deterministic=deterministic)(x)
+    prior = self.config.prior_probability / 10
+    return Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.normal(0.01),
+      bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
+      name="class_out",
+    )(x.astype(jnp.float32))
 
   def _project(self, x, mask):
     """Grouped convolution to the graph's width; four groups if they divide."""

@@ -25,7 +25,7 @@ class ProposalPredictions(NamedTuple):
 
   start_logits: jax.Array  # float32 (b, t)
   end_logits: jax.Array  # float32 (b, t)
-  class_logits: jax.Array  # float32 (b, t, c)
+  class_logits: jax.Array | None  # float32 (b, t, c); None of one class
   overlap_logits: jax.Array  # float32 (b, m): how great the IoU is
   quality_logits: jax.Array  # float32 (b, m): whether it is high
   cells: ProposalCells
@@ -50,10 +50,16 @@ def cell_segments(cells: ProposalCells) -> np.ndarray:  # float32 (m, 2)
   return np.stack([low, low + cells.duration], axis=-1).astype(np.float32)
 
 
-def extended(segments: np.ndarray, *, share: float) -> np.ndarray:
-  """Segments (m, 2) longer by `share` of their length to each side."""
-  margin = share * (segments[:, 1] - segments[:, 0])
-  return np.stack([segments[:, 0] - margin, segments[:, 1] + margin], axis=-1)
+def read_spans(cells: ProposalCells, *, share: float) -> np.ndarray:
+  """Spans float32 (m, 2), in grid units, in which candidates are read.
+
+  From the middle of the first step to that of the last, longer by `share` of
+  the candidate's length to each side. One step more of both ends would be the
+  candidate's whole extent; G-TAD's code reads from middle to middle.
+  """
+  low = cells.start - share * cells.duration
+  high = cells.start + cells.duration - 1 + share * cells.duration
+  return np.stack([low, high], axis=-1).astype(np.float32)
 
 
 def align_weights(
@@ -97,17 +103,21 @@ def boundary_targets(
   *,
   num_steps: int,
   width: float,
+  span_steps: float,
 ) -> jax.Array:  # (num_steps,), in [0, 1]
-  """How much of the two steps around each step lies near a boundary.
+  """How much of the span of each step lies near a boundary.
 
-  Near are the `width` steps around it; the best of all boundaries counts.
+  Near are the `width` steps around it; the best of all boundaries counts. A
+  span begins half a step before its step and is `span_steps` long.
 
-  Source: BSN (Lin et al., ECCV 2018) with G-TAD's two-step spans.
+  Source: BSN (Lin et al., ECCV 2018); spans of two steps in G-TAD and BMN on
+  ActivityNet, of one step in G-TAD on THUMOS14.
   """
   step = jnp.arange(num_steps, dtype=jnp.float32)
-  span = jnp.stack([step - 1, step + 1], axis=-1)[:, None]  # (t, 1, 2)
+  # A step's own extent is from step - 0.5 on.
+  span = jnp.stack([step - 1, step - 1 + span_steps], axis=-1)[:, None]
   near = jnp.stack([boundaries - width / 2, boundaries + width / 2], axis=-1)
-  covered = segment_ops.intersection(span, near[None]) / 2.0  # (t, n)
+  covered = segment_ops.intersection(span, near[None]) / span_steps  # (t, n)
   return jnp.max(
     jnp.where(boundary_mask[None], covered, 0.0), axis=-1, initial=0.0
   )

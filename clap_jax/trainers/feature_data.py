@@ -70,6 +70,9 @@ class FeatureData:
   # training and whole in evaluation); interpolated to it; or, in evaluation,
   # cut to windows that overlap by half.
   length: str = config_lib.choice("pad", "resize", "windows", default="pad")
+  # With "windows", training takes those windows too, of which each must hold
+  # this share of a segment; 0 for crops at random.
+  whole_share: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
   min_crop_share: float = config_lib.ranged(default=0.9, above=0.0, maximum=1.0)
   # Of a segment, for a crop of training to keep it.
   min_visible_share: float = config_lib.ranged(
@@ -88,6 +91,11 @@ class FeatureData:
       raise ValueError(
         "give either dataset or annotations, got "
         f"{self.dataset!r} and {self.annotations!r}."
+      )
+    if self.whole_share and self.length != "windows":
+      raise ValueError(
+        f"whole_share {self.whole_share} needs length 'windows', got "
+        f"{self.length!r}."
       )
     if self.ignored_labels and self.annotations is None:
       raise ValueError("ignored_labels belong to annotations, not a dataset.")
@@ -315,8 +323,13 @@ class FeatureReader:
     return sum(query.video_id in have for query in asked)
 
   def localization_source(self, split) -> feature_sources.LocalizationSource:
+    whole_share = self.config.whole_share
     return feature_sources.LocalizationSource(
-      self.examples(split), self.features(split), options=self.options
+      self.examples(split),
+      self.features(split),
+      options=self.options,
+      window_overlap=0.5 if whole_share else None,
+      whole_share=whole_share,
     )
 
   def evaluation_sources(

@@ -42,7 +42,8 @@ def make_optimizer(
 ) -> Optimizer:
   """Clip, adapt, decay, scale.
 
-  Weight decay applies to `decayed`. Frozen parameters have no moments and no
+  Weight decay applies to `decayed`, with "adam" to every parameter. Frozen
+  parameters have no moments and no
   part in the norm.
 
   Args:
@@ -64,11 +65,14 @@ def make_optimizer(
   parts = []
   if config.gradient_clip is not None:
     parts.append(optax.clip_by_global_norm(config.gradient_clip))
-  decay = []
+  decay, adam = [], optax.scale_by_adam(b1=config.b1, b2=config.b2)
   if config.weight_decay:
-    decay.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
+    mask = None if config.name == "adam" else decayed
+    decay.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
   if config.name == "adamw":
-    parts += [optax.scale_by_adam(b1=config.b1, b2=config.b2), *decay]
+    parts += [adam, *decay]
+  elif config.name == "adam":
+    parts += [*decay, adam]
   else:  # decay goes through the momentum, as where SGD's recipes come from
     parts += [*decay, optax.trace(decay=config.b1)]
   parts += [_scale_by(multipliers), optax.scale_by_learning_rate(schedule)]

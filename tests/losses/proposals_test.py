@@ -91,6 +91,56 @@ def test_the_overlap_draw_is_balanced():
   np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
+@pytest.mark.parametrize(
+  ("span_steps", "reach", "weights"),
+  [(2.0, 1.5, (10.0, 1.0)), (1.0, 0.5, (1.0, 10.0))],
+)
+def test_the_loss_equals_the_published_formulas(span_steps, reach, weights):
+  """Of logits and two actions, in shares of a sequence as in public code."""
+  predictions, batch = make(lengths=(8, 8))
+  predictions = predictions._replace(class_logits=None)
+  found = terms(
+    predictions,
+    batch,
+    overlap_weight=weights[0],
+    quality_weight=weights[1],
+    boundary_span_steps=span_steps,
+  )
+  assert set(found) == {"boundary", "overlap", "quality"}
+  actions = (batch.segments[0] + 0.5) / NUM_STEPS
+  steps = np.arange(NUM_STEPS)
+  spans = np.stack([steps - 0.5, steps + reach], -1) / NUM_STEPS
+  sigmoid = lambda x: 1 / (1 + np.exp(-np.asarray(x, np.float64)))  # noqa: E731
+  boundary = 0.0
+  for side, logits in enumerate(
+    (predictions.start_logits, predictions.end_logits)
+  ):
+    near = actions[:, side, None] + np.array([-1.5, 1.5]) / NUM_STEPS
+    shared = np.minimum(spans[:, None, 1], near[:, 1])
+    shared = shared - np.maximum(spans[:, None, 0], near[:, 0])
+    covered = shared.clip(0) / (spans[:, 1] - spans[:, 0])[:, None]
+    label = np.tile(covered.max(-1), 2) > 0.5
+    boundary += balanced(sigmoid(logits).ravel(), label)
+  assert found["boundary"] == pytest.approx(boundary, rel=1e-4)
+  low, high = CELLS.start, CELLS.start + CELLS.duration
+  shared = np.minimum(high[:, None] / NUM_STEPS, actions[:, 1])
+  shared = shared - np.maximum(low[:, None] / NUM_STEPS, actions[:, 0])
+  shared = shared.clip(0)
+  lengths = (actions[:, 1] - actions[:, 0])[None]
+  union = CELLS.duration[:, None] / NUM_STEPS + lengths - shared
+  overlap = np.tile((shared / union).max(-1), 2)
+  quality = balanced(sigmoid(predictions.quality_logits).ravel(), overlap > 0.9)
+  assert found["quality"] == pytest.approx(weights[1] * quality, rel=1e-4)
+
+
+def balanced(probability, positive):
+  """The public class-balanced cross entropy, with its epsilon."""
+  ratio = len(positive) / positive.sum()
+  hit = 0.5 * ratio * np.log(probability + 1e-6) * positive
+  miss = 0.5 * ratio / (ratio - 1) * np.log(1 - probability + 1e-6)
+  return -np.mean(hit + miss * ~positive)
+
+
 def test_weights_scale_their_terms_and_padding_adds_nothing():
   predictions, batch = make()
   one = terms(predictions, batch)
@@ -133,8 +183,13 @@ def test_a_batch_without_any_action_has_finite_gradients():
 
 
 @pytest.mark.parametrize(
-  "config", [{"class_weight": -1.0}, {"quality_iou": 1.0}]
+  ("config", "match"),
+  [
+    ({"class_weight": -1.0}, "weights"),
+    ({"quality_iou": 1.0}, "quality_iou"),
+    ({"boundary_span_steps": 0.0}, "boundary_span_steps"),
+  ],
 )
-def test_wrong_values(config):
-  with pytest.raises(ValueError, match="quality_iou"):
+def test_wrong_values(config, match):
+  with pytest.raises(ValueError, match=match):
     losses.ProposalLossConfig(**config)

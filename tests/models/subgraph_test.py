@@ -90,7 +90,7 @@ def test_the_first_map_layer_equals_reading_before_it():
   )
   values = head.apply(variables, x, context, cells, deterministic=True)
   params = variables["params"]
-  segments = proposals.extended(proposals.cell_segments(cells), share=0.5)
+  segments = proposals.read_spans(cells, share=0.5)
   hidden = np.array(params["read_bias"])[None].repeat(len(segments), 0)
   for name, source, bins in (("own", x, 4), ("context", context, 2)):
     weights = proposals.align_weights(segments, num_steps=5, num_bins=bins)

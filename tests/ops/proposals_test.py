@@ -22,8 +22,21 @@ def test_cells_are_all_that_end_within_the_grid():
   segments = proposals.cell_segments(cells)
   np.testing.assert_array_equal(segments[0], (-0.5, 0.5))
   np.testing.assert_array_equal(segments[-1], (1.5, 5.5))
-  longer = proposals.extended(segments, share=0.5)
-  np.testing.assert_allclose(longer[-1], (-0.5, 7.5))
+
+
+def test_reading_spans_are_public_anchors():
+  cells = proposals.proposal_cells(9, max_duration=7)
+  found = proposals.read_spans(cells, share=0.5)
+  expected = [
+    (
+      start - 0.5 * (index + 1),
+      start + index + 0.5 * (index + 1),
+    )
+    for index in range(7)  # the public code counts durations from zero
+    for start in range(9)
+    if start + index < 9
+  ]
+  np.testing.assert_array_equal(found, expected)
 
 
 def read_by_loop(values, segment, num_bins):
@@ -62,6 +75,7 @@ def test_targets():
     jnp.array([True, True, False]),
     num_steps=10,
     width=3.0,
+    span_steps=2.0,
   )
   expected = np.zeros(10)
   for boundary in (4.0, 7.25):
@@ -93,11 +107,54 @@ def test_targets():
   assert not classes[:, 2].any()
 
 
+@pytest.mark.parametrize("reach", [1.5, 0.5])  # ActivityNet, THUMOS14
+def test_boundary_targets_are_the_public_ratios(reach):
+  """In shares of the sequence, as the public data sets compute them."""
+  total, gap = 20, 1 / 20
+  boundaries = np.random.default_rng(0).uniform(size=4)
+  expected = np.zeros(total)
+  for i in range(total):
+    low, high = gap * (i - 0.5), gap * (i + reach)
+    for boundary in boundaries:
+      near = boundary - 1.5 * gap, boundary + 1.5 * gap
+      shared = max(min(high, near[1]) - max(low, near[0]), 0.0)
+      expected[i] = max(expected[i], shared / (high - low))
+  found = proposals.boundary_targets(
+    jnp.asarray(boundaries * total - 0.5),  # a share's place in grid units
+    jnp.ones(4, bool),
+    num_steps=total,
+    width=3.0,
+    span_steps=reach + 0.5,
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_overlaps_are_the_public_match_map():
+  total, longest = 12, 7
+  actions = np.array([(0.1, 0.55), (0.62, 0.98)])
+  expected = []
+  for duration in range(1, longest + 1):
+    for start in range(total - duration + 1):
+      low, high = start / total, (start + duration) / total
+      shared = np.minimum(high, actions[:, 1]) - np.maximum(low, actions[:, 0])
+      shared = shared.clip(0)
+      union = (high - low) - shared + actions[:, 1] - actions[:, 0]
+      expected.append(np.max(shared / union))
+  found = proposals.cell_overlaps(
+    proposals.proposal_cells(total, max_duration=longest),
+    jnp.asarray(actions * total - 0.5),
+    jnp.ones(2, bool),
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_no_segment_gives_empty_targets():
   nothing, mask = jnp.zeros((0, 2)), jnp.zeros(0, bool)
   cells = proposals.proposal_cells(4, max_duration=4)
   assert not proposals.cell_overlaps(cells, nothing, mask).any()
-  near = proposals.boundary_targets(nothing[:, 0], mask, num_steps=4, width=3.0)
+  near = proposals.boundary_targets(
+    nothing[:, 0], mask, num_steps=4, width=3.0, span_steps=2.0
+  )
   np.testing.assert_array_equal(near, np.zeros(4))
 
 

@@ -1,0 +1,105 @@
+"""G-TAD as its public code trains and evaluates it, on two benchmarks.
+
+Argument: `RECIPE[,seed=N]`, RECIPE a key of RECIPES below or tiny. Proposals
+are of one class; --config.classifier.path names the classifier of whole videos
+that labels them. See docs/localization.md for every difference that is left.
+
+    clap train --config=configs/proposals_gtad.py:anet_tsp \
+      --workdir=runs/gtad --config.data.features_dir=FOLDER \
+      --config.data.annotations=FILE.json --config.classifier.path=SCORES.json
+"""
+
+import ml_collections
+
+from configs.parts import arguments, datasets, localizers
+
+_THUMOS = {
+  "protocol": "thumos14",
+  "data": datasets.thumos()
+  | {
+    "features_dir": "features/thumos14_tsn",
+    # Five frames from one feature to the next; a step is what it stands for.
+    "files": {
+      "names": ("{id}_rgb.npy", "{id}_flow.npy"),
+      "timing": "frames",
+      "stride_frames": 5.0,
+      "window_frames": 5.0,
+      "encoder": "tsn",
+    },
+    "batch_size": 8,
+    "max_length": 256,
+    "length": "windows",
+    "whole_share": 0.9,
+    "min_visible_share": 1e-6,  # whatever a window sees of a segment
+    "crop_probability": 0.0,
+    "ignored_videos": (),
+  },
+  "graph.max_duration": 64,
+  "graph.num_bins": 16,
+  "graph.num_context_bins": 16,
+  "graph.map_kernel_size": 3,
+  "loss.overlap_weight": 1.0,
+  "loss.quality_weight": 10.0,
+  "loss.boundary_span_steps": 1.0,
+  "decode.num_kept": 200,
+  "decode.sigma": 0.46,
+  "decode.boundary_filter": False,
+  "decode.max_steps": 59,  # of 300 frames and more none is kept
+  "optimizer.learning_rate": 4e-5,
+  "optimizer.gradient_clip": 1.0,
+}
+RECIPES = {
+  "anet_tsp": {},
+  "thumos_tsn": _THUMOS,
+  # TSP's authors: one stream, brought to as many features as TSN has.
+  "thumos_tsp": _THUMOS
+  | {
+    "data.features_dir": "features/thumos14_tsp",
+    "data.files.names": ("{id}.npy",),
+    "data.files.encoder": "tsp",
+    "optimizer.learning_rate": 4e-4,
+  },
+  "tiny": localizers.SUBGRAPH_SIZES["tiny"] | {"data.batch_size": 8},
+}
+# The smallest TPU slice that the train step fits (`clap compile`), by RECIPE.
+SLICES = dict.fromkeys(RECIPES, "v5e:1x1")
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """The locked config; see the module for the argument."""
+  args = arguments.parse_arg(arg, size="anet_tsp", seed=0)
+  config = ml_collections.ConfigDict()
+  localizers.subgraph(config, args)
+  config.protocol = "activitynet"
+  config.classifier = {  # of whole videos, which names the proposals
+    "path": "",
+    "top_classes": 2,
+    "combination": "product",
+  }
+  config.data = datasets.activitynet() | {"max_length": 100}
+  config.graph.update({"has_classes": False, "prior_probability": 0.5})
+  config.loss = {
+    "overlap_weight": 10.0,
+    "quality_weight": 1.0,
+    "boundary_span_steps": 2.0,
+  }
+  config.decode.update(
+    {
+      "num_kept": 100,
+      "num_candidates": 20_000,  # all that there are
+      "min_score": 0.0,
+      "class_wise": False,
+      "boundary_filter": True,
+      "ends_at_next_step": True,
+      "max_steps": 0,
+    }
+  )
+  config.optimizer.update(
+    {
+      "name": "adam",
+      "gradient_clip": ml_collections.config_dict.placeholder(float),
+    }
+  )
+  config.loop.epochs = 10.0
+  arguments.update(config, RECIPES, "size", args["size"])
+  return config.lock()
