@@ -106,6 +106,15 @@ _EGO4D = {
   "decode.sigma": 0.9,
   "loop.epochs": 15.0,
 }
+# Two streams, joined before the model.
+_EGO4D_PAIR = _EGO4D | {
+  "data.features_dir": "features/ego4d",
+  "model.width": 768,
+  "model.head_width": 768,
+  "model.num_heads": 12,
+  "model.windows": (9,) * 8,
+  "model.ranges": _ranges(8),
+}
 RECIPES = {
   "thumos_i3d": {},
   "anet_tsp": _ACTIVITYNET,
@@ -155,6 +164,40 @@ RECIPES = {
     "model.width": 1024,
     "model.head_width": 1024,
     "model.num_heads": 16,
+  },
+  "ego4d_slowfast_egovlp": _EGO4D_PAIR
+  | {
+    "data.files.names": (
+      "slowfast_features/{id}.npy",
+      "egovlp_features/{id}.npy",
+    ),
+    "data.files.encoder": "slowfast_egovlp",
+  },
+  "ego4d_omnivore_egovlp": _EGO4D_PAIR
+  | {
+    "data.files.names": (
+      "omnivore_features/{id}.npy",
+      "egovlp_features/{id}.npy",
+    ),
+    "data.files.encoder": "omnivore_egovlp",
+  },
+  "ego4d_omnivore_egovlp_internvideo": _EGO4D
+  | {
+    "data.features_dir": "features/ego4d",
+    "data.files.names": (
+      "omnivore_features/{id}.npy",
+      "egovlp_features/{id}.npy",
+      "internvideo_features/{id}.npy",
+    ),
+    "data.files.encoder": "omnivore_egovlp_internvideo",
+    "model.stream_widths": (1536, 256, 1024),
+    "model.projected_widths": (256, 384, 384),
+    "model.width": 1024,
+    "model.head_width": 1024,
+    "model.num_heads": 16,
+    "model.windows": (9,) * 8,
+    "model.ranges": _ranges(8),
+    "decode.sigma": 2.0,
   },
   "tiny": {
     "model.width": 16,

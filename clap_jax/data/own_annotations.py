@@ -111,13 +111,55 @@ def read_captions(path: PathLike) -> list[Span]:
   return list(captions_of(untrusted.read_json(path), name=path))
 
 
-def captions_of(document: Any, *, name: PathLike) -> Iterator[Span]:
-  """As `read_captions`, of a parsed document; `name` is for errors."""
+def read_label_ids(path: PathLike) -> dict[int, str]:
+  """Class names by the number that annotations state as "label_id".
+
+  Empty for a table, and for JSON without such numbers.
+
+  Raises:
+    ValueError: it is not JSON, a number is of two classes, or a class has two.
+    OSError: the file cannot be opened.
+  """
+  if is_table(path):
+    return {}
+  names: dict[int, str] = {}
+  for entry in _entries(untrusted.read_json(path)):
+    number, label = entry.get("label_id"), entry.get("label")
+    if number is None or label is None:
+      continue
+    if type(number) is not int or number < 0:
+      raise ValueError(
+        f"{path}: got the label_id {number!r:.60}; expected a whole number"
+      )
+    if names.setdefault(number, str(label)) != str(label):
+      raise ValueError(
+        f"{path} has two labels of label_id {number}: {names[number]!r} and "
+        f"{label!r}"
+      )
+  if len(set(names.values())) < len(names):
+    raise ValueError(f"{path} has two label_ids of one label")
+  return names
+
+
+def _entries(document: Any) -> Iterator[dict]:
+  """The annotations of all videos, as far as they have the known shape."""
+  for _, entries in _videos(document):
+    yield from (entry for entry in entries if isinstance(entry, dict))
+
+
+def _videos(document: Any) -> Iterator[tuple[str, list]]:
+  """(video, its annotations), as far as they have the known shape."""
   videos = document.get("database") if isinstance(document, dict) else None
   videos = document if videos is None else videos
   for video, facts in videos.items() if isinstance(videos, dict) else ():
     entries = facts.get("annotations") if isinstance(facts, dict) else None
-    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+    yield video, entries if isinstance(entries, list) else []
+
+
+def captions_of(document: Any, *, name: PathLike) -> Iterator[Span]:
+  """As `read_captions`, of a parsed document; `name` is for errors."""
+  for video, entries in _videos(document):
+    for index, entry in enumerate(entries):
       given = entry if isinstance(entry, dict) else {}
       caption = next((given[k] for k in _CAPTION_KEYS if given.get(k)), None)
       if caption is None:

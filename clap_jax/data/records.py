@@ -216,6 +216,7 @@ class Dataset:
     self._builder_name, self._shard_lengths = info
     dataset_files.check_feature_classes(directory)
     self.label_names = dataset_files.read_label_names(directory)
+    self.label_ids: dict[int, str] = {}  # as annotation files state them
 
   @property
   def splits(self) -> tuple[str, ...]:

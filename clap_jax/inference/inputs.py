@@ -3,8 +3,10 @@
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from clap_jax.data import features
 from clap_jax.media import formats
@@ -161,20 +163,59 @@ def _read_for(path, name: str, facts, timing) -> features.VideoFeatures:
     raise ValueError(
       f"{path} has features of width {width}, but the {name} was trained on "
       f"{expected}"
-      + (f", joined from {' and '.join(joined)}" if joined[1:] else "")
+      + (
+        f", joined from {' and '.join(joined)}, which must lie beside it"
+        if joined[1:]
+        else ""
+      )
       + "; give features of that kind."
     )
   return video
 
 
-def _read_array(path: pathlib.Path, files: Mapping[str, Any]):
+def _read_array(path: pathlib.Path, files: Mapping[str, Any]) -> np.ndarray:
+  """Features (t, d) of a file, or of all streams of the video it is of."""
   key = files.get("key") or None
-  return features.read_features(
-    path,
-    axis_order=files.get("axis_order", "td"),
-    # Of a file that holds one video, the only array is meant.
-    key=None if key and "{id}" in key else key,
-  )
+  parts = [
+    features.read_features(
+      part,
+      axis_order=files.get("axis_order", "td"),
+      # Of a file that holds one video, the only array is meant.
+      key=None if key and "{id}" in key else key,
+    )
+    for part in stream_paths(path, files.get("names", ()))
+  ]
+  length = min(len(part) for part in parts)
+  return np.concatenate([part[:length] for part in parts], axis=1)
+
+
+def stream_paths(
+  path: pathlib.Path, names: Sequence[str]
+) -> list[pathlib.Path]:
+  """The files of all feature streams of the video that one of them is of.
+
+  Args:
+    path: a file of any stream.
+    names: of a video's file in each stream below a common folder, with {id}.
+
+  Returns:
+    `path` alone for one stream, for a file that is named like none of them,
+    and where another stream's file is missing.
+  """
+  given = path.absolute()
+  for name in names if len(names) > 1 else ():
+    pattern = re.escape(name).replace(re.escape("{id}"), "(?P<id>[^/]+)", 1)
+    match = re.fullmatch(f"(?P<folder>/.*?/?){pattern}", given.as_posix())
+    # Names come with a model; they must not lead out of the folder.
+    if match and not any(
+      pathlib.PurePath(n).is_absolute() or ".." in pathlib.PurePath(n).parts
+      for n in names
+    ):
+      folder = pathlib.Path(match["folder"])
+      found = [folder / n.replace("{id}", match["id"]) for n in names]
+      if all(file.is_file() for file in found):
+        return found
+  return [path]
 
 
 def _read_stored(path: pathlib.Path, facts) -> features.VideoFeatures:

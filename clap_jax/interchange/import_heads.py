@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from clap_jax.data import own_annotations
 from clap_jax.interchange import (
   actionformer,
   actionformer_config,
@@ -22,7 +23,7 @@ from clap_jax.interchange import (
   weight_files,
   wrappers,
 )
-from clap_jax.storage import text_tables, untrusted
+from clap_jax.storage import text_tables
 from clap_jax.trainers import (
   facts as facts_lib,
 )
@@ -172,9 +173,12 @@ def _label_names(
   if labels is None:
     if num_classes == 1:
       return ("action",), True
-    return tuple(f"class {i}" for i in range(num_classes)), False
+    return imported_heads.numbered_names({}, num_classes), False
   is_json = pathlib.Path(labels).suffix.lower() == ".json"
-  names = (_names_of_annotations if is_json else _names_of_lines)(labels)
+  if is_json:
+    names = _names_of_annotations(labels, num_classes)
+  else:
+    names = _names_of_lines(labels)
   if len(names) != num_classes or len(set(names)) != num_classes:
     raise ValueError(
       f"--labels: {labels} names {len(set(names))} classes, the class head has "
@@ -187,27 +191,18 @@ def _names_of_lines(path) -> tuple[str, ...]:
   return tuple(line for _, line in text_tables.read_lines(path))
 
 
-def _names_of_annotations(path) -> tuple[str, ...]:
-  """Class names in the order of "label_id"."""
-  document = untrusted.read_json(path)
-  names: dict[int, str] = {}
+def _names_of_annotations(path, num_classes: int) -> tuple[str, ...]:
+  """Class names in the order of "label_id"; a class without any is "class i".
+
+  EPIC-KITCHENS has numbers of nouns that no segment of the two splits has.
+  """
   try:
-    for video in document["database"].values():
-      for entry in video["annotations"]:
-        if (
-          names.setdefault(entry["label_id"], entry["label"]) != entry["label"]
-        ):
-          raise ValueError(
-            f"--labels: {path} has two labels of label_id {entry['label_id']}."
-          )
-  except (AttributeError, KeyError, TypeError) as error:
+    names = own_annotations.read_label_ids(path)
+  except ValueError as error:
+    raise ValueError(f"--labels: {error}") from None
+  if not names or max(names) >= num_classes:
     raise ValueError(
-      f"--labels: {path} is no JSON of annotations with label and label_id "
-      f"({type(error).__name__}: {error})."
-    ) from None
-  if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-    raise ValueError(
-      f"--labels: {path} has the label_ids {sorted(names)[:5]}, ...; expected "
-      f"0 to {len(names) - 1}."
+      f"--labels: {path} has the label_ids {sorted(names)[-5:]}; expected "
+      f"numbers from 0 to {num_classes - 1}, the classes of the head."
     )
-  return tuple(names[i] for i in range(len(names)))
+  return imported_heads.numbered_names(names, num_classes)

@@ -108,6 +108,11 @@ class ActionFormerConfig:
     spans = [w // 2 * 2 if w > 1 else 1 for w in self.windows]
     return max(span << level for level, span in enumerate(spans))
 
+  @property
+  def coarsest_stride(self) -> int:
+    """Steps of the sequence per step of the last level."""
+    return 1 << (len(self.windows) - 1)
+
 
 def padded_length(
   num_steps: int, config: ActionFormerConfig, *, max_length: int
@@ -122,14 +127,14 @@ def padded_length(
   """
   if num_steps <= max_length:
     return max_length
-  multiple = config.length_multiple
+  # Levels of all steps behind the longest window need whole strides too.
+  multiple = math.lcm(config.length_multiple, config.coarsest_stride)
   return -(-num_steps // multiple) * multiple
 
 
 def check_length(config: ActionFormerConfig, max_length: int) -> None:
   """Raises a ValueError for a training length that levels do not divide."""
-  coarsest = 1 << (len(config.windows) - 1)
-  multiple = math.lcm(config.length_multiple, coarsest)
+  multiple = math.lcm(config.length_multiple, config.coarsest_stride)
   if max_length % multiple:
     raise ValueError(
       f"max_length must be a multiple of {multiple} (the largest stride times "

@@ -91,6 +91,15 @@ class AnnotatedVideos:
       )
 
   @property
+  def label_ids(self) -> dict[int, str]:
+    """Class number -> name, where the annotations have a "label_id".
+
+    Raises:
+      ValueError: two classes have one number, or one class has two.
+    """
+    return own_annotations.read_label_ids(self.path)
+
+  @property
   def splits(self) -> tuple[str, ...]:
     subsets = {video.subset for video in self.truth.videos.values()}
     return tuple(sorted(subset for subset in subsets if subset is not None))

@@ -9,7 +9,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -52,13 +52,33 @@ def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
   return paths.nest(arrays)
 
 
+def numbered_names(
+  names: Mapping[int, str], num_classes: int
+) -> tuple[str, ...]:
+  """The names of all classes of a head; of one without, its number."""
+  return tuple(names.get(i, f"class {i}") for i in range(num_classes))
+
+
+class NamedClasses(Protocol):
+  """A dataset, as far as its classes go."""
+
+  label_names: Sequence[str]
+  label_ids: Mapping[int, str]  # number -> class, where annotations state it
+
+
 def class_names(
-  facts: Mapping[str, Any], dataset_names: Sequence[str], *, place: str
+  facts: Mapping[str, Any], dataset: NamedClasses, *, place: str
 ) -> tuple[str, ...]:
   """The classes of a head by their names in a dataset.
 
-  An import that was not given names has its classes in the dataset's order,
-  which is said on standard error.
+  An import that was not given names has the classes whose numbers the
+  annotations state; without such numbers, those of the dataset in its order.
+  Which it is is printed on standard error.
+
+  Args:
+    facts: of the head.
+    dataset: whose names they are.
+    place: of the head, for errors.
 
   Raises:
     ValueError: there are more or fewer classes than the dataset has.
@@ -66,22 +86,34 @@ def class_names(
   own = tuple(facts["label_names"])
   if facts.get(NAMES_STATED, True) or len(own) == 1:
     return own
-  if len(own) != len(dataset_names):
+  how, label_ids = "in this order", dataset.label_ids
+  if label_ids:
+    names, how = numbered_names(label_ids, len(own)), "by their label_id"
+    fits = max(label_ids) < len(own)
+  else:
+    names = tuple(dataset.label_names)
+    fits = len(names) == len(own)
+  if not fits:
     raise ValueError(
       f"{place} has {len(own)} classes without names, the data "
-      f"{len(dataset_names)}; import it again with --labels, the names of its "
-      "classes."
+      f"{len(dataset.label_names)}"
+      + (f" with the numbers up to {max(label_ids)}" if label_ids else "")
+      + "; import it again with --labels, the names of its classes."
     )
   print(
-    f"{place} names no classes: they are taken to be, in this order, "
-    f"{', '.join(dataset_names)}; `clap import --labels FILE` states them.",
+    f"{place} names no classes: they are taken to be, {how}, "
+    f"{', '.join(names)}; `clap import --labels FILE` states them.",
     file=sys.stderr,
   )
-  return tuple(dataset_names)
+  return names
 
 
 def starter(
-  start: HeadStart, facts: Mapping[str, Any], *, model_file: str
+  start: HeadStart,
+  facts: Mapping[str, Any],
+  *,
+  model_file: str,
+  dataset: NamedClasses,
 ) -> Prepare | None:
   """What puts an imported head into a fresh state; None for nothing.
 
@@ -89,6 +121,7 @@ def starter(
     start: of the run.
     facts: of the run's model.
     model_file: of the facts of such a head.
+    dataset: that the run trains on.
 
   Raises:
     FileNotFoundError: the directory holds no imported head.
@@ -102,7 +135,7 @@ def starter(
   found = facts_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)
   here = facts["label_names"]
-  names = class_names(found, here, place=start.imported)
+  names = class_names(found, dataset, place=start.imported)
   order = _order(names, here, place=start.imported)
   for name in _CLASS_OUTPUTS:
     arrays[name] = np.ascontiguousarray(arrays[name][..., order])
@@ -114,16 +147,22 @@ def starter(
 def _order(
   names: Sequence[str], here: Sequence[str], *, place: str
 ) -> list[int]:
-  """Number in `names` of each class here."""
+  """Number in `names` of each class here; others of `names` are dropped."""
   if len(names) == len(here) == 1:
     return [0]
-  if set(names) != set(here):
-    only_there = ", ".join(sorted(set(names) - set(here))[:5])
-    only_here = ", ".join(sorted(set(here) - set(names))[:5])
+  added = sorted(set(here) - set(names))
+  dropped = sorted(set(names) - set(here))
+  if added:
     raise ValueError(
-      f"{place} has other classes than the data: only there {only_there!r}, "
-      f"only here {only_here!r}; correct the names that it was imported with "
-      "(--labels), or data.ignored_labels."
+      f"{place} lacks classes of the data: only here {', '.join(added[:5])!r}, "
+      f"only there {', '.join(dropped[:5])!r}; correct the names that it was "
+      "imported with (--labels), or data.ignored_labels."
+    )
+  if dropped:
+    print(
+      f"{place}: {len(dropped)} classes that the data lacks are left out: "
+      f"{', '.join(dropped[:5])}{', ...' if dropped[5:] else ''}",
+      file=sys.stderr,
     )
   return [list(names).index(name) for name in here]
 

@@ -75,7 +75,9 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
     source=source,
     measure=lambda params, split: score(params, split)[0],
     title="localization",
-    prepare=config.starter(facts, model_file=MODEL_FILE),
+    prepare=config.starter(
+      facts, model_file=MODEL_FILE, dataset=reader.dataset
+    ),
   )
   params, average = running.trained(state)
   encoder = feature_data.encoder_facts(reader.extraction)
@@ -97,9 +99,7 @@ def evaluate(
   split = split or config.data.eval_split
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment", split=split)
-  names = imported_heads.class_names(
-    facts, reader.dataset.label_names, place=str(workdir)
-  )
+  names = imported_heads.class_names(facts, reader.dataset, place=str(workdir))
   score = _Score(config, reader, task, names)
   return score.rows(params, split)[0]
 

@@ -66,14 +66,14 @@ class AnyLocalizationConfig(running.RunConfig):
     """The classes of the head, of a dataset with these."""
     return tuple(dataset_names)
 
-  def starter(self, facts: dict, *, model_file: str):
+  def starter(self, facts: dict, **options):
     """Returns the change of a fresh state before the first step, or None.
 
     Args:
       facts: of the run's model.
-      model_file: of such facts.
+      **options: see imported_heads.starter.
     """
-    del facts, model_file
+    del facts, options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,12 @@ class SubgraphConfig(AnyLocalizationConfig):
   localizer: str = config_lib.choice("subgraph")
   MODEL_SECTIONS = ("graph", "decode")
 
+  def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the head, of a dataset with these."""
+    if not self.graph.has_classes:
+      return (ANY_ACTION,)
+    return super().class_names(dataset_names)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActionFormerConfig(AnyLocalizationConfig):
@@ -126,9 +132,9 @@ class ActionFormerConfig(AnyLocalizationConfig):
       return (ANY_ACTION,)
     return super().class_names(dataset_names)
 
-  def starter(self, facts: dict, *, model_file: str):
+  def starter(self, facts: dict, **options):
     """Takes over an imported head; see `AnyLocalizationConfig`."""
-    return imported_heads.starter(self.start, facts, model_file=model_file)
+    return imported_heads.starter(self.start, facts, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

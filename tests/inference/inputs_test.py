@@ -144,6 +144,35 @@ def test_damaged_features_among_good_ones(encoder, tmp_path, path):
   ]
 
 
+def test_streams_that_lie_beside_a_file_are_joined(encoder, tmp_path):
+  names = ["slow/{id}.npy", "fast/{id}.npy"]
+  model = model_of(encoder, FILES | {"names": names})
+  whole = np.random.default_rng(0).normal(size=(9, WIDTH)).astype(np.float32)
+  for folder, part in (("slow", whole[:, :10]), ("fast", whole[:8, 10:])):
+    (tmp_path / folder).mkdir()
+    np.save(tmp_path / folder / "a.npy", part)
+  np.save(tmp_path / "joined.npy", whole[:8])
+  files = [
+    tmp_path / name for name in ("joined.npy", "slow/a.npy", "fast/a.npy")
+  ]
+  document = predict.predict(model, files)
+  assert document["failed"] == []
+  expected, *others = (video["predictions"] for video in document["videos"])
+  assert expected and others == [expected, expected]
+
+
+def test_names_of_streams_stay_in_their_folder(tmp_path):
+  for name in ("a/x.npy", "b/x.npy"):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"")
+  path = tmp_path / "a" / "x.npy"
+  assert inputs.stream_paths(path, ["{id}.npy", "../b/{id}.npy"]) == [path]
+  assert inputs.stream_paths(path, ["a/{id}.npy", "b/{id}.npy"]) == [
+    path, tmp_path / "b" / "x.npy",
+  ]  # fmt: skip
+  assert inputs.stream_paths(path, ["a/{id}.npy", "c/{id}.npy"]) == [path]
+
+
 @pytest.mark.parametrize(
   "text",
   [

@@ -1,6 +1,7 @@
 """Imported heads: what is written, predicted, and trained on."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -105,11 +106,20 @@ def facts_here(directory, **changes):
   return facts | changes
 
 
+def dataset(names, **label_ids):
+  """Classes of a dataset; label_ids are written class=number."""
+  return types.SimpleNamespace(
+    label_names=tuple(names),
+    label_ids={number: name for name, number in label_ids.items()},
+  )
+
+
 def starter(directory, facts):
   return imported_heads.starter(
     imported_heads.HeadStart(str(directory)),
     facts,
     model_file=localization.MODEL_FILE,
+    dataset=dataset(facts["label_names"]),
   )
 
 
@@ -152,13 +162,44 @@ def test_another_size_lists_its_flags(directory):
 def test_classes_without_names(checkpoint, tmp_path, capsys):
   done = imported(checkpoint, tmp_path / "head")
   facts = facts_here(done.directory)
-  names = imported_heads.class_names(facts, LABELS, place="head")
+  names = imported_heads.class_names(facts, dataset(LABELS), place="head")
   assert names == LABELS
   assert "--labels" in capsys.readouterr().err
   with pytest.raises(ValueError, match="--labels"):
-    imported_heads.class_names(facts, LABELS[:4], place="head")
+    imported_heads.class_names(facts, dataset(LABELS[:4]), place="head")
   with pytest.raises(FileExistsError, match="--out"):
     imported(checkpoint, tmp_path / "head")
+
+
+@pytest.mark.parametrize(
+  ("label_ids", "expected"),
+  [
+    (
+      {"walk": 0, "jump": 1, "sit": 2, "run": 3, "swim": 4},
+      ("walk", "jump", "sit", "run", "swim"),
+    ),
+    # EPIC-KITCHENS has numbers without any segment.
+    ({"sit": 4, "run": 1}, ("class 0", "run", "class 2", "class 3", "sit")),
+    ({"sit": 5, "run": 1}, None),
+  ],
+)
+def test_numbers_of_the_annotations_name_classes(
+  checkpoint, tmp_path, label_ids, expected
+):
+  facts = facts_here(imported(checkpoint, tmp_path / "head").directory)
+  data = dataset(sorted(label_ids), **label_ids)
+  if expected is None:
+    with pytest.raises(ValueError, match=r"numbers up to 5.*--labels"):
+      imported_heads.class_names(facts, data, place="head")
+    return
+  assert imported_heads.class_names(facts, data, place="head") == expected
+
+
+def test_classes_that_the_data_lacks_are_left_out(directory, capsys):
+  prepare = starter(directory, facts_here(directory, label_names=["run"]))
+  kernel = prepare.keywords["source"]["params/class_head/out/dense/kernel"]
+  assert kernel.shape[-1] == 1
+  assert "4 classes that the data lacks" in capsys.readouterr().err
 
 
 def test_labels_of_annotations(checkpoint, tmp_path):
@@ -170,6 +211,17 @@ def test_labels_of_annotations(checkpoint, tmp_path):
   path.write_text(json.dumps({"database": {"a": {"annotations": entries}}}))
   done = imported(checkpoint, tmp_path / "head", labels=path)
   assert done.label_names == LABELS[::-1]
+  entries[0]["label_id"] = 9
+  path.write_text(json.dumps({"database": {"a": {"annotations": entries}}}))
+  with pytest.raises(ValueError, match=r"--labels.*9.*0 to 4"):
+    imported(checkpoint, tmp_path / "other", labels=path)
+  entries[0]["label_id"] = 3
+  path.write_text(json.dumps({"database": {"a": {"annotations": entries}}}))
+  with pytest.raises(ValueError, match=r"--labels.*two labels.*3"):
+    imported(checkpoint, tmp_path / "other", labels=path)
+  path.write_text(json.dumps({"database": {"a": {"annotations": entries[1:]}}}))
+  done = imported(checkpoint, tmp_path / "fewer", labels=path)
+  assert done.label_names == (*LABELS[:0:-1], "class 4")
   short = tmp_path / "labels.txt"
   short.write_text("jump\nrun\n")
   with pytest.raises(ValueError, match="names 2 classes"):
