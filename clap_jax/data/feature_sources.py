@@ -95,13 +95,10 @@ class LocalizationSource:
     """Keeps the windows that hold this share of a segment."""
     kept = []
     for number, window in self._windows:
-      _, is_held = see_segments(
-        self._segments[number][0],
-        window,
-        total=len(self._features[self._videos[number].id].features),
-        min_visible_share=share,
-      )
-      if is_held.any():
+      low, high = self._segments[number][0].T
+      first = window.start - 0.5
+      seen = np.minimum(high, first + window.length) - np.maximum(low, first)
+      if (seen >= share * np.maximum(high - low, 1e-6)).any():
         kept.append((number, window))
     if not kept:
       raise FeatureError(

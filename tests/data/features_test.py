@@ -229,6 +229,37 @@ def test_window_inside_a_long_action_is_no_background():
     np.testing.assert_array_equal(source.item(index, seed=0).labels, [2])
 
 
+def test_windows_of_training_hold_a_whole_action():
+  segments = np.float32([(1.0, 3.0), (9.0, 11.5)])
+  info = make_info(segments=segments, labels=np.int32([2, 1]))
+  source = LocalizationSource(
+    [info],
+    {info.id: make_features()},
+    options=SequenceOptions(max_length=8, min_visible_share=1e-6),
+    window_overlap=0.5,
+    whole_share=0.9,
+  )
+  held = {(window.start, window.length) for _, window in source._windows}
+  assert len(source) == len(held) > 1
+  # One epoch has every such window once.
+  drawn = [source.item(index, seed=0) for index in range(len(source))]
+  firsts = {example.features[0].tobytes() for example in drawn}
+  assert len(firsts) == len(source)
+  grid = make_features().grid
+  for start, length in held:
+    low, high = grid.to_grid(segments.astype(np.float64)).T
+    seen = np.minimum(high, start + length - 0.5) - np.maximum(low, start - 0.5)
+    assert np.max(seen / (high - low)) >= 0.9
+  with pytest.raises(FeatureError, match="max_length"):
+    LocalizationSource(
+      [info],
+      {info.id: make_features()},
+      options=SequenceOptions(max_length=1),
+      window_overlap=0.5,
+      whole_share=0.9,
+    )
+
+
 def test_real_community_features(shared_data):
   folder = shared_data / "features"
   expected = {

@@ -16,10 +16,13 @@ from clap_jax.trainers import abstract, localization
     ("localization_thumos", 20, 2048),
     ("proposals_activitynet", 200, 512),
     ("proposals_thumos", 20, 2048),
+    ("proposals_gtad:anet_tsp", 200, 512),
+    ("proposals_gtad:thumos_tsn", 20, 2048),
   ],
 )
 def test_a_step_and_its_gradient_have_shapes(name, num_classes, width):
-  config = importlib.import_module(f"configs.{name}").get_config()
+  name, _, recipe = name.partition(":")
+  config = importlib.import_module(f"configs.{name}").get_config(recipe)
   config = localization.resolve(config)
   facts = abstract.DataFacts(
     num_classes=num_classes, feature_width=width, max_segments=30

@@ -57,6 +57,27 @@ def test_sgd_decays_through_the_momentum():
   np.testing.assert_allclose(params["head"]["kernel"], expected, rtol=1e-5)
 
 
+def test_adam_decays_every_parameter_through_the_gradient():
+  """As `torch.optim.Adam`: the gradient of every parameter p gets 0.1 p."""
+  config = config_lib.OptimizerConfig(
+    name="adam", weight_decay=0.1, learning_rate=0.5, schedule="constant",
+    gradient_clip=None,
+  )  # fmt: skip
+  optimizer = optimizer_lib.make_optimizer(config, PARAMS, total_steps=10)
+  params, state = PARAMS, optimizer.init(PARAMS)
+  expected, mean, square = 1.0, 0.0, 0.0
+  for step in range(1, 5):
+    updates, state = optimizer.update(ZERO_GRADS, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    gradient = 0.1 * expected
+    mean = 0.9 * mean + 0.1 * gradient
+    square = 0.999 * square + 0.001 * gradient**2
+    corrected = mean / (1 - 0.9**step), square / (1 - 0.999**step)
+    expected -= 0.5 * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+  for leaf in jax.tree.leaves(params):
+    np.testing.assert_allclose(leaf, expected, rtol=1e-4)
+
+
 def test_groups_scale_freeze_and_the_first_match_counts():
   grads = jax.tree.map(jnp.ones_like, PARAMS)
   updates = first_update(
