@@ -1,6 +1,7 @@
 """ActivityNet-Captions on public C3D features; val_1 selects, val_2 reports.
 
-Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
+detr.
 The features are the 500 principal components of C3D in one HDF5 file, as the
 ActivityNet challenge publishes them, resized to 256 steps; the annotations are
 JSON by video. Other features: say how they lie in data.files.
@@ -49,5 +50,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     length="resize",
   )
   config.map = {"steps_per_clip": 4, "pooling_counts": (15, 8, 8)}
-  arguments.update(config, grounders.SIZES, "size", args["size"])
+  grounders.resize(config, grounders.SIZES, args)
   return config.lock()

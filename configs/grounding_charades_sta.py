@@ -1,6 +1,7 @@
 """Charades-STA on public I3D features; selects on held-out training videos.
 
-Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
+detr.
 The dataset has no validation split, and the test split never selects: a tenth
 of the training videos, published as clap_jax/data/held_out/charades_sta.txt,
 is the split "selection". The features are one .npy per video, resized to 64
@@ -54,5 +55,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   )
   config.pyramid.num_levels = 5
   config.map = {"steps_per_clip": 4, "pooling_counts": (15,)}
-  arguments.update(config, grounders.SIZES, "size", args["size"])
+  grounders.resize(config, grounders.SIZES, args)
   return config.lock()

@@ -1,7 +1,7 @@
 """Grounding of sentences on features and annotations of your own.
 
 Argument: `SIZE[,kind=KIND][,dataset=NAME][,seed=N]`, SIZE tiny or full, KIND
-pyramid or map, NAME a key of DATASETS below, own by default.
+pyramid, map or detr, NAME a key of DATASETS below, own by default.
 Nothing has to be written: every key is set by a flag.
 
     clap texts --model MODEL --queries FILE --out texts.npz
@@ -71,6 +71,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.decode.num_candidates = 400
   config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
   arguments.update(config, DATASETS, "dataset", args["dataset"])
-  arguments.update(config, heads.BENCHMARK_SIZES, "size", args["size"])
+  grounders.resize(config, heads.BENCHMARK_SIZES, args)
   config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

@@ -1,6 +1,7 @@
 """QVHighlights: moments and highlights on public SlowFast and CLIP features.
 
-Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
+detr: Moment-DETR at its published hyper-parameters, see docs/grounding.md.
 A tenth of the source videos of the training split, published as
 clap_jax/data/held_out/qvhighlights.txt, selects; the validation split reports
 (a test file with its windows can take its place). The features are two .npz
@@ -11,6 +12,9 @@ per clip of 150 s, one step every two seconds.
       --queries highlight_val_release.jsonl --out texts/qvhighlights.npz
     clap train --config=configs/grounding_qvhighlights.py \
       --workdir=runs/qvhighlights
+
+detr reads the public text features, one .npz per query, and needs no
+`clap texts`.
 
 The saliency of every step is learned from the annotators' scores; the run
 writes predictions.jsonl in the form of the benchmark's own evaluator.
@@ -57,8 +61,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     max_length=80,  # steps of two seconds
   )
   config.pyramid.num_levels = 4
-  config.loss.saliency_weight = 1.0
   config.decode.num_kept = 10
-  config.loop = {"epochs": 60.0, "seed": args["seed"], "log_every_steps": 50}
-  arguments.update(config, grounders.SIZES, "size", args["size"])
+  if args["kind"] == "detr":
+    config.detr.stream_widths = (2304, 512)  # SlowFast, CLIP
+    config.loss.detr.annotated_pairs = True
+    config.data.max_length = 75
+    config.data.queries_per_video = 1
+    config.data.absent_per_video = 0
+    config.data.queries.texts = (
+      "features/qvhighlights/clip_text_features/qid{id}.npz"
+    )
+  else:
+    config.loss.saliency_weight = 1.0
+    config.loop = {"epochs": 60.0, "seed": args["seed"], "log_every_steps": 50}
+  grounders.resize(config, grounders.SIZES, args)
   return config.lock()

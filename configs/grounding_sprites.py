@@ -1,7 +1,8 @@
 """Video language grounding on frozen features of motion_sprites.
 
 Argument: `SIZE[,kind=KIND][,seed=N]` with SIZE tiny, demo or full, all of which
-run on a CPU, and KIND pyramid (anchor-free) or map (two-dimensional map).
+run on a CPU, and KIND pyramid (anchor-free), map (two-dimensional map) or detr
+(a set of moments, Moment-DETR).
 """
 
 import ml_collections
@@ -24,6 +25,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "absent_per_video": 2,  # queries of other videos
   }
   config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 20}
-  arguments.update(config, heads.SIZES, "size", args["size"])
+  grounders.resize(config, heads.SIZES, args)
   config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

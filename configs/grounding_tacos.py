@@ -1,6 +1,7 @@
 """TACoS on public C3D features; val selects, test reports.
 
-Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid or map.
+Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
+detr.
 The videos are minutes long and have over a hundred queries each. The features
 are one HDF5 file of all videos, 16 frames every 16 frames at 29.4 fps.
 
@@ -8,7 +9,7 @@ are one HDF5 file of all videos, 16 frames every 16 frames at 29.4 fps.
       --queries test.json --out texts/tacos.npz
     clap train --config=configs/grounding_tacos.py --workdir=runs/tacos
 
-The pyramid sees the sequences whole, the map in windows of 256 steps with the
+The pyramid sees the sequences whole, map and detr windows of 256 steps, map the
 3,101 candidates that VLG-Net publishes for 256 clips.
 """
 
@@ -51,10 +52,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     queries_per_video=32,
     absent_per_video=8,
     # The map's windows are short, the pyramid takes most videos whole.
-    max_length=256 if args["kind"] == "map" else 2048,
+    max_length=2048 if args["kind"] == "pyramid" else 256,
   )
   config.pyramid.num_levels = 8
   config.map = {"pooling_counts": (5, 8, 8, 8)}
   config.loop = {"epochs": 120.0, "seed": args["seed"], "log_every_steps": 20}
-  arguments.update(config, grounders.SIZES, "size", args["size"])
+  grounders.resize(config, grounders.SIZES, args)
   return config.lock()

@@ -140,6 +140,12 @@ def add_predict(commands) -> None:
   )
   parser.add_argument("--labels", help="file of class names, one per line")
   parser.add_argument("--query", action="append", default=[], metavar="TEXT")
+  parser.add_argument(
+    "--texts",
+    metavar="FILE.npz",
+    help="token vectors of the queries, for a head on features of others: of "
+    "`clap texts`, or the published file of one query",
+  )
   parser.add_argument("--support", metavar="DIR", help="examples by class")
   parser.add_argument(
     "--feature_timing",
@@ -181,8 +187,9 @@ def _predict(args) -> dict:
   if args.export:
     export.check(found.files, args.export, overwrite=args.overwrite)
   has_videos = not all(map(inputs.are_features, found.files))
+  reads_texts = bool(args.support or (args.query and not args.texts))
   model = model_directory.load_model(
-    args.model, needs_encoder=has_videos or bool(args.query or args.support)
+    args.model, needs_encoder=has_videos or reads_texts
   )
   with Progress("seconds of video") as progress:
     document = predict.predict(
@@ -193,6 +200,7 @@ def _predict(args) -> dict:
       support_dir=args.support,
       max_predictions=args.max_predictions,
       feature_timing=timing,
+      texts=args.texts,
       on_video=progress.name,
       limits=video_limits,
       on_time=lambda done, total: progress(int(done), math.ceil(total)),

@@ -61,7 +61,10 @@ def add_import(commands) -> None:
     "the model's of encoders, the average's of heads)",
   )
   parser.add_argument(
-    "--config", metavar="FILE.yaml", help="that a head was trained with"
+    "--config",
+    metavar="FILE",
+    help="that a head was trained with: ActionFormer's .yaml, Moment-DETR's "
+    "opt.json (default: beside the weights)",
   )
   parser.add_argument(
     "--labels",
@@ -79,7 +82,7 @@ def _import(args) -> dict:
     raise ValueError(
       f"{', '.join(given)}: only for {', '.join(source_lib.HEAD_FAMILIES)}."
     )
-  if is_head and not args.config:
+  if args.source == "actionformer" and not args.config:
     raise ValueError(
       f"--source {args.source} needs --config, the .yaml that the checkpoint "
       "was trained with."
@@ -88,13 +91,20 @@ def _import(args) -> dict:
 
 
 def _import_head(args) -> dict:
-  done = import_heads.import_actionformer(
-    args.path,
-    config_file=args.config,
-    out=args.out,
-    labels=args.labels,
-    choice=args.weights,
-  )
+  if args.source == "moment_detr":
+    if args.labels:
+      raise ValueError("--labels: Moment-DETR takes sentences, not classes.")
+    done = import_heads.import_moment_detr(
+      args.path, options_file=args.config, out=args.out, choice=args.weights
+    )
+  else:
+    done = import_heads.import_actionformer(
+      args.path,
+      config_file=args.config,
+      out=args.out,
+      labels=args.labels,
+      choice=args.weights,
+    )
   print_conversion(done)
   return _document(done) | {"label_names": list(done.label_names)}
 

@@ -24,12 +24,17 @@ _WINDOWS_PER_CALL = 4  # bounds the memory of a call
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is asked of a video; see `predict.predict`."""
+  """What is asked of a video; see `predict.predict`.
+
+  `vectors` are the token vectors of the queries, in their order, and the mask;
+  None where the encoder makes them.
+  """
 
   labels: Sequence[str] | None
   queries: tuple[str, ...]
   examples: support.SupportSet | None
   max_predictions: int
+  vectors: tuple[np.ndarray, np.ndarray] | None = None
 
   @property
   def asks_labels(self) -> bool:
@@ -56,6 +61,8 @@ class Answers:
   @functools.cached_property
   def _texts(self) -> tuple[np.ndarray, np.ndarray]:
     """Token vectors of the queries and their mask."""
+    if self._request.vectors is not None:
+      return self._request.vectors
     return self._model.encoder.text_vectors(list(self._request.queries))
 
   @functools.cached_property
@@ -109,13 +116,20 @@ class Answers:
   def _of_queries(
     self, video: features.VideoFeatures, duration_sec: float
   ) -> tuple[list[Moment], dict]:
-    """Moments of all queries, best first; what is told of their absence."""
+    """Moments of all queries, best first; what is told of their absence.
+
+    A grounder that scores highlights adds "highlights".
+    """
     model, queries = self._model, self._request.queries
     if not model.is_encoder_alone:
-      moments, logits = _ground(
+      moments, logits, saliency = _ground(
         model, video, queries, self._texts, duration_sec
       )
-      return moments, _calibrated_absence(model, queries, logits)
+      found = _calibrated_absence(model, queries, logits)
+      if model.grounder[0].kind.scores_highlights:
+        rows = zip(queries, saliency, strict=True)
+        found["highlights"] = {query: row.tolist() for query, row in rows}
+      return moments, found
     snippets = model.encoder.project(video.features)
     found = zero_shot.find(snippets, self._query_texts)
     moments = _listed(found.moments, queries, video.grid, duration_sec)
@@ -340,12 +354,16 @@ def _ground(
   queries: tuple[str, ...],
   texts: tuple[np.ndarray, np.ndarray],
   duration_sec: float,
-) -> tuple[list[Moment], np.ndarray]:
-  """Moments of all queries, best first, and absence logits (q,)."""
+) -> tuple[list[Moment], np.ndarray, np.ndarray]:
+  """Moments of all queries, best first, absence logits (q,), saliency (q, t).
+
+  Where long windows overlap the saliency is the mean.
+  """
   _, facts, params = model.grounder
   vectors, query_mask = texts
   sequence = sequences.with_trained_length(video, facts)
   logits: list[np.ndarray] = []
+  saliency: list[np.ndarray] = []
 
   def ask(part: np.ndarray) -> list[types.Detections]:
     output = model.search.answer(
@@ -355,6 +373,7 @@ def _ground(
       query_mask=query_mask,
     )
     logits.append(output.absence_logits)
+    saliency.append(output.saliency)
     return [
       types.Detections(segments, scores, np.zeros(len(scores), np.int32), mask)
       for segments, scores, mask in zip(
@@ -370,7 +389,21 @@ def _ground(
     duration_sec=duration_sec,
   )
   # A query is absent only where it is absent in every window.
-  return moments, np.min(logits, axis=0)
+  return moments, np.min(logits, axis=0), _joined(saliency, sequence, facts)
+
+
+def _joined(
+  parts: list[np.ndarray], sequence: features.VideoFeatures, facts
+) -> np.ndarray:
+  """Scores (q, window) of the long windows to those of the video (q, t)."""
+  num_steps = len(sequence.features)
+  windows = sequences.long_windows(num_steps, max_length=facts["max_length"])
+  total = np.zeros((len(parts[0]), num_steps), np.float64)
+  count = np.zeros(num_steps)
+  for window, part in zip(windows, parts, strict=True):
+    total[:, window.start : window.stop] += part
+    count[window.start : window.stop] += 1
+  return total / count
 
 
 def _in_long_windows(

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from clap_jax.data import features
+from clap_jax.data import features, query_features
 from clap_jax.inference import (
   answering,
   inputs,
@@ -30,6 +30,7 @@ def predict(
   support_dir: str | pathlib.Path | None = None,
   max_predictions: int = 20,
   feature_timing: Mapping[str, float] | None = None,
+  texts: str | pathlib.Path | None = None,
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
@@ -51,6 +52,8 @@ def predict(
     max_predictions: best segments kept per video or query.
     feature_timing: of files of features, see `inputs.parse_timing`; None for
       what the heads' metadata states.
+    texts: .npz of the queries' token vectors, see data.query_features; None
+      for those of the model's encoder.
     on_video: called with the name of a video before work on it begins.
     limits: caps on what is decoded, of the support too.
     on_progress: called with (videos done, videos in all).
@@ -62,7 +65,9 @@ def predict(
     "failed": [{"video", "reason"}]}. The duration of a file of features is
     known to half a stride. With queries a video has "absence" too,
     {query: {"probability", "absent"}}; "absent" says that all of them are. It
-    is None without queries or for a grounder without calibration. A video has
+    is None without queries or for a grounder without calibration. Where the
+    grounder scores highlights there is "highlights", {query: [score of each
+    feature]}. A video has
     "method" too where an encoder alone answered, see zero_shot.py. With a
     support the document has "support" too, {"method", "shots", "skipped"}: how
     it was matched, the number of examples of each class, and the examples that
@@ -83,8 +88,13 @@ def predict(
   )
   has_videos = not all(map(inputs.are_features, videos))
   _check_encoder(
-    model, has_videos=has_videos, reads_texts=bool(queries or support_dir)
+    model,
+    has_videos=has_videos,
+    reads_texts=bool(support_dir or (queries and texts is None)),
   )
+  vectors = None
+  if queries and texts is not None:
+    vectors = _text_vectors(texts, queries, model)
   examples = None
   if support_dir is not None:
     examples = support.SupportSet(
@@ -94,7 +104,9 @@ def predict(
       matcher=model.matcher,
       limits=limits,
     )
-  request = answering.Request(labels, queries, examples, max_predictions)
+  request = answering.Request(
+    labels, queries, examples, max_predictions, vectors
+  )
   answers = answering.Answers(model, request)
   found, failed = [], []
   stated = [_stated_sec(video, limits) for video in videos]
@@ -200,8 +212,26 @@ def _check_encoder(
   if reads_texts or model.takes_any_label:
     raise ValueError(
       "This model has no encoder, which texts and examples need; name it in a "
-      f"{model_directory.MODEL_FILE}."
+      f"{model_directory.MODEL_FILE}, or give the token vectors of the queries "
+      "(--texts)."
     )
+
+
+def _text_vectors(texts, queries, model):
+  """Token vectors (q, l, e) and mask (q, l) of a file of texts."""
+  if model.grounder is None:
+    raise ValueError(
+      "texts: only a grounding head reads token vectors of queries; leave them "
+      "out."
+    )
+  vectors, mask = query_features.read_texts(texts, queries)
+  width, expected = vectors.shape[-1], model.grounder[1]["query_width"]
+  if width != expected:
+    raise ValueError(
+      f"{texts} has token vectors of width {width}, but the grounder was "
+      f"trained on {expected}; give vectors of that text encoder."
+    )
+  return vectors, mask
 
 
 def _asked_heads(

@@ -19,6 +19,8 @@ from clap_jax.interchange import (
   actionformer,
   actionformer_config,
   actionformer_run,
+  moment_detr,
+  moment_detr_options,
   rules,
   weight_files,
   wrappers,
@@ -29,6 +31,7 @@ from clap_jax.trainers import (
 )
 from clap_jax.trainers import (
   feature_data,
+  grounding,
   imported_heads,
   localization,
   localizers,
@@ -75,10 +78,8 @@ def import_actionformer(
       another configuration; every problem is listed.
     FileExistsError: `out` holds weights or a run.
   """
-  path, out = pathlib.Path(path), pathlib.Path(out)
-  for name in (weights.MANIFEST_FILE, workdir_lib.CONFIG_FILE):
-    if (out / name).exists():
-      raise FileExistsError(f"{out} has {name} already; give another --out.")
+  out = pathlib.Path(out)
+  _check_free(out)
   values = actionformer_config.read(config_file)
   try:
     config = localizers.resolve(actionformer_run.run_config(values))
@@ -97,23 +98,117 @@ def import_actionformer(
     }
   )
   file = weight_files.find(path)
-  conversion, unwrapped = _converted(file, facts, choice)
-  out.mkdir(parents=True, exist_ok=True)
-  facts_lib.write(out / localization.MODEL_FILE, facts)
-  workdir_lib.write_config(out, config)
+  conversion, unwrapped = _converted(
+    file, localizers.make_task(facts), actionformer.RULES, choice
+  )
   # No checkpoint has the average that its loss was divided by at the end.
   start = np.float32(config.loss.normalizer_start)
+  return _written(
+    out,
+    "actionformer",
+    config=config,
+    facts=facts,
+    model_file=localization.MODEL_FILE,
+    file=file,
+    conversion=conversion,
+    unwrapped=unwrapped,
+    others={"loss_stats/num_positives": start},
+  )
+
+
+def import_moment_detr(
+  path: str | os.PathLike,
+  *,
+  out: str | os.PathLike,
+  options_file: str | os.PathLike | None = None,
+  choice: str | None = None,
+) -> ImportedHead:
+  """Converts a checkpoint of public Moment-DETR with its options.
+
+  Args:
+    path: of the checkpoint.
+    out: the directory to write.
+    options_file: the opt.json that its training wrote; None for that beside
+      the checkpoint.
+    choice: one of wrappers.WEIGHTS; None for the model's.
+
+  Raises:
+    ValueError: the options are of another model, or the checkpoint of other
+      options; every problem is listed.
+    FileExistsError: `out` holds weights or a run.
+  """
+  out = pathlib.Path(out)
+  _check_free(out)
+  file = weight_files.find(path)
+  options_file = options_file or moment_detr_options.beside(file)
+  options = moment_detr_options.read(options_file)
+  try:
+    config = grounding.resolve(moment_detr_options.run_config(options))
+    facts = grounding.head_facts(
+      config, **moment_detr_options.input_sizes(options)
+    )
+  except ValueError as error:
+    raise ValueError(f"{options_file}: {error}") from None
+  facts |= {"use_ema": False, "absence": None}
+  facts |= feature_data.encoder_facts(
+    {
+      "encoder": config.data.files.encoder,
+      "files": dataclasses.asdict(config.data.files),
+    }
+  )
+  conversion, unwrapped = _converted(
+    file,
+    grounding.make_task(facts),
+    moment_detr.rules_of(config.detr),
+    choice or wrappers.MODEL,
+  )
+  return _written(
+    out,
+    "moment_detr",
+    config=config,
+    facts=facts,
+    model_file=grounding.MODEL_FILE,
+    file=file,
+    conversion=conversion,
+    unwrapped=unwrapped,
+  )
+
+
+def _check_free(out: pathlib.Path) -> None:
+  """Raises a FileExistsError where a head or a run lies."""
+  for name in (weights.MANIFEST_FILE, workdir_lib.CONFIG_FILE):
+    if (out / name).exists():
+      raise FileExistsError(f"{out} has {name} already; give another --out.")
+
+
+def _written(
+  out: pathlib.Path,
+  source: str,
+  *,
+  config: Any,
+  facts: Mapping[str, Any],
+  model_file: str,
+  file: pathlib.Path,
+  conversion: rules.Conversion,
+  unwrapped: tuple[str, ...],
+  others: Mapping[str, np.ndarray] | None = None,
+) -> ImportedHead:
+  """Writes the directory of a head; `others` are no parameters."""
+  settings = facts["model" if source == "actionformer" else "detr"]
+  out.mkdir(parents=True, exist_ok=True)
+  facts_lib.write(out / model_file, facts)
+  workdir_lib.write_config(out, config)
   weights.write(
     out,
-    conversion.weights | {"loss_stats/num_positives": start},
+    conversion.weights | dict(others or {}),
     {
       "kind": "import",
-      "source": "actionformer",
+      "source": source,
       "file": file.name,
       "file_sha256": weights.sha256(file),
       "unwrapped": list(unwrapped),
       "left_out": conversion.left_out,
-      "settings": facts["model"],
+      "settings": settings,
     },
   )
   return ImportedHead(
@@ -122,22 +217,18 @@ def import_actionformer(
     conversion=conversion,
     file=file.name,
     unwrapped=unwrapped,
-    label_names=names,
-    settings=facts["model"],
-    flags=(
-      f"--config.start.imported={out}",
-      *imported_heads.flags(facts),
-    ),
+    label_names=tuple(facts.get("label_names", ())),
+    settings=settings,
+    flags=(f"--config.start.imported={out}", *imported_heads.flags(facts)),
   )
 
 
-def _converted(file, facts, choice):
+def _converted(file, task, head_rules, choice):
   """(conversion, what was unwrapped) of the weights of a head."""
   tensors = weight_files.read(file)
   if choice is None:
     has_average = any(key.startswith("state_dict_ema.") for key in tensors)
     choice = wrappers.EMA if has_average else wrappers.MODEL
-  task = localizers.make_task(facts)
   expected = {
     name: leaf
     for name, leaf in paths.flatten(
@@ -149,13 +240,13 @@ def _converted(file, facts, choice):
     unwrapped = wrappers.unwrap(
       tensors,
       is_known=lambda key: any(
-        re.fullmatch(rule.pattern, key) for rule in actionformer.RULES
+        re.fullmatch(rule.pattern, key) for rule in head_rules
       ),
       weights=choice,
     )
     conversion = rules.convert(
       unwrapped.tensors,
-      rules=actionformer.RULES,
+      rules=head_rules,
       expected=expected,
       context=rules.Context(unwrapped.tensors),
     )

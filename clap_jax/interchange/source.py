@@ -24,6 +24,7 @@ FAMILIES = {
 # Sources of heads on features, likewise; see import_heads.py.
 HEAD_FAMILIES = {
   "actionformer": "a head of public ActionFormer (.pth.tar), with --config",
+  "moment_detr": "a head of public Moment-DETR (.ckpt), with --config",
 }
 
 

@@ -1,13 +1,10 @@
 """Losses of the grounders: which moment a sentence means, and whether any.
 
-All take the queries of a batch as rows, see `query_targets`, and return
-{name: (sum, count)} as float32 scalars with the weight already in the sum; the
-loss is the total of sum / max(count, 1) after adding both over devices.
-Queries that are not `valid` add nothing.
+All take and return what query_targets.py describes. The criterion of detr lies
+in moment_detr.py.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +15,21 @@ from clap_jax.losses.localization import (
   point_loss,
   sum_in_chunks,
 )
+from clap_jax.losses.moment_detr import DetrLossConfig
+from clap_jax.losses.query_targets import QueryTargets, Sums
 from clap_jax.ops import segments as segment_ops
 from clap_jax.ops.masking import masked_log_softmax
 from clap_jax.ops.points import PointPredictions
-from clap_jax.types import GroundingBatch
-
-Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundingLossConfig:
   """Hyper-parameters of the grounding loss.
 
+  The listwise, absence and saliency losses are of the pyramid and the map.
+
   Attributes:
+    detr: the criterion of detr.
     points: focal and boundary loss of the pyramid's points.
     listwise_weight: weight of the cross entropy that makes the moments of a
       video compete for the query, beside their independent loss; 0 turns it
@@ -38,13 +37,14 @@ class GroundingLossConfig:
     absence_weight: weight of the loss of the absence score.
     saliency_weight: weight of the loss of the snippets' saliency.
     absent_moments: whether all moments of an absent query are negatives of the
-      independent loss.
+      independent loss, or background of detr's labels.
     map_iou_low: IoU with the truth from which a candidate's target grows.
     map_iou_high: IoU from which it is one.
     map_positive_weight: weight of a target of one in the map's cross entropy.
     map_shift_weight: weight of the loss of the shifted ends.
   """
 
+  detr: DetrLossConfig = dataclasses.field(default_factory=DetrLossConfig)
   points: PointLossConfig = dataclasses.field(default_factory=PointLossConfig)
   listwise_weight: float = 0.0
   absence_weight: float = 0.1
@@ -73,34 +73,6 @@ class GroundingLossConfig:
         "map_iou_low must be in [0, 1) and below map_iou_high in (0, 1], got "
         f"{self.map_iou_low} and {self.map_iou_high}."
       )
-
-
-class QueryTargets(NamedTuple):
-  """The truth of q queries, whatever video each belongs to."""
-
-  segments: jax.Array  # float32 (q, n, 2), grid units
-  segment_mask: jax.Array  # bool (q, n)
-  saliency: jax.Array  # float32 (q, t) in [0, 1]
-  snippet_mask: jax.Array  # bool (q, t)
-  is_absent: jax.Array  # bool (q,)
-  valid: jax.Array  # bool (q,)
-
-
-def query_targets(batch: GroundingBatch) -> QueryTargets:
-  """The queries of all videos of a batch as rows, video by video."""
-  num_queries = batch.valid.shape[1]
-  return QueryTargets(
-    segments=_rows(batch.segments),
-    segment_mask=_rows(batch.segment_mask),
-    saliency=_rows(batch.saliency),
-    snippet_mask=jnp.repeat(batch.mask, num_queries, axis=0),
-    is_absent=_rows(batch.is_absent),
-    valid=_rows(batch.valid),
-  )
-
-
-def _rows(x: jax.Array) -> jax.Array:  # (b, q, ...) -> (b * q, ...)
-  return x.reshape(-1, *x.shape[2:])
 
 
 def point_grounding_loss(

@@ -30,6 +30,8 @@ _MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
       "num_convs",
       "num_layers",
       "num_blocks",
+      "num_encoder_layers",
+      "num_decoder_layers",
     ),
     _MAX_LAYERS,
   )

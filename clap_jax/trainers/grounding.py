@@ -10,7 +10,15 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import grounding_source
 from clap_jax.losses import grounding as losses
-from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
+from clap_jax.losses import query_targets
+from clap_jax.models import (
+  fusion,
+  heads,
+  localizer,
+  moment_detr,
+  moment_map,
+  pyramid,
+)
 from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
@@ -18,6 +26,7 @@ from clap_jax.trainers import (
   grounding_answers,
   grounding_evaluation,
   grounding_heads,
+  imported_heads,
   moment_search,
   query_data,
   results,
@@ -39,9 +48,13 @@ class GroundingConfig(running.RunConfig):
   fusion: fusion.FusionConfig
   head: heads.HeadConfig  # of the pyramid
   map: moment_map.MapConfig  # of the map
+  detr: moment_detr.MomentDetrConfig  # of detr
   loss: losses.GroundingLossConfig
   decode: localizer.DecodeConfig
   protocol: str = config_lib.choice(*grounding_evaluation.PROTOCOLS)
+  start: imported_heads.HeadStart = dataclasses.field(
+    default_factory=imported_heads.HeadStart
+  )
 
   def __post_init__(self):
     self.pyramid.check_heads(
@@ -54,6 +67,15 @@ class GroundingConfig(running.RunConfig):
       raise ValueError(
         f"data.max_length {self.data.max_length} is not a multiple of "
         f"map.steps_per_clip {self.map.steps_per_clip}."
+      )
+    if self.loss.detr.max_windows > self.detr.num_moments:
+      raise ValueError(
+        f"loss.detr.max_windows {self.loss.detr.max_windows} is above "
+        f"detr.num_moments {self.detr.num_moments}: each window needs a moment."
+      )
+    if self.start.imported and self.kind != "detr":
+      raise ValueError(
+        f"start.imported belongs to kind detr, the config has {self.kind!r}."
       )
 
 
@@ -105,14 +127,11 @@ class GroundingTask:
       rngs={"dropout": score_rng},
       method="score",
     )
-    targets, config = losses.query_targets(batch), self.loss_config
-    sums = self.kind.moment_loss(output.predictions, targets, config)
-    sums |= losses.saliency_loss(output.saliency_logits, targets, config=config)
-    sums |= losses.absence_loss(
-      output.absence_logits,
-      targets.is_absent,
-      valid=targets.valid,
-      config=config,
+    sums = self.kind.loss(
+      output,
+      query_targets.query_targets(batch),
+      self.loss_config,
+      jax.random.fold_in(rng, 2),
     )
     scalars = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
     return sum(scalars.values()), scalars
@@ -153,7 +172,7 @@ class GroundingTask:
       best, index = jax.lax.top_k(scores, count)
       segments = jnp.take_along_axis(moments.segments, index[..., None], axis=1)
       absence = jnp.where(is_valid, output.absence_logits, jnp.inf)
-      saliency = jax.nn.sigmoid(output.saliency_logits)
+      saliency = self.kind.highlights(output.saliency_logits)
       return segments + start, best, absence, saliency
 
     segments, scores, absence, saliency = jax.lax.map(in_window, windows)
@@ -239,6 +258,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     source=source,
     measure=score.measure,
     title="grounding",
+    prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
   params, average = running.trained(state)
   facts |= average | feature_data.encoder_facts(reader.extraction)
@@ -292,17 +312,34 @@ def model_facts(config: GroundingConfig, source) -> dict:
 
 def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
   """`model_facts` from any batch, or from the shapes of one."""
+  return head_facts(
+    config,
+    feature_width=batch.features.shape[-1],
+    query_length=batch.query.shape[-2],
+    query_width=batch.query.shape[-1],
+  )
+
+
+def head_facts(
+  config: GroundingConfig,
+  *,
+  feature_width: int,
+  query_length: int,  # tokens
+  query_width: int,
+) -> dict:
+  """`model_facts` of a head on features and texts of these sizes."""
   return {
     "kind": config.kind,
-    "feature_width": batch.features.shape[-1],
-    "query_length": batch.query.shape[-2],
-    "query_width": batch.query.shape[-1],
+    "feature_width": feature_width,
+    "query_length": query_length,
+    "query_width": query_width,
     "max_length": config.data.max_length,
     "length": config.data.length,
     "pyramid": dataclasses.asdict(config.pyramid),
     "fusion": dataclasses.asdict(config.fusion),
     "head": dataclasses.asdict(config.head),
     "map": dataclasses.asdict(config.map),
+    "detr": dataclasses.asdict(config.detr),
     "decode": dataclasses.asdict(config.decode),
   }
 
@@ -312,16 +349,8 @@ def make_task(
 ) -> GroundingTask:
   """The task that `model_facts` describes; for inference without a loss."""
   kind = grounding_heads.KINDS[facts["kind"]]
-  parts = grounding_heads.Parts(
-    pyramid=config_lib.resolve(
-      pyramid.PyramidConfig, facts["pyramid"], "pyramid"
-    ),
-    fusion=config_lib.resolve(fusion.FusionConfig, facts["fusion"], "fusion"),
-    head=config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
-    map=config_lib.resolve(moment_map.MapConfig, facts["map"], "map"),
-  )
   return GroundingTask(
-    kind.make(parts),
+    kind.make(grounding_heads.parts_of(facts)),
     kind,
     loss_config or losses.GroundingLossConfig(),
     config_lib.resolve(localizer.DecodeConfig, facts["decode"], "decode"),

@@ -1,11 +1,23 @@
 """The kinds of grounders behind one interface, each with its own loss."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
+from clap_jax import config as config_lib
 from clap_jax.losses import grounding as losses
-from clap_jax.models import fusion, grounder, heads, moment_map, pyramid
+from clap_jax.losses import moment_detr as detr_losses
+from clap_jax.losses.query_targets import QueryTargets, Sums
+from clap_jax.models import (
+  fusion,
+  grounder,
+  heads,
+  moment_detr,
+  moment_map,
+  pyramid,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +28,19 @@ class Parts:
   fusion: fusion.FusionConfig
   head: heads.HeadConfig
   map: moment_map.MapConfig
+  detr: moment_detr.MomentDetrConfig
+
+
+def parts_of(facts: Mapping[str, Any]) -> Parts:
+  """The sections among the facts of a head; the defaults of missing ones."""
+  return Parts(
+    **{
+      field.name: config_lib.resolve(
+        field.type, facts.get(field.name, {}), field.name
+      )
+      for field in dataclasses.fields(Parts)
+    }
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +49,18 @@ class Kind:
 
   Attributes:
     make: Parts -> the flax module, with `encode_video` and `score`.
-    moment_loss: (predictions, targets, config) -> sums, see losses.grounding.
+    loss: (output, targets, config, rng) -> sums, see losses/query_targets.py.
     takes_any_length: whether one pass takes a video of any length; else it is
       cut into overlapping windows of the trained length.
+    highlights: logits of saliency -> the scores that are reported.
+    scores_highlights: whether every head of the kind has learned them.
   """
 
   make: Callable[[Parts], Any]
-  moment_loss: Callable[..., losses.Sums]
+  loss: Callable[..., Sums]
   takes_any_length: bool
+  highlights: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid
+  scores_highlights: bool = False
 
 
 def _make_pyramid(parts: Parts) -> grounder.PyramidGrounder:
@@ -42,12 +71,20 @@ def _make_map(parts: Parts) -> moment_map.MapGrounder:
   return moment_map.MapGrounder(parts.pyramid, parts.fusion, parts.map)
 
 
-def _pyramid_loss(predictions, targets, config) -> losses.Sums:
-  return losses.point_grounding_loss(predictions, targets, config=config)
+def _make_detr(parts: Parts) -> moment_detr.MomentDetr:
+  return moment_detr.MomentDetr(parts.detr)
 
 
-def _map_loss(predictions, targets, config) -> losses.Sums:
-  return losses.map_grounding_loss(
+def _pyramid_loss(output, targets, config, rng) -> Sums:
+  del rng
+  sums = losses.point_grounding_loss(output.predictions, targets, config=config)
+  return sums | _shared_losses(output, targets, config)
+
+
+def _map_loss(output, targets, config, rng) -> Sums:
+  del rng
+  predictions = output.predictions
+  sums = losses.map_grounding_loss(
     predictions.logits,
     predictions.shifts,
     targets,
@@ -55,10 +92,40 @@ def _map_loss(predictions, targets, config) -> losses.Sums:
     mask=predictions.mask,
     config=config,
   )
+  return sums | _shared_losses(output, targets, config)
+
+
+def _shared_losses(output, targets: QueryTargets, config) -> Sums:
+  """The losses of saliency and absence."""
+  return losses.saliency_loss(
+    output.saliency_logits, targets, config=config
+  ) | losses.absence_loss(
+    output.absence_logits,
+    targets.is_absent,
+    valid=targets.valid,
+    config=config,
+  )
+
+
+def _detr_loss(output, targets, config, rng) -> Sums:
+  asked = targets.valid
+  if not config.absent_moments:
+    asked = asked & ~targets.is_absent
+  return detr_losses.detr_loss(
+    output.predictions, targets, config=config.detr, asked=asked, rng=rng
+  )
 
 
 KINDS: dict[str, Kind] = {
   "pyramid": Kind(_make_pyramid, _pyramid_loss, takes_any_length=True),
   # The candidates grow with the square of the length.
   "map": Kind(_make_map, _map_loss, takes_any_length=False),
+  # Moments are shares of a whole of the trained length; scores have no bounds.
+  "detr": Kind(
+    _make_detr,
+    _detr_loss,
+    takes_any_length=False,
+    highlights=lambda scores: scores,
+    scores_highlights=True,
+  ),
 }

@@ -27,9 +27,26 @@ _CLASS_OUTPUTS = (
   "params/class_head/out/dense/bias",
 )
 # Fields of the model that training may change.
-_FREE = ("dropout_rate", "drop_path_rate", "prior_probability", "empty_classes")
+_FREE = (
+  "dropout_rate",
+  "input_dropout_rate",
+  "drop_path_rate",
+  "prior_probability",
+  "empty_classes",
+)
 # Key of the facts -> where a config has it.
-_PLACES = {"max_length": "data.max_length", "model": "model"}
+_PLACES = {
+  "max_length": "data.max_length",
+  "model": "model",  # of ActionFormer
+  "detr": "detr",
+}
+# Of the facts: what kind of head it is, of a localizer and of a grounder.
+_KINDS = ("localizer", "kind")
+# Of the facts: width of what the head takes -> where it comes from.
+_WIDTHS = {
+  "feature_width": ("features", "data.features_dir or data.files"),
+  "query_width": ("token vectors", "data.queries.texts or data.texts"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +130,7 @@ def starter(
   facts: Mapping[str, Any],
   *,
   model_file: str,
-  dataset: NamedClasses,
+  dataset: NamedClasses | None = None,
 ) -> Prepare | None:
   """What puts an imported head into a fresh state; None for nothing.
 
@@ -121,7 +138,7 @@ def starter(
     start: of the run.
     facts: of the run's model.
     model_file: of the facts of such a head.
-    dataset: that the run trains on.
+    dataset: that the run trains on; None for a head without classes.
 
   Raises:
     FileNotFoundError: the directory holds no imported head.
@@ -134,11 +151,12 @@ def starter(
   arrays = {n: a for n, a in arrays.items() if n.startswith("params/")}
   found = facts_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)
-  here = facts["label_names"]
-  names = class_names(found, dataset, place=start.imported)
-  order = _order(names, here, place=start.imported)
-  for name in _CLASS_OUTPUTS:
-    arrays[name] = np.ascontiguousarray(arrays[name][..., order])
+  if "label_names" in facts:
+    here = facts["label_names"]
+    names = class_names(found, dataset, place=start.imported)
+    order = _order(names, here, place=start.imported)
+    for name in _CLASS_OUTPUTS:
+      arrays[name] = np.ascontiguousarray(arrays[name][..., order])
   return functools.partial(
     pretrained.take_over, source=arrays, name=start.imported
   )
@@ -169,20 +187,24 @@ def _order(
 
 def _check_same_model(found, facts, *, place: str) -> None:
   """Raises a ValueError that lists the flags which an imported head needs."""
-  if found["localizer"] != facts["localizer"]:
+  there, here = (
+    next(one[key] for key in _KINDS if key in one) for one in (found, facts)
+  )
+  if there != here:
     raise ValueError(
-      f"{place} holds a head of the kind {found['localizer']!r}, the config "
-      f"names {facts['localizer']!r}; give a config of that kind."
+      f"{place} holds a head of the kind {there!r}, the config names {here!r}; "
+      "give a config of that kind."
     )
-  if found["feature_width"] != facts["feature_width"]:
-    raise ValueError(
-      f"{place} takes features of width {found['feature_width']}, those of the "
-      f"data have {facts['feature_width']}; correct data.features_dir or "
-      "data.files."
-    )
+  for key, (what, source) in _WIDTHS.items():
+    if found.get(key) != facts.get(key):
+      raise ValueError(
+        f"{place} takes {what} of width {found[key]}, those of the data have "
+        f"{facts[key]}; correct {source}."
+      )
   wrong = [
     flag
     for key in _PLACES
+    if key in facts
     for flag, here in zip(flags(found, key), flags(facts, key), strict=True)
     if flag != here and not any(f".{name}=" in flag for name in _FREE)
   ]
@@ -201,7 +223,7 @@ def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
     *keys: of the facts; none for all that have a place in a config.
   """
   made = []
-  for key in keys or _PLACES:
+  for key in keys or [key for key in _PLACES if key in facts]:
     value = facts[key]
     fields = value.items() if isinstance(value, Mapping) else [("", value)]
     for name, setting in fields:

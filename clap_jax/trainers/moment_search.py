@@ -25,7 +25,7 @@ class Answers(NamedTuple):
   scores: np.ndarray  # float32 (q, k)
   mask: np.ndarray  # bool (q, k)
   absence_logits: np.ndarray  # float32 (q,)
-  saliency: np.ndarray  # float32 (q, t), probabilities
+  saliency: np.ndarray  # float32 (q, t), scores of highlights
 
 
 class MomentSearch:

@@ -6,7 +6,12 @@ import functools
 import numpy as np
 
 from clap_jax import config as config_lib
-from clap_jax.data import queries, query_annotations, records
+from clap_jax.data import (
+  queries,
+  query_annotations,
+  query_features,
+  records,
+)
 from clap_jax.storage import locations
 from clap_jax.trainers import feature_data
 
@@ -19,7 +24,8 @@ class QueryFiles:
 
   Attributes:
     files: the annotation file of each split.
-    texts: what `clap texts` wrote for all sentences of these files.
+    texts: what `clap texts` wrote for all sentences of these files, or files of
+      each query's token vectors by its {id}, see data.query_features.
     durations: CSV files with the columns id and length, where the annotations
       have no durations.
     held_out: where there is no validation split: a file of video ids, or a
@@ -177,7 +183,17 @@ class QueryReader(feature_data.FeatureReader):
 
   @functools.cached_property
   def texts(self) -> queries.QueryVectors:
-    return queries.read_vectors(self.config.queries.texts)
+    given = self.config.queries
+    if "{id}" not in given.texts:
+      return queries.read_vectors(given.texts)
+    return query_features.read(
+      given.texts,
+      (
+        query
+        for name in self.split_names
+        for query in self.grounding_split(name).queries
+      ),
+    )
 
 
 class CaptionReader(feature_data.FeatureReader):

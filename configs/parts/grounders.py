@@ -1,12 +1,12 @@
-"""Both kinds of grounders."""
+"""The kinds of grounders: pyramid, map and detr."""
 
-from configs.parts import heads
+from configs.parts import arguments, heads
 
 
 def small(config, args) -> None:
   """The sections of a grounder that trains on two CPU cores."""
   config.trainer = "grounding"
-  config.kind = args["kind"]  # pyramid | map
+  config.kind = args["kind"]  # pyramid | map | detr
   heads.small(config)
   config.loss = loss()
   config.decode = {
@@ -14,12 +14,78 @@ def small(config, args) -> None:
     "num_candidates": 100,
     "min_score": 0.0,
   }
+  if args["kind"] == "detr":
+    config.detr = {
+      "width": 64,
+      "num_heads": 4,
+      "mlp_width": 256,
+      "input_dropout_rate": 0.1,
+    }
+    # Windows without annotators' scores, and queries of other videos.
+    config.loss = {"absent_moments": True, "detr": {"annotated_pairs": False}}
+    config.decode = detr_decode()
+    config.optimizer.weight_decay = 1e-4
   config.checkpoint = {"save_every_percent": 50.0}
 
 
 def loss() -> dict:
-  """The loss of both kinds."""
+  """The loss of the pyramid and the map."""
   return {"listwise_weight": 0.5, "saliency_weight": 0.0}
+
+
+def detr_decode() -> dict:
+  """Every moment of detr, as it is."""
+  return {
+    "num_kept": 10,  # moments per query
+    "num_candidates": 10,
+    "sigma": 0.0,
+    "min_score": 0.0,
+    "min_length": 0.0,
+  }
+
+
+def _moment_detr(config, args) -> None:
+  """The sections of Moment-DETR as published, but its data.
+
+  Source: the defaults of the public program, and its train.sh.
+  """
+  config.detr = {
+    "width": 256,
+    "num_heads": 8,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+    "mlp_width": 1024,
+    "norm_first": False,
+    "num_moments": 10,
+    "num_projections": 2,
+    "dropout_rate": 0.1,
+    "input_dropout_rate": 0.5,
+    "text_positions": False,
+    "max_text_length": 32,
+    "normalize_text": True,
+    "stream_widths": (),
+    "time_channels": True,
+  }
+  config.loss = {
+    "detr": {
+      "span_weight": 10.0,
+      "iou_weight": 1.0,
+      "label_weight": 4.0,
+      "saliency_weight": 1.0,
+      "background_weight": 0.1,
+      "saliency_margin": 0.2,
+      "max_windows": 5,
+      "annotated_pairs": False,  # nobody scored highlights
+    }
+  }
+  config.decode = detr_decode()
+  config.optimizer = {
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-4,
+    "schedule": "constant",  # it would fall after 400 epochs
+    "gradient_clip": 0.1,
+  }
+  config.loop = {"epochs": 200.0, "seed": args["seed"], "log_every_steps": 50}
 
 
 def benchmark(config, args) -> None:
@@ -27,10 +93,10 @@ def benchmark(config, args) -> None:
 
   Width, learning rate and window are those of SnAG on TACoS, which has others
   elsewhere and five text layers; the map's clips and candidates stand in the
-  benchmark's own file.
+  benchmark's own file. detr is Moment-DETR as on QVHighlights.
   """
   config.trainer = "grounding"
-  config.kind = args["kind"]  # pyramid | map
+  config.kind = args["kind"]  # pyramid | map | detr
   config.pyramid = {"width": 256, "num_levels": 6, "dropout_rate": 0.1}
   config.fusion = {"num_text_layers": 2, "dropout_rate": 0.1}
   config.head = {"dropout_rate": 0.0}
@@ -46,6 +112,8 @@ def benchmark(config, args) -> None:
   }
   config.loop = {"epochs": 15.0, "seed": args["seed"], "log_every_steps": 50}
   config.checkpoint = {"save_every_percent": 20.0}
+  if args["kind"] == "detr":
+    _moment_detr(config, args)
 
 
 # "full" is what the benchmarks' files say.
@@ -60,3 +128,17 @@ SIZES = {
   },
   "full": {},
 }
+
+# The same of kind=detr alone.
+_DETR_SIZES = {
+  "tiny": {"detr.width": 16, "detr.num_heads": 2, "detr.mlp_width": 32},
+  "demo": {},
+  "full": {},
+}
+
+
+def resize(config, table: dict, args) -> None:
+  """Applies the row of a table of sizes that the argument names."""
+  arguments.update(config, table, "size", args["size"])
+  if config.kind == "detr":
+    arguments.override(config, _DETR_SIZES[args["size"]])

@@ -75,6 +75,15 @@ ARGUMENTS = {
     "full",
     "seed=7",
   ],
+  "grounding_qvhighlights": [
+    "",
+    "tiny",
+    "full",
+    "seed=7",
+    "kind=detr",
+    "tiny,kind=detr",
+  ],
+  "grounding_sprites": ["", "tiny", "full", "seed=7", "tiny,kind=detr"],
   "study_claim": [
     "",
     "tiny",

@@ -53,6 +53,7 @@ def test_the_demo_dual_encoder():
   [
     ("grounder_pyramid", grounding, grounding_sprites, "demo"),
     ("grounder_map", grounding, grounding_sprites, "demo,kind=map"),
+    ("grounder_detr", grounding, grounding_sprites, "demo,kind=detr"),
     ("matcher", fewshot, fewshot_sprites, "demo,text"),
   ],
 )

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clap_jax.losses import grounding
+from clap_jax.losses import grounding, query_targets
 from clap_jax.losses.grounding import GroundingLossConfig
 from clap_jax.losses.localization import localization_loss
 from clap_jax.ops import points as point_ops
@@ -24,7 +24,7 @@ def example(num_queries=4, num_steps=16):
   )
   segment_mask = np.zeros((num_queries, 2), bool)
   segment_mask[:, 0] = segment_mask[-1] = True
-  targets = grounding.QueryTargets(
+  targets = query_targets.QueryTargets(
     segments=np.concatenate([start, start + 3], -1).astype(np.float32),
     segment_mask=segment_mask,
     saliency=rng.random((num_queries, num_steps)).astype(np.float32),
@@ -97,7 +97,7 @@ def test_queries_of_all_videos_become_rows():
     valid=np.ones(shape, bool),
     query_index=np.arange(6).reshape(shape),
   )
-  targets = grounding.query_targets(batch)
+  targets = query_targets.query_targets(batch)
   np.testing.assert_array_equal(targets.segments[4], batch.segments[1, 1])
   np.testing.assert_array_equal(
     targets.snippet_mask.sum(axis=1), [3] * 3 + [5] * 3

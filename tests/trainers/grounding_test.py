@@ -21,14 +21,19 @@ from configs import grounding_sprites
 from tests.configs import keys
 from tests.trainers import toy_features
 
-KINDS = ["pyramid", "map"]
+KINDS = ["pyramid", "map", "detr"]
+NO_DROPOUT = {
+  "fusion.dropout_rate": 0.0,
+  "detr.dropout_rate": 0.0,
+  "detr.input_dropout_rate": 0.0,
+}
 
 
 def resolved(directory, kind="pyramid", **changes):
   config = grounding_sprites.get_config(f"tiny,kind={kind}")
   keys.change(
     config,
-    toy_features.overrides(directory, **{"fusion.dropout_rate": 0.0} | changes),
+    toy_features.overrides(directory, **NO_DROPOUT | changes),
   )
   return grounding.resolve(config)
 
@@ -257,6 +262,9 @@ def test_absence_metrics_follow_their_definition():
     ({"pyramid.width": 0}, "pyramid"),
     ({"map.steps_per_clip": 5}, "not a multiple of"),
     ({"map.pooling": "mean"}, "pooling must be one of"),
+    ({"detr.num_moments": 4}, "max_windows 5 is above"),
+    ({"detr.width": 15}, "width must be even"),
+    ({"start.imported": "head"}, "kind detr"),
   ],
 )
 def test_values_out_of_range(toy_directory, changes, message):

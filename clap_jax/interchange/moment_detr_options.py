@@ -1,0 +1,332 @@
+"""Moment-DETR's opt.json as a config of the grounding trainer.
+
+What a file does not state about features is not done to them: without
+"ctx_mode" no times are added, without "no_norm_vfeat" and "no_norm_tfeat"
+nothing is normalized.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clap_jax.interchange.actionformer_config import number, numbers, whole
+from clap_jax.storage import untrusted
+
+_MAX_BYTES = 1 << 20
+_SECTION = "opt"  # in messages
+# Of the model: every file states them.
+_REQUIRED = (
+  "hidden_dim",
+  "nheads",
+  "enc_layers",
+  "dec_layers",
+  "dim_feedforward",
+  "num_queries",
+  "n_input_proj",
+  "pre_norm",
+  "use_txt_pos",
+  "t_feat_dim",
+  "v_feat_dim",
+  "max_q_l",
+  "max_v_l",
+)
+# Key -> value where a file states none.
+_DEFAULTS: Mapping[str, Any] = {
+  "dropout": 0.1,
+  "input_dropout": 0.5,
+  "position_embedding": "sine",
+  "span_loss_type": "l1",
+  "ctx_mode": "video",
+  "no_norm_vfeat": True,
+  "no_norm_tfeat": True,
+  "v_feat_dirs": None,
+  "t_feat_dir": None,
+  "train_path": None,
+  "eval_path": None,
+  "clip_length": 2.0,
+  "max_windows": 5,
+  "aux_loss": True,
+  "set_cost_span": 10.0,
+  "set_cost_giou": 1.0,
+  "set_cost_class": 4.0,
+  "span_loss_coef": 10.0,
+  "giou_loss_coef": 1.0,
+  "label_loss_coef": 4.0,
+  "lw_saliency": 1.0,
+  "eos_coef": 0.1,
+  "saliency_margin": 0.2,
+  "lr": 1e-4,
+  "lr_drop": 400,
+  "wd": 1e-4,
+  "n_epoch": 200,
+  "bsz": 32,
+  "grad_clip": 0.1,
+  # Not of the public program: widths of the folders of v_feat_dirs.
+  "v_feat_dims": None,
+}
+# Values that the model here is built for.
+_ONLY = {
+  "position_embedding": ("sine", "v2"),
+  "span_loss_type": ("l1",),
+  "ctx_mode": ("video", "video_tef"),
+}
+_FLAGS = (
+  "pre_norm",
+  "use_txt_pos",
+  "aux_loss",
+  "no_norm_vfeat",
+  "no_norm_tfeat",
+)
+# Part of the name of a public folder of features -> their width.
+_STREAM_WIDTHS = {"slowfast": 2304, "clip": 512, "resnet": 2048}
+_DECAY_FACTOR = 0.1
+
+
+class OptionsError(ValueError):
+  """A file that is no opt.json, or of another model."""
+
+
+def beside(checkpoint: str | os.PathLike) -> pathlib.Path:
+  """The options that lie beside a checkpoint.
+
+  Raises:
+    FileNotFoundError: there are none.
+  """
+  path = pathlib.Path(checkpoint)
+  names = ("opt.json", path.with_suffix(".json").name)
+  for name in names:
+    if path.with_name(name).is_file():
+      return path.with_name(name)
+  raise FileNotFoundError(
+    f"beside {checkpoint} there is neither {' nor '.join(names)}; give the "
+    "options that it was trained with as --config."
+  )
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads a file; every option that is used has a value in the result.
+
+  Options of where and how the public program runs are left out.
+
+  Raises:
+    OptionsError: it is no such file, or has values that the model here is not
+      built for.
+  """
+  found = untrusted.read_json(path, max_bytes=_MAX_BYTES)
+  if not isinstance(found, dict):
+    raise OptionsError(
+      f"{path}: holds a {type(found).__name__}, expected an object of options."
+    )
+  missing = [key for key in _REQUIRED if key not in found]
+  if missing:
+    raise OptionsError(
+      f"{path}: lacks {', '.join(missing)}; give the opt.json that the "
+      "training wrote beside the checkpoint."
+    )
+  options = {key: found[key] for key in _REQUIRED}
+  options |= {
+    key: found.get(key, default) for key, default in _DEFAULTS.items()
+  }
+  for key, values in _ONLY.items():
+    if options[key] not in values:
+      raise OptionsError(
+        f"{path}: {key} is {options[key]!r:.60}; this model is built for "
+        f"{' and '.join(values)} alone."
+      )
+  for key in _FLAGS:
+    if not isinstance(options[key], bool):
+      raise OptionsError(
+        f"{path}: {key} is {options[key]!r:.60}; expected true or false."
+      )
+  return options
+
+
+def input_sizes(options: Mapping[str, Any]) -> dict[str, int]:
+  """Sizes of the features and the texts, for the facts of a head."""
+  times = 2 if _has_times(options) else 0
+  return {
+    "feature_width": whole(options, _SECTION, "v_feat_dim") - times,
+    "query_length": whole(options, _SECTION, "max_q_l"),
+    "query_width": whole(options, _SECTION, "t_feat_dim"),
+  }
+
+
+def run_config(options: Mapping[str, Any]) -> dict[str, Any]:
+  """A config of the grounding trainer, as `clap train` reads it.
+
+  Raises:
+    ValueError: a value has no counterpart here.
+  """
+  return {
+    "trainer": "grounding",
+    "kind": "detr",
+    "protocol": "qvhighlights",
+    "data": _data(options),
+    "detr": _model(options),
+    "loss": {"detr": _loss(options)},
+    "decode": {
+      "num_kept": whole(options, _SECTION, "num_queries"),
+      "num_candidates": whole(options, _SECTION, "num_queries"),
+      "sigma": 0.0,
+      "min_score": 0.0,
+      "min_length": 0.0,
+    },
+    "optimizer": _optimizer(options),
+    "loop": {"epochs": number(options, _SECTION, "n_epoch"), "seed": 0},
+    "checkpoint": {"save_every_percent": 20.0, "keep": 2},
+    "mesh": {"data": -1},
+  }
+
+
+def _has_times(options) -> bool:
+  return options["ctx_mode"] == "video_tef"
+
+
+def _model(options) -> dict[str, Any]:
+  sizes = {
+    ours: whole(options, _SECTION, theirs)
+    for ours, theirs in {
+      "width": "hidden_dim",
+      "num_heads": "nheads",
+      "num_encoder_layers": "enc_layers",
+      "num_decoder_layers": "dec_layers",
+      "mlp_width": "dim_feedforward",
+      "num_moments": "num_queries",
+      "num_projections": "n_input_proj",
+      "max_text_length": "max_q_l",
+    }.items()
+  }
+  return sizes | {
+    "norm_first": options["pre_norm"],
+    "dropout_rate": number(options, _SECTION, "dropout"),
+    "input_dropout_rate": number(options, _SECTION, "input_dropout"),
+    "text_positions": options["use_txt_pos"],
+    "normalize_text": not options["no_norm_tfeat"],
+    "stream_widths": _stream_widths(options),
+    "time_channels": _has_times(options),
+  }
+
+
+def _stream_widths(options) -> tuple[int, ...]:
+  """Widths of the streams that are normalized; () for none."""
+  if options["no_norm_vfeat"]:
+    return ()
+  total, folders = input_sizes(options)["feature_width"], _folders(options)
+  if options["v_feat_dims"] is not None:
+    widths = numbers(options["v_feat_dims"], int, "v_feat_dims")
+  elif len(folders) <= 1:
+    widths = (total,)
+  else:
+    widths = tuple(
+      next(
+        (
+          width
+          for part, width in _STREAM_WIDTHS.items()
+          if part in pathlib.PurePath(folder).name
+        ),
+        0,
+      )
+      for folder in folders
+    )
+  if sum(widths) != total or 0 in widths:
+    raise ValueError(
+      f"the streams {', '.join(folders)} have widths {widths}, together not "
+      f"{total} as v_feat_dim says; add them to the file as "
+      '"v_feat_dims": [...].'
+    )
+  return widths
+
+
+def _folders(options) -> tuple[str, ...]:
+  given = options["v_feat_dirs"] or ()
+  if not isinstance(given, list | tuple) or not all(
+    isinstance(folder, str) for folder in given
+  ):
+    raise ValueError(f"v_feat_dirs: got {given!r:.60}, expected folders.")
+  return tuple(given)
+
+
+def _data(options) -> dict[str, Any]:
+  clip_sec = number(options, _SECTION, "clip_length")
+  folders = _folders(options) or ("features/qvhighlights",)
+  root = os.path.commonpath(folders) if folders[1:] else folders[0]
+  annotations = "annotations/qvhighlights/highlight_{}_release.jsonl"
+  texts = options["t_feat_dir"] or "features/qvhighlights/clip_text_features"
+  return {
+    "dataset": "qvhighlights",
+    "queries": {
+      "files": {
+        "train": str(options["train_path"] or annotations.format("train")),
+        "val": str(options["eval_path"] or annotations.format("val")),
+      },
+      "texts": str(pathlib.PurePath(str(texts), "qid{id}.npz")),
+      "held_out": "qvhighlights",
+    },
+    "features_dir": root,
+    "files": {
+      "names": tuple(
+        str(pathlib.PurePath(os.path.relpath(folder, root), "{id}.npz"))
+        for folder in folders
+      ),
+      "key": "features",
+      "timing": "frames",
+      "fps": 1.0,  # frames are seconds here
+      "stride_frames": clip_sec,
+      "window_frames": clip_sec,
+      "encoder": "external",
+    },
+    "train_split": "train",
+    "selection_split": "selection",
+    "eval_split": "val",
+    "batch_size": whole(options, _SECTION, "bsz"),
+    "queries_per_video": 1,
+    "absent_per_video": 0,
+    "max_length": whole(options, _SECTION, "max_v_l"),
+    "length": "pad",
+    "crop_probability": 0.0,
+    "num_threads": 2,
+    "on_missing": "skip",
+  }
+
+
+def _loss(options) -> dict[str, Any]:
+  weights = {
+    ours: number(options, _SECTION, theirs)
+    for ours, theirs in {
+      "span_weight": "span_loss_coef",
+      "iou_weight": "giou_loss_coef",
+      "label_weight": "label_loss_coef",
+      "saliency_weight": "lw_saliency",
+      "background_weight": "eos_coef",
+      "saliency_margin": "saliency_margin",
+      "span_cost": "set_cost_span",
+      "iou_cost": "set_cost_giou",
+      "label_cost": "set_cost_class",
+    }.items()
+  }
+  return weights | {
+    "every_layer": options["aux_loss"],
+    "max_windows": whole(options, _SECTION, "max_windows"),
+  }
+
+
+def _optimizer(options) -> dict[str, Any]:
+  epochs = number(options, _SECTION, "n_epoch")
+  drop = number(options, _SECTION, "lr_drop")
+  clip = number(options, _SECTION, "grad_clip")
+  made = {
+    "name": "adamw",
+    "learning_rate": number(options, _SECTION, "lr"),
+    "weight_decay": number(options, _SECTION, "wd"),
+    "schedule": "constant",
+    "gradient_clip": clip if clip > 0 else None,
+  }
+  if not 0 < drop < epochs:
+    return made
+  falls = (100.0 * drop * i / epochs for i in range(1, int(epochs / drop) + 1))
+  return made | {
+    "schedule": "step",
+    "decay_percents": tuple(fall for fall in falls if fall < 100.0),
+    "decay_factor": _DECAY_FACTOR,
+  }

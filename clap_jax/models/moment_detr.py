@@ -1,0 +1,234 @@
+"""Moment-DETR as published: moments and highlights of a query, to the number.
+
+A transformer reads the features of a video and the tokens of a sentence as one
+sequence; learned codes attend over it and become moments, while every feature
+gets a highlight score.
+
+Source: Lei et al., "QVHighlights: Detecting Moments and Highlights in Videos
+via Natural Language Queries", NeurIPS 2021, and the parameters of its public
+checkpoints.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clap_jax.models.detr_layers import (
+  DecoderLayer,
+  EncoderLayer,
+  Linear,
+  MomentDetrConfig,
+  Projection,
+  TextPositions,
+  norm,
+)
+from clap_jax.models.grounder import GrounderOutput, Moments
+from clap_jax.models.pyramid import Level
+from clap_jax.ops import spans as span_ops
+
+_UNIT_EPSILON = 1e-5  # added to the norm of a feature that it is divided by
+_SUM_EPSILON = 1e-6
+
+
+class MomentDetr(nn.Module):
+  """Features and token vectors to moments; a grounder, see grounder.py."""
+
+  config: MomentDetrConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    config = self.config
+    last = config.num_projections - 1
+
+    def projections():
+      return [
+        Projection(config, is_last=i == last, dtype=self.dtype)
+        for i in range(config.num_projections)
+      ]
+
+    self.video_projection, self.text_projection = projections(), projections()
+    if config.text_positions:
+      self.text_position = TextPositions(config, dtype=self.dtype)
+    self.encoder = [
+      EncoderLayer(config, dtype=self.dtype)
+      for _ in range(config.num_encoder_layers)
+    ]
+    if config.norm_first:
+      self.encoder_norm = norm(self.dtype)
+    self.codes = self.param(
+      "codes", nn.initializers.normal(1.0), (config.num_moments, config.width)
+    )
+    self.decoder = [
+      DecoderLayer(config, dtype=self.dtype)
+      for _ in range(config.num_decoder_layers)
+    ]
+    self.decoder_norm = norm(self.dtype)
+    # Small numbers decide about moments: they stay in float32.
+    self.span = [
+      Linear(features) for features in (config.width, config.width, 2)
+    ]
+    self.label, self.saliency = Linear(2), Linear(1)
+
+  def __call__(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    query: jax.Array,  # (b, l, e)
+    query_mask: jax.Array,  # bool (b, l)
+    *,
+    deterministic: bool = True,
+  ) -> GrounderOutput:
+    """Answers one query per video."""
+    encoded = self.encode_video(features, mask, deterministic=deterministic)
+    return self.score(encoded, query, query_mask, deterministic=deterministic)
+
+  def encode_video(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    *,
+    deterministic: bool = True,
+  ) -> Level:
+    """Projects the features, which needs no query; to pass to `score`."""
+    x = video_inputs(features, mask, config=self.config)
+    for project in self.video_projection:
+      x = project(x, deterministic=deterministic)
+    return Level(x, mask)
+
+  def score(
+    self,
+    encoded: Level,  # of b videos
+    query: jax.Array,  # (q, l, e)
+    query_mask: jax.Array,  # bool (q, l)
+    *,
+    video_of_query: jax.Array | None = None,
+    deterministic: bool = True,
+  ) -> GrounderOutput:
+    """Predicts for q queries; see `grounder.PyramidGrounder.score`."""
+    video, video_mask = _of_queries(encoded, len(query), video_of_query)
+    num_steps = video.shape[1]
+    limit = self.config.max_text_length
+    query, query_mask = query[:, :limit], query_mask[:, :limit]
+    text = unit(query) if self.config.normalize_text else query
+    for project in self.text_projection:
+      text = project(text, deterministic=deterministic)
+    text_positions = jnp.zeros_like(text)
+    if self.config.text_positions:
+      text_positions = self.text_position(text, deterministic=deterministic)
+    x = jnp.concatenate([video, text], axis=1)
+    mask = jnp.concatenate([video_mask, query_mask], axis=1)
+    codes = video_positions(video_mask, self.config.width).astype(x.dtype)
+    positions = jnp.concatenate([codes, text_positions], axis=1)
+    for layer in self.encoder:
+      x = layer(x, positions, mask, deterministic=deterministic)
+    if self.config.norm_first:
+      x = self.encoder_norm(x)
+    outputs = self._decoded(x, positions, mask, deterministic=deterministic)
+    predictions = span_ops.SpanPredictions(
+      logits=self.label(outputs),
+      spans=self._spans(outputs),
+      saliency=self.saliency(x[:, :num_steps].astype(jnp.float32))[..., 0],
+      num_steps=jnp.sum(video_mask, axis=1).astype(jnp.float32),
+    )
+    moments = detr_moments(predictions)
+    absence = -jnp.max(moments.logits, axis=-1)  # no output is of absence
+    return GrounderOutput(moments, absence, predictions.saliency, predictions)
+
+  def _decoded(self, memory, positions, mask, *, deterministic) -> jax.Array:
+    """The codes after every layer: float32 (layers, q, m, d)."""
+    shape = (len(memory), *self.codes.shape)
+    codes = jnp.broadcast_to(self.codes, shape).astype(memory.dtype)
+    x, outputs = jnp.zeros_like(codes), []
+    for layer in self.decoder:
+      x = layer(x, codes, memory, positions, mask, deterministic=deterministic)
+      outputs.append(self.decoder_norm(x))
+    return jnp.stack(outputs).astype(jnp.float32)
+
+  def _spans(self, x: jax.Array) -> jax.Array:
+    for layer in self.span[:-1]:
+      x = nn.relu(layer(x))
+    return nn.sigmoid(self.span[-1](x))
+
+
+def _of_queries(
+  encoded: Level, num_queries: int, video_of_query: jax.Array | None
+) -> Level:
+  """The video of every query."""
+  if video_of_query is not None:
+    return Level(*(x[video_of_query] for x in encoded))
+  if len(encoded.mask) == num_queries:
+    return encoded
+  return Level(
+    *(jnp.broadcast_to(x, (num_queries, *x.shape[1:])) for x in encoded)
+  )
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Vectors divided by their norms, as in the public program."""
+  square = jnp.sum(x**2, axis=-1, keepdims=True)
+  # The root has no gradient at 0.
+  length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+  return x / (length + _UNIT_EPSILON)
+
+
+def input_width(feature_width: int, config: MomentDetrConfig) -> int:
+  """Channels of the first projection for features of a width."""
+  return feature_width + 2 * config.time_channels
+
+
+def video_inputs(
+  features: jax.Array,  # (b, t, d)
+  mask: jax.Array,  # bool (b, t)
+  *,
+  config: MomentDetrConfig,
+) -> jax.Array:  # (b, t, d or d + 2)
+  """Normalizes the streams of the features and adds their times.
+
+  Raises:
+    ValueError: the features have another width than the streams together.
+  """
+  if config.stream_widths:
+    if sum(config.stream_widths) != features.shape[-1]:
+      raise ValueError(
+        f"features have width {features.shape[-1]}, the streams "
+        f"{config.stream_widths} together {sum(config.stream_widths)}."
+      )
+    parts, start = [], 0
+    for width in config.stream_widths:
+      parts.append(unit(features[..., start : start + width]))
+      start += width
+    features = jnp.concatenate(parts, axis=-1)
+  if not config.time_channels:
+    return features
+  num_steps = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+  start = jnp.arange(features.shape[1]) / num_steps  # (b, t)
+  times = jnp.stack([start, start + 1 / num_steps], axis=-1)
+  times = jnp.where(mask[..., None], times, 0.0).astype(features.dtype)
+  return jnp.concatenate([features, times], axis=-1)
+
+
+def video_positions(mask: jax.Array, width: int) -> jax.Array:
+  """Sine codes (b, t, width) of the share of the video that has passed."""
+  passed = jnp.cumsum(mask.astype(jnp.float32), axis=1)
+  passed = passed / (passed[:, -1:] + _SUM_EPSILON) * (2 * math.pi)
+  frequency = 10_000.0 ** (-jnp.arange(0, width, 2) / width)
+  angle = passed[..., None] * frequency
+  codes = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return codes.reshape(*mask.shape, width)
+
+
+def detr_moments(predictions: span_ops.SpanPredictions) -> Moments:
+  """The moments of the last layer, one per code, in grid units."""
+  segments = span_ops.to_grid(predictions.spans[-1], predictions.num_steps)
+  logits = predictions.logits[-1]
+  # The sigmoid of the difference is the softmax of two outputs.
+  foreground, background = (
+    logits[..., span_ops.FOREGROUND],
+    logits[..., span_ops.BACKGROUND],
+  )
+  scores = foreground - background
+  mask = jnp.broadcast_to(predictions.num_steps[:, None] > 0, scores.shape)
+  return Moments(segments, scores, mask)
