@@ -106,7 +106,7 @@ def _openai_clip(name: str, *, sha256: str, about_bytes: int) -> Entry:
     about_bytes=about_bytes,
     source="clip",
     weights=(File(f"{name}.pt", f"{_OPENAI}/{sha256}/{name}.pt", sha256),),
-    tokenizer=((_CLIP_PIECES,), _PAIRS),
+    tokenizer=((_CLIP_PIECES,),),
     **_IMAGES,
   )
 

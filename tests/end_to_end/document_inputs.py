@@ -4,6 +4,7 @@ Every function writes below `folder`; `request` is pytest's, for the fixtures.
 """
 
 import csv
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -17,7 +18,11 @@ import h5py
 import numpy as np
 import pytest
 
+from clap_jax.public_weights import cache, table
+from clap_jax.storage import untrusted
 from tests import documents
+from tests.public_weights import server
+from tests.public_weights import stand_ins as public_stand_ins
 from tests.tfds_builders.trimmed import stand_ins
 from tests.tutorials import few_shot, own_dataset
 from tfds_builders import annotations, build, published
@@ -51,6 +56,34 @@ def videos_and_table(folder, request) -> None:
   videos.mkdir()
   table = own_dataset.make_videos(videos)
   table.rename(folder / "my_segments.csv")
+
+
+def public_clip(folder, request) -> None:
+  """Random weights in the place of OpenAI's: served here, and a folder."""
+  monkeypatch = request.getfixturevalue("monkeypatch")
+  monkeypatch.setenv(cache.VARIABLE, str(folder / "cache"))
+  carried = folder / "carried_over"
+  carried.mkdir()
+  entry = table.ENTRIES["clip-vit-b-32"]
+  (weights,), ((pieces,),) = entry.weights, entry.tokenizer
+  size = public_stand_ins.write_pieces(carried / pieces.name)
+  tensors = public_stand_ins.clip_tensors("micro", vocab_size=size)
+  public_stand_ins.write_torchscript(carried / weights.name, tensors)
+  serving = server.serving(carried)
+  site = serving.__enter__()
+  request.addfinalizer(lambda: serving.__exit__(None, None, None))
+
+  def served(file: table.File) -> table.File:
+    sha256 = untrusted.hash_file(carried / file.name)
+    return table.File(file.name, f"{site.address}/{file.name}", sha256)
+
+  changed = dataclasses.replace(
+    entry,
+    weights=(served(weights),),
+    tokenizer=((served(pieces),),),
+    options=entry.options | {"num_heads": 2},
+  )
+  monkeypatch.setitem(table.ENTRIES, entry.name, changed)
 
 
 def model_of_both_heads(folder, request) -> None:

@@ -82,6 +82,14 @@ _DEMO = "README.md#Two commands"
 _DEMO_ENCODER = "workdir/demo/models/seed0/clap/pretrain"
 _TINY_DEMO = {r"motion_sprites/demo\b": "motion_sprites/tiny"}
 
+# Of the stand-in for CLIP ViT-B/32.
+_MICRO_CLIP = {
+  r"^(--config\.model\.\w+_size)=B$": r"\1=micro",
+  r"^(--config\.model\.patch)=.*$": r"\1=(2,16,16)",
+  r"^(--config\.model\.projection_width)=.*$": r"\1=16",
+  r"^(--config\.data\.batch_size)=32$": r"\1=8",
+}
+
 SECTIONS = {
   _DEMO: Section(given=(inputs.demo,), fast=True),
   "README.md#Five lines to a prediction": Section(
@@ -99,6 +107,24 @@ SECTIONS = {
   ),
   "docs/own_videos.md#Predict": Section(
     given=(inputs.one_video,), after=(_DEMO,)
+  ),
+  "docs/public_weights.md#Three commands": Section(
+    given=(
+      inputs.public_clip,
+      inputs.one_video,
+      inputs.videos_and_table,
+      inputs.examples,
+    ),
+    fast=True,
+  ),
+  "docs/public_weights.md#Five commands to a fine-tuned model": Section(
+    after=("docs/public_weights.md#Three commands",), smaller=_MICRO_CLIP
+  ),
+  "docs/public_weights.md#Heads on its features": Section(
+    after=("docs/public_weights.md#Five commands to a fine-tuned model",)
+  ),
+  "docs/public_weights.md#Mirrors, and machines without a network": Section(
+    given=(inputs.public_clip,), fast=True
   ),
   "docs/own_features.md#Actions on own features": Section(
     given=(inputs.tsp_features,)
