@@ -25,7 +25,7 @@ def add_study(commands) -> None:
   parser = commands.add_parser(
     "study",
     help="the paper's claim, or properties of the data, over rows and seeds",
-    description="claim: nine encoders at equal budget, each to localization, "
+    description="claim: the encoders at equal budget, each to localization, "
     "few-shot localization, grounding and retrieval, with paired differences "
     "over seeds. properties: how the advantage changes with the share of "
     "background, the distractors, the number of classes and noise in the "

@@ -106,6 +106,7 @@ class ClipSamplerOptions:
   action_only: bool = False
   hidden_classes: frozenset[int] = frozenset()
   same_video_background: bool = False
+  background_text: bool = True  # False: no background clip has a text
   clips_per_video: int = 1
   boundary_share: float = 0.0  # of the action clips, in [0, 1]
   label_prompts: tuple[str, ...] = LABEL_PROMPTS
@@ -283,6 +284,8 @@ class ClipSampler:
     self, item: ClipItem, region: Region, rng: np.random.Generator
   ) -> ClipItem:
     options = self._options
+    if not (region.is_action or options.background_text):
+      return item
     source = options.text_source
     if source == "captions_and_labels":
       is_labelled = region.has_class and rng.random() < _LABEL_SHARE

@@ -49,6 +49,7 @@ class Sampling:
   boundary_share: float = config_lib.ranged(
     default=0.0, minimum=0.0, maximum=1.0
   )
+  background_text: bool = True  # False: no background clip has a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ class ClipReader:
         same_video_background=sampling.same_video_background,
         clips_per_video=sampling.clips_per_video,
         boundary_share=sampling.boundary_share,
+        background_text=sampling.background_text,
         hidden_classes=self.dataset.class_ids(self.hidden_names),
       ),
       label_names=self.dataset.label_names,

@@ -1,4 +1,4 @@
-"""Class names as vectors of a text tower that `clap import` has written."""
+"""Texts as vectors of a text tower that `clap import` has written."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -21,6 +21,19 @@ def class_vectors(
   directory: str | pathlib.Path,
 ) -> Callable[[Sequence[str]], np.ndarray]:
   """Class names -> unit vectors (c, p): the mean over the label prompts.
+
+  Raises as `text_vectors`.
+  """
+  vectors = text_vectors(directory)
+  return lambda names: class_texts.mean_over_prompts(
+    vectors(class_texts.prompted(names))
+  )
+
+
+def text_vectors(
+  directory: str | pathlib.Path,
+) -> Callable[[Sequence[str]], np.ndarray]:
+  """Texts -> unit vectors (n, p).
 
   The pooled output of the tower is taken, before any projection.
 
@@ -49,11 +62,9 @@ def class_vectors(
     lambda tokens, mask: model.apply({"params": params}, tokens, mask).pooled
   )
 
-  def vectors_of(names: Sequence[str]) -> np.ndarray:
-    texts = class_texts.prompted(names)
+  def vectors_of(texts: Sequence[str]) -> np.ndarray:
     tokens, mask = pieces.encode(texts, length=length)
-    rows = class_texts.unit(in_batches(pooled, tokens, mask))
-    return class_texts.mean_over_prompts(rows)
+    return class_texts.unit(in_batches(pooled, tokens, mask))
 
   return vectors_of
 

@@ -58,6 +58,7 @@ def pretraining(
     "background_share": 0.5,  # of all clips
     "action_only": False,
     "same_video_background": False,  # background from the action's video
+    "background_text": True,  # False: no background clip has a text
     "clips_per_video": 1,  # clips in a row that come from one video
     "stream": 0,  # another number draws other clips under the same seed
     "hidden_classes": (),  # names that pre-training must not see

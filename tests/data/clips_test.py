@@ -263,6 +263,21 @@ def test_background_of_the_same_video():
   assert all(a.record_index == b.record_index for a, b in pairs)
 
 
+def test_background_without_texts():
+  usual, without = (make_sampler(background_text=on) for on in (True, False))
+  pairs = [
+    [s.item(i, seed=4) for s in (usual, without)] for i in range(60)
+  ]  # fmt: skip
+  background = [pair for pair in pairs if not pair[0].is_action]
+  assert any(one.has_text for one, _ in background)
+  assert not any(other.has_text for _, other in background)
+  for one, other in pairs:
+    assert (one.record_index, one.start_sec) == (
+      other.record_index, other.start_sec
+    )  # fmt: skip
+    assert one == other or not one.is_action
+
+
 def test_text_ids():
   assert text_id("A red  square.\n") == text_id("a red square")
   assert text_id("a red square") != text_id("a red circle")

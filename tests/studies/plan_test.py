@@ -8,6 +8,7 @@ from clap_jax import config as config_lib
 from clap_jax.commands import configs
 from clap_jax.data import class_splits
 from clap_jax.studies import fingerprints, planning, settings
+from configs.parts import pretraining
 
 CLAIM = "configs/study_claim.py"
 
@@ -108,7 +109,7 @@ def test_choices_are_made_on_other_seeds_videos_and_classes(claim):
   )
 
 
-def test_nine_rows_share_tower_data_start_and_budget(claim):
+def test_eleven_rows_share_tower_data_start_and_budget(claim):
   pretrained = [p for p in claim if p.kind == "pretrain" and p.seed == 10]
   assert [p.row for p in pretrained] == [
     "random",
@@ -116,8 +117,10 @@ def test_nine_rows_share_tower_data_start_and_budget(claim):
     "tsp",
     "clip",
     "clap",
+    "tsp_clip",
     "clap_no_masks",
     "clap_no_background",
+    "clap_no_region",
     "clap_no_captions",
     "clap_frozen_tower",
   ]
@@ -146,7 +149,15 @@ def test_each_ablation_changes_one_thing(claim):
     }
 
   assert changes("clap_no_masks") == {"loss.preset": "unmasked"}
-  assert changes("clap_no_background") == {"sampling.action_only": True}
+  assert changes("tsp_clip") == {
+    "loss.preset": "unmasked",
+    "sampling.background_text": False,
+  }
+  assert changes("clap_no_background") == {
+    "sampling.action_only": True,
+    "loss.region_weight": 0.0,
+  }
+  assert changes("clap_no_region") == {"loss.region_weight": 0.0}
   assert changes("clap_no_captions") == {
     "loss.preset": "labels",
     "sampling.text_source": "labels",
@@ -154,6 +165,14 @@ def test_each_ablation_changes_one_thing(claim):
   assert changes("clap_frozen_tower") == {
     "optimizer.groups": [["/video_tower/", 0.0]]
   }
+
+
+def test_a_row_that_takes_nothing_from_clap_is_left_out(monkeypatch):
+  clap = pretraining.ENCODERS["clap"] | {"loss.region_weight": 0.0}
+  monkeypatch.setitem(pretraining.ENCODERS, "clap", clap)
+  names = [row.name for row in study("demo").rows]
+  assert "clap_no_region" not in names
+  assert "clap_no_background" in names
 
 
 def flat(config, prefix=""):
@@ -179,9 +198,9 @@ def test_novel_classes_are_hidden_from_every_stage(claim):
 def test_the_heads_are_the_same_for_all_rows(claim):
   for task in ("localization", "grounding", "fewshot"):
     heads = [p for p in claim if (p.kind, p.seed, p.head_seed) == (task, 11, 1)]
-    assert len(heads) == 9
+    assert len(heads) == 11
     assert len({str(p.config) for p in heads}) == 1
-    assert len({p.key for p in heads}) == 9  # by the features they read
+    assert len({p.key for p in heads}) == 11  # by the features they read
 
 
 def test_seeds_end_whole():

@@ -283,16 +283,16 @@ def test_a_worker_leaves_with_its_parent(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_nine_rows(tmp_path):
+def test_all_rows(tmp_path):
   arguments = [
     "study", "claim", "--in_process", f"--workdir={tmp_path}", "--seeds=0,1",
     "--config=configs/study_claim.py:tiny",
   ]  # fmt: skip
   assert main.main(arguments) == 0
   found = document(tmp_path)
-  assert found["made"] == found["pieces"] == 1 + 2 + 2 * 9 * 5
+  assert found["made"] == found["pieces"] == 1 + 2 + 2 * 11 * 5
   runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
-  assert len(runs) == 9 * 2 * 4
+  assert len(runs) == 11 * 2 * 4
   metrics = {(r["task"], r["metric"]) for r in found["rows"]}
   claimed = {(claim["task"], claim["metric"]) for claim in found["claims"]}
   assert claimed - metrics == {
@@ -302,7 +302,7 @@ def test_all_nine_rows(tmp_path):
     json.loads(path.read_text())
     for path in (tmp_path / "pieces").glob("pretrain-*.json")
   ]
-  assert len(records) == 18
+  assert len(records) == 22
   for record in records:
     if record["row"] != "random":
       own = tower(tmp_path, f"{record['kind']}-{record['key']}")

@@ -67,12 +67,22 @@ def caption(
   subject = str(rng.choice(SUBJECTS))
   if rng.random() < _CLASS_SHARE:
     return f"{subject} {CLASS_WORDS[action.verb]}"
-  words = str(rng.choice(GROUPS[group_of(action.verb)][1]))
-  return f"{subject} {words.format(way=_way(action, poses))}"
+  return f"{subject} {rng.choice(group_phrases(action, poses))}"
 
 
-def _way(action, poses) -> str:
-  """Left, right, up or down, whichever says most of the travel."""
+def group_phrases(
+  action: choreography.Action, poses: np.ndarray
+) -> tuple[str, ...]:
+  """What is true of the action and of its group of classes."""
+  way = way_of(action, poses)
+  phrases = GROUPS[group_of(action.verb)][1]
+  return tuple(phrase.format(way=way) for phrase in phrases)
+
+
+def way_of(action: choreography.Action, poses: np.ndarray) -> str:
+  """Left, right, up or down, whichever says most of a travel; "" for none."""
+  if group_of(action.verb) != "travels":
+    return ""
   path = poses[action.actor, action.start : action.end, :2]
   x, y = path[-1] - path[0]
   if abs(x) >= abs(y):
