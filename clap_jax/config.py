@@ -312,7 +312,7 @@ def _resolve_duration(field, keys, given, path, problems):
   unit = field.metadata["units"][keys.index(key)]
   num_problems = len(problems)
   hint = int if unit == "steps" else float
-  value = _convert(hint, given[key], _at(path, key), problems)
+  value: Any = _convert(hint, given[key], _at(path, key), problems)
   if len(problems) == num_problems:
     limits = dict(field.metadata["limits"])
     if limits["above"] is None:
@@ -423,9 +423,9 @@ def _without_none(hint):
   return inner
 
 
-def _describe(hint) -> str:
+def _describe(hint: Any) -> str:
   if dataclasses.is_dataclass(hint):
-    return f"a section ({hint.__name__})"
+    return f"a section ({getattr(hint, '__name__', hint)})"
   return str(hint) if typing.get_args(hint) else hint.__name__
 
 

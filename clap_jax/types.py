@@ -13,6 +13,7 @@ this module needs NumPy only.
 from typing import Any, NamedTuple
 
 Array = Any  # a NumPy or a JAX array; the shape stands in the comment
+Device = Any  # a jax.Device, which is no class that a type checker can see
 
 # Name of an axis of activations or parameters -> axes of the mesh that split it
 # (training/mesh.py). What is not here is whole, but for the parameters, which

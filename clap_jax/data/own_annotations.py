@@ -17,8 +17,7 @@ from clap_jax.storage import (
   untrusted,
   video_names,
 )
-
-PathLike = str | os.PathLike
+from clap_jax.storage.locations import PathLike
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _DURATION_COLUMNS = ("video_duration", "video_duration_sec", "duration")

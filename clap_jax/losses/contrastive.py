@@ -33,7 +33,7 @@ arXiv:2204.12293, not the paper's own.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,13 @@ class PairMasks(NamedTuple):
 
   positive: jax.Array  # bool (rows, columns)
   negative: jax.Array  # bool (rows, columns)
+
+
+class PerMask(NamedTuple):
+  """One value of any kind for each of the two masks."""
+
+  positive: Any
+  negative: Any
 
 
 def text_groups(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:

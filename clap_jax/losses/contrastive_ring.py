@@ -18,7 +18,8 @@ collective is ever transposed.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +250,7 @@ def _backward_shard(plan, batch, scalars, residuals, cotangent):
   )
 
 
-def _over_devices(plan, shard, in_batch, out_batch):
+def _over_devices(plan, shard, in_batch, out_batch) -> Callable[..., Any]:
   """shard_map; the flags say which arguments and results go by the batch.
 
   Nothing differentiates through it, so the check of replication, which the

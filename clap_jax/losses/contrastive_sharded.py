@@ -4,6 +4,7 @@
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,10 @@ def _gathered_column_sum(logits, masks, weights, axes):
     total = sums.total * jnp.exp(sums.peak - peak)
     return contrastive.LogSums(peak, jax.lax.psum(total, axes))
 
-  merged = (
+  positive, negative = (
     merge(contrastive.masked_log_sums(logits, mask, axis=0)) for mask in masks
   )
-  return jnp.sum(contrastive.item_losses(*merged, weights))
+  return jnp.sum(contrastive.item_losses(positive, negative, weights))
 
 
 def _gathered_shard(
@@ -229,18 +230,17 @@ def contrastive_loss(
   else:
     tile = contrastive_tiles.TilePlan(rules, objective, tile_size)
     plan = contrastive_ring.SweepPlan(tile, axes, shards, schedule)
-    loss, parts = contrastive_ring.sweep_loss(
-      plan, video, text, grouped, scalars
-    )
+    sweep: Any = contrastive_ring.sweep_loss  # a custom_vjp has no signature
+    loss, parts = sweep(plan, video, text, grouped, scalars)
   return loss, _metrics(pairs, parts, objective)
 
 
-def _metrics(pairs, parts, objective):
+def _metrics(pairs, parts, objective) -> dict[str, jax.Array]:
   if objective == "softmax":
     names = ("video_to_text", "text_to_video")
   else:
     names = ("positive_pairs", "negative_pairs")
-  metrics = dict(zip(names, parts, strict=True))
+  metrics: dict[str, jax.Array] = dict(zip(names, parts, strict=True))
   metrics["num_valid"] = jnp.sum(pairs.valid.astype(jnp.float32))
   metrics["num_captions"] = jnp.sum(contrastive.caption_weights(pairs))
   return jax.lax.stop_gradient(metrics)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.losses import contrastive
-from clap_jax.losses.contrastive import LogSums, PairMasks
+from clap_jax.losses.contrastive import LogSums, PairMasks, PerMask
 
 
 class Factors(NamedTuple):
@@ -42,7 +42,7 @@ def initial_states(
   """
   if objective == "sigmoid":
     zeros = jnp.zeros((num_rows,), jnp.float32)
-    return PairMasks(zeros, zeros), ()
+    return PerMask(zeros, zeros), ()
 
   def empty(size):
     return LogSums(
@@ -51,8 +51,8 @@ def initial_states(
     )
 
   return (
-    PairMasks(empty(num_rows), empty(num_rows)),
-    PairMasks(empty(num_columns), empty(num_columns)),
+    PerMask(empty(num_rows), empty(num_rows)),
+    PerMask(empty(num_columns), empty(num_columns)),
   )
 
 
@@ -77,7 +77,7 @@ def _online_update(state, logits, masks, *, axis):
     + jnp.sum(exponential, axis=axis, where=mask)
     for sums, peak, mask in zip(state, peaks, masks, strict=True)
   )
-  return PairMasks(*map(LogSums, peaks, totals))
+  return PerMask(*map(LogSums, peaks, totals))
 
 
 def update_states(
@@ -91,7 +91,7 @@ def update_states(
   """Adds one tile to the states of its rows and columns."""
   if objective == "sigmoid":
     losses = jax.nn.softplus(-logits), jax.nn.softplus(logits)
-    row_state = PairMasks(
+    row_state = PerMask(
       *(
         total + jnp.sum(loss, axis=1, where=mask)
         for total, loss, mask in zip(row_state, losses, masks, strict=True)
@@ -105,16 +105,16 @@ def update_states(
 
 
 def finish_sigmoid(
-  row_state: PairMasks, count: jax.Array
-) -> tuple[PairMasks, jax.Array]:
+  row_state: PerMask, count: jax.Array
+) -> tuple[PerMask, jax.Array]:
   """Losses of each row, before the normaliser, and the rows' residual."""
   inverse = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1.0), 0.0)
   return row_state, jnp.broadcast_to(inverse, row_state.positive.shape)
 
 
 def finish_softmax(
-  state: PairMasks, weights: jax.Array, count: jax.Array
-) -> tuple[jax.Array, PairMasks]:
+  state: PerMask, weights: jax.Array, count: jax.Array
+) -> tuple[jax.Array, PerMask]:
   """Weighted losses of each item, before the normaliser, and its factors.
 
   The factors are 0, and so is the gradient, exactly, where an item has no
@@ -129,7 +129,7 @@ def finish_softmax(
     for sums in state
   )
   peaks = (sums.peak for sums in state)
-  return losses, PairMasks(*map(Factors, peaks, factors))
+  return losses, PerMask(*map(Factors, peaks, factors))
 
 
 def _softmax_gradient(logits, masks, factors, axis):

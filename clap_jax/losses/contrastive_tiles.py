@@ -52,7 +52,7 @@ class BlockGradient(NamedTuple):
 
   rows: jax.Array  # float32 (r, d)
   columns: jax.Array  # float32 (c, d)
-  row_sums: jax.Array  # float32 (r,); sum of dL/ds over each row, or None
+  row_sums: jax.Array | None  # float32 (r,); sum of dL/ds over each row
 
 
 def needed_pairs(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:

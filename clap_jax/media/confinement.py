@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 
-import av
+import av.logging
 
 from clap_jax.media.limits import VideoLimits
 

@@ -16,11 +16,13 @@ import dataclasses
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
+import av.container
+import av.error
 
 from clap_jax.media import errors, formats, headers, structure
 from clap_jax.media.errors import VideoError
@@ -84,13 +86,14 @@ class OpenVideo:
     self._is_whole = is_whole
     # That with the default flag, else the largest.
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, av.VideoStream):
       raise VideoError("the file has no video stream")
     flagged = [s for s in container.streams.video if headers.is_default(s)]
     self._stream = flagged[0] if flagged else stream
     if self._stream.codec_context is None or not self._stream.time_base:
       raise VideoError("the video stream's codec or time base is unknown")
     self._stream.codec_context.thread_count = 1
+    self._time_base = self._stream.time_base
     self._zero_tick = self._find_zero(demuxer)
     self.info, self.claimed_end_sec, self.is_own_claim = headers.describe(
       container, self._stream, demuxer, self._to_sec(0)
@@ -101,7 +104,7 @@ class OpenVideo:
     headers.check_claims(self.info, limits, has_length=is_claim)
 
   def _to_sec(self, tick: int) -> float:
-    return (tick - self._zero_tick) * float(self._stream.time_base)
+    return (tick - self._zero_tick) * float(self._time_base)
 
   def _find_zero(self, demuxer: str) -> int:
     starts = [
@@ -113,7 +116,7 @@ class OpenVideo:
     # A file that starts after hours is a piece of a longer recording.
     if demuxer in _OWN_ZERO_FORMATS and 0 <= start <= self._limits.max_gap_sec:
       return 0
-    return round(start / self._stream.time_base)
+    return round(start / self._time_base)
 
   def frames(
     self, *, start_sec: float = 0.0
@@ -129,7 +132,7 @@ class OpenVideo:
         a limit is passed.
     """
     if start_sec > 0 and self.info.container in _SEEKABLE_FORMATS:
-      tick = self._zero_tick + int(start_sec / float(self._stream.time_base))
+      tick = self._zero_tick + int(start_sec / float(self._time_base))
       self._seek(tick)
       walk = self._walk()
       first = next(walk, None)
@@ -149,7 +152,7 @@ class OpenVideo:
       with errors.named("cannot seek in the video"):
         self._container.seek(0, backward=True)
 
-  def _walk(self) -> Iterator[tuple[float, av.VideoFrame]]:
+  def _walk(self) -> Generator[tuple[float, av.VideoFrame], None, None]:
     found = self.found = Findings()
     previous, shift_sec = 0.0, 0.0
     for frame in self._decoded():
@@ -178,7 +181,7 @@ class OpenVideo:
 
   def _frame_sec(self, frame: av.VideoFrame) -> float:
     if frame.duration:
-      return frame.duration * float(self._stream.time_base)
+      return frame.duration * float(self._time_base)
     return self.info.frame_sec
 
   def _is_restart(self, step_sec: float) -> bool:
@@ -372,7 +375,8 @@ def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
     yield io.BytesIO(video)
   elif isinstance(video, io.BufferedIOBase):
     video.seek(0)
-    yield video
+    file: Any = video  # has all of BinaryIO but its name
+    yield file
   else:
     if isinstance(video, str | os.PathLike) and os.path.isdir(video):
       raise VideoError(f"{os.fspath(video)} is a folder; name its videos")

@@ -266,6 +266,7 @@ def stream_clips(
     yield from clips.advance(time, previous, current)
     previous = current
   duration_sec = opened.finish()
+  assert previous is not None  # `finish` refuses a video without frames
   # The last frame is on the screen until the end.
   yield from clips.advance(duration_sec, previous, previous)
   if not clips.num_finished:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-import av
+import av.error
 
 
 class VideoError(ValueError):

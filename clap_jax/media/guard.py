@@ -22,8 +22,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Generator, Iterator
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 
@@ -44,7 +44,7 @@ _MAX_IDLE = 4  # children that wait for another video
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def _is_message(message) -> bool:
+def _is_message(message) -> TypeGuard[dict]:
   """Whether this is one of the answers of decoder.py."""
   if not isinstance(message, dict):
     return False
@@ -229,7 +229,7 @@ class ClipStream:
     """Ends the decoding, should it be under way."""
     self._clips.close()
 
-  def _decoded(self) -> Iterator[decode.DecodedClip]:
+  def _decoded(self) -> Generator[decode.DecodedClip, None, None]:
     size = self._shape.num_frames, *_sides(self._shape), 3
     slots = (_NUM_SLOTS, *size)
     request = {"shape": dataclasses.asdict(self._shape), "slots": slots}

@@ -3,7 +3,9 @@
 import dataclasses
 import re
 
-import av
+import av.container
+import av.stream
+import av.video.stream
 
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
@@ -67,6 +69,7 @@ def describe(
     hours, minutes, seconds = (float(part) for part in clock.groups())
     end_sec = hours * 3600 + minutes * 60 + seconds + zero_sec
   elif stream.duration:
+    assert stream.time_base  # an open video has one
     end = (stream.start_time or 0) + stream.duration
     end_sec = float(end * stream.time_base) + zero_sec
   elif container.duration:

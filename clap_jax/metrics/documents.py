@@ -6,12 +6,11 @@ import gc
 import itertools
 import json
 import math
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
-from clap_jax.storage import text_tables
+from clap_jax.storage import locations, text_tables
 
 _MAX_BYTES = 8 << 30  # files of millions of predictions are real
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
@@ -33,7 +32,7 @@ def paused_collection() -> Iterator[None]:
       gc.enable()
 
 
-def read_text(path: pathlib.Path, log: ProblemLog) -> str:
+def read_text(path: locations.Location, log: ProblemLog) -> str:
   """The text of a file; see `text_tables.read_text`.
 
   Raises:
@@ -57,7 +56,7 @@ def read_text(path: pathlib.Path, log: ProblemLog) -> str:
     raise MalformedFileError(path, log.problems) from error
 
 
-def read_json(path: pathlib.Path, log: ProblemLog) -> Any:
+def read_json(path: locations.Location, log: ProblemLog) -> Any:
   """One JSON document. A repeated key is a problem, not a silent choice.
 
   Raises:
@@ -67,7 +66,7 @@ def read_json(path: pathlib.Path, log: ProblemLog) -> Any:
 
 
 def read_json_or_lines(
-  path: pathlib.Path, log: ProblemLog
+  path: locations.Location, log: ProblemLog
 ) -> tuple[Any, Iterable[tuple[str, Any]] | None]:
   """One JSON document, or JSON lines as ("line 3", value), by the content.
 
@@ -113,7 +112,7 @@ def _are_lines(lines: list[tuple[str, str]]) -> bool:
 
 
 def read_json_lines(
-  path: pathlib.Path, log: ProblemLog
+  path: locations.Location, log: ProblemLog
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields ("line 3", object), or ("[2]", object) of a list of objects.
 

@@ -8,14 +8,13 @@ of THUMOS14 text, and EPIC-KITCHENS, EPIC-SOUNDS or G-TAD CSV.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from clap_jax.metrics import documents
 from clap_jax.metrics.prediction_entries import NO_LABEL
 from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import SegmentTable
-from clap_jax.storage import text_tables
+from clap_jax.storage import locations, text_tables
 
 _SUBSET_NAMES = (
   ("train", "training"),
@@ -78,7 +77,7 @@ class _Rows:
 
 
 def read_ground_truth(
-  path: pathlib.Path,
+  path: locations.Location,
   *,
   subset: str | None,
   label_field: str = "label",
@@ -217,9 +216,10 @@ def _read_annotation(
   needs_label: bool,
 ) -> None:
   segment = entry.get("segment") if isinstance(entry, dict) else None
-  ends = segment if isinstance(segment, list) else []
-  ends = [documents.to_seconds(value) for value in ends]
-  if len(ends) != 2 or None in ends:
+  values = segment if isinstance(segment, list) else []
+  seconds = [documents.to_seconds(value) for value in values]
+  ends = [value for value in seconds if value is not None]
+  if not len(seconds) == len(ends) == 2:
     got = documents.kind(entry if segment is None else segment)
     log.add(location, f"got {got}; expected a segment [start, end] in sec")
     return
@@ -275,7 +275,7 @@ def _label(entry: dict[str, Any], field: str) -> str | None:
 
 
 def _read_thumos_folder(
-  path: pathlib.Path, rows: _Rows, *, log: ProblemLog, subset: str | None
+  path: locations.Location, rows: _Rows, *, log: ProblemLog, subset: str | None
 ) -> str:
   """Files <class>_<test or val>.txt of lines "video start end"."""
   files = sorted(path.glob("*_*.txt"))
@@ -294,8 +294,9 @@ def _read_thumos_folder(
     lines = text_tables.split_lines(text)
     for number, line in enumerate(lines, start=1):
       fields = line.split()
-      ends = [documents.to_number(value) for value in fields[1:]]
-      if fields and (len(ends) != 2 or None in ends):
+      numbers = [documents.to_number(value) for value in fields[1:]]
+      ends = [value for value in numbers if value is not None]
+      if fields and not len(numbers) == len(ends) == 2:
         log.add(
           f"{file.name} line {number}",
           f"got {line.strip()[:60]!r}; expected: video start_sec end_sec",
@@ -307,7 +308,7 @@ def _read_thumos_folder(
 
 
 def _read_csv(
-  path: pathlib.Path, rows: _Rows, *, log: ProblemLog, label_field: str
+  path: locations.Location, rows: _Rows, *, log: ProblemLog, label_field: str
 ) -> None:
   text = documents.read_text(path, log)
   fields = [f"{label_field}{end}" for end in ("", "_class", "_label")]
@@ -321,7 +322,7 @@ def _read_csv(
       found = _csv_annotation(
         record, label_field=label_field, decimal_comma=table.decimal_comma
       )
-      if None in found:
+      if found is None:
         expected = "expected a video, a class, a start and an end"
         log.add(f"line {row.line}", expected)
         continue
@@ -333,8 +334,8 @@ def _read_csv(
 
 def _csv_annotation(
   record: dict[str, str], *, label_field: str, decimal_comma: bool
-) -> tuple[str | None, float | None, float | None, str | None]:
-  """(video, start, end, class) of a row; None for what it lacks."""
+) -> tuple[str, float, float, str] | None:
+  """(video, start, end, class) of a row; None where it lacks one of them."""
   label = _label(record, label_field) or next(
     (record[name] for name in _CSV_LABEL if name in record), None
   )
@@ -346,4 +347,6 @@ def _csv_annotation(
     documents.to_seconds(time, decimal_comma=decimal_comma)
     for time in (start, end)
   )
+  if video is None or start is None or end is None or label is None:
+    return None
   return video, start, end, label

@@ -74,7 +74,7 @@ def protocol_named(name: str) -> GroundingProtocol:
 
 def evaluate(
   predictions: Mapping[str, np.ndarray],
-  ground_truth: Mapping[str, Sequence[float]],
+  ground_truth: Mapping[str, np.ndarray | Sequence[Sequence[float]]],
   protocol: GroundingProtocol,
 ) -> dict[str, float]:
   """Scores every query of `ground_truth`.
@@ -109,7 +109,7 @@ def evaluate(
 
 def overlap_table(
   predictions: Mapping[str, np.ndarray],
-  ground_truth: Mapping[str, Sequence[float]],
+  ground_truth: Mapping[str, np.ndarray | Sequence[Sequence[float]]],
   protocol: GroundingProtocol,
 ) -> np.ndarray:
   """(q, n) IoU of the n best windows of each query, 0 where there are fewer.

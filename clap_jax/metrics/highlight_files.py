@@ -1,15 +1,14 @@
 """Reads predictions and annotations of QVHighlights (JSON lines)."""
 
-import pathlib
-
 import numpy as np
 
 from clap_jax.metrics import documents, highlights, query_files
 from clap_jax.metrics.problems import ProblemLog
+from clap_jax.storage import locations
 
 
 def read_highlight_predictions(
-  path: pathlib.Path,
+  path: locations.Location,
 ) -> list[highlights.QueryPrediction]:
   """Reads Moment-DETR's JSON lines with windows, saliency or both.
 
@@ -55,7 +54,9 @@ def read_highlight_predictions(
   return list(predictions.values())
 
 
-def read_highlight_truth(path: pathlib.Path) -> list[highlights.QueryTruth]:
+def read_highlight_truth(
+  path: locations.Location,
+) -> list[highlights.QueryTruth]:
   """Reads the annotations of QVHighlights.
 
   Raises:

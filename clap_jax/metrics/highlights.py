@@ -179,6 +179,7 @@ def _highlights(
   for row, (prediction, truth) in enumerate(
     zip(predictions, truths, strict=True)
   ):
+    assert prediction.saliency is not None  # of every query, or of none
     size = len(truth.saliency)
     valid[row, :size] = True
     positive[row, :size] = truth.saliency >= level

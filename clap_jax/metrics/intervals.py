@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -23,12 +24,12 @@ class Interval:
 
 def mean_interval(values: Sequence[float]) -> Interval:
   """Student's t over independent runs; needs at least two of them."""
-  values = np.asarray(values, np.float64)
-  if len(values) < 2:
-    raise ValueError(f"an interval needs at least 2 runs, got {len(values)}")
-  error = values.std(ddof=1) / np.sqrt(len(values))
-  half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
-  mean = float(values.mean())
+  runs = np.asarray(values, np.float64)
+  if len(runs) < 2:
+    raise ValueError(f"an interval needs at least 2 runs, got {len(runs)}")
+  error = runs.std(ddof=1) / np.sqrt(len(runs))
+  half = float(scipy.stats.t.ppf(0.975, len(runs) - 1) * error)
+  mean = float(runs.mean())
   return Interval(mean, mean - half, mean + half)
 
 
@@ -50,7 +51,8 @@ def p_value(differences: Sequence[float]) -> float:
     return 1.0
   if not np.ptp(values):  # the same difference each time: no spread at all
     return 0.0
-  return float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
+  found: Any = scipy.stats.ttest_1samp(values, 0.0)
+  return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

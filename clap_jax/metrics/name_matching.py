@@ -12,15 +12,15 @@ def with_known_names(
   predictions: DetectionTable, known: Sequence[str]
 ) -> tuple[DetectionTable, list[str]]:
   """Matches names where none is known: YouTube's "v_", endings, folders."""
-  names, known = predictions.video_names, set(known)
-  if not names or known & set(names):
+  names, known_names = predictions.video_names, set(known)
+  if not names or known_names & set(names):
     return predictions, []
   for old, new in (("", "v_"), ("v_", "")):
     changed = tuple(new + name.removeprefix(old) for name in names)
-    if known & set(changed) and len(set(changed)) == len(names):
+    if known_names & set(changed) and len(set(changed)) == len(names):
       note = f"video names matched after {old!r} became {new!r}"
       return dataclasses.replace(predictions, video_names=changed), [note]
-  changed = _matched_names(names, known)
+  changed = _matched_names(names, known_names)
   if changed is None:
     return predictions, []
   pairs = (

@@ -60,16 +60,16 @@ def nested_entries(value: Any) -> list[Any] | None:
     return value
   if not isinstance(value, dict):
     return None
-  columns = [value.get(name) for name in ("segments", "scores")]
+  segments, scores = value.get("segments"), value.get("scores")
   labels = value.get("labels", value.get("label_ids"))
-  if all(isinstance(column, list) for column in columns):
-    labels = labels if isinstance(labels, list) else [None] * len(columns[0])
-    if len({len(column) for column in (*columns, labels)}) != 1:
+  if isinstance(segments, list) and isinstance(scores, list):
+    labels = labels if isinstance(labels, list) else [None] * len(segments)
+    if not len(segments) == len(scores) == len(labels):
       return None
     return [
       {"segment": segment, "score": score}
       | ({} if label is None else {"label": label})
-      for segment, score, label in zip(*columns, labels, strict=True)
+      for segment, score, label in zip(segments, scores, labels, strict=True)
     ]
   lists = [value[name] for name in _LIST_FIELDS if name in value]
   return lists[0] if len(lists) == 1 and isinstance(lists[0], list) else None

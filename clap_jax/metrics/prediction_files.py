@@ -10,7 +10,6 @@ CSV; a list or JSON lines of entries that name their video; the THUMOS14 text
 may differ as in `prediction_entries`.
 """
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
 from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.tables import DetectionTable
-from clap_jax.storage import arrays, text_tables
+from clap_jax.storage import arrays, locations, text_tables
 
 _COLUMNS = ("video-id", "t-start", "t-end", "label", "score")
 _ROOTS = ("results", "detect_results", "database", "videos", "predictions")
@@ -107,7 +106,7 @@ class _Rows:
 
 
 def read_detections(
-  path: pathlib.Path,
+  path: locations.Location,
   *,
   label_field: str = "label",
   label_names: Mapping[str, str] | None = None,
@@ -355,7 +354,7 @@ def _value_of(key: str, text: str, *, decimal_comma: bool) -> float | str:
   return text if seconds is None else seconds
 
 
-def _npz_columns(path: pathlib.Path, log: ProblemLog) -> dict[str, Any]:
+def _npz_columns(path: locations.Location, log: ProblemLog) -> dict[str, Any]:
   try:
     with arrays.open_npz(path) as archive:
       return {name: archive[name].tolist() for name in archive}

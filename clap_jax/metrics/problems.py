@@ -1,6 +1,8 @@
 """Everything wrong with a file, listed at once."""
 
-import pathlib
+from typing import NoReturn
+
+from clap_jax.storage.locations import PathLike
 
 _MAX_PROBLEMS = 1000  # of a file; with millions, listing them takes all memory
 
@@ -14,7 +16,7 @@ class MalformedFileError(ValueError):
       the first ones of very many.
   """
 
-  def __init__(self, path: pathlib.Path | str, problems: list[str]):
+  def __init__(self, path: PathLike, problems: list[str]):
     self.path = str(path)
     self.problems = list(problems)
     noun = "problem" if len(problems) == 1 else "problems"
@@ -30,7 +32,7 @@ class MalformedFileError(ValueError):
 class ProblemLog:
   """Collects problems while a file is read."""
 
-  def __init__(self, path: pathlib.Path | str):
+  def __init__(self, path: PathLike):
     self.path = path
     self.problems: list[str] = []
 
@@ -47,6 +49,15 @@ class ProblemLog:
     self.problems.append(f"{location}: {message}" if location else message)
     if self.is_full:
       self.raise_if_any()
+
+  def fail(self, location: str, message: str) -> NoReturn:
+    """Notes a problem after which nothing can be read, and raises it.
+
+    Raises:
+      MalformedFileError: always, with all that was added.
+    """
+    self.add(location, message)
+    raise MalformedFileError(self.path, self.problems)
 
   def raise_if_any(self) -> None:
     """Ends the reading of a file.

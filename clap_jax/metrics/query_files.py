@@ -21,6 +21,7 @@ import numpy as np
 from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
 from clap_jax.metrics.problems import ProblemLog
+from clap_jax.storage import locations
 
 _ID_FIELDS = ("qid", "query_id", "desc_id", "id")
 _TEXT_FIELDS = ("query", "sentence", "text", "description", "caption")
@@ -55,7 +56,7 @@ class WindowPredictions:
 
 
 def read_windows(
-  path: pathlib.Path,
+  path: locations.Location,
   *,
   id_of_text: Mapping[tuple[str, str], str] | None = None,
 ) -> WindowPredictions:
@@ -79,9 +80,8 @@ def read_windows(
       _read_record(record, location, found, id_of_text or {}, log)
   else:
     queries = content.get("results", content) if _is_dict(content) else None
-    if not _is_dict(queries):
-      log.add("", f"got {documents.kind(content)}; expected windows by query")
-      log.raise_if_any()
+    if not isinstance(queries, dict):
+      log.fail("", f"got {documents.kind(content)}; expected windows by query")
     is_sample = any(map(_is_dict, queries.values()))
     for query, answer in queries.items():
       where = f"[{query!r}]"
@@ -253,6 +253,13 @@ def _text_key(record: dict[str, Any]) -> tuple[str, str] | None:
   return video, " ".join(text.lower().split())
 
 
+def _add_text(texts, record: dict[str, Any], query: str) -> None:
+  """Notes that a text names a query; records without a text name none."""
+  key = _text_key(record)
+  if key is not None:
+    texts.setdefault(key, query)
+
+
 def query_id(
   record: dict[str, Any], seen: Any, location: str, log: ProblemLog
 ) -> str:
@@ -304,7 +311,7 @@ def windows_of(
   return np.array(rows, np.float64).reshape(-1, 3)
 
 
-def read_query_answers(path: pathlib.Path) -> QueryAnswers:
+def read_query_answers(path: locations.Location) -> QueryAnswers:
   """Reads the windows that answer each query.
 
   Raises:
@@ -313,7 +320,7 @@ def read_query_answers(path: pathlib.Path) -> QueryAnswers:
   """
   log = ProblemLog(path)
   answers: dict[str, Any] = {}
-  texts: dict[tuple[str, str] | None, str] = {}
+  texts: dict[tuple[str, str], str] = {}
   if path.suffix == ".txt":
     for number, line in enumerate(documents.read_text(path, log).split("\n")):
       if line.strip():
@@ -327,7 +334,7 @@ def read_query_answers(path: pathlib.Path) -> QueryAnswers:
           continue
         answers[str(number)] = [[documents.to_number(f) for f in fields[-2:]]]
         record = {"video": (fields or [""])[0], "query": text}
-        texts.setdefault(_text_key(record), str(number))
+        _add_text(texts, record, str(number))
   else:
     content, records = documents.read_json_or_lines(path, log)
     if isinstance(content, list):
@@ -336,7 +343,6 @@ def read_query_answers(path: pathlib.Path) -> QueryAnswers:
       _read_truth_records(records, answers, texts, log)
     else:
       _read_truth_document(content, answers, texts, log)
-  texts.pop(None, None)  # queries without a text
   result = {}
   for query, listed in answers.items():
     try:
@@ -362,7 +368,7 @@ def _read_truth_records(records, answers, texts, log: ProblemLog) -> None:
     query = query_id(record, answers, location, log)
     names = ("relevant_windows", "timestamp", "timestamps")
     answers[query] = next((record[n] for n in names if n in record), None)
-    texts.setdefault(_text_key(record), query)
+    _add_text(texts, record, query)
 
 
 def _read_truth_document(content, answers, texts, log: ProblemLog) -> None:
@@ -375,7 +381,7 @@ def _read_truth_document(content, answers, texts, log: ProblemLog) -> None:
         continue
       answers[str(entry["id"])] = [entry["timestamp"]]
       record = {"video": entry.get("image_id"), **entry}
-      texts.setdefault(_text_key(record), str(entry["id"]))
+      _add_text(texts, record, str(entry["id"]))
     return
   if not _is_dict(content):
     log.add("", f"got {documents.kind(content)}; expected queries by video")
@@ -397,7 +403,7 @@ def _read_truth_document(content, answers, texts, log: ProblemLog) -> None:
       answers[query] = _scaled(segment, per_sec)
       if index < len(sentences):
         record = {"video": video, "query": sentences[index]}
-        texts.setdefault(_text_key(record), query)
+        _add_text(texts, record, query)
 
 
 def _scaled(segment: Any, per_sec: float) -> Any:

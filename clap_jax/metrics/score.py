@@ -47,11 +47,11 @@ class Classifier:
 class _Request:
   """What the caller asks of every protocol."""
 
-  predictions: pathlib.Path
-  ground_truth: pathlib.Path
+  predictions: locations.Location
+  ground_truth: locations.Location
   subset: str | None
   detection_subset: str | None
-  blocked_videos: pathlib.Path | None
+  blocked_videos: locations.Location | None
   class_source: str
   classifier: Classifier | None = None
 
@@ -267,7 +267,7 @@ def _classify(
   )
 
 
-def _read_blocked(path: pathlib.Path) -> frozenset[str]:
+def _read_blocked(path: locations.Location) -> frozenset[str]:
   log = ProblemLog(path)
   names = documents.read_json(path, log)
   if not isinstance(names, list | dict):

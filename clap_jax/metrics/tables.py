@@ -83,12 +83,12 @@ class SegmentTable:
     cls,
     *,
     video: Iterable[str],
-    start_sec: Sequence[float],
-    end_sec: Sequence[float],
+    start_sec: Sequence[float] | np.ndarray,
+    end_sec: Sequence[float] | np.ndarray,
     label: Iterable[str],
     video_names: Sequence[str] = (),
     label_names: Sequence[str] = (),
-    **scores: Sequence[float],
+    **scores: Sequence[float] | np.ndarray,
   ) -> Self:
     """Builds a table from columns of names and numbers of equal length.
 

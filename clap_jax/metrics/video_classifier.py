@@ -42,15 +42,14 @@ def read_video_scores(path: pathlib.Path | str) -> VideoScores:
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  path = locations.at(path)
-  log = ProblemLog(path)
-  if path.suffix == ".npy":
-    return _thumos_matrix(path, log)
-  content = documents.read_json(path, log)
+  place = locations.at(path)
+  log = ProblemLog(place)
+  if place.suffix == ".npy":
+    return _thumos_matrix(place, log)
+  content = documents.read_json(place, log)
   videos = content.get("results", content) if isinstance(content, dict) else {}
   if not isinstance(videos, dict) or not videos:
-    log.add("", f"got {documents.kind(content)}; expected scores by video")
-    log.raise_if_any()
+    log.fail("", f"got {documents.kind(content)}; expected scores by video")
   names = content.get("class")
   names = names if isinstance(names, list) else []
   rows: list[dict[str, float]] = []
@@ -88,12 +87,11 @@ def _pairs(value: Any, names: list[str]) -> list[tuple[Any, Any]] | None:
   return None
 
 
-def _thumos_matrix(path: pathlib.Path, log: ProblemLog) -> VideoScores:
+def _thumos_matrix(path: locations.Location, log: ProblemLog) -> VideoScores:
   try:
     matrix = arrays.read_npy(path)
   except ValueError as error:
-    log.add("", f"not an .npy of numbers: {error}")
-    log.raise_if_any()
+    log.fail("", f"not an .npy of numbers: {error}")
   if (
     matrix.ndim != 2
     or matrix.shape[1] != _NUM_UCF_CLASSES

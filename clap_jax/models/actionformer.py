@@ -9,6 +9,7 @@ public checkpoints were trained with that. Sequences must be padded as in
 public inference, see `actionformer_config.padded_length`.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -211,7 +212,8 @@ class _DepthwiseConv(nn.Module):
     )
     kernel = self.param("kernel", init, (3, x.shape[-1])).astype(self.dtype)
     views = window(x, size=3, stride=self.stride)
-    y = sum(view * kernel[i] for i, view in enumerate(views))
+    products = [view * kernel[i] for i, view in enumerate(views)]
+    y = functools.reduce(jnp.add, products)
     return keep(y, mask[:, :: self.stride])
 
 
@@ -318,7 +320,8 @@ class _Block(nn.Module):
       config, self.window_steps, self.stride, dtype, name="attention"
     )(_norm("attention_norm", dtype)(x), mask, deterministic=deterministic)
     if self.stride > 1:
-      x = nn.max_pool(x, (3,), strides=(self.stride,), padding=((1, 1),))
+      around: Any = ((1, 1),)  # its annotation allows names alone
+      x = nn.max_pool(x, (3,), strides=(self.stride,), padding=around)
       x = x[:, : out_mask.shape[1]]
     path = _DropPath(rate, dtype, name="attention_path")
     x = keep(x, out_mask) + path(y, deterministic=deterministic)

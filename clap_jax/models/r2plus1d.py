@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
       x = Convolution(
         self.features,
         (1, 1, 1),
-        (self.stride,) * 3,
+        (self.stride, self.stride, self.stride),
         dtype=self.dtype,
         name="shortcut",
       )(x)

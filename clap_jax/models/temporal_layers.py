@@ -4,6 +4,7 @@ All take x (b, t, d) with a bool mask (b, t) and return zeros where the mask is
 False; such steps never influence the others, whatever they hold.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -77,7 +78,8 @@ class DepthwiseConv1d(nn.Module):
     kernel = self.param("kernel", init, (self.kernel_size, width))
     kernel = kernel.astype(self.dtype)
     views = window(keep(x, mask), size=self.kernel_size, stride=1)
-    y = sum(view * kernel[i] for i, view in enumerate(views))
+    products = [view * kernel[i] for i, view in enumerate(views)]
+    y = functools.reduce(jnp.add, products)
     return keep(y, mask)
 
 

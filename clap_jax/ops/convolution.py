@@ -13,7 +13,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-Sides = tuple[int, int, int]  # along time, height, width
+Sides = tuple[int, ...]  # along time, height, width
 
 # Rows of one product on a CPU: gathered neighbours that stay in its cache.
 TILE_ROWS = 4096

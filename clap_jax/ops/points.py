@@ -6,13 +6,14 @@ to the start and the end of one segment.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clap_jax.ops import segments as segment_ops
+from clap_jax.types import Array
 
 # Segments whose lengths differ by less share a point's class target.
 LENGTH_TIE = 1e-3
@@ -21,28 +22,28 @@ LENGTH_TIE = 1e-3
 class Points(NamedTuple):
   """The points of all levels, finest level first. All (p,)."""
 
-  position: jax.Array  # float32, grid units
-  stride: jax.Array  # float32, grid units between points of the level
-  range_low: jax.Array  # float32, grid units; least reach of the level
-  range_high: jax.Array  # float32, grid units; greatest reach, maybe inf
-  level: jax.Array  # int32
+  position: Array  # float32, grid units
+  stride: Array  # float32, grid units between points of the level
+  range_low: Array  # float32, grid units; least reach of the level
+  range_high: Array  # float32, grid units; greatest reach, maybe inf
+  level: Array  # int32
 
 
 class PointPredictions(NamedTuple):
-  """What an anchor-free head says of every point of a batch."""
+  """Predictions of an anchor-free head for every point of a batch."""
 
-  class_logits: jax.Array  # float32 (b, p, c); c = 1 for grounding
-  offsets: jax.Array  # float32 (b, p, 2), grid units, >= 0: left, right
+  class_logits: Array  # float32 (b, p, c); c = 1 for grounding
+  offsets: Array  # float32 (b, p, 2), grid units, >= 0: left, right
   points: Points
-  point_mask: jax.Array  # bool (b, p)
+  point_mask: Array  # bool (b, p)
 
 
 class PointTargets(NamedTuple):
-  """What every point is to say."""
+  """Training targets of every point."""
 
-  class_targets: jax.Array  # float32 (p, c), 0 or 1
-  offsets: jax.Array  # float32 (p, 2), grid units; zero where not positive
-  positive_mask: jax.Array  # bool (p,)
+  class_targets: Array  # float32 (p, c), 0 or 1
+  offsets: Array  # float32 (p, 2), grid units; zero where not positive
+  positive_mask: Array  # bool (p,)
 
 
 def level_sizes(num_steps: int, *, num_levels: int) -> tuple[int, ...]:
@@ -80,7 +81,7 @@ def points_in_ranges(
   sizes = level_sizes(num_steps, num_levels=len(ranges))
   strides = [2**level for level in range(len(ranges))]
 
-  def spread(values, dtype=np.float32):  # one value per level -> (p,)
+  def spread(values, dtype: Any = np.float32):  # one value per level -> (p,)
     return np.repeat(np.asarray(values, dtype), sizes)
 
   position = [np.arange(n) * s for n, s in zip(sizes, strides, strict=True)]

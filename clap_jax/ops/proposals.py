@@ -87,7 +87,7 @@ def align_weights(
   )
   bins = jnp.arange(num_bins, dtype=jnp.float32)[None, :, None]
   step = jnp.arange(num_steps, dtype=jnp.float32)[None, None]
-  weights = 0.0
+  weights = jnp.zeros((), jnp.float32)
   for sample in range(most):
     position = start + (bins + (sample + 0.5) / count) * (length / num_bins)
     seen = (position >= -1) & (position <= num_steps) & (sample < count)

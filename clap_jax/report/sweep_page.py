@@ -83,7 +83,7 @@ def parallel_coordinates(table: sweep_table.SweepTable) -> Markup:
     _axis(x, key, columns[key], places[key])
     for x, key in zip(xs, columns, strict=True)
   ]
-  values = columns[table.metric]
+  values = [table.value(entry) for entry in entries]
   low, high = min(values), max(values)
   for index, entry in reversed(list(enumerate(entries))):  # the best on top
     good = (values[index] - low) / (high - low) if high > low else 1.0

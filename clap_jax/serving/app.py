@@ -8,6 +8,7 @@ what is sent out, and jobs.py for the thread that owns the model.
 import contextlib
 import dataclasses
 import pathlib
+from typing import Annotated
 
 import fastapi
 import pydantic
@@ -35,9 +36,12 @@ _QUESTION_SEC = 10.0
 _FOLDER = pathlib.Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 
-Text = pydantic.constr(
-  strip_whitespace=True, min_length=1, max_length=MAX_TEXT_LENGTH
-)
+Text = Annotated[
+  str,
+  pydantic.StringConstraints(
+    strip_whitespace=True, min_length=1, max_length=MAX_TEXT_LENGTH
+  ),
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,9 +58,11 @@ class ServeLimits:
 class Question(pydantic.BaseModel):
   """What to look for in an uploaded video."""
 
-  video: pydantic.constr(pattern=r"^[0-9a-f]{24}$")
-  queries: pydantic.conlist(Text, max_length=MAX_QUERIES) = []
-  labels: pydantic.conlist(Text, max_length=MAX_LABELS) | None = None
+  video: Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{24}$")]
+  queries: Annotated[list[Text], pydantic.Field(max_length=MAX_QUERIES)] = []
+  labels: (
+    Annotated[list[Text], pydantic.Field(max_length=MAX_LABELS)] | None
+  ) = None
 
 
 def make_app(
@@ -82,10 +88,11 @@ def make_app(
   Raises:
     ValueError: the index is of another encoder.
   """
-  if index is not None and index.parameters != model.encoder.fingerprint:
+  made_by = model.encoder.fingerprint if model.encoder else None
+  if index is not None and index.parameters != made_by:
     raise ValueError(
       f"the index {index.directory} was made by an encoder with the parameters "
-      f"{index.parameters}, the model's are {model.encoder.fingerprint}; run "
+      f"{index.parameters}, the model's are {made_by}; run "
       "`clap index` with this model."
     )
   videos = uploads_lib.Uploads(limits.uploads, make_playable=make_playable)

@@ -99,18 +99,16 @@ class Uploads:
       raise jobs.busy("Other uploads are under way; try again.")
     upload = _Upload(self._directory)
     self._at_once += 1
-    task = None
     try:
-      try:
-        await self._receive(request, upload)
-      except OSError as error:
+      await self._receive(request, upload)
+    except BaseException as error:  # a visitor who leaves cancels it
+      self._end(upload)
+      if isinstance(error, OSError):
         raise _no_room() from error
-      task = asyncio.create_task(self._decode(upload, name))
-      self._tasks.add(task)
-      task.add_done_callback(self._tasks.discard)
-    finally:
-      if task is None:
-        self._end(upload)
+      raise
+    task = asyncio.create_task(self._decode(upload, name))
+    self._tasks.add(task)
+    task.add_done_callback(self._tasks.discard)
     await asyncio.wait({task}, timeout=self._limits.decode_sec)
     if not task.done():
       upload.is_abandoned = True
@@ -178,7 +176,9 @@ class Uploads:
   def _decoded(self, upload) -> float:
     self._make_playable(upload.raw, upload.target)
     upload.target.chmod(0o600)
-    return container.probe(upload.target).duration_sec
+    duration_sec = container.probe(upload.target).duration_sec
+    assert duration_sec is not None  # every mp4 states it
+    return duration_sec
 
   def _end(self, upload) -> None:
     self._at_once -= 1

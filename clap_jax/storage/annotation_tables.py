@@ -1,11 +1,9 @@
 """Tables of labelled or captioned spans of videos, as people write them."""
 
 import dataclasses
-import os
 
 from clap_jax.storage import text_tables
-
-PathLike = str | os.PathLike
+from clap_jax.storage.locations import PathLike
 
 # The columns, and the other names that they go by.
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,6 @@ bytes that are there before anything is allocated.
 
 import contextlib
 import math
-import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -16,9 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clap_jax.storage import archives, output, placeholders, untrusted
+from clap_jax.storage.locations import PathLike
 from clap_jax.storage.untrusted import UntrustedFileError
-
-PathLike = str | os.PathLike
 
 DEFAULT_MAX_BYTES = 4 << 30  # of a file, and of what it unpacks to
 _MAGIC = b"\x93NUMPY"

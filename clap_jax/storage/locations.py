@@ -222,6 +222,7 @@ class ObjectPath:
 
 
 Location = pathlib.Path | ObjectPath
+PathLike = str | os.PathLike | ObjectPath  # what `at` takes
 
 
 def is_address(text: object) -> bool:

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from clap_jax.storage import locations, objects, untrusted
-from clap_jax.storage.locations import ObjectPath
-
-PathLike = str | os.PathLike | ObjectPath
+from clap_jax.storage.locations import ObjectPath, PathLike
 
 _MAX_COPIED_BYTES = 1 << 44
 _MAX_SENT_AT_ONCE = 32 << 20

@@ -12,9 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clap_jax.storage import archives, placeholders, untrusted
+from clap_jax.storage.locations import PathLike
 from clap_jax.storage.untrusted import UntrustedFileError
-
-PathLike = str | os.PathLike
 
 MAX_BYTES = 64 << 30
 _MAX_HEADER_BYTES = 16 << 20

@@ -17,8 +17,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from clap_jax.storage import untrusted
-
-PathLike = str | os.PathLike
+from clap_jax.storage.locations import PathLike
 
 DELIMITERS = ("\t", ";", ",", "|")
 _DELIMITER_NAMES = {"\t": "tab", ";": "semicolon", ",": "comma", "|": "bar"}

@@ -18,9 +18,7 @@ import tempfile
 from typing import Any, BinaryIO
 
 from clap_jax.storage import objects
-from clap_jax.storage.locations import ObjectPath
-
-PathLike = str | os.PathLike | ObjectPath
+from clap_jax.storage.locations import ObjectPath, PathLike
 
 DEFAULT_MAX_BYTES = 1 << 30  # of a file that is read whole
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")

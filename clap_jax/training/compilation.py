@@ -20,7 +20,7 @@ def keep_programs() -> None:
   Raises:
     PermissionError: the cache folder is not the user's own.
   """
-  if jax.config.jax_compilation_cache_dir:
+  if jax.config.values["jax_compilation_cache_dir"]:
     return
   directory = _own_folder()
   jax.config.update("jax_compilation_cache_dir", str(directory))

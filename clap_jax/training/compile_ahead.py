@@ -15,6 +15,7 @@ from clap_jax.training import plan as plan_lib
 from clap_jax.training import sharding as sharding_lib
 from clap_jax.training import task as task_lib
 from clap_jax.training import topology as topology_lib
+from clap_jax.types import Device
 
 # A schedule's length and epochs are constants in the program: any will do.
 _STEPS_PER_EPOCH = 1000
@@ -34,7 +35,7 @@ def trace_step(
   task: task_lib.Task,
   batch: Any,
   *,
-  devices: Sequence[jax.Device],
+  devices: Sequence[Device],
   optimizer: config_lib.OptimizerConfig,
   loop: config_lib.LoopConfig,
   mesh: config_lib.MeshConfig,
@@ -182,13 +183,12 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
     }
   memory = compiled.memory_analysis()
   text = compiled.as_text()
+  partitions = re.search(r"num_partitions=(\d+)", text)
   return {
     "peak_bytes_per_chip": memory.peak_memory_in_bytes,
     "collectives": hlo.collectives(
       text,
-      num_devices=int(re.search(r"num_partitions=(\d+)", text)[1])
-      if "num_partitions=" in text
-      else 1,
+      num_devices=int(partitions[1]) if partitions else 1,
       num_slices=num_slices,
     ),
     # At the least: arguments read, results written, temporaries both.
@@ -236,7 +236,7 @@ def _roofline(document, chip, num_chips: int, moved) -> dict:
     hlo.ICI: sent[hlo.ICI] / chip.ici_bytes_per_sec,
     hlo.DCN: sent[hlo.DCN] / chip.dcn_bytes_per_sec,
   }
-  bound = max(seconds, key=seconds.get)
+  bound = max(seconds, key=seconds.__getitem__)
   return {
     "roofline_step_sec": seconds[bound] if moved is not None else None,
     "roofline_bound": bound if moved is not None else None,

@@ -22,6 +22,7 @@ from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import optimizer as optimizer_lib
 from clap_jax.training import sharding as sharding_lib
 from clap_jax.training import step as step_lib
+from clap_jax.types import Device
 
 TrainState = step_lib.TrainState
 
@@ -172,7 +173,7 @@ class DeterministicStep:
         )
     return jax.block_until_ready(self._global(results, self._whole))
 
-  def _pieces(self, batch) -> dict[jax.Device, list]:
+  def _pieces(self, batch) -> dict[Device, list]:
     """The slices of each device of this process, in the batch's order."""
     items, _ = self._sliced.divide(batch)
     size = jax.tree.leaves(items)[0].shape[0] // self._sliced.num_slices
@@ -209,7 +210,7 @@ class DeterministicStep:
       )
     return tree
 
-  def _global(self, trees: Mapping[jax.Device, Any], sharding: NamedSharding):
+  def _global(self, trees: Mapping[Device, Any], sharding: NamedSharding):
     """One global array of the arrays of single devices, leaf by leaf."""
 
     def joined(*leaves):
@@ -222,7 +223,7 @@ class DeterministicStep:
 
     return jax.tree.map(joined, *trees.values())
 
-  def _everywhere(self, tree) -> dict[jax.Device, Any]:
+  def _everywhere(self, tree) -> dict[Device, Any]:
     """The whole of global arrays on each device of this process."""
     return _per_device(self._copies(tree))
 
@@ -268,7 +269,7 @@ def check(
     )
 
 
-def _per_device(tree: Any) -> dict[jax.Device, Any]:
+def _per_device(tree: Any) -> dict[Device, Any]:
   """This process's shards of global arrays, device by device."""
   leaves, structure = jax.tree.flatten(tree)
   shards = [leaf.addressable_shards for leaf in leaves]

@@ -27,6 +27,7 @@ from clap_jax.training import state as state_lib
 from clap_jax.training import task as task_lib
 from clap_jax.training import workdir as workdir_lib
 from clap_jax.training import writer as writer_lib
+from clap_jax.types import Device
 
 TrainState = state_lib.TrainState
 PROFILE_DIRECTORY = "profile"
@@ -83,7 +84,7 @@ class Run:
   prepare: Callable[[TrainState], TrainState] | None = None
   steps_per_epoch: int | None = None
   sharding_rules: tuple[sharding_lib.Rule, ...] = ()
-  devices: list[jax.Device] | None = None
+  devices: list[Device] | None = None
   title: str = "training"
   show_progress: bool = True
 
@@ -143,7 +144,7 @@ def fit(run: Run) -> TrainState:
       and run.evaluate is not None
       and _evaluation_is_missing(run.workdir, steps, start_step)
     )
-    if is_trained and not evaluates_first:
+    if restored is not None and is_trained and not evaluates_first:
       return restored.state
     if processes.is_first():
       workdir_lib.write_environment(run.workdir, mesh)
@@ -249,8 +250,7 @@ class _Trainer:
           ledger.went_back(start_step, good_step)
           self.save(start_step, state)
         finally:
-          if hasattr(batches, "close"):
-            batches.close()
+          getattr(batches, "close", lambda: None)()
     return state
 
   def _make_hooks(

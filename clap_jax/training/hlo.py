@@ -99,8 +99,8 @@ def collectives(
       total[0] += times
       total[1] += round(times * sent)
   rows = [
-    Collective(kind, group_size, *value, network)
-    for (kind, group_size, network), value in totals.items()
+    Collective(kind, group_size, calls, sent_bytes, network)
+    for (kind, group_size, network), (calls, sent_bytes) in totals.items()
   ]
   return sorted(rows, key=lambda row: -row.sent_bytes)
 
@@ -159,8 +159,8 @@ def _calls(line: str, bodies) -> list[tuple[str, int]]:
   ]
   if " while(" not in line:
     return [(name, 1) for name in callees]
-  condition = re.search(r"condition=%?([\w.\-]+)", line)[1]
-  bounds = _BOUND.findall("\n".join(bodies[condition]))
+  conditions = re.findall(r"condition=%?([\w.\-]+)", line)
+  bounds = _BOUND.findall("\n".join(bodies[conditions[0]]))
   times = int(bounds[0]) if len(bounds) == 1 else 1
   return [(name, times) for name in callees]
 
@@ -215,7 +215,7 @@ def _collective_of(line: str, num_devices: int, *, scatters: bool):
 
 
 def _num_bytes(dtype: str, sides: str) -> int:
-  bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+  bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
   return math.prod(int(side) for side in sides.split(",") if side) * bits // 8
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 
 from clap_jax import config as config_lib
+from clap_jax.types import Device
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # the axes that split a batch
@@ -16,7 +17,7 @@ BATCH_AXES = ("data", "fsdp")  # the axes that split a batch
 def make_mesh(
   config: config_lib.MeshConfig,
   *,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Device] | None = None,
 ) -> jax.sharding.Mesh:
   """Arranges devices in a mesh with automatic axes.
 
@@ -45,9 +46,9 @@ def make_mesh(
   return jax.sharding.Mesh(np.concatenate(parts), AXES, axis_types=auto)
 
 
-def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+def _slices(devices: Sequence[Device]) -> list[list[Device]]:
   """Groups TPU devices by slice; other devices are one group."""
-  groups: dict[int, list[jax.Device]] = {}
+  groups: dict[int, list[Device]] = {}
   for device in devices:
     is_tpu = device.platform == "tpu"
     index = (getattr(device, "slice_index", 0) or 0) if is_tpu else 0
@@ -72,7 +73,7 @@ def _check_slices(sizes, slices) -> None:
     )
 
 
-def _arranged(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+def _arranged(shape: tuple[int, ...], devices: list[Device]) -> np.ndarray:
   """Arranges the devices of one slice, or devices that are no TPUs."""
   if devices[0].platform == "tpu":
     # An axis of the mesh may need a part of an axis of the torus, such as
@@ -84,7 +85,7 @@ def _arranged(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
   return np.asarray(in_order, dtype=object).reshape(shape)
 
 
-def alone(device: jax.Device):
+def alone(device: Device):
   """A context whose ambient mesh is one device: programs know no other."""
   config = config_lib.MeshConfig(data=1, fsdp=1, tensor=1)
   return jax.set_mesh(make_mesh(config, devices=[device]))
@@ -107,7 +108,8 @@ def mesh_sizes(
       f"The mesh {named} has {math.prod(sizes)} places for {num_devices} "
       "devices: choose sizes with that product, or -1 for one axis."
     )
-  return tuple(sizes)
+  data, fsdp, tensor = sizes
+  return data, fsdp, tensor
 
 
 def num_batch_shards(mesh: jax.sharding.Mesh) -> int:

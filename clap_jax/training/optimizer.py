@@ -198,4 +198,5 @@ def _scale_by(multipliers: Any) -> optax.GradientTransformation:
     )
     return scaled, state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  init = optax.identity().init
+  return optax.GradientTransformation(init, update)

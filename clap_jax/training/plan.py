@@ -83,7 +83,7 @@ def plan_run(
     "outlier_deviations": loop.outlier_deviations,
     "state_shardings": shardings,
   }
-  sliced = task.sliced() if hasattr(task, "sliced") else None
+  sliced = task.sliced() if isinstance(task, task_lib.SlicedTask) else None
   make = jax.jit(init, out_shardings=shardings)
   if sliced is None:
     step_function = step_lib.make_train_step(task, update, **settings)

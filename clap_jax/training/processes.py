@@ -28,6 +28,8 @@ from jax._src import distributed
 from clap_jax.training import slurm
 
 FAILED_CODE = 3
+# Not sys.stderr: threads are dumped also where that was replaced.
+STDERR = sys.__stderr__ or sys.stderr
 _FAILURE_KEY = "clap/failure"
 _LEFT_KEY = "clap/left"
 _PROGRESS_KEY = "clap/progress"
@@ -81,7 +83,9 @@ def connection(
       slurm.check_step(os.environ)
     several = "," in os.environ.get(_TPU_HOSTS, "")
     return Connection() if detect or several else None
-  if detect or None in given:
+  if (
+    detect or coordinator is None or num_processes is None or process_id is None
+  ):
     raise ValueError(
       "--coordinator, --num_processes and --process_id go together, and "
       "--distributed goes alone (it finds all three on TPU slices, Slurm and "
@@ -268,7 +272,7 @@ def fail(code: int, reason: str) -> int:
   if code == FAILED_CODE:
     # A peer that left may have failed this one's collective before anybody
     # was told who is to blame: then this is all that is known of it.
-    faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+    faulthandler.dump_traceback(file=STDERR, all_threads=True)
   end_all(code, reason)
   return code
 
@@ -317,7 +321,7 @@ class _Monitor:
     self._thread.join()
 
   def _run(self) -> None:
-    client = distributed.global_state.client
+    client: Any = distributed.global_state.client
     while not self._stopped.wait(_POLL_SEC):
       try:
         text = client.key_value_try_get(_FAILURE_KEY)
@@ -332,7 +336,7 @@ class _Monitor:
         file=sys.stderr,
         flush=True,
       )
-      faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+      faulthandler.dump_traceback(file=STDERR, all_threads=True)
       with contextlib.suppress(RuntimeError):  # the coordinator is gone
         _leave(client)
       os._exit(FAILED_CODE)

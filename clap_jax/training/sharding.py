@@ -121,16 +121,14 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     ValueError: if the arrays differ in their first axis, have none, or do not
       hold equally many rows of each shard.
   """
-  sizes = {
-    name: (np.shape(leaf) or (None,))[0]
-    for name, leaf in paths.flatten(batch).items()
-  }
-  if len(set(sizes.values())) != 1 or None in sizes.values():
+  leaves = paths.flatten(batch)
+  sizes = {name: np.shape(leaf)[:1] for name, leaf in leaves.items()}
+  if len(set(sizes.values())) != 1 or () in sizes.values():
     raise ValueError(
       f"The arrays of a batch must agree in their first axis, got {sizes}."
     )
   shards = mesh_lib.batch_shards(mesh)
-  num_rows = next(iter(sizes.values()))
+  (num_rows,) = next(iter(sizes.values()))
   size, rest = divmod(num_rows, len(shards))
   if rest or not size:
     raise ValueError(

@@ -102,7 +102,7 @@ def apply_gradient(
       ok &= ~guard.is_outlier(value, recent, deviations=outlier_deviations)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   extra, tracked = task_lib.split_tracked(extra)
-  params = optax.apply_updates(state.params, updates)
+  params: Any = optax.apply_updates(state.params, updates)
   params = {**params, **tracked} if tracked else params
   ema = _moved_average(state.ema, params, ema_decay)
   params, opt_state, ema = jax.tree.map(

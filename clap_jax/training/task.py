@@ -1,7 +1,7 @@
 """What the training engine asks of a task, and nothing more."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -43,12 +43,19 @@ class Task(Protocol):
     A task whose forward pass renews tracked collections returns both as a
     `Tracked`; a step that is skipped does not take them over.
     """
-
-  # A task may have a further method, `sliced() -> deterministic.Sliced | None`:
-  # its loss in two parts, for runs with the same bits on any number of devices.
+    ...
 
   def predict(self, params: Params, batch: Batch) -> Any:
     """A pytree of arrays (b, ...), one row per row of the batch."""
+
+
+@runtime_checkable
+class SlicedTask(Task, Protocol):
+  """A task that can train with the same bits on any number of devices."""
+
+  def sliced(self) -> Any:
+    """Returns its loss in two parts, a deterministic.Sliced, or None."""
+    ...
 
 
 def is_tracked(name: str) -> bool:

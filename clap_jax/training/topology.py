@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from clap_jax.types import Device
+
 
 class Chip(NamedTuple):
   """Peaks and limits of one chip."""
@@ -75,7 +77,7 @@ class Topology(NamedTuple):
 
   name: str
   chip: Chip
-  devices: tuple[jax.Device, ...]
+  devices: tuple[Device, ...]
   num_slices: int = 1
 
 

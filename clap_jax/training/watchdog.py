@@ -6,6 +6,7 @@ looks well, and all others wait for it in a collective.
 
 import collections
 import faulthandler
+import math
 import socket
 import sys
 import threading
@@ -75,8 +76,9 @@ class Watchdog:
     """Progress: the loop is now at `phase` of the step after `step`."""
     now_sec = time.monotonic()
     if phase == INPUT:
-      if self._is_warm and self._phase != HOOKS:
-        self._steps.append(now_sec - self._step_began_sec)
+      began_sec = self._step_began_sec
+      if began_sec is not None and self._is_warm and self._phase != HOOKS:
+        self._steps.append(now_sec - began_sec)
       # The first step compiles, and says nothing about the others.
       self._is_warm = self._step_began_sec is not None
       self._step_began_sec = now_sec
@@ -89,6 +91,8 @@ class Watchdog:
 
   def limit_sec(self) -> float:
     """How long the present phase may take."""
+    if self._timeout_sec is None:
+      return math.inf
     if self._phase == HOOKS:
       return _TIMES_HOOKS * self._timeout_sec
     if not self._steps:
@@ -113,7 +117,7 @@ class Watchdog:
       # Python, which is wound up again at every look.
       patience_sec = self.limit_sec() + _C_CODE_SEC
       faulthandler.dump_traceback_later(
-        patience_sec, exit=True, file=sys.__stderr__
+        patience_sec, exit=True, file=processes.STDERR
       )
       now_sec = time.monotonic()
       # A process that was halted and goes on has not been stuck meanwhile.
@@ -167,7 +171,7 @@ def stuck_processes(everyone: Mapping[int, Mapping]) -> str:
 def slowest(everyone: Mapping[int, Mapping]) -> tuple[int, float]:
   """(the process of most own time per step, how many times the median)."""
   times = {i: one["host_sec"] for i, one in everyone.items()}
-  process = max(times, key=times.get)
+  process = max(times, key=times.__getitem__)
   median = float(np.median(list(times.values())))
   return process, times[process] / median if median > 0 else 1.0
 
@@ -178,5 +182,5 @@ def _end_all(report: str) -> None:
     file=sys.stderr,
     flush=True,
   )
-  faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+  faulthandler.dump_traceback(file=processes.STDERR, all_threads=True)
   processes.end_all(processes.FAILED_CODE, report)

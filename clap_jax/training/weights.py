@@ -6,7 +6,6 @@ settings, where they come from, and the file's own sha256.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 def write(
-  directory: str | os.PathLike,
+  directory: locations.PathLike,
   weights: Mapping[str, np.ndarray],
   facts: Mapping[str, Any],
 ) -> None:
@@ -44,7 +43,7 @@ def write(
 
 
 def read(
-  directory: str | os.PathLike,
+  directory: locations.PathLike,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """(name -> array, manifest) of a directory that `write` made.
 
@@ -72,6 +71,6 @@ def read(
   return tensors.read(WEIGHTS_FILE, folder=directory), facts
 
 
-def sha256(path: str | os.PathLike, **options: Any) -> str:
+def sha256(path: locations.PathLike, **options: Any) -> str:
   """Returns the hash of a file of weights; options as `hash_file`."""
   return untrusted.hash_file(path, max_bytes=tensors.MAX_BYTES, **options)
