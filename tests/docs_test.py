@@ -15,6 +15,7 @@ from clap_jax.commands import completing, configs
 from clap_jax.media import limits
 from clap_jax.trainers import registry
 from tests import documents
+from tfds_builders import names
 
 ROOT = documents.ROOT
 _PLACEHOLDER = "..."  # in a command that leaves the obvious out
@@ -226,6 +227,28 @@ def test_links_lead_to_files_and_headings():
         assert anchor in map(anchor_of, headings), f"{path.name}: {link}"
       checked += 1
   assert checked > 50
+
+
+def test_the_readme_names_every_config():
+  text = (ROOT / "README.md").read_text(encoding="utf-8")
+  missing = [
+    file for file in CONFIGS if f"`{pathlib.Path(file).name}`" not in text
+  ]
+  assert missing == ["configs/study_claim.py"]  # of `clap study`
+
+
+def test_the_page_of_datasets_has_every_builder():
+  text = (ROOT / "docs/datasets.md").read_text(encoding="utf-8")
+  for name in (*names.ANNOTATED, *names.OWN, "motion_sprites"):
+    assert f"[`{name}`](../tfds_builders/{name}/README.md)" in text
+
+
+def test_the_page_of_evaluation_has_every_protocol():
+  text = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+  listed = re.search(r"NAME\[,NAME\]\s+of\s+([\w,\s]+?)\s+--", help_of("score"))
+  protocols = listed[1].replace(" ", "").replace("\n", "").split(",")
+  assert len(protocols) > 20
+  assert not [name for name in protocols if f"`{name}`" not in text]
 
 
 def test_the_readme_is_short():
