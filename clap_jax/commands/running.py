@@ -196,7 +196,8 @@ def add_compile(commands) -> None:
   )
   parser.add_argument(
     "--topology",
-    help="v5e:2x2, v5e:16x16, v4:2x2x1, v5p:2x2x2, or smallest: the first v5e "
+    help="v5e:2x2, v5e:16x16, v4:2x2x1, v5p:2x2x2, tpu7x:2x2x2 (its chips are "
+    "two devices each), 2xv5e:4x4 for two slices, or smallest: the first v5e "
     "slice that the step fits; default: the one that the config names",
   )
   parser.add_argument(
@@ -255,7 +256,7 @@ def _print_compiled(document: dict) -> None:
   for row in document["collectives"]:
     table.add_row(
       f"{row['kind']} x {row['calls']} ({row['network'].upper()})",
-      f"{row['sent_bytes'] / mib:,.1f} MiB out of a chip, groups of "
+      f"{row['sent_bytes'] / mib:,.1f} MiB out of a device, groups of "
       f"{row['group_size']}",
     )
   table.add_row("operations", f"{document['flops_per_step']:.3e} per step")

@@ -5,7 +5,6 @@ global batch, without a dataset, features or a device.
 """
 
 import dataclasses
-import math
 import re
 from typing import Any, NamedTuple
 
@@ -85,13 +84,12 @@ def epoch_cost(document: dict[str, Any], cost: CostFacts) -> dict[str, Any]:
   seconds = None
   if document["fits"]:
     seconds = steps * document["roofline_step_sec"] / cost.utilization
-  num_chips = math.prod(document["mesh"].values())
   return {
     "steps_per_epoch": steps,
     "epoch_sec": seconds,
     "epoch_price": None
     if seconds is None
-    else seconds / 3600 * num_chips * cost.price,
+    else seconds / 3600 * document["num_chips"] * cost.price,
     "inputs": dataclasses.asdict(cost),
   }
 

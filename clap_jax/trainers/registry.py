@@ -156,9 +156,9 @@ def compile_for_smallest(config, **assumed: str) -> dict:
   tried = []
   for sides in topology_lib.SLICES["v5e"]:
     name = f"v5e:{sides}"
-    num_chips = topology_lib.parse_name(name).num_chips
+    num_devices = topology_lib.parse_name(name).num_devices
     try:
-      shape = mesh_lib.mesh_sizes(mesh, num_chips)
+      shape = mesh_lib.mesh_sizes(mesh, num_devices)
     except ValueError:
       continue
     if config.data.batch_size % (shape[0] * shape[1]):

@@ -117,22 +117,24 @@ def compile_step(
       step.traced.lower(), resident, num_slices=topology.num_slices
     )
   chip = topology.chip
-  peak = program["peak_bytes_per_chip"]
+  peak = chip.num_devices * program["peak_bytes"]
   document = {
     "fits": program["reason"] is None and peak <= chip.limit_bytes,
     "peak_bytes_per_chip": peak,
     "limit_bytes_per_chip": chip.limit_bytes,
     "missing_bytes_per_chip": max(0, peak - chip.limit_bytes),
-    "state_bytes_per_chip": sharding_lib.bytes_per_device(state),
+    "state_bytes_per_chip": chip.num_devices
+    * sharding_lib.bytes_per_device(state),
     "flops_per_step": count.flops,
     "loops_counted_once": count.unknown_loops,
     "collectives": [row._asdict() for row in program["collectives"]],
     "topology": topology.name,
     "num_slices": topology.num_slices,
+    "num_chips": len(topology.devices) // chip.num_devices,
     "mesh": dict(step.mesh.shape),
     "batch_size": jax.tree.leaves(step.batch)[0].shape[0],
     "num_parameters": task_lib.num_parameters(state.params),
-    "split_parameters": _split_parameters(state.params),
+    "split_parameters": _split_parameters(state.params, chip.num_devices),
     "largest_replicated": [
       {"path": array.path, "bytes": array.num_bytes}
       for array in sharding_lib.largest_replicated(
@@ -141,11 +143,10 @@ def compile_step(
     ],
     "reason": program["reason"],
   }
-  num_chips = len(topology.devices)
-  return document | _roofline(document, chip, num_chips, program["moved"])
+  return document | _roofline(document, chip, program["moved"])
 
 
-def _split_parameters(params: Any) -> dict[str, dict]:
+def _split_parameters(params: Any, devices_per_chip: int) -> dict[str, dict]:
   """By the mesh axes that split them: arrays, bytes, and the largest one."""
   groups: dict[str, dict[str, Any]] = {}
   for path, leaf in paths.flatten(params).items():
@@ -157,7 +158,8 @@ def _split_parameters(params: Any) -> dict[str, dict]:
     path, largest = max(leaves.items(), key=lambda item: item[1].size)
     summary[over] = {
       "arrays": len(leaves),
-      "bytes_per_chip": sharding_lib.bytes_per_device(leaves),
+      "bytes_per_chip": devices_per_chip
+      * sharding_lib.bytes_per_device(leaves),
       "largest": path,
       "shape": list(largest.shape),
       "axes": [axis or "-" for axis in largest.sharding.spec],
@@ -166,7 +168,7 @@ def _split_parameters(params: Any) -> dict[str, dict]:
 
 
 def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
-  """Memory, traffic and collectives; or why there are none."""
+  """Memory and traffic of a device, and collectives; or why there are none."""
   try:
     with warnings.catch_warnings():
       # A program for other chips can be kept on disk but not read back.
@@ -176,7 +178,7 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     return {
-      "peak_bytes_per_chip": _wanted_bytes(str(error), resident_bytes),
+      "peak_bytes": _wanted_bytes(str(error), resident_bytes),
       "collectives": [],
       "moved": None,
       "reason": str(error).strip()[:4000],
@@ -185,7 +187,7 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
   text = compiled.as_text()
   partitions = re.search(r"num_partitions=(\d+)", text)
   return {
-    "peak_bytes_per_chip": memory.peak_memory_in_bytes,
+    "peak_bytes": memory.peak_memory_in_bytes,
     "collectives": hlo.collectives(
       text,
       num_devices=int(partitions[1]) if partitions else 1,
@@ -200,7 +202,7 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
 
 
 def _wanted_bytes(message: str, resident_bytes: int) -> int:
-  """What the compiler's complaint says a chip would need.
+  """What the compiler's complaint says a device would need.
 
   It names either all that the program uses or its temporaries alone; then the
   state and the batch come on top.
@@ -217,10 +219,17 @@ def _wanted_bytes(message: str, resident_bytes: int) -> int:
   )
 
 
-def _roofline(document, chip, num_chips: int, moved) -> dict:
+def _roofline(document, chip, moved) -> dict:
   """Seconds that a step takes at the stated peaks, and what bounds it.
 
-  A lower bound: computation, memory and both networks overlap perfectly.
+  A lower bound: computation, memory and both networks overlap perfectly, and
+  what one of two devices of a chip sends goes to the other one or stands for
+  both, so that it has all links of the chip.
+
+  Args:
+    document: of compile_step, whose collectives are those of one device.
+    chip: the peaks.
+    moved: bytes of memory that a device reads and writes; None if unknown.
   """
   sent = {
     network: sum(
@@ -231,10 +240,12 @@ def _roofline(document, chip, num_chips: int, moved) -> dict:
     for network in (hlo.ICI, hlo.DCN)
   }
   seconds = {
-    "compute": document["flops_per_step"] / num_chips / chip.flops_per_sec,
-    "memory": (moved or 0) / chip.hbm_bytes_per_sec,
+    "compute": document["flops_per_step"]
+    / document["num_chips"]
+    / chip.flops_per_sec,
+    "memory": chip.num_devices * (moved or 0) / chip.hbm_bytes_per_sec,
     hlo.ICI: sent[hlo.ICI] / chip.ici_bytes_per_sec,
-    hlo.DCN: sent[hlo.DCN] / chip.dcn_bytes_per_sec,
+    hlo.DCN: chip.num_devices * sent[hlo.DCN] / chip.dcn_bytes_per_sec,
   }
   bound = max(seconds, key=seconds.__getitem__)
   return {

@@ -29,6 +29,7 @@ class Chip(NamedTuple):
   dcn_bytes_per_sec: float  # out of the chip's host, its share
   limit_bytes: int  # of HBM, for one program
   host_bounds: tuple[int, int, int]  # chips of one host
+  num_devices: int = 1  # that the compiler and JAX make of it
 
 
 _GIB = 2**30
@@ -37,7 +38,11 @@ CHIPS = {
   "v5e": Chip(197e12, 819e9, 200e9, 3.125e9, int(15.75 * _GIB), (2, 2, 1)),
   "v6e": Chip(918e12, 1638e9, 400e9, 12.5e9, int(31.25 * _GIB), (2, 2, 1)),
   "v5p": Chip(459e12, 2765e9, 600e9, 6.25e9, int(95.74 * _GIB), (2, 2, 1)),
+  "tpu7x": Chip(
+    2307e12, 7380e9, 600e9, 12.5e9, int(2 * 94.75 * _GIB), (2, 2, 1), 2
+  ),
 }
+_ALIASES = {"v7x": "tpu7x"}  # Ironwood
 
 _FLAT = ("v5e", "v6e")  # slices of these are rectangles of chips
 
@@ -71,6 +76,10 @@ class Name(NamedTuple):
   def num_chips(self) -> int:
     return self.num_slices * math.prod(self.sides)
 
+  @property
+  def num_devices(self) -> int:
+    return self.num_chips * self.chip.num_devices
+
 
 class Topology(NamedTuple):
   """Equal slices by their name, and their devices."""
@@ -88,14 +97,15 @@ def parse_name(name: str) -> Name:
     ValueError: for a name of another form or an unknown generation.
   """
   match = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+){1,2})", name)
-  if match is None or match[2] not in CHIPS:
+  generation = match and _ALIASES.get(match[2], match[2])
+  if generation not in CHIPS:
     raise ValueError(
       f"topology: got {name!r}; expected [SLICESx]GENERATION:AxB or AxBxC "
       f"with a generation of {', '.join(CHIPS)}, for example v5e:16x16 or "
       "2xv5e:16x16."
     )
   parsed = Name(
-    generation=match[2],
+    generation=generation,
     sides=tuple(int(side) for side in match[3].split("x")),
     num_slices=int(match[1] or 1),
   )

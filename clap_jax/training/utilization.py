@@ -9,8 +9,9 @@ from clap_jax.training import topology
 
 # Dense bfloat16 peaks by JAX's device_kind. TPU v4: Google Cloud's
 # documentation; H100 and H200 (SXM): NVIDIA's data sheets.
-_V5E, _V6E, _V5P = (
-  topology.CHIPS[name].flops_per_sec for name in ("v5e", "v6e", "v5p")
+_V5E, _V6E, _V5P, _TPU7X = (
+  chip.flops_per_sec / chip.num_devices
+  for chip in map(topology.CHIPS.get, ("v5e", "v6e", "v5p", "tpu7x"))
 )
 PEAK_FLOPS_PER_SEC = {
   "TPU v4": 275e12,
@@ -20,6 +21,7 @@ PEAK_FLOPS_PER_SEC = {
   "TPU v5p": _V5P,
   "TPU v6 lite": _V6E,
   "TPU v6e": _V6E,
+  "TPU7x": _TPU7X,  # each half of a chip is a device
   "NVIDIA H100 80GB HBM3": 989e12,
   "NVIDIA H200": 989e12,
 }

@@ -53,7 +53,7 @@ def test_the_cost_of_an_epoch_is_steps_times_chips_times_price():
   document = {
     "fits": True,
     "batch_size": 100,
-    "mesh": {"data": 4, "fsdp": 2, "tensor": 1},
+    "num_chips": 8,
     "roofline_step_sec": 0.5,
   }
   cost = abstract.parse_cost("examples=950,price=1.5,utilization=0.25")

@@ -38,13 +38,24 @@ def test_without_the_compiler_it_is_named(monkeypatch):
 
 @needs_libtpu
 @pytest.mark.parametrize(
-  ("name", "num_chips"),
-  [("v4:2x2x1", 4), ("v5p:2x2x1", 4), ("v5e:2x4", 8), ("v6e:2x2", 4)],
+  ("name", "num_chips", "devices_per_chip"),
+  [
+    ("v4:2x2x1", 4, 1),
+    ("v5p:2x2x1", 4, 1),
+    ("v5e:2x4", 8, 1),
+    ("v6e:2x2", 4, 1),
+    ("tpu7x:2x2x1", 4, 2),
+    ("v7x:1x2x1", 2, 2),
+    ("2xtpu7x:2x2x1", 8, 2),
+  ],
 )
-def test_one_device_per_chip(name, num_chips):
+def test_devices_of_chips(name, num_chips, devices_per_chip):
   devices = topology.describe(name).devices
-  assert len({tuple(device.coords) for device in devices}) == num_chips
-  assert len(devices) == num_chips
+  parsed = topology.parse_name(name)
+  assert parsed.num_chips == num_chips
+  assert len(devices) == parsed.num_devices == num_chips * devices_per_chip
+  places = {(getattr(d, "slice_index", 0), *d.coords) for d in devices}
+  assert len(places) == num_chips
 
 
 def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
@@ -130,3 +141,25 @@ def test_a_generation_with_two_cores_per_chip():
 def test_a_batch_that_cannot_be_split():
   with pytest.raises(ValueError, match="not a positive multiple of 4"):
     compiled(6)
+
+
+@needs_libtpu
+def test_a_chip_of_two_devices():
+  width = 1024
+  document = compiled(1024, name="2xtpu7x:2x2x1", width=width)
+  assert document["num_chips"] == 8
+  assert document["mesh"]["data"] == 16
+  chip = topology.CHIPS["tpu7x"]
+  # Each device holds the whole state.
+  alone = compiled(1024, width=width)
+  assert document["state_bytes_per_chip"] == 2 * alone["state_bytes_per_chip"]
+  assert document["peak_bytes_per_chip"] > document["state_bytes_per_chip"]
+  seconds = document["roofline_sec"]
+  flops = document["flops_per_step"]
+  assert seconds["compute"] == pytest.approx(flops / 8 / chip.flops_per_sec)
+  rows = [r for r in document["collectives"] if r["network"] == "dcn"]
+  sent = sum(row["sent_bytes"] for row in rows)
+  # The eight devices of a slice share its part of the gradients.
+  part_bytes = 4 * (8 * width + width + width * 4) // 8
+  assert 0 <= sent - part_bytes <= 4 * 4096
+  assert seconds["dcn"] == 2 * sent / chip.dcn_bytes_per_sec

@@ -114,7 +114,11 @@ def test_a_batch_is_placed_by_shard():
   reason="no TPU compiler: pip install clap_jax[tpu-compile]",
 )
 @pytest.mark.parametrize(
-  "name", ["2xv5e:4x4", "2xv5p:2x2x2", "v5p:4x4x4", "v6e:16x16", "v5e:16x16"]
+  "name",
+  [
+    *("2xv5e:4x4", "2xv5p:2x2x2", "v5p:4x4x4", "v6e:16x16", "v5e:16x16"),
+    *("tpu7x:4x4x4", "2xtpu7x:2x2x2"),
+  ],
 )
 def test_meshes_of_the_compilers_topologies(name):
   devices = topology.describe(name).devices
