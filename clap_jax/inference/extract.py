@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from clap_jax.data import class_texts, features, queries, records, tfrecord
-from clap_jax.inference import ahead
+from clap_jax.inference import ahead, near_duplicates
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
 from clap_jax.media import decode, errors, guard
@@ -42,13 +42,18 @@ class Extraction:
 def video_features(
   encoder: encoder_lib.Encoder, clips: Iterable[decode.DecodedClip]
 ) -> np.ndarray:
-  """Clips of one video, streamed, to features (t, d)."""
+  """Clips of one video, streamed, to features (t, d).
+
+  Of a tower for single frames, near duplicates have the same features.
+  """
   rows = []
   size = long_video.clips_per_device()
-  for batch in _batched(clips, size):
+  gate = near_duplicates.Gate() if encoder.clip.num_frames == 1 else None
+  for batch in _batched(gate(clips) if gate else clips, size):
     frames = np.stack([clip.frames for clip in batch])
     rows.append(encoder.clip_features(frames, size))
-  return np.concatenate(rows)
+  features = np.concatenate(rows)
+  return features[gate.places] if gate else features
 
 
 def stream_clips(
