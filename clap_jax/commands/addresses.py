@@ -1,4 +1,4 @@
-"""Which arguments may name objects of a bucket, gs:// or s3://.
+"""Which arguments may name objects of a bucket, gs://.
 
 All others would take an address for the name of a local file or folder; they
 are refused before anything is done.
@@ -15,14 +15,31 @@ from clap_jax.storage import locations, objects
 ACCEPTED: Mapping[str, frozenset[str]] = {
   command: frozenset(names.split())
   for command, names in {
+    "data": "data_dir json",
+    "eval": "workdir json",
+    "extract": "model data_dir out json",
+    "score": "predictions ground_truth json",
+    "texts": "model queries out json",
+    "tokenizer": "data_dir out json",
     "train": "workdir json",
   }.items()
 }
 # Keys of configs, each with all that is below it.
-ACCEPTED_KEYS = ("data.data_dir",)
+ACCEPTED_KEYS = (
+  "data.data_dir",
+  "data.features_dir",
+  "data.tokenizer",
+  "start.workdir",
+)
 _CONFIGURED = ("train",)  # whose configs may name objects
-# Texts of people, which may well speak of addresses.
-_TEXTS = frozenset(("text", "query", "overrides", "command", "run", "show"))
+# Texts of people, which may well be addresses, and what is no path.
+_TEXTS = frozenset(
+  ("text", "query", "place", "overrides", "command", "run", "show")
+)
+_UNTESTED = frozenset(("s3",))  # the storage package has it, no run does
+_POSITIONAL = frozenset(
+  ("predictions", "videos", "folder", "recordings", "file", "path")
+)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -39,7 +56,7 @@ def check(args: argparse.Namespace) -> None:
       continue
     for text in value if isinstance(value, list | tuple) else (value,):
       if isinstance(text, str) and _ADDRESS.match(text):
-        flag = f"--{name}" if name not in ("videos", "folder") else name
+        flag = name if name in _POSITIONAL else f"--{name}"
         _check_one(flag, text, name in accepted)
   for override in getattr(args, "overrides", ()):
     flag, _, text = override.partition("=")
@@ -47,22 +64,26 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_config(command: str, config: Mapping[str, Any]) -> None:
-  """Checks the texts of a config; arguments and errors as `check`."""
+  """Checks the texts of a config, as `check` does but for the packages."""
   for key, text in _texts(config):
-    _check_key(command, f"--config.{key}", text)
+    _check_key(command, f"--config.{key}", text, uses=False)
 
 
-def _check_key(command: str, flag: str, text: str) -> None:
+def _check_key(
+  command: str, flag: str, text: str, *, uses: bool = True
+) -> None:
   for part in text.strip("'\"([, ").split(","):
     if _ADDRESS.match(part.strip("'\"([ ")):
       key = flag.removeprefix("--config.")
       accepted = command in _CONFIGURED and any(
         f"{key}.".startswith(f"{name}.") for name in ACCEPTED_KEYS
       )
-      _check_one(flag, part.strip("'\"([]) "), accepted)
+      _check_one(flag, part.strip("'\"([]) "), accepted, uses=uses)
 
 
-def _check_one(flag: str, text: str, accepted: bool) -> None:
+def _check_one(
+  flag: str, text: str, accepted: bool, *, uses: bool = True
+) -> None:
   if not accepted:
     raise locations.AddressError(
       f"{flag}: {text} is an address, and files are read and written here by "
@@ -71,8 +92,13 @@ def _check_one(flag: str, text: str, accepted: bool) -> None:
       "addresses."
     )
   try:
-    objects.check_package(text.partition("://")[0].lower())
-    locations.at(text)
+    if locations.at(text).scheme in _UNTESTED:
+      raise locations.AddressError(
+        f"{text}: the commands have not been tested on s3:// and take gs:// "
+        "alone. Copy the files, or mount the bucket, and give a local folder."
+      )
+    if uses:
+      objects.check_package(text.partition("://")[0])
   except locations.AddressError as error:
     raise locations.AddressError(f"{flag}: {error}") from None
 

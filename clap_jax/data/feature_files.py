@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -259,12 +259,20 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     """Selects the names with all files, or an entry of the one HDF5 file."""
     files = self._files.names
     if "{id}" in "".join(files):
+      is_there = self._existence()
       return {
         name
         for name in names
-        if all(self._path(file, name).is_file() for file in files)
+        if all(is_there(self._path(file, name)) for file in files)
       }
     return hdf5_ids(self._directory / files[0], names, key=self._files.key)
+
+  def _existence(self) -> Callable[[locations.Location], bool]:
+    """Whether a file is there; a bucket is listed once."""
+    if not isinstance(self._directory, locations.ObjectPath):
+      return lambda path: path.is_file()
+    there = {self._directory / name for name in self._directory.infos_below()}
+    return there.__contains__
 
   def _path(self, name: str, video_id: str) -> pathlib.Path:
     """The file of a video; an id that leads out of the folder raises."""

@@ -5,10 +5,10 @@ clip_sec). Grid coordinate g of a time x counts from the middle of clip 0 in
 strides: g = i is the middle of clip i.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +22,7 @@ from clap_jax.storage import arrays, locations
 # "@" stands in the names of Flickr's videos, as in DiDeMo.
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
+_READ_AT_ONCE = 16
 _FILE_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
 
@@ -78,7 +79,7 @@ class VideoFeatures(NamedTuple):
   grid: FeatureGrid
 
 
-def features_path(directory: str | os.PathLike, video_id: str) -> pathlib.Path:
+def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
   """DIRECTORY/<video id>.npz; an id that could leave the directory raises."""
   if not _VIDEO_ID.fullmatch(video_id):
     raise FeatureError(
@@ -89,7 +90,7 @@ def features_path(directory: str | os.PathLike, video_id: str) -> pathlib.Path:
 
 
 def save_features(
-  directory: str | os.PathLike, video_id: str, video: VideoFeatures
+  directory: locations.PathLike, video_id: str, video: VideoFeatures
 ) -> pathlib.Path:
   """Writes one video's file; it appears complete or not at all."""
   path = features_path(directory, video_id)
@@ -100,7 +101,9 @@ def save_features(
   return path
 
 
-def load_features(directory: str | os.PathLike, video_id: str) -> VideoFeatures:
+def load_features(
+  directory: locations.PathLike, video_id: str
+) -> VideoFeatures:
   """Reads a video's file; see `load_file`."""
   return load_file(features_path(directory, video_id))
 
@@ -125,7 +128,7 @@ def load_file(path: pathlib.Path) -> VideoFeatures:
 
 
 def load_split_features(
-  directory: str | os.PathLike,
+  directory: locations.PathLike,
   video_ids: Iterable[str],
   *,
   on_missing: str = "raise",
@@ -143,12 +146,15 @@ def load_split_features(
   """
   if on_missing not in ("raise", "skip"):
     raise ValueError(f"on_missing is {on_missing!r}; choose raise or skip")
-  loaded, missing = {}, []
-  for video_id in video_ids:
-    if features_path(directory, video_id).exists():
-      loaded[video_id] = load_features(directory, video_id)
-    else:
-      missing.append(video_id)
+  video_ids = list(video_ids)
+  present = _present(directory, video_ids)
+  missing = [video_id for video_id in video_ids if video_id not in present]
+  if locations.is_object(locations.at(directory)):  # each costs round trips
+    with concurrent.futures.ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+      read = pool.map(lambda name: load_features(directory, name), present)
+      loaded = dict(zip(present, read, strict=True))
+  else:
+    loaded = {name: load_features(directory, name) for name in present}
   if missing and on_missing == "raise":
     raise FeatureError(
       f"{directory} lacks the features of {len(missing)} videos "
@@ -167,8 +173,20 @@ def load_split_features(
   return loaded
 
 
+def _present(
+  directory: locations.PathLike, video_ids: Iterable[str]
+) -> dict[str, None]:
+  """The videos that have their file, in order; a bucket is listed once."""
+  paths = {name: features_path(directory, name) for name in video_ids}
+  root = locations.at(directory)
+  if not isinstance(root, locations.ObjectPath):
+    return {name: None for name, path in paths.items() if path.exists()}
+  names = root.infos_below()
+  return {name: None for name, path in paths.items() if path.name in names}
+
+
 def read_features(
-  path: str | os.PathLike, *, axis_order: str = "td", key: str | None = None
+  path: locations.PathLike, *, axis_order: str = "td", key: str | None = None
 ) -> np.ndarray:
   """Reads community features as float32 (t, d): .npy, .npz, HDF5 or .csv.
 

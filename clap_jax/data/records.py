@@ -368,7 +368,7 @@ class Dataset:
       )
 
 
-def open_dataset(data_dir: untrusted.PathLike, name: str) -> Dataset:
+def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
   """Opens the newest version of a built dataset.
 
   Args:

@@ -28,7 +28,7 @@ class CorruptRecordError(ValueError):
     reason: what is wrong with it.
   """
 
-  def __init__(self, shard: untrusted.PathLike, offset: int, reason: str):
+  def __init__(self, shard: locations.PathLike, offset: int, reason: str):
     self.shard = str(shard)
     self.offset = int(offset)
     self.reason = reason
@@ -49,9 +49,9 @@ class ShardReader:
 
   def __init__(
     self,
-    path: untrusted.PathLike,
+    path: locations.PathLike,
     *,
-    folder: untrusted.PathLike | None = None,
+    folder: locations.PathLike | None = None,
     max_record_bytes: int = MAX_RECORD_BYTES,
     copied: bool = False,
     size: int | None = None,

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ def train(
   texts: Iterable[str],
   *,
   vocab_size: int,
-  path: str | os.PathLike,
+  path: locations.PathLike,
   strict_vocab_size: bool = False,
 ) -> "Tokenizer":
   """Trains a unigram model and writes it to `path`.
@@ -74,7 +73,7 @@ def train(
 def train_on_split(
   dataset: records.Dataset,
   *,
-  out: untrusted.PathLike,
+  out: locations.PathLike,
   split: str,
   vocab_size: int,
   overwrite: bool = False,
@@ -125,16 +124,16 @@ class Tokenizer:
     self._pieces = functools.lru_cache(_MAX_CACHED_TEXTS)(self._encode_one)
 
   @classmethod
-  def load(cls, path: str | os.PathLike) -> "Tokenizer":
+  def load(cls, path: locations.PathLike) -> "Tokenizer":
     """Reads a model file.
 
     Raises:
       ValueError: the file is no model that `train` wrote.
     """
     try:
-      return cls(untrusted.read_bytes(path, max_bytes=MAX_BYTES))
+      return cls(untrusted.read_bytes(locations.at(path), max_bytes=MAX_BYTES))
     except ValueError as error:
-      raise ValueError(f"{os.fspath(path)}: {error}") from error
+      raise ValueError(f"{path}: {error}") from error
 
   def encode(
     self, texts: Sequence[str], *, length: int

@@ -108,6 +108,24 @@ def read(scheme: str, key: str, start: int = 0, end: int | None = None):
   return _retried(f"{scheme}://{key}", once)
 
 
+def read_start(scheme: str, key: str, num_bytes: int) -> bytes:
+  """Returns the first bytes of an object; all of one that has no more.
+
+  One request where the object is not empty.
+
+  Raises:
+    FileNotFoundError: there is no such object.
+    ObjectStorageError: it could not be read.
+  """
+  try:
+    return read(scheme, key, 0, num_bytes)
+  except ObjectStorageError as error:
+    # An empty object has no first byte: that range cannot be satisfied.
+    if error.__cause__ is not None and _code_of(error.__cause__) == 416:
+      return b""
+    raise
+
+
 def download(scheme: str, key: str, file, *, size: int) -> None:
   """Writes an object of a given size to an opened file, piece by piece.
 

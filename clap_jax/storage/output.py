@@ -224,7 +224,9 @@ def remove_tree(folder: PathLike) -> None:
 def copy(source: PathLike, target: PathLike, **options: Any) -> None:
   """Copies a regular file; options and errors as `writing`."""
   with (
-    untrusted.open_file(source, max_bytes=_MAX_COPIED_BYTES) as read,
+    untrusted.open_file(
+      locations.at(source), max_bytes=_MAX_COPIED_BYTES
+    ) as read,
     writing(target, **options) as file,
   ):
     shutil.copyfileobj(read, file)

@@ -5,7 +5,6 @@ every tensor, and the numbers, which must fill the rest without gaps.
 """
 
 import math
-import os
 import struct
 from typing import Any, BinaryIO
 
@@ -48,7 +47,7 @@ def read(
       read.
     OSError: it cannot be opened.
   """
-  name = os.fspath(path)
+  name = str(path)
   with untrusted.open_file(path, folder=folder, max_bytes=MAX_BYTES) as file:
     placeholders.check(file, name=name)
     header, start = _read_header(file, name=name)

@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import io
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,7 +238,7 @@ def parse_table(
       + "; ".join(_accepted(column, columns[column]) for column in missing)
     )
   return Table(
-    name=os.fspath(name),
+    name=str(name),
     header=tuple(header),
     columns=frozenset(keys) & frozenset(columns),
     delimiter=delimiter,

@@ -17,12 +17,13 @@ import stat
 import tempfile
 from typing import Any, BinaryIO
 
-from clap_jax.storage import objects
+from clap_jax.storage import locations, objects
 from clap_jax.storage.locations import ObjectPath, PathLike
 
 DEFAULT_MAX_BYTES = 1 << 30  # of a file that is read whole
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _HASH_BLOCK_BYTES = 1 << 20
+_SMALL_OBJECT_BYTES = 4 << 20  # that one request brings, whatever its size
 
 
 class UntrustedFileError(ValueError):
@@ -51,6 +52,8 @@ def open_file(
   """
   if isinstance(path, ObjectPath):
     return _open_object(path, max_bytes=max_bytes)
+  if folder is not None:  # the caller's own, unlike a name within it
+    folder = locations.at(folder)
   name = os.fspath(path)
   if not isinstance(name, str) or not name or "\0" in name:
     raise UntrustedFileError(f"{name!r} is not a file name")
@@ -84,16 +87,23 @@ def open_file(
 
 def _open_object(path: ObjectPath, *, max_bytes: int) -> BinaryIO:
   """Returns a copy of an object, which no other process can name."""
-  info = path.info()
-  if info is None:
-    raise objects.missing(path.scheme, path.key)
-  if info.size > max_bytes:
-    raise UntrustedFileError(
-      f"{path} has {info.size} bytes; at most {max_bytes} are read"
-    )
+  if not path.name:
+    raise UntrustedFileError(f"{path} names a bucket, expected an object in it")
+  limit = min(max_bytes, _SMALL_OBJECT_BYTES)
+  content = objects.read_start(path.scheme, path.key, limit + 1)
+  size = len(content)
+  if size > limit:  # a large object, or one that is refused
+    size = path.stat().st_size
+    if size > max_bytes:
+      raise UntrustedFileError(
+        f"{path} has {size} bytes; at most {max_bytes} are read"
+      )
   copy = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (the caller's)
   try:
-    objects.download(path.scheme, path.key, copy, size=info.size)
+    if size == len(content):
+      copy.write(content)
+    else:
+      objects.download(path.scheme, path.key, copy, size=size)
     copy.seek(0)
   except BaseException:
     copy.close()

@@ -14,7 +14,7 @@ from typing import Any
 from clap_jax import config as config_lib
 from clap_jax.data import feature_files, features, records
 from clap_jax.public_weights import cache
-from clap_jax.storage import locations, output, untrusted
+from clap_jax.storage import locations, output, ranges, untrusted
 from clap_jax.trainers import feature_data, query_data
 from clap_jax.training import checkpoint, manifest, weights
 from clap_jax.training import workdir as workdir_lib
@@ -268,19 +268,28 @@ def hash_file(path: str | pathlib.Path, *, ends_only: bool = False) -> str:
     path: the file.
     ends_only: hash its size and its first and last 64 KiB.
   """
-  status = locations.at(path).stat()
+  path = locations.at(path)
+  status = path.stat()
   key = (str(path), status.st_size, status.st_mtime_ns, ends_only)
   if key not in _hashes:
     if ends_only and status.st_size > 2 * _END_BYTES:
-      with untrusted.open_file(path, max_bytes=status.st_size) as file:
-        first = file.read(_END_BYTES)
-        file.seek(-_END_BYTES, 2)
-        content = first + file.read(_END_BYTES)
+      content = _ends(path, status.st_size)
       digest = hashlib.sha256(f"{status.st_size}:".encode() + content)
       _hashes[key] = digest.hexdigest()
     else:
       _hashes[key] = untrusted.hash_file(path, max_bytes=status.st_size)
   return _hashes[key]
+
+
+def _ends(path: locations.Location, size: int) -> bytes:
+  if isinstance(path, locations.ObjectPath):
+    return ranges.read(path, 0, _END_BYTES) + ranges.read(
+      path, size - _END_BYTES, _END_BYTES
+    )
+  with untrusted.open_file(path, max_bytes=size) as file:
+    first = file.read(_END_BYTES)
+    file.seek(-_END_BYTES, 2)
+    return first + file.read(_END_BYTES)
 
 
 def _folder_digest(directory: pathlib.Path, names: list[str]) -> str:
