@@ -1,4 +1,4 @@
-"""G-TAD as its public code trains and evaluates it, on two benchmarks.
+"""G-TAD and BMN as their public code trains and evaluates them.
 
 Argument: `RECIPE[,seed=N]`, RECIPE a key of RECIPES below or tiny. Proposals
 are of one class; --config.classifier.path names the classifier of whole videos
@@ -48,8 +48,22 @@ _THUMOS = {
   "optimizer.learning_rate": 4e-5,
   "optimizer.gradient_clip": 1.0,
 }
+_BMN = {
+  "graph.network": "convolution",
+  "graph.num_context_bins": 0,
+  "graph.map_widths": (512, 128, 128, 128),
+  "graph.map_kernel_size": 3,
+  "decode.boundary_filter": False,
+  "decode.boundary_scores": True,
+  "decode.sigma": 0.4,
+  "decode.decay_iou": (0.5, 0.9),
+  "optimizer.learning_rate": 1e-3,
+  "optimizer.decay_percents": (700 / 9,),  # after the seventh epoch
+  "loop.epochs": 9.0,
+}
 RECIPES = {
   "anet_tsp": {},
+  "bmn_anet_tsp": _BMN,
   "thumos_tsn": _THUMOS,
   # TSP's authors: one stream, brought to as many features as TSN has.
   "thumos_tsp": _THUMOS
@@ -77,7 +91,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "combination": "product",
   }
   config.data = datasets.activitynet() | {"max_length": 100}
-  config.graph.update({"has_classes": False, "prior_probability": 0.5})
+  config.graph.update(
+    {
+      "network": "graph",
+      "num_context_bins": 4,
+      "map_widths": (512, 128, 128, 128),
+      "map_kernel_size": 1,
+      "has_classes": False,
+      "prior_probability": 0.5,
+    }
+  )
   config.loss = {
     "overlap_weight": 10.0,
     "quality_weight": 1.0,
@@ -91,6 +114,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "class_wise": False,
       "boundary_filter": True,
       "ends_at_next_step": True,
+      "boundary_scores": False,
+      "decay_iou": (0.0, 0.0),
       "max_steps": 0,
     }
   )

@@ -25,12 +25,44 @@ class ProposalDecodeConfig(SuppressionConfig):
     ends_at_next_step: whether a candidate's end is that of the step behind it,
       as in the public code of BMN and G-TAD: none ends with the sequence.
     max_steps: steps of the longest detection; 0 for any length.
+    boundary_scores: whether a score is also multiplied by the probabilities of
+      the candidate's start and end.
+    decay_iou: (of no length, of the whole sequence): the IoU above which a
+      detection decays others, in between in proportion to its length.
   """
 
   classes_per_segment: int = 2
   boundary_filter: bool = True
   ends_at_next_step: bool = False
   max_steps: int = 0
+  boundary_scores: bool = False
+  decay_iou: tuple[float, float] = (0.0, 0.0)
+
+  def __post_init__(self):
+    super().__post_init__()
+    # Plain JSON has no tuples.
+    object.__setattr__(self, "decay_iou", tuple(self.decay_iou))
+    if len(self.decay_iou) != 2 or not all(0 <= v < 1 for v in self.decay_iou):
+      raise ValueError(
+        f"decay_iou must be two of [0, 1), got {self.decay_iou}."
+      )
+
+  def suppress_within(
+    self, candidates: nms.Candidates, *, num_steps: int
+  ) -> nms.Candidates:
+    """The best of a sequence's candidates; see `SuppressionConfig`."""
+    low, high = self.decay_iou
+    if not (self.sigma and max(low, high)):
+      return self.suppress(candidates)
+    length = candidates.segments[:, 1] - candidates.segments[:, 0]
+    return nms.soft_nms(
+      candidates,
+      num_kept=self.num_kept,
+      sigma=self.sigma,
+      min_score=self.min_score,
+      class_wise=self.class_wise,
+      least_iou=low + (high - low) * length / num_steps,
+    )
 
 
 def decode(
@@ -82,16 +114,20 @@ def _decode_one(
     best, label = jax.lax.top_k(by_class, count)  # (m, count)
   count = best.shape[-1]
   quality = sigmoid(video.overlap_logits) * sigmoid(video.quality_logits)
+  if config.boundary_scores:
+    quality *= sigmoid(video.start_logits)[cells.start]
+    quality *= sigmoid(video.end_logits)[end]
   scores = jnp.where(allowed[:, None], quality[:, None] * best, -1.0)
   scores, index = jax.lax.top_k(
     scores.reshape(-1), min(config.num_candidates, scores.size)
   )
   segments = jnp.asarray(proposals.cell_segments(cells))
-  return config.suppress(
+  return config.suppress_within(
     nms.Candidates(
       segments=segments[index // count],
       scores=jnp.maximum(scores, 0.0),
       labels=label.reshape(-1)[index].astype(jnp.int32),
       mask=scores >= config.min_score,
-    )
+    ),
+    num_steps=len(mask),
   )

@@ -1,8 +1,9 @@
-"""Sub-graph proposal localizer (the class of G-TAD, CVPR 2020).
+"""Sub-graph proposal localizer (G-TAD, CVPR 2020), and BMN's network (2019).
 
 Steps of a video are nodes of a graph: neighbours in time and neighbours in
-feature space. Every candidate segment is read from it at once; a head says how
-well it overlaps an action. Written from the paper's description.
+feature space; in BMN's network they are convolved. Every candidate segment is
+read from them at once; a head says how well it overlaps an action. Written from
+the papers' descriptions.
 """
 
 import dataclasses
@@ -19,18 +20,24 @@ from clap_jax.ops import proposals
 from clap_jax.ops.masking import keep
 from clap_jax.ops.proposals import ProposalPredictions
 
+_NETWORKS = ("graph", "convolution")
+_CONV_GROUPS = 4  # of the convolutions of BMN, and of both networks' first
+
 
 @dataclasses.dataclass(frozen=True)
 class SubgraphConfig:
   """Hyper-parameters of the model.
 
   Attributes:
+    network: "graph" of G-TAD, or "convolution" of BMN, which has no context
+      and samples candidates from end to end.
     width: channels of the graph; a multiple of 4.
     num_groups: of the grouped layers; divides the bottleneck, half the width.
     num_neighbours: nodes joined in feature space, the node itself included.
     max_duration: steps of the longest candidate.
     num_bins: places at which a candidate is read.
-    num_context_bins: places at which its neighbours' mean is read.
+    num_context_bins: places at which its neighbours' mean is read; 0 without
+      a graph.
     extension: of a candidate to each side, as a share of its length.
     map_widths: channels of the layers over the map of candidates.
     map_kernel_size: odd; of the layers over the map after the first two.
@@ -42,6 +49,7 @@ class SubgraphConfig:
     dropout_rate: before the class scores and the first map layer.
   """
 
+  network: str = "graph"
   width: int = 256
   num_groups: int = 32
   num_neighbours: int = 3
@@ -69,17 +77,21 @@ class SubgraphConfig:
         f"map_widths needs two or more layers, got {self.map_widths}, and "
         f"map_kernel_size must be odd, got {self.map_kernel_size}."
       )
-    sizes = (
-      self.num_neighbours,
-      self.max_duration,
-      self.num_bins,
-      self.num_context_bins,
-    )
+    sizes = (self.num_neighbours, self.max_duration, self.num_bins)
     if min(sizes) < 1 or not 0 < self.prior_probability < 1:
       raise ValueError(
-        "num_neighbours, max_duration, num_bins and num_context_bins must be "
-        f"at least 1, got {sizes}, and prior_probability in (0, 1), got "
+        "num_neighbours, max_duration and num_bins must be at least 1, got "
+        f"{sizes}, and prior_probability in (0, 1), got "
         f"{self.prior_probability}."
+      )
+    if self.network not in _NETWORKS:
+      raise ValueError(
+        f"network must be one of {', '.join(_NETWORKS)}, got {self.network!r}."
+      )
+    if (self.num_context_bins > 0) != (self.network == "graph"):
+      raise ValueError(
+        f"num_context_bins must be above 0 with the network graph and 0 with "
+        f"the other, got {self.num_context_bins} with {self.network!r}."
       )
 
 
@@ -172,7 +184,7 @@ class MapHead(nn.Module):
   def __call__(
     self,
     x: jax.Array,  # (b, t, d)
-    context: jax.Array,  # (b, t, d)
+    context: jax.Array | None,  # (b, t, d); None without context bins
     cells: proposals.ProposalCells,
     *,
     deterministic: bool,
@@ -182,14 +194,11 @@ class MapHead(nn.Module):
     if self._has_grid:  # what public code reads where a candidate leaves it
       spans = np.concatenate([spans, np.zeros_like(spans[:1])])
     first, second, *others = config.map_widths
-    y = 0.0
-    for name, source, bins in (
-      ("own", x, config.num_bins),
-      ("context", context, config.num_context_bins),
-    ):
-      weights = proposals.align_weights(
-        spans, num_steps=num_steps, num_bins=bins
-      ).reshape(len(spans), -1)
+    y, sources = 0.0, [("own", x, config.num_bins)]
+    if context is not None:
+      sources.append(("context", context, config.num_context_bins))
+    for name, source, bins in sources:
+      weights = self._weights(spans, num_steps=num_steps, num_bins=bins)
       parts = Dense(
         bins * first,
         use_bias=False,
@@ -224,6 +233,20 @@ class MapHead(nn.Module):
       name="out",
     )(y.astype(jnp.float32))
 
+  def _weights(self, spans, *, num_steps, num_bins):
+    """How each span reads the steps: (spans, bins * steps)."""
+    if self.config.network == "graph":
+      weights = proposals.align_weights(
+        spans, num_steps=num_steps, num_bins=num_bins
+      )
+    else:
+      weights = proposals.sample_weights(
+        spans, num_steps=num_steps, num_bins=num_bins
+      )
+      if self._has_grid:  # nothing is read where a candidate leaves it
+        weights = weights.at[-1].set(0.0)
+    return weights.reshape(len(spans), -1)
+
   @property
   def _has_grid(self) -> bool:
     """Whether layers see neighbouring candidates."""
@@ -251,13 +274,15 @@ class SubgraphLocalizer(nn.Module):
     *,
     deterministic: bool = True,
   ) -> ProposalPredictions:
-    config = self.config
+    config, is_graph = self.config, self.config.network == "graph"
 
     def block(name):
-      return GraphBlock(config, dtype=self.dtype, name=name)
+      if is_graph:
+        return GraphBlock(config, dtype=self.dtype, name=name)
+      return self._conv(name)
 
     x = keep(features, mask)
-    x = self._project(x, mask)
+    x = self._conv("project")(x, mask)
     x = block("base_1")(x, mask)
     boundary = {}
     for name in ("start", "end"):
@@ -272,14 +297,15 @@ class SubgraphLocalizer(nn.Module):
         classes = block(f"class_{i}")(classes, mask)
       class_logits = self._class_logits(classes, deterministic=deterministic)
 
-    x = block("base_2")(x, mask)
+    x = (block if is_graph else self._dense_conv)("base_2")(x, mask)
     cells = proposals.proposal_cells(
       x.shape[1], max_duration=config.max_duration
     )
-    count = min(config.num_neighbours, x.shape[1])
-    context = gather_steps(x, nearest_steps(x, mask, count=count)).mean(axis=2)
     maps = MapHead(config, dtype=self.dtype, name="map_head")(
-      x, keep(context, mask), cells, deterministic=deterministic
+      x,
+      self._context(x, mask) if is_graph else None,
+      cells,
+      deterministic=deterministic,
     )
     return ProposalPredictions(
       start_logits=boundary["start"],
@@ -303,11 +329,24 @@ class SubgraphLocalizer(nn.Module):
       name="class_out",
     )(x.astype(jnp.float32))
 
-  def _project(self, x, mask):
-    """Grouped convolution to the graph's width; four groups if they divide."""
-    groups = 4 if x.shape[-1] % 4 == 0 else 1
-    return nn.relu(
-      GroupedConv1d(
-        self.config.width, groups, dtype=self.dtype, name="project"
-      )(x, mask)
-    )
+  def _context(self, x, mask):
+    """The mean of the neighbours of each step in feature space."""
+    count = min(self.config.num_neighbours, x.shape[1])
+    near = nearest_steps(x, mask, count=count)
+    return keep(gather_steps(x, near).mean(axis=2), mask)
+
+  def _conv(self, name: str, *, num_groups: int = _CONV_GROUPS):
+    """Convolution to the graph's width, and ReLU."""
+
+    def apply(x, mask):
+      # One group where the channels cannot be divided.
+      groups = num_groups if x.shape[-1] % num_groups == 0 else 1
+      conv = GroupedConv1d(
+        self.config.width, groups, dtype=self.dtype, name=name
+      )
+      return nn.relu(conv(x, mask))
+
+    return apply
+
+  def _dense_conv(self, name: str):
+    return self._conv(name, num_groups=1)

@@ -33,6 +33,7 @@ def soft_nms(
   sigma: float,
   min_score: float,
   class_wise: bool,
+  least_iou: jax.Array | None = None,
 ) -> Candidates:
   """Gaussian soft-NMS: each pick multiplies the others by exp(-IoU^2 / sigma).
 
@@ -48,13 +49,22 @@ def soft_nms(
     sigma: width of the decay; > 0.
     min_score: segments whose decayed score is less are not kept.
     class_wise: whether only segments of one label decay each other.
+    least_iou: (n,), of each segment the IoU above which it decays others; None
+      for 0.
   """
+
+  def rescale(scores, iou, best):
+    decayed = scores * jnp.exp(-(iou**2) / sigma)
+    if least_iou is None:
+      return decayed
+    return jnp.where(iou > least_iou[best], decayed, scores)
+
   return _greedy(
     candidates,
     num_kept=num_kept,
     min_score=min_score,
     class_wise=class_wise,
-    rescale=lambda scores, iou: scores * jnp.exp(-(iou**2) / sigma),
+    rescale=rescale,
   )
 
 
@@ -92,7 +102,7 @@ def best_candidates(
     num_kept=num_kept,
     min_score=min_score,
     class_wise=False,
-    rescale=lambda scores, iou: scores,
+    rescale=lambda scores, iou, best: scores,
   )
 
 
@@ -102,7 +112,7 @@ def _greedy(
   num_kept: int,
   min_score: float,
   class_wise: bool,
-  rescale: Callable[[jax.Array, jax.Array], jax.Array],
+  rescale: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
 ) -> Candidates:
   """Takes the best and rescales the rest by their IoU with it, k times."""
 
@@ -112,7 +122,7 @@ def _greedy(
     if class_wise:
       same = candidates.labels == candidates.labels[best]
       overlap = jnp.where(same, overlap, 0.0)
-    rest = jnp.where(scores < 0, _GONE, rescale(scores, overlap))
+    rest = jnp.where(scores < 0, _GONE, rescale(scores, overlap, best))
     return rest.at[best].set(_GONE), (best, scores[best])
 
   candidates = jax.tree.map(jnp.asarray, candidates)

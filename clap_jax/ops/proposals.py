@@ -12,6 +12,8 @@ import numpy as np
 
 from clap_jax.ops import segments as segment_ops
 
+_SAMPLES_PER_BIN = 3  # of BMN
+
 
 class ProposalCells(NamedTuple):
   """All candidates over t steps, shortest first. All (m,)."""
@@ -95,6 +97,35 @@ def align_weights(
     share = jnp.maximum(1 - jnp.abs(position - step), 0)
     weights = weights + jnp.where(seen, share, 0.0) / count
   return weights
+
+
+def sample_weights(
+  spans: np.ndarray, *, num_steps: int, num_bins: int
+) -> jax.Array:  # float32 (m, num_bins, num_steps)
+  """Weights with which each bin of a span reads a sequence, as in BMN.
+
+  Samples stand at equal distances from end to end, three to a bin, linearly
+  interpolated. Those less than a step before the first one are the first; what
+  lies farther out is zero.
+
+  Source: BMN (Lin et al., ICCV 2019), section 3.2, and its public code.
+  """
+  low, high = spans.astype(np.float64).T
+  numbers = np.arange(num_bins * _SAMPLES_PER_BIN)
+  gap = (high - low) / max(numbers[-1], 1)
+  position = low[:, None] + gap[:, None] * numbers
+  # In double precision and in the order of the public code: whether a sample
+  # lies at the edge exactly decides whether it counts.
+  position = np.where((position > -1) & (position < 0), 0.0, position)
+  position = jax.lax.optimization_barrier(
+    jnp.asarray(position.reshape(len(spans), num_bins, -1), jnp.float32)
+  )
+  step = jnp.arange(num_steps, dtype=jnp.float32)
+  weights = 0.0
+  for sample in range(_SAMPLES_PER_BIN):
+    away = jnp.abs(position[..., sample, None] - step)
+    weights = weights + jnp.maximum(1 - away, 0)
+  return weights / _SAMPLES_PER_BIN
 
 
 def boundary_targets(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -113,6 +114,14 @@ class _Score:
     self._protocol = detection.protocol_named(config.protocol)
     self._task = task
     self._label_names = label_names
+    names = reader.dataset.label_names
+    if not (config.classifier.path or set(names) & set(label_names)):
+      print(
+        f"The head has the classes {', '.join(label_names)}, none of which the "
+        "data has: every score will be 0. Give --config.classifier.path, an "
+        "outside classifier of the videos, see docs/localization.md.",
+        file=sys.stderr,
+      )
     self._predictor = evaluation.Predictor(
       task.predict,
       mesh=mesh_lib.make_mesh(config.mesh),

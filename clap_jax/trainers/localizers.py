@@ -101,6 +101,13 @@ class SubgraphConfig(AnyLocalizationConfig):
   localizer: str = config_lib.choice("subgraph")
   MODEL_SECTIONS = ("graph", "decode")
 
+  def __post_init__(self):
+    if any(self.decode.decay_iou) and self.data.length != "resize":
+      raise ValueError(
+        "decode.decay_iou is of lengths within a whole video and needs "
+        f"data.length 'resize', got {self.data.length!r}."
+      )
+
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
     """The classes of the head, of a dataset with these."""
     if not self.graph.has_classes:

@@ -319,6 +319,22 @@ def tsp_features(folder, request) -> None:
     np.save(folder / "FOLDER" / f"v_{name}.npy", array)
 
 
+def class_scores(folder, request) -> None:
+  """`SCORES.json`, of an outside classifier, for the videos of `FILE.json`."""
+  database = json.loads((folder / "FILE.json").read_text())["database"]
+  labels = sorted(
+    {
+      annotation["label"]
+      for entry in database.values()
+      for annotation in entry["annotations"]
+    }
+  )
+  scores = np.random.default_rng(0).uniform(size=(len(database), len(labels)))
+  results = dict(zip(database, scores.tolist(), strict=True))
+  document = {"class": labels, "results": results}
+  (folder / "SCORES.json").write_text(json.dumps(document))
+
+
 def hapt_recordings(folder, request) -> None:
   """`HAPT/RawData` as the archive holds it, of some real recordings."""
   raw = folder / "HAPT/RawData"

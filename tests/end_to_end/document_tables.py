@@ -147,6 +147,10 @@ SECTIONS = {
     given=(inputs.minilm,)
   ),
   "docs/localization.md#Public features": Section(given=(inputs.tsp_features,)),
+  "docs/localization.md#G-TAD and BMN": Section(
+    given=(inputs.tsp_features, inputs.class_scores),
+    smaller={r"^(--config=configs/proposals_gtad\.py):anet_tsp$": r"\1:tiny"},
+  ),
   "docs/localization.md#The video tower in the loop": Section(
     given=(inputs.one_video,), after=(_DEMO,)
   ),

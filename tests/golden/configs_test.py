@@ -56,7 +56,14 @@ ARGUMENTS = {
     "tiny",
     "seed=7",
   ],
-  "proposals_gtad": ["", "thumos_tsn", "thumos_tsp", "tiny", "seed=7"],
+  "proposals_gtad": [
+    "",
+    "bmn_anet_tsp",
+    "thumos_tsn",
+    "thumos_tsp",
+    "tiny",
+    "seed=7",
+  ],
   "localization_features": [
     "",
     "dataset=ego4d_mq",

@@ -1,4 +1,4 @@
-"""G-TAD's network and proposals in NumPy loops, from its published description.
+"""G-TAD's and BMN's networks and proposals in NumPy loops, as published.
 
 Layouts are PyTorch's: sequences (channels, time), maps (channels, duration,
 start), kernels (outputs, inputs per group, ...). `weights_of` makes such
@@ -125,6 +125,46 @@ def forward(features, weights, config):
   return *sides, sigmoid(conv_2d(y, *weights["out"]))
 
 
+def sampled(x, low, high, bins):
+  """BMN's reading of a span: (channels, bins), three samples to each."""
+  total, count = x.shape[1], 3 * bins
+  read = np.zeros((len(x), bins))
+  for index in range(count):
+    position = low + (high - low) / (count - 1) * index
+    share, down = math.modf(position)
+    down, up = int(down), math.ceil(position)
+    if 0 <= down < total:
+      read[:, index // 3] += (1 - share) * x[:, down]
+    if 0 <= up < total:
+      read[:, index // 3] += share * x[:, up]
+  return read / 3
+
+
+def bmn_forward(features, weights, config):
+  """(starts, ends, map of two numbers), by BMN's network."""
+  x = relu(conv_1d(features, *weights["project"], groups=4))
+  x = relu(conv_1d(x, *weights["base_1"], groups=4))
+  sides = []
+  for side in ("start", "end"):
+    y = relu(conv_1d(x, *weights[side], groups=4))
+    sides.append(sigmoid(conv_1d(y, *weights[f"{side}_out"]))[0])
+  x = relu(conv_1d(x, *weights["base_2"]))
+  total = x.shape[1]
+  columns = np.zeros((len(x) * config.num_bins, config.max_duration, total))
+  for start in range(total):
+    for index in range(config.max_duration):
+      if start + index < total:
+        margin = 0.5 * (index + 1)
+        read = sampled(
+          x, start - margin, start + index + margin, config.num_bins
+        )
+        columns[:, index, start] = read.ravel()
+  y = columns
+  for kernel, bias in weights["map"]:
+    y = relu(conv_2d(y, kernel, bias))
+  return *sides, sigmoid(conv_2d(y, *weights["out"]))
+
+
 def weights_of(params, config):
   """Kernels in PyTorch's layouts, of the parameters of SubgraphLocalizer."""
 
@@ -147,18 +187,23 @@ def weights_of(params, config):
       for name, layer in layers.items()
     }
 
+  make = block
+  if config.network == "convolution":
+    make = lambda layer: grouped(layer, 3)  # noqa: E731
   made = {
-    name: block(params[name]) for name in ("base_1", "base_2", "start", "end")
+    name: make(params[name]) for name in ("base_1", "base_2", "start", "end")
   }
   made["project"] = grouped(params["project"], 3)
   for side in ("start", "end"):
     made[f"{side}_out"] = dense(params[f"{side}_out"])
-  head, bins = params["map_head"], (config.num_bins, config.num_context_bins)
+  head, bins = params["map_head"], {"read_own": config.num_bins}
+  if config.num_context_bins:
+    bins["read_context"] = config.num_context_bins
   width, first = config.width, config.map_widths[0]
   read = np.concatenate(
     [
       np.asarray(head[name]["kernel"]).reshape(width, count, first)
-      for name, count in zip(("read_own", "read_context"), bins, strict=True)
+      for name, count in bins.items()
     ],
     axis=1,
   )
@@ -177,7 +222,16 @@ def weights_of(params, config):
   return made
 
 
-def proposals(starts, ends, scores, *, longest, is_filtered, max_steps=0):
+def proposals(
+  starts,
+  ends,
+  scores,
+  *,
+  longest,
+  is_filtered,
+  has_boundary_scores=False,
+  max_steps=0,
+):
   """(start, end, score), in shares of the sequence, as public code lists them.
 
   Args:
@@ -186,6 +240,7 @@ def proposals(starts, ends, scores, *, longest, is_filtered, max_steps=0):
     scores: map (2, longest, time).
     longest: durations of the map.
     is_filtered: whether only peaks of `starts` and `ends` count.
+    has_boundary_scores: whether scores have those of both ends as factors.
     max_steps: of a proposal; 0 for any.
   """
   total = len(starts)
@@ -207,11 +262,13 @@ def proposals(starts, ends, scores, *, longest, is_filtered, max_steps=0):
       if is_filtered and not (begins[start] and stops[end]):
         continue
       score = scores[0, index, start] * scores[1, index, start]
+      if has_boundary_scores:
+        score *= starts[start] * ends[end]
       found.append((start / total, end / total, score))
   return sorted(found, key=lambda row: -row[2])
 
 
-def soft_nms(rows, *, sigma, num_kept):
+def soft_nms(rows, *, sigma, num_kept, decay_iou=(0.0, 0.0)):
   """Gaussian soft-NMS of rows (start, end, score)."""
   rows, kept = [list(row) for row in rows], []
   while rows and len(kept) < num_kept:
@@ -222,5 +279,7 @@ def soft_nms(rows, *, sigma, num_kept):
       shared = min(best[1], row[1]) - max(best[0], row[0])
       if shared > 0:
         iou = shared / (max(best[1], row[1]) - min(best[0], row[0]))
-        row[2] *= math.exp(-(iou**2) / sigma)
+        low, high = decay_iou
+        if iou > low + (high - low) * (best[1] - best[0]):
+          row[2] *= math.exp(-(iou**2) / sigma)
   return kept

@@ -1,4 +1,6 @@
-"""The sub-graph localizer against G-TAD's published description."""
+"""The sub-graph localizer against published descriptions of G-TAD and BMN."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -10,7 +12,13 @@ from tests.models import gtad_oracle
 NUM_STEPS, CHANNELS = 7, 8
 
 
-def make_config(kernel_size):
+def make_config(name):
+  if name == "bmn":
+    graph = dataclasses.replace(
+      make_config("gtad_thumos"), network="convolution", num_context_bins=0
+    )
+    return dataclasses.replace(graph, max_duration=7)
+  kernel_size = {"gtad_anet": 1, "gtad_thumos": 3}[name]
   return subgraph.SubgraphConfig(
     width=16,
     num_groups=4,
@@ -24,12 +32,12 @@ def make_config(kernel_size):
   )
 
 
-@pytest.fixture(scope="module", params=[1, 3])  # ActivityNet, THUMOS14
+@pytest.fixture(scope="module", params=["gtad_anet", "gtad_thumos", "bmn"])
 def outputs(request):
   """(config, predictions of one video, the oracle's)."""
   config = make_config(request.param)
   model = subgraph.SubgraphLocalizer(config, 1)
-  rng = np.random.default_rng(request.param)
+  rng = np.random.default_rng(1)
   features = rng.normal(size=(1, NUM_STEPS, CHANNELS)).astype(np.float32)
   mask = np.ones((1, NUM_STEPS), bool)
   shapes = jax.eval_shape(model.init, jax.random.key(0), features, mask)
@@ -40,9 +48,10 @@ def outputs(request):
     variables, features, mask
   )
   weights = gtad_oracle.weights_of(variables["params"], config)
-  expected = gtad_oracle.forward(
-    features[0].T.astype(np.float64), weights, config
-  )
+  forward = gtad_oracle.forward
+  if config.network == "convolution":
+    forward = gtad_oracle.bmn_forward
+  expected = forward(features[0].T.astype(np.float64), weights, config)
   return config, found, expected
 
 
@@ -71,9 +80,14 @@ def test_network(outputs):
 
 
 @pytest.mark.parametrize(
-  ("is_filtered", "max_steps"), [(True, 0), (False, 0), (False, 3)]
+  ("is_filtered", "max_steps", "decay_iou"),
+  [
+    (True, 0, (0.0, 0.0)),  # G-TAD on ActivityNet
+    (False, 3, (0.0, 0.0)),  # and on THUMOS14
+    (False, 0, (0.23, 0.89)),  # BMN; no IoU is at a threshold
+  ],
 )
-def test_detections(outputs, is_filtered, max_steps):
+def test_detections(outputs, is_filtered, max_steps, decay_iou):
   config, predictions, _ = outputs
   cells = cells_of(config)
   starts, ends, overlap, quality = (
@@ -93,9 +107,12 @@ def test_detections(outputs, is_filtered, max_steps):
     scores,
     longest=config.max_duration,
     is_filtered=is_filtered,
+    has_boundary_scores=any(decay_iou),
     max_steps=max_steps,
   )
-  expected = gtad_oracle.soft_nms(rows, sigma=0.8, num_kept=6)
+  expected = gtad_oracle.soft_nms(
+    rows, sigma=0.8, num_kept=6, decay_iou=decay_iou
+  )
   found = proposal_decoding.decode(
     predictions._replace(cells=cells),
     config=proposal_decoding.ProposalDecodeConfig(
@@ -107,6 +124,8 @@ def test_detections(outputs, is_filtered, max_steps):
       boundary_filter=is_filtered,
       ends_at_next_step=True,
       max_steps=max_steps,
+      boundary_scores=any(decay_iou),
+      decay_iou=decay_iou,
     ),
   )
   kept = np.asarray(found.mask[0])

@@ -161,6 +161,8 @@ def test_what_is_known_is_found(boundary_filter):
     ({"num_groups": 3}, "num_groups"),
     ({"map_widths": (8,)}, "two or more"),
     ({"num_bins": 0}, "num_bins"),
+    ({"network": "pyramid"}, "network"),
+    ({"network": "convolution"}, "num_context_bins"),
   ],
 )
 def test_wrong_sizes(changes, message):
