@@ -143,9 +143,10 @@ def import_moment_detr(
   options_file = options_file or moment_detr_options.beside(file)
   options = moment_detr_options.read(options_file)
   try:
-    config = grounding.resolve(moment_detr_options.run_config(options))
+    width = moment_detr_options.video_width(weight_files.read(file))
+    config = grounding.resolve(moment_detr_options.run_config(options, width))
     facts = grounding.head_facts(
-      config, **moment_detr_options.input_sizes(options)
+      config, **moment_detr_options.input_sizes(options, width)
     )
   except ValueError as error:
     raise ValueError(f"{options_file}: {error}") from None

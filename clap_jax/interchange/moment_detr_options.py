@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from clap_jax.interchange.actionformer_config import number, numbers, whole
 from clap_jax.storage import untrusted
 
@@ -81,6 +83,7 @@ _FLAGS = (
 # Part of the name of a public folder of features -> their width.
 _STREAM_WIDTHS = {"slowfast": 2304, "clip": 512, "resnet": 2048}
 _DECAY_FACTOR = 0.1
+_FIRST_NORM = "input_vid_proj.0.LayerNorm.weight"
 
 
 class OptionsError(ValueError):
@@ -142,18 +145,51 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
   return options
 
 
-def input_sizes(options: Mapping[str, Any]) -> dict[str, int]:
-  """Sizes of the features and the texts, for the facts of a head."""
+def video_width(tensors: Mapping[str, np.ndarray]) -> int:
+  """Channels that the model of a checkpoint takes, with those of times.
+
+  Raises:
+    OptionsError: it is no checkpoint of Moment-DETR.
+  """
+  for key, tensor in tensors.items():
+    if key.endswith(_FIRST_NORM) and tensor.ndim == 1:
+      return len(tensor)
+  raise OptionsError(
+    f"the checkpoint has no {_FIRST_NORM}; it is none of Moment-DETR."
+  )
+
+
+def input_sizes(options: Mapping[str, Any], width: int) -> dict[str, int]:
+  """Sizes of the features and the texts, for the facts of a head.
+
+  Args:
+    options: that `read` read.
+    width: of `video_width`.
+
+  Raises:
+    ValueError: the options state another width.
+  """
   times = 2 if _has_times(options) else 0
+  stated = whole(options, _SECTION, "v_feat_dim")
+  # The public program adds those of times after it has written the file.
+  if stated not in (width, width - times):
+    raise ValueError(
+      f"v_feat_dim is {stated}, the checkpoint's model takes {width} channels, "
+      f"{times} of them times."
+    )
   return {
-    "feature_width": whole(options, _SECTION, "v_feat_dim") - times,
+    "feature_width": width - times,
     "query_length": whole(options, _SECTION, "max_q_l"),
     "query_width": whole(options, _SECTION, "t_feat_dim"),
   }
 
 
-def run_config(options: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(options: Mapping[str, Any], width: int) -> dict[str, Any]:
   """A config of the grounding trainer, as `clap train` reads it.
+
+  Args:
+    options: that `read` read.
+    width: of `video_width`.
 
   Raises:
     ValueError: a value has no counterpart here.
@@ -163,7 +199,7 @@ def run_config(options: Mapping[str, Any]) -> dict[str, Any]:
     "kind": "detr",
     "protocol": "qvhighlights",
     "data": _data(options),
-    "detr": _model(options),
+    "detr": _model(options, width),
     "loss": {"detr": _loss(options)},
     "decode": {
       "num_kept": whole(options, _SECTION, "num_queries"),
@@ -183,7 +219,7 @@ def _has_times(options) -> bool:
   return options["ctx_mode"] == "video_tef"
 
 
-def _model(options) -> dict[str, Any]:
+def _model(options, width: int) -> dict[str, Any]:
   sizes = {
     ours: whole(options, _SECTION, theirs)
     for ours, theirs in {
@@ -203,16 +239,17 @@ def _model(options) -> dict[str, Any]:
     "input_dropout_rate": number(options, _SECTION, "input_dropout"),
     "text_positions": options["use_txt_pos"],
     "normalize_text": not options["no_norm_tfeat"],
-    "stream_widths": _stream_widths(options),
+    "stream_widths": _stream_widths(options, width),
     "time_channels": _has_times(options),
   }
 
 
-def _stream_widths(options) -> tuple[int, ...]:
+def _stream_widths(options, width: int) -> tuple[int, ...]:
   """Widths of the streams that are normalized; () for none."""
   if options["no_norm_vfeat"]:
     return ()
-  total, folders = input_sizes(options)["feature_width"], _folders(options)
+  total = input_sizes(options, width)["feature_width"]
+  folders = _folders(options)
   if options["v_feat_dims"] is not None:
     widths = numbers(options["v_feat_dims"], int, "v_feat_dims")
   elif len(folders) <= 1:
@@ -221,8 +258,8 @@ def _stream_widths(options) -> tuple[int, ...]:
     widths = tuple(
       next(
         (
-          width
-          for part, width in _STREAM_WIDTHS.items()
+          known
+          for part, known in _STREAM_WIDTHS.items()
           if part in pathlib.PurePath(folder).name
         ),
         0,
@@ -232,7 +269,7 @@ def _stream_widths(options) -> tuple[int, ...]:
   if sum(widths) != total or 0 in widths:
     raise ValueError(
       f"the streams {', '.join(folders)} have widths {widths}, together not "
-      f"{total} as v_feat_dim says; add them to the file as "
+      f"{total}; add them to the file as "
       '"v_feat_dims": [...].'
     )
   return widths

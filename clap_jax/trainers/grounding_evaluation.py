@@ -103,7 +103,7 @@ class Score:
     facts = {
       "num_predictions": sum(len(a.windows) for a in found.answers.values()),
       "num_ground_truths": sum(len(q.windows) for q in found.split.queries),
-      "nms": f"Gaussian soft-NMS, sigma {config.decode.sigma}",
+      "nms": config.decode.describe(),
       "top_k": f"{config.decode.num_kept} per query",
       "seeds": (config.loop.seed,),
       "class_source": "language query",

@@ -115,51 +115,6 @@ def test_loss_of_highlights(published):
 # Imports are of a whole model: that of the repository with other decoders.
 
 
-def public_tensors(published) -> dict[str, np.ndarray]:
-  """All weights under the public names; those of the decoder are drawn."""
-  rng = np.random.default_rng(0)
-  width, mlp, moments = 32, 64, 10
-
-  def drawn(*shape):
-    return rng.normal(0, 0.2, shape).astype(np.float32)
-
-  found = dict(published.tensors)
-  for layer in range(2):
-    name = f"transformer.decoder.layers.{layer}"
-    for part in ("self_attn", "multihead_attn"):
-      found |= {
-        f"{name}.{part}.in_proj_weight": drawn(3 * width, width),
-        f"{name}.{part}.in_proj_bias": drawn(3 * width),
-        f"{name}.{part}.out_proj.weight": drawn(width, width),
-        f"{name}.{part}.out_proj.bias": drawn(width),
-      }
-    found |= {
-      f"{name}.linear1.weight": drawn(mlp, width),
-      f"{name}.linear1.bias": drawn(mlp),
-      f"{name}.linear2.weight": drawn(width, mlp),
-      f"{name}.linear2.bias": drawn(width),
-    }
-    for norm in (1, 2, 3):
-      found[f"{name}.norm{norm}.weight"] = 1 + drawn(width)
-      found[f"{name}.norm{norm}.bias"] = drawn(width)
-  for place, (outputs, inputs) in {
-    "span_embed.layers.0": (width, width),
-    "span_embed.layers.1": (width, width),
-    "span_embed.layers.2": (2, width),
-    "class_embed": (2, width),
-  }.items():
-    found[f"{place}.weight"] = drawn(outputs, inputs)
-    found[f"{place}.bias"] = drawn(outputs)
-  return found | {
-    "transformer.decoder.norm.weight": 1 + drawn(width),
-    "transformer.decoder.norm.bias": drawn(width),
-    "query_embed.weight": drawn(moments, width),
-    "txt_position_embed.position_embeddings.weight": drawn(32, width),
-    "txt_position_embed.LayerNorm.weight": 1 + drawn(width),
-    "txt_position_embed.LayerNorm.bias": drawn(width),
-  }
-
-
 @pytest.fixture(scope="module")
 def small():
   return published_lib.small()
@@ -168,7 +123,7 @@ def small():
 @pytest.fixture(scope="module")
 def checkpoint(small, tmp_path_factory):
   path = tmp_path_factory.mktemp("checkpoint") / "model_best.npz"
-  tensors = public_tensors(small)
+  tensors = published_lib.public_tensors(small)
   np.savez(path, **{f"model.{name}": array for name, array in tensors.items()})
   return path
 
@@ -306,6 +261,7 @@ def test_the_published_file_of_one_query(small, directory, tmp_path):
     ({"n_input_proj": 4}, "num_projections"),
     ({"max_windows": 11}, "max_windows"),
     ({"v_feat_dirs": ["a", "b"], "no_norm_vfeat": False}, "v_feat_dims"),
+    ({"v_feat_dim": 20}, "v_feat_dim"),
     ({"dim_feedforward": 65}, "up/dense"),
     ({"enc_layers": 3}, "encoder_2"),
     ({"use_txt_pos": True, "max_q_l": 16}, "text_position"),
@@ -325,7 +281,7 @@ def test_options_of_a_public_run(tmp_path):
   """Folders of features give the widths that are normalized."""
   path = with_options(
     tmp_path,
-    v_feat_dim=2818,
+    v_feat_dim=2816,  # the public program adds 2 when this is written
     t_feat_dim=512,
     v_feat_dirs=["f/slowfast_features", "f/clip_features"],
     t_feat_dir="f/clip_text_features/",
@@ -337,8 +293,8 @@ def test_options_of_a_public_run(tmp_path):
     exp_id="exp",
   )
   options = options_lib.read(path)
-  config = grounding.resolve(options_lib.run_config(options))
-  assert options_lib.input_sizes(options)["feature_width"] == 2816
+  config = grounding.resolve(options_lib.run_config(options, 2818))
+  assert options_lib.input_sizes(options, 2818)["feature_width"] == 2816
   assert config.detr.stream_widths == (2304, 512)
   assert config.detr.time_channels and config.detr.normalize_text
   assert config.data.files.names == (
@@ -358,7 +314,7 @@ def test_options_beside_the_checkpoint(checkpoint, tmp_path):
 
 def test_text_positions_and_three_projections(small, tmp_path):
   """As in the public program's other configurations; norms stand first."""
-  tensors = public_tensors(small)
+  tensors = published_lib.public_tensors(small)
   for stream in ("vid", "txt"):
     name = f"input_{stream}_proj"
     for part in ("LayerNorm.weight", "net.1.weight", "net.1.bias"):

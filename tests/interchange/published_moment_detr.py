@@ -27,6 +27,7 @@ ARRAYS = published_heads.FIXTURES / "moment_detr_small.npz"
 WINDOWS = np.array([[[0.3, 0.2], [0.7, 0.1]], [[0.5, 0.4], [0, 0]]], np.float32)
 WINDOW_MASK = np.array([[True, True], [True, False]])
 POSITIVES = np.array([[10, 12], [14, 15]])
+VIDEO_WIDTH = 22
 NEGATIVES = np.array([[1, 2], [3, 28]])
 
 
@@ -78,7 +79,8 @@ class Published:
 
 
 def config_of(path) -> grounding.GroundingConfig:
-  return grounding.resolve(options_lib.run_config(options_lib.read(path)))
+  options = options_lib.read(path)
+  return grounding.resolve(options_lib.run_config(options, VIDEO_WIDTH))
 
 
 def small() -> Published:
@@ -93,3 +95,48 @@ def small() -> Published:
     tensors[str(name)] = weights[start:stop].reshape(shape)
     start = stop
   return Published(config_of(OPTIONS), tensors, arrays, has_decoder=False)
+
+
+def public_tensors(published: Published) -> dict[str, np.ndarray]:
+  """All weights under the public names; those of the decoder are drawn."""
+  rng = np.random.default_rng(0)
+  width, mlp, moments = 32, 64, 10
+
+  def drawn(*shape):
+    return rng.normal(0, 0.2, shape).astype(np.float32)
+
+  found = dict(published.tensors)
+  for layer in range(2):
+    name = f"transformer.decoder.layers.{layer}"
+    for part in ("self_attn", "multihead_attn"):
+      found |= {
+        f"{name}.{part}.in_proj_weight": drawn(3 * width, width),
+        f"{name}.{part}.in_proj_bias": drawn(3 * width),
+        f"{name}.{part}.out_proj.weight": drawn(width, width),
+        f"{name}.{part}.out_proj.bias": drawn(width),
+      }
+    found |= {
+      f"{name}.linear1.weight": drawn(mlp, width),
+      f"{name}.linear1.bias": drawn(mlp),
+      f"{name}.linear2.weight": drawn(width, mlp),
+      f"{name}.linear2.bias": drawn(width),
+    }
+    for norm in (1, 2, 3):
+      found[f"{name}.norm{norm}.weight"] = 1 + drawn(width)
+      found[f"{name}.norm{norm}.bias"] = drawn(width)
+  for place, (outputs, inputs) in {
+    "span_embed.layers.0": (width, width),
+    "span_embed.layers.1": (width, width),
+    "span_embed.layers.2": (2, width),
+    "class_embed": (2, width),
+  }.items():
+    found[f"{place}.weight"] = drawn(outputs, inputs)
+    found[f"{place}.bias"] = drawn(outputs)
+  return found | {
+    "transformer.decoder.norm.weight": 1 + drawn(width),
+    "transformer.decoder.norm.bias": drawn(width),
+    "query_embed.weight": drawn(moments, width),
+    "txt_position_embed.position_embeddings.weight": drawn(32, width),
+    "txt_position_embed.LayerNorm.weight": 1 + drawn(width),
+    "txt_position_embed.LayerNorm.bias": drawn(width),
+  }
