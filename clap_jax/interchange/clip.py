@@ -200,7 +200,7 @@ def _text_settings(tensors, options) -> dict:
   }
 
 
-def _recoloured(tensors, mean, std) -> dict:
+def _recoloured(tensors, colours: frames.ColourScale) -> dict:
   """Moves another scaling of colours into the patch weights, exactly.
 
   A patch is a linear map of colours: another spread scales its weights, and
@@ -210,7 +210,8 @@ def _recoloured(tensors, mean, std) -> dict:
   (patch_key,) = _keys(tensors, _PATCHES)
   (place_key,) = _keys(tensors, _PLACES)
   patches = np.asarray(tensors[patch_key], np.float32)
-  mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+  mean = np.asarray(colours.mean, np.float32)
+  std = np.asarray(colours.std, np.float32)
   shift = (np.asarray(frames.CLIP.mean, np.float32) - mean) / std
   scale = np.asarray(frames.CLIP.std, np.float32) / std
   changed[patch_key] = patches * scale[:, None, None]

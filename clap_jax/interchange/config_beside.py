@@ -77,26 +77,22 @@ def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
   }
 
 
-def colours(
-  file: pathlib.Path,
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-  """Mean and spread of colours of 1, where open_clip's config has others.
-
-  Returns:
-    None where the config says nothing of them, or CLIP's own.
+def colours(file: pathlib.Path) -> frames.ColourScale | None:
+  """The scale of colours that open_clip's config states; None if it does not.
 
   Raises:
-    ValueError: they are no three numbers each, or a spread is not above 0.
+    ValueError: it has no three numbers each, or a spread is not above 0.
   """
   path = file.with_name(_OPEN_CLIP)
   said = _read(path)
-  scale = frames.ColourScale(
+  if not any(f"preprocess_cfg.{key}" in said for key in ("mean", "std")):
+    return None
+  return frames.ColourScale(
     *(
       _three(path, said, f"preprocess_cfg.{key}", default)
       for key, default in (("mean", frames.CLIP.mean), ("std", frames.CLIP.std))
     )
   )
-  return None if scale == frames.CLIP else (scale.mean, scale.std)
 
 
 def _three(path, said, key: str, default) -> tuple[float, ...]:

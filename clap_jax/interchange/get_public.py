@@ -8,6 +8,7 @@ from typing import Any
 
 from clap_jax.interchange import import_weights
 from clap_jax.interchange import source as source_lib
+from clap_jax.models import frames
 from clap_jax.public_weights import cache, fetching, table
 
 # Options of an import that decide how clips are cut.
@@ -119,4 +120,5 @@ def _import(entry, fetched, target, given) -> import_weights.Imported:
     options=source_lib.Options(**(options | dict(given))),
     tokenizer=tokenizer,
     facts={"public": public, **clip},
+    colours=entry.colours and frames.ColourScale(*entry.colours),
   )

@@ -28,7 +28,7 @@ from clap_jax.interchange import (
   wrappers,
 )
 from clap_jax.interchange import source as source_lib
-from clap_jax.models import dual_encoder
+from clap_jax.models import dual_encoder, frames
 from clap_jax.storage import output
 from clap_jax.trainers import start
 from clap_jax.training import paths, weights
@@ -104,6 +104,7 @@ def import_weights(
   tokenizer: str | os.PathLike | None = None,
   choice: str = wrappers.MODEL,
   facts: Mapping[str, Any] | None = None,
+  colours: frames.ColourScale | None = None,
 ) -> Imported:
   """Converts a file, or a directory as Hugging Face lays it out.
 
@@ -117,6 +118,8 @@ def import_weights(
       merges.txt (BPE); None for what lies beside the weights, if anything.
     choice: one of wrappers.WEIGHTS.
     facts: more of the weights, for their manifest.
+    colours: the scale of colours that the weights expect, where no config
+      beside them states it; None for the tower's own.
 
   Raises:
     ValueError: listing every key without a rule, every parameter without a
@@ -137,7 +140,7 @@ def import_weights(
   )
   options = config_beside.with_heads(options, file, source=SOURCES[source])
   settings, conversion, unwrapped = _converted(
-    file, SOURCES[source], options, choice=choice
+    file, SOURCES[source], options, choice=choice, colours=colours
   )
   pieces = None
   if "vocab_size" in settings:
@@ -180,7 +183,7 @@ def import_weights(
   return Imported(out, settings, count, conversion, clips, file.name, unwrapped)
 
 
-def _converted(file, source, options, *, choice):
+def _converted(file, source, options, *, choice, colours):
   """(settings, conversion, what was unwrapped) of a file of weights."""
   unwrapped = wrappers.unwrap(
     weight_files.read(file),
@@ -190,10 +193,10 @@ def _converted(file, source, options, *, choice):
     weights=choice,
   )
   tensors, removed = unwrapped.tensors, unwrapped.removed
-  colours = config_beside.colours(file) if source.recoloured else None
   try:
-    if colours is not None and options.tower != "text":
-      tensors = source.recoloured(tensors, *colours)
+    scale = source.recoloured and (config_beside.colours(file) or colours)
+    if scale and scale != frames.CLIP and options.tower != "text":
+      tensors = source.recoloured(tensors, scale)
       removed = (*removed, _RECOLOURED)
     settings, conversion = convert(tensors, source, options)
   except ValueError as error:

@@ -59,8 +59,8 @@ class Source:
       here is built for these values alone.
     clips: keys of the config with values: how the clips were made that the
       weights have seen.
-    recoloured: (tensors, mean, spread of red, green, blue) -> tensors that give
-      with the tower's own scaling of colours what these give with that one.
+    recoloured: (tensors, scale of colours) -> tensors that give with CLIP's
+      scale what these give with that one.
     clips_said: key of `clips` -> key of a config.json beside the weights that
       says another value.
   """

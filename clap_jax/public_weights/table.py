@@ -54,6 +54,8 @@ class Entry:
     options: how the weights are imported, where not by the defaults.
     clip: of how clips are cut out of a video, what the weights do not say.
     stride_sec: between these clips.
+    colours: mean and spread of colours that the weights expect, if no config
+      beside them states it; None for those of their kind.
   """
 
   name: str
@@ -70,6 +72,9 @@ class Entry:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clip: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   stride_sec: float | None = None
+  colours: tuple[tuple[float, float, float], tuple[float, float, float]] | (
+    None
+  ) = None
 
   @property
   def place(self) -> str:
@@ -112,7 +117,12 @@ def _openai_clip(name: str, *, sha256: str, about_bytes: int) -> Entry:
 
 
 def _laion_clip(
-  name: str, *, repository: str, revision: str, about_bytes: int
+  name: str,
+  *,
+  repository: str,
+  revision: str,
+  about_bytes: int,
+  **more: Any,
 ) -> Entry:
   return Entry(
     name=f"open_clip-{name}",
@@ -131,6 +141,7 @@ def _laion_clip(
     repository=repository,
     revision=revision,
     **_IMAGES,
+    **more,
   )
 
 
@@ -193,6 +204,8 @@ _TABLE = (
     repository="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
     revision="1627032197142fbe2a7cfec626f4ced3ae60d07a",
     about_bytes=1_711_000_000,
+    # As open_clip's own table has it for these weights, and for no others here.
+    colours=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   ),
   _r2plus1d(
     "r2plus1d-18-kinetics",

@@ -260,6 +260,20 @@ def test_the_hub_is_away(tmp_path, monkeypatch, capsys):
   run("get", OPEN_CLIP, code=2)
 
 
+def test_colours_that_the_table_states(site, monkeypatch):
+  """LAION's ViT-L/14 alone was trained on colours of another scale."""
+  kernels = []
+  for name in (OPEN_CLIP, "open_clip-vit-l-14"):
+    set_entry(monkeypatch, name, options=MICRO)
+    run("get", name, "--from", site.folder / "laion")
+    arrays, _ = weights.read(cache.encoder_of(name))
+    kernels.append(arrays["params/video_tower/embed/kernel"])
+  red = np.s_[::3]
+  np.testing.assert_allclose(
+    kernels[1][red], kernels[0][red] * (0.26862954 / 0.5), rtol=1e-5
+  )
+
+
 # Mirrors and folders.
 
 
