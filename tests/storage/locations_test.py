@@ -33,15 +33,15 @@ def test_addresses_are_taken_apart(scheme):
 @pytest.mark.parametrize(
   "text",
   [
-    "http://b/x",
-    "az://b/x",
+    "http://bucket/x",
+    "az://bucket/x",
     "gs://",
     "gs:///x",
-    "gs://b//x",
-    "gs://b/../x",
-    "gs://b/x#1",
-    "gs://b/x?y",
-    "gs://b/x\n",
+    "gs://bucket//x",
+    "gs://bucket/../x",
+    "gs://bucket/x#1",
+    "gs://bucket/x?y",
+    "gs://bucket/x\n",
     "file:///etc/passwd",
   ],
 )
@@ -50,7 +50,7 @@ def test_other_addresses_are_refused(text):
     locations.at(text)
 
 
-@pytest.mark.parametrize("name", ["/etc", "../x", "a/../../x", "gs://b/x"])
+@pytest.mark.parametrize("name", ["/etc", "../x", "a/../../x", "gs://bucket/x"])
 def test_no_name_leads_out_of_its_folder(name):
   folder = locations.at("gs://bucket/a")
   with pytest.raises(locations.AddressError):
@@ -161,8 +161,8 @@ def test_a_store_that_stays_away_ends_the_wait(bucket, monkeypatch):
     calls.append(1)
     raise ConnectionResetError("gone")
 
-  with pytest.raises(objects.ObjectStorageError, match=r"gs://b/x.*gone"):
-    objects._retried("gs://b/x", refused)
+  with pytest.raises(objects.ObjectStorageError, match=r"gs://bucket/x.*gone"):
+    objects._retried("gs://bucket/x", refused)
   assert len(calls) == objects._NUM_ATTEMPTS
 
 
