@@ -186,6 +186,14 @@ def find_info(scheme: str, key: str) -> Info | None:
 
 def holds_objects(scheme: str, key: str) -> bool:
   """Whether there are objects below a name, which counts as a folder."""
+  if "/" in key:  # not of a bucket, whose facts many may not ask for
+    files = file_system(scheme)
+    try:
+      entry = _retried(f"{scheme}://{key}", lambda: files.info(key))
+    except FileNotFoundError:
+      return False
+    if entry["type"] == "directory":  # found by listing one object alone
+      return True
   return next(iter_names(scheme, key), None) is not None
 
 
@@ -259,15 +267,19 @@ def copy_all(scheme: str, source: str, target: str) -> None:
 
 
 def check_bucket(scheme: str, bucket: str) -> None:
-  """Checks before the work that a bucket is there and can be listed.
+  """Checks before the work that a bucket is there.
+
+  Who may write objects need not be allowed to ask for the bucket's own facts:
+  a refusal says nothing.
 
   Raises:
-    AddressError: it is not, or the package is missing.
-    PermissionError: it is not to be read.
+    AddressError: there is no such bucket, or the package is missing.
   """
   files = file_system(scheme)
   try:
     _retried(f"{scheme}://{bucket}", lambda: files.info(bucket))
+  except PermissionError:
+    return
   except FileNotFoundError as error:
     raise AddressError(
       f"{scheme}://{bucket}: there is no such bucket, or it is not yours to "

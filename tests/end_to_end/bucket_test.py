@@ -41,6 +41,14 @@ def stages(root):
     *("--videos=1", "--out=page.html", f"--json={root}/inspect.json"),
   )
 
+  output.write_text(
+    locations.at(root) / "queries.txt", "v1 0.0 1.0##a square spins.\n"
+  )
+  toy_runs.clap(
+    *("texts", f"--model={root}/pretrain", f"--queries={root}/queries.txt"),
+    f"--out={root}/queries.npz",
+  )
+
 
 def train(root, workdir, config, values):
   toy_runs.clap(
@@ -78,7 +86,7 @@ def test_all_stages_are_those_of_a_local_directory(
       for root in (local, remote)
     ]
     assert metrics[0] == metrics[1]
-  for path in (local / "features").rglob("*.npz"):
+  for path in (*(local / "features").rglob("*.npz"), local / "queries.npz"):
     name = path.relative_to(local).as_posix()
     one, other = arrays.read_npz(path), arrays.read_npz(remote / name)
     assert one.keys() == other.keys()
@@ -91,6 +99,22 @@ def test_all_stages_are_those_of_a_local_directory(
 
 def read(root, workdir):
   return untrusted.read_json(root / workdir / "results.json")["rows"]
+
+
+def test_a_score_is_that_of_local_files(bucket, tmp_path):
+  truth = {"subset": "validation"}
+  truth["annotations"] = [{"label": "jump", "segment": [0, 10]}]
+  found = [{"label": "jump", "segment": [0, 9], "score": 0.9}]
+  documents = []
+  for root in (tmp_path, locations.at(bucket.url)):
+    output.write_json(root / "truth.json", {"database": {"a": truth}})
+    output.write_json(root / "found.json", {"results": {"a": found}})
+    toy_runs.clap(
+      *("score", f"{root}/found.json", f"--ground_truth={root}/truth.json"),
+      *("--protocol=activitynet", f"--json={root}/score.json"),
+    )
+    documents.append(untrusted.read_json(root / "score.json"))
+  assert documents[0] == documents[1]
 
 
 def accepted_flags():

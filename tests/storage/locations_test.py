@@ -134,6 +134,17 @@ def test_received_objects_are_bounded(bucket):
     untrusted.read_bytes(path, max_bytes=99)
 
 
+def test_who_may_not_ask_for_the_bucket_may_write(bucket, monkeypatch):
+  path = locations.at(bucket.url, "a.json")
+
+  def refused(key):
+    raise PermissionError(key)
+
+  monkeypatch.setattr(objects.file_system("gs"), "info", refused)
+  output.check_writable(path)
+  output.write_json(path, {})
+
+
 def test_a_bucket_that_is_not_there_is_found_before_the_work(bucket):
   del bucket
   with pytest.raises(locations.AddressError, match="no such bucket"):
