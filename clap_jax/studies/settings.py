@@ -100,11 +100,11 @@ class StudyConfig:
 
   @property
   def datasets(self) -> tuple[str, ...]:
-    """The dataset itself and its variants, each once."""
+    """The dataset itself and its variants, each once, where any row is."""
     names = {} if self.properties else {self.dataset: None}
     for item in self.properties.values():
       names |= dict.fromkeys(variant(self, item, v) for v in item.values)
-    return tuple(names)
+    return tuple(name for name in names if self.rows_on(name))
 
 
 def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:

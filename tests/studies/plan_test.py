@@ -312,6 +312,15 @@ def test_wrong_studies(changes, message):
     study("tiny", **changes)
 
 
+def test_datasets_that_no_row_is_measured_on_are_not_made():
+  config = settings.with_rows(study("demo,properties"), ("tsp",))
+  assert config.datasets == (
+    "motion_sprites/demo",
+    "motion_sprites/demo-near_misses_0.5",
+    "motion_sprites/demo-near_misses_1",
+  )
+
+
 def test_a_property_of_unknown_rows():
   config = study("tiny,properties")
   wrong = {"gaps": dataclasses.replace(

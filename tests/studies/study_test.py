@@ -16,6 +16,7 @@ from clap_jax.commands import configs
 from clap_jax.studies import measured, pieces, planning, settings, study, worker
 from clap_jax.trainers import results
 from clap_jax.training import checkpoint
+from tests.benchmarks import error_costs
 
 ROWS = ("random", "clap")
 TITLES = (  # of the properties
@@ -97,6 +98,24 @@ def test_wrong_commands(tmp_path, capsys, arguments, message):
   )
   assert main.main(["study", *(a.format(file=file) for a in arguments)]) == 2
   assert message in capsys.readouterr().err
+
+
+def test_the_cost_of_errors_is_read_off_the_pieces(made):
+  rows = error_costs.measure(quick=False, study=made)
+  values = {row["name"]: row["value"] for row in rows}
+  measured = {
+    (r["encoder"], r["metric"]): r["value"]
+    for r in document(made)["rows"]
+    if r["task"] == "localization"
+  }
+  for name in ROWS:
+    dataset = f"motion_sprites/tiny-classes_6, {name}"
+    assert values[f"{dataset}: average mAP"] <= (
+      measured[name, "average_map"] + 1e-6
+    )
+    shares = [v for k, v in values.items() if k.startswith(f"{dataset}: share")]
+    assert 0.0 < sum(shares) <= 1.0 + 1e-9
+    assert values[f"{dataset}: cost of background"] >= -1e-9
 
 
 def test_novel_classes_were_not_seen(made):
