@@ -1,5 +1,6 @@
 # The environment that launch.sh makes, as an image that runs `clap`:
-#   docker build --build-arg HARDWARE=cpu|cuda|tpu --tag clap_jax:tpu .
+#   docker build --build-arg HARDWARE=cpu|cuda|tpu [--build-arg BUCKET=gcs] \
+#     --tag clap_jax:tpu .
 #   docker run clap_jax:tpu train --help
 # The base brings no CUDA: HARDWARE=cuda takes it from NVIDIA's packages, by
 # their hashes, and the driver from the host (nvidia-container-toolkit).
@@ -8,6 +9,8 @@ ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 FROM ${PYTHON_IMAGE}
 
 ARG HARDWARE=cpu
+# gcs or s3: for addresses of buckets.
+ARG BUCKET=
 
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
@@ -18,7 +21,7 @@ RUN useradd --create-home --uid 1000 --user-group clap \
 USER 1000:1000
 WORKDIR /opt/clap_jax
 COPY --chown=clap:clap . .
-RUN PIP_NO_CACHE_DIR=1 ./launch.sh install "${HARDWARE}"
+RUN PIP_NO_CACHE_DIR=1 ./launch.sh install "${HARDWARE}" ${BUCKET}
 
 ENTRYPOINT ["/opt/clap_jax/launch.sh", "clap"]
 CMD ["--help"]

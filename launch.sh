@@ -5,7 +5,8 @@
 #   ./launch.sh train --config FILE --workdir DIR [clap train options]
 #   ./launch.sh sweep --config FILE --workdir DIR [clap sweep options]
 #   ./launch.sh clap COMMAND [options]     any other command of `clap`
-#   ./launch.sh install [cpu|cuda|tpu]     the environment alone
+#   ./launch.sh install [cpu|cuda|tpu] [gcs] [s3]   the environment alone, for
+#                   that hardware and for the addresses gs:// and s3://
 #   ./launch.sh tpu VERB --name N --zone Z [options] [-- clap train options]
 # VERB: create, setup, train, sweep, status, logs, stop, delete. Options:
 #   --project P     all verbs; --direct, too: a slice without a queued resource
@@ -32,7 +33,7 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,31s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,32s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -43,7 +44,7 @@ fail() {
 # Everything that an environment is made from.
 inputs=(requirements.txt constraints.txt requirements.lock
   requirements-build.lock requirements-tpu.lock requirements-cuda.lock
-  pyproject.toml)
+  requirements-gcs.lock requirements-s3.lock pyproject.toml)
 
 setup() {
   local stamp
@@ -68,8 +69,11 @@ setup() {
   fi
   pip_install --no-build-isolation --no-deps -e "$root"
   # What was installed for an accelerator follows the new version of jax.
-  if [[ -f "$root/.venv/.accelerator" ]]; then
-    install_accelerator "$(cat "$root/.venv/.accelerator")"
+  local group
+  if [[ -f "$root/.venv/.groups" ]]; then
+    while read -r group; do
+      install_group "$group"
+    done <<< "$(sort -u "$root/.venv/.groups")"
   fi
   printf '%s' "$stamp" > "$root/.venv/.ready"
 }
@@ -123,25 +127,34 @@ clap() {
 }
 
 install() {
-  case "${1:-cpu}" in
-    cpu) setup ;;
-    cuda | tpu)
-      setup
-      install_accelerator "$1"
-      printf '%s' "$1" > "$root/.venv/.accelerator"
-      ;;
-    *) fail "install: got '$1'; choose cpu, cuda or tpu." ;;
-  esac
+  local group
+  for group in "$@"; do
+    case "$group" in
+      cpu | cuda | tpu | gcs | s3) ;;
+      *) fail "install: got '$group'; choose of cpu, cuda, tpu, gcs and s3." ;;
+    esac
+  done
+  setup
+  for group in "$@"; do
+    [[ "$group" != cpu ]] || continue
+    install_group "$group"
+    printf '%s\n' "$group" >> "$root/.venv/.groups"
+  done
 }
 
-install_accelerator() { # cuda|tpu
-  local extra="$1"
+install_group() { # cuda|tpu|gcs|s3
+  local packages
   if locks_fit; then
     pip_install --require-hashes --no-deps -r "$root/requirements-$1.lock"
-  else
-    [[ "$extra" == tpu ]] || extra=cuda13
-    pip_install "jax[$extra]" -c "$root/constraints.txt"
+    return
   fi
+  case "$1" in
+    cuda) packages="jax[cuda13]" ;;
+    tpu) packages="jax[tpu]" ;;
+    gcs) packages="gcsfs" ;;
+    s3) packages="s3fs" ;;
+  esac
+  pip_install "$packages" -c "$root/constraints.txt"
 }
 
 [[ $# -ge 1 ]] || { usage >&2; exit 2; }

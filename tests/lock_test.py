@@ -21,6 +21,8 @@ LOCKS = (
   "requirements-build.lock",
   "requirements-tpu.lock",
   "requirements-cuda.lock",
+  "requirements-gcs.lock",
+  "requirements-s3.lock",
   "requirements-uv.lock",
 )
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -114,6 +116,19 @@ def test_the_plugin_for_cuda_is_that_of_the_locked_jax(python, machine):
   assert "nvidia-cudnn-cu13" in added
   # It adds packages and changes none.
   assert not set(added) & set(locked)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize(
+  ("name", "package"),
+  [("requirements-gcs.lock", "gcsfs"), ("requirements-s3.lock", "s3fs")],
+)
+def test_what_buckets_need_changes_no_locked_version(name, package, python):
+  added = pins(blocks(name), python)
+  assert added[package] == constraints(python)[package]
+  locked = pins(blocks("requirements.lock"), python)
+  for shared in set(added) & set(locked):
+    assert added[shared] == locked[shared], shared
 
 
 def installed(python=sys.executable):

@@ -206,7 +206,7 @@ tpu_setup() {
 tar -xzf clap_jax.tar.gz -C clap_jax.new &&
 { [ ! -d clap_jax/.venv ] || mv clap_jax/.venv clap_jax.new/; } &&
 rm -rf clap_jax && mv clap_jax.new clap_jax &&
-$(quoted_environment ${with[@]+"${with[@]}"})clap_jax/launch.sh install tpu"
+$(quoted_environment ${with[@]+"${with[@]}"})clap_jax/launch.sh install tpu gcs"
   [[ -z "$temporary" ]] || rm -r "$temporary"
 }
 

@@ -63,15 +63,25 @@ def test_one_process_asked_to_stop_and_one_that_goes_on(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("num_processes", [2, 4])
+@pytest.mark.parametrize(
+  ("num_processes", "mesh"),
+  [
+    (2, {}),
+    (4, {}),
+    (4, {"tensor": 2}),  # each group is of two processes
+    (4, {"fsdp": 2, "fsdp_min_size": 1, "tensor": 2}),
+  ],
+)
 def test_several_processes_learn_what_one_does(
-  toy, one, tmp_path, num_processes, figure
+  toy, one, tmp_path, *, num_processes, mesh, figure
 ):
   workdir = tmp_path / "run"
-  command = cluster.arguments(toy, workdir)
+  changes = {f"mesh.{key}": value for key, value in mesh.items()}
+  command = cluster.arguments(toy, workdir, **changes)
   finished = cluster.run(command, num_processes=num_processes).check()
   worst = assert_like(workdir, one)
-  figure(f"#18 loss of {num_processes} processes", f"{worst:.1e}", "1e-6")
+  name = f"#18 loss of {num_processes} processes {mesh or ''}".strip()
+  figure(name, f"{worst:.1e}", "1e-6")
   for log in finished.logs[1:]:  # the first one writes and speaks
     assert "localization" not in log
   expected, _ = checkpoint.restore_params(one, use_ema=True)

@@ -65,8 +65,13 @@ def test_the_image_is_pinned_and_runs_as_a_user():
   assert values["ENTRYPOINT"] == '["/opt/clap_jax/launch.sh", "clap"]'
 
 
-@pytest.mark.parametrize("hardware", ["cpu", "cuda", "tpu"])
-def test_the_image_is_installed_from_the_locks(image, tmp_path, hardware):
+@pytest.mark.parametrize(
+  ("hardware", "bucket", "added"),
+  [("cpu", "", []), ("cuda", "s3", ["cuda", "s3"]), ("tpu", "", ["tpu"])],
+)
+def test_the_image_is_installed_from_the_locks(
+  image, tmp_path, hardware, bucket, added
+):
   calls, folder = image.calls, image.folder
   shutil.rmtree(folder)
   tracked = subprocess.run(
@@ -89,10 +94,9 @@ def test_the_image_is_installed_from_the_locks(image, tmp_path, hardware):
     ["bash", "-c", command],
     cwd=folder,
     check=True,
-    env=image.environment | {"HARDWARE": hardware},
+    env=image.environment | {"HARDWARE": hardware, "BUCKET": bucket},
   )
-  extra = {"cpu": []}.get(hardware, [f"requirements-{hardware}.lock"])
-  assert locks(calls())[2:] == extra
+  assert locks(calls())[2:] == [f"requirements-{name}.lock" for name in added]
 
 
 def test_hadolint():

@@ -68,6 +68,8 @@ def test_an_interpreter_that_is_named_is_not_replaced(image, tmp_path):
     (("cpu",), None, None),
     (("cuda",), "requirements-cuda.lock", "jax[cuda13]"),
     (("tpu",), "requirements-tpu.lock", "jax[tpu]"),
+    (("cpu", "gcs"), "requirements-gcs.lock", "gcsfs"),
+    (("s3",), "requirements-s3.lock", "s3fs"),
   ],
 )
 def test_each_hardware(image, tmp_path, arguments, lock, extra):
@@ -91,18 +93,21 @@ def test_each_hardware(image, tmp_path, arguments, lock, extra):
 def test_new_versions_of_jax_bring_new_ones_of_its_plugin(image, tmp_path):
   install, calls, folder, *_ = image
   (tmp_path / "fits").touch()
-  assert install("cuda").returncode == 0
+  assert install("cuda", "gcs").returncode == 0
   before = len(calls())
   (folder / "constraints.txt").write_text("jax==0.10.3\n")
   assert install().returncode == 0
-  assert locks(calls()[before:])[-1] == "requirements-cuda.lock"
+  assert locks(calls()[before:])[2:] == [
+    "requirements-cuda.lock",
+    "requirements-gcs.lock",
+  ]
 
 
 def test_other_hardware_is_refused_before_anything_is_made(image):
   install, calls, folder, *_ = image
-  result = install("rocm")
+  result = install("gcs", "rocm")
   assert result.returncode == 2
   assert "'rocm'" in result.stderr
-  assert "cpu, cuda or tpu" in result.stderr
+  assert "cpu, cuda, tpu, gcs and s3" in result.stderr
   assert calls() == []
   assert not (folder / ".venv").exists()

@@ -64,7 +64,7 @@ def test_setup_ships_a_commit_or_a_tarball_to_every_slice(cloud, tmp_path):
   )
   assert install[2:5] == ["queued-resources", "ssh", "run"]
   assert install[6:] == [*EVERYWHERE, *PLACE]
-  assert "launch.sh install tpu" in command_of(install)
+  assert "launch.sh install tpu gcs" in command_of(install)
   result = launch("setup", "--name", "run", *ZONE, "--rev", "no-such-branch")
   assert result.returncode == 2
   assert "no commit" in result.stderr
@@ -100,7 +100,7 @@ def test_setup_installs_with_the_python_named(cloud, tmp_path, python, option):
   environment = {key: os.environ[key] for key in os.environ if key != "PYTHON"}
   subprocess.run(["bash", "-c", command], cwd=home, env=environment, check=True)
   assert (home / "used").read_text() == (
-    f"{python}\n$(touch INJECTED) 'b\"\ninstall\ntpu\n"
+    f"{python}\n$(touch INJECTED) 'b\"\ninstall\ntpu\ngcs\n"
   )
   kept = sorted(path.name for path in (home / "clap_jax").iterdir())
   assert kept == [".venv", "launch.sh"]
