@@ -117,9 +117,10 @@ class _Score:
     names = reader.dataset.label_names
     if not (config.classifier.path or set(names) & set(label_names)):
       print(
-        f"The head has the classes {', '.join(label_names)}, none of which the "
-        "data has: every score will be 0. Give --config.classifier.path, an "
-        "outside classifier of the videos, see docs/localization.md.",
+        f"The data has none of the head's classes ({', '.join(label_names[:3])}"
+        f"{', ...' if label_names[3:] else ''}): every score will be 0. Give "
+        "--config.classifier.path, an outside classifier of the videos, see "
+        "docs/localization.md.",
         file=sys.stderr,
       )
     self._predictor = evaluation.Predictor(

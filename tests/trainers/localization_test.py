@@ -106,6 +106,26 @@ def test_detections_are_cut_to_the_video(parts):
   assert {table.label_names[i] for i in table.label} == {"fades"}
 
 
+@pytest.mark.parametrize(
+  ("names", "path", "is_said"),
+  [
+    ((localizers.ANY_ACTION,), "", True),
+    ((localizers.ANY_ACTION,), "scores.json", False),
+    (None, "", False),
+  ],
+)
+def test_classes_that_the_data_lacks_are_said_before_training(
+  parts, capsys, names, path, is_said
+):
+  config, reader, _, facts = parts
+  config = dataclasses.replace(
+    config, classifier=localizers.ClassifierConfig(path=path)
+  )
+  task = localizers.make_task(facts)
+  localization._Score(config, reader, task, names or facts["label_names"])
+  assert ("classifier.path" in capsys.readouterr().err) == is_said
+
+
 def test_a_split_without_segments_says_so():
   info = types.SimpleNamespace(
     id="a", segments=np.zeros((0, 2)), labels=np.zeros(0, int)
