@@ -93,7 +93,7 @@ _MICRO_CLIP = {
 SECTIONS = {
   _DEMO: Section(given=(inputs.demo,), fast=True),
   "README.md#Five lines to a prediction": Section(
-    given=(inputs.one_video,), after=(_DEMO,)
+    given=(inputs.public_clip, inputs.one_video), fast=True
   ),
   "docs/getting_started.md#Use what the demo made": Section(
     after=(_DEMO,), smaller=_TINY_DEMO
