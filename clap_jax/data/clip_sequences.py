@@ -86,6 +86,12 @@ class ClipSequenceSource:
   def grid(self) -> features.FeatureGrid:
     return self._clips.grid
 
+  @property
+  def clip_shape(self) -> tuple[int, ...]:
+    """(t, size, size, 3)."""
+    size = self._clips.size
+    return (self._clips.num_frames, size, size, 3)
+
   def num_clips(self, info: ExampleInfo) -> int:
     return self._clips.grid.num_features(info.duration_sec)
 

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 
 _LENGTH_MULTIPLE = 16
+# What stands for the number of a video in a row without a clip of one.
+_NO_VIDEO = -1  # padding
+_FAILED = -2  # less the number of a video that does not decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +102,13 @@ class Score:
     self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
     self._protocol = detection.protocol_named(config.protocol)
     self._mesh = mesh_lib.make_mesh(config.mesh)
-    self._clips_per_batch = long_video.clips_per_device() * self._mesh.size
     self._encode = evaluation.Predictor(
-      task.encode, mesh=self._mesh, batch_size=self._clips_per_batch
+      lambda tower, batch: {
+        "features": task.encode(tower, batch["clips"]),
+        "video": batch["video"],
+      },
+      mesh=self._mesh,
+      batch_size=long_video.clips_per_device() * self._mesh.size,
     )
     self._detect = evaluation.Predictor(
       task.localizer.predict,
@@ -126,11 +134,7 @@ class Score:
     if split not in self._sources:
       self._sources[split] = self._videos.source(split)
     source, data = self._sources[split], self._config.data
-    encoded = dict(
-      _encode_all(
-        source, self._encode, tower, clips_per_batch=self._clips_per_batch
-      )
-    )
+    encoded = encode_all(source, self._encode, tower)
     longest = max(len(video.features) for video in encoded.values())
     return EncodedVideos(
       config=feature_data.FeatureData(
@@ -178,34 +182,77 @@ class Score:
     return rows, table
 
 
-def _encode_all(
+def encode_all(
   source: clip_sequences.ClipSequenceSource,
   encode: evaluation.Predictor,
   tower,
-  *,
-  clips_per_batch: int,
-) -> Iterator[tuple[str, features.VideoFeatures]]:
-  """(id, features) of every video that decodes, a few clips at a time."""
+) -> dict[str, features.VideoFeatures]:
+  """Features of every video that decodes, a few clips at a time.
+
+  Of several processes each decodes its share of the videos and gets the
+  features of all. Every row of a batch has the number of its video beside it,
+  so that no process has to look at the videos of another.
+
+  Args:
+    source: the videos.
+    encode: (tower, {"clips", "video"}) -> {"features", "video"}.
+    tower: its parameters.
+  """
   tower = encode.place(tower)
-  rows: dict[str, list[np.ndarray]] = {}
-  waiting: list[tuple[str, np.ndarray]] = []
+  share, num_shares = encode.share
+  clips = _numbered_clips(
+    source, range(share, len(source.examples), num_shares)
+  )
+  rows: dict[int, list[np.ndarray]] = {}
+  while True:
+    waiting = list(itertools.islice(clips, len(encode.rows)))
+    if num_shares == 1 and not waiting:
+      break
+    output = encode.of_rows(tower, _batch(waiting, source, len(encode.rows)))
+    for number, row in zip(output["video"], output["features"], strict=True):
+      if number >= 0:
+        rows.setdefault(int(number), []).append(row)
+      elif number != _NO_VIDEO:
+        _leave_out(source, source.examples[_FAILED - int(number)])
+    if (output["video"] == _NO_VIDEO).all():  # all processes are done
+      break
+  return {
+    source.examples[number].id: features.VideoFeatures(
+      np.stack(rows[number]), source.grid
+    )
+    for number in sorted(rows)
+    if source.examples[number].id not in source.bad_videos.reasons
+  }
 
-  def flush():
-    output = encode(tower, np.stack([clip for _, clip in waiting]))
-    for (name, _), row in zip(waiting, output, strict=True):
-      rows.setdefault(name, []).append(row)
-    waiting.clear()
 
-  for info in source.examples:
+def _numbered_clips(
+  source: clip_sequences.ClipSequenceSource, numbers: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray | None]]:
+  """(number of the video, clip); (_FAILED - number, None) once one failed."""
+  for number in numbers:
+    info = source.examples[number]
     try:
       for clip in source.stream(info):
-        waiting.append((info.id, clip))
-        if len(waiting) == clips_per_batch:
-          flush()
+        yield number, clip
     except (errors.VideoError, tfrecord.CorruptRecordError) as error:
       source.leave_out(info, error)
-  if waiting:
-    flush()
-  for name, parts in rows.items():
-    if name not in source.bad_videos.reasons:
-      yield name, features.VideoFeatures(np.stack(parts), source.grid)
+      yield _FAILED - number, None
+
+
+def _batch(waiting, source: clip_sequences.ClipSequenceSource, size: int):
+  """The clips with their videos' numbers, padded to `size` rows."""
+  clips = np.zeros((size, *source.clip_shape), np.uint8)
+  video = np.full(size, _NO_VIDEO, np.int32)
+  for row, (number, clip) in enumerate(waiting):
+    video[row] = number
+    if clip is not None:
+      clips[row] = clip
+  return {"clips": clips, "video": video}
+
+
+def _leave_out(source: clip_sequences.ClipSequenceSource, info) -> None:
+  """Notes what another process could not decode; the own is noted already."""
+  if info.id not in source.bad_videos.reasons:
+    source.leave_out(
+      info, errors.VideoError("another process cannot decode it")
+    )

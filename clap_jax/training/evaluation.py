@@ -66,6 +66,19 @@ class Predictor:
     """The rows of a whole batch that this process brings to `of_rows`."""
     return mesh_lib.batch_rows(self._mesh, self._batch_size)
 
+  @property
+  def share(self) -> tuple[int, int]:
+    """(number of this process's share of the rows, how many shares)."""
+    shares = sorted(
+      {
+        tuple(
+          mesh_lib.batch_rows(self._mesh, self._batch_size, process_index=index)
+        )
+        for index in range(processes.count())
+      }
+    )
+    return shares.index(tuple(self.rows)), len(shares)
+
   def of_rows(self, params: Any, batch: Any) -> Any:
     """Outputs of all rows of a batch of which each process has its `rows`.
 

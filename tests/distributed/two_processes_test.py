@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -87,6 +88,7 @@ def run_process(process: int, port: int, directory: pathlib.Path) -> None:
     for name, leaf in zip(names, gathered, strict=True):
       results[f"{implementation}/{name}"] = leaf
   results["evaluation/output"], results["evaluation/loaded"] = evaluated()
+  results |= {f"clips/{k}": v for k, v in encoded_clips().items()}
   np.savez(directory / f"{process}.npz", **results)
   jax.distributed.shutdown()
 
@@ -127,6 +129,59 @@ def evaluated():
   ) as batches:
     outputs = [predictor.of_rows({}, batch) for batch in batches]
   return np.concatenate(outputs)[: len(source)], source.loaded
+
+
+CLIPS = {"a": 3, "b": 7, "c": 4, "d": 1, "e": 6}  # of each video
+BAD = "c"  # fails after two of its clips
+
+
+class ClipVideos:
+  """Videos of clips whose pixels are all their number, counted as decoded."""
+
+  clip_shape = (1, 2, 2, 3)
+  grid = None
+
+  def __init__(self):
+    from clap_jax.data import examples  # noqa: PLC0415
+
+    self.examples = [types.SimpleNamespace(id=name) for name in CLIPS]
+    self.bad_videos = examples.BadRecords()
+    self.decoded = []
+
+  def stream(self, info):
+    from clap_jax.media import errors  # noqa: PLC0415
+
+    self.decoded.append(info.id)
+    for number in range(CLIPS[info.id]):
+      if info.id == BAD and number == 2:
+        raise errors.VideoError("broken")
+      yield np.full(self.clip_shape, 10 * ord(info.id) % 200 + number, np.uint8)
+
+  def leave_out(self, info, error):
+    self.bad_videos.add(info.id, str(error))
+
+
+def encoded_clips():
+  """The features of all videos, and which of them this process decoded."""
+  from clap_jax import config as config_lib  # noqa: PLC0415
+  from clap_jax.trainers import end_to_end_scores  # noqa: PLC0415
+  from clap_jax.training import evaluation  # noqa: PLC0415
+  from clap_jax.training import mesh as mesh_lib  # noqa: PLC0415
+
+  source = ClipVideos()
+  predictor = evaluation.Predictor(
+    lambda scale, batch: {
+      "features": scale * batch["clips"].mean((1, 2, 3))[:, :1],
+      "video": batch["video"],
+    },
+    mesh=mesh_lib.make_mesh(config_lib.MeshConfig()),
+    batch_size=8,
+  )
+  found = end_to_end_scores.encode_all(source, predictor, np.float32(2.0))
+  assert list(source.bad_videos.reasons) == [BAD]
+  return {name: video.features for name, video in found.items()} | {
+    "decoded": np.array([name in source.decoded for name in CLIPS], np.int32)
+  }
 
 
 def free_port() -> int:
@@ -178,6 +233,34 @@ def test_each_process_loads_its_share_of_an_evaluation(process_results):
   loaded = [result["evaluation/loaded"] for result in process_results]
   np.testing.assert_array_equal(sum(loaded), np.ones(7))
   assert all(one.any() for one in loaded)
+
+
+def check_clips(found):
+  names = [key for key in found if key != "decoded"]
+  assert sorted(names) == sorted({*CLIPS} - {BAD})
+  for name in names:
+    expected = 2.0 * (10 * ord(name) % 200 + np.arange(CLIPS[name]))
+    np.testing.assert_array_equal(found[name][:, 0], expected)
+
+
+def test_each_process_decodes_its_share_of_the_videos(process_results):
+  decoded = []
+  for result in process_results:
+    found = {
+      key.removeprefix("clips/"): value
+      for key, value in result.items()
+      if key.startswith("clips/")
+    }
+    check_clips(found)
+    decoded.append(found["decoded"])
+  np.testing.assert_array_equal(sum(decoded), np.ones(len(CLIPS)))
+  assert all(one.any() for one in decoded)
+
+
+def test_one_process_decodes_all_videos():
+  found = encoded_clips()
+  check_clips(found)
+  assert found["decoded"].all()
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
