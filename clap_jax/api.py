@@ -216,6 +216,7 @@ class Model:
     *,
     max_predictions: int = 20,
     feature_timing: Mapping[str, float] | None = None,
+    texts: Path | None = None,
   ) -> VideoPredictions:
     """Finds moments in a video, as `clap predict` does.
 
@@ -229,6 +230,8 @@ class Model:
       max_predictions: best moments kept, per query too.
       feature_timing: of a file of features: fps, stride_frames, window_frames,
         offset_frames; None for what the head's metadata states.
+      texts: .npz of the token vectors of the queries, as `clap texts` writes
+        them, for a head on features of others; None for those of the encoder.
 
     Raises:
       ValueError: the model cannot answer this, or the video is unusable.
@@ -244,6 +247,7 @@ class Model:
       support_dir=support,
       max_predictions=max_predictions,
       feature_timing=feature_timing,
+      texts=texts,
     )
     for entry in document["failed"]:
       raise ValueError(f"{entry['video']}: {entry['reason']}")

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import clap_jax
 from clap_jax.inference import model_directory, predict
 from clap_jax.interchange import import_heads, torch_file, wrappers
 from clap_jax.interchange import moment_detr_options as options_lib
@@ -226,14 +227,14 @@ def test_the_published_file_of_one_query(small, directory, tmp_path):
   video, _, text, _ = small.inputs()
   np.save(tmp_path / "video.npy", video[0])
   np.savez(tmp_path / "qid7.npz", last_hidden_state=text[0])
-  model = model_directory.load_model(directory, needs_encoder=False)
+  model = clap_jax.load_model(directory)
 
   def ask(*queries, texts=tmp_path / "qid7.npz"):
-    return predict.predict(
-      model, [tmp_path / "video.npy"], queries=queries, texts=texts
-    )
+    return model.predict(tmp_path / "video.npy", queries, texts=texts)
 
-  assert len(ask("a dog")["videos"][0]["predictions"]) == 10
+  found = ask("a dog")
+  assert len(found.predictions) == 10
+  assert len(found.entry["highlights"]["a dog"]) == 40
   with pytest.raises(ValueError, match="2 are asked"):
     ask("a dog", "a cat")
   with pytest.raises(ValueError, match="--texts"):
