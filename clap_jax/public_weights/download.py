@@ -4,6 +4,7 @@ import http.client
 import os
 import pathlib
 import re
+import socket
 import ssl
 import time
 import urllib.error
@@ -166,6 +167,12 @@ def _receive(
   except urllib.error.URLError as error:
     if isinstance(error.reason, ssl.SSLCertVerificationError):
       raise RefusedError(f"{address}: {error.reason}") from error
+    if isinstance(error.reason, socket.gaierror):  # asking again will not help
+      raise DownloadError(
+        f"{address}: the name of the server cannot be looked up "
+        f"({error.reason.strerror}). Is there a network? Otherwise give a "
+        "mirror or a folder with --from."
+      ) from error
     raise _BrokenError(str(error.reason)) from error
   except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
     raise _BrokenError(f"{type(error).__name__} {error}") from error

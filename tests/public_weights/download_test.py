@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import socket
 
 import numpy as np
 import pytest
@@ -232,6 +233,23 @@ def test_a_redirect_to_this_machine_from_elsewhere():
 def test_addresses_that_are_refused(address, tmp_path):
   with pytest.raises(download.RefusedError, match="https"):
     download.download(address, tmp_path / "a", max_bytes=10)
+
+
+def test_no_network_is_stated_at_once(tmp_path, monkeypatch):
+  def fail(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+  monkeypatch.setattr(socket, "getaddrinfo", fail)
+  monkeypatch.delenv("https_proxy", raising=False)
+  pauses = []
+  with pytest.raises(download.DownloadError, match=r"--from"):
+    download.download(
+      "https://weights.invalid/a",
+      tmp_path / "a",
+      max_bytes=10,
+      sleep=pauses.append,
+    )
+  assert not pauses
 
 
 def test_no_server_at_all(tmp_path):
