@@ -50,7 +50,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class VideoPredictions:
-  """What was found in one video: its entry in the document of `clap predict`.
+  """The predictions of one video: its entry in the document of `clap predict`.
 
   Attributes:
     video: as it was given.

@@ -104,7 +104,7 @@ def duration(
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """What updates the parameters."""
+  """The optimizer and its schedule."""
 
   learning_rate: float = ranged(above=0.0)  # its peak
   # adam: decay in the gradient, of every parameter, as PyTorch's Adam has it.
@@ -168,7 +168,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """When to save and how much to keep. The last step is always saved."""
+  """The schedule of checkpoints; the last step is always saved."""
 
   save_every: Duration = duration(default=Duration(10, "percent"), above=0.0)
   keep: int = ranged(default=2, minimum=1)  # newest good checkpoints
@@ -176,7 +176,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-  """How long to train and when to look."""
+  """The length of training, of its log and of its evaluations."""
 
   # The whole run, read from `steps` or `epochs`; 0 trains nothing.
   length: Duration = duration(prefix="", units=("steps", "epochs"))
@@ -324,7 +324,7 @@ def _resolve_duration(field, keys, given, path, problems):
 
 
 def _convert(hint, value, at, problems):
-  """`value` as `hint` says, appending to `problems` where it is not."""
+  """Converts a value to the type of its hint, noting what does not fit."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   result = value
   if origin in (typing.Union, types.UnionType):
@@ -348,7 +348,7 @@ def _convert(hint, value, at, problems):
 
 
 def _is_a(value, hint) -> bool:
-  """isinstance, but True is no number."""
+  """Checks a type as isinstance does, except that True is not a number."""
   return (
     isinstance(hint, type)
     and isinstance(value, hint)

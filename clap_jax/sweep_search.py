@@ -178,7 +178,7 @@ def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
 
 
 def _result(run: sweep.Run, metric: str) -> float | None:
-  """What the search maximises: the last evaluation on the selection split.
+  """Returns the objective: the last evaluation on the selection split.
 
   Never the split that is looked at once, at the end.
 

@@ -26,7 +26,7 @@ MESH_AXES = {
 
 
 class PairMetadata(NamedTuple):
-  """What the mask rules of the contrastive loss know of each clip. All (b,)."""
+  """Metadata of clips for the mask rules of the contrastive loss. All (b,)."""
 
   text_id: Array  # int32; equal text has an equal id, -1 without text
   class_id: Array  # int32; -1 for background

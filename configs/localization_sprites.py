@@ -12,14 +12,14 @@ SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
 
 def sweep():
-  """What `clap sweep` runs: overrides of the config, one dict per run."""
+  """Yields the runs of `clap sweep`: overrides of the config, one dict each."""
   return sweeps.grid(
     {"optimizer.learning_rate": (3e-4, 1e-3, 3e-3), "loop.seed": (0, 1)}
   )
 
 
 def space():
-  """What `clap sweep --trials N` searches."""
+  """Returns the search space of `clap sweep --trials N`."""
   return {
     "optimizer.learning_rate": ("log_uniform", 1e-4, 1e-2),
     "optimizer.weight_decay": ("log_uniform", 1e-3, 0.3),

@@ -42,7 +42,7 @@ SIZES = {
 
 
 def sweep():
-  """What `clap sweep` runs: overrides of the config, one dict per run."""
+  """Yields the runs of `clap sweep`: overrides of the config, one dict each."""
   return sweeps.grid(
     {"optimizer.learning_rate": (1e-3, 2e-3, 4e-3), "loop.seed": (0, 1)}
   )

@@ -1,4 +1,4 @@
-"""What annotation files say, in one shape for every dataset.
+"""Annotation files of every dataset in one form.
 
 A reader adds every span of its files with `AnnotationFile.add`; what cannot be
 used is rejected with its place and stops nothing. The numbers of what the
@@ -49,7 +49,7 @@ class Span:
 
 @dataclasses.dataclass
 class Entry:
-  """All that a file says about one video.
+  """The annotations of one video.
 
   `ambiguous` spans are neither action nor background. The `expected_*` are
   what the dataset's authors state of the video, None where they do not.

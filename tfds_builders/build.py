@@ -34,7 +34,7 @@ VERSION = "1.0.0"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Request:
-  """What a caller asked for."""
+  """The arguments of a build."""
 
   name: str  # as it was given
   base: str
@@ -95,7 +95,7 @@ def _builder_module(base):
 
 
 def _plan_sprites(request):
-  """What motion_sprites renders, packed as it is."""
+  """Plans the rendered videos of motion_sprites, packed as they are."""
   from tfds_builders.motion_sprites import render  # noqa: PLC0415  scipy
 
   rendered = request.manual_dir or (

@@ -54,7 +54,7 @@ class NothingUsableError(ValueError):
 
 @dataclasses.dataclass
 class Plan:
-  """What can be tried, in record order, and manifests of what cannot."""
+  """Usable videos in record order, and manifests of the others."""
 
   items: dict[str, list[Item]]  # per split
   manifests: dict[str, dict]
@@ -128,7 +128,7 @@ def fit_spans(
 
 
 def record_order(video_id: str, split: str) -> int:
-  """Where a video stands in its split: ascending, as TFDS shuffles."""
+  """Returns the position of a video in its split, as TFDS shuffles."""
   digest = hashlib.md5(f"{split}{video_id}".encode(), usedforsecurity=False)
   return int(digest.hexdigest(), 16)
 
@@ -242,7 +242,7 @@ def make_plan(
   selection_percent: int = 0,
   make_id: Callable[[str], str] = packing.id_from_name,
 ) -> Plan:
-  """Which of the annotated videos are there, in record order.
+  """Plans the annotated videos that exist, in record order.
 
   Args:
     file: the annotations.
@@ -341,7 +341,7 @@ def _make_item(entry, video_id, path):
 
 
 def _describe_annotations(file, items, manifest_of):
-  """What the files say and got wrong, into the manifests."""
+  """Adds the content and the problems of annotation files to the manifests."""
   for split, counts in file.annotated.items():
     manifest_of(split)["annotated"] = counts
   for note in file.excluded:

@@ -1,4 +1,4 @@
-"""What every builder packs and writes beside the shards.
+"""Records and manifests that every builder writes.
 
 Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
 Needs NumPy and the standard library only.
@@ -172,7 +172,7 @@ def new_manifest(split: str) -> dict:
 
 
 def describe(record: dict) -> dict:
-  """What a manifest counts of one record."""
+  """Counts one record for a manifest."""
   duration_sec = float(record["duration_sec"])
   rest = background_spans(
     [(s["start_sec"], s["end_sec"]) for s in record["segments"]],

@@ -60,7 +60,7 @@ class ShardJob:
 
 
 def serialize(features, record: dict) -> bytes:
-  """A tf.train.Example whose map entries stand in a fixed order."""
+  """Serializes a tf.train.Example with its map entries in a fixed order."""
   data = features.serialize_example(features.encode_example(record))
   example = tf_example_generated_pb2.Example.FromString(data)
   return example.SerializeToString(deterministic=True)
@@ -177,7 +177,7 @@ def _commit(path: pathlib.Path, parts: Iterable[bytes]) -> None:
 
 
 def read_done(job: ShardJob, folder: pathlib.Path) -> dict | None:
-  """What the done-file of a job says, if it is of this very job."""
+  """Reads the done-file of a job, if it belongs to this job."""
   try:
     done = untrusted.read_json(f"{job.name}.done.json", folder=folder)
     size = (folder / job.name).stat().st_size

@@ -69,7 +69,7 @@ def _target_size(frame, aspect, limits):
 
 @dataclasses.dataclass
 class Written:
-  """What was stored, for after the encoding."""
+  """The stored video, for after the encoding."""
 
   num_frames: int = 0
   height: int = 0

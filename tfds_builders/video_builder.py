@@ -1,4 +1,4 @@
-"""What the TFDS builders of all datasets share."""
+"""Base class of the TFDS builders of all datasets."""
 
 import inspect
 import pathlib

@@ -1,4 +1,4 @@
-"""Which arguments may name objects of a bucket, gs:// or s3://.
+"""Arguments that may name objects of a bucket, gs:// or s3://.
 
 All others would take an address for the name of a local file or folder; they
 are refused before anything is done.

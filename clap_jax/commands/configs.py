@@ -109,7 +109,7 @@ def _overridden(
 
 
 def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
-  """Sets a key to None; `config.resolve` says if that is no value of it."""
+  """Sets a key to None; `config.resolve` checks that it may be."""
   *sections, key = keys
   section = functools.reduce(
     lambda section, name: section[name], sections, config
@@ -159,7 +159,7 @@ def _keys(section, prefix: str = "") -> Iterator[str]:
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-  """What `get_config` of FILE.py[:argument] returns."""
+  """Returns what `get_config` of FILE.py[:argument] makes."""
   file, colon, argument = name.partition(":")
   module = load_module(file)
   if not hasattr(module, "get_config"):
@@ -221,7 +221,7 @@ def load_module(file: str):
 
 
 def named_slice(name: str) -> str:
-  """The smallest TPU slice of FILE.py[:argument], as the file's SLICES says.
+  """Returns the smallest TPU slice of FILE.py[:argument], from its SLICES.
 
   Raises:
     ValueError: if the file does not say.

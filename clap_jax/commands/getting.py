@@ -111,7 +111,7 @@ def _name_and_hash(text: str) -> tuple[str, str]:
 
 
 def _print_terms(entry: table.Entry, place: str | None) -> None:
-  """What is about to be fetched, and under which licence."""
+  """Prints what is to be fetched, and its licence."""
   for line in (
     f"{entry.name}: {entry.purpose}; about {entry.about_bytes / 1e6:,.0f} MB",
     f"licence: {entry.licence}, see {entry.page}",

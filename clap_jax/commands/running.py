@@ -228,7 +228,7 @@ def _compile(args) -> dict:
 
 
 def _print_compiled(document: dict) -> None:
-  """What `compile_ahead` found, as a table."""
+  """Prints the findings of `compile_ahead` as a table."""
   mib = 2**20
   table = rich.table.Table(document["topology"], "", show_header=True)
   mesh = ", ".join(f"{k} {v}" for k, v in document["mesh"].items())

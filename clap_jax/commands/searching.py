@@ -95,7 +95,7 @@ def _show_index(args, document: dict) -> None:
 
 
 def _load_encoder(directory: str) -> "encoder_lib.Encoder":
-  """Of a model directory, or an encoder alone."""
+  """Loads the encoder of a model directory, or an encoder alone."""
   path = pathlib.Path(directory)
   if (path / model_directory.MODEL_FILE).is_file():
     return model_directory.load_model(path).encoder

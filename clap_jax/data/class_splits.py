@@ -1,4 +1,4 @@
-"""Which classes a few-shot learner may train on, tune on and is judged by.
+"""Class splits: classes to train on, to tune on and to evaluate on.
 
 A split is fixed and published as data, never drawn: numbers over other classes
 do not compare.
@@ -14,7 +14,7 @@ from clap_jax.storage import locations, text_tables, untrusted
 
 @dataclasses.dataclass(frozen=True)
 class ClassSplit:
-  """Class names of the three parts; no name stands in two of them."""
+  """Class names of three disjoint parts."""
 
   name: str
   base: tuple[str, ...]  # with labels in training
@@ -35,7 +35,7 @@ class ClassSplit:
 
   @property
   def hidden(self) -> tuple[str, ...]:
-    """What pre-training on the base classes alone must not see."""
+    """Classes hidden from pre-training on the base classes alone."""
     return (*self.validation, *self.novel)
 
 

@@ -11,7 +11,7 @@ from clap_jax.storage import arrays
 
 
 class ClassTexts(NamedTuple):
-  """What a zero-shot comparison of features with class names needs."""
+  """Class names and projections for zero-shot classification of features."""
 
   names: tuple[str, ...]  # (c,)
   vectors: np.ndarray  # float32 (c, p), unit vectors

@@ -130,7 +130,7 @@ def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
 
 
 class Crossing(NamedTuple):
-  """Where a clip across a boundary starts, and how much of it is action."""
+  """The start of a clip across a boundary, and its share of action."""
 
   start_sec: float
   action_share: float

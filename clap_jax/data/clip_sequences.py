@@ -26,7 +26,7 @@ _BAD_VIDEO = (CorruptRecordError, VideoError)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipOptions:
-  """How clips are cut: [i * stride_sec, + clip_sec), frames equally spaced."""
+  """Options of clips [i * stride_sec, + clip_sec) of equally spaced frames."""
 
   clip_sec: float
   stride_sec: float
@@ -62,7 +62,7 @@ class ClipSequenceSource:
     windows: SequenceOptions,
     cache: frame_cache.FrameCache,
   ):
-    """Raises FeatureError if there is no video."""
+    """Raises a FeatureError if there is no video."""
     self._records = records
     self._clips = clips
     self.cache = cache

@@ -1,4 +1,4 @@
-"""Which clips a training run sees, and with which texts: plans, no pixels.
+"""Plans the clips and texts of a training run, without decoding pixels.
 
 Item i of a run is a function of (seed, i) alone. Of the first n items
 floor(n * background_share) are background, for every n; each kind has its own
@@ -79,7 +79,7 @@ class ClipItem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipSamplerOptions:
-  """How clips are drawn.
+  """Options of the sampling of clips.
 
   `text_source` gives a clip the caption that describes it, a sentence made of
   its class name, that and a fixed sentence for background, or one of the first
@@ -200,7 +200,7 @@ class ClipSampler:
     return clip_regions.draw_crossing(region, self._options.clip_sec, rng)
 
   def _region(self, index: int, seed: int) -> Region:
-    """Background items stand where the running count of the share rises."""
+    """Draws a region; background comes where the running count rises."""
     num_before = int(index * self._share)
     is_background = int((index + 1) * self._share) > num_before
     if self._options.clips_per_video > 1:

@@ -41,7 +41,7 @@ class DatasetError(ValueError):
 
 
 class Info(NamedTuple):
-  """What dataset_info.json says."""
+  """The content of dataset_info.json."""
 
   name: str  # of the builder, as its files begin
   shard_lengths: dict[str, list[int]]  # split -> records of each shard

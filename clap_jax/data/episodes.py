@@ -36,7 +36,7 @@ Counts = Mapping[str, Mapping[str, int]]  # video id -> class name -> segments
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpisodeOptions:
-  """What an episode looks like.
+  """Options of an episode: ways, shots and instances.
 
   `instances` says which videos count as examples of a class, as queries and as
   support: those with exactly one segment of it ('single'), with more than one
@@ -67,7 +67,7 @@ class EpisodeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """Ids and names only; nothing here tells the query's own class."""
+  """An episode by ids and names; the query's own class is not part of it."""
 
   query: str
   classes: tuple[str, ...]  # (n,), sorted
@@ -98,7 +98,7 @@ class EpisodeSet:
 
   @property
   def sha256(self) -> str:
-    """Of the canonical JSON of everything above."""
+    """Returns the hash of the canonical JSON of everything above."""
     return _hash(self.to_dict())
 
 

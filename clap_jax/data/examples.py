@@ -32,7 +32,7 @@ class ClipExample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-  """How a clip's frames are made."""
+  """Options of a clip's frames."""
 
   num_frames: int
   size: int  # px
@@ -46,7 +46,7 @@ class FrameOptions:
 
 
 class BadRecords:
-  """What could not be used, by name, with its reason; thread-safe."""
+  """Unusable records by name, with the reason; thread-safe."""
 
   def __init__(self):
     self._reasons: dict[str, str] = {}

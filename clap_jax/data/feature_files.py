@@ -32,7 +32,7 @@ _MAX_CACHE_BYTES = 2 << 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureFiles:
-  """How feature files are named, laid out and placed in time.
+  """Names, layout and timing of feature files.
 
   Attributes:
     names: files of a video below the folder, with {id} for the video's id;
@@ -325,7 +325,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
 def hdf5_ids(
   path: pathlib.Path, video_ids: Sequence[str], *, key: str
 ) -> set[str]:
-  """Which of the videos an HDF5 file of all videos holds.
+  """Returns the videos that an HDF5 file of all videos holds.
 
   Raises:
     FileNotFoundError: there is no such file.

@@ -10,7 +10,7 @@ from clap_jax.data.features import FeatureError, VideoFeatures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceOptions:
-  """How sequences are brought to one length.
+  """Options that bring sequences to one length.
 
   In training a longer sequence is always cropped at random, a shorter one with
   `crop_probability`; a crop is as long as `min_crop_share` to 1 times what

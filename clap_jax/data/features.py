@@ -32,7 +32,7 @@ class FeatureError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureGrid:
-  """Where in time the features of a video stand; seconds."""
+  """The times of a video's features, in seconds."""
 
   start_sec: float
   stride_sec: float

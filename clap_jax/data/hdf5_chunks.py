@@ -103,7 +103,7 @@ def _unpacked(
 
 
 def _checked(content: bytes) -> bytes:
-  """What is before a Fletcher checksum of 16-bit words, big-endian."""
+  """Returns the data before a Fletcher checksum of big-endian 16-bit words."""
   body, stored = content[:-4], content[-4:]
   words = np.frombuffer(body + bytes(len(body) % 2), ">u2").astype(np.uint64)
   modulus = np.uint64(65535)

@@ -1,4 +1,4 @@
-"""What must not be seen of hidden classes: their time, and their names.
+"""Hides held-out classes from training: their segments and their names.
 
 Few-shot localization asks for encoders that have never seen the novel classes.
 Removing their segments is not enough: a clip of another action or of the
@@ -49,7 +49,7 @@ def hidden_spans(
 
 
 def free_spans(hidden: Sequence[Span], *, end_sec: float) -> list[Span]:
-  """What [0, end_sec) has outside the hidden spans, which are sorted."""
+  """Returns the parts of [0, end_sec) outside of sorted hidden spans."""
   free, reached_sec = [], 0.0
   for start_sec, stop_sec in hidden:
     if start_sec > reached_sec:

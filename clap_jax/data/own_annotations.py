@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnnotations:
-  """What a file says of its videos."""
+  """The videos, segments and captions of an annotation file."""
 
   spans: tuple[Span, ...]
   subsets: Mapping[str, str | None]  # of every video

@@ -131,7 +131,7 @@ def unique_texts(queries: Sequence[GroundingQuery]) -> tuple[str, ...]:
 
 
 class Strangers:
-  """Which queries of other videos a video surely lacks.
+  """Negative queries: queries of other videos that a video surely lacks.
 
   No annotation says so, hence a rule: the same text must not be among the
   video's own, and where classes are known the query must tell of an action
@@ -175,7 +175,7 @@ class Strangers:
 def swapped_queries(
   split: GroundingSplit, *, seed: int
 ) -> dict[str, list[int]]:
-  """For every video as many strangers as it has queries: video id -> positions.
+  """Draws as many negative queries for each video as it has queries of its own.
 
   A function of the split and the seed alone, so that every head and encoder is
   asked the same.

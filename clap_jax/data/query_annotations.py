@@ -44,7 +44,7 @@ _CUT_CLIP = re.compile(r"_[0-9.]+_[0-9.]+$")
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-  """What the readers add to."""
+  """The queries read so far, and the problems found."""
 
   path: pathlib.Path
   queries: list[GroundingQuery] = dataclasses.field(default_factory=list)

@@ -233,7 +233,7 @@ class Dataset:
     return frozenset(self.label_names.index(name) for name in names)
 
   def manifest(self, split: str) -> dict:
-    """What the builder found and left out; `<split>/manifest.json`."""
+    """Reads the builder's record of found and omitted videos."""
     self._check_split(split)
     try:
       return dataset_files.read_manifest(self.directory, split)
@@ -261,7 +261,7 @@ class Dataset:
     return self.split(split).metadata(on_corrupt="skip").corrupt
 
   def subset_note(self, split: str) -> str | None:
-    """What an evaluation card has to say of what is lacking; None if nothing.
+    """Returns the card's note on missing videos; None if none is missing.
 
     That is annotated videos that are not in the dataset, and spans of those
     that are which the builder had to leave out.

@@ -10,7 +10,7 @@ from clap_jax.data.feature_windows import Window
 
 
 class SeenClassesSource(LocalizationSource):
-  """Sequences for a localizer that knows no class: every label is 0.
+  """Training sequences of a class-agnostic localizer: every label is 0.
 
   Segments of the hidden classes are neither actions nor background: features
   of clips that overlap one are masked, as if the video were torn there.

@@ -1,4 +1,4 @@
-"""What is in a split, in numbers."""
+"""Statistics of a split."""
 
 from collections import Counter
 from collections.abc import Sequence

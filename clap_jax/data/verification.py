@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-  """What was checked and found."""
+  """The outcome of a verification."""
 
   name: str
   directory: str

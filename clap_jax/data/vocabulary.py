@@ -42,7 +42,7 @@ class ForeignTokenizer:
   """
 
   def __init__(self, model: bytes):
-    """Raises ValueError when `model` is no tokenizer that frames a text."""
+    """Raises a ValueError if the model is not a tokenizer that frames texts."""
     with _explained("not a tokenizer of `tokenizers`"):
       self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
       self._tokenizer.no_padding()
@@ -203,7 +203,7 @@ def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _letters() -> list[str]:
-  """The letters that stand for bytes, in the order that CLIP numbers them."""
+  """Returns the letters that CLIP writes for bytes, in its order."""
   shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
   hidden = sorted(set(range(256)) - set(shown))
   return [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]

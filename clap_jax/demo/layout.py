@@ -1,4 +1,4 @@
-"""Where the files of a demo lie, and what each stage did and cost.
+"""The files of a demo, and a log of its stages with their cost.
 
 WORKDIR/
   data/rendered/motion_sprites/SIZE/   mp4 files and annotations.json
@@ -28,7 +28,7 @@ REPORT_STAGE = "report"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where everything lies in the workdir."""
+  """Paths in the workdir of a demo."""
 
   root: pathlib.Path
   size: str

@@ -102,7 +102,7 @@ def _charts(layout, rows) -> list[content.Chart]:
 
 
 def _diagnoses(layout, dataset, rows) -> list[content.Diagnosed]:
-  """Of every encoder's localizer with the first seed."""
+  """Diagnoses every encoder's localizer of the first seed."""
   split = "validation"
   seed = min(row["seed"] for row in rows)
   encoders = dict.fromkeys(r["encoder"] for r in rows if r["seed"] == seed)

@@ -24,7 +24,7 @@ _WINDOWS_PER_CALL = 4  # bounds the memory of a call
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is asked of a video; see `predict.predict`.
+  """A request for predictions of a video; see `predict.predict`.
 
   `vectors` are the token vectors of the queries, in their order, and the mask;
   None where the encoder makes them.

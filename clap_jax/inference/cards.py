@@ -96,7 +96,7 @@ def _json(path: pathlib.Path) -> dict:
 
 
 def _write(path: pathlib.Path, text: str) -> pathlib.Path:
-  """Writes a file whole or not at all; one that says the same stays."""
+  """Writes a file atomically; a file of the same content stays."""
   if path.is_file() and untrusted.read_text(path) == text:
     return path
   files.write_text(path, text)

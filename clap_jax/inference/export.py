@@ -111,7 +111,7 @@ def write(
 def _plan(
   document, directory: pathlib.Path, formats: tuple[str, ...]
 ) -> dict[pathlib.Path, Callable[[], str]]:
-  """What makes each file."""
+  """Returns the writer of each file."""
   return {
     directory / name: make
     for kind in formats

@@ -31,7 +31,7 @@ _CLIPS_AHEAD = 32  # of each video that is decoded
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-  """What `extract` did: ids of done, kept and failed videos."""
+  """Result of `extract`: ids of done, kept and failed videos."""
 
   directory: pathlib.Path
   written: tuple[str, ...]
@@ -241,7 +241,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
 
 
 def _with_defaults(key: str, value):
-  """A fact as today's code writes it; older ones know fewer settings."""
+  """Fills in the settings that older revisions did not write."""
   if key != "clip":
     return value
   return dataclasses.asdict(encoders.ClipShape(**value))

@@ -19,7 +19,7 @@ _STORED_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
 
 class Found(NamedTuple):
-  """What was found for the arguments of a command."""
+  """The inputs that the arguments of a command name."""
 
   files: list[pathlib.Path]
   failed: list[dict]  # {"video", "reason"}

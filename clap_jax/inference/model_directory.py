@@ -77,7 +77,7 @@ class Model:
 
   @functools.cached_property
   def naming(self) -> open_vocabulary.Naming:
-    """How the proposals of a localizer that takes any label are named."""
+    """Returns the zero-shot classifier of a localizer that takes any label."""
     facts = self.localizer[1]
     classes = open_vocabulary.TextClasses(**facts["text_classes"])
     if classes.text_model:

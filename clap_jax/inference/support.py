@@ -195,7 +195,7 @@ class SupportSet:
 
   @property
   def facts(self) -> dict:
-    """What the predictions rest on, for their document."""
+    """Returns the support set behind the predictions, for their document."""
     return {
       "method": self.method,
       "shots": {name: len(self.shots[name]) for name in self.classes},

@@ -129,7 +129,7 @@ _NMS_METHODS = ("soft", "none")
 
 
 class ConfigurationError(ValueError):
-  """A file that is no configuration of ActionFormer, or of another model."""
+  """A file that does not hold a configuration of ActionFormer."""
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What configs beside the weights say: those of Hugging Face and open_clip."""
+"""Reads the configs of Hugging Face and open_clip next to weights."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,7 @@ _TOWERS = {
 def with_heads(
   options: source_lib.Options, file: pathlib.Path, *, source: source_lib.Source
 ) -> source_lib.Options:
-  """Options with the number of heads, where Hugging Face's config says one.
+  """Fills in the number of heads from Hugging Face's config.
 
   Args:
     options: those the user gave; a number of heads there stays.
@@ -69,7 +69,7 @@ def with_heads(
 
 
 def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
-  """The source's clips, with what Hugging Face's config says of them."""
+  """Returns the source's clip settings, updated from Hugging Face's config."""
   said = _read(file.with_name(_HUGGING_FACE))
   return {
     key: said.get(source.clips_said.get(key), value)
@@ -112,7 +112,7 @@ def _three(path, said, key: str, default) -> tuple[float, ...]:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """Its values; none if there is no such file."""
+  """Reads the values of a config; empty if there is no such file."""
   if not path.exists():
     return {}
   values = untrusted.read_json(path, max_bytes=_MAX_BYTES)

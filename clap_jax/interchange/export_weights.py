@@ -179,7 +179,7 @@ def _drawn(rng, batch, shape, config):
 
 
 def _facts(encoder: encoder_lib.Encoder) -> dict[str, Any]:
-  """What the weights are and where they come from."""
+  """Describes the weights and their origin."""
   directory = encoder.directory
 
   def read(name):

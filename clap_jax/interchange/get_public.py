@@ -19,7 +19,7 @@ _RECORDED = ("name", "source", "revision", "licence")
 
 @dataclasses.dataclass(frozen=True)
 class Got:
-  """What `get` did.
+  """Result of `get`.
 
   Attributes:
     record: of the files; see fetching.fetch.

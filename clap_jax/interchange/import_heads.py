@@ -42,7 +42,7 @@ from clap_jax.training import workdir as workdir_lib
 
 @dataclasses.dataclass(frozen=True)
 class ImportedHead:
-  """What was written, and what became of each key of the source."""
+  """Result of an import: what was written, and the fate of each source key."""
 
   directory: pathlib.Path
   num_parameters: int
@@ -176,7 +176,7 @@ def import_moment_detr(
 
 
 def _check_free(out: pathlib.Path) -> None:
-  """Raises a FileExistsError where a head or a run lies."""
+  """Raises a FileExistsError if the directory holds a head or a run."""
   for name in (weights.MANIFEST_FILE, workdir_lib.CONFIG_FILE):
     if (out / name).exists():
       raise FileExistsError(f"{out} has {name} already; give another --out.")

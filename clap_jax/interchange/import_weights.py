@@ -70,7 +70,7 @@ ELSEWHERE = {
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-  """What was written, and what became of each key of the source."""
+  """Result of an import: what was written, and the fate of each source key."""
 
   directory: pathlib.Path
   settings: dict[str, Any]  # fields of DualEncoderConfig
@@ -82,7 +82,7 @@ class Imported:
 
   @property
   def flags(self) -> tuple[str, ...]:
-    """What `clap train` needs to start from these weights."""
+    """Returns the flags of `clap train` to start from these weights."""
     return (
       f"--config.start.imported={self.directory}",
       *(

@@ -87,7 +87,7 @@ _FIRST_NORM = "input_vid_proj.0.LayerNorm.weight"
 
 
 class OptionsError(ValueError):
-  """A file that is no opt.json, or of another model."""
+  """A file that is not an opt.json of this model."""
 
 
 def beside(checkpoint: str | os.PathLike) -> pathlib.Path:

@@ -18,7 +18,7 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What becomes of the source's keys that `pattern` matches as a whole."""
+  """A rule that maps the source's keys that fully match a pattern."""
 
   pattern: str
   targets: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Conversion:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What a transform may look at besides its array."""
+  """Context of a transform, besides its array."""
 
   tensors: Tensors
   patch: tuple[int, int, int] = (1, 1, 1)  # of the video tower

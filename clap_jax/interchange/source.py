@@ -1,4 +1,4 @@
-"""What a source of weights is: its rules, and the tower they make."""
+"""A source of weights: its rules, and the tower that they make."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ HEAD_FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What weights alone do not say; None takes the source's own."""
+  """Options that weights do not state; None takes the source's own."""
 
   # Of a clip, where the tower learns positions in time.
   num_frames: int = config_lib.ranged(default=16, minimum=1)
@@ -100,7 +100,7 @@ def find(tensors: rules.Tensors, pattern: str, *, axes: int):
 
 
 def count(tensors: rules.Tensors, pattern: str) -> int:
-  """How many different first groups the keys that match `pattern` have."""
+  """Counts the different first groups of the keys that match a pattern."""
   matches = (re.fullmatch(pattern, key) for key in tensors)
   return len({match[1] for match in matches if match})
 

@@ -349,7 +349,7 @@ class _Machine:
     return storage
 
   def _ordered(self, arguments: tuple) -> dict:
-    """Of OrderedDict's arguments: nothing, or a list of pairs."""
+    """Reads the arguments of an OrderedDict: nothing, or a list of pairs."""
     pairs = arguments[0] if arguments else []
     if not isinstance(pairs, list | tuple):
       raise TorchFileError("a dictionary is made of what are no pairs.")

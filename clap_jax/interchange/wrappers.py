@@ -1,4 +1,4 @@
-"""What training programs put around weights: containers, averages, states.
+"""Unwraps the containers, averages and states that training programs save.
 
 A checkpoint of a trainer holds the weights under a name ("state_dict",
 "model", ...), perhaps twice (a moving average beside them), with the states of

@@ -47,7 +47,7 @@ OBJECTIVES = ("softmax", "sigmoid")
 
 @dataclasses.dataclass(frozen=True)
 class MaskRules:
-  """Which pairs of a clip and another clip's text are no trusted negatives.
+  """Rules for pairs of a clip and another clip's text that are not negatives.
 
   Attributes:
     same_class: two action clips of one class.

@@ -33,7 +33,7 @@ from clap_jax.types import PairMetadata
 
 @dataclasses.dataclass(frozen=True)
 class SweepPlan:
-  """What is static in a loss over devices.
+  """Static settings of a loss over devices.
 
   Attributes:
     tile: how a block is visited.
@@ -49,7 +49,7 @@ class SweepPlan:
 
 
 class Shard(NamedTuple):
-  """What one device works on."""
+  """The share of the batch that one device processes."""
 
   rows: tiles.Items
   columns: tiles.Items
@@ -251,7 +251,7 @@ def _backward_shard(plan, batch, scalars, residuals, cotangent):
 
 
 def _over_devices(plan, shard, in_batch, out_batch) -> Callable[..., Any]:
-  """shard_map; the flags say which arguments and results go by the batch.
+  """Applies shard_map; the flags mark arguments and results split by the batch.
 
   Nothing differentiates through it, so the check of replication, which the
   carries of the loops would need casts for, buys nothing.

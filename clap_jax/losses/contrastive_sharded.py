@@ -24,7 +24,7 @@ _MAX_GATHERED_FLOATS = 2**24
 
 
 def batch_axes(axis_names: tuple[str, ...] | None) -> tuple[str, ...]:
-  """Those of the named axes that the ambient mesh has with a size above 1."""
+  """Returns the named axes of the ambient mesh with a size above 1."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or not axis_names:
     return ()
@@ -108,7 +108,7 @@ def gathered_loss(
 def resolve_implementation(
   implementation: str, *, batch: int, width: int, shards: int
 ) -> str:
-  """The implementation that `auto` stands for, or the given one.
+  """Resolves `auto` to an implementation; others stay.
 
   On one device `gathered` is `dense` and `ring` is `tiled`.
   """

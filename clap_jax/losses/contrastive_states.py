@@ -1,4 +1,4 @@
-"""What the tiled contrastive loss keeps of rows and columns between tiles.
+"""Per-row and per-column states of the tiled contrastive loss.
 
 A forward sweep updates what is known of every row and every column (`LogSums`,
 or plain sums for the sigmoid objective). From these comes, for every item, what
@@ -25,7 +25,7 @@ from clap_jax.losses.contrastive import LogSums, PairMasks, PerMask
 
 
 class Factors(NamedTuple):
-  """What one softmax leaves for the backward pass."""
+  """Residuals of one softmax for the backward pass."""
 
   peak: jax.Array  # float32 (n,)
   factor: jax.Array  # float32 (n,); 0 for an item without loss
@@ -34,7 +34,7 @@ class Factors(NamedTuple):
 def initial_states(
   objective: str, *, num_rows: int, num_columns: int
 ) -> tuple[Any, Any]:
-  """What is known of rows and columns before any tile was seen.
+  """Returns the states of rows and columns before the first tile.
 
   The softmax keeps log-sum-exps of the positives and of the negatives of each
   row and column; the sigmoid sums its losses by row and keeps nothing by

@@ -20,7 +20,7 @@ from clap_jax.types import PairMetadata
 
 @dataclasses.dataclass(frozen=True)
 class TilePlan:
-  """What is static in a sweep.
+  """Static settings of a sweep.
 
   Attributes:
     rules: which pairs are no trusted negatives.

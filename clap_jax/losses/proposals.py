@@ -66,7 +66,7 @@ class ProposalLossConfig:
 
 
 class ProposalTargets(NamedTuple):
-  """What a batch's steps and candidates should say."""
+  """Training targets of a batch's steps and candidates."""
 
   start: jax.Array  # float32 (b, t), in [0, 1]
   end: jax.Array  # float32 (b, t), in [0, 1]

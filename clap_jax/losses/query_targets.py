@@ -1,4 +1,4 @@
-"""What the losses of the grounders take and return.
+"""Inputs and outputs of the losses of grounders.
 
 All take the queries of a batch as rows, see `query_targets`, and return
 {name: (sum, count)} as float32 scalars with the weight already in the sum; the

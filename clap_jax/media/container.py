@@ -52,7 +52,7 @@ _EARLY_DAMAGED = 10
 
 @dataclasses.dataclass
 class Findings:
-  """What decoding found out so far."""
+  """Findings of the decoding so far."""
 
   packets: int = 0
   decoded: int = 0
@@ -393,7 +393,7 @@ def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
 
 
 def probe(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> VideoInfo:
-  """What the container states of its video; decodes nothing.
+  """Reads the container's statement of its video; decodes nothing.
 
   Raises:
     VideoError: as `open_video`.

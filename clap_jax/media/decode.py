@@ -147,7 +147,7 @@ def iter_clips(
 
 @dataclasses.dataclass(frozen=True)
 class ClipShape:
-  """Which clips of a video are wanted, and in what form."""
+  """The number, length and frame size of the clips of a video."""
 
   clip_sec: float
   stride_sec: float

@@ -253,7 +253,7 @@ class ClipStream:
 def probe(
   video: container.Video, *, limits: VideoLimits = DEFAULT_LIMITS
 ) -> headers.VideoInfo:
-  """What the container states, read by a child; decodes nothing.
+  """Reads the container's statement in a child process; decodes nothing.
 
   Raises:
     VideoError: the video cannot be opened, or is beyond a limit.

@@ -1,4 +1,4 @@
-"""What a container states of its video, before anything is decoded."""
+"""Metadata that a container states of its video, before decoding."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ _FALLBACK_FPS = 25.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-  """What the container states of its video stream, nothing decoded."""
+  """Metadata of the video stream as the container states it."""
 
   duration_sec: float | None  # from zero to the end; None if not stated
   fps: float  # on average

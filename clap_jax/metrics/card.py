@@ -1,4 +1,4 @@
-"""The evaluation card: what a reader must know to compare a number."""
+"""The evaluation card: the facts needed to compare two numbers."""
 
 import dataclasses
 import hashlib

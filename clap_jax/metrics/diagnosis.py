@@ -1,4 +1,4 @@
-"""Where a detector loses: error kinds, their cost, and sensitivity.
+"""Diagnosis of a detector: error types, their cost, and sensitivity.
 
 After Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (ECCV
 2018). Of every class the best G * limit_factor predictions are looked at, G
@@ -158,7 +158,7 @@ def diagnose(
 
 
 def _round_of(predictions: DetectionTable, truth: SegmentTable) -> np.ndarray:
-  """How many times G better predictions of its class stand before each."""
+  """Returns how many times G better predictions of the class precede each."""
   num_truth = np.bincount(truth.label, minlength=len(truth.label_names))
   size = np.bincount(predictions.label, minlength=len(truth.label_names))
   first = np.cumsum(size) - size

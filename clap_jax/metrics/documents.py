@@ -171,7 +171,7 @@ def _parse(text: str, *, log: ProblemLog, location: str) -> Any:
 
 
 def _repeats(value: Any, place: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Where in a document keys are repeated, and which."""
+  """Finds repeated keys of a document, with their places."""
   if isinstance(value, _Repeated):
     yield place, value.repeated
   if isinstance(value, dict):

@@ -31,7 +31,7 @@ _CSV_SUFFIXES = (".csv", ".tsv")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-  """What JSON says of a video beside its annotations; None where it does not.
+  """Facts of a video in JSON besides its annotations; None where not stated.
 
   BMN's and G-TAD's files give frames and seconds; their features stand for
   `covered_sec`, the first `feature_frame` frames.

@@ -14,7 +14,7 @@ from clap_jax.metrics import overlap
 
 @dataclasses.dataclass(frozen=True)
 class GroundingProtocol:
-  """How ranked windows become R@n, IoU=m.
+  """A protocol that scores ranked windows by R@n, IoU=m.
 
   Differences between public evaluators are options: strict (IoU > m instead of
   >=) and hard non-maximum suppression before the top n are taken.
@@ -152,7 +152,7 @@ def rank_windows(
 def absence(
   absence_score: np.ndarray, *, is_absent: np.ndarray, threshold: float
 ) -> dict[str, float]:
-  """How well a score tells queries that no moment answers.
+  """Evaluates how well a score detects queries without a moment.
 
   Args:
     absence_score: (q,) higher means "no such moment".

@@ -34,7 +34,7 @@ SALIENCY_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryPrediction:
-  """What a system answers to one query; None for a task it does not do."""
+  """A system's prediction for one query; None for a task it does not do."""
 
   query_id: str
   windows: np.ndarray | None  # (k, 3) start_sec, end_sec, score, as listed

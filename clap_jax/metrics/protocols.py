@@ -15,7 +15,7 @@ _TASKS = ("detection", "proposals")
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """How predictions become one number per threshold.
+  """A protocol that scores predictions at each threshold.
 
   Ties of equal scores: "input_order" keeps the order of the file, a stable
   rule that gives the same result everywhere; "reversed_numpy_sort" repeats

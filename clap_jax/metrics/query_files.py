@@ -147,7 +147,7 @@ def _records_within(
 def _records_of_predict(
   videos: list[Any], log: ProblemLog
 ) -> list[tuple[str, Any]]:
-  """What `clap predict` found for queries, one record per video and query."""
+  """Converts a document of `clap predict` to one record per video and query."""
   grouped: dict[tuple[str, str], tuple[str, list]] = {}
   for number, video in enumerate(videos):
     location = f"videos[{number}]"

@@ -45,7 +45,7 @@ class Classifier:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-  """What the caller asks of every protocol."""
+  """The inputs and options of a scoring request."""
 
   predictions: locations.Location
   ground_truth: locations.Location
@@ -138,7 +138,7 @@ def own_subset(protocols: Sequence[str]) -> str | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionInputs:
-  """What a detection protocol compares, read and checked."""
+  """Inputs of a detection protocol, read and checked."""
 
   protocol: Protocol
   predictions: DetectionTable

@@ -25,7 +25,7 @@ _NUM_UCF_CLASSES = 101
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScores:
-  """Scores (v, c) of videos by class; 0 where the file says nothing."""
+  """Scores (v, c) of videos by class; 0 where the file has none."""
 
   videos: dict[str, int]  # name without "v_" -> row
   label_names: tuple[str, ...]

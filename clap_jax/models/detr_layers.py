@@ -193,7 +193,7 @@ class Attention(nn.Module):
 
 
 class _Layer(nn.Module):
-  """What encoder and decoder layers share."""
+  """The parts that encoder and decoder layers share."""
 
   config: MomentDetrConfig
   dtype: Any = jnp.float32

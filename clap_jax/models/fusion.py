@@ -150,7 +150,7 @@ class LateFusion(nn.Module):
     video_of_query: jax.Array | None,
     deterministic: bool,
   ) -> Level:  # of q queries
-    """Features that know the text; see `rows_of_queries` for who asks whom."""
+    """Fuses features with the text; see `rows_of_queries` for the pairing."""
     rows = rows_of_queries(encoded, query, video_of_query=video_of_query)
     text = self.text(query, query_mask, deterministic=deterministic)
     fused = self.fusion(

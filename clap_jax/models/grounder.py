@@ -33,7 +33,7 @@ class Moments(NamedTuple):
 
 
 class GrounderOutput(NamedTuple):
-  """What a grounder says of each query."""
+  """Predictions of a grounder for each query."""
 
   moments: Moments
   absence_logits: jax.Array  # float32 (q,): high where the moment is absent
@@ -43,7 +43,7 @@ class GrounderOutput(NamedTuple):
 
 
 class Grounder(nn.Module):
-  """What the kinds share: how the text joins, absence, saliency, one pass.
+  """Shared parts of grounders: text fusion, absence, saliency, one pass.
 
   Use `apply(params, features, mask, query, query_mask)` for one query per
   video, or `apply(..., method="encode_video")` once and `method="score"` for
@@ -112,7 +112,7 @@ class PyramidGrounder(Grounder):
     *,
     deterministic: bool = True,
   ) -> tuple[Level, ...]:
-    """The part that knows no query: the levels, to pass to `score`."""
+    """Encodes the video without any query: the levels to pass to `score`."""
     return self.pyramid(features, mask, deterministic=deterministic)
 
   def score(

@@ -69,7 +69,7 @@ class MapConfig:
 
 
 class MapPredictions(NamedTuple):
-  """What the map says of its c candidates for each of q queries."""
+  """Predictions of the map for its c candidates and each of q queries."""
 
   logits: jax.Array  # float32 (q, c)
   shifts: jax.Array  # float32 (q, c, 2), grid units, of both ends

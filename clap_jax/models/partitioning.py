@@ -1,4 +1,4 @@
-"""Where activations and kernels lie on the mesh, by names of their axes.
+"""Layout of activations and kernels on the mesh, by names of their axes.
 
 A module names the axes of its activations, the table below those of its
 parameters; `types.MESH_AXES` says which name is split over which mesh axes.
@@ -26,7 +26,7 @@ PARAMETER_AXES = (
 
 
 def constrain(x: jax.Array, **axes: int) -> jax.Array:
-  """`x`, laid out on the ambient mesh as the names of its axes say.
+  """Lays an array out on the ambient mesh by the names of its axes.
 
   A batch that does not divide, such as the single row that initialises a model,
   is not split.

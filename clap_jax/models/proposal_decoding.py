@@ -14,7 +14,7 @@ from clap_jax.types import Detections
 
 @dataclasses.dataclass(frozen=True)
 class ProposalDecodeConfig(SuppressionConfig):
-  """How steps and candidates become detections.
+  """Options of the decoding of snippets and candidates to detections.
 
   Attributes:
     num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see

@@ -54,7 +54,7 @@ class MatcherConfig:
 
 
 class Prototypes(NamedTuple):
-  """How each way's logit is made of a feature: linear, then a threshold."""
+  """Per-way classifiers: a linear map of a feature, then a threshold."""
 
   weight: jax.Array  # (b, n, d)
   threshold: jax.Array  # (b, n)
@@ -132,7 +132,7 @@ class Matcher(nn.Module):
     *,
     deterministic: bool = True,
   ) -> tuple[Level, ...]:
-    """The part that knows one video and no episode."""
+    """Encodes one video, independently of episodes."""
     return self.trunk(features, mask, deterministic=deterministic)
 
   def match(

@@ -171,7 +171,7 @@ class GraphBlock(nn.Module):
 
 
 class MapHead(nn.Module):
-  """Reads every candidate from the steps and says two numbers of each.
+  """Predicts two confidences of every candidate from the snippets.
 
   The first layer is linear in what is read, so that it is applied to the steps
   before they are read: no array of candidates x bins x channels exists.

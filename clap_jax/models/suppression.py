@@ -1,4 +1,4 @@
-"""What every localizer does with its scored candidates: keep the best."""
+"""Suppression of overlapping candidates, shared by all localizers."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from clap_jax.ops import nms
 
 @dataclasses.dataclass(frozen=True)
 class SuppressionConfig:
-  """How many candidates there are, and which of them become detections.
+  """Options of soft-NMS over the candidates of a localizer.
 
   Attributes:
     num_kept: detections per video.

@@ -17,7 +17,7 @@ class TextOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextStyle:
-  """How a text tower is built, beside its size."""
+  """Architecture of a text tower, besides its size."""
 
   block: variants.BlockStyle = variants.PLAIN_BLOCK
   embedding_norm: bool = False  # before the first block

@@ -16,7 +16,7 @@ class TransformerSize:
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-  """How published transformers of one size differ from block to block."""
+  """Variants of the blocks of published transformers."""
 
   activation: str = "gelu_tanh"  # a key of layers.ACTIVATIONS
   norm_epsilon: float = 1e-6

@@ -90,7 +90,7 @@ class MotionEmbed(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VideoStyle:
-  """How a video transformer is built, beside its size."""
+  """Architecture of a video transformer, besides its size."""
 
   block: variants.BlockStyle = variants.PLAIN_BLOCK
   factorised: bool = True  # attention over space, then over time; else over all

@@ -132,7 +132,7 @@ def _pad(x, kernel):
 
 
 def _tile(batch: int, lengths: Sides) -> Sides:
-  """How many output frames, rows and columns one product makes.
+  """Returns the output frames, rows and columns of one product.
 
   Axes that are cut are those that no mesh cuts. Where a program is exported for
   any batch, that is a symbol, and tiles are those of a single clip.
@@ -156,14 +156,14 @@ def _num_tiles(lengths: Sides, tile: Sides) -> int:
 
 
 def _places(index, lengths: Sides, tile: Sides, strides: Sides):
-  """Where a tile begins along time and height: in the output, in the input."""
+  """Returns the start of a tile in the output and in the input."""
   per_frame = lengths[1] // tile[1]
   start = (index // per_frame * tile[0], index % per_frame * tile[1])
   return start, (start[0] * strides[0], start[1] * strides[1])
 
 
 def _window(padded, kernel, corner, tile: Sides, strides: Sides):
-  """What a tile sees: its own steps and half a kernel around them."""
+  """Cuts the input of a tile: its own steps and half a kernel around them."""
   sides = tuple(
     (length - 1) * stride + side
     for length, stride, side in zip(

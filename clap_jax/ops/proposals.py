@@ -23,7 +23,7 @@ class ProposalCells(NamedTuple):
 
 
 class ProposalPredictions(NamedTuple):
-  """What a proposal head says of the steps and the candidates of a batch."""
+  """Predictions of a proposal head for snippets and candidates."""
 
   start_logits: jax.Array  # float32 (b, t)
   end_logits: jax.Array  # float32 (b, t)
@@ -136,7 +136,7 @@ def boundary_targets(
   width: float,
   span_steps: float,
 ) -> jax.Array:  # (num_steps,), in [0, 1]
-  """How much of the span of each step lies near a boundary.
+  """Computes the share of each step's span that is near a boundary.
 
   Near are the `width` steps around it; the best of all boundaries counts. A
   span begins half a step before its step and is `span_steps` long.
@@ -176,7 +176,7 @@ def step_classes(
   num_steps: int,
   num_classes: int,
 ) -> jax.Array:  # (num_steps, c), 0 or 1
-  """Which classes' segments hold the middle of each step."""
+  """Computes the classes whose segments hold the middle of each step."""
   step = jnp.arange(num_steps, dtype=jnp.float32)[:, None]
   inside = (step >= segments[None, :, 0]) & (step < segments[None, :, 1])
   inside &= segment_mask[None]

@@ -44,7 +44,7 @@ def is_there(name: str) -> bool:
 
 
 def read_record(name: str) -> dict[str, Any]:
-  """What an earlier `clap get` wrote of its files; {} without one.
+  """Reads the record of an earlier `clap get`; {} without one.
 
   Raises:
     ValueError: the record is damaged.

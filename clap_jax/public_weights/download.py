@@ -34,7 +34,7 @@ class RefusedError(ValueError):
 
 
 class MissingError(RefusedError):
-  """There is no such file."""
+  """The file does not exist at its origin."""
 
 
 class DownloadError(RuntimeError):
@@ -46,7 +46,7 @@ class _BrokenError(Exception):
 
 
 class _State(NamedTuple):
-  """Which answer the bytes of a partial file are the beginning of."""
+  """The response that a partial file is the beginning of."""
 
   address: str
   validator: str  # its ETag, or the time of its last change
@@ -241,7 +241,7 @@ def _copy(answer, file, span, max_bytes, on_progress) -> None:
 
 
 def _tag(answer) -> str:
-  """What If-Range takes: a strong ETag, or the time of the last change."""
+  """Returns the value of If-Range: a strong ETag, or the last change."""
   tag = answer.headers.get("ETag", "")
   return tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
 

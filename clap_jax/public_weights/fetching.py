@@ -330,7 +330,7 @@ def _copy(
 
 
 def _git_hash(path: pathlib.Path) -> str:
-  """What Git calls the file: SHA-1 of its length and its content."""
+  """Computes Git's name of a file: SHA-1 of its length and content."""
   with untrusted.open_file(path, max_bytes=_SMALL_BYTES) as file:
     head = f"blob {untrusted.size_of(file)}\0".encode()
     digest = hashlib.sha1(head, usedforsecurity=False)

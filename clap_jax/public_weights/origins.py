@@ -1,4 +1,4 @@
-"""Where the files of an entry are taken from: their publisher, or a mirror."""
+"""Origins of the files of an entry: their publisher, or a mirror."""
 
 import dataclasses
 import pathlib
@@ -14,7 +14,7 @@ _ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".tar", ".json")
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-  """One file, and what its publisher says of it.
+  """One file with its publisher's statement of it.
 
   Attributes:
     name: of the file, without folders.
@@ -33,7 +33,7 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-  """Where files come from.
+  """An origin of files.
 
   Attributes:
     source: for the record and for messages.

@@ -147,7 +147,7 @@ def _ranked(table: Table) -> list[str]:
 
 
 def seed_note(table: Table) -> str:
-  """How far the order of the headline metric can be trusted."""
+  """Notes how reliable the order of the headline metric is."""
   ranked = _ranked(table)
   cells = {name: table.cells[name, table.primary] for name in ranked}
   counts = sorted({len(cell.values) for cell in cells.values()})

@@ -1,4 +1,4 @@
-"""Model and data cards: Markdown filled with what the files say."""
+"""Model and data cards: Markdown filled from files."""
 
 import pathlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a report shows, as plain frozen dataclasses.
+"""The content of a report as frozen dataclasses.
 
 Whoever runs the stages fills these in; the other modules of this folder only
 draw them. Times are seconds from the start of a video, segments are
@@ -149,7 +149,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosed:
-  """Where one detector loses."""
+  """The diagnosis of one detector."""
 
   name: str  # for example the encoder
   where: str  # dataset and split

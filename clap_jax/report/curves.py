@@ -56,7 +56,7 @@ def chart_svg(chart: content.Chart) -> Markup:
 
 
 def dash_of(curves: Sequence[content.Curve], index: int) -> str:
-  """Dash pattern that tells curves of one colour apart."""
+  """Dash pattern that separates curves of one colour."""
   names = [palette.encoder_class(c.name, index=i) for i, c in enumerate(curves)]
   earlier = names[:index].count(names[index])
   return _DASHES[earlier % len(_DASHES)]

@@ -53,7 +53,7 @@ def profile_svg(diagnosis: Diagnosis) -> Markup:
 
 
 def gain_svg(diagnosis: Diagnosis) -> Markup:
-  """What average mAP would gain without each error kind."""
+  """Gain of the average mAP without each error type."""
   gains = diagnosis.map_gain
   top = _round_up(max([*gains.values(), 0.0]))
   parts = [_y_axis(top)]

@@ -211,7 +211,7 @@ def _cell(row: int, column: int) -> Markup:
 
 
 def _legend() -> Markup:
-  """What the cells of the matrix mean, below it."""
+  """Draws the legend of the matrix, below it."""
   top = _MATRIX_TOP + _CELL * len(_CLIPS) + 26
   parts = []
   entries = (

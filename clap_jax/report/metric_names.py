@@ -1,4 +1,4 @@
-"""How metrics and tasks are called on the page, and what they mean."""
+"""Names and meanings of metrics and tasks on the page."""
 
 import dataclasses
 import math

@@ -32,7 +32,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What the seeds measured so far say of a claim."""
+  """The verdict of the seeds so far on a claim."""
 
   claim: Claim
   dataset: str

@@ -25,7 +25,7 @@ _CLAIM_LEFT = 320  # room for the words of a claim
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What the page says beside the numbers."""
+  """Facts of the page besides the numbers."""
 
   title: str
   notes: Sequence[str]

@@ -88,7 +88,7 @@ class StudyTable:
 
   @property
   def places(self) -> tuple[Place, ...]:
-    """What was measured; tasks in the order of every report."""
+    """Returns the measured places; tasks in the order of every report."""
     order = {task: index for index, task in enumerate(content.TASKS)}
     found = dict.fromkeys(place for place, _ in self.values)
     return tuple(sorted(found, key=lambda p: order.get(p[1], len(order))))

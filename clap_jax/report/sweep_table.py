@@ -1,4 +1,4 @@
-"""What the runs of a sweep were and what came of them, as one table."""
+"""The runs of a sweep and their results as one table."""
 
 import csv
 import dataclasses
@@ -52,7 +52,7 @@ class SweepTable:
     return cls(tuple(entries), tuple(keys), metrics, _chosen(metrics, metric))
 
   def value(self, entry: Entry) -> float:
-    """What the entry is ranked by; NaN if it has none."""
+    """Returns the value that ranks the entry; NaN without one."""
     value = entry.metrics.get(self.metric) if self.metric else None
     return math.nan if value is None else float(value)
 

@@ -22,7 +22,7 @@ class CellView:
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-  """A single number with what its card says beyond the common part."""
+  """A single number with the facts of its card that others do not share."""
 
   encoder: str
   metric: str
@@ -45,7 +45,7 @@ class DotRow:
 
 @dataclasses.dataclass(frozen=True)
 class Headline:
-  """What to say and draw of a table first."""
+  """The headline of a table: its text and its chart."""
 
   identifier: str
   task: str
@@ -77,7 +77,7 @@ class TableView:
 
 
 def view(table: aggregate.Table, *, identifier: str) -> TableView:
-  """What the page shows of a table."""
+  """Returns the page's view of a table."""
   common, extra_names, runs = _cards(table)
   best = {metric: table.best(metric) for metric in table.metrics}
   return TableView(
@@ -179,7 +179,7 @@ def _percent(value: float, end: float) -> float:
 def _cards(
   table: aggregate.Table,
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...], tuple[RunView, ...]]:
-  """What all cards share, the names of the rest, and every number with it."""
+  """Splits cards into common facts and every number's own."""
   rows = [
     row
     for metric in table.metrics
@@ -209,7 +209,7 @@ def _cards(
 
 
 def _flat(row: content.ResultRow) -> dict[str, str]:
-  """The card as text, without what the table already says in its columns."""
+  """Returns the card as text, without the columns of the table."""
   told = ("encoder", "seed", "metric", "value")
   own = {"encoder": row.encoder, "seed": row.seed, "metric": row.metric}
   return {

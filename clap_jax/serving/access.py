@@ -22,7 +22,7 @@ _HTTP_PORT = 80  # browsers leave it out
 
 
 def new_token() -> str:
-  """Returns a token that nobody can guess."""
+  """Returns an unguessable token."""
   return secrets.token_urlsafe(_TOKEN_BYTES)
 
 

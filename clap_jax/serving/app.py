@@ -46,7 +46,7 @@ Text = Annotated[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServeLimits:
-  """What visitors may ask for."""
+  """Limits of requests."""
 
   uploads: uploads_lib.UploadLimits = dataclasses.field(
     default_factory=uploads_lib.UploadLimits
@@ -56,7 +56,7 @@ class ServeLimits:
 
 
 class Question(pydantic.BaseModel):
-  """What to look for in an uploaded video."""
+  """The queries and labels for an uploaded video."""
 
   video: Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{24}$")]
   queries: Annotated[list[Text], pydantic.Field(max_length=MAX_QUERIES)] = []

@@ -135,6 +135,6 @@ def busy(reason: str) -> fastapi.HTTPException:
 
 
 def _retrieve(future: asyncio.Future) -> None:
-  """Reads the exception of a job that nobody waits for, or asyncio logs it."""
+  """Retrieves the exception of an abandoned job, which asyncio would log."""
   if not future.cancelled():
     future.exception()

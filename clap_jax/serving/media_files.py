@@ -111,7 +111,7 @@ class IndexedFiles:
 
 
 def open_video(path: pathlib.Path) -> OpenFile:
-  """Opens a regular file that starts as a video; the last part is no link.
+  """Opens a regular file, not a link, that starts as a video.
 
   Raises:
     NotAVideoError: it does not start as a video.

@@ -27,7 +27,7 @@ _RESERVED_BYTES = 4 << 20  # asked of the budget at a time
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UploadLimits:
-  """What visitors may store, and how long that may take."""
+  """Limits of uploads: size, number and time."""
 
   max_upload_bytes: int = 512 << 20
   max_at_once: int = 2
@@ -193,7 +193,7 @@ class Uploads:
 
 
 class _Upload:
-  """What is coming in; the key is one that nobody can guess."""
+  """An upload in progress, under an unguessable key."""
 
   def __init__(self, directory: pathlib.Path):
     self.key = secrets.token_hex(12)

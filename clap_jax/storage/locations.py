@@ -22,7 +22,7 @@ _REFUSED = re.compile(r"[\x00-\x1f\x7f#?]")
 
 
 class Status(NamedTuple):
-  """What `stat` returns of an object."""
+  """The result of `stat` for an object."""
 
   st_size: int
   st_mtime_ns: int
@@ -181,7 +181,7 @@ class ObjectPath:
       yield self / name
 
   def folders(self) -> list["ObjectPath"]:
-    """What counts as folders directly below, by one listing."""
+    """Lists the folders directly below, by one listing."""
     return [
       self / name
       for name, is_folder in objects.iter_names(self._scheme, self._key)

@@ -46,7 +46,7 @@ class ObjectStorageError(OSError):
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What a listing holds about one object."""
+  """One object of a listing."""
 
   key: str  # bucket/name
   size: int

@@ -1,4 +1,4 @@
-"""Files that stand in for another: a Git LFS pointer, a page of a website."""
+"""Detects placeholders of files: a Git LFS pointer, a page of a website."""
 
 from typing import BinaryIO
 
@@ -26,7 +26,7 @@ _KINDS = (
 
 
 def check(file: BinaryIO, *, name: object) -> None:
-  """Refuses a file that only stands in for the one that was meant.
+  """Refuses a placeholder in place of a file.
 
   Args:
     file: at its beginning, where it is left.

@@ -1,4 +1,4 @@
-"""What the pages of a study plot over a property of its datasets."""
+"""Charts of a study over a property of its datasets."""
 
 import functools
 import pathlib

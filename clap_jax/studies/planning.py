@@ -1,4 +1,4 @@
-"""What a study has to make: pieces, in units that run one after the other."""
+"""Plans a study: artifacts to make, in jobs that run one after the other."""
 
 import copy
 import dataclasses

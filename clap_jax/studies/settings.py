@@ -1,4 +1,4 @@
-"""What a study compares: rows, seeds, datasets, and which configs they run."""
+"""Settings of a study: rows, seeds, datasets, and the configs they run."""
 
 import dataclasses
 from typing import Any

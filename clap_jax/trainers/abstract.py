@@ -1,4 +1,4 @@
-"""What a train step's shapes depend on beside the config.
+"""Shapes of a train step without its data, for compiling ahead.
 
 Every trainer has `abstract_run(config, facts)`: its task and the shapes of its
 global batch, without a dataset, features or a device.
@@ -18,7 +18,7 @@ from clap_jax.training import task as task_lib
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-  """What training would read from the data; assumed where there is none."""
+  """Facts that training reads from the data; assumed where there is none."""
 
   vocab_size: int = config_lib.ranged(default=32_768, minimum=1)
   num_classes: int = config_lib.ranged(default=200, minimum=1)
@@ -30,7 +30,7 @@ class DataFacts:
 
 @dataclasses.dataclass(frozen=True)
 class CostFacts:
-  """What nobody but the user knows of the cost of an epoch."""
+  """The user's inputs to the cost of an epoch."""
 
   examples: int = config_lib.ranged(minimum=1)  # of an epoch
   price: float = config_lib.ranged(minimum=0.0)  # of one chip for one hour

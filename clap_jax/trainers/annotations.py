@@ -105,7 +105,7 @@ class AnnotatedVideos:
     return tuple(sorted(subset for subset in subsets if subset is not None))
 
   def covered_sec(self) -> dict[str, float]:
-    """Seconds that evenly spread features stand for, where the file says so."""
+    """Returns the seconds that evenly spread features cover, where stated."""
     return {
       name: video.covered_sec
       for name, video in self.truth.videos.items()

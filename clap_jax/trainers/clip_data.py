@@ -19,7 +19,7 @@ from clap_jax.trainers import encoders
 
 @dataclasses.dataclass(frozen=True)
 class ClipData:
-  """Where clips and texts come from."""
+  """The dataset of clips and texts."""
 
   dataset: str  # as `clap build` names it
   data_dir: str
@@ -34,7 +34,7 @@ class ClipData:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Which clips are drawn; see data/clips.py."""
+  """Options of the clips that are drawn; see data/clips.py."""
 
   text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
   background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)

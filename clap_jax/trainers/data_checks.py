@@ -33,7 +33,7 @@ class DataCheckError(ValueError):
 def annotation_problem(
   spans: Sequence[tuple[float, float]], duration_sec: float
 ) -> str | None:
-  """What is wrong with the segments of a video, or None.
+  """Describes what is wrong with the segments of a video; None if nothing.
 
   Segments of no length are allowed: published files have a few.
   """
@@ -98,7 +98,7 @@ def annotation_problems(
 
 @dataclasses.dataclass(frozen=True)
 class _Span:
-  """Where the features of one video lie."""
+  """The span of the features of one video."""
 
   shape: tuple[int, int]
   grid: FeatureGrid

@@ -1,4 +1,4 @@
-"""What an encoder is, in a config and in the encoder.json of a finished run."""
+"""Encoders in a config and in the encoder.json of a finished run."""
 
 import dataclasses
 import pathlib
@@ -24,7 +24,7 @@ _MAX_CLIP_PIXELS = 1 << 28
 
 @dataclasses.dataclass(frozen=True)
 class ClipShape:
-  """How a clip is cut out of a video, for every stage that uses the tower."""
+  """Length, frames and size of a clip, for every stage that uses the tower."""
 
   clip_sec: float = config_lib.ranged(above=0.0)
   num_frames: int = config_lib.ranged(minimum=1)

@@ -36,7 +36,7 @@ _TOWER = "video_tower"
 
 @dataclasses.dataclass(frozen=True)
 class VideoData:
-  """Which videos, and how they become sequences of clips."""
+  """The videos, and the sampling of their sequences of clips."""
 
   dataset: str  # as `clap build` names it
   data_dir: str
@@ -58,7 +58,7 @@ class VideoData:
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
-  """Where the tower comes from and how it is run."""
+  """The origin of the tower and the memory that it takes."""
 
   workdir: str  # of a finished `clap train` of a pretrain config
   # Clips of each video encoded together, and again in the backward pass; the
@@ -310,7 +310,7 @@ def _feature_width(encoder: dual_encoder.DualEncoder) -> int:
 
 
 def _write_model(config, workdir, params, *, task, start, tower) -> None:
-  """What `clap predict --model WORKDIR/model` and `clap extract` take."""
+  """Writes the model that `clap predict` and `clap extract` take."""
   directory = workdir / MODEL_DIRECTORY
   encoder, head = directory / "encoder", directory / "localization"
   whole = tower["params"] | {_TOWER: params["tower"][_TOWER]}

@@ -1,4 +1,4 @@
-"""Facts files: what a run or an index says of itself to those who use it.
+"""Metadata files of runs and indexes: formats, checks and reading.
 
 Each is one JSON object with the number of its format. A reader that would
 misread the files of earlier revisions raises that number in FORMATS; files
@@ -211,7 +211,7 @@ def build(
   path: pathlib.Path,
   remake: str,
 ) -> T:
-  """What `make` builds of the facts of a received file.
+  """Builds a model from the metadata of a received file.
 
   Args:
     facts: the document.

@@ -46,7 +46,7 @@ def encoder_facts(extraction: Mapping) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureData:
-  """Where features and annotations come from.
+  """The features and annotations of a head.
 
   Annotations are those of a built dataset, or an ActivityNet-style JSON file;
   features what `clap extract` wrote, or files that `files` describes. Either
@@ -134,7 +134,7 @@ class FeatureReader:
 
   @functools.cached_property
   def extraction(self) -> dict:
-    """What the features were made with: encoder, and how, as far as known."""
+    """Returns the metadata of the features, as far as known."""
     if self.config.files is not None:
       files = dataclasses.asdict(self.config.files)
       return {"encoder": self.config.files.encoder, "files": files}
@@ -197,7 +197,7 @@ class FeatureReader:
     return kept
 
   def features(self, split: str) -> Mapping[str, VideoFeatures]:
-    """Of the split's videos.
+    """Returns the features of a split's videos.
 
     Those are missing that extraction had to skip, whose features do not fit
     their duration and, in training, whose annotations do not.
@@ -441,7 +441,7 @@ class FeatureReader:
     ).to_dict()
 
   def _note(self) -> str:
-    """What made the features."""
+    """Describes what made the features."""
     facts = self.extraction
     if self.config.files is not None:
       length = self.config.length

@@ -224,7 +224,7 @@ def abstract_run(
 
 
 def model_facts(config: FewshotConfig, feature_width: int) -> dict:
-  """What rebuilds the model for inference; plain JSON."""
+  """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return {
     "feature_width": feature_width,
     "max_length": config.data.max_length,

@@ -1,4 +1,4 @@
-"""What the card of a few-shot number says: the split, the leaks, the draw."""
+"""Evaluation cards of few-shot numbers: split, class leakage and episodes."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ METHODS = {
 def check_seen(
   extraction: dict, split: class_splits.ClassSplit, *, allow: bool
 ) -> str:
-  """What the encoder has seen of the hidden classes, for the card.
+  """Checks which hidden classes the encoder has seen, for the card.
 
   Raises:
     ValueError: novel classes, or nobody knows, unless `allow` is on.
@@ -83,7 +83,7 @@ def ground_truth_filter(drawn: episodes_lib.EpisodeSet) -> str:
 def notes(
   drawn: episodes_lib.EpisodeSet, split: class_splits.ClassSplit, *, seen: str
 ) -> Iterator[str]:
-  """What else a reader must know; `seen` is what `check_seen` said."""
+  """Returns further notes of the card; `seen` is the result of `check_seen`."""
   yield (
     f"class split {split.name}: {len(split.base)} base, "
     f"{len(split.validation)} validation, {len(split.novel)} novel classes; "

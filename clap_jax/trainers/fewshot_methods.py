@@ -1,4 +1,4 @@
-"""By which methods few-shot localization finds the segments of episodes."""
+"""Few-shot localization methods: the trained matcher and its baselines."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from clap_jax.training import mesh as mesh_lib
 
 
 class Method(NamedTuple):
-  """How to find the segments of episodes."""
+  """A method that finds the segments of episodes."""
 
   predictor: evaluation.Predictor
   params: Any
@@ -53,7 +53,7 @@ class Methods:
     )
 
   def baselines(self, videos) -> dict[str, Method]:
-    """What is not trained, by name."""
+    """Returns the untrained baselines by name."""
     temperature = self._config.evaluation.temperature
     logit_scale = self._reader.class_texts.logit_scale
     baselines = {

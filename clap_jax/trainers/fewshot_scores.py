@@ -1,4 +1,4 @@
-"""How few-shot localization is judged: on which episodes, by which numbers."""
+"""Evaluates few-shot localization on episodes."""
 
 import dataclasses
 import itertools
@@ -54,7 +54,7 @@ class EvaluationConfig:
 
 
 class Setting(NamedTuple):
-  """What all episodes of a number have in common."""
+  """The ways, shots and instances behind one number."""
 
   ways: int
   shots: int

@@ -306,7 +306,7 @@ def make_source(config: GroundingConfig, reader):
 
 
 def model_facts(config: GroundingConfig, source) -> dict:
-  """What rebuilds the model for inference; plain JSON."""
+  """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return _facts_of(config, source.collate([], batch_size=1))
 
 

@@ -1,4 +1,4 @@
-"""What a grounder finds for the queries of a split, and the files of it."""
+"""Predictions of a grounder for the queries of a split, and their files."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ LINES_FILE = "predictions.jsonl"  # in Moment-DETR's form
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Answer:
-  """What was found for a query on its own video."""
+  """The prediction for a query on its own video."""
 
   query: queries.GroundingQuery
   windows: np.ndarray  # float64 (k, 3): start_sec, end_sec, score, best first

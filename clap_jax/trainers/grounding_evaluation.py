@@ -1,4 +1,4 @@
-"""How good what a grounder finds on a split is."""
+"""Evaluates a grounder on a split."""
 
 import dataclasses
 import sys
@@ -58,7 +58,7 @@ class Score:
     }
 
   def find(self, params, split: str) -> grounding_answers.Found:
-    """Asks every query on its own video, and strangers on every video."""
+    """Asks every query on its own video, and negative queries on each."""
     params = _on_one_device(params)
     # During training the run's mesh is the ambient one; this is not for it.
     with mesh_lib.alone(jax.local_devices()[0]):

@@ -45,7 +45,7 @@ def parts_of(facts: Mapping[str, Any]) -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """How a kind of grounder is made, trained, and applied to long videos.
+  """A kind of grounder: its model, its loss, and its use on long videos.
 
   Attributes:
     make: Parts -> the flax module, with `encode_video` and `score`.

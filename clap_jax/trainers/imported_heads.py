@@ -51,7 +51,7 @@ _WIDTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class HeadStart:
-  """Which parameters training starts from."""
+  """The imported head that training starts from."""
 
   imported: str = ""  # directory of `clap import`; "": random parameters
 
@@ -132,7 +132,7 @@ def starter(
   model_file: str,
   dataset: NamedClasses | None = None,
 ) -> Prepare | None:
-  """What puts an imported head into a fresh state; None for nothing.
+  """Returns the function that starts a state from an imported head, or None.
 
   Args:
     start: of the run.
@@ -216,7 +216,7 @@ def _check_same_model(found, facts, *, place: str) -> None:
 
 
 def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
-  """What sets the sizes of a head on the command line.
+  """Returns the flags that set the sizes of a head.
 
   Args:
     facts: of the head.

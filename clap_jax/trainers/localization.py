@@ -221,7 +221,7 @@ def with_class_source(
 
 
 def class_source(classifier: localizers.ClassifierConfig) -> str:
-  """What an evaluation card says of it."""
+  """Describes the source of classes for the evaluation card."""
   if not classifier.path:
     return "the localizer's own class head"
   return video_classifier.describe(**dataclasses.asdict(classifier))

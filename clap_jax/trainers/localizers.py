@@ -46,7 +46,7 @@ class ClassifierConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnyLocalizationConfig(running.RunConfig):
-  """What every head's config says; see the classes below for the rest."""
+  """The config sections of every head; subclasses add the rest."""
 
   data: feature_data.FeatureData
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
@@ -407,7 +407,7 @@ def model_facts(
   *,
   standardization: dict | None = None,
 ) -> dict:
-  """What rebuilds the model for inference; plain JSON."""
+  """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return {
     "localizer": config.localizer,
     "label_names": list(label_names),

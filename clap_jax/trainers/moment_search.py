@@ -9,7 +9,7 @@ _FEWEST_QUERIES = 8  # of a call; fewer are padded
 
 
 class EncodedVideo(NamedTuple):
-  """What `MomentSearch.encode` keeps of a video."""
+  """A video encoded by `MomentSearch.encode`."""
 
   windows: Any  # what the model returned, (w, ...)
   starts: np.ndarray  # int32 (w,): first snippet of each window

@@ -40,7 +40,7 @@ _PROPOSAL_LABELS = ("action",)
 
 @dataclasses.dataclass(frozen=True)
 class TextClasses:
-  """Which classes are seen, and how texts become class scores."""
+  """The seen classes, and the options of zero-shot classification."""
 
   class_split: str  # a name or a file, see data/class_splits.py
   # Labels per proposal, 0 for all: a class is ranked among the proposals that
@@ -338,7 +338,7 @@ class _Score:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Naming:
-  """How segments are given class names."""
+  """Classifies segments by class names: a zero-shot classifier."""
 
   space: text_space.Space
   vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)

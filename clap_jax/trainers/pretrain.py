@@ -291,7 +291,7 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
 
 
 def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
-  """What all stages up to this one have trained on; see trainers.provenance.
+  """Returns the training history up to this stage; see training_history.
 
   A run of no steps has seen nothing, others' weights do not say.
   """
@@ -318,7 +318,7 @@ def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
 def _write_encoder(
   config, model_config, workdir, *, skipped_records, seen, average
 ) -> None:
-  """What `load_encoder` needs beside the parameters, written last."""
+  """Writes the metadata that `load_encoder` needs, last of all."""
   if processes.is_first():
     output.copy(config.data.tokenizer, workdir / encoders.TOKENIZER_FILE)
   facts = {

@@ -1,4 +1,4 @@
-"""Which classes an encoder has met, in every stage of its training.
+"""Training history of an encoder: the classes and captions it has seen.
 
 Few-shot and open-vocabulary numbers are of classes that nothing has learned
 from before. What a stage has seen is written beside its parameters, goes on
@@ -20,7 +20,7 @@ def after_stage(
   hidden: Collection[str],
   reads_captions: bool,
 ) -> dict[str, Any]:
-  """What is known of an encoder after one more stage of training.
+  """Extends a training history by one stage.
 
   Args:
     before: the facts of the run that the stage started from; {} if it wrote
@@ -47,7 +47,7 @@ def after_stage(
 def problem(
   training: Mapping[str, Any], split: class_splits.ClassSplit
 ) -> str | None:
-  """Why an encoder cannot be said to be new to the novel classes, if so.
+  """Describes why an encoder may have seen the novel classes; None if not.
 
   Classes of other datasets are compared by their words, "Rope skipping" with
   "skipping rope"; captions count as speaking of all that was not hidden.

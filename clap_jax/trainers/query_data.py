@@ -82,12 +82,12 @@ class GroundingData(feature_data.FeatureData):
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-  """What stands for a built dataset: its name, whole splits."""
+  """A named dataset without records: its splits are whole."""
 
   name: str
 
   def damaged(self, split: str) -> tuple:
-    """Of files of annotations none is a record."""
+    """Returns no damaged records: annotation files have none."""
     del split
     return ()
 

@@ -46,7 +46,7 @@ def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, document: Any) -> None:
-  """Writes a file whole or not at all; one that says the same stays as it is.
+  """Writes a file atomically; a file of the same content stays as it is.
 
   Of several processes the first one writes.
 
@@ -72,7 +72,7 @@ def without_nan(document: Any) -> Any:
 
 
 def read(directory: str | pathlib.Path) -> list[dict]:
-  """Rows of <directory>/results.json; none where there is no such file.
+  """Reads the rows of <directory>/results.json; none without that file.
 
   Raises:
     ValueError: the file holds something else.

@@ -1,4 +1,4 @@
-"""Which parameters pre-training starts from: random, a run's, imported ones."""
+"""Initial parameters of pre-training: random, of a run, or imported."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-  """Which parameters of another run, or of others' weights, come first."""
+  """Initial parameters from another run or from imported weights."""
 
   workdir: str  # of a `clap train` run; "" starts from random parameters
   parameters: tuple[str, ...]  # regexes on their names, of that run
@@ -34,7 +34,7 @@ class StartConfig:
 def starter(
   start: StartConfig, model: dual_encoder.DualEncoderConfig
 ) -> Prepare | None:
-  """What puts the configured parameters into a fresh state; None for nothing.
+  """Returns the function that starts a state from parameters, or None.
 
   Raises:
     FileNotFoundError: if that run has no checkpoint, or a directory no weights.
@@ -79,7 +79,7 @@ def check_settings(
 
 
 def flag_of(key: str, value, directory) -> str:
-  """What sets a field of DualEncoderConfig on the command line."""
+  """Returns the flag that sets a field of DualEncoderConfig."""
   if key == "vocab_size":
     exported = locations.at(directory, "tokenizer").is_file()
     name = "tokenizer" if exported else "tokenizer.json"  # of `clap import`

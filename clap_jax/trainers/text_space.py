@@ -1,4 +1,4 @@
-"""Where features meet class names, and how classes compete there.
+"""Zero-shot classification of features by class names.
 
 Towers that were trained together have such a space. For any other features and
 text tower it is learned on the seen classes: a ridge regression from the mean
@@ -184,7 +184,7 @@ class Choice(NamedTuple):
 def choose(
   folds: Sequence[Fold], texts: np.ndarray, *, top_classes: int
 ) -> Choice:
-  """What serves seen and unseen classes of the folds best, on average.
+  """Chooses the options that serve seen and unseen classes of the folds best.
 
   Raises:
     ValueError: a fold has no segment of seen or of unseen classes.
@@ -259,7 +259,7 @@ def save(path: pathlib.Path, space: Space) -> None:
 
 
 def load(path: pathlib.Path) -> Space:
-  """What `save` wrote.
+  """Loads what `save` wrote.
 
   Raises:
     FileNotFoundError: there is none: an earlier revision trained the run.

@@ -143,7 +143,7 @@ class Checkpoints:
       self._manager.close()
 
   def restore(self, abstract_state: Any) -> Restored | None:
-    """The newest good state, or None if there is no checkpoint at all.
+    """Restores the newest intact state; None if there is no checkpoint.
 
     A damaged checkpoint is moved away, said so on standard error, and the one
     before it is taken.
@@ -184,7 +184,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
-    """Orbax says ValueError of a full disk, and names a file alone."""
+    """Explains errors of saving: Orbax raises a ValueError for a full disk."""
     try:
       yield
     except Exception as error:
@@ -406,7 +406,7 @@ def _restore_args(target) -> ocp.RestoreArgs:
 
 
 def _as_numpy_target(spec) -> np.ndarray:
-  """A stand-in for an array to be read as NumPy; it takes no memory."""
+  """Returns a placeholder of an array to read as NumPy; it takes no memory."""
   shape, dtype = spec
   return np.broadcast_to(np.zeros((), np.dtype(dtype)), shape)
 

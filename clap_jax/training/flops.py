@@ -59,7 +59,7 @@ def _num_shards(params) -> int:
 
 
 def _inner_jaxprs(params):
-  """Those that an equation runs; of a custom derivative only the function."""
+  """Yields the jaxprs of an equation; of a custom derivative the function."""
   for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
     if name in params:
       yield params[name]

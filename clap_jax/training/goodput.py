@@ -1,4 +1,4 @@
-"""Where the time of a run went, over all its starts: goodput.json.
+"""Tracks the time of a run over all its starts: goodput.json.
 
 Goodput is the time of the steps whose result was kept over all time that
 processes were at work. Steps done again after a kill count once.

@@ -1,4 +1,4 @@
-"""Which updates are not to be made: not finite, or far out of the ordinary."""
+"""Skips non-finite and outlier updates."""
 
 import jax
 import jax.numpy as jnp

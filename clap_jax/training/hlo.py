@@ -126,7 +126,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _multiplicities(bodies, entry: str) -> dict[str, int]:
-  """How often each computation runs in one call of the entry."""
+  """Counts how often each computation runs in one call of the entry."""
   order: list[str] = []
   seen: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps: record, progress, evaluation, checkpoint."""
+"""Hooks of the training loop: metrics, progress, evaluation, checkpoints."""
 
 import math
 import pathlib

@@ -1,4 +1,4 @@
-"""The training loop. It knows no task, no file and no metric but the loss."""
+"""The training loop, independent of tasks, files and metrics."""
 
 import collections
 import time

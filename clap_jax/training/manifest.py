@@ -1,4 +1,4 @@
-"""What belongs to a checkpoint, to the byte, written when all else is there.
+"""Seals checkpoints: a manifest of every file, written last.
 
 A checkpoint without a manifest was interrupted; one whose files differ from its
 manifest is damaged. Orbax itself restores flipped bits silently.
@@ -117,7 +117,7 @@ def _is_sane(body: Mapping[str, Any]) -> bool:
 
 
 def _itemsize(dtype: Any) -> int:
-  """Bytes of a number of a type; 0 for what is no type of numbers."""
+  """Returns the bytes of a number of a dtype; 0 for anything else."""
   if not isinstance(dtype, str) or len(dtype) > _MAX_TYPE_NAME:
     return 0
   try:

@@ -86,7 +86,7 @@ def _arranged(shape: tuple[int, ...], devices: list[Device]) -> np.ndarray:
 
 
 def alone(device: Device):
-  """A context whose ambient mesh is one device: programs know no other."""
+  """Returns a context whose ambient mesh is a single device."""
   config = config_lib.MeshConfig(data=1, fsdp=1, tensor=1)
   return jax.set_mesh(make_mesh(config, devices=[device]))
 

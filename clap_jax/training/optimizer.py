@@ -17,7 +17,7 @@ _DECAYED_NAMES = frozenset({"kernel", "embedding"})
 
 
 class Optimizer(NamedTuple):
-  """An optax transformation and what else a step wants to know."""
+  """An optax transformation with the schedule and groups of a step."""
 
   init: Callable
   update: Callable

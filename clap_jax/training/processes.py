@@ -53,7 +53,7 @@ class PeerError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-  """Where the processes of a run meet; all None: JAX finds out by itself."""
+  """Addresses of a run's processes; all None: JAX detects them."""
 
   coordinator: str | None = None  # HOST:PORT of process 0
   num_processes: int | None = None
@@ -67,7 +67,7 @@ def connection(
   num_processes: int | None,
   process_id: int | None,
 ) -> Connection | None:
-  """What the flags ask for; None for a run of one process.
+  """Parses the flags of several processes; None for a run of one.
 
   A TPU slice of several hosts that names them in its environment is joined
   without being asked.
@@ -233,7 +233,7 @@ def meet(where: str) -> None:
 
 
 def publish(progress: Mapping[str, Any]) -> None:
-  """Lets the other processes know how far this one is."""
+  """Publishes the progress of this process to the others."""
   client = distributed.global_state.client
   if client is not None:
     _set(client, f"{_PROGRESS_KEY}/{index()}", dict(progress))
@@ -305,7 +305,7 @@ def _leave(client) -> None:
 
 
 class _Monitor:
-  """Ends this process when another one says that it failed."""
+  """Ends this process when another one reports a failure."""
 
   def __init__(self):
     self._stopped = threading.Event()

@@ -1,4 +1,4 @@
-"""Where arrays live: shardings of parameters, moments and batches."""
+"""Shardings of parameters, moments and batches."""
 
 import math
 import re

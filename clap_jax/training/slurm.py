@@ -1,4 +1,4 @@
-"""Which GPUs of its node a process of a Slurm step takes.
+"""Assigns the GPUs of a node to the processes of a Slurm step.
 
 JAX by itself takes one per process, the one whose number is that of the process
 on its node. One process for a whole node would leave all but the first GPU

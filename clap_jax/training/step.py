@@ -81,7 +81,7 @@ def apply_gradient(
   ema_decay: float | None,
   outlier_deviations: float | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """What a step does once it has its gradient; see `make_train_step`.
+  """Applies a gradient to the state; see `make_train_step`.
 
   Args:
     state: before the step.

@@ -55,5 +55,5 @@ def move_away(directory: locations.Location) -> locations.Location:
 
 
 def for_orbax(directory: locations.Location) -> pathlib.Path | str:
-  """What Orbax takes: it reads and writes buckets by their addresses."""
+  """Returns the path for Orbax, which takes buckets by their addresses."""
   return str(directory) if isinstance(directory, ObjectPath) else directory

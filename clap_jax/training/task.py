@@ -1,4 +1,4 @@
-"""What the training engine asks of a task, and nothing more."""
+"""The interface between the training engine and a task."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""How much of what the devices could compute a run uses."""
+"""Model FLOP utilization of a run."""
 
 from typing import Any
 

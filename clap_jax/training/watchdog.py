@@ -1,4 +1,4 @@
-"""Ends a run that makes no progress, and says where it is stuck.
+"""A watchdog that ends a run without progress and reports where it hangs.
 
 Progress is what counts and not a heartbeat: a process that is alive and stuck
 looks well, and all others wait for it in a collective.
@@ -86,11 +86,11 @@ class Watchdog:
     self._idle_sec = 0.0
 
   def spent(self, host_sec: float) -> None:
-    """What the last step took of this host's own time, waiting excluded."""
+    """Records this host's own time of the last step, waiting excluded."""
     self._host_sec += 0.1 * (host_sec - self._host_sec)
 
   def limit_sec(self) -> float:
-    """How long the present phase may take."""
+    """Returns the time limit of the current phase."""
     if self._timeout_sec is None:
       return math.inf
     if self._phase == HOOKS:
@@ -101,7 +101,7 @@ class Watchdog:
     return max(self._timeout_sec, _TIMES_P95 * p95_sec)
 
   def progress(self) -> dict[str, Any]:
-    """What the other processes may know of this one."""
+    """Returns the progress that is published to the other processes."""
     return {
       "step": self._step,
       "phase": self._phase,

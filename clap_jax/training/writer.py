@@ -22,7 +22,7 @@ _UPLOAD_SEC = 30.0
 
 
 class _Lines(Protocol):
-  """Where the lines of the record go."""
+  """The file of metrics, one JSON object a line."""
 
   def append(self, line: bytes) -> None: ...
 

@@ -4,7 +4,7 @@ from configs.parts import heads
 
 
 def episodes(config, *, text: bool) -> None:
-  """What few-shot localization adds to a config with data and class_split."""
+  """Adds few-shot localization to a config with data and class_split."""
   config.data.crop_probability = 0.0  # the videos of an episode are whole
   config.data.batch_size = 8  # episodes
   config.allow_seen_classes = False  # True: the card states it

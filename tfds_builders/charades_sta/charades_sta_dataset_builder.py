@@ -10,7 +10,7 @@ _LINE = re.compile(r"(\S+) (\S+) (\S+)##(.*)")
 
 
 class Builder(video_builder.VideoBuilder):
-  """Splits train and test; there is no validation split.
+  """Builds the splits train and test; there is no validation split.
 
   Build with `selection_percent`, so that no checkpoint is chosen on `test`.
   """

@@ -13,7 +13,7 @@ TEXTURE_SIDE = 256
 
 @dataclasses.dataclass
 class Camera:
-  """What the camera and the light do, per frame; lengths in frame units."""
+  """Motion of the camera and the light per frame; lengths in frame units."""
 
   offset: np.ndarray  # (n, 2) x, y by which everything in view is displaced
   scroll: np.ndarray  # (n, 2) further displacement of the backdrop alone
@@ -64,7 +64,7 @@ def make_texture(rng: np.random.Generator, name: str) -> np.ndarray:
 def view_texture(
   texture: np.ndarray, shift_px: np.ndarray, *, size_px: int
 ) -> np.ndarray:
-  """What a (n, 2) displacement in pixels leaves in view: (n, s, s, 3)."""
+  """Crops the texture at displacements (n, 2) in pixels: (n, s, s, 3)."""
   steps = np.arange(size_px) * SUPERSAMPLE
   corner = np.round(shift_px * SUPERSAMPLE).astype(np.int64)
   columns = (steps - corner[:, 0:1]) % TEXTURE_SIDE
@@ -75,7 +75,7 @@ def view_texture(
 def still_camera(
   rng: np.random.Generator, num_frames: int, *, fps: float
 ) -> Camera:
-  """A camera that stands still before a slowly scrolling backdrop."""
+  """A fixed camera before a slowly scrolling backdrop."""
   velocity = rng.uniform(-4.0, 4.0, 2)
   scroll = np.arange(num_frames)[:, None] / fps * velocity
   return Camera(

@@ -141,7 +141,7 @@ def _article(noun):
 
 
 def _noun(rng, looks, index):
-  """The actor by enough of its looks to tell it from the other sprites."""
+  """Names the actor by attributes that distinguish it from other sprites."""
   look = looks[index]
   others = [x for i, x in enumerate(looks) if i != index]
   forms = [f"{look.colour} {look.shape}"] * 3
@@ -214,7 +214,7 @@ def _motion_words(rng, looks, action, poses):
 
 
 def _meanwhile(rng, looks, action, actions, poses):
-  """What the other sprites do, if they all do the same."""
+  """Describes the action of the other sprites, if they all do the same."""
   busy = [
     a
     for a in actions

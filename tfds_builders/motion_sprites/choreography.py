@@ -44,7 +44,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """What happens in a background span, or (pan ...) behind an action."""
+  """An event of a background span, or (pan ...) behind an action."""
 
   kind: str
   start: int
@@ -163,7 +163,7 @@ def draw_events(
   fps: float,
   distractors: float = 1.0,
 ) -> list[Event]:
-  """What happens between the actions, and at times behind them.
+  """Draws the events between the actions, and at times behind them.
 
   `distractors` is a factor on how often it is anything but rest.
   """

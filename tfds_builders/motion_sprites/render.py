@@ -57,7 +57,7 @@ def _render_one(job) -> dict:
 
 
 def _fingerprint(config):
-  """What the rendered bytes depend on, besides the number of videos."""
+  """Fingerprint of the rendered bytes, besides the number of videos."""
   return {
     "dataset": "motion_sprites",
     "scene_version": scene.SCENE_VERSION,

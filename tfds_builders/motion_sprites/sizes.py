@@ -12,7 +12,7 @@ SPLITS = ("train", "selection", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class SpritesConfig:
-  """How many videos of which length, rate and size.
+  """The number, length, rate and size of videos.
 
   Every video draws its rate from `fps` and its side from `size_px`.
   """

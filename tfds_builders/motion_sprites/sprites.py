@@ -32,7 +32,7 @@ POSE_CHANNELS = ("x", "y", "angle", "scale", "stretch", "opacity")
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """What a sprite looks like; constant through the video."""
+  """The appearance of a sprite, constant through the video."""
 
   colour: str
   shape: str
@@ -54,7 +54,7 @@ def _star_gauge(u, v):
 
 
 def _gauge(shape, u, v):
-  """How far out a point lies: below 1 inside the shape, 1 on its edge."""
+  """Returns the distance of a point, 1 on the edge of the shape."""
   if shape in ("circle", "ring"):
     return np.hypot(u, v)
   if shape == "square":

@@ -20,7 +20,7 @@ TOOLS = tuple(_READERS)
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-  """What an export holds.
+  """The content of an export.
 
   Attributes:
     document: ActivityNet-style JSON.

@@ -63,7 +63,7 @@ def _with_points(cells: list[str], delimiter: str) -> list[str]:
 
 
 class _Header:
-  """Where a header has the times and the texts."""
+  """Columns of times and texts in a header."""
 
   def __init__(self, cells: list[str]):
     self.times: dict[str, dict[str, int]] = {}  # format -> begin, end -> column

@@ -1,4 +1,4 @@
-"""What every reader of an annotation tool's export fills in."""
+"""The result that every reader of a tool's export fills in."""
 
 import dataclasses
 import pathlib
@@ -43,7 +43,7 @@ class Export:
     self.file.add(entry, "segments", span=(start, end, label), where=where)
 
   def reject(self, video: str | None, reason: str, *, where: str) -> None:
-    """Notes a row that is no segment."""
+    """Notes a row that is not a segment."""
     self.file.reject(where, self._name(video), reason, split="train")
 
   def length(self, video: str | None, duration_sec: object) -> None:

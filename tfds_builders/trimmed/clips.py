@@ -128,7 +128,7 @@ def to_annotations(
 
 
 def unique_ids(names: Iterable[str]) -> Callable[[str], str]:
-  """`packing.id_from_name` that tells similar names apart by a hash.
+  """Makes ids of names as `packing.id_from_name`; a hash separates equal ones.
 
   "(a)b.avi" and "a_b.avi" of one folder would have the same id, and some names
   are longer than an id.

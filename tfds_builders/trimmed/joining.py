@@ -30,7 +30,7 @@ from tfds_builders.trimmed.settings import MIN_CLIP_SEC
 
 @dataclasses.dataclass
 class Joined:
-  """What became of the clips, by their place in the order.
+  """The joined recordings of the clips, by their place in the order.
 
   Attributes:
     facts: fps, num_frames, height, width, duration_sec; None without frames.

@@ -1,4 +1,4 @@
-"""What `clap build trimmed` is asked for beside its videos and annotations."""
+"""Options of `clap build trimmed` besides videos and annotations."""
 
 import dataclasses
 import os
