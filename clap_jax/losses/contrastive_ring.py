@@ -96,6 +96,7 @@ def _merge_over_devices(plan, state):
     total = sums.total * jnp.exp(sums.peak - peak)
     return contrastive.LogSums(peak, jax.lax.psum(total, plan.axes))
 
+  # Peaks first: totals can be added only when all are relative to one peak.
   if not plan.axes:
     return state
   return jax.tree.map(
@@ -110,6 +111,9 @@ def _forward_ring(plan, shard):
     plan.tile.objective, num_rows=size, num_columns=size
   )
 
+  # Each device keeps its rows; the columns travel with their own states, so
+  # that after `num_shards` hops every pair was seen once and every column is
+  # home again, complete, without any reduction over devices.
   def hop(_, carry):
     columns, row_state, column_state = carry
     row_state, column_state = tiles.forward_block(
@@ -147,6 +151,9 @@ def _forward_tiled(plan, shard):
 def _backward_ring(plan, shard, residuals, gradient):
   rows, columns, scalars = shard
 
+  # The gradient of a column travels with the column and collects the terms of
+  # each device's rows. Logits are computed again from the embeddings: to keep
+  # them would take b * b numbers, which the sweep exists to avoid.
   def hop(_, carry):
     columns, residual, gradient = carry
     gradient = tiles.backward_block(

@@ -105,6 +105,8 @@ def _pull_back_product(x, kernel, cotangent, *, strides):
       (0, *start, 0, 0),
       (x.shape[0], *tile, cotangent.shape[-1]),
     )
+    # Windows of neighbouring tiles overlap by half a kernel: their gradients
+    # are added to what is there, not written over it.
     by_window, more = jax.vjp(product, window, kernel)[1](part)
     at = (0, *corner, 0, 0)
     by_window += jax.lax.dynamic_slice(by_padded, at, window.shape)
@@ -188,6 +190,8 @@ def _product(padded, kernel, lengths: Sides, strides: Sides):
   gathered = (
     neighbours[0] if len(neighbours) == 1 else jnp.concatenate(neighbours, -1)
   )
+  # One product of (positions, taps * channels): XLA on a CPU has fast matrix
+  # products, but no fast convolution over three axes.
   columns = gathered.reshape(-1, gathered.shape[-1])
   y = columns @ kernel.reshape(-1, kernel.shape[-1])
   return y.reshape(padded.shape[0], *lengths, kernel.shape[-1])

@@ -116,6 +116,8 @@ def _greedy(
 ) -> Candidates:
   """Takes the best and rescales the rest by their IoU with it, k times."""
 
+  # XLA needs fixed shapes: `num_kept` steps over all candidates, where those
+  # that are taken or masked have a negative score instead of being removed.
   def pick(scores, _):
     best = jnp.argmax(scores)
     overlap = segment_ops.iou(candidates.segments[best], candidates.segments)

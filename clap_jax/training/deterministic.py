@@ -193,6 +193,9 @@ class DeterministicStep:
 
   def _tree_sum(self, grads: list) -> Any:
     """(1, ...) each: sums of neighbours, then of the sums, and so on."""
+    # Addition of floats is not associative. The order is a tree over slices,
+    # fixed by their number alone: a device sums the subtree of its slices, and
+    # `_butterfly` the upper levels, whatever the number of devices.
     while len(grads) > 1:
       grads = [
         self._add(*pair) for pair in zip(grads[::2], grads[1::2], strict=True)

@@ -60,6 +60,8 @@ def write_manifest(
       name: _fingerprint(directory, name, sync=True)
       for name in _files_below(directory)
     }
+  # The manifest is the seal and comes last. Written before its files are on the
+  # disk, it could survive a power cut that they do not.
   # The names as well: of those in a folder that was not brought to the disk a
   # power cut may leave none.
   for folder in (*_folders_below(directory), directory, directory.parent):

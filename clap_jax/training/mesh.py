@@ -39,6 +39,9 @@ def make_mesh(
   slices = _slices(devices)
   if len(slices) > 1:
     _check_slices(sizes, slices)
+  # Slice after slice along `data`, the outermost axis: a block of consecutive
+  # rows of the mesh is then one slice, and the axes that communicate within
+  # every layer, fsdp and tensor, never leave it.
   parts = [
     _arranged((sizes[0] // len(slices), *sizes[1:]), part) for part in slices
   ]
