@@ -238,7 +238,7 @@ class Model:
       FileNotFoundError: there is no such video or support.
     """
     if not pathlib.Path(video).is_file():
-      raise FileNotFoundError(f"{video} is no file; give one video.")
+      raise FileNotFoundError(f"{video} is not a file; give one video.")
     document = predict.predict(
       self._parts,
       [video],

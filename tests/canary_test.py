@@ -327,7 +327,7 @@ def test_overrides(tmp_path, mark):
       assert not mark.exists(), (key, code)
 
 
-def test_the_canaries_sing(tmp_path, mark):
+def test_careless_loaders_would_execute_the_content(tmp_path, mark):
   """In a careless loader they would leave their mark."""
   write_archive(tmp_path / "a.npz", mark)
   with np.load(tmp_path / "a.npz", allow_pickle=True) as archive:

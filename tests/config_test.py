@@ -142,7 +142,7 @@ def test_all_problems_are_reported_together():
     ),
   ],
 )
-def test_single_problems(section, values, message):
+def test_each_problem_is_reported(section, values, message):
   config = good().to_dict() | {section: values}
   with pytest.raises(config_lib.ConfigError, match="1 problem") as error:
     config_lib.resolve(_TrainerConfig, config)

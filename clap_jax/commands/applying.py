@@ -246,7 +246,9 @@ def _show_predictions(args, document: dict) -> int:
   _show_videos("failed", document["failed"])
   _show_videos("example skipped", document.get("support", {}).get("skipped"))
   if document.get("skipped"):
-    console.print(f"{document['skipped']} files that are no videos are skipped")
+    console.print(
+      f"{document['skipped']} files that are not videos are skipped"
+    )
   if not args.export:
     return 0
   done = export.write(document, args.export, overwrite=args.overwrite)

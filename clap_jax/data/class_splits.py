@@ -84,7 +84,7 @@ def class_split(
 
 def _read(path: pathlib.Path) -> ClassSplit:
   if not path.is_file():
-    raise FileNotFoundError(f"{path} is no file; expected a class split")
+    raise FileNotFoundError(f"{path} is not a file; expected a class split")
   lists = untrusted.read_json(path)
   parts = ("base", "validation", "novel")
   if (
@@ -107,7 +107,7 @@ def _read_lists(path: pathlib.Path) -> ClassSplit:
     raise ValueError(f"{path}: expected .../train/NAME.list or .../test/...")
   for file in parts.values():
     if not file.is_file():
-      raise FileNotFoundError(f"{file} is no file; expected classes by line")
+      raise FileNotFoundError(f"{file} is not a file; expected classes by line")
   seen, unseen = (
     tuple(line for _, line in text_tables.read_lines(file))
     for file in parts.values()

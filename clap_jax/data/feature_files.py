@@ -151,7 +151,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     self._width: int | None = None
     if not self._directory.is_dir():
       raise FileNotFoundError(
-        f"{directory} is no folder; give the one that holds the features as "
+        f"{directory} is not a folder; give the one that holds the features as "
         "data.features_dir."
       )
     self._file_ids = self._available([info.id for info in infos])
@@ -278,8 +278,8 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     """The file of a video; an id that leads out of the folder raises."""
     if "/" in video_id or "\\" in video_id or video_id.startswith("."):
       raise FeatureError(
-        f"video id {video_id!r} is no file name; expected no slash and no dot "
-        "at its start"
+        f"video id {video_id!r} is not a file name; expected no slash "
+        "and no dot at its start"
       )
     return self._directory / name.format(id=video_id)
 

@@ -83,7 +83,7 @@ def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
   """DIRECTORY/<video id>.npz; an id that could leave the directory raises."""
   if not _VIDEO_ID.fullmatch(video_id):
     raise FeatureError(
-      f"video id {video_id!r} is no file name; expected letters, digits and "
+      f"video id {video_id!r} is not a file name; expected letters, digits and "
       "_-.@ , at most 255, not beginning with a dot"
     )
   return locations.at(directory) / f"{video_id}.npz"

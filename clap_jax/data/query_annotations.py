@@ -313,7 +313,7 @@ def read_ids(name: str) -> frozenset[str]:
     names = sorted(p.name.removesuffix(".txt") for p in published.iterdir())
     if name not in names:
       raise FileNotFoundError(
-        f"{name} is no file of ids; published lists: {', '.join(names)}."
+        f"{name} is not a list of ids; published lists: {', '.join(names)}."
       )
     path = published / f"{name}.txt"
   lines = text_tables.read_lines(path)

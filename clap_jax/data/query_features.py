@@ -93,8 +93,8 @@ def read_texts(
 def _path(pattern: str, query_id: str):
   if "/" in query_id or "\\" in query_id or query_id.startswith("."):
     raise FeatureError(
-      f"query id {query_id!r} is no file name; expected no slash and no dot at "
-      "its start"
+      f"query id {query_id!r} is not a file name; expected no slash "
+      "and no dot at its start"
     )
   return locations.at(pattern.replace("{id}", query_id))
 

@@ -138,7 +138,9 @@ def recordings(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
         raise FeatureError(f"cannot read {name} in {path}: {error}") from error
     return
   if not path.is_file():
-    raise FileNotFoundError(f"{path} is no folder RawData and no .npz file.")
+    raise FileNotFoundError(
+      f"{path} is neither a folder RawData nor an .npz file."
+    )
   try:
     with arrays.open_npz(path) as archive:
       names = [n for n in archive if re.fullmatch(r"exp\d+_user\d+", n)]

@@ -183,7 +183,7 @@ def _example_problems(example: Example) -> Iterator[str]:
     )
     for start, end in spans[~is_good]:
       yield (
-        f"{name}: [{start}, {end}] s is no span of the "
+        f"{name}: [{start}, {end}] s is not a span of the "
         f"{example.duration_sec} s video"
       )
 

@@ -218,7 +218,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
   missing = [key for key in needed if key not in (settings or {})]
   if missing:
     raise ValueError(
-      f"{directory} is no encoder by itself: its weights lack "
+      f"{directory} is not an encoder by itself: its weights lack "
       f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
       "source with both towers, such as CLIP."
     )

@@ -150,7 +150,7 @@ def open_index(directory: str | os.PathLike) -> Index:
   directory = locations.at(directory)
   if not index_files.is_finished(directory):
     raise FileNotFoundError(
-      f"{directory} is no index; make one with `clap index DIR --model DIR "
+      f"{directory} is not an index; make one with `clap index DIR --model DIR "
       f"--out {directory}`."
     )
   facts = index_files.read_facts(directory)
@@ -336,7 +336,7 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
       )
     return facts
   if out.is_dir() and any(out.iterdir()):
-    raise FileExistsError(f"{out} is no index and not empty; use another.")
+    raise FileExistsError(f"{out} is not an index and not empty; use another.")
   out.mkdir(parents=True, exist_ok=True)
   # From the first moment on it says whose vectors the folder is to hold.
   index_files.write_facts(out, facts | {"videos": [], "failed": []})

@@ -57,7 +57,7 @@ def find_in(folder: str | os.PathLike) -> Found:
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise FileNotFoundError(f"{folder} is no folder; give one with videos.")
+    raise FileNotFoundError(f"{folder} is not a folder; give one with videos.")
   videos = formats.list_videos(folder)
   if not videos:
     raise FileNotFoundError(

@@ -186,7 +186,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       encoder = encoder_lib.load_encoder(workdir)
       return Model(encoder, encoder_stride_sec(encoder), **heads)
     raise FileNotFoundError(
-      f"{workdir} is no model: it has no {MODEL_FILE}. Expected the model "
+      f"{workdir} is not a model: it has no {MODEL_FILE}. Expected the model "
       'directory of `clap demo`, or {"encoder": DIR, "stride_sec": S, '
       '"localization": DIR, "grounding": DIR, "fewshot": DIR} in that file, or '
       "the workdir of a finished run of a head or of pre-training, or the "

@@ -61,7 +61,7 @@ def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
   """
   directory = pathlib.Path(directory)
   if not directory.is_dir():
-    raise FileNotFoundError(f"--support: {directory} is no folder.")
+    raise FileNotFoundError(f"--support: {directory} is not a folder.")
   table = directory / SEGMENTS_FILE
   found = _read_table(table) if table.is_file() else _read_clips(directory)
   if not found:

@@ -64,8 +64,8 @@ def _settings(tensors, options) -> dict:
   )
   if options.num_heads is None:
     raise ValueError(
-      "The number of attention heads stands in no weight of this family: keep "
-      "config.json beside the weights, or pass --num_heads."
+      "The number of attention heads is not stored in any weight of this "
+      "family: keep config.json beside the weights, or pass --num_heads."
     )
   length = options.max_text_length or positions.shape[0]
   return {

@@ -267,14 +267,14 @@ class _Machine:
 
   def _extend(self, items: list[Any]) -> None:
     if not isinstance(self._stack[-1], list):
-      raise TorchFileError("appends to what is no list.")
+      raise TorchFileError("appends to what is not a list.")
     self._stack[-1].extend(items)
 
   def _update(self, items: list[Any]) -> None:
     if isinstance(self._stack[-1], Inert):
       return
     if not isinstance(self._stack[-1], dict):
-      raise TorchFileError("sets items of what is no dictionary.")
+      raise TorchFileError("sets items of what is not a dictionary.")
     self._stack[-1].update(_pairs(items))
 
   def _remember(self, key: int) -> None:
@@ -296,13 +296,13 @@ class _Machine:
   def _stack_global(self) -> None:
     name, module = self.pop(), self.pop()
     if not isinstance(name, str) or not isinstance(module, str):
-      raise TorchFileError("names what is no text.")
+      raise TorchFileError("names what is not a text.")
     self._global(f"{module} {name}")
 
   def _reduce(self) -> None:
     arguments, function = self.pop(), self.pop()
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
-      raise TorchFileError("calls what is no admitted name.")
+      raise TorchFileError("calls a name that is not admitted.")
     if function.name == _ORDERED_DICT:
       self._stack.append(self._ordered(arguments))
     elif function.name == _PARAMETER:
@@ -327,7 +327,7 @@ class _Machine:
       self._count_copied(len(attributes))
       self._stack[-1].update(attributes)
     elif not isinstance(self._stack[-1], dict | Inert | Tensor):
-      raise TorchFileError("sets attributes of what is no object.")
+      raise TorchFileError("sets attributes of what is not an object.")
 
   def _storage(self, reference: Any) -> Storage:
     # ("storage", class, key, device, count[, view metadata of old files])
@@ -352,12 +352,12 @@ class _Machine:
     """Reads the arguments of an OrderedDict: nothing, or a list of pairs."""
     pairs = arguments[0] if arguments else []
     if not isinstance(pairs, list | tuple):
-      raise TorchFileError("a dictionary is made of what are no pairs.")
+      raise TorchFileError("a dictionary is made of what are not pairs.")
     self._count_copied(len(pairs))
     flat = []
     for pair in pairs:
       if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise TorchFileError("a dictionary is made of what are no pairs.")
+        raise TorchFileError("a dictionary is made of what are not pairs.")
       flat += pair
     return _pairs(flat)
 
@@ -372,7 +372,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
     raise TorchFileError("a tensor without a storage.")
   for sizes in (shape, strides):
     if not isinstance(sizes, tuple | list):
-      raise TorchFileError("a tensor whose shape is no list of numbers.")
+      raise TorchFileError("a tensor whose shape is not a list of numbers.")
     if len(sizes) > MAX_DIMENSIONS:
       raise TorchFileError(
         f"a tensor of {len(sizes)} dimensions; at most {MAX_DIMENSIONS} are "
@@ -387,7 +387,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
 
 def _check_sizes(numbers: tuple | list) -> None:
   if not all(type(n) is int and abs(n) < 1 << 63 for n in numbers):
-    raise TorchFileError("a tensor whose sizes are no numbers of 64 bits.")
+    raise TorchFileError("a tensor whose sizes are not numbers of 64 bits.")
 
 
 def _check_width(number: int) -> None:

@@ -61,7 +61,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     )
   if not variants:
     raise FileNotFoundError(
-      f"{path} is no directory with one of {', '.join(_NAMES + _VARIANTS)}; "
+      f"{path} is not a directory with one of {', '.join(_NAMES + _VARIANTS)}; "
       "give the file."
     )
   return variants[0]
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     )
   for key in found:
     if not key.isprintable():  # it would be printed
-      raise ValueError(f"{path}: {key!r:.100} is no name of a tensor.")
+      raise ValueError(f"{path}: {key!r:.100} is not a name of a tensor.")
   return found
 
 
@@ -109,7 +109,7 @@ def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
   for name in sorted(names):
     if pathlib.PurePath(name).name != name or name.endswith(_INDEX_SUFFIX):
       raise ValueError(
-        f"{index}: {name!r:.100} is no name of a file beside it."
+        f"{index}: {name!r:.100} is not a name of a file beside it."
       )
     if not (index.parent / name).exists():
       raise FileNotFoundError(

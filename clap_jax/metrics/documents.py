@@ -116,7 +116,7 @@ def read_json_lines(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields ("line 3", object), or ("[2]", object) of a list of objects.
 
-  What is no object becomes a problem.
+  What is not an object becomes a problem.
 
   Raises:
     MalformedFileError: neither JSON lines nor a JSON list.

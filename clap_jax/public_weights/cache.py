@@ -139,7 +139,7 @@ def existing_directory_of(
   if not path.exists():
     like = table.similar(str(model))
     raise FileNotFoundError(
-      f"There is no directory {path}, and it is no name of public weights"
+      f"There is no directory {path}, and it is not a name of public weights"
       + (f"; did you mean {' or '.join(like)}?" if like else ".")
       + " See `clap get --list`."
     )

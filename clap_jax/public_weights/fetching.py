@@ -358,6 +358,6 @@ def _shards(index: pathlib.Path) -> list[str]:
     raise download.RefusedError(f"{index} names {len(names)} files.")
   for name in names:
     if name.endswith(INDEX_SUFFIX) or not name.endswith(_INDEXED):
-      raise download.RefusedError(f"{index}: {name!r:.100} is no shard.")
+      raise download.RefusedError(f"{index}: {name!r:.100} is not a shard.")
     origins.plain_name(name)
   return names

@@ -145,5 +145,5 @@ def plain_name(name: str) -> str:
     RefusedError: it is not.
   """
   if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,199}", name):
-    raise download.RefusedError(f"{name!r:.100} is no name of a file.")
+    raise download.RefusedError(f"{name!r:.100} is not a name of a file.")
   return name

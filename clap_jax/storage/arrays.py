@@ -152,7 +152,7 @@ def _read_header(file: BinaryIO, *, name: str):
     return content
 
   if file.read(len(_MAGIC)) != _MAGIC:
-    raise UntrustedFileError(f"{name} is no array of NumPy (.npy)")
+    raise UntrustedFileError(f"{name} is not a NumPy array (.npy)")
   major, _ = read(2)
   if major not in (1, 2, 3):
     raise UntrustedFileError(f"{name} has an unknown version, {major}")
@@ -176,7 +176,7 @@ def _read_header(file: BinaryIO, *, name: str):
   dtype = _type_of(fields["descr"][1:-1], name=name)
   shape = _shape_of(fields["shape"], name=name)
   if fields["fortran_order"] not in ("True", "False"):
-    raise UntrustedFileError(f"{name}: fortran_order is no truth value")
+    raise UntrustedFileError(f"{name}: fortran_order is not a boolean")
   return dtype, shape, "F" if fields["fortran_order"] == "True" else "C", start
 
 

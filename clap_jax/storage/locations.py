@@ -260,5 +260,7 @@ def at(
 def _relative(part: str | os.PathLike) -> str:
   text = os.fspath(part)
   if text.startswith("/") or ".." in text.split("/") or is_address(text):
-    raise AddressError(f"{text!r:.200} is no name below a folder of a bucket")
+    raise AddressError(
+      f"{text!r:.200} is not a name below a folder of a bucket"
+    )
   return text

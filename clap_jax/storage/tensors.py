@@ -85,18 +85,20 @@ def _read_header(file: BinaryIO, *, name: str) -> tuple[dict[str, Any], int]:
   """(key -> entry of every tensor, where the numbers begin)."""
   prefix = file.read(8)
   if len(prefix) != 8:
-    raise UntrustedFileError(f"{name} is no safetensors file: it is too short")
+    raise UntrustedFileError(
+      f"{name} is not a safetensors file: it is too short"
+    )
   (length,) = struct.unpack("<Q", prefix)
   available = min(untrusted.size_of(file) - 8, _MAX_HEADER_BYTES)
   if length > available:
     raise UntrustedFileError(
-      f"{name} is no safetensors file, or cut short: its header claims "
+      f"{name} is not a safetensors file, or cut short: its header claims "
       f"{length} bytes, expected at most {available}"
     )
   text = untrusted.decode_text(file.read(length), name=name)
   header = untrusted.parse_json(text, name=f"the header of {name}")
   if not isinstance(header, dict):
-    raise UntrustedFileError(f"the header of {name} is no object")
+    raise UntrustedFileError(f"the header of {name} is not an object")
   header.pop(_METADATA, None)
   return header, 8 + length
 

@@ -24,7 +24,7 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def test_a_key_with_a_default_is_no_other_config(workdir):
+def test_a_key_with_a_default_is_not_an_other_config(workdir):
   config = pretrain_sprites.get_config("tiny")
   assert registry.train(config, workdir) == [ROW]
 
@@ -37,7 +37,7 @@ def test_another_value_is(workdir):
 
 
 @pytest.mark.parametrize("document", [5, None, [], float("nan")])
-def test_a_config_that_is_no_object(document):
+def test_a_config_that_is_not_an_object(document):
   with pytest.raises(ValueError, match=r"config\.json"):
     configs.of_run(document, [], changeable=())
 

@@ -9,7 +9,7 @@ from tfds_builders.motion_sprites import verbs
 
 
 @pytest.mark.parametrize("name", class_splits.CLASS_SPLITS)
-def test_no_class_stands_in_two_parts(name):
+def test_parts_of_a_class_split_are_disjoint(name):
   split = class_splits.class_split(name)
   names = [*split.base, *split.validation, *split.novel]
   assert len(set(names)) == len(names)

@@ -110,7 +110,7 @@ def test_hidden_classes_are_masked_in_query_and_support():
   assert num_masked
 
 
-def test_a_segment_that_hides_behind_another_is_no_example():
+def test_a_segment_that_hides_behind_another_is_not_an_example():
   info = make_info(
     segments=np.float32([(2.0, 6.0), (3.5, 4.5)]), labels=np.int32([1, 0])
   )

@@ -218,7 +218,7 @@ def test_localization_training_is_pure_and_hides_classes():
   ]
 
 
-def test_window_inside_a_long_action_is_no_background():
+def test_a_window_inside_a_long_action_is_not_background():
   info = make_info(segments=np.float32([(0.0, 11.0)]), labels=np.int32([2]))
   source = LocalizationSource(
     [info],

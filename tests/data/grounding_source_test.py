@@ -59,7 +59,7 @@ def make_source(split=None, *, own=4, absent=2, **options):
   )
 
 
-def test_a_batch_of_videos_with_their_queries_and_strangers():
+def test_a_batch_of_videos_with_own_and_negative_queries():
   source = make_source()
   assert len(source) == 4
   vectors = make_vectors(make_split())

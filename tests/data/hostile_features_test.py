@@ -240,7 +240,7 @@ def test_tables_of_any_editor(tmp_path, encoding, end, delimiter):
     ("t,0,1,2", "index", 4),
   ],
 )
-def test_the_index_of_a_table_is_no_feature(tmp_path, header, first, width):
+def test_the_index_of_a_table_is_not_a_feature(tmp_path, header, first, width):
   rows = [
     ",".join(map(str, [i if first == "index" else i / 3, *row]))
     for i, row in enumerate(ARRAY.tolist())
@@ -277,7 +277,7 @@ def test_tables_of_spreadsheets(tmp_path, text):
 
 
 @pytest.mark.parametrize("row", ["0.5,x,1", "\ufeff\ufeff0.5,1,2", "a,1,2"])
-def test_a_damaged_first_row_is_no_header(tmp_path, row):
+def test_a_damaged_first_row_is_not_a_header(tmp_path, row):
   (tmp_path / "a.csv").write_text(f"{row}\n1,2,3\n", encoding="utf-8")
   with pytest.raises(FeatureError, match=r"a\.csv: its first row"):
     read(tmp_path / "a.csv", None)

@@ -79,7 +79,7 @@ def test_tables_of_characters_that_are_none(tmp_path, name):
     b"version https://git-lfs.github.com/spec/v1\n",
   ],
 )
-def test_files_that_are_no_tokenizers(tmp_path, content):
+def test_files_that_are_not_tokenizers(tmp_path, content):
   path = tmp_path / "tokenizer.json"
   path.write_bytes(content)
   for load in (vocabulary.load, vocabulary.from_vocabulary):
@@ -114,7 +114,7 @@ def test_damaged_models_of_sentencepiece(tmp_path):
 @pytest.mark.parametrize(
   "name", ["tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"]
 )
-def test_pipes_are_no_tokenizers(tmp_path, name):
+def test_pipes_are_not_tokenizers(tmp_path, name):
   (tmp_path / "vocab.json").write_text("{}")
   (tmp_path / "merges.txt").write_text("")
   (tmp_path / name).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def split_of(asked, video_labels=None):
   )
 
 
-def test_strangers_without_classes_differ_in_text():
+def test_negative_queries_without_classes_differ_in_text():
   split = split_of(
     [ask("a", "A man runs."), ask("b", "a man  runs"), ask("b", "a dog sits")]
   )
@@ -37,7 +37,7 @@ def test_strangers_without_classes_differ_in_text():
   assert strangers.is_stranger(split.queries[2], "a")
 
 
-def test_strangers_with_classes_tell_of_an_action_that_is_not_there():
+def test_negative_queries_with_classes_name_an_absent_action():
   split = split_of(
     [
       ask("a", "it spins", labels=[0]),
@@ -64,7 +64,7 @@ def test_swapped_queries_are_fixed_and_as_many_as_the_own():
     assert all(asked[i].video_id != video for i in positions)
 
 
-def test_one_video_has_no_strangers():
+def test_one_video_has_no_negative_queries():
   assert queries.swapped_queries(split_of([ask("a", "x")]), seed=0) == {"a": []}
 
 

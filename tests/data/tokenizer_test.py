@@ -39,7 +39,7 @@ def test_encoding(tmp_path):
     tokenizer.encode(texts, length=1)
 
 
-def test_files_that_are_no_models(tmp_path):
+def test_files_that_are_not_models(tmp_path):
   path = tmp_path / "x.model"
   path.write_bytes(b"not a model")
   with pytest.raises(ValueError, match=r"x\.model"):

@@ -92,7 +92,7 @@ def test_missing_extra_and_linked_files_are_found(copy, tmp_path):
   assert any("symbolic link" in p for p in _problems(copy))
 
 
-def test_the_data_card_is_no_damage(copy):
+def test_a_data_card_does_not_count_as_damage(copy):
   cards.write_data_card(records.open_dataset(copy, "folder/default"))
   assert _problems(copy) == ()
 

@@ -170,7 +170,7 @@ def test_results_are_written_before_they_are_shown(
   assert clap("predict", folder / "good.mp4", *arguments) == 0
 
 
-def test_absence_is_said_in_words(clap, monkeypatch, capsys, tmp_path):
+def test_absence_is_printed(clap, monkeypatch, capsys, tmp_path):
   entry = {
     "video": "a.mp4",
     "duration_sec": 4.0,

@@ -87,7 +87,7 @@ def test_every_value_is_checked(encoder, index, keys, value):
 @pytest.mark.parametrize(
   "content", [b"[1]", b"{", b"[" * 100_000, b"\xff\xfe", b"null"]
 )
-def test_what_is_no_document_is_bad_input(index, content, capsys):
+def test_what_is_not_a_document_is_bad_input(index, content, capsys):
   (index / index_files.INDEX_FILE).write_bytes(content)
   assert main.main(["search", "it spins", "--index", str(index)]) == 2
   assert "index.json" in capsys.readouterr().err

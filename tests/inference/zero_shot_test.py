@@ -282,7 +282,7 @@ def test_imported_towers_that_state_no_clip(imported, tmp_path, encoder):
     (lambda facts: facts.update(seed="0"), "manifest"),
   ],
 )
-def test_weights_that_are_no_encoder(
+def test_weights_that_are_not_encoder(
   imported, tmp_path, encoder, change, message
 ):
   arrays, facts = weights.read(imported)

@@ -105,7 +105,7 @@ ATTACKS = {
     + torch_writer.text("cpu")
     + doubled_lists()
     + b"tQ",
-    "sizes are no numbers",
+    "sizes are not numbers",
   ),
   "text of 1 TiB": (b"\x8d" + struct.pack("<Q", 1 << 40), "expected .* bytes"),
   "integer of 5,000 digits": (b"L" + b"1" * 5000 + b"L\n", "not a PyTorch"),
@@ -203,7 +203,7 @@ def test_arrays_that_unpack_to_too_much(tmp_path, how):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
-def test_pipes_are_no_weights(tmp_path, suffix, capsys):
+def test_pipes_are_not_weights(tmp_path, suffix, capsys):
   os.mkfifo(tmp_path / f"a{suffix}")
   code = main.main(
     [

@@ -266,7 +266,7 @@ def test_configurations_of_other_models(
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "model: {a", "!!python/name:os.x"])
-def test_files_that_are_no_configuration(tmp_path, text):
+def test_files_that_are_not_configuration(tmp_path, text):
   path = tmp_path / "wrong.yaml"
   path.write_text(text)
   with pytest.raises(actionformer_config.ConfigurationError, match="wrong"):

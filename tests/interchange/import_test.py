@@ -113,7 +113,7 @@ def test_an_inflated_patch_keeps_what_a_still_image_gives():
   ("name", "message"),
   [("weights.bin", "neither a zip"), ("a.onnx", "unknown kind of weights")],
 )
-def test_files_that_are_no_weights(tmp_path, capsys, name, message):
+def test_files_that_are_not_weights(tmp_path, capsys, name, message):
   path = tmp_path / name
   path.write_bytes(b"\x80\x02K\x01.")
   code = main.main(
@@ -153,7 +153,7 @@ def test_arrays_that_are_damaged(tmp_path):
     (np.full((3, 2), np.nan), "fc.weight holds numbers that are not finite"),
   ],
 )
-def test_numbers_that_are_no_weights(array, message):
+def test_numbers_that_are_not_weights(array, message):
   made = (rules.same(r"fc\.weight", "fc/kernel"),)
   with pytest.raises(ValueError, match=message):
     convert({"fc.weight": array}, made, {"fc/kernel": (3, 2)})
@@ -653,7 +653,7 @@ def test_a_config_beside_the_weights_that_is_none(tmp_path, text, message):
     )
 
 
-def test_a_config_says_nothing_of_the_tower_that_is_left_out(tmp_path):
+def test_a_config_omits_the_tower_that_is_left_out(tmp_path):
   (tmp_path / "config.json").write_text(
     json.dumps(
       {

@@ -94,7 +94,9 @@ PAYLOADS = {
 
 @pytest.mark.parametrize("name", PAYLOADS)
 @pytest.mark.parametrize("layout", ["zip", "legacy"])
-def test_canaries_never_sing(tmp_path, monkeypatch, name, layout):
+def test_loaders_never_execute_untrusted_content(
+  tmp_path, monkeypatch, name, layout
+):
   """Whatever a file asks to run is refused by name, and does not run."""
   canary = tmp_path / "canary"
   command = f"touch {canary}"

@@ -279,7 +279,7 @@ def test_names_that_would_reach_the_terminal(tmp_path):
     weight_files.read(path)
 
 
-def test_prefixes_that_are_no_wrappers_stay():
+def test_prefixes_that_are_not_wrappers_stay():
   tensors = {"encoder.a": RNG, "encoder.b": RNG}
   done = wrappers.unwrap(tensors, is_known=lambda key: key == "encoder.a")
   assert done.tensors.keys() == tensors.keys()

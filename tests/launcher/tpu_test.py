@@ -121,7 +121,7 @@ def test_an_absolute_workdir_is_taken(cloud):
 
 
 @pytest.mark.parametrize("name", ["--flags-file=x.yaml", "code.tar.gz"])
-def test_a_tarball_is_no_option_of_gcloud(cloud, tmp_path, name):
+def test_gcloud_takes_no_tarball_option(cloud, tmp_path, name):
   launch, calls = cloud
   (tmp_path / "home" / name).write_bytes(b"x")
   result = launch("setup", "--name", "run", *ZONE, "--tarball", name)

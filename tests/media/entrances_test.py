@@ -228,7 +228,7 @@ def test_support(encoder, videos, tmp_path):
       support.SupportSet(encoder, folder, stride_sec=STRIDE_SEC, matcher=None)
 
 
-def test_hidden_files_are_no_videos(videos):
+def test_hidden_files_are_not_videos(videos):
   listed = formats.list_videos(videos)
   assert [path.name for path in listed] == sorted(case.name for case in CASES)
 

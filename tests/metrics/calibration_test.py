@@ -47,7 +47,7 @@ def test_kinds_that_are_wholly_apart_stay_finite():
   assert fitted.probability(1e6) <= 1.0
 
 
-def test_a_score_that_says_nothing_stays_undecided():
+def test_an_uninformative_score_stays_undecided():
   logits = np.zeros(10)
   fitted = calibration.fit_absence(logits, is_absent=np.arange(10) < 5)
   np.testing.assert_allclose(fitted.probability(logits), 0.5)

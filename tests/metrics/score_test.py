@@ -328,7 +328,7 @@ def test_unreadable_files_say_why(tmp_path, document, name, words):
   assert any(words in problem for problem in problems), problems
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text(tmp_path):
   path = tmp_path / "p.json"
   path.write_bytes(b'{"results": "\xff"}')
   truth = write(tmp_path / "truth.json", TRUTH)

@@ -105,7 +105,7 @@ def test_clips_of_any_length():
   np.testing.assert_allclose(short, long, atol=1e-5)
 
 
-def test_motion_needs_a_tower_that_knows_it():
+def test_motion_needs_a_tower_with_motion_input():
   tower = video_transformer.VideoTransformer(
     variants.VIDEO_SIZES["micro"],
     patch=(2, 8, 8),

@@ -44,7 +44,7 @@ def test_names_decide_the_layout(sizes, shape, axes, spec):
   assert spec_of(shape, mesh_of(**sizes), **axes) == spec
 
 
-def test_what_is_no_batch_must_divide():
+def test_what_is_not_a_batch_must_divide():
   with pytest.raises(ValueError, match=r"3 heads cannot be split over tensor"):
     spec_of((8, 3), mesh_of(data=4, tensor=2), heads=1)
 

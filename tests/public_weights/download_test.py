@@ -143,7 +143,7 @@ def test_a_server_that_is_busy_is_asked_again(site, path):
     (401, download.RefusedError),
   ],
 )
-def test_answers_that_are_no_file(site, path, status, kind):
+def test_answers_that_are_not_file(site, path, status, kind):
   site.answers[NAME] = (status, {}, b"no")
   with pytest.raises(kind, match=f"{NAME}.*{status}"):
     get(site, path)

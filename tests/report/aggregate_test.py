@@ -56,7 +56,7 @@ def test_ordering_and_verdict_follow_the_numbers(values):
   assert ("holds on average mAP" in claim) == holds
 
 
-def test_what_reads_alike_is_not_called_better():
+def test_equal_rounded_values_are_not_called_better():
   got = table(row("clap", 0.4101), row("tac", 0.4099), row("random", 0.1))
   assert aggregate.ordering(got) == "clap 0.410 ≈ tac 0.410 > random 0.100"
   assert "does not hold" in aggregate.verdict([got])

@@ -120,7 +120,7 @@ def test_every_section_is_there_and_every_anchor_leads_somewhere(full):
   assert expected | {"glossary"} <= anchors
 
 
-def test_pictures_have_words(full):
+def test_figures_have_alternative_text(full):
   outline = Outline(full)
   images = [attrs for tag, attrs in outline.elements if tag == "img"]
   assert images and all(image["alt"] for image in images)
@@ -129,7 +129,7 @@ def test_pictures_have_words(full):
       assert attrs["aria-label"]
 
 
-def test_true_summary_stands_in_the_header(full):
+def test_the_header_holds_the_summary(full):
   start = full[: full.index("<main")].replace("\N{NO-BREAK SPACE}", " ")
   line = re.search(r"<strong>(clap 0\.4\d\d &gt; .*?)</strong>", start)
   values = [float(v) for v in re.findall(r"0\.\d+", line[1])]
@@ -183,7 +183,7 @@ def test_frames_shrink_until_the_page_is_small_enough(monkeypatch, full):
     page.render(stand_in.report())
 
 
-def test_a_card_stands_with_every_number(full):
+def test_every_number_has_a_card(full):
   outline = Outline(full)
   text = "".join(outline.text)
   assert "split_hash" in text and "9f31c2" in text

@@ -88,7 +88,7 @@ def test_correction_can_overturn_a_claim():
   assert family[0].verdict == study_claims.DOES_NOT_HOLD
 
 
-def test_too_few_seeds_are_no_verdict():
+def test_too_few_seeds_give_no_verdict():
   made = table(clap=CLAP[:7], tac=TAC[:7])
   (verdict,) = study_claims.judge(made, (BETTER,), min_seeds=8)
   assert verdict.verdict == study_claims.TOO_FEW_SEEDS

@@ -192,7 +192,7 @@ def test_stalled_and_slow_bodies_are_cut(slow_server):
   assert send(port, length=len(VIDEO), blocks=[VIDEO]) == 200
 
 
-def test_what_is_no_video_is_cut_after_its_first_bytes(slow_server):
+def test_what_is_not_a_video_is_cut_after_its_first_bytes(slow_server):
   port, _ = slow_server
   assert send(port, blocks=[b"<html>" * 100]) == 400  # the body does not end
 

@@ -123,7 +123,7 @@ def test_times(text, expected):
     ("00:00:04;12", "frames"),
   ],
 )
-def test_what_is_no_time(value, reason):
+def test_what_is_not_a_time(value, reason):
   with pytest.raises(ValueError, match=reason):
     text_tables.seconds(value)
 

@@ -396,7 +396,7 @@ def test_epic_frames_may_begin_at_zero(tmp_path):
   assert (segment.start_sec, segment.end_sec) == (0.0, 2.0)
 
 
-def test_ambiguous_spans_and_captions_are_no_background(tmp_path):
+def test_ambiguous_spans_and_captions_are_not_background(tmp_path):
   path = tmp_path / "v.mp4"
   path.write_bytes(b"not looked into")
   span = annotations.Span

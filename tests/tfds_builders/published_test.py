@@ -155,7 +155,7 @@ def test_converted_annotations_are_what_training_reads(name, tmp_path, capsys):
       assert [*spans, *info.captions] == own[info.id]
 
 
-def test_what_is_no_published_form(tmp_path):
+def test_what_is_not_a_published_form(tmp_path):
   for name, file, content in (
     ("ego4d/mq", "moments_train.json", {"videos": {}}),
     ("didemo", "train_data.json", {}),

@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_built_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless"])
-def test_a_tokenizer_that_is_no_file_is_refused(tmp_path, kind):
+def test_a_tokenizer_that_is_not_a_file_is_refused(tmp_path, kind):
   path = tmp_path / "tokenizer.model"
   if kind == "pipe":
     os.mkfifo(path)

@@ -33,7 +33,7 @@ def test_facts_add_up_over_the_stages():
   assert "captions of others" in provenance.problem(last, SPLIT)
 
 
-def test_what_one_stage_does_not_say_stays_unknown():
+def test_unrecorded_stages_stay_unknown():
   """Also where later stages, on other classes, do say."""
   later = stage({}, classes=("dance",))
   assert later == {"seen_classes": None, "captions": None}
@@ -46,7 +46,7 @@ def test_what_one_stage_does_not_say_stays_unknown():
 @pytest.mark.parametrize(
   "name", ["skipping rope", "Rope skipping", "He skips the rope"]
 )
-def test_classes_of_other_datasets_go_by_their_words(name):
+def test_classes_of_other_datasets_are_compared_by_words(name):
   seen = stage(None, dataset="others", classes=(name,))
   assert repr(name) in provenance.problem(seen, SPLIT)
 

@@ -96,7 +96,7 @@ def test_a_second_trainer_is_refused_and_the_first_left_alone(workdir):
     check()
 
 
-def test_who_lost_the_lease_saves_nothing(workdir):
+def test_a_process_without_the_lease_saves_nothing(workdir):
   with workdir_lib.locked(workdir) as check:
     newest = max((workdir / workdir_lib.LEASE_FOLDER).iterdir())
     other = newest.with_name(f"{int(newest.stem) + 1:08d}.json")

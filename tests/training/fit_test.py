@@ -271,7 +271,7 @@ def test_skipped_updates_in_a_row_stop_the_run(tmp_path):
     tiny_run.run(tmp_path, num_steps=50, loop=loop, batches_from=poisoned)
 
 
-def test_what_the_system_refuses_is_no_wrong_command(tmp_path):
+def test_system_errors_fail_the_run_not_the_command(tmp_path):
   def batches_from(start_step):
     yield next(tiny_task.batches_from(start_step))
     raise PermissionError(13, "Permission denied", "/somewhere")

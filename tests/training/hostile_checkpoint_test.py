@@ -104,7 +104,7 @@ def test_manifests_of_something_else(run, change, message):
 @pytest.mark.parametrize(
   "content", [b"[" * 100_000, b"[]", b"null", b"", b'{"body": 1, "crc32c": 1}']
 )
-def test_manifests_that_are_no_document(run, content):
+def test_manifests_that_are_not_document(run, content):
   (step_of(run) / manifest.MANIFEST_FILE).write_bytes(content)
   with pytest.raises(checkpoint.CheckpointError, match=r"manifest\.json"):
     checkpoint.restore_params(run)

@@ -70,6 +70,6 @@ def test_tensorboard_sees_what_the_record_has(tmp_path):
   ]
 
 
-def test_without_tensorboard_there_are_no_event_files(tmp_path):
+def test_without_tensorboard_there_are_not_event_files(tmp_path):
   writer.MetricsWriter(tmp_path, step=0).close()
   assert not (tmp_path / writer.TENSORBOARD_DIRECTORY).exists()

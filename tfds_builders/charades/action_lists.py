@@ -46,7 +46,7 @@ def read(
   """
   document = annotations.load_json(path)
   if not isinstance(document, dict):
-    raise ValueError(f"{path} is no object of videos")
+    raise ValueError(f"{path} is not an object of videos")
   file = annotations.AnnotationFile(class_names=list(names))
   for name, value in document.items():
     subset = value.get("subset") if isinstance(value, dict) else None

@@ -35,7 +35,7 @@ def read(
     path = files.find(f"{stem}_data.json")
     rows = annotations.load_json(path)
     if not isinstance(rows, list):
-      raise ValueError(f"{path} is no list of descriptions")
+      raise ValueError(f"{path} is not a list of descriptions")
     for index, row in enumerate(rows):
       where = f"{path.name}[{index}]"
       name = row.get("video") if isinstance(row, dict) else None

@@ -62,7 +62,7 @@ def _clips(file, path, split) -> Iterator[tuple[dict, str]]:
   document = annotations.load_json(path)
   videos = document.get("videos") if isinstance(document, dict) else None
   if not isinstance(videos, list):
-    raise ValueError(f"{path} is no object with a list of videos")
+    raise ValueError(f"{path} is not an object with a list of videos")
   for number, video in enumerate(videos):
     clips = video.get("clips") if isinstance(video, dict) else None
     for index, clip in enumerate(clips if isinstance(clips, list) else [None]):

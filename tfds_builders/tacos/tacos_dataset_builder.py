@@ -32,7 +32,7 @@ def read(
     )
     document = annotations.load_json(path)
     if not isinstance(document, dict):
-      raise ValueError(f"{path} is no object of videos")
+      raise ValueError(f"{path} is not an object of videos")
     for key, value in document.items():
       _read_video(file, key, value, split=split)
   return file

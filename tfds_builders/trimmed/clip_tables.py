@@ -85,10 +85,10 @@ def _document_rows(document, path):
   root = next((key for key in _ROOTS if key in document), None)
   videos = document[root] if root else document
   if not isinstance(videos, dict):
-    raise ValueError(f"{path}: {root} is no object of videos")
+    raise ValueError(f"{path}: {root} is not an object of videos")
   for key, value in videos.items():
     if not isinstance(value, dict):
-      raise ValueError(f"{path}: {key[:100]!r} is no object with a label")
+      raise ValueError(f"{path}: {key[:100]!r} is not an object with a label")
     where = f"{root}.{key[:200]}" if root else key[:200]
     yield from _object_rows([(where, {**value, "video": key})])
 
@@ -153,5 +153,5 @@ def _texts(value) -> list[str]:
   values = value if isinstance(value, list) else [value]
   texts = [v.get("text") if isinstance(v, dict) else v for v in values]
   if any(not isinstance(text, str) for text in texts if text is not None):
-    raise SpanError("a caption is no text")
+    raise SpanError("a caption is not a text")
   return [text for text in texts if text]

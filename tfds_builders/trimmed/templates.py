@@ -46,7 +46,7 @@ def _fields(template: str) -> set[str]:
       continue
     # Dots and brackets would reach into Python's objects.
     if not field or form or conversion or set(field) & set(".[]"):
-      raise ValueError(f"{{{field}}} is no name of an attribute")
+      raise ValueError(f"{{{field}}} is not a name of an attribute")
     fields.add(field)
   return fields
 

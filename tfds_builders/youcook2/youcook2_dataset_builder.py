@@ -31,7 +31,7 @@ def read(
   document = annotations.load_json(path)
   videos = document.get("database") if isinstance(document, dict) else None
   if not isinstance(videos, dict):
-    raise ValueError(f"{path} is no object with a database of videos")
+    raise ValueError(f"{path} is not an object with a database of videos")
   for name, video in videos.items():
     _read_video(file, name, video, where=f"database.{name[:100]}")
   return file

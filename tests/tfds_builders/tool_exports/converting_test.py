@@ -303,7 +303,7 @@ def test_what_is_assumed_is_noted(tmp_path):
     ("none", "", "none"),
   ],
 )
-def test_what_is_no_export_is_refused(tmp_path, tool, content, word):
+def test_what_is_not_an_export_is_refused(tmp_path, tool, content, word):
   with pytest.raises(ValueError, match=word):
     _convert(tmp_path, tool, content)
 

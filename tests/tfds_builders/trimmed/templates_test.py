@@ -63,7 +63,7 @@ def test_captions_of_the_file_are_dressed(tmp_path):
     ({"templates": ["{person"]}, "template"),
   ],
 )
-def test_files_that_are_no_templates(tmp_path, document, reason):
+def test_files_that_are_not_templates(tmp_path, document, reason):
   with pytest.raises(ValueError, match=reason):
     load(tmp_path, document)
 
