@@ -23,9 +23,9 @@ from clap_jax.trainers import (
   end_to_end_scores,
   localization,
   localizers,
-  provenance,
   results,
   running,
+  training_history,
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import checkpoint, pretrained, processes
@@ -326,7 +326,7 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
   facts = localizers.model_facts(config, names, width)
   facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
-    **provenance.after_stage(
+    **training_history.after_stage(
       start["training"],
       dataset=config.data.dataset,
       classes=names,

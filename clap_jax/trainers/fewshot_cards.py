@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from clap_jax.data import class_splits
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.metrics import card
-from clap_jax.trainers import fewshot_runs, provenance
+from clap_jax.trainers import fewshot_runs, training_history
 
 REPORTED_EPISODES = 1000  # fewer are no number to report
 METHODS = {
@@ -29,7 +29,7 @@ def check_seen(
     ValueError: novel classes, or nobody knows, unless `allow` is on.
   """
   training = extraction.get("training", {})
-  problem = provenance.problem(training, split)
+  problem = training_history.problem(training, split)
   if problem is None:
     seen = sorted(set(training["seen_classes"]) & set(split.validation))
     if not seen:

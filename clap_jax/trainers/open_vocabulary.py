@@ -23,11 +23,11 @@ from clap_jax.trainers import (
   feature_data,
   localization,
   localizers,
-  provenance,
   results,
   running,
   text_models,
   text_space,
+  training_history,
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import evaluation, processes
@@ -332,7 +332,7 @@ class _Score:
   def _encoder_note(self) -> str:
     """Whether the encoder knew the unseen classes, as far as is known."""
     training = self._reader.extraction.get("training", {})
-    problem = provenance.problem(training, self._split)
+    problem = training_history.problem(training, self._split)
     return problem or "this encoder was not trained on the unseen classes"
 
 

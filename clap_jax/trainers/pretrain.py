@@ -23,9 +23,9 @@ from clap_jax.trainers import (
   data_checks,
   encoders,
   pretrain_task,
-  provenance,
   results,
   running,
+  training_history,
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import start as start_lib
@@ -151,7 +151,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     score.task.model.config,
     workdir,
     skipped_records=source.bad_records.reasons,
-    seen=what_was_seen(config, reader),
+    seen=training_history_of(config, reader),
     average=average,
   )
   rows = score.rows(params, config.data.eval_split)
@@ -290,7 +290,9 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
   )
 
 
-def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
+def training_history_of(
+  config: PretrainConfig, reader: clip_data.ClipReader
+) -> dict:
   """Returns the training history up to this stage; see training_history.
 
   A run of no steps has seen nothing, others' weights do not say.
@@ -304,7 +306,7 @@ def what_was_seen(config: PretrainConfig, reader: clip_data.ClipReader) -> dict:
     before = facts.get("training", {})
   trains = bool(config.loop.length.value)
   names = set(reader.dataset.label_names) - set(reader.hidden_names)
-  return provenance.after_stage(
+  return training_history.after_stage(
     before,
     dataset=config.data.dataset,
     classes=names if trains else (),

@@ -337,7 +337,7 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
 
   def facts_of(**changes):
     config = resolved(directory, **changes)
-    return pretrain.what_was_seen(config, pretrain.open_reader(config))
+    return pretrain.training_history_of(config, pretrain.open_reader(config))
 
   def seen(**changes):
     return facts_of(**changes)["seen_classes"]

@@ -3,7 +3,7 @@
 import pytest
 
 from clap_jax.data import class_splits, hiding
-from clap_jax.trainers import provenance
+from clap_jax.trainers import training_history
 
 SPLIT = class_splits.ClassSplit(
   "x", ("a jump",), ("b run",), ("skipping rope",)
@@ -17,30 +17,30 @@ def stage(before, **changes):
     "hidden": ("b run", "skipping rope"),
     "reads_captions": True,
   }
-  return provenance.after_stage(before, **facts | changes)
+  return training_history.after_stage(before, **facts | changes)
 
 
 def test_facts_add_up_over_the_stages():
   first = stage(None)
   assert first["seen_classes"] == ["a jump"]
-  assert provenance.problem(first, SPLIT) is None
+  assert training_history.problem(first, SPLIT) is None
   assert stage(first) == first, "the same again is nothing new"
   other = {"dataset": "others", "classes": ("dance",), "hidden": ()}
   labels_only = stage(first, **other, reads_captions=False)
   assert labels_only["seen_classes"] == ["a jump", "dance"]
-  assert provenance.problem(labels_only, SPLIT) is None
+  assert training_history.problem(labels_only, SPLIT) is None
   last = stage(stage(first, **other))
-  assert "captions of others" in provenance.problem(last, SPLIT)
+  assert "captions of others" in training_history.problem(last, SPLIT)
 
 
 def test_unrecorded_stages_stay_unknown():
   """Also where later stages, on other classes, do say."""
   later = stage({}, classes=("dance",))
   assert later == {"seen_classes": None, "captions": None}
-  assert "classes" in provenance.problem(later, SPLIT)
+  assert "classes" in training_history.problem(later, SPLIT)
   later = stage({"seen_classes": ["dance"]})
   assert later["captions"] is None
-  assert "captions" in provenance.problem(later, SPLIT)
+  assert "captions" in training_history.problem(later, SPLIT)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_unrecorded_stages_stay_unknown():
 )
 def test_classes_of_other_datasets_are_compared_by_words(name):
   seen = stage(None, dataset="others", classes=(name,))
-  assert repr(name) in provenance.problem(seen, SPLIT)
+  assert repr(name) in training_history.problem(seen, SPLIT)
 
 
 @pytest.mark.parametrize("name", class_splits.CLASS_SPLITS)
