@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.models.dual_encoder import l2_normalise
-from clap_jax.models.prototypes import class_means, flatten_support
+from clap_jax.models.fewshot_matcher import class_means, flatten_support
 from clap_jax.ops.masking import masked_mean
 from clap_jax.ops.points import PointPredictions, Points
 from clap_jax.types import EpisodeBatch

@@ -16,7 +16,7 @@ from clap_jax.data import class_splits, episode_batches
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import protocols
-from clap_jax.models import heads, localizer, prototypes, pyramid
+from clap_jax.models import fewshot_matcher, heads, localizer, pyramid
 from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
@@ -41,7 +41,7 @@ class FewshotConfig(running.RunConfig):
   evaluation: fewshot_scores.EvaluationConfig
   pyramid: pyramid.PyramidConfig
   head: heads.HeadConfig
-  matcher: prototypes.MatcherConfig
+  matcher: fewshot_matcher.MatcherConfig
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
@@ -65,7 +65,7 @@ class FewshotConfig(running.RunConfig):
 class FewshotTask:
   """Episodes to detections; a Task of training/task.py."""
 
-  model: prototypes.Matcher
+  model: fewshot_matcher.Matcher
   loss_config: losses.PointLossConfig
   decode_config: localizer.DecodeConfig
   max_length: int
@@ -240,10 +240,12 @@ def make_task(
   facts: dict, *, loss_config: losses.PointLossConfig | None = None
 ) -> FewshotTask:
   """The task that `model_facts` describes; for inference without a loss."""
-  model = prototypes.Matcher(
+  model = fewshot_matcher.Matcher(
     config_lib.resolve(pyramid.PyramidConfig, facts["pyramid"], "pyramid"),
     config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
-    config_lib.resolve(prototypes.MatcherConfig, facts["matcher"], "matcher"),
+    config_lib.resolve(
+      fewshot_matcher.MatcherConfig, facts["matcher"], "matcher"
+    ),
   )
   return FewshotTask(
     model,

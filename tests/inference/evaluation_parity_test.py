@@ -10,7 +10,7 @@ import pytest
 from clap_jax.data import class_texts, episode_batches, features, queries
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.inference import model_directory, predict, streaming
-from clap_jax.models import heads, localizer, prototypes, pyramid, subgraph
+from clap_jax.models import fewshot_matcher, heads, localizer, pyramid, subgraph
 from clap_jax.models.proposal_decoding import ProposalDecodeConfig
 from clap_jax.trainers import (
   feature_data,
@@ -286,7 +286,7 @@ def test_matchers(encoder, folder, length, max_length):
       pyramid.PyramidConfig(width=16, num_levels=2, num_heads=2)
     ),
     "head": dataclasses.asdict(heads.HeadConfig()),
-    "matcher": dataclasses.asdict(prototypes.MatcherConfig(use_text=True)),
+    "matcher": dataclasses.asdict(fewshot_matcher.MatcherConfig(use_text=True)),
     "decode": dataclasses.asdict(localizer.DecodeConfig(**DECODE)),
   }
   task, facts, params = initial(fewshot.make_task(facts), facts)

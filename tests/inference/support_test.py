@@ -9,7 +9,7 @@ import pytest
 
 from clap_jax.data import features
 from clap_jax.inference import model_directory, predict, support
-from clap_jax.models import heads, localizer, prototypes, pyramid
+from clap_jax.models import fewshot_matcher, heads, localizer, pyramid
 from clap_jax.trainers import fewshot, grounding, localization
 from tests.data import built_dataset
 from tests.inference import toy_model
@@ -37,7 +37,7 @@ def make_matcher(encoder, **config):
       pyramid.PyramidConfig(width=16, num_levels=2, num_heads=2)
     ),
     "head": dataclasses.asdict(heads.HeadConfig()),
-    "matcher": dataclasses.asdict(prototypes.MatcherConfig(**config)),
+    "matcher": dataclasses.asdict(fewshot_matcher.MatcherConfig(**config)),
     "decode": dataclasses.asdict(
       localizer.DecodeConfig(num_kept=6, num_candidates=20, min_score=0.0)
     ),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clap_jax.models import episode_baselines, localizer, prototypes
+from clap_jax.models import episode_baselines, fewshot_matcher, localizer
 from clap_jax.models.heads import HeadConfig
 from clap_jax.models.pyramid import PyramidConfig
 from clap_jax.types import EpisodeBatch
@@ -21,9 +21,9 @@ PYRAMID = PyramidConfig(
 )
 
 
-def make_matcher(**config) -> prototypes.Matcher:
-  return prototypes.Matcher(
-    PYRAMID, HeadConfig(num_convs=1), prototypes.MatcherConfig(**config)
+def make_matcher(**config) -> fewshot_matcher.Matcher:
+  return fewshot_matcher.Matcher(
+    PYRAMID, HeadConfig(num_convs=1), fewshot_matcher.MatcherConfig(**config)
   )
 
 
@@ -141,7 +141,7 @@ def test_support_and_query_both_count():
 def balanced_loss(adapted, support, scale=20.0):
   """By loops over ways, from the definition."""
   logits = np.asarray(
-    prototypes.match_logits(
+    fewshot_matcher.match_logits(
       adapted, support.features, support.text, scale=scale, text_scale=0.0
     ),
     np.float64,
@@ -154,14 +154,14 @@ def balanced_loss(adapted, support, scale=20.0):
   return total
 
 
-def start_for(support) -> prototypes.Prototypes:
+def start_for(support) -> fewshot_matcher.Prototypes:
   b, n, _ = support.positive_mask.shape
   weight = jnp.ones((b, n, support.features.shape[-1]))
-  return prototypes.Prototypes(weight, jnp.zeros((b, n)), jnp.ones((b, n)))
+  return fewshot_matcher.Prototypes(weight, jnp.zeros((b, n)), jnp.ones((b, n)))
 
 
 def adapted_to(support, num_steps, start=None):
-  return prototypes.adapt(
+  return fewshot_matcher.adapt(
     start or start_for(support),
     support,
     scale=20.0,
@@ -173,7 +173,7 @@ def adapted_to(support, num_steps, start=None):
 
 def test_adaptation_fits_the_support():
   batch = make_batch()
-  support = prototypes.flatten_support(batch, batch.support)
+  support = fewshot_matcher.flatten_support(batch, batch.support)
   losses = [balanced_loss(adapted_to(support, n), support) for n in (0, 1, 40)]
   assert losses[0] > losses[1] > losses[2]
   assert losses[2] < 0.2 * losses[0]
@@ -183,7 +183,7 @@ def test_a_way_without_background_or_others_keeps_its_start():
   """One way of trimmed clips: nothing says where its action ends."""
   batch = make_batch(n=1)
   batch.support_action[:] = True
-  support = prototypes.flatten_support(batch, batch.support)
+  support = fewshot_matcher.flatten_support(batch, batch.support)
   assert not support.negative_mask.any()
   start = start_for(support)
   for found, expected in zip(adapted_to(support, 5), start, strict=True):
@@ -197,7 +197,7 @@ def test_a_way_without_background_or_others_keeps_its_start():
 def test_positives_and_negatives_of_the_support():
   batch = make_batch(b=1, n=2, k=1)
   batch.support_mask[0, 0, 0, :6] = False
-  support = prototypes.flatten_support(batch, batch.support)
+  support = fewshot_matcher.flatten_support(batch, batch.support)
   own, other = np.split(np.asarray(support.positive_mask[0, 0]), 2)
   assert np.flatnonzero(own).tolist() == [6, 7, 8] and not other.any()
   own, other = np.split(np.asarray(support.negative_mask[0, 0]), 2)
@@ -305,4 +305,4 @@ def test_runs_are_those_of_a_loop():
 @pytest.mark.parametrize("changes", [{"adapt_steps": -1}, {"num_heads": -1}])
 def test_bad_options(changes):
   with pytest.raises(ValueError, match="at least 0"):
-    prototypes.MatcherConfig(**changes)
+    fewshot_matcher.MatcherConfig(**changes)
