@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import hiding
+from clap_jax.data import class_leakage
 from clap_jax.data.records import ExampleInfo
 
 NO_CLASS_ID = -1
@@ -91,11 +91,11 @@ def _without_hidden(
     return regions
   clear = []
   for region in regions:
-    hidden = hiding.hidden_spans(region.example, hidden_classes)
+    hidden = class_leakage.hidden_spans(region.example, hidden_classes)
     if not hidden:
       clear.append(region)
       continue
-    for free_start_sec, free_end_sec in hiding.free_spans(
+    for free_start_sec, free_end_sec in class_leakage.free_spans(
       hidden, end_sec=region.example.duration_sec
     ):
       part = dataclasses.replace(

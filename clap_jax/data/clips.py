@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from clap_jax.data import clip_regions, hiding, order
+from clap_jax.data import class_leakage, clip_regions, order
 from clap_jax.data.clip_regions import NO_CLASS_ID, Region
 from clap_jax.data.records import ExampleInfo
 
@@ -332,7 +332,7 @@ def visible_captions(
   hidden_names: Collection[str] = (),
 ) -> list[Caption]:
   """Captions that overlap no segment of a hidden class and name none."""
-  hidden = hiding.hidden_spans(example, hidden_classes)
+  hidden = class_leakage.hidden_spans(example, hidden_classes)
   return [
     caption
     for caption in example.captions
@@ -340,7 +340,7 @@ def visible_captions(
     and all(
       clip_regions.overlap_sec(caption, segment) <= 0 for segment in hidden
     )
-    and not hiding.names_a_class(caption[2], hidden_names)
+    and not class_leakage.names_a_class(caption[2], hidden_names)
   ]
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clap_jax.data import class_leakage, feature_windows
 from clap_jax.data import episodes as episodes_lib
-from clap_jax.data import feature_windows, hiding
 from clap_jax.data.class_texts import ClassTexts
 from clap_jax.data.features import FeatureGrid, VideoFeatures
 from clap_jax.data.records import ExampleInfo
@@ -53,7 +53,7 @@ def action_mask(segments: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def visible_mask(
-  grid: FeatureGrid, length: int, spans: Sequence[hiding.Span]
+  grid: FeatureGrid, length: int, spans: Sequence[class_leakage.Span]
 ) -> np.ndarray:
   """Bool (length,): the features whose clip overlaps none of the spans."""
   start_sec = grid.start_sec + grid.stride_sec * np.arange(length)
@@ -112,7 +112,7 @@ class EpisodeVideos:
   def _mask(self, video_id: str) -> np.ndarray:
     """Bool (t,): features there are, and that see no hidden class."""
     video, info = self._features[video_id], self._infos[video_id]
-    spans = hiding.hidden_spans(info, self._hidden_ids)
+    spans = class_leakage.hidden_spans(info, self._hidden_ids)
     visible = visible_mask(video.grid, self.max_length, spans)
     return visible & (np.arange(self.max_length) < len(video.features))
 

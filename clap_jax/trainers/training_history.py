@@ -9,7 +9,7 @@ compared with the class split when a head is judged.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from clap_jax.data import class_splits, hiding
+from clap_jax.data import class_leakage, class_splits
 
 
 def after_stage(
@@ -56,7 +56,9 @@ def problem(
   if seen is None:
     return "what classes this encoder was trained on is not recorded"
   other = set(seen) - {*split.base, *split.validation}
-  if novel := sorted(n for n in other if hiding.names_a_class(n, split.novel)):
+  if novel := sorted(
+    n for n in other if class_leakage.names_a_class(n, split.novel)
+  ):
     return f"this encoder was trained on the novel classes {novel}"
   if captions is None:
     return "what captions this encoder was trained on is not recorded"

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from clap_jax.data import hiding, order
+from clap_jax.data import class_leakage, order
 from clap_jax.data.clips import (
   GENERIC_BACKGROUND_TEXT,
   ClipSampler,
@@ -245,14 +245,17 @@ def test_captions_that_name_a_hidden_class_are_hidden():
   ],
 )
 def test_names_are_found_in_other_forms(text, name, is_named):
-  assert hiding.names_a_class(text, [name]) == is_named
+  assert class_leakage.names_a_class(text, [name]) == is_named
 
 
 def test_free_spans():
-  assert hiding.free_spans([], end_sec=4.0) == [(0.0, 4.0)]
+  assert class_leakage.free_spans([], end_sec=4.0) == [(0.0, 4.0)]
   spans = [(0.0, 1.0), (2.0, 5.0), (3.0, 4.0), (6.0, 9.0)]
-  assert hiding.free_spans(spans, end_sec=9.0) == [(1.0, 2.0), (5.0, 6.0)]
-  assert hiding.free_spans([(5.0, 6.0)], end_sec=4.0) == [(0.0, 4.0)]
+  assert class_leakage.free_spans(spans, end_sec=9.0) == [
+    (1.0, 2.0),
+    (5.0, 6.0),
+  ]
+  assert class_leakage.free_spans([(5.0, 6.0)], end_sec=4.0) == [(0.0, 4.0)]
 
 
 def test_background_of_the_same_video():

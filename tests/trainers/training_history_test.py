@@ -2,7 +2,7 @@
 
 import pytest
 
-from clap_jax.data import class_splits, hiding
+from clap_jax.data import class_leakage, class_splits
 from clap_jax.trainers import training_history
 
 SPLIT = class_splits.ClassSplit(
@@ -56,4 +56,4 @@ def test_the_base_classes_of_a_split_name_no_novel_one(name):
   """Else an encoder that saw those alone would lose captions it may read."""
   split = class_splits.class_split(name)
   for known in (*split.base, *split.validation):
-    assert not hiding.names_a_class(known, split.novel), known
+    assert not class_leakage.names_a_class(known, split.novel), known
