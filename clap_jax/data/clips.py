@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from clap_jax.data import class_leakage, clip_regions, order
+from clap_jax.data import class_leakage, clip_regions, shuffle
 from clap_jax.data.clip_regions import NO_CLASS_ID, Region
 from clap_jax.data.records import ExampleInfo
 
@@ -170,9 +170,9 @@ class ClipSampler:
     `attempt` above 0 gives a substitute for an item whose video turned out to
     be unreadable; it is as pure a function of its arguments.
     """
-    substitute = order.mix(seed, attempt) if attempt else seed
+    substitute = shuffle.mix(seed, attempt) if attempt else seed
     region = self._region(index, substitute)
-    item_seed = order.mix(substitute, _ITEM_TAG, index)
+    item_seed = shuffle.mix(substitute, _ITEM_TAG, index)
     rng = np.random.Generator(np.random.PCG64(item_seed))
     clip_sec = self._options.clip_sec
     start_sec = clip_regions.draw_start(region, clip_sec, rng.random())
@@ -211,10 +211,10 @@ class ClipSampler:
       region = self._background_beside(index, num_before, seed)
     if region is not None:
       return region
-    position = order.shuffled(
+    position = shuffle.shuffled(
       num_before,
       length=len(self._backgrounds),
-      seed=order.mix(seed, _BACKGROUND_TAG),
+      seed=shuffle.mix(seed, _BACKGROUND_TAG),
     )
     return self._backgrounds[position]
 
@@ -228,7 +228,7 @@ class ClipSampler:
     regions = self._backgrounds_of.get(action.example.index)
     if not regions:
       return None
-    return regions[order.mix(seed, _BACKGROUND_TAG, index) % len(regions)]
+    return regions[shuffle.mix(seed, _BACKGROUND_TAG, index) % len(regions)]
 
   def _grouped_region(
     self, index: int, is_background: bool, seed: int
@@ -239,7 +239,7 @@ class ClipSampler:
     """
     group, place = divmod(index, self._options.clips_per_video)
     video = self._videos[
-      order.shuffled(group, length=len(self._videos), seed=seed)
+      shuffle.shuffled(group, length=len(self._videos), seed=seed)
     ]
     # Of this group alone, before this place.
     number = int(index * self._share) - int((index - place) * self._share)
@@ -253,14 +253,14 @@ class ClipSampler:
     if not regions:
       return None
     return regions[
-      order.shuffled(
-        number, length=len(regions), seed=order.mix(seed, tag, group)
+      shuffle.shuffled(
+        number, length=len(regions), seed=shuffle.mix(seed, tag, group)
       )
     ]
 
   def _action_region(self, number: int, seed: int) -> Region:
-    position = order.shuffled(
-      number, length=len(self._actions), seed=order.mix(seed, _ACTION_TAG)
+    position = shuffle.shuffled(
+      number, length=len(self._actions), seed=shuffle.mix(seed, _ACTION_TAG)
     )
     return self._actions[position]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from clap_jax.data import order
+from clap_jax.data import shuffle
 from clap_jax.storage import locations, output, untrusted
 
 INSTANCES = ("all", "single", "multi")
@@ -160,8 +160,8 @@ class EpisodeSampler:
 
   def episode(self, index: int, *, seed: int) -> Episode:
     """Episode `index` of an endless training stream, queries in epochs."""
-    number = order.shuffled(index, length=len(self.queries), seed=seed)
-    rng = np.random.Generator(np.random.PCG64(order.mix(seed, 3, index)))
+    number = shuffle.shuffled(index, length=len(self.queries), seed=seed)
+    rng = np.random.Generator(np.random.PCG64(shuffle.mix(seed, 3, index)))
     return self._episode(self.queries[number], rng)
 
   def _episode(self, query: str, rng: np.random.Generator) -> Episode:
@@ -199,9 +199,12 @@ def draw(
   facts: Mapping[str, Any],
 ) -> EpisodeSet:
   """Whole runs, at least two of them, until there are `min_episodes`."""
-  first = sampler.run(order.mix(seed, 0))
+  first = sampler.run(shuffle.mix(seed, 0))
   num_runs = max(2, math.ceil(min_episodes / len(first)))
-  runs = (first, *(sampler.run(order.mix(seed, i)) for i in range(1, num_runs)))
+  runs = (
+    first,
+    *(sampler.run(shuffle.mix(seed, i)) for i in range(1, num_runs)),
+  )
   options = dataclasses.asdict(sampler.options)
   return EpisodeSet(
     {**facts, "seed": seed, **options}, runs, tuple(sampler.left_out)

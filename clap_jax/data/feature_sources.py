@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import order
+from clap_jax.data import shuffle
 from clap_jax.data.feature_windows import (
   SequenceOptions,
   Window,
@@ -122,10 +122,10 @@ class LocalizationSource:
 
   def item(self, index: int, *, seed: int) -> LocalizationExample:
     if self._whole_share:
-      row = order.shuffled(index, length=len(self._windows), seed=seed)
+      row = shuffle.shuffled(index, length=len(self._windows), seed=seed)
       return self._example(*self._windows[row])
-    number = order.shuffled(index, length=len(self._videos), seed=seed)
-    rng = np.random.Generator(np.random.PCG64(order.mix(seed, 1, index)))
+    number = shuffle.shuffled(index, length=len(self._videos), seed=seed)
+    rng = np.random.Generator(np.random.PCG64(shuffle.mix(seed, 1, index)))
     window = random_window(
       self._features[self._videos[number].id],
       self._options,

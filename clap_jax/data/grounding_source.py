@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import order, queries
+from clap_jax.data import queries, shuffle
 from clap_jax.data.feature_windows import (
   SequenceOptions,
   pad_features,
@@ -82,8 +82,8 @@ class GroundingSource:
     return len(self._videos)
 
   def item(self, index: int, *, seed: int) -> GroundingExample:
-    number = order.shuffled(index, length=len(self), seed=seed)
-    rng = np.random.Generator(np.random.PCG64(order.mix(seed, 2, index)))
+    number = shuffle.shuffled(index, length=len(self), seed=seed)
+    rng = np.random.Generator(np.random.PCG64(shuffle.mix(seed, 2, index)))
     video_id = self._videos[number]
     video, own = self._features[video_id], self._by_video[video_id]
     segments = {i: self._segments(i) for i in own}

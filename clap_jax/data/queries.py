@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import order
+from clap_jax.data import shuffle
 from clap_jax.data.clips import normalize_text, visible_captions
 from clap_jax.data.records import ExampleInfo
 from clap_jax.storage import arrays
@@ -188,7 +188,7 @@ def swapped_queries(
     video_id: strangers.draw(
       video_id,
       count=count,
-      rng=np.random.Generator(np.random.PCG64(order.mix(seed, 5, number))),
+      rng=np.random.Generator(np.random.PCG64(shuffle.mix(seed, 5, number))),
     )
     for number, (video_id, count) in enumerate(counts.items())
   }

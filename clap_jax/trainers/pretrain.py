@@ -13,7 +13,7 @@ import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import augment, order, pipeline
+from clap_jax.data import augment, pipeline, shuffle
 from clap_jax.metrics import card, retrieval
 from clap_jax.models import dual_encoder, video_tower
 from clap_jax.storage import locations, output
@@ -142,7 +142,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     source=source,
     measure=score if reader.num_captions(config.data.selection_split) else None,
     title=f"pretrain {config.encoder}",
-    data_seed=order.mix(config.loop.seed, config.sampling.stream),
+    data_seed=shuffle.mix(config.loop.seed, config.sampling.stream),
     prepare=start_lib.starter(config.start, score.task.model.config),
   )
   params, average = running.trained(state)

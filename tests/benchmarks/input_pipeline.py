@@ -25,7 +25,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from clap_jax.data import order
+from clap_jax.data import shuffle
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.examples import ClipSource, FrameLoader, FrameOptions
 from clap_jax.data.pipeline import training_batches
@@ -367,7 +367,7 @@ def measure_resume(work, *, count: int) -> list[dict]:
     ) as batches:
       found = next(batches)
     seconds.append(time.perf_counter() - start)
-    assert found == [order.shuffled(position, length=count, seed=3)]
+    assert found == [shuffle.shuffled(position, length=count, seed=3)]
     source.close()
   return [
     running.row(
@@ -386,7 +386,7 @@ class _Records:
     self._records, self._length = records, length
 
   def item(self, index, *, seed):
-    place = order.shuffled(index, length=self._length, seed=seed)
+    place = shuffle.shuffled(index, length=self._length, seed=seed)
     return self._records[place].index
 
   def collate(self, examples, *, batch_size):

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from clap_jax.data import class_leakage, order
+from clap_jax.data import class_leakage, shuffle
 from clap_jax.data.clips import (
   GENERIC_BACKGROUND_TEXT,
   ClipSampler,
@@ -49,7 +49,7 @@ def make_sampler(infos=None, **options) -> ClipSampler:
 def test_permutation_is_one_and_differs_by_epoch(length):
   orders = [
     [
-      order.shuffled(e * length + i, length=length, seed=3)
+      shuffle.shuffled(e * length + i, length=length, seed=3)
       for i in range(length)
     ]
     for e in range(2)
@@ -62,11 +62,11 @@ def test_permutation_is_one_and_differs_by_epoch(length):
 
 def test_orders_never_change():
   """These numbers are a promise: a resumed run must see the same items."""
-  assert order.mix(1, 2, 3) == 5246500226706903259
-  found = [order.shuffled(i, length=10, seed=5) for i in range(10)]
+  assert shuffle.mix(1, 2, 3) == 5246500226706903259
+  found = [shuffle.shuffled(i, length=10, seed=5) for i in range(10)]
   assert found == [8, 6, 5, 0, 3, 1, 2, 9, 4, 7]
   # Any position of a large epoch costs the same.
-  big = [order.permute(i, length=10**9, seed=1) for i in (0, 10**9 - 1)]
+  big = [shuffle.permute(i, length=10**9, seed=1) for i in (0, 10**9 - 1)]
   assert all(0 <= value < 10**9 for value in big)
 
 
