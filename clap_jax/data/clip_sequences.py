@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.data import examples as examples_lib
-from clap_jax.data import feature_sources, features, frame_cache
+from clap_jax.data import clip_source, feature_sources, features, frame_cache
 from clap_jax.data.feature_windows import SequenceOptions
 from clap_jax.data.records import ExampleInfo, RecordSource
 from clap_jax.data.tfrecord import CorruptRecordError
@@ -77,7 +76,7 @@ class ClipSequenceSource:
       examples, numbers, options=windows
     )
     self.examples = self._windows.examples
-    self.bad_videos = examples_lib.BadRecords()
+    self.bad_videos = clip_source.BadRecords()
 
   def __len__(self) -> int:
     return len(self.examples)

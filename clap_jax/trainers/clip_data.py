@@ -7,9 +7,9 @@ from clap_jax import config as config_lib
 from clap_jax.data import (
   augment,
   class_splits,
+  clip_source,
   clips,
   evaluation_clips,
-  examples,
   frame_cache,
   records,
   vocabulary,
@@ -78,7 +78,7 @@ class ClipReader:
         f"{self.data.data_dir} --out {path}`"
       ) from error
 
-  def training_source(self) -> examples.ClipSource:
+  def training_source(self) -> clip_source.ClipSource:
     records_of = self.dataset.split(self.data.train_split)
     infos = records_of.metadata(on_corrupt="skip").examples
     sampling = self.sampling
@@ -97,7 +97,7 @@ class ClipReader:
       ),
       label_names=self.dataset.label_names,
     )
-    return examples.ClipSource(
+    return clip_source.ClipSource(
       sampler,
       self._loader(records_of, infos, random_cut=True),
       tokenizer=self.tokenizer,
@@ -110,11 +110,11 @@ class ClipReader:
     infos = self.dataset.split(split).metadata(on_corrupt="skip").examples
     return len(self._caption_clips(infos))
 
-  def captioned_clips(self, split: str) -> examples.EvaluationClipSource:
+  def captioned_clips(self, split: str) -> clip_source.EvaluationClipSource:
     """One clip per caption of a split, for retrieval."""
     records_of = self.dataset.split(split)
     infos = records_of.metadata(on_corrupt="skip").examples
-    return examples.EvaluationClipSource(
+    return clip_source.EvaluationClipSource(
       self._caption_clips(infos),
       self._loader(records_of, infos),
       tokenizer=self.tokenizer,
@@ -142,13 +142,15 @@ class ClipReader:
 
   def _loader(
     self, records_of, infos, *, random_cut: bool = False
-  ) -> examples.FrameLoader:
+  ) -> clip_source.FrameLoader:
     cache = frame_cache.FrameCache(self.data.cache_mib)
     clip = self.clip
-    options = examples.FrameOptions(
+    options = clip_source.FrameOptions(
       num_frames=clip.num_frames,
       size=clip.image_size,
       mode=clip.resize,
       random_cut=random_cut,
     )
-    return examples.FrameLoader(records_of, options, cache=cache, infos=infos)
+    return clip_source.FrameLoader(
+      records_of, options, cache=cache, infos=infos
+    )

@@ -26,8 +26,8 @@ import av
 import numpy as np
 
 from clap_jax.data import shuffle
+from clap_jax.data.clip_source import ClipSource, FrameLoader, FrameOptions
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
-from clap_jax.data.examples import ClipSource, FrameLoader, FrameOptions
 from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
 from clap_jax.data.tfrecord import ShardReader

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from clap_jax.data.augment import AugmentOptions, augment_clip
-from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
-from clap_jax.data.evaluation_clips import caption_clips
-from clap_jax.data.examples import (
+from clap_jax.data.clip_source import (
   ClipSource,
   EvaluationClipSource,
   FrameLoader,
   FrameOptions,
 )
+from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
+from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.frame_cache import FrameCache
 from clap_jax.data.pipeline import evaluation_batches, training_batches
 from clap_jax.data.records import open_dataset
