@@ -22,7 +22,7 @@ from typing import IO
 import av
 import numpy as np
 
-from clap_jax.media import confinement, container, errors, rates
+from clap_jax.media import confinement, errors, rates, video_reader
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import output
@@ -115,8 +115,8 @@ def transcode(
 ) -> dict:
   """Decodes an open file and stores it at `target`; trusts nothing.
 
-  Time counts from a player's zero, see `clap_jax.media.container`. The rate is
-  that of the source's motion, at most `limits.max_fps`; a variable rate
+  Time counts from a player's zero, see `clap_jax.media.video_reader`. The rate
+  is that of the source's motion, at most `limits.max_fps`; a variable rate
   becomes a constant one.
 
   Returns:
@@ -132,7 +132,7 @@ def transcode(
   """
   run = _check_only if limits.store == "original" else _encode
   try:
-    with container.open_video(source, limits=limits.source) as opened:
+    with video_reader.open_video(source, limits=limits.source) as opened:
       check_sides(opened)
     fps, written, opened = run(source, target, limits=limits)
   except (av.FFmpegError, MemoryError) as error:
@@ -171,7 +171,7 @@ def transcode(
   }
 
 
-def check_sides(opened: container.OpenVideo) -> None:
+def check_sides(opened: video_reader.OpenVideo) -> None:
   """Refuses pictures that are too small to be scaled.
 
   Raises:
@@ -200,7 +200,7 @@ def _encode(source, target, *, limits):
   """Writes the store's file; (frame rate, what was written, the video)."""
   fps = store_rate(source, limits=limits)
   written = Written()
-  with container.open_video(source, limits=limits.source) as opened:
+  with video_reader.open_video(source, limits=limits.source) as opened:
     frames = frames_on_grid(opened, fps=fps, limits=limits, written=written)
     encoding.write_mp4(
       frames,
@@ -218,7 +218,7 @@ def _check_only(source, target, *, limits):
   """Decodes everything and keeps nothing; as `_encode`."""
   del target
   written = Written()
-  with container.open_video(source, limits=limits.source) as opened:
+  with video_reader.open_video(source, limits=limits.source) as opened:
     if not opened.info.fps > 0:
       raise VideoError("no frame rate; build the h264 store")
     for _, frame in opened.frames():
@@ -251,7 +251,7 @@ def transcode_apart(
     str(target.absolute()),
   )
   try:
-    with container.open_source(source, limits=limits.source) as file:
+    with video_reader.open_source(source, limits=limits.source) as file:
       done = subprocess.run(
         command,
         stdin=file,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clap_jax.media import container
+from clap_jax.media import video_reader
 from clap_jax.storage import arrays, output, untrusted
 from clap_jax.storage.untrusted import UntrustedFileError
 from clap_jax.trainers import facts as facts_lib
@@ -160,7 +160,7 @@ def read_video(
   except FileNotFoundError:
     return None
   reader = found.get("reader")
-  if reader is None or str(reader) != str(container.READER_VERSION):
+  if reader is None or str(reader) != str(video_reader.READER_VERSION):
     return None
   vectors, duration_sec = found.get("vectors"), found.get("duration_sec")
   is_right = (
@@ -197,7 +197,7 @@ def write_video(
     {
       "vectors": vectors,
       "duration_sec": np.float64(duration_sec),
-      "reader": container.READER_VERSION,
+      "reader": video_reader.READER_VERSION,
     },
     folder=directory,
   )

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from clap_jax.media.container import OpenVideo, Video, open_video
 from clap_jax.media.errors import VideoError
 from clap_jax.media.frames import FrameConverter
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+from clap_jax.media.video_reader import OpenVideo, Video, open_video
 
 _GRID_TOLERANCE_SEC = 1e-6
 _MAX_EARLY_SEC = 0.5  # that a frame is shown before its time

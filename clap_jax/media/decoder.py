@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from clap_jax.media import confinement, container, decode, errors
+from clap_jax.media import confinement, decode, errors, video_reader
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
 
@@ -30,7 +30,7 @@ def _serve(connection, request: dict, files: list[int], limits) -> None:
   """Answers one request: facts, then clips, then the duration."""
   with (
     os.fdopen(files[0], "rb") as file,
-    container.open_video(file, limits=limits) as opened,
+    video_reader.open_video(file, limits=limits) as opened,
   ):
     _send(connection, {"info": dataclasses.asdict(opened.info)})
     if request["shape"] is None:

@@ -29,11 +29,11 @@ import numpy as np
 
 from clap_jax.media import (
   confinement,
-  container,
   decode,
   decoder,
   frames,
   headers,
+  video_reader,
 )
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
@@ -205,7 +205,7 @@ class ClipStream:
 
   def __init__(
     self,
-    video: container.Video,
+    video: video_reader.Video,
     shape: decode.ClipShape,
     *,
     limits: VideoLimits = DEFAULT_LIMITS,
@@ -251,7 +251,7 @@ class ClipStream:
 
 
 def probe(
-  video: container.Video, *, limits: VideoLimits = DEFAULT_LIMITS
+  video: video_reader.Video, *, limits: VideoLimits = DEFAULT_LIMITS
 ) -> headers.VideoInfo:
   """Reads the container's statement in a child process; decodes nothing.
 
@@ -294,7 +294,7 @@ def _descriptor(source: BinaryIO) -> Iterator[int]:
 
 
 def _answers(
-  video: container.Video,
+  video: video_reader.Video,
   request: dict,
   files: list[int],
   *,
@@ -306,7 +306,7 @@ def _answers(
     VideoError: with the child's reason, or because it died or took too long.
   """
   with (
-    container.open_source(video, limits=limits) as source,
+    video_reader.open_source(video, limits=limits) as source,
     _descriptor(source) as file,
   ):
     child, is_done = _POOL.take(limits), False

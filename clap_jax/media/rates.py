@@ -3,8 +3,8 @@
 import numpy as np
 
 from clap_jax.media import errors
-from clap_jax.media.container import Video, open_video
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+from clap_jax.media.video_reader import Video, open_video
 
 # An average rate this near to the nominal one means that the rate is constant.
 _CONSTANT_SHARE = 0.05

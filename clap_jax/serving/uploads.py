@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import fastapi
 from starlette import requests
 
-from clap_jax.media import container, formats
+from clap_jax.media import formats, video_reader
 from clap_jax.serving import answers, bodies, jobs, private_folder
 
 MakePlayable = Callable[[pathlib.Path, pathlib.Path], object]
@@ -176,7 +176,7 @@ class Uploads:
   def _decoded(self, upload) -> float:
     self._make_playable(upload.raw, upload.target)
     upload.target.chmod(0o600)
-    duration_sec = container.probe(upload.target).duration_sec
+    duration_sec = video_reader.probe(upload.target).duration_sec
     assert duration_sec is not None  # every mp4 states it
     return duration_sec
 

@@ -23,7 +23,7 @@ from unittest import mock
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from clap_jax.inference import predict
-from clap_jax.media import container, decode, guard
+from clap_jax.media import decode, guard, video_reader
 from tests.benchmarks import running
 from tests.inference import toy_model
 
@@ -41,7 +41,7 @@ class _ClipsHere:
     self._clips = self._decoded()
 
   def _decoded(self) -> Iterator[decode.DecodedClip]:
-    with container.open_video(self._video, limits=self._limits) as opened:
+    with video_reader.open_video(self._video, limits=self._limits) as opened:
       self.duration_sec = yield from decode.stream_clips(opened, self._shape)
 
   def __iter__(self) -> Iterator[decode.DecodedClip]:
@@ -55,7 +55,7 @@ class _ClipsHere:
 def _decoded_here() -> Iterator[None]:
   with (
     mock.patch.object(guard, "ClipStream", _ClipsHere),
-    mock.patch.object(guard, "probe", container.probe),
+    mock.patch.object(guard, "probe", video_reader.probe),
   ):
     yield
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from clap_jax.data.frame_cache import FrameCache, cut_clip
-from clap_jax.media.container import OpenVideo, probe
 from clap_jax.media.decode import (
   DecodedVideo,
   clip_instants,
@@ -22,6 +21,7 @@ from clap_jax.media.decode import (
 )
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
+from clap_jax.media.video_reader import OpenVideo, probe
 from tests.data.built_dataset import encode_mp4
 
 SHAPE = {"num_frames": 8, "size": 24}

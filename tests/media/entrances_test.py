@@ -13,7 +13,7 @@ import pytest
 from clap_jax.commands import searching
 from clap_jax.data import features, records
 from clap_jax.inference import extract, index, inputs, predict, support
-from clap_jax.media import container, decode, errors, formats, guard
+from clap_jax.media import decode, errors, formats, guard, video_reader
 from clap_jax.media.limits import DEFAULT_LIMITS
 from clap_jax.serving import uploads
 from tests.data import built_dataset
@@ -111,7 +111,7 @@ def test_stores_show_what_a_player_shows(videos, tmp_path, case):
   # At the rate of the motion, not at the average of motion and stills.
   assert facts["fps"] == pytest.approx(10, abs=5.5)
   make_playable()
-  assert container.probe(played).duration_sec == pytest.approx(
+  assert video_reader.probe(played).duration_sec == pytest.approx(
     case.duration_sec, abs=TOLERANCE_SEC
   )
 

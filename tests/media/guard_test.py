@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from clap_jax.media import container, decode, errors, guard
+from clap_jax.media import decode, errors, guard, video_reader
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from tests.data import built_dataset
 from tests.media import odd_videos
@@ -38,7 +38,7 @@ def test_clips_equal_those_decoded_here(video, mode):
     for clip, other in zip(clips, expected, strict=True):
       np.testing.assert_array_equal(clip.frames, other.frames)
     assert stream.duration_sec == 20.0
-    assert stream.info == container.probe(video) == guard.probe(source)
+    assert stream.info == video_reader.probe(video) == guard.probe(source)
 
 
 def _is_decoder(pid: int) -> bool:

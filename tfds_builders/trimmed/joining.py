@@ -21,7 +21,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from clap_jax.media import confinement, container, errors
+from clap_jax.media import confinement, errors, video_reader
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
 from tfds_builders import encoding, transcoding
@@ -66,7 +66,7 @@ def join_apart(
         if place not in joined.broken:
           try:
             files[place] = stack.enter_context(
-              container.open_source(path, limits=limits.source)
+              video_reader.open_source(path, limits=limits.source)
             )
           except VideoError as error:
             joined.broken[place] = str(error)
@@ -154,7 +154,7 @@ def _measure(
   """(frame rate, (height, width)) of a clip; decodes all of it."""
   fps = transcoding.store_rate(file, limits=limits)
   written = transcoding.Written()
-  with container.open_video(file, limits=limits.source) as opened:
+  with video_reader.open_video(file, limits=limits.source) as opened:
     transcoding.check_sides(opened)
     for _ in transcoding.frames_on_grid(
       opened, fps=fps, limits=limits, written=written
@@ -212,7 +212,7 @@ def join(
       written = transcoding.Written()
       with (
         _at(place, limits.source),
-        container.open_video(files[place], limits=limits.source) as opened,
+        video_reader.open_video(files[place], limits=limits.source) as opened,
       ):
         for image in transcoding.frames_on_grid(
           opened, fps=fps, limits=limits, written=written
