@@ -23,7 +23,7 @@ from clap_jax.trainers import (
   open_vocabulary,
   running,
   text_models,
-  text_space,
+  text_projection,
 )
 from clap_jax.trainers import facts as facts_lib
 from clap_jax.training import workdir as workdir_lib
@@ -76,7 +76,7 @@ class Model:
     return "text_classes" in self.localizer[1]
 
   @functools.cached_property
-  def naming(self) -> open_vocabulary.Naming:
+  def naming(self) -> open_vocabulary.ZeroShotClassifier:
     """Returns the zero-shot classifier of a localizer that takes any label."""
     facts = self.localizer[1]
     classes = open_vocabulary.TextClasses(**facts["text_classes"])
@@ -84,7 +84,7 @@ class Model:
       vectors = text_models.class_vectors(classes.text_model)
     else:
       vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
-    return open_vocabulary.Naming(
+    return open_vocabulary.ZeroShotClassifier(
       facts["space"],
       functools.lru_cache(maxsize=1)(vectors),
       frozenset(facts["seen_classes"]),
@@ -315,5 +315,5 @@ def _load_head(directory, name, trainer):
   facts["length"] = _length_mode(workdir, trainer.MODEL_FILE, facts)
   _check_timing(workdir / trainer.MODEL_FILE, facts)
   if "text_classes" in facts:
-    facts["space"] = text_space.load(workdir / open_vocabulary.SPACE_FILE)
+    facts["space"] = text_projection.load(workdir / open_vocabulary.SPACE_FILE)
   return task, facts, params

@@ -26,7 +26,7 @@ from clap_jax.trainers import (
   results,
   running,
   text_models,
-  text_space,
+  text_projection,
   training_history,
 )
 from clap_jax.trainers import facts as facts_lib
@@ -143,7 +143,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     "seen_classes": list(split.base),
   }
   if processes.is_first():
-    text_space.save(workdir / SPACE_FILE, space)
+    text_projection.save(workdir / SPACE_FILE, space)
   facts_lib.write(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
@@ -169,7 +169,7 @@ def evaluate(
     config,
     reader,
     class_split,
-    space=text_space.load(locations.at(workdir) / SPACE_FILE),
+    space=text_projection.load(locations.at(workdir) / SPACE_FILE),
     vectors=_dataset_vectors(config.classes, reader),
   )
   score = _Score(config, reader, class_split, task, naming=naming)
@@ -187,31 +187,39 @@ def _dataset_vectors(classes: TextClasses, reader) -> np.ndarray:
 
 def _make_space(
   config, reader, split: class_splits.ClassSplit, vectors: np.ndarray
-) -> tuple[text_space.Space, dict]:
+) -> tuple[text_projection.TextProjection, dict]:
   """The space, and what was chosen for it, by which classes."""
   classes, data = config.classes, config.data
   if classes.projection == "towers":
-    space = text_space.of_towers(reader.class_texts, scale=classes.text_scale)
+    space = text_projection.of_towers(
+      reader.class_texts, scale=classes.text_scale
+    )
     return space, {"scale": float(space.scale), "seen_penalty": 0.0}
   seen = _class_ids(reader, split.base)
   infos = reader.examples(data.train_split)
   loaded = reader.features(data.train_split)
-  segments = text_space.collect(infos, loaded)
+  segments = text_projection.collect(infos, loaded)
   if split.validation and data.selection_split is not None:
     unseen = _class_ids(reader, split.validation)
-    selection = text_space.collect(
+    selection = text_projection.collect(
       reader.examples(data.selection_split),
       reader.features(data.selection_split),
     )
     judged = selection.of([*seen, *unseen]).and_also(segments.of(unseen))
-    folds = [text_space.Fold(segments, judged, seen, unseen)]
+    folds = [text_projection.Fold(segments, judged, seen, unseen)]
     chosen_on = "the validation classes"
   else:
-    halves = [text_space.collect(infos[part::2], loaded) for part in (0, 1)]
-    folds = text_space.folds_of(*halves, seen=seen)
+    halves = [
+      text_projection.collect(infos[part::2], loaded) for part in (0, 1)
+    ]
+    folds = text_projection.folds_of(*halves, seen=seen)
     chosen_on = f"seen classes held out in turn, {len(folds)} folds"
-  choice = text_space.choose(folds, vectors, top_classes=classes.top_classes)
-  space = text_space.fit(segments, vectors, classes=seen, ridge=choice.ridge)
+  choice = text_projection.choose(
+    folds, vectors, top_classes=classes.top_classes
+  )
+  space = text_projection.fit(
+    segments, vectors, classes=seen, ridge=choice.ridge
+  )
   space = space._replace(scale=choice.scale, seen_penalty=choice.seen_penalty)
   return space, choice._asdict() | {"chosen_on": chosen_on}
 
@@ -221,9 +229,9 @@ def _class_ids(reader, names) -> tuple[int, ...]:
   return tuple(sorted(known.index(name) for name in names))
 
 
-def _naming(config, reader, split, *, space, vectors) -> "Naming":
+def _naming(config, reader, split, *, space, vectors) -> "ZeroShotClassifier":
   names = list(reader.dataset.label_names)
-  return Naming(
+  return ZeroShotClassifier(
     space,
     lambda asked: vectors[[names.index(name) for name in asked]],
     frozenset(split.base),
@@ -247,7 +255,7 @@ class _Score:
     split: class_splits.ClassSplit,
     task,
     *,
-    naming: "Naming",
+    naming: "ZeroShotClassifier",
   ):
     self._config = config
     self._reader = reader
@@ -337,10 +345,10 @@ class _Score:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Naming:
+class ZeroShotClassifier:
   """Classifies segments by class names: a zero-shot classifier."""
 
-  space: text_space.Space
+  space: text_projection.TextProjection
   vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)
   seen: frozenset[str]  # names that lose the penalty
   top_classes: int  # per segment; 0: all
@@ -350,11 +358,11 @@ class Naming:
   ) -> tuple[np.ndarray, np.ndarray]:
     """The best classes (k, n) of segments (k, 2) in grid units, and shares."""
     share = self.space.probabilities(
-      text_space.mean_features(sequence, segments),
+      text_projection.mean_features(sequence, segments),
       self.vectors(names),
       seen_mask=np.isin(names, list(self.seen)),
     )
-    best = text_space.best_classes(share, self.top_classes)
+    best = text_projection.best_classes(share, self.top_classes)
     return best, np.take_along_axis(share, best, axis=1)
 
 
@@ -362,7 +370,7 @@ def classified(
   proposals: tables.DetectionTable,
   sequences: Mapping[str, features.VideoFeatures],
   *,
-  naming: Naming,
+  naming: ZeroShotClassifier,
   names: Sequence[str],
 ) -> tables.DetectionTable:
   """Gives every proposal its best classes out of `names`.

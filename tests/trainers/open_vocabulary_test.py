@@ -7,7 +7,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import features
 from clap_jax.inference import model_directory, predict
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import open_vocabulary, registry, text_space
+from clap_jax.trainers import open_vocabulary, registry, text_projection
 from configs import localization_open_sprites
 from tests.configs import keys
 from tests.trainers import toy_runs
@@ -19,7 +19,9 @@ def space_of(width=4, scale=10.0, seen_penalty=0.0):
   """Features lie where texts do."""
   nothing = np.zeros(width, np.float32)
   identity = np.eye(width, dtype=np.float32)
-  return text_space.Space(identity, nothing, nothing, scale, seen_penalty)
+  return text_projection.TextProjection(
+    identity, nothing, nothing, scale, seen_penalty
+  )
 
 
 def axes(names, of="abcd"):
@@ -42,7 +44,7 @@ def test_names_compete_and_scores_multiply():
   table = open_vocabulary.classified(
     proposals,
     {"v": features.VideoFeatures(sequence, GRID)},
-    naming=open_vocabulary.Naming(space_of(), axes, frozenset(), 0),
+    naming=open_vocabulary.ZeroShotClassifier(space_of(), axes, frozenset(), 0),
     names=("c", "a"),
   )
   assert [table.label_names[i] for i in table.label] == ["a", "c", "c", "a"]
@@ -61,7 +63,7 @@ def test_names_compete_and_scores_multiply():
 def test_seen_names_lose_the_penalty():
   sequence = np.full((3, 4), 0.5, np.float32)  # as near to any name
   segments = np.array([[0.0, 2.0]])
-  naming = open_vocabulary.Naming(
+  naming = open_vocabulary.ZeroShotClassifier(
     space_of(seen_penalty=0.3), axes, frozenset("bd"), 1
   )
   best, share = naming.best(sequence, segments, tuple("bad"))

@@ -43,7 +43,7 @@ class Segments(NamedTuple):
     return Segments(*map(np.concatenate, zip(self, other, strict=True)))
 
 
-class Space(NamedTuple):
+class TextProjection(NamedTuple):
   """An affine map of features, and how cosines with texts become scores."""
 
   kernel: np.ndarray  # float32 (d, p)
@@ -71,11 +71,11 @@ class Space(NamedTuple):
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def of_towers(texts: class_texts.ClassTexts, *, scale: float) -> Space:
+def of_towers(texts: class_texts.ClassTexts, *, scale: float) -> TextProjection:
   """The space that both towers share; `scale` 0 takes their own."""
   width = texts.video_projection.shape[1]
   nothing = np.zeros(width, np.float32)
-  return Space(
+  return TextProjection(
     texts.video_projection, nothing, nothing, scale or texts.logit_scale, 0.0
   )
 
@@ -116,7 +116,7 @@ def collect(
 
 def fit(
   segments: Segments, texts: np.ndarray, *, classes: Sequence[int], ridge: float
-) -> Space:
+) -> TextProjection:
   """The regression on the segments of `classes`; scale 1, no penalty.
 
   Raises:
@@ -135,7 +135,7 @@ def fit(
   gram = x.T @ x / len(x) + ridge * np.eye(x.shape[1])
   kernel = np.linalg.solve(gram, x.T @ (targets - middle) / len(x))
   kernel = kernel / deviation[:, None]
-  return Space(
+  return TextProjection(
     kernel=kernel.astype(np.float32),
     offset=(middle - mean @ kernel).astype(np.float32),
     centre=centre.astype(np.float32),
@@ -254,11 +254,11 @@ def best_classes(share: np.ndarray, top_classes: int) -> np.ndarray:
   return np.argsort(-share, axis=1, kind="stable")[:, :count]
 
 
-def save(path: pathlib.Path, space: Space) -> None:
+def save(path: pathlib.Path, space: TextProjection) -> None:
   arrays.write_npz(path, space._asdict())
 
 
-def load(path: pathlib.Path) -> Space:
+def load(path: pathlib.Path) -> TextProjection:
   """Loads what `save` wrote.
 
   Raises:
@@ -270,7 +270,7 @@ def load(path: pathlib.Path) -> Space:
       "open-vocabulary run. Run its `clap train` again, in a new directory."
     )
   with arrays.open_npz(path) as archive:
-    return Space(
+    return TextProjection(
       *(archive[name] for name in ("kernel", "offset", "centre")),
       *(float(archive[name]) for name in ("scale", "seen_penalty")),
     )
