@@ -56,7 +56,7 @@ class GroundingSource:
       vectors: of every text of the split.
       options: how sequences are brought to one length.
       queries_per_video: own queries of a video, at most.
-      absent_per_video: queries of other videos, at most; see `Strangers`.
+      absent_per_video: queries of other videos, at most; see `NegativeQueries`.
 
     Raises:
       FeatureError: no query is left, or texts have no vectors.
@@ -73,7 +73,7 @@ class GroundingSource:
     self._vectors = vectors
     self._options = options
     self._num_own, self._num_absent = queries_per_video, absent_per_video
-    self._strangers = queries.Strangers(split)
+    self._strangers = queries.NegativeQueries(split)
     self._rows = text_rows(split.queries, vectors)
     self._max_windows = max(len(query.windows) for query in self.queries)
 

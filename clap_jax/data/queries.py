@@ -130,7 +130,7 @@ def unique_texts(queries: Sequence[GroundingQuery]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(query.text for query in queries))
 
 
-class Strangers:
+class NegativeQueries:
   """Negative queries: queries of other videos that a video surely lacks.
 
   No annotation says so, hence a rule: the same text must not be among the
@@ -180,7 +180,7 @@ def swapped_queries(
   A function of the split and the seed alone, so that every head and encoder is
   asked the same.
   """
-  strangers = Strangers(split)
+  strangers = NegativeQueries(split)
   counts: dict[str, int] = {}
   for query in split.queries:
     counts[query.video_id] = counts.get(query.video_id, 0) + 1
