@@ -30,7 +30,7 @@ from clap_jax.inference import encoder, index, model_directory, support
 from clap_jax.interchange import export_weights, weight_files
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
-from clap_jax.trainers import facts, feature_data, registry, results
+from clap_jax.trainers import feature_data, metadata, registry, results
 from clap_jax.training import checkpoint, goodput, weights, workdir, writer
 from configs import localization_sprites
 from tests.trainers import toy_features
@@ -241,7 +241,10 @@ def test_directories(tmp_path, mark):
     lambda path: goodput.Ledger(path, start_step=0),
     lambda path: writer.MetricsWriter(path, step=0).close(),
     lambda path: workdir.write_config(path, {}),
-    *(lambda path, name=name: facts.read(path, name) for name in facts.FORMATS),
+    *(
+      lambda path, name=name: metadata.read(path, name)
+      for name in metadata.FORMATS
+    ),
     lambda path: records.open_dataset(path.parent, path.name),
     lambda path: features.load_features(path, "video"),
     lambda path: (
@@ -257,7 +260,7 @@ def test_directories(tmp_path, mark):
   names = (
     "config.json",
     "results.json",
-    *facts.FORMATS,
+    *metadata.FORMATS,
     "manifest.json",
     "weights.safetensors",
     "video_tower.stablehlo",
@@ -286,7 +289,7 @@ def test_directories(tmp_path, mark):
       write_archive(directory / "video.npz", mark)
       write_array(directory / "vectors.npy", mark)
       (directory / "index.json").write_text(
-        json.dumps(dict.fromkeys(facts.FORMATS["index.json"].keys, ()))
+        json.dumps(dict.fromkeys(metadata.FORMATS["index.json"].keys, ()))
       )
     for loader in loaders:
       attempt(lambda loader=loader, path=directory: loader(path))

@@ -9,7 +9,7 @@ import pathlib
 from clap_jax.data import records, statistics, verification
 from clap_jax.report import card_files, files, metric_names
 from clap_jax.storage import locations, untrusted
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
 
@@ -25,14 +25,14 @@ def write_model_card(directory: str | pathlib.Path) -> pathlib.Path:
     FileNotFoundError: there is no such file, or its encoder is not finished.
   """
   directory = locations.at(directory)
-  parts = facts_lib.read(directory, "model.json")
+  parts = metadata_lib.read(directory, "model.json")
   encoder_dir = directory / parts["encoder"]
-  encoder = facts_lib.read(encoder_dir, "encoder.json")
+  encoder = metadata_lib.read(encoder_dir, "encoder.json")
   heads = {task: directory / parts[task] for task in _HEADS if parts.get(task)}
   localizer = heads.get("localization")
   labels = ()
   if localizer is not None:
-    facts = facts_lib.read(localizer, "localizer.json")
+    facts = metadata_lib.read(localizer, "localizer.json")
     labels = facts.get("class_names") or facts["label_names"]
   training = encoder["training"]
   text = card_files.model_card(

@@ -17,7 +17,7 @@ from clap_jax.models import dual_encoder
 from clap_jax.public_weights import cache
 from clap_jax.storage import locations
 from clap_jax.trainers import encoders, pretrain_task, text_models
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import paths, pretrained
 from clap_jax.training import weights as weights_lib
 
@@ -188,7 +188,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
       "the --workdir of a finished `clap train` of a pretrain config, the "
       "--out of `clap import`, or a name of `clap get --list`."
     )
-  facts, (clip, config) = facts_lib.load(
+  facts, (clip, config) = metadata_lib.load(
     directory, record.name, encoders.described
   )
   params = encoders.restore_params(directory)
@@ -222,7 +222,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
       f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
       "source with both towers, such as CLIP."
     )
-  name, seed, training, stride_sec, (clip, config) = facts_lib.build(
+  name, seed, training, stride_sec, (clip, config) = metadata_lib.build(
     {key: facts[key] for key in _IMPORTED_KEYS if key in facts},
     _described_import,
     path=manifest,

@@ -23,7 +23,7 @@ from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
 from clap_jax.storage import locations, output
 from clap_jax.trainers import encoders, feature_data
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 _CLIPS_AHEAD = 32  # of each video that is decoded
@@ -194,7 +194,7 @@ def _write_texts(out, encoder, sources) -> None:
 
 
 def _write_facts(out, facts) -> None:
-  facts_lib.write(out / feature_data.EXTRACTION_FILE, facts)
+  metadata_lib.write(out / feature_data.EXTRACTION_FILE, facts)
 
 
 def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
@@ -218,7 +218,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
       "written them. Use another directory."
     )
   if record.is_file() and not overwrite:
-    old = facts_lib.read(out, record.name)
+    old = metadata_lib.read(out, record.name)
     changed = [
       key
       for key in ("parameters", "dataset", "stride_sec", "clip")

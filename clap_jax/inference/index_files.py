@@ -15,7 +15,7 @@ import numpy as np
 from clap_jax.media import video_reader
 from clap_jax.storage import arrays, output, untrusted
 from clap_jax.storage.untrusted import UntrustedFileError
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.npy"
@@ -38,10 +38,10 @@ def is_finished(directory: pathlib.Path) -> bool:
 
 def write_facts(directory: pathlib.Path, facts: dict) -> None:
   """Writes index.json with the number of its format."""
-  number = facts_lib.FORMATS[INDEX_FILE].number
+  number = metadata_lib.FORMATS[INDEX_FILE].number
   output.write_json(
     directory / INDEX_FILE,
-    {facts_lib.FORMAT_KEY: number, **facts},
+    {metadata_lib.FORMAT_KEY: number, **facts},
     folder=directory,
   )
 
@@ -56,7 +56,7 @@ def read_facts(directory: pathlib.Path) -> dict:
   document = untrusted.read_json(
     INDEX_FILE, folder=directory, max_bytes=_MAX_INDEX_BYTES
   )
-  facts = facts_lib.parse(document, path)
+  facts = metadata_lib.parse(document, path)
   for key in ("encoder_directory", "parameters"):
     _expect(_is_name(facts[key]), path, key, facts[key], "a text")
   for key in ("stride_sec", "clip_sec"):

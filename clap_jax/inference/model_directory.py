@@ -25,7 +25,7 @@ from clap_jax.trainers import (
   text_models,
   text_projection,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
@@ -134,7 +134,7 @@ def load_model(
   directory = cache.directory_of(directory)
   if not (directory / MODEL_FILE).is_file():
     return _load_run(directory, needs_encoder=needs_encoder)
-  parts = facts_lib.read(directory, MODEL_FILE)
+  parts = metadata_lib.read(directory, MODEL_FILE)
   _check_parts(parts, directory / MODEL_FILE)
   encoder = encoder_lib.load_encoder(directory / parts["encoder"])
   heads = {
@@ -258,7 +258,7 @@ def write_model(
     "localization": localization_dir,
     "grounding": grounding_dir,
   } | ({"fewshot": fewshot_dir} if fewshot_dir else {})
-  facts_lib.write(path, parts)
+  metadata_lib.write(path, parts)
   return path
 
 

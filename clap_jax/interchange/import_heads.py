@@ -27,14 +27,14 @@ from clap_jax.interchange import (
 )
 from clap_jax.storage import text_tables
 from clap_jax.trainers import (
-  facts as facts_lib,
-)
-from clap_jax.trainers import (
   feature_data,
   grounding,
   imported_heads,
   localization,
   localizers,
+)
+from clap_jax.trainers import (
+  metadata as metadata_lib,
 )
 from clap_jax.training import paths, weights
 from clap_jax.training import workdir as workdir_lib
@@ -87,11 +87,11 @@ def import_actionformer(
     raise ValueError(f"{config_file}: {error}") from None
   num_classes = actionformer_config.num_classes(values)
   names, are_stated = _label_names(labels, num_classes)
-  facts = localizers.model_facts(
+  facts = localizers.model_metadata(
     config, names, actionformer_config.input_width(values)
   )
   facts |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
-  facts |= feature_data.encoder_facts(
+  facts |= feature_data.encoder_metadata(
     {
       "encoder": config.data.files.encoder,
       "files": dataclasses.asdict(config.data.files),
@@ -151,7 +151,7 @@ def import_moment_detr(
   except ValueError as error:
     raise ValueError(f"{options_file}: {error}") from None
   facts |= {"use_ema": False, "absence": None}
-  facts |= feature_data.encoder_facts(
+  facts |= feature_data.encoder_metadata(
     {
       "encoder": config.data.files.encoder,
       "files": dataclasses.asdict(config.data.files),
@@ -197,7 +197,7 @@ def _written(
   """Writes the directory of a head; `others` are no parameters."""
   settings = facts["model" if source == "actionformer" else "detr"]
   out.mkdir(parents=True, exist_ok=True)
-  facts_lib.write(out / model_file, facts)
+  metadata_lib.write(out / model_file, facts)
   workdir_lib.write_config(out, config)
   weights.write(
     out,

@@ -14,7 +14,7 @@ from clap_jax.models import (
   video_tower,
 )
 from clap_jax.storage import locations
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import checkpoint
 
 ENCODER_FILE = "encoder.json"
@@ -129,5 +129,5 @@ def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
   directory = locations.at(directory)
   use_ema = None
   if (directory / ENCODER_FILE).is_file():
-    use_ema = facts_lib.read(directory, ENCODER_FILE).get("use_ema", False)
+    use_ema = metadata_lib.read(directory, ENCODER_FILE).get("use_ema", False)
   return checkpoint.restore_params(directory, use_ema=use_ema)[0]

@@ -27,7 +27,7 @@ from clap_jax.trainers import (
   running,
   training_history,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import checkpoint, pretrained, processes
 
 MODEL_DIRECTORY = "model"  # in the workdir: what `clap predict --model` takes
@@ -159,7 +159,7 @@ def abstract_run(
     FileNotFoundError: `tower.workdir`, which says what the tower is, holds no
       finished pre-training.
   """
-  start, _ = facts_lib.load(
+  start, _ = metadata_lib.load(
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   task = make_task(config, start, [str(i) for i in range(facts.num_classes)])
@@ -188,7 +188,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
     ValueError: the localizer to start from is built otherwise.
   """
   workdir = locations.at(workdir)
-  start, _ = facts_lib.load(
+  start, _ = metadata_lib.load(
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   videos = end_to_end_scores.Videos(config, start)
@@ -231,7 +231,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   model = locations.at(workdir) / MODEL_DIRECTORY
-  facts = facts_lib.read(model / "encoder", encoders.ENCODER_FILE)
+  facts = metadata_lib.read(model / "encoder", encoders.ENCODER_FILE)
   videos = end_to_end_scores.Videos(config, facts)
   encoder = encoders.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
@@ -253,7 +253,7 @@ def make_task(config, facts: dict, label_names) -> EndToEndTask:
   return EndToEndTask(
     encoder=encoder,
     localizer=localizers.make_task(
-      localizers.model_facts(config, label_names, _feature_width(encoder)),
+      localizers.model_metadata(config, label_names, _feature_width(encoder)),
       loss_config=config.loss,
     ),
     clips_per_step=config.tower.clips_per_step,
@@ -270,8 +270,8 @@ def _trained_head(config, start, videos, task) -> dict:
   workdir = config.tower.localizer_workdir
   if not workdir:
     return {}
-  facts = facts_lib.read(workdir, localization.MODEL_FILE)
-  ours = localizers.model_facts(
+  facts = metadata_lib.read(workdir, localization.MODEL_FILE)
+  ours = localizers.model_metadata(
     config, videos.dataset.label_names, _feature_width(task.encoder)
   )
   wrong = [
@@ -323,8 +323,8 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     )
   names = end_to_end_scores.Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
-  facts = localizers.model_facts(config, names, width)
-  facts_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
+  facts = localizers.model_metadata(config, names, width)
+  metadata_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
     **training_history.after_stage(
       start["training"],
@@ -335,11 +335,11 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     ),
     "end_to_end": f"localization on {config.data.dataset}",
   }
-  facts_lib.write(
+  metadata_lib.write(
     encoder / encoders.ENCODER_FILE,
     start | {"training": training, "use_ema": False},
   )
-  facts_lib.write(
+  metadata_lib.write(
     directory / "model.json",
     {
       "encoder": "encoder",

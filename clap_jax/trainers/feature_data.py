@@ -21,7 +21,7 @@ from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
 from clap_jax.storage import locations
 from clap_jax.trainers import annotations, data_checks
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
@@ -29,7 +29,7 @@ CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
 HOLDOUT_SPLIT = "holdout"
 
 
-def encoder_facts(extraction: Mapping) -> dict:
+def encoder_metadata(extraction: Mapping) -> dict:
   """Describes the features of a head: their encoder, files and timing.
 
   Values are None where they are unknown; "files" is None for features of
@@ -146,7 +146,7 @@ class FeatureReader:
         "data.features_dir; features that others made need a section "
         "data.files, see configs/localization_activitynet.py."
       )
-    facts = facts_lib.read(path.parent, path.name)
+    facts = metadata_lib.read(path.parent, path.name)
     if not facts.get("finished", True):
       raise ValueError(
         f"`clap extract` has not finished {self.config.features_dir}: run it "

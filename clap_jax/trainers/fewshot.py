@@ -25,7 +25,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 
 MODEL_FILE = "fewshot.json"
 
@@ -147,8 +147,8 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     split.base,
     episodes_lib.EpisodeOptions(**dataclasses.asdict(config.episodes)),
   )
-  facts = model_facts(config, videos.feature_width)
-  facts |= feature_data.encoder_facts(reader.extraction)
+  facts = model_metadata(config, videos.feature_width)
+  facts |= feature_data.encoder_metadata(reader.extraction)
   task = make_task(facts, loss_config=config.loss)
   state = running.fit(
     task,
@@ -159,7 +159,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     title="fewshot",
   )
   params, average = running.trained(state)
-  facts_lib.write(workdir / MODEL_FILE, facts | average)
+  metadata_lib.write(workdir / MODEL_FILE, facts | average)
   rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
   return rows
@@ -210,7 +210,7 @@ def abstract_run(
 ) -> abstract.AbstractRun:
   """The task and the shapes of its global batch; see trainers/abstract.py."""
   task = make_task(
-    model_facts(config, facts.feature_width), loss_config=config.loss
+    model_metadata(config, facts.feature_width), loss_config=config.loss
   )
   batch = batch_shapes(
     batch_size=config.data.batch_size,
@@ -223,7 +223,7 @@ def abstract_run(
   return abstract.AbstractRun(task, batch)
 
 
-def model_facts(config: FewshotConfig, feature_width: int) -> dict:
+def model_metadata(config: FewshotConfig, feature_width: int) -> dict:
   """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return {
     "feature_width": feature_width,
@@ -239,7 +239,7 @@ def model_facts(config: FewshotConfig, feature_width: int) -> dict:
 def make_task(
   facts: dict, *, loss_config: losses.PointLossConfig | None = None
 ) -> FewshotTask:
-  """The task that `model_facts` describes; for inference without a loss."""
+  """The task that `model_metadata` describes; for inference without a loss."""
   model = fewshot_matcher.Matcher(
     config_lib.resolve(pyramid.PyramidConfig, facts["pyramid"], "pyramid"),
     config_lib.resolve(heads.HeadConfig, facts["head"], "head"),

@@ -32,7 +32,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import processes
 
 MODEL_FILE = "grounder.json"
@@ -247,7 +247,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     )
   reader.check(reader.num_queries, what="query")
   source = make_source(config, reader)
-  facts = model_facts(config, source)
+  facts = model_metadata(config, source)
   task = make_task(facts, loss_config=config.loss)
   score = _score(config, reader, task)
   selection = config.data.selection_split
@@ -261,9 +261,9 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
   params, average = running.trained(state)
-  facts |= average | feature_data.encoder_facts(reader.extraction)
+  facts |= average | feature_data.encoder_metadata(reader.extraction)
   facts["absence"] = score.calibrate(params, selection)
-  facts_lib.write(workdir / MODEL_FILE, facts)
+  metadata_lib.write(workdir / MODEL_FILE, facts)
   rows, found = score.rows(
     params, config.data.eval_split, absence=facts["absence"]
   )
@@ -305,13 +305,13 @@ def make_source(config: GroundingConfig, reader):
   )
 
 
-def model_facts(config: GroundingConfig, source) -> dict:
+def model_metadata(config: GroundingConfig, source) -> dict:
   """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return _facts_of(config, source.collate([], batch_size=1))
 
 
 def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
-  """`model_facts` from any batch, or from the shapes of one."""
+  """`model_metadata` from any batch, or from the shapes of one."""
   return head_facts(
     config,
     feature_width=batch.features.shape[-1],
@@ -327,7 +327,7 @@ def head_facts(
   query_length: int,  # tokens
   query_width: int,
 ) -> dict:
-  """`model_facts` of a head on features and texts of these sizes."""
+  """`model_metadata` of a head on features and texts of these sizes."""
   return {
     "kind": config.kind,
     "feature_width": feature_width,
@@ -347,7 +347,7 @@ def head_facts(
 def make_task(
   facts: dict, *, loss_config: losses.GroundingLossConfig | None = None
 ) -> GroundingTask:
-  """The task that `model_facts` describes; for inference without a loss."""
+  """The task that `model_metadata` describes; for inference without a loss."""
   kind = grounding_heads.KINDS[facts["kind"]]
   return GroundingTask(
     kind.make(grounding_heads.parts_of(facts)),

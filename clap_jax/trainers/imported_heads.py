@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clap_jax.storage import locations
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import checkpoint, paths, pretrained, weights
 from clap_jax.training import state as state_lib
 
@@ -149,7 +149,7 @@ def starter(
   arrays, _ = weights.read(start.imported)
   # The averages of a new training start as its own config says.
   arrays = {n: a for n, a in arrays.items() if n.startswith("params/")}
-  found = facts_lib.read(start.imported, model_file)
+  found = metadata_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)
   if "label_names" in facts:
     here = facts["label_names"]

@@ -24,7 +24,7 @@ from clap_jax.trainers import (
   results,
   running,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -42,7 +42,7 @@ def abstract_run(
   """The task and the shapes of its batch; see trainers/abstract.py."""
   size, length = config.data.batch_size, config.data.max_length
   names = config.class_names([str(i) for i in range(facts.num_classes)])
-  described = localizers.model_facts(config, names, facts.feature_width)
+  described = localizers.model_metadata(config, names, facts.feature_width)
   task = localizers.make_task(described, loss_config=config.loss)
   batch = types.LocalizationBatch(
     features=abstract.array(size, length, facts.feature_width),
@@ -61,7 +61,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   reader = feature_data.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment")
   source = reader.localization_source(config.data.train_split)
-  facts = localizers.model_facts(
+  facts = localizers.model_metadata(
     config,
     config.class_names(reader.dataset.label_names),
     source.feature_width,
@@ -81,8 +81,8 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
     ),
   )
   params, average = running.trained(state)
-  encoder = feature_data.encoder_facts(reader.extraction)
-  facts_lib.write(workdir / MODEL_FILE, facts | average | encoder)
+  encoder = feature_data.encoder_metadata(reader.extraction)
+  metadata_lib.write(workdir / MODEL_FILE, facts | average | encoder)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     write_predictions(table, workdir / PREDICTIONS_FILE)

@@ -400,7 +400,7 @@ def resolve(config) -> AnyLocalizationConfig:
   return config_lib.resolve(config_class(config), config)
 
 
-def model_facts(
+def model_metadata(
   config: AnyLocalizationConfig,
   label_names,
   feature_width: int,
@@ -420,7 +420,7 @@ def model_facts(
 
 
 def make_task(facts: dict, *, loss_config: Any = None) -> FeatureTask:
-  """The task that `model_facts` describes; for inference without a loss."""
+  """The task that `model_metadata` describes; for inference without a loss."""
   channels = facts["standardization"]
   if channels is not None:
     channels = (tuple(channels["mean"]), tuple(channels["deviation"]))

@@ -29,7 +29,7 @@ from clap_jax.trainers import (
   text_projection,
   training_history,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
@@ -114,7 +114,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
       _class_ids(reader, set(reader.dataset.label_names) - set(split.base))
     ),
   )
-  facts = localizers.model_facts(
+  facts = localizers.model_metadata(
     config,
     _PROPOSAL_LABELS,
     source.feature_width,
@@ -136,7 +136,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     title="localization, open vocabulary",
   )
   params, average = running.trained(state)
-  facts |= average | feature_data.encoder_facts(reader.extraction)
+  facts |= average | feature_data.encoder_metadata(reader.extraction)
   facts |= {
     "class_names": list(reader.dataset.label_names),
     "text_classes": dataclasses.asdict(config.classes),
@@ -144,7 +144,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   }
   if processes.is_first():
     text_projection.save(workdir / SPACE_FILE, space)
-  facts_lib.write(workdir / MODEL_FILE, facts)
+  metadata_lib.write(workdir / MODEL_FILE, facts)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():
     localization.write_predictions(

@@ -27,7 +27,7 @@ from clap_jax.trainers import (
   running,
   training_history,
 )
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.trainers import start as start_lib
 from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
@@ -302,7 +302,7 @@ def training_history_of(
     before = {}
   elif config.start.workdir:
     path = locations.at(config.start.workdir) / encoders.ENCODER_FILE
-    facts = facts_lib.read(path.parent, path.name) if path.is_file() else {}
+    facts = metadata_lib.read(path.parent, path.name) if path.is_file() else {}
     before = facts.get("training", {})
   trains = bool(config.loop.length.value)
   names = set(reader.dataset.label_names) - set(reader.hidden_names)
@@ -339,4 +339,4 @@ def _write_encoder(
       **seen,
     },
   }
-  facts_lib.write(workdir / encoders.ENCODER_FILE, facts)
+  metadata_lib.write(workdir / encoders.ENCODER_FILE, facts)

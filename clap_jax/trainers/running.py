@@ -10,8 +10,8 @@ from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.storage import locations
-from clap_jax.trainers import facts as facts_lib
 from clap_jax.trainers import imported_heads, inputs
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import checkpoint, pretrained, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
@@ -134,7 +134,7 @@ def restored(
     ValueError: the facts describe other parameters than the checkpoint holds.
   """
   other = {} if decode is None else {"decode": dataclasses.asdict(decode)}
-  facts, task = facts_lib.load(
+  facts, task = metadata_lib.load(
     workdir, model_file, lambda facts: make_task(facts | other)
   )
   if imported_heads.is_imported(workdir):

@@ -122,7 +122,7 @@ def head_alone(duration_sec: float) -> dict[str, float]:
   """Seconds of the full-size head on features, and this process's peak."""
   config = localization.resolve(localization_thumos.get_config())
   task = localizers.make_task(
-    localizers.model_facts(
+    localizers.model_metadata(
       config, [str(i) for i in range(_THUMOS_CLASSES)], _THUMOS_WIDTH
     )
   )

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from clap_jax.commands import configs as configs_lib
-from clap_jax.trainers import encoders, facts, registry
+from clap_jax.trainers import encoders, metadata, registry
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import topology
 from tests.golden import golden_file
@@ -51,7 +51,7 @@ def write_tower(size, directory) -> None:
     "model": dataclasses.asdict(towers),
     "training": {},
   }
-  facts.write(directory / encoders.ENCODER_FILE, document)
+  metadata.write(directory / encoders.ENCODER_FILE, document)
 
 
 def suits(config, slice_name) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from clap_jax.data import records
 from clap_jax.inference import cards, model_directory
 from clap_jax.report import card_files
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.trainers import results
 from tests.data import built_dataset
 
@@ -40,7 +40,7 @@ def write_run(directory, task, *, value=0.25):
 def model(tmp_path):
   write_run(tmp_path / "pretrain", "retrieval")
   write_run(tmp_path / "localization", "localization", value=float("nan"))
-  facts_lib.write(
+  metadata_lib.write(
     tmp_path / "pretrain" / "encoder.json",
     {
       "encoder": "clap",
@@ -64,7 +64,7 @@ def model(tmp_path):
   )
   (tmp_path / "localization" / "localizer.json").write_text(
     json.dumps(
-      dict.fromkeys(facts_lib.FORMATS["localizer.json"].keys)
+      dict.fromkeys(metadata_lib.FORMATS["localizer.json"].keys)
       | {"label_names": ["spins", "hops", "darts"]}
     )
   )

@@ -100,7 +100,7 @@ def test_a_head_on_features_of_others(load):
 
 def test_trainers_write_the_length_mode():
   config = localization.resolve(localization_activitynet.get_config("tiny"))
-  facts = localizers.model_facts(config, ["a"], 4)
+  facts = localizers.model_metadata(config, ["a"], 4)
   assert (facts["length"], facts["max_length"]) == (
     "resize",
     config.data.max_length,
@@ -109,7 +109,7 @@ def test_trainers_write_the_length_mode():
 
 def test_trainers_write_what_prediction_reads():
   files = {"names": ("a.npy",)}
-  facts = feature_data.encoder_facts(
+  facts = feature_data.encoder_metadata(
     {"encoder": "i3d", "files": files, "clip": {"clip_sec": 2.0}}
   )
   assert facts["files"] == files and facts["clip_sec"] == 2.0

@@ -139,7 +139,7 @@ def test_extracted_features_go_with_an_annotation_file(own_toy_directory):
   changes = annotation_file(own_toy_directory)
   made = reader(own_toy_directory, **changes)
   assert len(made.localization_source("training")) == 6
-  facts = feature_data.encoder_facts(made.extraction)
+  facts = feature_data.encoder_metadata(made.extraction)
   assert facts["encoder_parameters"] == "abc"  # `clap predict` compares it
   card = made.card("training", task="detection", protocol="toy")
   assert list(card["missing"]) == ["gone"]

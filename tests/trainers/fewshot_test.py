@@ -336,7 +336,7 @@ def test_a_step_along_the_gradient_lowers_the_loss(parts):
   )
   source = episode_batches.TrainingEpisodes(videos, sampler)
   task = fewshot.make_task(
-    fewshot.model_facts(config, videos.feature_width),
+    fewshot.model_metadata(config, videos.feature_width),
     loss_config=config.loss,
   )
   batch = source.collate(
@@ -365,7 +365,7 @@ def test_videos_encoded_once_are_matched_as_before(parts):
     episodes.EpisodeOptions(ways=2, shots=2),
   )
   run = sampler.run(0)
-  task = fewshot.make_task(fewshot.model_facts(config, videos.feature_width))
+  task = fewshot.make_task(fewshot.model_metadata(config, videos.feature_width))
   params = jax.jit(task.init)(jax.random.key(0))
   predictor = evaluation.Predictor(
     task.encode, mesh=mesh_lib.make_mesh(config.mesh), batch_size=8

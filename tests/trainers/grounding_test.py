@@ -44,7 +44,7 @@ def parts(request, toy_directory):
   config = resolved(toy_directory, request.param)
   reader = feature_data.FeatureReader(config.data)
   source = grounding.make_source(config, reader)
-  facts = json.loads(json.dumps(grounding.model_facts(config, source)))
+  facts = json.loads(json.dumps(grounding.model_metadata(config, source)))
   task = grounding.make_task(facts, loss_config=config.loss)
   params = jax.jit(task.init)(jax.random.key(0))
   return config, reader, source, task, params

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from clap_jax.data import vocabulary
-from clap_jax.trainers import encoders, facts, localizers, running
+from clap_jax.trainers import encoders, localizers, metadata, running
 from clap_jax.training import checkpoint, pretrained
-from tests.trainers.facts_test import ENCODER
+from tests.trainers.metadata_test import ENCODER
 
 LOCALIZER = {
   "localizer": "points",
@@ -41,7 +41,7 @@ def load(tmp_path, name, document):
     "encoder.json": encoders.described,
     "localizer.json": localizers.make_task,
   }[name]
-  return facts.load(tmp_path, name, make)
+  return metadata.load(tmp_path, name, make)
 
 
 ENCODER_ATTACKS = [
@@ -113,26 +113,26 @@ LOCALIZER_ATTACKS = [
 def test_absurd_facts_are_refused_by_name(tmp_path, name, path, value):
   whole = {"encoder.json": ENCODER, "localizer.json": LOCALIZER}[name]
   load(tmp_path, name, whole)
-  with pytest.raises(facts.FormatError, match=name):
+  with pytest.raises(metadata.FormatError, match=name):
     load(tmp_path, name, changed(whole, path, value))
 
 
-@pytest.mark.parametrize("name", facts.FORMATS)
+@pytest.mark.parametrize("name", metadata.FORMATS)
 def test_other_files_are_not_read(tmp_path, name):
   target = tmp_path / name
   for content in (b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe\xfa"):
     target.write_bytes(content)
-    with pytest.raises(facts.FormatError, match=name):
-      facts.read(tmp_path, name)
+    with pytest.raises(metadata.FormatError, match=name):
+      metadata.read(tmp_path, name)
   target.unlink()
   os.mkfifo(target)
   with pytest.raises(FileNotFoundError, match=name):
-    facts.read(tmp_path, name)
+    metadata.read(tmp_path, name)
   target.unlink()
   (tmp_path / "elsewhere.json").write_text(json.dumps({"format": 1}))
   target.symlink_to(tmp_path / "elsewhere.json")
-  with pytest.raises(facts.FormatError, match="symbolic link"):
-    facts.read(tmp_path, name)
+  with pytest.raises(metadata.FormatError, match="symbolic link"):
+    metadata.read(tmp_path, name)
 
 
 def init(rng):

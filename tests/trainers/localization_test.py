@@ -28,7 +28,7 @@ def parts(toy_directory):
   config = resolved(toy_directory)
   reader = feature_data.FeatureReader(config.data)
   source = reader.localization_source("train")
-  facts = localizers.model_facts(config, reader.dataset.label_names, 12)
+  facts = localizers.model_metadata(config, reader.dataset.label_names, 12)
   return config, reader, source, facts
 
 

@@ -14,7 +14,7 @@ from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.models import dual_encoder
 from clap_jax.trainers import encoders, pretrain, pretrain_task
-from clap_jax.trainers import facts as facts_lib
+from clap_jax.trainers import metadata as metadata_lib
 from configs import pretrain_sprites
 from configs.parts import pretraining
 from tests.configs import keys
@@ -358,7 +358,7 @@ def test_what_an_encoder_has_seen(directory, tmp_path):
   assert seen(**after) is None, "nobody knows what that run has seen"
   facts = dict.fromkeys(("encoder", "seed", "clip", "model"))
   facts["training"] = {"seen_classes": ["slides", "spins"]}
-  facts_lib.write(start / encoders.ENCODER_FILE, facts)
+  metadata_lib.write(start / encoders.ENCODER_FILE, facts)
   assert seen(**after) == ["slides", "spins"]
   assert facts_of(**after)["captions"] is None, "that run does not say"
   read = {"dataset": "toy/small", "hidden": ["fades", "spins"]}

@@ -7,9 +7,9 @@ import pytest
 from clap_jax import main
 from clap_jax.trainers import (
   encoders,
-  facts,
   grounding,
   localizers,
+  metadata,
 )
 
 ENCODER = {
@@ -38,10 +38,10 @@ def write_plain(path, values):
 
 
 def test_what_is_written_is_read(tmp_path):
-  facts.write(tmp_path / "encoder.json", ENCODER)
+  metadata.write(tmp_path / "encoder.json", ENCODER)
   written = json.loads((tmp_path / "encoder.json").read_text())
   assert written == {"format": 1} | ENCODER
-  read, (clip, towers) = facts.load(
+  read, (clip, towers) = metadata.load(
     tmp_path, "encoder.json", encoders.described
   )
   assert read == ENCODER
@@ -50,15 +50,15 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_a_file_without_a_format_is_of_the_first(tmp_path):
   write_plain(tmp_path / "encoder.json", ENCODER)
-  assert facts.read(tmp_path, "encoder.json") == ENCODER
+  assert metadata.read(tmp_path, "encoder.json") == ENCODER
 
 
 def test_an_unfinished_run(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no finished run.*model\.json"):
-    facts.read(tmp_path, "model.json")
+    metadata.read(tmp_path, "model.json")
 
 
-@pytest.mark.parametrize("name", facts.FORMATS)
+@pytest.mark.parametrize("name", metadata.FORMATS)
 @pytest.mark.parametrize(
   ("text", "message"),
   [
@@ -71,10 +71,10 @@ def test_an_unfinished_run(tmp_path):
 )
 def test_other_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text)
-  with pytest.raises(facts.FormatError, match=message) as error:
-    facts.read(tmp_path, name)
+  with pytest.raises(metadata.FormatError, match=message) as error:
+    metadata.read(tmp_path, name)
   assert str(tmp_path / name) in str(error.value)
-  assert facts.FORMATS[name].remake in str(error.value)
+  assert metadata.FORMATS[name].remake in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_other_files(tmp_path, name, text, message):
 )
 def test_a_head_of_another_kind(tmp_path, name, make):
   """Every key is there, with values that mean nothing to this revision."""
-  values = {key: {"width": 1} for key in facts.FORMATS[name].keys}
+  values = {key: {"width": 1} for key in metadata.FORMATS[name].keys}
   write_plain(tmp_path / name, values | {"standardization": None})
-  with pytest.raises(facts.FormatError, match=r"cannot build \(") as error:
-    facts.load(tmp_path, name, make)
+  with pytest.raises(metadata.FormatError, match=r"cannot build \(") as error:
+    metadata.load(tmp_path, name, make)
   assert str(tmp_path / name) in str(error.value)
 
 
 def test_a_section_with_a_key_of_another_revision(tmp_path):
   model = ENCODER["model"] | {"dropout": 0.1}
   write_plain(tmp_path / "encoder.json", ENCODER | {"model": model})
-  with pytest.raises(facts.FormatError, match="dropout"):
-    facts.load(tmp_path, "encoder.json", encoders.described)
+  with pytest.raises(metadata.FormatError, match="dropout"):
+    metadata.load(tmp_path, "encoder.json", encoders.described)
 
 
 def test_the_command_names_the_file(tmp_path, capsys):
