@@ -238,7 +238,7 @@ def test_directories(tmp_path, mark):
     weights.read,
     lambda path: export_weights.load_tower(path, "video_tower.stablehlo"),
     lambda path: export_weights.load_tower(path, "text_tower.stablehlo"),
-    lambda path: goodput.Ledger(path, start_step=0),
+    lambda path: goodput.GoodputTracker(path, start_step=0),
     lambda path: writer.MetricsWriter(path, step=0).close(),
     lambda path: workdir.write_config(path, {}),
     *(

@@ -204,7 +204,7 @@ class _Trainer:
     """Runs the loop, and again from a checkpoint where the guard gives up."""
     run, last = self.run, self.steps.last
     with contextlib.ExitStack() as stack:
-      ledger = goodput.Ledger(run.workdir, start_step=start_step)
+      ledger = goodput.GoodputTracker(run.workdir, start_step=start_step)
       stack.callback(_close_ledger, ledger, show=run.show_progress)
       writer = writer_lib.open_writer(
         run.workdir, step=start_step, tensorboard=run.loop.tensorboard
@@ -213,11 +213,11 @@ class _Trainer:
       hooks = self._make_hooks(writer, ledger, start_step=start_step)
       for hook in hooks:
         stack.callback(hook.close)
-      dog = stack.enter_context(
+      stall_watchdog = stack.enter_context(
         watchdog.Watchdog(stall_timeout_sec=run.loop.stall_timeout_sec)
       )
       if evaluates_first:
-        dog.enter(watchdog.HOOKS, start_step)
+        stall_watchdog.enter(watchdog.HOOKS, start_step)
         hooks[-1].on_state(start_step, state, stopping=False)
       while start_step < last:
         batches = iter(run.batches_from(start_step))
@@ -231,7 +231,7 @@ class _Trainer:
             last_step=last,
             hooks=hooks,
             stop=stop,
-            dog=dog,
+            stall_watchdog=stall_watchdog,
             ledger=ledger,
           )
           with ledger.measured("saving"):
@@ -254,7 +254,7 @@ class _Trainer:
     return state
 
   def _make_hooks(
-    self, writer, ledger: goodput.Ledger, *, start_step: int
+    self, writer, ledger: goodput.GoodputTracker, *, start_step: int
   ) -> list[hooks_lib.Hook]:
     """Returns the hooks in the order they are called, the evaluation last."""
     run, steps, loop = self.run, self.steps, self.run.loop
@@ -341,7 +341,7 @@ def _evaluation_is_missing(
   )
 
 
-def _close_ledger(ledger: goodput.Ledger, *, show: bool) -> None:
+def _close_ledger(ledger: goodput.GoodputTracker, *, show: bool) -> None:
   if processes.is_first():
     ledger.write()
     if show:

@@ -16,7 +16,7 @@ GOODPUT_FILE = "goodput.json"
 KINDS = ("start", "steps", "input_wait", "evaluation", "saving")
 
 
-class Ledger:
+class GoodputTracker:
   """Counts the seconds of one start of a run; earlier ones are in the file.
 
   `input_wait` is a part of `steps`. Time is counted from the making of the

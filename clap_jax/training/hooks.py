@@ -91,7 +91,7 @@ class Accounting(Hook):
 
   _EVERY_SEC = 5.0
 
-  def __init__(self, ledger: goodput.Ledger, *, every_steps: int):
+  def __init__(self, ledger: goodput.GoodputTracker, *, every_steps: int):
     self._ledger = ledger
     self._every_steps = every_steps
     self._next_sec = 0.0
@@ -289,7 +289,7 @@ class Evaluation(Hook):
     writer: writer_lib.MetricsWriter,
     *,
     every_steps: int | None,
-    ledger: goodput.Ledger,
+    ledger: goodput.GoodputTracker,
   ):
     self._evaluate = evaluate
     self._writer = writer
@@ -322,7 +322,7 @@ class Checkpointing(Hook):
     every_steps: int,
     last_step: int,
     metadata: Mapping[str, Any],
-    ledger: goodput.Ledger,
+    ledger: goodput.GoodputTracker,
   ):
     self._checkpoints = checkpoints
     self._writer = writer

@@ -19,7 +19,9 @@ class _Clock:
   compiles.
   """
 
-  def __init__(self, ledger: goodput.Ledger, *, window_steps: int = 100):
+  def __init__(
+    self, ledger: goodput.GoodputTracker, *, window_steps: int = 100
+  ):
     self._ledger = ledger
     self._began_sec = time.perf_counter()
     self._finished = collections.deque(maxlen=window_steps + 1)
@@ -70,8 +72,8 @@ def run_loop(
   last_step: int,
   hooks: Sequence[hooks_lib.Hook],
   stop: preemption.StopRequest,
-  dog: watchdog.Watchdog,
-  ledger: goodput.Ledger,
+  stall_watchdog: watchdog.Watchdog,
+  ledger: goodput.GoodputTracker,
 ) -> Any:
   """Trains from `start_step` steps done to `last_step` steps done.
 
@@ -103,7 +105,7 @@ def run_loop(
   pending = None
   for step in range(start_step + 1, last_step + 1):
     begin_sec = time.perf_counter()
-    dog.enter(watchdog.INPUT, step - 1)
+    stall_watchdog.enter(watchdog.INPUT, step - 1)
     host_batch = next(batches, None)
     if host_batch is None:
       raise ValueError(
@@ -113,15 +115,15 @@ def run_loop(
     batch = put_batch(host_batch)
     input_sec = time.perf_counter() - begin_sec
     clock.add_input_wait(input_sec)
-    dog.spent(input_sec)
-    dog.enter(watchdog.DISPATCH, step - 1)
+    stall_watchdog.spent(input_sec)
+    stall_watchdog.enter(watchdog.DISPATCH, step - 1)
     if step == start_step + 1:
       clock.utilization = Utilization(step_function, state, batch)
       step_function = processes.compiled_by_all(step_function, state, batch)
     # By this mark a profile tells one step from the next.
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       state, metrics = step_function(state, batch)
-    dog.enter(watchdog.DEVICE, step)
+    stall_watchdog.enter(watchdog.DEVICE, step)
     if pending is not None:
       _deliver(*pending, hooks, clock)
     pending = (step, metrics)
@@ -135,7 +137,7 @@ def run_loop(
       pending = None
       ledger.reached(step)
       begin_sec = time.perf_counter()
-      dog.enter(watchdog.HOOKS, step)
+      stall_watchdog.enter(watchdog.HOOKS, step)
       for hook in wanting:
         hook.on_state(step, state, stopping=stopping)
       clock.exclude(time.perf_counter() - begin_sec)

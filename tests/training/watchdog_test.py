@@ -39,18 +39,18 @@ def test_the_slowest_process():
 def test_limits(monkeypatch):
   now_sec = 0.0
   monkeypatch.setattr(time, "monotonic", lambda: now_sec)
-  dog = watchdog.Watchdog(stall_timeout_sec=100.0)
-  assert dog.limit_sec() == 3000.0  # before the loop
-  dog.enter(watchdog.INPUT, 0)
-  assert dog.limit_sec() == 1000.0  # compiles
+  stall_watchdog = watchdog.Watchdog(stall_timeout_sec=100.0)
+  assert stall_watchdog.limit_sec() == 3000.0  # before the loop
+  stall_watchdog.enter(watchdog.INPUT, 0)
+  assert stall_watchdog.limit_sec() == 1000.0  # compiles
   for step in range(1, 101):
     now_sec += 20.0 if step > 90 else 1.0
     now_sec += 1e6 * (step == 1)  # compiles
-    dog.enter(watchdog.DEVICE, step)
-    dog.enter(watchdog.INPUT, step)
-  assert dog.limit_sec() == 200.0  # ten times the 95th percentile
-  dog.enter(watchdog.HOOKS, 100)
-  assert dog.limit_sec() == 3000.0
+    stall_watchdog.enter(watchdog.DEVICE, step)
+    stall_watchdog.enter(watchdog.INPUT, step)
+  assert stall_watchdog.limit_sec() == 200.0  # ten times the 95th percentile
+  stall_watchdog.enter(watchdog.HOOKS, 100)
+  assert stall_watchdog.limit_sec() == 3000.0
 
 
 def test_no_progress_is_reported_once_and_progress_is_not():
@@ -62,10 +62,10 @@ def test_no_progress_is_reported_once_and_progress_is_not():
 
   with watchdog.Watchdog(
     stall_timeout_sec=SHORT_SEC, on_stall=on_stall, poll_sec=0.02
-  ) as dog:
+  ) as stall_watchdog:
     for step in range(4):
-      dog.enter(watchdog.INPUT, step)
-      dog.enter(watchdog.DEVICE, step + 1)
+      stall_watchdog.enter(watchdog.INPUT, step)
+      stall_watchdog.enter(watchdog.DEVICE, step + 1)
       time.sleep(SHORT_SEC / 200)
     assert not reports
     assert stalled.wait(60)
@@ -75,6 +75,6 @@ def test_no_progress_is_reported_once_and_progress_is_not():
 
 
 def test_none_watches_nothing():
-  with watchdog.Watchdog(stall_timeout_sec=None) as dog:
-    dog.enter(watchdog.INPUT, 0)
+  with watchdog.Watchdog(stall_timeout_sec=None) as stall_watchdog:
+    stall_watchdog.enter(watchdog.INPUT, 0)
     assert "watchdog" not in [thread.name for thread in threading.enumerate()]
