@@ -15,7 +15,7 @@ import numpy as np
 from clap_jax import types
 from clap_jax.data import features
 from clap_jax.inference import sequences, support, zero_shot
-from clap_jax.trainers import grounding_answers, localization
+from clap_jax.trainers import grounding_predictions, localization
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
@@ -155,7 +155,7 @@ def _calibrated_absence(
   facts = model.grounder[1]["absence"]
   if facts is None:
     return {"absence": None, "absent": None}
-  fitted = grounding_answers.calibration_of(facts)
+  fitted = grounding_predictions.calibration_of(facts)
   return _absence(queries, fitted.probability(logits), fitted.is_absent(logits))
 
 

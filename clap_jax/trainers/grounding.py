@@ -23,9 +23,9 @@ from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
   feature_data,
-  grounding_answers,
   grounding_evaluation,
   grounding_heads,
+  grounding_predictions,
   imported_heads,
   moment_search,
   query_data,
@@ -268,7 +268,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     params, config.data.eval_split, absence=facts["absence"]
   )
   if processes.is_first():
-    grounding_answers.write_predictions(
+    grounding_predictions.write_predictions(
       found, workdir, absence=facts["absence"]
     )
   results.write(workdir, rows)

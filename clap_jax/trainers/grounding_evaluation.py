@@ -8,7 +8,7 @@ import numpy as np
 
 from clap_jax.data import queries
 from clap_jax.metrics import calibration, grounding, highlights
-from clap_jax.trainers import grounding_answers, moment_search, results
+from clap_jax.trainers import grounding_predictions, moment_search, results
 from clap_jax.training import mesh as mesh_lib
 
 QVHIGHLIGHTS = "qvhighlights"
@@ -57,12 +57,12 @@ class Score:
       "num_swapped": len(found.swapped_logits),
     }
 
-  def find(self, params, split: str) -> grounding_answers.Found:
+  def find(self, params, split: str) -> grounding_predictions.SplitPredictions:
     """Asks every query on its own video, and negative queries on each."""
     params = _on_one_device(params)
     # During training the run's mesh is the ambient one; this is not for it.
     with mesh_lib.alone(jax.local_devices()[0]):
-      return grounding_answers.find_moments(
+      return grounding_predictions.find_moments(
         self._search,
         params,
         split=self._reader.grounding_split(split),
@@ -73,13 +73,13 @@ class Score:
 
   def rows(
     self, params, split: str, *, absence: dict | None
-  ) -> tuple[list[dict], grounding_answers.Found]:
+  ) -> tuple[list[dict], grounding_predictions.SplitPredictions]:
     """Result rows of a split with their cards, and what they score."""
     found = self.find(params, split)
     values = _moment_metrics(found, self._config.protocol)
     rows = self._rows(values, split, self._card(split, found))
     if absence is not None and len(found.swapped_logits):
-      fitted = grounding_answers.calibration_of(absence)
+      fitted = grounding_predictions.calibration_of(absence)
       rows += self._rows(
         _absence_metrics(found, fitted),
         split,
@@ -98,7 +98,9 @@ class Score:
       card=card,
     )
 
-  def _card(self, split: str, found: grounding_answers.Found) -> dict:
+  def _card(
+    self, split: str, found: grounding_predictions.SplitPredictions
+  ) -> dict:
     config = self._config
     facts = {
       "num_predictions": sum(len(a.windows) for a in found.answers.values()),
@@ -128,7 +130,10 @@ class Score:
     )
 
   def _absence_card(
-    self, split: str, found: grounding_answers.Found, absence: dict
+    self,
+    split: str,
+    found: grounding_predictions.SplitPredictions,
+    absence: dict,
   ) -> dict:
     return self._reader.card(
       split,
@@ -167,14 +172,16 @@ def _replicated(leaf: jax.Array) -> jax.sharding.Sharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def _both(found: grounding_answers.Found) -> tuple[np.ndarray, np.ndarray]:
+def _both(
+  found: grounding_predictions.SplitPredictions,
+) -> tuple[np.ndarray, np.ndarray]:
   """Absence logits of own and swapped queries, and which are swapped."""
   logits = np.concatenate([found.own_logits, found.swapped_logits])
   return logits, np.arange(len(logits)) >= len(found.answers)
 
 
 def _moment_metrics(
-  found: grounding_answers.Found, protocol: str
+  found: grounding_predictions.SplitPredictions, protocol: str
 ) -> dict[str, float]:
   if protocol == QVHIGHLIGHTS:
     return _highlight_metrics(found)
@@ -186,7 +193,7 @@ def _moment_metrics(
 
 
 def _absence_metrics(
-  found: grounding_answers.Found, fitted
+  found: grounding_predictions.SplitPredictions, fitted
 ) -> dict[str, float]:
   logits, is_absent = _both(found)
   probability = fitted.probability(logits)
@@ -214,7 +221,9 @@ def check_scored(split: queries.GroundingSplit, protocol: str) -> None:
       )
 
 
-def _highlight_metrics(found: grounding_answers.Found) -> dict[str, float]:
+def _highlight_metrics(
+  found: grounding_predictions.SplitPredictions,
+) -> dict[str, float]:
   check_scored(found.split, QVHIGHLIGHTS)
   predictions, truths = [], []
   for query in found.split.queries:
@@ -222,7 +231,10 @@ def _highlight_metrics(found: grounding_answers.Found) -> dict[str, float]:
     size = len(query.saliency)
     windows, saliency = np.zeros((1, 3)), np.zeros(size)  # a miss
     if answer is not None:
-      windows, saliency = grounding_answers.whole_clips(answer), answer.saliency
+      windows, saliency = (
+        grounding_predictions.whole_clips(answer),
+        answer.saliency,
+      )
     predictions.append(highlights.QueryPrediction(query.id, windows, saliency))
     truths.append(
       highlights.QueryTruth(

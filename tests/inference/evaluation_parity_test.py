@@ -15,7 +15,7 @@ from clap_jax.models.proposal_decoding import ProposalDecodeConfig
 from clap_jax.trainers import (
   feature_data,
   fewshot,
-  grounding_answers,
+  grounding_predictions,
   localization,
   localizers,
   moment_search,
@@ -248,7 +248,7 @@ def test_grounders(encoder, folder, kind, length):
   }
   task, facts, params = initial(toy_model.grounding.make_task(facts), facts)
   vectors, mask = encoder.text_vectors(list(texts))
-  found = grounding_answers.find_moments(
+  found = grounding_predictions.find_moments(
     moment_search.MomentSearch(task),
     params,
     split=queries.GroundingSplit(

@@ -13,8 +13,8 @@ from clap_jax.metrics.score import score
 from clap_jax.trainers import (
   feature_data,
   grounding,
-  grounding_answers,
   grounding_evaluation,
+  grounding_predictions,
   moment_search,
 )
 from configs import grounding_sprites
@@ -193,7 +193,7 @@ def test_the_truth_scores_one_and_is_calibrated(toy_directory, tmp_path):
   assert cards["absent_f1"]["thresholds"] == [absence["threshold"]]
   assert "swapped" in cards["absent_f1"]["protocol"]
   assert cards["r1@0.7"]["protocol"] == "motion_sprites"
-  grounding_answers.write_predictions(found, tmp_path, absence=absence)
+  grounding_predictions.write_predictions(found, tmp_path, absence=absence)
   document = json.loads((tmp_path / "predictions.json").read_text())
   assert len(document["queries"]) == len(found.answers)
   assert all(entry["absence"] < 0.5 for entry in document["queries"])
@@ -230,7 +230,7 @@ def test_the_highlights_protocol_rounds_to_whole_clips():
   query = queries.GroundingQuery(
     id="7", video_id="a", text="x", windows=((2.0, 6.0),)
   )
-  answer = grounding_answers.Answer(
+  answer = grounding_predictions.Answer(
     query,
     np.array([[1.2, 5.6, 0.9], [8.4, 8.6, 0.5], [9.7, 20.0, 0.1]]),
     absence_logit=0.0,
@@ -238,7 +238,7 @@ def test_the_highlights_protocol_rounds_to_whole_clips():
     duration_sec=10.5,
   )
   np.testing.assert_allclose(
-    grounding_answers.whole_clips(answer),
+    grounding_predictions.whole_clips(answer),
     [[2, 6, 0.9], [8, 10, 0.5], [8, 10, 0.1]],
   )
 

@@ -28,7 +28,7 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
+class SplitPredictions:
   """Answers of a split by query id, and those of swapped queries."""
 
   split: queries.GroundingSplit
@@ -48,7 +48,7 @@ def find_moments(
   features: Mapping,
   vectors: queries.QueryVectors,
   seed: int,
-) -> Found:
+) -> SplitPredictions:
   """Every video encoded once, asked its own queries and the swapped ones.
 
   Args:
@@ -83,7 +83,7 @@ def find_moments(
         output, row, query, video.grid, split.duration_sec[video_id]
       )
     logits += output.absence_logits[len(indices) :].tolist()
-  return Found(split, answers, np.array(logits, np.float64))
+  return SplitPredictions(split, answers, np.array(logits, np.float64))
 
 
 def _answer(output, row, query, grid, duration_sec) -> Answer:
@@ -129,7 +129,7 @@ def calibration_of(absence: dict) -> calibration.AbsenceCalibration:
 
 
 def write_predictions(
-  found: Found, workdir: pathlib.Path, *, absence: dict | None
+  found: SplitPredictions, workdir: pathlib.Path, *, absence: dict | None
 ) -> None:
   """One entry per query, best moments first; `clap score` reads both files."""
   fitted = absence and calibration_of(absence)
