@@ -27,8 +27,8 @@ from clap_jax.trainers import (
   running,
   training_history,
 )
+from clap_jax.trainers import initial_parameters as start_lib
 from clap_jax.trainers import metadata as metadata_lib
-from clap_jax.trainers import start as start_lib
 from clap_jax.training import evaluation, processes
 from clap_jax.training import mesh as mesh_lib
 
