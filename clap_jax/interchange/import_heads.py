@@ -27,15 +27,12 @@ from clap_jax.interchange import (
 )
 from clap_jax.storage import text_tables
 from clap_jax.trainers import (
-  feature_data,
   grounding,
   imported_heads,
   localization,
   localizers,
 )
-from clap_jax.trainers import (
-  metadata as metadata_lib,
-)
+from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import paths, weights
 from clap_jax.training import workdir as workdir_lib
 
@@ -91,7 +88,7 @@ def import_actionformer(
     config, names, actionformer_config.input_width(values)
   )
   facts |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
-  facts |= feature_data.encoder_metadata(
+  facts |= metadata_lib.encoder_metadata(
     {
       "encoder": config.data.files.encoder,
       "files": dataclasses.asdict(config.data.files),
@@ -151,7 +148,7 @@ def import_moment_detr(
   except ValueError as error:
     raise ValueError(f"{options_file}: {error}") from None
   facts |= {"use_ema": False, "absence": None}
-  facts |= feature_data.encoder_metadata(
+  facts |= metadata_lib.encoder_metadata(
     {
       "encoder": config.data.files.encoder,
       "files": dataclasses.asdict(config.data.files),

@@ -29,21 +29,6 @@ CLASSES_FILE = "texts/classes.npz"  # class names in the shared space
 HOLDOUT_SPLIT = "holdout"
 
 
-def encoder_metadata(extraction: Mapping) -> dict:
-  """Describes the features of a head: their encoder, files and timing.
-
-  Values are None where they are unknown; "files" is None for features of
-  `clap extract`, "stride_sec" and "clip_sec" for others.
-  """
-  return {
-    "encoder_directory": extraction.get("encoder_directory"),
-    "encoder_parameters": extraction.get("parameters"),
-    "stride_sec": extraction.get("stride_sec"),
-    "clip_sec": extraction.get("clip", {}).get("clip_sec"),
-    "files": extraction.get("files"),
-  }
-
-
 @dataclasses.dataclass(frozen=True)
 class FeatureData:
   """The features and annotations of a head.

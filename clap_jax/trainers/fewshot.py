@@ -148,7 +148,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     episodes_lib.EpisodeOptions(**dataclasses.asdict(config.episodes)),
   )
   facts = model_metadata(config, videos.feature_width)
-  facts |= feature_data.encoder_metadata(reader.extraction)
+  facts |= metadata_lib.encoder_metadata(reader.extraction)
   task = make_task(facts, loss_config=config.loss)
   state = running.fit(
     task,

@@ -22,7 +22,6 @@ from clap_jax.models import (
 from clap_jax.storage import locations
 from clap_jax.trainers import (
   abstract,
-  feature_data,
   grounding_evaluation,
   grounding_heads,
   grounding_predictions,
@@ -261,7 +260,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
   params, average = running.trained(state)
-  facts |= average | feature_data.encoder_metadata(reader.extraction)
+  facts |= average | metadata_lib.encoder_metadata(reader.extraction)
   facts["absence"] = score.calibrate(params, selection)
   metadata_lib.write(workdir / MODEL_FILE, facts)
   rows, found = score.rows(

@@ -81,7 +81,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
     ),
   )
   params, average = running.trained(state)
-  encoder = feature_data.encoder_metadata(reader.extraction)
+  encoder = metadata_lib.encoder_metadata(reader.extraction)
   metadata_lib.write(workdir / MODEL_FILE, facts | average | encoder)
   rows, table = score.rows(params, config.data.eval_split)
   if processes.is_first():

@@ -189,6 +189,21 @@ def parse(facts: Any, path: pathlib.Path) -> dict:
   return facts
 
 
+def encoder_metadata(extraction: Mapping) -> dict:
+  """Describes the features of a head: their encoder, files and timing.
+
+  Values are None where they are unknown; "files" is None for features of
+  `clap extract`, "stride_sec" and "clip_sec" for others.
+  """
+  return {
+    "encoder_directory": extraction.get("encoder_directory"),
+    "encoder_parameters": extraction.get("parameters"),
+    "stride_sec": extraction.get("stride_sec"),
+    "clip_sec": extraction.get("clip", {}).get("clip_sec"),
+    "files": extraction.get("files"),
+  }
+
+
 def load(
   directory: str | pathlib.Path, name: str, make: Callable[[dict], T]
 ) -> tuple[dict, T]:

@@ -136,7 +136,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     title="localization, open vocabulary",
   )
   params, average = running.trained(state)
-  facts |= average | feature_data.encoder_metadata(reader.extraction)
+  facts |= average | metadata_lib.encoder_metadata(reader.extraction)
   facts |= {
     "class_names": list(reader.dataset.label_names),
     "text_classes": dataclasses.asdict(config.classes),

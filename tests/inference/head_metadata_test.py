@@ -6,7 +6,8 @@ import pytest
 
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import model_directory
-from clap_jax.trainers import feature_data, localization, localizers, running
+from clap_jax.trainers import localization, localizers, running
+from clap_jax.trainers import metadata as metadata_lib
 from configs import localization_activitynet
 from tests.inference import toy_model
 
@@ -109,7 +110,7 @@ def test_trainers_write_the_length_mode():
 
 def test_trainers_write_what_prediction_reads():
   files = {"names": ("a.npy",)}
-  facts = feature_data.encoder_metadata(
+  facts = metadata_lib.encoder_metadata(
     {"encoder": "i3d", "files": files, "clip": {"clip_sec": 2.0}}
   )
   assert facts["files"] == files and facts["clip_sec"] == 2.0

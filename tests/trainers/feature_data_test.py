@@ -5,6 +5,7 @@ import pytest
 
 from clap_jax.data import features
 from clap_jax.trainers import feature_data
+from clap_jax.trainers import metadata as metadata_lib
 
 
 def reader(directory, **changes):
@@ -139,7 +140,7 @@ def test_extracted_features_go_with_an_annotation_file(own_toy_directory):
   changes = annotation_file(own_toy_directory)
   made = reader(own_toy_directory, **changes)
   assert len(made.localization_source("training")) == 6
-  facts = feature_data.encoder_metadata(made.extraction)
+  facts = metadata_lib.encoder_metadata(made.extraction)
   assert facts["encoder_parameters"] == "abc"  # `clap predict` compares it
   card = made.card("training", task="detection", protocol="toy")
   assert list(card["missing"]) == ["gone"]
