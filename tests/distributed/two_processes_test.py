@@ -142,10 +142,10 @@ class ClipVideos:
   grid = None
 
   def __init__(self):
-    from clap_jax.data import examples  # noqa: PLC0415
+    from clap_jax.data import clip_source  # noqa: PLC0415
 
     self.examples = [types.SimpleNamespace(id=name) for name in CLIPS]
-    self.bad_videos = examples.BadRecords()
+    self.bad_videos = clip_source.BadRecords()
     self.decoded = []
 
   def stream(self, info):
