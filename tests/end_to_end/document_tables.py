@@ -126,6 +126,13 @@ SECTIONS = {
   "docs/public_weights.md#Mirrors, and machines without a network": Section(
     given=(inputs.public_clip,), fast=True
   ),
+  "docs/real_footage.md#From clips to moments": Section(
+    given=(inputs.sneeze_cough,),
+    smaller={
+      r"^--config\.loop\.steps=\d+$": "--config.loop.steps=2",
+      r"^(--config=configs/localization_sprites\.py):demo$": rf"\1:tiny {_BATCH}",
+    },
+  ),
   "docs/own_features.md#Actions on own features": Section(
     given=(inputs.tsp_features,)
   ),
