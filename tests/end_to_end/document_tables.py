@@ -44,6 +44,8 @@ NOT_RUN = {
   "./launch.sh demo --seeds": (
     "is three times the demo, which tests/end_to_end/demo_test.py runs"
   ),
+  "pip install": "downloads packages",
+  "python -m tests.benchmarks.caption_ambiguity": "is a benchmark, run by hand",
   "./launch.sh train": "trains at full size; tests/launcher has stand-ins",
   "clap study": "takes hours; tests/studies/study_test.py has tiny ones",
   "pytest -m faults": "takes an hour; is a part of the suite",
