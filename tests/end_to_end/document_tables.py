@@ -46,6 +46,7 @@ NOT_RUN = {
   ),
   "pip install": "downloads packages",
   "python -m tests.benchmarks.caption_ambiguity": "is a benchmark, run by hand",
+  "python tests/benchmarks/real_footage.py": "takes half an hour for a fold",
   "./launch.sh train": "trains at full size; tests/launcher has stand-ins",
   "clap study": "takes hours; tests/studies/study_test.py has tiny ones",
   "pytest -m faults": "takes an hour; is a part of the suite",
@@ -132,7 +133,7 @@ SECTIONS = {
     given=(inputs.sneeze_cough,),
     smaller={
       r"^--config\.loop\.steps=\d+$": "--config.loop.steps=2",
-      r"^(--config=configs/localization_sprites\.py):demo$": rf"\1:tiny {_BATCH}",
+      r"^(--config=configs/localization_\w+\.py):demo$": rf"\1:tiny {_BATCH}",
     },
   ),
   "docs/own_features.md#Actions on own features": Section(
