@@ -40,8 +40,8 @@ class PairMetadata(NamedTuple):
   generic_text: Array  # bool; the text is a fixed background sentence
   valid: Array  # bool; False for padding
   # float32 in [0, 1]; how much of the clip its action covers: 1 inside, 0 for
-  # background, between where a clip crosses a boundary. None: as is_action.
-  action_share: Array | None = None
+  # background, between where a clip crosses a boundary.
+  action_share: Array
 
 
 class ClipBatch(NamedTuple):

@@ -106,8 +106,6 @@ class PretrainTask:
     config = self.loss_config
     total, metrics = 0.0, {}
     share = pairs.action_share
-    if share is None:
-      share = pairs.is_action.astype(jnp.float32)
     if config.contrastive_weight:
       # A caption is half true of a clip across a boundary: no pair at all.
       is_crossing = (share > 0) & (share < 1)

@@ -76,6 +76,7 @@ def distinct_pairs(batch, make=np.asarray):
     has_text=np.ones(batch, bool),
     generic_text=~is_action,
     valid=np.ones(batch, bool),
+    action_share=is_action.astype(np.float32),
   )
   return PairMetadata(*map(make, pairs))
 

@@ -89,7 +89,7 @@ def test_streams_are_joined_and_missing_files_named(tmp_path):
   np.testing.assert_array_equal(video.features, [[1, 1, 2, 2, 2]] * 4)
   with pytest.raises(FeatureError, match=r"1 of 2 .*\(b; .* b_flow\.npz\)"):
     FileFeatures(tmp_path, [info(), info("b")], files=files)
-  with pytest.raises(FeatureError, match="no file name"):
+  with pytest.raises(FeatureError, match="not a file name"):
     FileFeatures(tmp_path, [info("../a")], files=files)
   np.save(tmp_path / "b.npy", np.ones((5, 4)))
   np.save(tmp_path / "a.npy", np.ones((5, 2)))

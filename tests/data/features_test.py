@@ -88,7 +88,7 @@ def test_files_round_trip_and_are_checked(tmp_path):
   with pytest.raises(FeatureError, match="cannot read"):
     load_features(tmp_path, "c")
   for name in ("../x", "/x", "a/b", "", ".x", "a\0", "x" * 300, "a\n"):
-    with pytest.raises(FeatureError, match="no file name"):
+    with pytest.raises(FeatureError, match="not a file name"):
       features_path(tmp_path, name)
 
 

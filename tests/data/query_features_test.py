@@ -41,7 +41,7 @@ def test_files_of_queries(tmp_path):
     ({"qid1": {"length": 2, "key": "pooler_output"}}, 1, "last_hidden_state"),
     ({"qid1": {"length": 0}}, 1, r"\(0, 3\)"),
     ({"qid1": {"length": 2}, "qid2": {"length": 2, "width": 4}}, 1, "width 4"),
-    ({"qid1": {"length": 2}}, "../1", "no file name"),
+    ({"qid1": {"length": 2}}, "../1", "not a file name"),
   ],
 )
 def test_files_that_cannot_be_used(tmp_path, files, number, match):

@@ -19,7 +19,8 @@ from tests import documents, launch_inputs
 from tests.end_to_end import document_tables as tables
 
 COMMANDS = list(documents.read_commands())
-_CLONED = ("launch.sh", *launch_inputs.NAMES)
+_CLONED = ("launch.sh", "requirements-uv.lock", *launch_inputs.NAMES)
+_LAUNCHER = "clap_jax/launcher"  # what launch.sh reads and ships
 # Takes the place of .venv/bin/python: says what it would have run.
 _PYTHON = """#!/bin/sh
 printf '%s\\n' "$@" > "$(dirname "$0")/../started"
@@ -68,6 +69,7 @@ class Clone:
     (folder / "configs").symlink_to(documents.ROOT / "configs")
     for name in _CLONED:
       shutil.copy(documents.ROOT / name, folder)
+    shutil.copytree(documents.ROOT / _LAUNCHER, folder / _LAUNCHER)
     self._write_program(".venv/bin/python", _PYTHON)
     self._write_program("bin/gcloud", _CLOUD)
     (folder / ".venv/.ready").write_bytes(launch_inputs.stamp(folder))

@@ -213,7 +213,9 @@ def test_links_out_of_the_folder_of_videos_are_not_indexed(
   (folder / "link.mp4").symlink_to(secret)
   monkeypatch.setattr(encoder_lib, "load_encoder", lambda _: encoder)
   out = tmp_path / "index"
-  arguments = ["index", str(folder), "--model", "m", "--out", str(out)]
+  model = tmp_path / "model"
+  model.mkdir()
+  arguments = ["index", str(folder), "--model", str(model), "--out", str(out)]
   assert main.main(arguments) == 0
   made = index_lib.open_index(out)
   assert [video.path for video in made.videos] == [str(folder / "a.mp4")]

@@ -108,7 +108,7 @@ def test_an_index_is_of_one_encoder(encoder, folder, tmp_path):
   other = toy_model.make_encoder(tmp_path, seed=3)
   with pytest.raises(FileExistsError, match="differs in parameters"):
     _build(other, folder, tmp_path / "index")
-  with pytest.raises(FileExistsError, match="no index and not empty"):
+  with pytest.raises(FileExistsError, match="not an index and not empty"):
     _build(encoder, folder, folder)
 
 

@@ -211,7 +211,7 @@ def test_an_example_that_does_not_decode_is_skipped(encoder, tmp_path, video):
 
 
 def test_malformed_folders(encoder, tmp_path, video):
-  with pytest.raises(FileNotFoundError, match="is no folder"):
+  with pytest.raises(FileNotFoundError, match="is not a folder"):
     support.read_folder(tmp_path / "nowhere")
   with pytest.raises(ValueError, match=r"CLASS/\*\.mp4"):
     support.read_folder(tmp_path)

@@ -166,7 +166,7 @@ def test_a_dictionary_within_itself(tmp_path):
     (b"\x80\x02", "not a PyTorch file"),
     (b"hello there, no file of ours", "damaged"),
     (program(b"K\x01"), "neither a zip archive"),
-    (program(b"K\x00K\x01K\x02\x86R"), "calls what is no"),
+    (program(b"K\x00K\x01K\x02\x86R"), "calls a name that is not"),
     (program(b"t"), "has no beginning|damaged"),
     (program(b"0"), "damaged|not a PyTorch"),
   ],

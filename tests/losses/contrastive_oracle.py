@@ -61,6 +61,7 @@ def random_pairs(rng, batch, *, uneven):
     has_text=has_text,
     generic_text=~is_action & (rng.random(batch) < 0.6),
     valid=valid,
+    action_share=is_action.astype(np.float32),
   )
 
 

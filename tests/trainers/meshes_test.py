@@ -60,6 +60,7 @@ def random_batch(shapes: types.ClipBatch, *, seed: int) -> types.ClipBatch:
       has_text=np.ones(size, bool),
       generic_text=np.zeros(size, bool),
       valid=np.ones(size, bool),
+      action_share=action.astype(np.float32),
     ),
   )
 

@@ -277,7 +277,11 @@ def test_retrieval_rows_have_a_card(directory):
     ({"clip.num_frames": 15}, r"clip\.num_frames is 15.*model\.patch"),
     ({"clip.image_size": 36}, r"clip\.image_size is 36"),
     (
-      {"loss.contrastive_weight": 0.0, "loss.class_weight": 0.0},
+      {
+        "loss.contrastive_weight": 0.0,
+        "loss.class_weight": 0.0,
+        "loss.region_weight": 0.0,
+      },
       "are all 0",
     ),
     ({"loss.preset": "caption"}, r"loss\.preset: got 'caption'; choose"),
