@@ -121,7 +121,7 @@ def sample_weights(
     jnp.asarray(position.reshape(len(spans), num_bins, -1), jnp.float32)
   )
   step = jnp.arange(num_steps, dtype=jnp.float32)
-  weights = 0.0
+  weights = jnp.zeros(())
   for sample in range(_SAMPLES_PER_BIN):
     away = jnp.abs(position[..., sample, None] - step)
     weights = weights + jnp.maximum(1 - away, 0)

@@ -47,11 +47,11 @@ def move_away(directory: locations.Location) -> locations.Location:
   root = directory.parent.with_name(f"{directory.parent.name}.damaged")
   output.make_folder(root)
   target = root / f"{directory.name}-{len(list(root.iterdir()))}"
-  if isinstance(directory, ObjectPath):
+  if isinstance(directory, ObjectPath) and isinstance(target, ObjectPath):
     objects.copy_all(directory.scheme, directory.key, target.key)
     remove(directory)
     return target
-  return directory.rename(target)
+  return pathlib.Path(str(directory)).rename(str(target))
 
 
 def for_orbax(directory: locations.Location) -> pathlib.Path | str:

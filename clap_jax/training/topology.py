@@ -97,8 +97,8 @@ def parse_name(name: str) -> Name:
     ValueError: for a name of another form or an unknown generation.
   """
   match = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+){1,2})", name)
-  generation = match and _ALIASES.get(match[2], match[2])
-  if generation not in CHIPS:
+  generation = _ALIASES.get(match[2], match[2]) if match else None
+  if match is None or generation not in CHIPS:
     raise ValueError(
       f"topology: got {name!r}; expected [SLICESx]GENERATION:AxB or AxBxC "
       f"with a generation of {', '.join(CHIPS)}, for example v5e:16x16 or "

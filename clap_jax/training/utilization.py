@@ -11,7 +11,7 @@ from clap_jax.training import topology
 # documentation; H100 and H200 (SXM): NVIDIA's data sheets.
 _V5E, _V6E, _V5P, _TPU7X = (
   chip.flops_per_sec / chip.num_devices
-  for chip in map(topology.CHIPS.get, ("v5e", "v6e", "v5p", "tpu7x"))
+  for chip in (topology.CHIPS[n] for n in ("v5e", "v6e", "v5p", "tpu7x"))
 )
 PEAK_FLOPS_PER_SEC = {
   "TPU v4": 275e12,

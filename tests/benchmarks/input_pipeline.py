@@ -20,7 +20,6 @@ import pathlib
 import statistics
 import tempfile
 import time
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -32,6 +31,7 @@ from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
 from clap_jax.data.tfrecord import ShardReader
 from clap_jax.data.tokenizer import train as train_tokenizer
+from clap_jax.media import video_reader
 from clap_jax.media.decode import decode_clip, decode_video
 from clap_jax.media.errors import VideoError
 from clap_jax.storage.framing import frame_record
@@ -112,14 +112,14 @@ def make_stores(paths, work) -> list[Store]:
 
 def reference_frames(source: bytes) -> list[np.ndarray]:
   """The frames on the store's grid before any encoding."""
-  found = transcoding._Progress()
-  with transcoding.open_video(io.BytesIO(source)) as container:
-    stream = container.streams.video[0]
-    rate = min(float(stream.average_rate), _LIMITS.max_fps)
-    fps = Fraction(max(rate, 1.0)).limit_denominator(1001)
+  fps = transcoding.store_rate(io.BytesIO(source), limits=_LIMITS)
+  written = transcoding.Written()
+  with video_reader.open_video(
+    io.BytesIO(source), limits=_LIMITS.source
+  ) as opened:
     return list(
-      transcoding._frames_on_grid(
-        container, stream, fps=float(fps), limits=_LIMITS, found=found
+      transcoding.frames_on_grid(
+        opened, fps=fps, limits=_LIMITS, written=written
       )
     )
 
