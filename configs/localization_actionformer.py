@@ -107,6 +107,12 @@ _EGO4D = {
   "loop.epochs": 15.0,
 }
 # Two streams, joined before the model.
+_EGO4D_TRIPLE = _EGO4D | {
+  "data.features_dir": "features/ego4d",
+  "model.width": 1024,
+  "model.head_width": 1024,
+  "model.num_heads": 16,
+}
 _EGO4D_PAIR = _EGO4D | {
   "data.features_dir": "features/ego4d",
   "model.width": 768,
@@ -150,9 +156,8 @@ RECIPES = {
     "model.windows": (9,) * 8,
     "model.ranges": _ranges(8),
   },
-  "ego4d_slowfast_omnivore_egovlp": _EGO4D
+  "ego4d_slowfast_omnivore_egovlp": _EGO4D_TRIPLE
   | {
-    "data.features_dir": "features/ego4d",
     "data.files.names": (
       "slowfast_features/{id}.npy",
       "omnivore_features/{id}.npy",
@@ -161,9 +166,6 @@ RECIPES = {
     "data.files.encoder": "slowfast_omnivore_egovlp",
     "model.stream_widths": (2304, 1536, 256),
     "model.projected_widths": (384, 384, 256),
-    "model.width": 1024,
-    "model.head_width": 1024,
-    "model.num_heads": 16,
   },
   "ego4d_slowfast_egovlp": _EGO4D_PAIR
   | {
@@ -181,9 +183,8 @@ RECIPES = {
     ),
     "data.files.encoder": "omnivore_egovlp",
   },
-  "ego4d_omnivore_egovlp_internvideo": _EGO4D
+  "ego4d_omnivore_egovlp_internvideo": _EGO4D_TRIPLE
   | {
-    "data.features_dir": "features/ego4d",
     "data.files.names": (
       "omnivore_features/{id}.npy",
       "egovlp_features/{id}.npy",
@@ -192,9 +193,6 @@ RECIPES = {
     "data.files.encoder": "omnivore_egovlp_internvideo",
     "model.stream_widths": (1536, 256, 1024),
     "model.projected_widths": (256, 384, 384),
-    "model.width": 1024,
-    "model.head_width": 1024,
-    "model.num_heads": 16,
     "model.windows": (9,) * 8,
     "model.ranges": _ranges(8),
     "decode.sigma": 2.0,

@@ -42,12 +42,32 @@ class GrounderOutput(NamedTuple):
   predictions: Any
 
 
-class Grounder(nn.Module):
-  """Shared parts of grounders: text fusion, absence, saliency, one pass.
+class TwoStepGrounder(nn.Module):
+  """Grounder that encodes a video once and then scores queries on it.
 
   Use `apply(params, features, mask, query, query_mask)` for one query per
   video, or `apply(..., method="encode_video")` once and `method="score"` for
-  every batch of queries. A kind adds its parts in `setup`, after this one's.
+  every batch of queries. A kind defines both methods.
+  """
+
+  def __call__(
+    self,
+    features: jax.Array,  # (b, t, d)
+    mask: jax.Array,  # bool (b, t)
+    query: jax.Array,  # (b, l, e)
+    query_mask: jax.Array,  # bool (b, l)
+    *,
+    deterministic: bool = True,
+  ) -> GrounderOutput:
+    """Answers one query per video."""
+    encoded = self.encode_video(features, mask, deterministic=deterministic)
+    return self.score(encoded, query, query_mask, deterministic=deterministic)
+
+
+class Grounder(TwoStepGrounder):
+  """Shared parts of grounders that fuse late: text, absence, saliency.
+
+  A kind adds its parts in `setup`, after this one's.
 
   Attributes:
     video: trunk, whose width all parts have.
@@ -62,19 +82,6 @@ class Grounder(nn.Module):
     self.late_fusion = LateFusion(width, self.text, dtype=self.dtype)
     self.absence = AbsenceHead(width)
     self.saliency = Dense(1)
-
-  def __call__(
-    self,
-    features: jax.Array,  # (b, t, d)
-    mask: jax.Array,  # bool (b, t)
-    query: jax.Array,  # (b, l, e)
-    query_mask: jax.Array,  # bool (b, l)
-    *,
-    deterministic: bool = True,
-  ) -> GrounderOutput:
-    """One query per video."""
-    encoded = self.encode_video(features, mask, deterministic=deterministic)
-    return self.score(encoded, query, query_mask, deterministic=deterministic)
 
   def _output(
     self,

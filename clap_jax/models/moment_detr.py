@@ -25,7 +25,11 @@ from clap_jax.models.detr_layers import (
   TextPositions,
   norm,
 )
-from clap_jax.models.grounder import GrounderOutput, Moments
+from clap_jax.models.grounder import (
+  GrounderOutput,
+  Moments,
+  TwoStepGrounder,
+)
 from clap_jax.models.pyramid import Level
 from clap_jax.ops import spans as span_ops
 
@@ -33,7 +37,7 @@ _UNIT_EPSILON = 1e-5  # added to the norm of a feature that it is divided by
 _SUM_EPSILON = 1e-6
 
 
-class MomentDetr(nn.Module):
+class MomentDetr(TwoStepGrounder):
   """Features and token vectors to moments; a grounder, see grounder.py."""
 
   config: MomentDetrConfig
@@ -71,19 +75,6 @@ class MomentDetr(nn.Module):
       Linear(features) for features in (config.width, config.width, 2)
     ]
     self.label, self.saliency = Linear(2), Linear(1)
-
-  def __call__(
-    self,
-    features: jax.Array,  # (b, t, d)
-    mask: jax.Array,  # bool (b, t)
-    query: jax.Array,  # (b, l, e)
-    query_mask: jax.Array,  # bool (b, l)
-    *,
-    deterministic: bool = True,
-  ) -> GrounderOutput:
-    """Answers one query per video."""
-    encoded = self.encode_video(features, mask, deterministic=deterministic)
-    return self.score(encoded, query, query_mask, deterministic=deterministic)
 
   def encode_video(
     self,
