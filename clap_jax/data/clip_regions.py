@@ -159,7 +159,7 @@ def draw_crossing(
 
 
 def _sees_only(region: Region, start_sec: float, end_sec: float) -> bool:
-  """Whether a span is in the video and free span and has no other action."""
+  """Returns True if a span is in the free span and has no other action."""
   last_sec = min(region.example.duration_sec, region.free_end_sec)
   if start_sec < max(0.0, region.free_start_sec) or end_sec > last_sec:
     return False

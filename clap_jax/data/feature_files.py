@@ -268,7 +268,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return hdf5_ids(self._directory / files[0], names, key=self._files.key)
 
   def _existence(self) -> Callable[[locations.Location], bool]:
-    """Whether a file is there; a bucket is listed once."""
+    """Checks for a file; a bucket is listed once."""
     if not isinstance(self._directory, locations.ObjectPath):
       return lambda path: path.is_file()
     there = {self._directory / name for name in self._directory.infos_below()}

@@ -159,7 +159,7 @@ class Encoder:
 
 
 def is_encoder(directory: str | os.PathLike) -> bool:
-  """Whether a directory describes an encoder that `load_encoder` reads.
+  """Returns True for the directory of an encoder for `load_encoder`.
 
   A name of public weights is not looked up.
   """

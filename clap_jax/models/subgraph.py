@@ -234,7 +234,7 @@ class MapHead(nn.Module):
     )(y.astype(jnp.float32))
 
   def _weights(self, spans, *, num_steps, num_bins):
-    """How each span reads the steps: (spans, bins * steps)."""
+    """Computes the weights of the steps in each span: (spans, bins * steps)."""
     if self.config.network == "graph":
       weights = proposals.align_weights(
         spans, num_steps=num_steps, num_bins=num_bins
@@ -249,7 +249,7 @@ class MapHead(nn.Module):
 
   @property
   def _has_grid(self) -> bool:
-    """Whether layers see neighbouring candidates."""
+    """Returns True if layers see neighbouring candidates."""
     return self.config.map_kernel_size > 1
 
   def _layer(self, width: int, *, name: str) -> nn.Module:

@@ -64,7 +64,7 @@ def read_record(name: str) -> dict[str, Any]:
 
 
 def _is_record(record: Any) -> bool:
-  """Whether a document has what `fetching.fetch` writes."""
+  """Returns True if a document has what `fetching.fetch` writes."""
   texts = ("source", "revision", "weights")
   return (
     isinstance(record, dict)

@@ -174,7 +174,7 @@ class _Fetch:
     return found
 
   def _is_kept(self, path, offer, expected) -> bool:
-    """Whether the file that is there is the one that is wanted."""
+    """Returns True if the present file is the wanted one."""
     wanted, blob, _ = expected
     known = wanted or self._known.get(offer.name)
     if not known or (blob and blob != _git_hash(path)):

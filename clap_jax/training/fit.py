@@ -189,7 +189,7 @@ class _Trainer:
 
   @property
   def metadata(self) -> dict[str, Any]:
-    """What a checkpoint records beside the state."""
+    """Facts that a checkpoint records with the state."""
     return {
       "seed": self.run.loop.seed,
       "config_hash": config_lib.config_hash(self.run.config),

@@ -73,7 +73,7 @@ def caption(
 def group_phrases(
   action: choreography.Action, poses: np.ndarray
 ) -> tuple[str, ...]:
-  """What is true of the action and of its group of classes."""
+  """Words that describe the action and its group of classes."""
   way = way_of(action, poses)
   phrases = GROUPS[group_of(action.verb)][1]
   return tuple(phrase.format(way=way) for phrase in phrases)
