@@ -1,4 +1,4 @@
-"""The Python interface: a model, and what it finds in a video.
+"""The Python interface: loads a model and predicts segments of a video.
 
 Everything here is what the commands do: `Model.predict` answers as `clap
 predict`, `Model.index` as `clap index` and `VideoIndex.search` as `clap

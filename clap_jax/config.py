@@ -1,4 +1,4 @@
-"""From an ml_collections.ConfigDict to frozen dataclasses, checked at once.
+"""Converts an ml_collections.ConfigDict to checked, frozen dataclasses.
 
 `resolve` is the only way in: it reports every problem of a configuration
 together, before a device is touched. A dataclass's field without a default is a

@@ -1,4 +1,4 @@
-"""The terminal that the commands print to.
+"""Prints to the terminal: messages, tables and progress bars.
 
 File names, queries and error messages come from others. They are printed as
 they are: brackets are no markup, and what would move the cursor, change colours

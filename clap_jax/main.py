@@ -1,4 +1,4 @@
-"""The console script `clap`: subcommands and flags, nothing else.
+"""The console script `clap`: subcommands and flags.
 
 Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
 """

@@ -1,4 +1,4 @@
-"""Many runs of one config: each in a process and a directory of its own.
+"""Runs many settings of one config, each in its own process.
 
 DIR/runs/NAME/ is the workdir of one `clap train`, so that a sweep that was
 stopped goes on where it was, run by run. A run that fails is listed and the

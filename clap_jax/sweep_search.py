@@ -1,4 +1,4 @@
-"""A search over a config's space() that learns from the runs it has made.
+"""Searches a config's space() adaptively.
 
 Optuna proposes the points (tree-structured Parzen estimators) and gives up runs
 whose evaluations lie below the median of the earlier ones at the same step. It

@@ -1,4 +1,4 @@
-"""Annotation files of every dataset in one form.
+"""Reads annotation files of all datasets into one form.
 
 A reader adds every span of its files with `AnnotationFile.add`; what cannot be
 used is rejected with its place and stops nothing. The numbers of what the

@@ -1,4 +1,4 @@
-"""The shards of a build as an Apache Beam pipeline: the extra `beam`.
+"""Builds shards with Apache Beam (extra `beam`).
 
 Each element is one shard job. It is written by the very function that threads
 run, which is idempotent: a bundle that Beam retries, or runs twice at a time,

@@ -1,4 +1,4 @@
-"""Brings videos and annotations together: what is to be built, and from what.
+"""Matches videos with annotations.
 
 The plan is a pure function of the annotation files and of the names, sizes and
 times of the video files. Which videos can be decoded turns out later, shard by

@@ -1,4 +1,4 @@
-"""From finished shards to a dataset that TFDS and the training side open."""
+"""Finishes a dataset: checks shards and writes its documents."""
 
 import os
 import pathlib

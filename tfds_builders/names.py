@@ -1,4 +1,4 @@
-"""Names that a build is asked for by; imports nothing heavy."""
+"""Names of datasets; imports nothing heavy."""
 
 from tfds_builders.motion_sprites import sizes
 

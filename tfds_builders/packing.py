@@ -1,4 +1,4 @@
-"""Records and manifests that every builder writes.
+"""Writes the records and manifests of every builder.
 
 Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
 Needs NumPy and the standard library only.

@@ -1,4 +1,4 @@
-"""Published annotations of a dataset as one ActivityNet-style JSON.
+"""Converts published annotations to ActivityNet-style JSON.
 
 For those who have features and no videos: what a builder reads, without it.
 """

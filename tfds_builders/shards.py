@@ -1,4 +1,4 @@
-"""Shards built apart from each other, each committed on its own.
+"""Builds shards independently and commits each atomically.
 
 A shard is a pure function of its job: the items, the form of the store, the
 class names. It is written beside its place, flushed to the disk, renamed, and

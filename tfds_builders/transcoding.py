@@ -1,4 +1,4 @@
-"""Turns any local video into a file of the training store.
+"""Transcodes local videos to the training store's format.
 
 Decoders crash, hang and swell on hostile files, so the parent never decodes:
 each video is handed, as an open file, to a child process with limits on

@@ -1,4 +1,4 @@
-"""Arguments that may name objects of a bucket, gs:// or s3://.
+"""Resolves arguments that are local paths, gs:// or s3:// addresses.
 
 All others would take an address for the name of a local file or folder; they
 are refused before anything is done.

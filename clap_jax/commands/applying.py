@@ -1,4 +1,4 @@
-"""`clap extract`, `clap texts` and `clap predict`: a trained run on videos."""
+"""`clap extract`, `clap texts` and `clap predict`: apply a trained run."""
 
 import math
 

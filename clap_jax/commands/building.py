@@ -1,4 +1,4 @@
-"""`clap build`, `clap data` and `clap tokenizer`: from videos to records."""
+"""`clap build`, `clap data` and `clap tokenizer`: make datasets."""
 
 import pathlib
 import sys

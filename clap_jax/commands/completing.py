@@ -1,4 +1,4 @@
-"""Completes a config with the defaults of the dataclasses that it becomes.
+"""Fills a config with the defaults of its dataclasses.
 
 A dataclass's default is the only statement of a value that a config file does
 not change. A flag can only set a key that the ConfigDict holds with a type, so

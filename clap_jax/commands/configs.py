@@ -1,4 +1,4 @@
-"""Config files and their overrides, read by the rules of ml_collections."""
+"""Reads config files and overrides by the rules of ml_collections."""
 
 import difflib
 import functools

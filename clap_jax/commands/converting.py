@@ -1,4 +1,4 @@
-"""`clap convert`: others' files into the forms that are read here."""
+"""`clap convert`: converts files of other programs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`clap get`: public weights by name."""
+"""`clap get`: fetches public weights by name."""
 
 import rich.table
 from etils import epy

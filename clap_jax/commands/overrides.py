@@ -1,4 +1,4 @@
-"""Config flags on the command line, before anything heavy is imported."""
+"""Splits config flags off the command line, without heavy imports."""
 
 _PREFIX = "--config."
 

@@ -1,4 +1,4 @@
-"""`clap score`, `clap report` and `clap demo`: numbers and pages."""
+"""`clap score`, `clap report` and `clap demo`: write numbers and pages."""
 
 import rich.table
 from etils import epy

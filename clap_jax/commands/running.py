@@ -1,4 +1,4 @@
-"""`clap train`, `eval`, `sweep` and `compile`: what configs name."""
+"""`clap train`, `eval`, `sweep` and `compile`: run configs."""
 
 import rich.table
 from etils import epy

@@ -1,4 +1,4 @@
-"""`clap index`, `clap search` and `clap serve`: many videos, asked by text."""
+"""`clap index`, `clap search` and `clap serve`: search videos by text."""
 
 import contextlib
 import dataclasses

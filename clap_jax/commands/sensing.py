@@ -1,4 +1,4 @@
-"""`clap sensors`: features of recordings that are no videos."""
+"""`clap sensors`: computes features of sensor recordings."""
 
 from etils import epy
 

@@ -1,4 +1,4 @@
-"""`clap study`: comparisons of encoders over seeds, and over datasets."""
+"""`clap study`: compares encoders over seeds and datasets."""
 
 import dataclasses
 import math

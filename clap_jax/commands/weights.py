@@ -1,4 +1,4 @@
-"""`clap import` and `clap export`: weights in, weights out."""
+"""`clap import` and `clap export`: convert weights."""
 
 from etils import epy
 

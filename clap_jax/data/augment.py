@@ -1,4 +1,4 @@
-"""Random changes of a whole clip, the same for all of its frames."""
+"""Augments clips; all frames of a clip change alike."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Class splits: classes to train on, to tune on and to evaluate on.
+"""Class splits: classes for training, validation and evaluation.
 
 A split is fixed and published as data, never drawn: numbers over other classes
 do not compare.

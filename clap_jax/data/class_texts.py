@@ -1,4 +1,4 @@
-"""Class names in the space that texts and clips share, as a file."""
+"""Reads and writes embeddings of class names."""
 
 import pathlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Spans of videos that clips are drawn from: actions and background."""
+"""Finds the action and background regions from which clips are sampled."""
 
 import dataclasses
 import math

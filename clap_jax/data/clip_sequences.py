@@ -1,4 +1,4 @@
-"""Whole videos as sequences of clips, for training with the tower in the loop.
+"""Reads whole videos as sequences of clips for end-to-end training.
 
 Windows, segments and the order of the videos are those of frozen features: the
 "features" of a clip here are its number, which the frames are then cut by.

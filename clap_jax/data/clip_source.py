@@ -1,4 +1,4 @@
-"""From planned clips to batches: pixels, tokens, masks, metadata."""
+"""Decodes planned clips into batches of pixels, tokens, masks and metadata."""
 
 import dataclasses
 import threading

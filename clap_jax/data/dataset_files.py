@@ -1,4 +1,4 @@
-"""The documents in a built dataset's folder, and what they may hold.
+"""Reads and checks the JSON documents of a built dataset.
 
 A folder may have been received from others: its files are opened as regular
 files within it, and what they say is checked before it is used.

@@ -1,4 +1,4 @@
-"""Episodes as arrays: the features of query and support, and their masks."""
+"""Converts episodes to arrays of query and support features with masks."""
 
 import functools
 from collections.abc import Collection, Mapping, Sequence

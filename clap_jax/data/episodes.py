@@ -1,4 +1,4 @@
-"""Episodes of few-shot localization, drawn without leaks and kept as a file.
+"""Samples few-shot episodes without leaks, and reads and writes them.
 
 An episode is one query video, n classes ("ways") and, for each of them, k
 support videos ("shots"). Here

@@ -1,4 +1,4 @@
-"""Fixed lists of clips for evaluation: nothing random, every one once."""
+"""Lists evaluation clips in a fixed order, each exactly once."""
 
 from collections.abc import Collection, Sequence
 

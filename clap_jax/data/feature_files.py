@@ -1,4 +1,4 @@
-"""Frozen features as other projects publish them: names, layouts, timing.
+"""Reads published features: names, layouts and timing.
 
 A folder holds one or several files per video (.npy, .npz, .csv), or one HDF5
 file of all videos. Nothing in them says when a feature stands, so that a

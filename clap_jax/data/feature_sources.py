@@ -1,4 +1,4 @@
-"""Batches of feature sequences with labelled segments."""
+"""Yields batches of feature sequences with labelled segments."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

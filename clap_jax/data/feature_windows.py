@@ -1,4 +1,4 @@
-"""Windows of feature sequences: random crops, and segments seen from them."""
+"""Crops windows of feature sequences and clips segments to them."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Dense features of videos: their time grid, and files of them.
+"""Dense features of videos: time grid and files.
 
 Feature i of a video stands for the clip [start_sec + i * stride_sec, +
 clip_sec). Grid coordinate g of a time x counts from the middle of clip 0 in

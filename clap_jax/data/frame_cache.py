@@ -1,4 +1,4 @@
-"""Decoded videos kept in memory, so that small datasets decode once."""
+"""Caches decoded videos in memory."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Training batches of videos, each with many queries."""
+"""Yields training batches of videos with several queries each."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

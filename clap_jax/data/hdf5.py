@@ -1,4 +1,4 @@
-"""Data sets of HDF5 files that were received from others.
+"""Reads data sets of untrusted HDF5 files.
 
 An HDF5 file may take its numbers from any other file of the machine, name
 filters that are loaded as libraries, and claim sizes that it does not hold.

@@ -1,4 +1,4 @@
-"""The numbers of an HDF5 data set, from where the library finds them.
+"""Unpacks the chunks of an HDF5 data set without libhdf5's filters.
 
 The library crashes on damaged chunks and unpacks them to whatever size their
 streams have. Here it tells where the numbers lie, and they are read and

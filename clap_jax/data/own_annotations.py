@@ -1,4 +1,4 @@
-"""Annotation files that users write themselves: one table or JSON for a task.
+"""Reads users' own annotation files: a table or JSON.
 
 A table has a row per span with the columns video, start, end, label or caption
 (or both), subset and, where features do not say it, video_duration, all times

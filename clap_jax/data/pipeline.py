@@ -1,4 +1,4 @@
-"""Batches in the background: threads ahead of the training loop, no state.
+"""Loads batches in background threads ahead of the training loop.
 
 The batch of step n is a function of (seed, n): a run resumes by starting at
 another step, and every host takes its rows of the same global batch. Nothing

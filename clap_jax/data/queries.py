@@ -1,4 +1,4 @@
-"""Text queries on videos, the moments they mean, and their token vectors."""
+"""Text queries with their moments and token vectors."""
 
 import collections
 import dataclasses

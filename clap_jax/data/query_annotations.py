@@ -1,4 +1,4 @@
-"""Annotation files of language grounding, as their authors publish them.
+"""Reads published annotation files of language grounding.
 
 * JSON by video, {"duration" or ("num_frames", "fps"), "timestamps",
   "sentences"}: ActivityNet-Captions, TACoS (whose times are frames), MMN's

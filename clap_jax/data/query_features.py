@@ -1,4 +1,4 @@
-"""Token vectors of queries from files: one of many texts, or one per query.
+"""Reads token vectors of queries from one file or one file per query.
 
 Moment-DETR publishes an .npz per query with "last_hidden_state"; `clap texts`
 writes one .npz of all texts.

@@ -1,4 +1,4 @@
-"""Built datasets: versions, splits, manifests, and records as examples.
+"""Opens built datasets: versions, splits, manifests and records.
 
 The directory follows TFDS's convention, DATA_DIR/<name>/<config>/<version>/,
 with TFRecord shards and their `.idx` sidecars. TensorFlow is not imported.

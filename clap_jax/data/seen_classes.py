@@ -1,4 +1,4 @@
-"""Training sequences from which some classes are hidden, time and all."""
+"""Cuts held-out classes out of training sequences."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""UCI HAPT's sensor recordings as features and annotations.
+"""Converts UCI HAPT's sensor recordings to features and annotations.
 
 Turns untrimmed inertial recordings into the same files that `clap extract`
 writes for videos, simple statistics of sliding windows, so that a localizer

@@ -1,4 +1,4 @@
-"""Shuffled orders that need no memory and no state.
+"""Computes shuffled orders without memory or state.
 
 Where item i of an endless, shuffled stream comes from is a function of
 (seed, i) alone: any number of hosts and workers agree on it, and a run resumes

@@ -1,4 +1,4 @@
-"""Statistics of a split."""
+"""Computes statistics of a split."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Random access to TFRecord shards without TensorFlow, every byte checked.
+"""Reads TFRecord shards at random, without TensorFlow, with checksums.
 
 Records are framed as storage/framing.py describes. A sidecar `<shard>.idx`
 holds the byte offset of each record as raw little-endian uint64, so that record

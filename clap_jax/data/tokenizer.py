@@ -1,4 +1,4 @@
-"""SentencePiece tokens of texts, at a fixed length with a mask."""
+"""Tokenizes texts with SentencePiece at a fixed length."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Vocabularies of imported text towers, through the `tokenizers` library.
+"""Tokenizes texts for imported text towers with `tokenizers`.
 
 A text tower knows only the pieces that it was trained with. CLIP's byte pairs
 and BERT's word pieces are kept as the library's JSON; `load` tells such a file

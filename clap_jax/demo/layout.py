@@ -1,4 +1,4 @@
-"""The files of a demo, and a log of its stages with their cost.
+"""The files of a demo and the log of its stages.
 
 WORKDIR/
   data/rendered/motion_sprites/SIZE/   mp4 files and annotations.json

@@ -1,4 +1,4 @@
-"""The report of a demo, from the files that its stages left."""
+"""Builds the report of a demo from the files of its stages."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""The whole path on the embedded dataset: every stage, then one report."""
+"""Runs every stage on the embedded dataset and writes one report."""
 
 import pathlib
 

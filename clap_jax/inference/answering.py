@@ -1,4 +1,4 @@
-"""Asks the heads of a model about the features of one video.
+"""Runs the heads of a model on the features of one video.
 
 Every head gets the sequence that evaluation gives it, see sequences.py.
 `model` is everywhere a `model_directory.Model`.

@@ -1,4 +1,4 @@
-"""Nearest clips without comparing all of them.
+"""Approximate nearest-neighbour search over clips.
 
 Clips are grouped into cells around centres (an inverted file), and a query
 looks into the cells nearest to it. Worth its files from some millions of clips

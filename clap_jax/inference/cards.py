@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a model directory and DATA_CARD.md of a built dataset.
+"""Writes MODEL_CARD.md of a model and DATA_CARD.md of a dataset.
 
 Nothing in them is written by hand: what a run, a manifest or a result does not
 say is left out.

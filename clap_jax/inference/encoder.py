@@ -1,4 +1,4 @@
-"""A pre-trained run, loaded to turn clips and texts into features."""
+"""Loads a pre-trained encoder of clips and texts."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Predictions in forms that other programs read, and a page that plays them.
+"""Exports predictions to files of other programs and to a page.
 
 `document` is everywhere what `predict.predict` returns. Every file appears
 completely or not at all.

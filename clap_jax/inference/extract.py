@@ -1,4 +1,4 @@
-"""Dense clip features of whole videos, one .npz per video.
+"""Extracts dense clip features of videos, one .npz per video.
 
 Feature i is the tower's output for the clip that starts at i * stride_sec.
 Decoding runs ahead of encoding, in other processes and by a bounded number of

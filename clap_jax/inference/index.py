@@ -1,4 +1,4 @@
-"""A folder of videos encoded once, then searched by text in milliseconds.
+"""Indexes a folder of videos and searches it by text.
 
 INDEX/index.json lists the videos, INDEX/vectors.npy holds one unit vector of
 the towers' shared space per clip, (n, p) float16, and is mapped rather than

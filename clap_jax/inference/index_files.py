@@ -1,4 +1,4 @@
-"""The files of an index folder, which may have been received from others.
+"""Reads and writes the files of an index, which may be untrusted.
 
 Nothing is read or written through links below the folder, and what is read is
 checked before it is used.

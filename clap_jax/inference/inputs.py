@@ -1,4 +1,4 @@
-"""The files that a command is asked about: videos, folders, features."""
+"""Finds the videos and feature files that a command names."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""A model directory: an encoder and the heads trained on its features."""
+"""Loads a model directory: an encoder and heads trained on its features."""
 
 import dataclasses
 import functools

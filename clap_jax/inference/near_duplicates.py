@@ -1,4 +1,4 @@
-"""Frames that hardly differ from the last one are encoded once.
+"""Skips encoding of frames that hardly differ from the last one.
 
 A tower that looks at single frames gives nearly the same vector for nearly the
 same picture: of a talk, a screen or a fixed camera at night most frames need no

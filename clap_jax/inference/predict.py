@@ -1,4 +1,4 @@
-"""Segments of whole videos, from a class list, free text or examples.
+"""Predicts segments of videos from classes, queries or examples.
 
 A video may have any length: it is decoded while it is encoded, and the heads
 see windows of bounded length, see streaming.py and sequences.py.

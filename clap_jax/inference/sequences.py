@@ -1,4 +1,4 @@
-"""Brings the features of a video to the sequences that a head was trained on.
+"""Resamples features of a video to the sequences that a head takes.
 
 `facts` is everywhere the metadata of a head: "length" is the length mode of its
 training (see trainers.feature_data.FeatureData), "max_length" the number of

@@ -1,4 +1,4 @@
-"""A folder of examples as the support of few-shot localization.
+"""Reads a folder of examples as few-shot support.
 
 Either one folder per class with trimmed clips, DIR/CLASS/*.mp4, of which every
 second counts; or untrimmed videos beside DIR/segments.csv with the columns

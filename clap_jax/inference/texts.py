@@ -1,4 +1,4 @@
-"""Token vectors of sentences by the frozen text tower."""
+"""Encodes sentences to token vectors with the frozen text tower."""
 
 import pathlib
 from collections.abc import Sequence

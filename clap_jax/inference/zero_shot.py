@@ -1,4 +1,4 @@
-"""Moments by the similarity of snippets and texts, with an encoder alone.
+"""Finds moments by the similarity of snippets and texts.
 
 Towers that were trained together put a snippet near the texts that describe
 it. The similarity of one text with the snippets of a video is a curve over

@@ -1,4 +1,4 @@
-"""Names and layouts of ActionFormer's public checkpoints."""
+"""Maps names and layouts of ActionFormer's public checkpoints."""
 
 from clap_jax.interchange import rules
 

@@ -1,4 +1,4 @@
-"""ActionFormer's YAML configurations as configs of the localization trainer.
+"""Converts ActionFormer's YAML to a config of the localization trainer.
 
 `read` completes a file with the values that the public program takes where it
 states none; actionformer_run translates the whole of it. What has no

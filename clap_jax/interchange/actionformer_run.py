@@ -1,4 +1,4 @@
-"""The config of a localization run that an ActionFormer configuration means."""
+"""Builds the config of a localization run from ActionFormer's."""
 
 import dataclasses
 import os

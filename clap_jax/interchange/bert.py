@@ -1,4 +1,4 @@
-"""Text encoders of the BERT family, MiniLM among them."""
+"""Imports text encoders of the BERT family such as MiniLM."""
 
 from clap_jax.interchange import rules
 from clap_jax.interchange import source as source_lib

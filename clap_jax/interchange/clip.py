@@ -1,4 +1,4 @@
-"""CLIP's text and image towers, OpenAI's and open_clip's.
+"""Imports CLIP's text and image towers, of OpenAI and open_clip.
 
 Both share their names; those of Hugging Face stand in clip_huggingface.
 OpenAI's were trained with QuickGELU, most of open_clip with GELU: that is the

@@ -1,4 +1,4 @@
-"""The names that Hugging Face's CLIPModel gives CLIP's weights.
+"""Maps weight names of Hugging Face's CLIPModel to CLIP's.
 
 The same towers as in clip.py, with each projection of attention on its own.
 """

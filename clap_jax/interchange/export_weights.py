@@ -1,4 +1,4 @@
-"""A trained run as files that other programs can use.
+"""Exports a trained run to files of other programs.
 
 `weights.safetensors` with `manifest.json` (see training.weights), `tokenizer`,
 and both towers as StableHLO: `video_tower.stablehlo` turns clips into features

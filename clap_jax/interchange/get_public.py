@@ -1,4 +1,4 @@
-"""Public checkpoints by name: fetched, checked and imported."""
+"""Fetches, checks and imports public checkpoints by name."""
 
 import dataclasses
 import os

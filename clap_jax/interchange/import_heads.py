@@ -1,4 +1,4 @@
-"""Public checkpoints of heads to a directory that predicts and trains.
+"""Imports public checkpoints of heads to a directory.
 
 The directory is like that of a finished run: facts and config of the head, with
 weights in the place of checkpoints.

@@ -1,4 +1,4 @@
-"""Public weights to a directory that `clap train` can start from.
+"""Imports public weights to a directory for `clap train`.
 
 Runs on the CPU and needs no framework but this one: safetensors and NumPy
 archives are read by their libraries, PyTorch files by torch_file.

@@ -1,4 +1,4 @@
-"""Names and layouts of Moment-DETR's public checkpoints."""
+"""Maps names and layouts of Moment-DETR's public checkpoints."""
 
 from clap_jax.interchange import rules
 from clap_jax.models.moment_detr import MomentDetrConfig

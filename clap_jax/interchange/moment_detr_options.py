@@ -1,4 +1,4 @@
-"""Moment-DETR's opt.json as a config of the grounding trainer.
+"""Converts Moment-DETR's opt.json to a config of the grounding trainer.
 
 What a file does not state about features is not done to them: without
 "ctx_mode" no times are added, without "no_norm_vfeat" and "no_norm_tfeat"

@@ -1,4 +1,4 @@
-"""R(2+1)D weights of torchvision, IG-65M and TSP.
+"""Imports R(2+1)D weights of torchvision, IG-65M and TSP.
 
 The three share their names, which are those of torchvision's VideoResNet; TSP
 wraps them in a checkpoint with two heads, optimizer and arguments.

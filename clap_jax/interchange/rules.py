@@ -1,4 +1,4 @@
-"""From the names and layouts of another program to ours: ordered rules.
+"""Ordered rules that map another program's names and layouts to ours.
 
 A rule's regex must match a whole key; the first that does decides. Its targets
 are names of ours, with the regex's groups filled in; "name[3]" is layer 3 of a

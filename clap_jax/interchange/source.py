@@ -1,4 +1,4 @@
-"""A source of weights: its rules, and the tower that they make."""
+"""A source of weights: its rules and the resulting tower."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch file, read without PyTorch and without running anything.
+"""Reads tensors of PyTorch files without PyTorch or unpickling.
 
 A `.pth` file is a program for a stack machine that may call any function of any
 module; torch_program follows it without the means to do so. Both layouts are

@@ -1,4 +1,4 @@
-"""The program of a PyTorch file, followed without running anything.
+"""Interprets the pickle opcodes of PyTorch files without execution.
 
 Its instructions are read by the disassembler of the standard library and
 followed on a machine of our own that knows numbers, texts, containers and

@@ -1,4 +1,4 @@
-"""Video transformers in the form of VideoMAE: joint attention over tubelets.
+"""Imports VideoMAE's transformers: joint attention over tubelets.
 
 Names of the authors' own code and of Hugging Face. Checkpoints of masked
 pre-training have a norm over the tokens where fine-tuned ones have one over

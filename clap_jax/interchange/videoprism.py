@@ -1,4 +1,4 @@
-"""VideoPrism's video encoder: linen trees, flattened into NumPy archives.
+"""Imports VideoPrism's video encoder from NumPy archives.
 
 The public archives stack their layers as ours do. A norm's scale is kept less 1
 there. Of the video-text models the encoder is taken, without what pools it.

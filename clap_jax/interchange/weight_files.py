@@ -1,4 +1,4 @@
-"""Files of weights: which of a directory is meant, and the arrays in it."""
+"""Finds the weight file of a directory and reads its arrays."""
 
 import os
 import pathlib

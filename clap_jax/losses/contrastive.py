@@ -1,4 +1,4 @@
-"""The masked contrastive loss, dense: the reference one can read in a sitting.
+"""The dense masked contrastive loss: the reference implementation.
 
 A global batch of b clips, some of which have a text. With L2-normalised
 projections v_i (clips) and u_j (texts), s_ij = scale * v_i . u_j in float32:

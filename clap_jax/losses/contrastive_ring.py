@@ -1,4 +1,4 @@
-"""The tiled contrastive loss over a mesh axis, with its own backward pass.
+"""The tiled contrastive loss over a mesh axis with a custom backward pass.
 
 Two schedules of the same sweep over tiles, all with linear memory:
 

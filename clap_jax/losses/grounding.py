@@ -1,4 +1,4 @@
-"""Losses of the grounders: which moment a sentence means, and whether any.
+"""Losses of grounders: moments and their absence.
 
 All take and return what query_targets.py describes. The criterion of detr lies
 in moment_detr.py.

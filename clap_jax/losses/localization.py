@@ -1,4 +1,4 @@
-"""Losses of the anchor-free localizer: where the actions are, and which.
+"""Losses of the anchor-free localizer: classes and segments.
 
 Elementwise losses come first; `localization_loss` puts them together and
 returns sums with counts, so that the caller may add them over devices before

@@ -1,4 +1,4 @@
-"""Encodes a batch slice by slice, for losses over the whole batch.
+"""Encodes a batch in slices for losses over the whole batch.
 
 A contrastive loss couples all items of a batch, so its gradient is not a sum
 over micro-batches. It stays exact if the encoder alone is cut into slices and

@@ -1,4 +1,4 @@
-"""The criterion of Moment-DETR: matched moments, labels and highlights.
+"""Moment-DETR's loss: matched moments, labels and highlights.
 
 Returns sums and counts, see query_targets.py.
 """

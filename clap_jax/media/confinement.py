@@ -1,4 +1,4 @@
-"""Limits that a decoding process sets on itself, and how it is started.
+"""Starts a decoding process and limits its resources.
 
 Decoders crash, hang and swell on hostile files, so the process that a user
 started never decodes a file of unknown origin.

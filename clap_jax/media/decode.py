@@ -1,4 +1,4 @@
-"""Clips and whole videos as RGB frames, chosen exactly.
+"""Decodes clips and whole videos to RGB frames at exact times.
 
 Every function here picks frames by one rule: of all frames of the video, the
 one whose time stamp is nearest to a wanted instant, the earlier one on a tie,

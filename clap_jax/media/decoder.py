@@ -1,4 +1,4 @@
-"""The process in which videos of unknown origin are decoded; see guard.py.
+"""The child process that decodes untrusted videos; see guard.py.
 
 It is given open files and a piece of shared memory over a socket, one video
 after the other, and answers with JSON.

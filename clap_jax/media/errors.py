@@ -1,4 +1,4 @@
-"""Errors of the decoder in words."""
+"""Words the decoder's errors for users."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""The video files that are accepted: by name in a folder, by bytes when opened.
+"""Recognises video files by name and by their first bytes.
 
 One list serves `clap build`, `predict`, `index`, `extract`, the support folder
 and the uploads of `clap serve`.

@@ -1,4 +1,4 @@
-"""Decodes videos of unknown origin in a child process.
+"""Decodes untrusted videos in a child process.
 
 A decoder that crashes, hangs or swells takes its video down and nothing else:
 the child has limits on memory and time, and dies with this process. It is

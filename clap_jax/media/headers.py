@@ -1,4 +1,4 @@
-"""Metadata that a container states of its video, before decoding."""
+"""Reads a video's container metadata without decoding."""
 
 import dataclasses
 import re

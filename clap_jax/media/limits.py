@@ -1,4 +1,4 @@
-"""Caps on the videos that are accepted, the same for every command."""
+"""Limits on accepted videos, shared by all commands."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,4 @@
-"""The frame rate that keeps a video's motion."""
+"""Chooses the frame rate at which a video is stored."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether files are whole, from the sizes that their parts state."""
+"""Detects truncated files by the sizes of their parts."""
 
 import os
 from typing import BinaryIO

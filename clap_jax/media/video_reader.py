@@ -1,4 +1,4 @@
-"""Opening video files of unknown origin, and walking their frames.
+"""Opens untrusted video files and iterates over their frames.
 
 The decoder is given bytes or an open file, never a name: FFmpeg resolves names
 such as `http:` or `concat:` and playlists on its own. The container is

@@ -1,4 +1,4 @@
-"""From a raw absence logit to a probability and a decision."""
+"""Calibrates absence logits to probabilities and decisions."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Diagnosis of a detector: error types, their cost, and sensitivity.
+"""Diagnoses detectors: error types, their cost, and sensitivity.
 
 After Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (ECCV
 2018). Of every class the best G * limit_factor predictions are looked at, G

@@ -1,4 +1,4 @@
-"""Names of predicted videos as the ground truth has them."""
+"""Matches names of predicted videos to the ground truth's."""
 
 import contextlib
 import dataclasses

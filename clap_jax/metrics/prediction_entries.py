@@ -1,4 +1,4 @@
-"""One scored segment, under the field names that people write it with.
+"""Parses one scored segment under common field names.
 
 The plain names are "segment" ([start, end] in seconds), "score" and "label";
 `plain` rewrites every other spelling into them.

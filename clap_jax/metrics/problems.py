@@ -1,4 +1,4 @@
-"""Everything wrong with a file, listed at once."""
+"""Collects all problems of a file."""
 
 from typing import NoReturn
 

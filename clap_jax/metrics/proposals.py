@@ -1,4 +1,4 @@
-"""Class-agnostic proposals: average recall against their average number."""
+"""Average recall of proposals against their average number."""
 
 import numpy as np
 

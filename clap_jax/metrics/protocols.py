@@ -1,4 +1,4 @@
-"""Named detection protocols: everything that can move a score, as data."""
+"""Named detection protocols: all settings that affect a score."""
 
 import dataclasses
 import math

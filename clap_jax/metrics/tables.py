@@ -1,4 +1,4 @@
-"""Columnar segments: ground truth and predictions as flat NumPy columns.
+"""Ground truth and predictions as flat NumPy columns.
 
 A column of names is stored as integer codes beside the tuple of names, so
 that hundreds of thousands of rows are sorted, joined and grouped by NumPy.

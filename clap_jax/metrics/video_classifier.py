@@ -1,4 +1,4 @@
-"""Class scores of whole videos from an outside classifier, put on proposals.
+"""Combines proposals with class scores of an external video classifier.
 
 The published way to label class-agnostic proposals; it alone moves ActivityNet
 by points, so the card has to name it. Forms: {video: {"class", "score"}} (the

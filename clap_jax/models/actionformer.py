@@ -1,4 +1,4 @@
-"""ActionFormer as published: its backbone, heads and decoding, to the number.
+"""ActionFormer as published: backbone, heads and decoding.
 
 Source: Zhang et al., "ActionFormer: Localizing Moments of Actions with
 Transformers", ECCV 2022, and the parameters of its public checkpoints.

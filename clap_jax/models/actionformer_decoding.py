@@ -1,4 +1,4 @@
-"""From ActionFormer's predictions to detections, as in its public inference."""
+"""Decodes ActionFormer's outputs to detections as its public code does."""
 
 import dataclasses
 

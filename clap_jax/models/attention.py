@@ -1,4 +1,4 @@
-"""Transformer blocks, stacked by one scan: depth costs no compile time."""
+"""Transformer blocks, stacked by one scan."""
 
 from typing import Any
 

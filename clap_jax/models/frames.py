@@ -1,4 +1,4 @@
-"""Colours as the towers' weights expect them."""
+"""Normalises colours as a tower's weights expect."""
 
 import dataclasses
 

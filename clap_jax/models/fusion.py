@@ -1,4 +1,4 @@
-"""Sentences: their encoding, and how a video's features take them in.
+"""Encodes sentences and fuses them with a video's features.
 
 The text joins late, so that one encoding of a video serves any number of
 queries (the class of SnAG, CVPR 2024).

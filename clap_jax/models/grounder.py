@@ -1,4 +1,4 @@
-"""Grounders: from an encoded video and sentences to scored moments.
+"""Grounders: score moments of an encoded video for sentences.
 
 Two kinds behind one interface. `encode_video` knows no query; `score` answers
 any number of queries on what it returned. `PyramidGrounder` predicts the

@@ -1,4 +1,4 @@
-"""Small layers every tower and head shares."""
+"""Small layers that towers and heads share."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Moment-DETR as published: moments and highlights of a query, to the number.
+"""Moment-DETR as published: moments and highlights of a query.
 
 A transformer reads the features of a video and the tokens of a sentence as one
 sequence; learned codes attend over it and become moments, while every feature

@@ -1,4 +1,4 @@
-"""Layout of activations and kernels on the mesh, by names of their axes.
+"""Lays out activations and kernels on the mesh by axis names.
 
 A module names the axes of its activations, the table below those of its
 parameters; `types.MESH_AXES` says which name is split over which mesh axes.

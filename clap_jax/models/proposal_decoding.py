@@ -1,4 +1,4 @@
-"""From the sub-graph localizer's predictions to detections."""
+"""Decodes the sub-graph localizer's outputs to detections."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A video transformer that reads every frame first, then each place over time.
+"""A video transformer with attention over space, then over time.
 
 Source: Arnab et al., "ViViT", model 2 with all tokens kept, as Zhao et al.,
 "VideoPrism", have it.

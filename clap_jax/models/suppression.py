@@ -1,4 +1,4 @@
-"""Suppression of overlapping candidates, shared by all localizers."""
+"""Suppresses overlapping candidates for all localizers."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Sizes of the towers: one table, named by the vision-transformer habit."""
+"""Named sizes of the towers."""
 
 import dataclasses
 from typing import Any

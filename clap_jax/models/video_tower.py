@@ -1,4 +1,4 @@
-"""Video towers by name: every one takes clips and returns one vector each."""
+"""Video towers by name: map each clip to one vector."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Convolutions over clips, written as each kind of processor likes them.
+"""Convolutions over clips, by the fastest form per platform.
 
 XLA's convolutions are the slow part of a convolutional tower on a CPU, where
 the same product over gathered neighbours runs several times faster; on an

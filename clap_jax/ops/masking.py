@@ -1,4 +1,4 @@
-"""Reductions that look only where a boolean mask is True (valid).
+"""Reductions over the entries where a mask is True.
 
 What stands where the mask is False never matters, not even a NaN or an
 infinity, neither for the value nor for the gradient.

@@ -1,4 +1,4 @@
-"""Candidate segments of a grid: which there are, and how to read them.
+"""Candidate segments of a grid and their coordinates.
 
 Candidate (s, d) reaches over the steps s ... s + d - 1, in grid units from
 s - 0.5 to s + d - 0.5.

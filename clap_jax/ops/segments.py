@@ -1,4 +1,4 @@
-"""Algebra of temporal segments [start, end), in whatever unit they come.
+"""Operations on temporal segments [start, end) in any unit.
 
 A segment whose end does not lie after its start has length zero and overlaps
 nothing, not even itself. Every function is differentiable with finite

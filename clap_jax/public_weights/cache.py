@@ -1,4 +1,4 @@
-"""The folder of what was fetched, and names in the place of directories."""
+"""The cache folder of public weights; resolves names to directories."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Downloads one file: resumed where it broke off, and never without bounds."""
+"""Downloads one file with resume and size limits."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""The files of an entry, brought into the cache and checked.
+"""Fetches the files of an entry into the cache and checks them.
 
 A file appears under its name only once its hash is right: nothing else reads
 one that is not.

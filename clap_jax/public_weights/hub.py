@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: the files of a repository at one commit."""
+"""Fetches files of a Hugging Face repository at one commit."""
 
 import dataclasses
 import os

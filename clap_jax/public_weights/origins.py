@@ -1,4 +1,4 @@
-"""Origins of the files of an entry: their publisher, or a mirror."""
+"""Origins of an entry's files: the publisher or a mirror."""
 
 import dataclasses
 import pathlib

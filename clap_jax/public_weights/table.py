@@ -1,4 +1,4 @@
-"""Public checkpoints by name: where they lie, whose they are, how to check.
+"""The table of public checkpoints: address, licence and hash.
 
 A hash stands here only where its publisher states it: as a part of the address
 or of the file's name. Of a repository on the Hugging Face Hub a revision stands

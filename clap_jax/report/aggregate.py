@@ -1,4 +1,4 @@
-"""From single results to means over seeds, and what may be said of them."""
+"""Aggregates results over seeds and words the comparison."""
 
 import dataclasses
 import itertools

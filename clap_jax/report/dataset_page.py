@@ -1,4 +1,4 @@
-"""A dataset on one page: numbers, and videos with what is annotated in them."""
+"""Writes the page of a dataset: numbers and annotated videos."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Figures of where a detector loses, as SVG: bars and nothing else.
+"""Draws the error diagnosis of a detector as SVG bars.
 
 After the plots of Alwassel et al., "Diagnosing Error in Temporal Action
 Detectors" (ECCV 2018).

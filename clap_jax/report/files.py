@@ -1,4 +1,4 @@
-"""Texts as files."""
+"""Writes text files of reports."""
 
 import pathlib
 

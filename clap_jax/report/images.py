@@ -1,4 +1,4 @@
-"""Frames as small JPEG data URIs."""
+"""Encodes frames as small JPEG data URIs."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The method in one figure: two towers and a masked contrastive matrix."""
+"""Draws the method: two towers and a masked contrastive matrix."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""Writes the report as one self-contained HTML file."""
 
 import base64
 import dataclasses

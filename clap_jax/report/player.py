@@ -1,4 +1,4 @@
-"""One page for one video: its moments on a time axis, a click plays one.
+"""Writes the page of one video with playable moments.
 
 The page needs nothing but itself. A small video in a container that browsers
 play is embedded; a larger one is linked by its local address, and the page

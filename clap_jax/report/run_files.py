@@ -1,4 +1,4 @@
-"""From the files of a run to the content of its report."""
+"""Reads the files of a run into the content of its report."""
 
 import json
 import math

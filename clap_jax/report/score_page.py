@@ -1,4 +1,4 @@
-"""The page of scored prediction files: numbers, cards and a diagnosis."""
+"""Writes the page of scored prediction files."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The claims of a study that were named beforehand, and their verdicts."""
+"""Judges the pre-registered claims of a study."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""report.html of a study: what each row reaches, and what sets it apart."""
+"""Writes report.html of a study."""
 
 import dataclasses
 import math

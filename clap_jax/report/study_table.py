@@ -1,4 +1,4 @@
-"""Results of a study over seeds: means, 95 % intervals, paired differences."""
+"""Means, 95 % intervals and paired differences of a study over seeds."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""summary.html of a sweep: parallel coordinates, best curves, all runs."""
+"""Writes summary.html of a sweep: parallel coordinates, curves and runs."""
 
 import math
 import pathlib

@@ -1,4 +1,4 @@
-"""Results tables as the page shows them."""
+"""Formats results tables for the page."""
 
 import dataclasses
 import json

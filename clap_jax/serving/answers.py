@@ -1,4 +1,4 @@
-"""Answers that can always be encoded, and names without paths.
+"""Encodes answers of the server; removes paths from names.
 
 A name of a file or a label may hold bytes that are no text; such parts become
 replacement characters.

@@ -1,4 +1,4 @@
-"""A page on the loopback address: drop a video, ask, see and play the moments.
+"""Serves a local page that answers queries about dropped videos.
 
 Videos are named by random keys; no path of this machine reaches a page. See
 access.py for who may ask, uploads.py for what is taken in, media_files.py for

@@ -1,4 +1,4 @@
-"""Takes in the bodies of requests, with caps on their size and time."""
+"""Reads request bodies with limits on size and time."""
 
 import asyncio
 import time

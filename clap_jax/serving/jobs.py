@@ -1,4 +1,4 @@
-"""Work of the server in threads, bounded in number and time.
+"""Runs the server's work in threads, limited in number and time.
 
 One thread owns the model, so that requests queue instead of competing for the
 device. A job that nobody waits for any longer is cancelled: it calls `check`

@@ -1,4 +1,4 @@
-"""Sends video files, whole or in parts, and nothing that is not one.
+"""Sends video files, whole or by byte ranges.
 
 A file is opened once: what is checked is what is sent, whatever its name
 stands for a moment later.

@@ -1,4 +1,4 @@
-"""Uploaded videos, kept in a harmless form in a private folder.
+"""Transcodes uploaded videos into a private folder.
 
 The first bytes must be those of a video before more is stored. An upload is
 never opened in this process: `make_playable` turns it, in a guarded process,

@@ -1,4 +1,4 @@
-"""Tables of labelled or captioned spans of videos, as people write them."""
+"""Reads tables of labelled or captioned segments."""
 
 import dataclasses
 

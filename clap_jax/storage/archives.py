@@ -1,4 +1,4 @@
-"""Zip archives that were received from others, read within bounds.
+"""Reads untrusted zip archives within limits.
 
 An archive of a few kilobytes may claim any number of members, unpack to any
 size, or name the same bytes many times. The bounds follow from the size of the

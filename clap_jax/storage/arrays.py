@@ -1,4 +1,4 @@
-"""NumPy's files, .npy and .npz, read within bounds and written whole.
+"""Reads .npy and .npz files within limits and writes them atomically.
 
 `numpy.load` allocates whatever a header claims, unpacks whatever an archive
 holds and waits for a pipe's writer. Here the header is checked against the

@@ -1,4 +1,4 @@
-"""One process at a time at work below a name in a bucket.
+"""Leases: allow one process at a time to write below a bucket's name.
 
 A bucket has no locks. Here the holder is who made the object of the highest
 number, NAME/<number>.json, with the time until which it holds; it writes that

@@ -1,4 +1,4 @@
-"""A growing file of lines in a bucket, as objects that are joined when read.
+"""Appends lines in a bucket as objects that are joined when read.
 
 Nothing can be appended to an object. Lines are kept until some seconds have
 passed and then written as one more object, FIRST-LAST.txt, whose numbers count

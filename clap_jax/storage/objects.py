@@ -1,4 +1,4 @@
-"""Objects of a bucket, gs:// and s3://: whole reads and writes, lists, facts.
+"""Reads, writes and lists whole objects of gs:// and s3:// buckets.
 
 An object appears whole or not at all, so that there is no partial file and no
 rename; nothing is ever appended to. Requests that fail for a passing reason

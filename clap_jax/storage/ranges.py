@@ -1,4 +1,4 @@
-"""Byte ranges of objects, one request each, read by TensorStore.
+"""Reads byte ranges of objects by TensorStore, one request each.
 
 Connections are pooled and requests are made in C++, so that many threads read
 at once; those that fail for a passing reason are repeated there, a bounded

@@ -1,4 +1,4 @@
-"""Safetensors files, read within bounds.
+"""Reads safetensors files within limits.
 
 A file is the length of a JSON header, the header with type, shape and place of
 every tensor, and the numbers, which must fill the rest without gaps.

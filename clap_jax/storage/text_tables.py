@@ -1,4 +1,4 @@
-"""Reads text and tables of text, however a spreadsheet or a tool saved them.
+"""Reads text and CSV or TSV tables in common encodings.
 
 Byte order marks, UTF-16, every kind of line end, comma, semicolon, tab or bar
 between the cells, a line `sep=;` before the header, quotes, decimal commas,

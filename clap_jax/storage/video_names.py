@@ -1,4 +1,4 @@
-"""Finds the video that a name means, and makes safe ids of names.
+"""Resolves video names and converts names to safe ids.
 
 An annotation may name `a.mp4` by `a`, `./a.mp4`, `C:\\videos\\a.mp4`,
 `A.MP4`, `v_a` (as ActivityNet does) or in another Unicode form. A name that

@@ -1,4 +1,4 @@
-"""Hashes of what a result depends on: the code that makes it, its config.
+"""Hashes the code and config that a result depends on.
 
 Two pieces of a study with one key are one piece. The key of a piece holds its
 config, the keys of the pieces it reads, the versions of the libraries that

@@ -1,4 +1,4 @@
-"""Computes the tables of a study again from its raw numbers alone."""
+"""Recomputes the tables of a study from its raw numbers."""
 
 import pathlib
 from collections.abc import Sequence

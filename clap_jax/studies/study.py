@@ -1,4 +1,4 @@
-"""Runs a study: every piece once, what fails set apart, a report as it grows.
+"""Runs a study and updates its report as results arrive.
 
 WORKDIR/pieces/   what was made, by the hash of all it depends on; see pieces.py
 WORKDIR/units/    one process each: its pieces (JSON) and its output (log)

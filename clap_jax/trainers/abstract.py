@@ -1,4 +1,4 @@
-"""Shapes of a train step without its data, for compiling ahead.
+"""Shapes of a train step without data, for compiling ahead.
 
 Every trainer has `abstract_run(config, facts)`: its task and the shapes of its
 global batch, without a dataset, features or a device.

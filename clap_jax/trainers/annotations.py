@@ -1,4 +1,4 @@
-"""Annotation files in the place of a built dataset."""
+"""Reads annotation files in place of a built dataset."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Clips and texts of a built dataset, as pre-training reads them."""
+"""Reads clips and texts of a built dataset for pre-training."""
 
 import dataclasses
 import functools

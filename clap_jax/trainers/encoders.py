@@ -1,4 +1,4 @@
-"""Encoders in a config and in the encoder.json of a finished run."""
+"""Configs of encoders and the encoder.json of a run."""
 
 import dataclasses
 import pathlib

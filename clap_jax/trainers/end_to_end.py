@@ -1,4 +1,4 @@
-"""Temporal action localization straight from records, tower in the loop.
+"""Trains temporal action localization end to end with the video tower.
 
 The video tower encodes every clip of a video in micro-batches that are computed
 again in the backward pass, so that the number of clips does not multiply the

@@ -1,4 +1,4 @@
-"""Videos with the tower in the loop: their clips, their features, their mAP."""
+"""Evaluates end-to-end localization on whole videos."""
 
 import collections
 import dataclasses

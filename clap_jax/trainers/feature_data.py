@@ -1,4 +1,4 @@
-"""Frozen features as the trainers of the downstream tasks read them."""
+"""Reads frozen features for the trainers of downstream tasks."""
 
 import dataclasses
 import functools

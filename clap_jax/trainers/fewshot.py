@@ -1,4 +1,4 @@
-"""Few-shot temporal localization on frozen features.
+"""Trains few-shot temporal localization on frozen features.
 
 Training draws episodes over the base classes; the validation classes are for
 choices of the method; the novel classes are met at the end alone, with an

@@ -1,4 +1,4 @@
-"""Evaluation cards of few-shot numbers: split, class leakage and episodes."""
+"""Evaluation cards of few-shot results."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Episodes whose videos are encoded once, however often they are drawn.
+"""Encodes the videos of episodes once each.
 
 The support of an evaluation comes back in hundreds of episodes; the trunk of
 the matcher sees one video at a time and gives the same for each of them.

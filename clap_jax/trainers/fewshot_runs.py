@@ -1,4 +1,4 @@
-"""Runs of episodes as tables of segments: mAP per run."""
+"""Computes mAP per run of episodes."""
 
 from collections.abc import Mapping, Sequence
 

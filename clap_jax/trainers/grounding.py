@@ -1,4 +1,4 @@
-"""Video language grounding on frozen features: the moment a sentence means."""
+"""Trains video language grounding on frozen features."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The kinds of grounders behind one interface, each with its own loss."""
+"""Kinds of grounders behind one interface, each with its loss."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Predictions of a grounder for the queries of a split, and their files."""
+"""Computes and writes predictions of a grounder for a split."""
 
 import dataclasses
 import json

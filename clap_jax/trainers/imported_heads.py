@@ -1,4 +1,4 @@
-"""Heads made of public checkpoints: a directory that `clap import` wrote.
+"""Loads heads imported from public checkpoints.
 
 It has the facts and the config of a run, and its parameters as weights in the
 place of checkpoints.

@@ -1,4 +1,4 @@
-"""Initial parameters of pre-training: random, of a run, or imported."""
+"""Initial parameters of pre-training: random, from a run, or imported."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run reads: the same data is recognised anywhere.
+"""Fingerprints the inputs of a run.
 
 A run is compared with its directory by the content of its inputs, not by their
 paths: data that moved is the same, other data under the same path is not.

@@ -1,4 +1,4 @@
-"""Temporal action localization on frozen features."""
+"""Trains temporal action localization on frozen features."""
 
 import dataclasses
 import functools

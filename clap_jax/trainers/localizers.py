@@ -1,4 +1,4 @@
-"""The heads that the localization trainer can train, behind one interface.
+"""Heads of the localization trainer behind one interface.
 
 A head is a task (see training/task.py) with `detect`, made from its sections of
 the config in training and from its facts, plain JSON, in inference.

@@ -1,4 +1,4 @@
-"""A video encoded once, and any number of queries answered on it."""
+"""Encodes a video once and answers many queries on it."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Localization of classes by their names alone, never trained or not.
+"""Localizes classes by their names (open vocabulary).
 
 Where: the anchor-free localizer, trained on the seen classes as one class,
 "action". What: a text tower. A proposal's features are compared with the mean

@@ -1,4 +1,4 @@
-"""Post-pre-training: both towers, neither frozen, on clips of long videos.
+"""Post-pre-trains both towers on clips of untrimmed videos.
 
 One trainer serves every row of the comparison. `clap` is the masked contrastive
 loss over action clips, background clips and captions; `tac` and `tsp` are class

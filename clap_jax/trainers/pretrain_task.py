@@ -1,4 +1,4 @@
-"""The losses of pre-training: contrastive, of classes, of regions."""
+"""The contrastive, class and region losses of pre-training."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Grounding data: of a built dataset, or of annotation and feature files."""
+"""Reads grounding data from a built dataset or from files."""
 
 import dataclasses
 import functools

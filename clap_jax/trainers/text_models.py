@@ -1,4 +1,4 @@
-"""Texts as vectors of a text tower that `clap import` has written."""
+"""Encodes texts with an imported text tower."""
 
 import pathlib
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax behind one class, with a verified manifest.
+"""Saves and restores checkpoints through Orbax, with verified manifests.
 
 Layout: `<directory>/<step>/{params,rest}/` by Orbax and `manifest.json` written
 last. A step that cannot be trusted is moved to `<directory>.damaged/`. The

@@ -1,4 +1,4 @@
-"""Compiled programs, kept on disk for the next process.
+"""Keeps compiled programs on disk for the next process.
 
 They are machine code, which jax runs without any check. They therefore lie in
 the user's own cache and never in the folder of a run, which may have been

@@ -1,4 +1,4 @@
-"""Compiles a run's train step for TPU slices that are not here."""
+"""Compiles a run's train step ahead of time for TPU slices."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""A train step with the same bits on 1, 2, 4, ... devices and processes.
+"""A train step with bit-equal results on 1, 2, 4, ... devices.
 
 The compiler builds a program for two devices in another way than the same
 program for one, and rounds it otherwise. Here the batch is cut into a fixed

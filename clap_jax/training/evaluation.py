@@ -1,4 +1,4 @@
-"""Predictions for a stream of batches, as NumPy, every row exactly once."""
+"""Predicts on a stream of batches, each row exactly once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

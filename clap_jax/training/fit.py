@@ -1,4 +1,4 @@
-"""A whole training run: lock, mesh, state, restore, loop, save."""
+"""Runs training: lock, mesh, state, restore, loop, save."""
 
 import contextlib
 import dataclasses

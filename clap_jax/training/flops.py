@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced function, loops counted in full.
+"""Counts floating-point operations of a traced function, with loops.
 
 The compiler's own cost analysis counts the body of a loop once, which is wrong
 for layers and clips that are scanned over.

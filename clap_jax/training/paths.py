@@ -1,4 +1,4 @@
-"""Names of a pytree's leaves: "tower/block/kernel"."""
+"""Names the leaves of a pytree: "tower/block/kernel"."""
 
 from collections.abc import Mapping
 from typing import Any

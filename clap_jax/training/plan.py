@@ -1,4 +1,4 @@
-"""A run before it exists: shapes, shardings and the compiled step's function.
+"""Plans a run: shapes, shardings and the step function.
 
 What `fit` trains and what `compile_ahead` compiles for another machine is made
 here, so that they are the same program.

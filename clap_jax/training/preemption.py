@@ -1,4 +1,4 @@
-"""SIGTERM: finish the step, save, leave; all processes at the same step."""
+"""On SIGTERM, stops all processes after the same step and saves."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""Starting from the parameters of another run instead of from random ones."""
+"""Starts training from the parameters of another run."""
 
 import dataclasses
 import re

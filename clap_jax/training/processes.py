@@ -1,4 +1,4 @@
-"""The processes of one run: how they meet, agree, and fail together.
+"""Connects the processes of one run and stops them together.
 
 Every process runs the same program on its own rows of each batch. Process 0
 alone writes files that are not checkpoints. What happens to one must end all: a

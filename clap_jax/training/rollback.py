@@ -1,4 +1,4 @@
-"""Back to the last good checkpoint, and past the batches since.
+"""Rolls back to the last good checkpoint and skips the batches since.
 
 Skipping an update is enough for a single bad batch. When update after update is
 skipped the parameters may be to blame, so the run takes up those of the last

@@ -1,4 +1,4 @@
-"""Everything that a step changes, as one pytree."""
+"""The training state as one pytree."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints, on a disk or in a bucket."""
+"""Lists a run's checkpoint folders on disk or in a bucket."""
 
 import pathlib
 import re

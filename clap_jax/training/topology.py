@@ -1,4 +1,4 @@
-"""Describes TPU slices that are not here: their devices and their figures.
+"""Describes TPU slices for ahead-of-time compilation.
 
 The TPU compiler comes with the package `libtpu` (extra `tpu-compile`) and needs
 no TPU. Figures of the chips: Google Cloud's documentation of TPU v4, v5e, v5p,

@@ -1,4 +1,4 @@
-"""Parameters as a directory that other programs can read.
+"""Writes parameters to a directory that other programs can read.
 
 `weights.safetensors` holds the arrays under the names they have here
 ("params/text_tower/norm/scale"), `manifest.json` what they are: the towers'

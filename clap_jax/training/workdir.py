@@ -1,4 +1,4 @@
-"""A run's directory: one trainer at a time, its config and its environment."""
+"""A run's workdir: lock, config and environment."""
 
 import contextlib
 import dataclasses

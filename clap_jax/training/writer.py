@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, and TensorBoard's view of it."""
+"""Writes metrics.jsonl and TensorBoard events of a run."""
 
 import os
 import pathlib

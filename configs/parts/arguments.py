@@ -1,4 +1,4 @@
-"""The argument of a config file and the overrides that it selects."""
+"""Parses the argument of a config file and applies its overrides."""
 
 
 def parse_arg(arg: str, **defaults):

@@ -1,4 +1,4 @@
-"""Sections `data` of the heads: which features and annotations they read."""
+"""Sections `data` of the heads."""
 
 from ml_collections import config_dict
 

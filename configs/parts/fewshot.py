@@ -1,4 +1,4 @@
-"""Few-shot localization."""
+"""Few-shot localization sections."""
 
 from configs.parts import heads
 

@@ -1,4 +1,4 @@
-"""The kinds of grounders: pyramid, map and detr."""
+"""Grounders: pyramid, map and detr."""
 
 from configs.parts import arguments, heads
 

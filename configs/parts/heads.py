@@ -1,4 +1,4 @@
-"""Heads on frozen features: what the small ones share, and their sizes.
+"""Shared sections and sizes of heads on frozen features.
 
 Like all of configs/parts, it holds only what differs from the defaults of the
 dataclasses, which document every key; a flag may set any of them.

@@ -1,4 +1,4 @@
-"""Overrides that a config file yields from `sweep()`."""
+"""Builds the overrides of a config file's `sweep()`."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Textured backdrops, and the camera that pans, trembles and flickers."""
+"""Renders textured backdrops with camera motion."""
 
 import dataclasses
 

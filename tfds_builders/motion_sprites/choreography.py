@@ -1,4 +1,4 @@
-"""Who acts when, and the pose of every sprite in every frame.
+"""Schedules actions and computes the pose of every sprite.
 
 Times are frame indices [start, end); positions are in frame units (sprites.py).
 """

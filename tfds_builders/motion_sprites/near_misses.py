@@ -1,4 +1,4 @@
-"""Background that looks like action: what a detector must learn to refuse.
+"""Background events that resemble actions.
 
 Three kinds, none of them annotated: half a motion that stops and goes back
 ("half"), a motion of half the usual size ("small"), and a whole action of a

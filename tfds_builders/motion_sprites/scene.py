@@ -1,4 +1,4 @@
-"""One video from (seed, split, index): its annotations and its frames."""
+"""Generates one video's annotations and frames from (seed, split, index)."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Captions that name too little, as many captions of real videos do.
+"""Ambiguous captions.
 
 "something spins", "a shape moves left": true of their action and of many
 others. Which of two ways a caption is vague is drawn: it leaves out who acts,

@@ -1,4 +1,4 @@
-"""The motion verbs: how a sprite's pose changes while it acts.
+"""Motion verbs: pose of a sprite during an action.
 
 All lengths are in units of a frame that is 64 wide and 64 high; the renderer
 scales them. x grows to the right and y grows *downwards*, so that a growing

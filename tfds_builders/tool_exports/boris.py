@@ -1,4 +1,4 @@
-"""Exports of BORIS: tabular events and aggregated events, as CSV or TSV."""
+"""Reads exports of BORIS: tabular and aggregated events."""
 
 import re
 

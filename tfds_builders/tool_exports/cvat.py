@@ -1,4 +1,4 @@
-"""Exports of CVAT as XML: tracks of videos, and tags of frames."""
+"""Reads XML exports of CVAT: tracks and tags."""
 
 import re
 

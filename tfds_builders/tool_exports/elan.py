@@ -1,4 +1,4 @@
-"""Exports of ELAN: tab-delimited text with or without a header, and .eaf."""
+"""Reads exports of ELAN: tab-delimited text and .eaf."""
 
 import re
 import urllib.parse

@@ -1,4 +1,4 @@
-"""Exports of Label Studio: JSON and JSON-MIN, segments of videos."""
+"""Reads exports of Label Studio: JSON and JSON-MIN."""
 
 import re
 import urllib.parse

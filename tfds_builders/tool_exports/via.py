@@ -1,4 +1,4 @@
-"""Projects of VIA 3, the VGG Image Annotator: temporal segments of videos."""
+"""Reads projects of VIA 3: temporal segments of videos."""
 
 import urllib.parse
 

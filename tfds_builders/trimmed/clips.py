@@ -1,4 +1,4 @@
-"""Trimmed clips as their layouts describe them, and their annotations."""
+"""Trimmed clips and their annotations."""
 
 import collections
 import dataclasses

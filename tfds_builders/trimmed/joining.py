@@ -1,4 +1,4 @@
-"""Joins trimmed clips to one recording, in a process that may die.
+"""Joins trimmed clips to one recording in a child process.
 
 The parent never decodes. The child is given open files; it prints which clip
 it is at, so that a clip that kills it is named and left out, and the others

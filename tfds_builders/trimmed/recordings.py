@@ -1,4 +1,4 @@
-"""Untrimmed recordings out of trimmed clips: which, in what order, written.
+"""Plans and writes untrimmed recordings made of trimmed clips.
 
 Everything follows from the clips, the settings and the seed. The recordings
 lie as mp4 files with one annotation file of ActivityNet's form, and are packed

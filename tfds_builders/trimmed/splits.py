@@ -1,4 +1,4 @@
-"""Assigns clips to splits: as stated, by an attribute, or by hashes of groups.
+"""Assigns clips to splits: as stated, by attribute, or by hash.
 
 Clips of one group never go to two splits.
 """

@@ -1,4 +1,4 @@
-"""Captions made of attributes: "a {gender} {label} while {locomotion}"."""
+"""Fills caption templates: "a {gender} {label} while {locomotion}"."""
 
 import dataclasses
 import os
