@@ -168,15 +168,12 @@ class VideoIndex:
     """{"video", "reason"} of files that could not be encoded."""
     return self._index.failed
 
-  def search(
-    self, text: str, *, top: int = 10, exact: bool = False
-  ) -> list[dict[str, Any]]:
+  def search(self, text: str, *, top: int = 10) -> list[dict[str, Any]]:
     """The best moments of all videos, as `clap search` lists them.
 
     Args:
       text: describes the moment.
       top: how many moments, of all videos together.
-      exact: whether an approximate index looks at every snippet too.
 
     Returns:
       {"video", "start_sec", "end_sec", "score"} each, best first.
@@ -184,7 +181,7 @@ class VideoIndex:
     if not text.strip():
       raise ValueError("the text is empty; describe the moment in words.")
     vector = zero_shot.query_texts(self._encoder, [text]).vectors[0]
-    return index_lib.search(self._index, vector, top=top, exact=exact)
+    return index_lib.search(self._index, vector, top=top)
 
 
 class Model:
@@ -309,7 +306,6 @@ class Model:
     out: Path,
     *,
     stride_sec: float | None = None,
-    approximate: bool = False,
   ) -> VideoIndex:
     """Encodes videos once, as `clap index` does; a second call adds new ones.
 
@@ -318,7 +314,6 @@ class Model:
         `failed` of the result.
       out: folder of the index.
       stride_sec: between snippets; None for what the encoder is made for.
-      approximate: whether to add what an approximate search needs.
 
     Raises:
       FileNotFoundError: there is no such folder, or no video in it.
@@ -334,9 +329,7 @@ class Model:
       found.files,
       failed=found.failed,
       out=out,
-      stride_sec=stride_sec
-      or model_directory.encoder_stride_sec(self._encoder),
-      is_approximate=approximate,
+      stride_sec=stride_sec,
     )
     return VideoIndex(made, self._encoder)
 

@@ -72,7 +72,7 @@ def test_the_command_page_has_every_option(hooks):
     main.parse(["--help"])
   names = re.search(r"\{([\w,]+)\}", out.getvalue())[1].split(",")
   assert re.findall(r"^## clap (\w+)$", text, re.MULTILINE) == names
-  for option in ("--max_duration_sec", "--topology", "--approximate"):
+  for option in ("--max_duration_sec", "--topology", "--stride_sec"):
     assert option in text
   assert text.count("```") == 2 * len(names)
 

@@ -157,8 +157,8 @@ def add_predict(commands) -> None:
   parser.add_argument(
     "--export",
     metavar="DIR",
-    help="also write CSV, SRT, VTT, ActivityNet and QVHighlights files and a "
-    "page per video that plays a moment at a click",
+    help="also write CSV, ActivityNet and QVHighlights files and a page per "
+    "video that plays a moment at a click",
   )
   parser.add_argument("--overwrite", action="store_true", help="of the export")
   limits.add_flags(parser)

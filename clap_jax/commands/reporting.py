@@ -99,9 +99,8 @@ def add_report(commands) -> None:
     "report",
     help="write report.html for the workdir of a demo",
     description="Writes DIR/report.html again from the files in DIR: results, "
-    "curves, timelines of the validation videos, stages; and a card of each "
-    "model and of the dataset. Nothing is computed, so that the same files "
-    "give the same pages.",
+    "curves, timelines of the validation videos, stages. Nothing is computed, "
+    "so that the same files give the same page.",
   )
   parser.add_argument("--workdir", required=True, help="of a `clap demo`")
   parser.set_defaults(run=_report)

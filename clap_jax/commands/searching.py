@@ -42,11 +42,6 @@ def add_index(commands) -> None:
     type=float,
     help="between clips (default: what the encoder is made for, else 0.5)",
   )
-  parser.add_argument(
-    "--approximate",
-    action="store_true",
-    help="also write what an approximate search needs: for millions of clips",
-  )
   limits.add_flags(parser)
   parser.set_defaults(run=_index, show=_show_index)
 
@@ -65,7 +60,6 @@ def _index(args) -> dict:
       failed=found.failed,
       out=args.out,
       stride_sec=stride_sec,
-      is_approximate=args.approximate,
       on_video=progress.name,
       limits=video_limits,
       on_progress=progress,
@@ -106,8 +100,7 @@ def add_search(commands) -> None:
   parser = commands.add_parser(
     "search",
     help="find the moments of an index that a text describes",
-    description="Compares the text with every clip of the index, or, with an "
-    "approximate one, with those of the likeliest videos.",
+    description="Compares the text with every clip of the index.",
   )
   parser.add_argument("text")
   parser.add_argument("--index", required=True, help="what `clap index` wrote")
@@ -116,9 +109,6 @@ def add_search(commands) -> None:
     "--model",
     help="a model or an encoder alone, instead of the encoder that the index "
     "names",
-  )
-  parser.add_argument(
-    "--exact", action="store_true", help="compare with every clip in any case"
   )
   parser.set_defaults(run=_search, show=_show_moments)
 
@@ -135,7 +125,7 @@ def _search(args) -> dict:
     )
   vector = zero_shot.query_texts(encoder, [args.text]).vectors[0]
   started_sec = time.perf_counter()
-  moments = index_lib.search(index, vector, top=args.top, exact=args.exact)
+  moments = index_lib.search(index, vector, top=args.top)
   search_sec = time.perf_counter() - started_sec
   return {
     "query": args.text,
@@ -143,7 +133,6 @@ def _search(args) -> dict:
     "moments": moments,
     "search_sec": search_sec,
     "clips": len(index.vectors),
-    "exact": args.exact or not index.is_approximate,
   }
 
 
@@ -160,9 +149,8 @@ def _show_moments(args, document: dict) -> None:
       f"{moment['score']:.3f}",
     )
   console.print(table)
-  how = "all" if document["exact"] else "the likeliest of"
   console.print(
-    f"{how} {document['clips']} clips compared in "
+    f"{document['clips']} clips compared in "
     f"{1000 * document['search_sec']:.1f} ms"
   )
 

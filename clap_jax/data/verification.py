@@ -19,7 +19,6 @@ from clap_jax.media.errors import VideoError
 from clap_jax.storage import untrusted
 
 CHECKSUMS = "SHA256SUMS"
-DATA_CARD = "DATA_CARD.md"  # beside what the build wrote; see inference/cards
 MAX_PROBLEMS = 1000
 _MAX_FILE_BYTES = 1 << 44
 _END_SLACK_SEC = 1e-3  # times are float32
@@ -133,8 +132,7 @@ def _check_files(
   present = {
     file.relative_to(directory).as_posix()
     for file in directory.rglob("*")
-    if (file.is_symlink() or not file.is_dir())
-    and file.name not in (CHECKSUMS, DATA_CARD)
+    if (file.is_symlink() or not file.is_dir()) and file.name != CHECKSUMS
   }
   problems += [
     f"{name}: a file that the build did not write"

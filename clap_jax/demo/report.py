@@ -7,7 +7,6 @@ import numpy as np
 
 from clap_jax.data import records
 from clap_jax.demo import layout as layout_lib
-from clap_jax.inference import cards
 from clap_jax.media import decode
 from clap_jax.report import content, page, run_files
 from clap_jax.storage import untrusted
@@ -18,7 +17,7 @@ NUM_TIMELINES = 80  # validation videos drawn, at most
 
 
 def report(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Writes WORKDIR/report.html from the files of a demo, and its cards.
+  """Writes WORKDIR/report.html from the files of a demo.
 
   Raises:
     FileNotFoundError: if there are no results.
@@ -35,9 +34,6 @@ def report(workdir: str | pathlib.Path) -> pathlib.Path:
   layout = layout_lib.Layout(root, rows[0]["dataset"].partition("/")[2])
   dataset = records.open_dataset(layout.data, layout.dataset)
   log = layout_lib.StageLog(root / layout_lib.STAGES_FILE)
-  cards.write_data_card(dataset)
-  for model in sorted({(row["encoder"], row["seed"]) for row in rows}):
-    cards.write_model_card(layout.model(*model))
   return page.write_report(
     root / "report.html",
     content.Report(

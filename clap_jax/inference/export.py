@@ -7,7 +7,7 @@ completely or not at all.
 import collections
 import csv
 import dataclasses
-import html
+import functools
 import io
 import json
 import os
@@ -19,10 +19,8 @@ from typing import Any
 from clap_jax.report import csv_cells, player
 from clap_jax.storage import output
 
-FORMATS = ("activitynet", "qvhighlights", "csv", "srt", "vtt", "html")
 # Control characters, line ends of Unicode and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_CUE_CHARACTERS = str.maketrans({"{": "(", "}": ")", "\\": "/"})
 _MAX_STEM_BYTES = 200
 _CSV_COLUMNS = ("video", "start_sec", "end_sec", "score", "label", "query")
 
@@ -39,7 +37,6 @@ def check(
   videos: Sequence[str | os.PathLike],
   directory: str | pathlib.Path,
   *,
-  formats: tuple[str, ...] = FORMATS,
   overwrite: bool = False,
 ) -> None:
   """Checks before the work that `write` can write; makes the directory.
@@ -47,23 +44,16 @@ def check(
   Args:
     videos: paths of all videos that predictions may be of.
     directory: of the files.
-    formats: see `write`.
-    overwrite: see `write`.
+    overwrite: whether files that are there are replaced.
 
   Raises:
-    ValueError: an unknown format, with the choices, or a file that must not be
-      written, such as a link.
+    ValueError: a file must not be written, such as a link.
     FileExistsError: files are there already and `overwrite` is off.
   """
-  unknown = sorted(set(formats) - set(FORMATS))
-  if unknown:
-    raise ValueError(
-      f"unknown formats {unknown}; choose from {', '.join(FORMATS)}."
-    )
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
   entries = [{"video": os.fspath(video)} for video in videos]
-  paths = list(_plan({"videos": entries}, directory, formats))
+  paths = list(_plan({"videos": entries}, directory))
   present = sorted(str(path) for path in paths if path.exists())
   if present and not overwrite:
     more = f" and {len(present) - 5} more" if present[5:] else ""
@@ -79,15 +69,14 @@ def write(
   document: Mapping[str, Any],
   directory: str | pathlib.Path,
   *,
-  formats: tuple[str, ...] = FORMATS,
   overwrite: bool = False,
 ) -> Exported:
-  """Writes the predictions in each of the formats.
+  """Writes the predictions in each of the forms.
 
   `predictions.activitynet.json`, `predictions.qvhighlights.jsonl` (queries
-  only) and `predictions.csv` hold all videos; `<video>.srt`, `<video>.vtt` and
-  `<video>.html`, the page that plays a moment at a click, one video each. A
-  file that cannot be written is listed, the others are written.
+  only) and `predictions.csv` hold all videos; `<video>.html`, the page that
+  plays a moment at a click, holds one. A file that cannot be written is listed,
+  the others are written.
 
   Raises:
     ValueError: see `check`.
@@ -95,9 +84,9 @@ def write(
   """
   directory = pathlib.Path(directory)
   videos = [entry["video"] for entry in document["videos"]]
-  check(videos, directory, formats=formats, overwrite=overwrite)
+  check(videos, directory, overwrite=overwrite)
   written, failed = [], []
-  for path, make in _plan(document, directory, formats).items():
+  for path, make in _plan(document, directory).items():
     try:
       # UTF-8 has no lone surrogates, which names of files may hold.
       content = make().encode("utf-8", "backslashreplace")
@@ -109,14 +98,22 @@ def write(
 
 
 def _plan(
-  document, directory: pathlib.Path, formats: tuple[str, ...]
+  document, directory: pathlib.Path
 ) -> dict[pathlib.Path, Callable[[], str]]:
   """Returns the writer of each file."""
-  return {
-    directory / name: make
-    for kind in formats
-    for name, make in _WRITERS[kind](document)
+  plan: dict[str, Callable[[], str]] = {
+    "predictions.activitynet.json": lambda: (
+      json.dumps(activitynet(document), indent=1) + "\n"
+    ),
+    "predictions.qvhighlights.jsonl": lambda: "".join(
+      json.dumps(row) + "\n" for row in qvhighlights(document)
+    ),
+    "predictions.csv": lambda: csv_text(document),
   }
+  stems = file_stems(document)
+  for stem, entry in zip(stems, document["videos"], strict=True):
+    plan[f"{stem}.html"] = functools.partial(player.render, entry)
+  return {directory / name: make for name, make in plan.items()}
 
 
 def activitynet(document: Mapping[str, Any]) -> dict:
@@ -184,48 +181,6 @@ def csv_text(document: Mapping[str, Any]) -> str:
   return text.getvalue()
 
 
-def subtitles(entry: Mapping[str, Any], *, kind: str) -> str:
-  """SubRip ("srt") or WebVTT ("vtt") cues of one video, by start time.
-
-  Line breaks and "-->" in a text would end a cue, and players take "<b>" and
-  "{\\an8}" for styles; they are escaped or replaced.
-  """
-  comma = "," if kind == "srt" else "."
-  lines = [] if kind == "srt" else ["WEBVTT", ""]
-  ordered = sorted(
-    entry["predictions"],
-    key=lambda found: (found["start_sec"], -found["score"]),
-  )
-  for number, found in enumerate(ordered, start=1):
-    words = _cue_text(found.get("label") or found["query"], kind=kind)
-    lines += [
-      str(number),
-      f"{_clock(found['start_sec'], comma)} --> "
-      f"{_clock(found['end_sec'], comma)}",
-      f"{words} ({found['score']:.2f})",
-      "",
-    ]
-  return "\n".join(lines) + "\n"
-
-
-def _cue_text(text: str, *, kind: str) -> str:
-  """Text on one line that no player takes for a style or a time."""
-  words = " ".join(_UNPRINTABLE.sub(" ", text).split())
-  words = words.replace("-->", " ").translate(_CUE_CHARACTERS)
-  if kind == "vtt":
-    return html.escape(words, quote=False)
-  return words.replace("<", "(").replace(">", ")")  # SubRip has no escapes
-
-
-def _clock(seconds: float, separator: str) -> str:
-  """hh:mm:ss and milliseconds."""
-  milliseconds = round(1000 * seconds)
-  whole, milliseconds = divmod(milliseconds, 1000)
-  minutes, seconds = divmod(whole, 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours:02}:{minutes:02}:{seconds:02}{separator}{milliseconds:03}"
-
-
 def _best_first(entry: Mapping[str, Any]) -> list[dict]:
   return sorted(entry["predictions"], key=lambda found: -found["score"])
 
@@ -252,46 +207,3 @@ def _identified(document: Mapping[str, Any]) -> Iterator[tuple[str, dict]]:
   counts = collections.Counter(stems)
   for stem, entry in zip(stems, document["videos"], strict=True):
     yield stem if counts[stem] == 1 else entry["video"], entry
-
-
-_Plan = Iterator[tuple[str, Callable[[], str]]]
-
-
-def _per_video(document, suffix: str, make: Callable[[dict], str]) -> _Plan:
-  stems = file_stems(document)
-  for stem, entry in zip(stems, document["videos"], strict=True):
-    yield f"{stem}.{suffix}", lambda entry=entry: make(entry)
-
-
-def _json_lines(rows: list[dict]) -> str:
-  return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-_WRITERS: dict[str, Callable[[Mapping[str, Any]], _Plan]] = {
-  "activitynet": lambda document: iter(
-    [
-      (
-        "predictions.activitynet.json",
-        lambda: json.dumps(activitynet(document), indent=1) + "\n",
-      )
-    ]
-  ),
-  "qvhighlights": lambda document: iter(
-    [
-      (
-        "predictions.qvhighlights.jsonl",
-        lambda: _json_lines(qvhighlights(document)),
-      )
-    ]
-  ),
-  "csv": lambda document: iter(
-    [("predictions.csv", lambda: csv_text(document))]
-  ),
-  "srt": lambda document: _per_video(
-    document, "srt", lambda entry: subtitles(entry, kind="srt")
-  ),
-  "vtt": lambda document: _per_video(
-    document, "vtt", lambda entry: subtitles(entry, kind="vtt")
-  ),
-  "html": lambda document: _per_video(document, "html", player.render),
-}

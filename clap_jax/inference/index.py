@@ -7,8 +7,7 @@ call encodes only what is new, and a killed one goes on.
 
 Search is exact: every clip of every video is compared with the query. Two
 million clips, about 280 hours at a stride of half a second, are one product of
-a matrix with a vector. For more, INDEX/cells_*.npy (see approximate.py) tell
-which videos are worth a look, and only their clips are compared.
+a matrix with a vector.
 """
 
 import dataclasses
@@ -20,17 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from clap_jax.data import features
-from clap_jax.inference import approximate, index_files, streaming
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import index_files, streaming
 from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import locations, untrusted
 
 # Clips whose scores are computed at a time: what a core's cache holds.
 _ROWS_PER_BLOCK = 1 << 10
-# Best clips that an approximate search asks for, per moment that is wanted: the
-# clips of one moment are neighbours, and would else crowd other videos out.
-_CLIPS_PER_MOMENT = 100
 # A moment reaches as far as the score stays above this share of the way from
 # the video's median to the moment's best clip.
 _EXTENT_SHARE = 0.5
@@ -59,7 +55,6 @@ class Index:
   videos: tuple[IndexedVideo, ...]
   failed: tuple[dict, ...]  # {"video", "reason"}
   vectors: np.ndarray  # float16 (n, p), memory-mapped
-  is_approximate: bool = False  # a search may look at a part of the videos
 
   @property
   def num_hours(self) -> float:
@@ -78,7 +73,6 @@ def build(
   *,
   out: str | os.PathLike,
   stride_sec: float,
-  is_approximate: bool = False,
   failed: Sequence[dict] = (),
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
@@ -93,7 +87,6 @@ def build(
     videos: one that cannot be decoded is listed with the reason.
     out: folder of the index.
     stride_sec: between clips.
-    is_approximate: whether to add what an approximate search needs.
     failed: {"video", "reason"} of videos that are not to be read.
     on_video: called with the name of a video before work on it begins.
     limits: caps on what is decoded.
@@ -106,7 +99,6 @@ def build(
   """
   out = locations.at(out)
   facts = _claim(out, encoder, stride_sec)
-  approximate.remove(out)  # what is there is of other vectors
   listed, blocks, first = [], [], 0
   failed = list(failed)
   for done, path in enumerate(videos):
@@ -130,8 +122,6 @@ def build(
   width = encoder.config.projection_width
   matrix = np.concatenate([np.zeros((0, width), np.float16), *blocks])
   index_files.write_matrix(out, matrix)
-  if is_approximate and len(matrix):
-    approximate.build(matrix, out)
   facts |= {
     "videos": [dataclasses.asdict(video) for video in listed],
     "failed": failed,
@@ -166,20 +156,16 @@ def open_index(directory: str | os.PathLike) -> Index:
     vectors=index_files.map_matrix(
       directory, num_rows=sum(video.count for video in videos)
     ),
-    is_approximate=approximate.exists(directory),
   )
 
 
-def search(
-  index: Index, vector: np.ndarray, *, top: int, exact: bool = False
-) -> list[dict]:
+def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
   """The best moments of all videos for a unit vector (p,) of a text.
 
   A moment grows from its best clip to both sides while the score stays above
   half of the way up from its video's median; clips in a moment are spent. Its
   time runs from the middle of its first clip to that of its last, half a
-  stride added on both sides. An approximate index may miss a video, unless the
-  search is to be `exact`; the moments of those it names are the same.
+  stride added on both sides.
 
   Returns:
     Up to `top` of {"video", "start_sec", "end_sec", "score"}, best first; the
@@ -189,53 +175,20 @@ def search(
     raise ValueError(f"top must be at least 1, got {top}.")
   if not index.videos:
     return []
-  if index.is_approximate and not exact:
-    videos, scores_of = _likely_videos(index, vector, top)
-  else:
-    videos, scores_of = _best_videos(index, vector, top)
-  candidates = (
-    (*moment, video)
-    for video in videos
-    for moment in _moments(scores_of(video), top=top)
-  )
-  best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
-  return [_moment(index, *moment) for moment in best]
-
-
-ScoresOf = Callable[[IndexedVideo], np.ndarray]
-
-
-def _best_videos(
-  index: Index, vector: np.ndarray, top: int
-) -> tuple[list[IndexedVideo], ScoresOf]:
-  """The videos that can have a moment among the `top` best; their scores."""
   scores = _scores(index.vectors, vector)
   # A video's first moment has its highest score: only the `top` videos with
   # the highest ones can have a moment among the `top` best.
   highest = np.maximum.reduceat(scores, [v.first for v in index.videos])
   videos = [index.videos[i] for i in np.argsort(-highest)[:top]]
-  return videos, lambda video: scores[video.first : video.first + video.count]
-
-
-def _likely_videos(
-  index: Index, vector: np.ndarray, top: int
-) -> tuple[list[IndexedVideo], ScoresOf]:
-  """The videos of about the best clips; scores of their clips alone."""
-  rows = approximate.nearest_rows(
-    index.directory,
-    vector,
-    count=_CLIPS_PER_MOMENT * top,
-    num_rows=len(index.vectors),
+  candidates = (
+    (*moment, video)
+    for video in videos
+    for moment in _moments(
+      scores[video.first : video.first + video.count], top=top
+    )
   )
-  firsts = [video.first for video in index.videos]
-  places = np.searchsorted(firsts, rows, side="right") - 1
-  videos = [index.videos[i] for i in list(dict.fromkeys(places.tolist()))[:top]]
-
-  def scores_of(video: IndexedVideo) -> np.ndarray:
-    own = index.vectors[video.first : video.first + video.count]
-    return _scores(own, vector)
-
-  return videos, scores_of
+  best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
+  return [_moment(index, *moment) for moment in best]
 
 
 def _moments(

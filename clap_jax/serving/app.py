@@ -14,8 +14,8 @@ import fastapi
 import pydantic
 from fastapi import exceptions, responses
 
-from clap_jax.inference import export, model_directory, predict, zero_shot
 from clap_jax.inference import index as index_lib
+from clap_jax.inference import model_directory, predict, zero_shot
 from clap_jax.report import page, player
 from clap_jax.serving import (
   access,
@@ -248,19 +248,6 @@ def _add_questions(app, videos, queue, *, model) -> None:
     source = f"/api/videos/{question.video}/file"
     text = player.render(entry, source=source)
     return answers.text_answer(text, media_type="text/html")
-
-  @app.post("/api/export/{kind}")
-  async def download(
-    kind: str, request: fastapi.Request, question: Question = asked
-  ):
-    if kind not in ("csv", "srt", "vtt"):
-      raise fastapi.HTTPException(404, "Choose csv, srt or vtt.")
-    entry = await ask(request, question)
-    if kind == "csv":
-      text = export.csv_text({"videos": [entry]})
-    else:
-      text = export.subtitles(entry, kind=kind)
-    return answers.text_answer(text, media_type="text/plain")
 
 
 def _add_search(app, queue, *, model, index) -> None:

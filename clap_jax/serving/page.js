@@ -8,7 +8,7 @@ async function checked(response) {
   try { const body = await response.json(); reason = typeof body.detail === 'string' ? body.detail : JSON.stringify(body.detail); } catch { /* no JSON */ }
   throw new Error(reason);
 }
-const ready = (on) => { for (const b of document.querySelectorAll('#find, [data-export]')) b.disabled = !on; };
+const ready = (on) => { $('find').disabled = !on; };
 async function upload(file) {
   const most = Number($('drop').dataset.maxBytes);
   if (file.size > most) { say(`The file is larger than ${Math.floor(most / 1048576)} MiB.`, true); return; }
@@ -33,16 +33,6 @@ $('find').addEventListener('click', async () => {
   } catch (error) { say(error.message, true); }
   ready(true);
 });
-for (const button of document.querySelectorAll('[data-export]')) {
-  button.addEventListener('click', async () => {
-    try {
-      const text = await (await ask(`/api/export/${button.dataset.export}`)).text();
-      const link = document.createElement('a');
-      link.href = URL.createObjectURL(new Blob([text])); link.download = `moments.${button.dataset.export}`; link.click();
-      URL.revokeObjectURL(link.href);
-    } catch (error) { say(error.message, true); }
-  });
-}
 const search = $('search');
 if (search) {
   const run = async () => {

@@ -7,12 +7,10 @@ stride of half a second; 100,000 with --quick), made up: videos of six minutes,
 each a walk between places of a space that all share. Queries are noisy copies
 of clips. Per size:
 
-1. seconds of a search for the ten best moments, vectors in the page cache:
-   exact, and approximate;
+1. seconds of a search for the ten best moments, vectors in the page cache;
 2. the same over one product of the whole matrix in float32, which reads twice
    the bytes and keeps them all in memory;
-3. how many of the ten exact moments the approximate search finds;
-4. seconds to build the cells, and bytes per clip of both.
+3. bytes per clip of the vectors.
 """
 
 import pathlib
@@ -22,15 +20,15 @@ import time
 
 import numpy as np
 
-from clap_jax.inference import approximate, index_files
 from clap_jax.inference import index as index_lib
+from clap_jax.inference import index_files
 from tests.benchmarks import running
 
 WIDTH, CLIPS_PER_VIDEO, STRIDE_SEC = 128, 720, 0.5
 CLIPS_PER_PLACE = 24  # 12 s
 NUM_PLACES = 4_096
 NUM_QUERIES, TOP = 20, 10
-SEARCH_GOAL_SEC, FOUND_GOAL = 1.0, 0.9
+SEARCH_GOAL_SEC = 1.0
 
 
 def unit(vectors):
@@ -75,7 +73,6 @@ def make_index(directory: pathlib.Path, *, num_videos: int) -> index_lib.Index:
     videos=tuple(videos),
     failed=(),
     vectors=np.load(path, mmap_mode="r", allow_pickle=False),
-    is_approximate=True,
   )
 
 
@@ -107,50 +104,19 @@ def size_rows(directory: pathlib.Path, num_videos: int) -> list[dict]:
   queries = make_queries(index.vectors)
   title = f"{len(index.vectors):,} clips"
 
-  def exact(query):
-    return index_lib.search(index, query, top=TOP, exact=True)
-
-  exact_sec = seconds(exact, queries)
-  product_sec = product_seconds(index.vectors, queries)
-  rows = [
-    running.row(
-      f"{title}, exact search", exact_sec, "s", at_most=SEARCH_GOAL_SEC
-    ),
-    running.row(
-      f"{title}, exact over one product in memory", exact_sec / product_sec, "x"
-    ),
-    running.row(f"{title}, vectors", 2 * WIDTH, "bytes/clip"),
-  ]
-  started_sec = time.perf_counter()
-  approximate.build(index.vectors, directory)
-  build_sec = time.perf_counter() - started_sec
-
-  def near(query):
+  def search(query):
     return index_lib.search(index, query, top=TOP)
 
-  near_sec = seconds(near, queries)
-  hits = sum(
-    moment in near(query) for query in queries for moment in exact(query)
-  )
+  search_sec = seconds(search, queries)
+  product_sec = product_seconds(index.vectors, queries)
   return [
-    *rows,
+    running.row(f"{title}, search", search_sec, "s", at_most=SEARCH_GOAL_SEC),
     running.row(
-      f"{title}, approximate search", near_sec, "s", at_most=SEARCH_GOAL_SEC
+      f"{title}, search over one product in memory",
+      search_sec / product_sec,
+      "x",
     ),
-    running.row(f"{title}, approximate over exact", near_sec / exact_sec, "x"),
-    running.row(
-      f"{title}, exact moments that it finds",
-      hits / (TOP * len(queries)),
-      "share",
-      at_least=FOUND_GOAL,
-    ),
-    running.row(f"{title}, building the cells", build_sec, "s"),
-    running.row(
-      f"{title}, files of the cells",
-      sum((directory / name).stat().st_size for name in approximate.FILES)
-      / len(index.vectors),
-      "bytes/clip",
-    ),
+    running.row(f"{title}, vectors", 2 * WIDTH, "bytes/clip"),
   ]
 
 

@@ -10,7 +10,6 @@ import pytest
 from clap_jax import main
 from clap_jax.commands import building
 from clap_jax.data import records, statistics, tfrecord, verification
-from clap_jax.inference import cards
 from clap_jax.storage import framing
 from tests.tfds_builders import transcoding_test
 from tfds_builders import build, finishing
@@ -90,11 +89,6 @@ def test_missing_extra_and_linked_files_are_found(copy, tmp_path):
   assert any(index.name in p and "missing" in p for p in _problems(copy))
   index.symlink_to(tmp_path / "away")
   assert any("symbolic link" in p for p in _problems(copy))
-
-
-def test_a_data_card_does_not_count_as_damage(copy):
-  cards.write_data_card(records.open_dataset(copy, "folder/default"))
-  assert _problems(copy) == ()
 
 
 def test_a_consistent_lie_is_found(copy):

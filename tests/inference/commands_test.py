@@ -72,7 +72,7 @@ def test_no_name_and_no_reason_stops_predict(clap, folder, tmp_path, capsys):
     str(path) for path in videos if path.name != "bad.mp4"
   }
   assert [e["video"] for e in document["failed"]] == [str(folder / "bad.mp4")]
-  assert len(list(exported.iterdir())) == 3 + 3 * len(NAMES)
+  assert len(list(exported.iterdir())) == 3 + len(NAMES)
   rows = list(csv.DictReader((exported / "predictions.csv").open(newline="")))
   assert not any(row["video"].startswith("=") for row in rows)
   for path in exported.iterdir():
@@ -122,7 +122,7 @@ def test_an_export_that_cannot_be_written_stops_before_the_work(
   exported.mkdir()
   victim = tmp_path / "victim"
   victim.write_text("mine")
-  place = exported / "good.srt"
+  place = exported / "good.html"
   if kind == "file":
     place.write_text("there")
   else:
@@ -130,7 +130,7 @@ def test_an_export_that_cannot_be_written_stops_before_the_work(
   arguments = [folder / "good.mp4", "--model", "m", "--export", exported]
   arguments += ["--overwrite"] if kind == "link" else []
   assert clap("predict", *arguments) == 2
-  assert "good.srt" in capsys.readouterr().err
+  assert "good.html" in capsys.readouterr().err
   assert victim.read_text() == "mine"
   assert list(exported.iterdir()) == [place]
 
@@ -142,10 +142,6 @@ def test_an_export_that_fails_loses_nothing_else(
     raise OSError("no space left [/a]")
 
   monkeypatch.setattr(export.player, "render", broken)
-  monkeypatch.setitem(
-    export._WRITERS, "html",
-    lambda document: export._per_video(document, "html", broken),
-  )  # fmt: skip
   out, exported = tmp_path / "out.json", tmp_path / "export"
   code = clap(
     "predict", folder / "good.mp4", "--model", "m",

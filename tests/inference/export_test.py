@@ -4,7 +4,6 @@ import csv
 import html
 import io
 import json
-import re
 
 import pytest
 
@@ -63,42 +62,6 @@ def test_table_keeps_every_value(document):
   assert float(rows[1]["end_sec"]) == 2.25
 
 
-@pytest.mark.parametrize(
-  ("kind", "second"),
-  [
-    ("srt", "01:01:01,000 --> 01:02:03,500"),
-    ("vtt", "01:01:01.000 --> 01:02:03.500"),
-  ],
-)
-def test_subtitles_are_in_order_and_no_text_ends_a_cue(document, kind, second):
-  text = export.subtitles(document["videos"][0], kind=kind)
-  cues = re.split(r"\n\n", text.strip())
-  cues = cues[1:] if kind == "vtt" else cues
-  assert text.startswith("WEBVTT\n\n") == (kind == "vtt")
-  assert len(cues) == 2 and cues[0].splitlines()[2] == "spins (0.40)"
-  number, times, words = cues[1].splitlines()
-  assert (number, times) == ("2", second)
-  assert "-->" not in words and "<" not in words
-
-
-@pytest.mark.parametrize(
-  ("text", "srt", "vtt"),
-  [
-    ("{\\an8}up", "(/an8)up", "(/an8)up"),
-    ("<b>x</b> & y", "(b)x(/b) & y", "&lt;b&gt;x&lt;/b&gt; &amp; y"),
-    ("a --> b\r\n\r\n1", "a b 1", "a b 1"),
-    ("a\u2028b\x1bc", "a b c", "a b c"),
-  ],
-)
-def test_no_text_is_a_style(document, text, srt, vtt):
-  entry = document["videos"][0]
-  entry = entry | {"predictions": [entry["predictions"][0] | {"label": text}]}
-  for kind, expected in (("srt", srt), ("vtt", vtt)):
-    lines = export.subtitles(entry, kind=kind).strip().splitlines()
-    words = lines[-1].removesuffix(" (0.40)")
-    assert " ".join(words.split()) == expected
-
-
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_is_a_formula_and_numbers_stay_numbers(document, start):
   entry = document["videos"][0]
@@ -134,15 +97,11 @@ def test_files_appear_once_and_are_not_overwritten(document, tmp_path):
     "predictions.csv",
     "predictions.qvhighlights.jsonl",
     "two words.html",
-    "two words.srt",
-    "two words.vtt",
   ]
   assert json.loads((out / "predictions.activitynet.json").read_text())
   with pytest.raises(FileExistsError, match="--overwrite"):
-    export.write(document, out, formats=("csv",))
-  export.write(document, out, formats=("csv",), overwrite=True)
-  with pytest.raises(ValueError, match="choose from activitynet"):
-    export.write(document, out, formats=("tsv",))
+    export.write(document, out)
+  export.write(document, out, overwrite=True)
 
 
 def test_page_embeds_the_video_and_escapes_what_people_wrote(document):

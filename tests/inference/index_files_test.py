@@ -26,13 +26,13 @@ def videos(tmp_path_factory):
 @pytest.fixture
 def index(encoder, videos, tmp_path):
   out = tmp_path / "index"
-  build(encoder, videos, out, is_approximate=True)
+  build(encoder, videos, out)
   return out
 
 
-def build(encoder, videos, out, **options):
+def build(encoder, videos, out):
   files = inputs.find_in(videos).files
-  return index_lib.build(encoder, files, out=out, stride_sec=1.0, **options)
+  return index_lib.build(encoder, files, out=out, stride_sec=1.0)
 
 
 def change(path, keys, value):
@@ -125,7 +125,6 @@ def test_rows_that_disagree(index):
   [
     index_files.INDEX_FILE,
     index_files.VECTORS_FILE,
-    "cells_rows.npy",
     "videos",
     "videos/{digest}.npz",
   ],
@@ -148,13 +147,9 @@ def test_links_and_pipes_are_neither_read_nor_written(
     )
 
   before = files()
-  if name.startswith("cells"):  # removed, and written anew
-    build(encoder, videos, index, is_approximate=True)
-    assert path.is_file() and not path.is_symlink()
-  else:
-    with pytest.raises((ValueError, OSError), match=name.rpartition("/")[2]):
-      build(encoder, videos, index)
-      index_lib.open_index(index)
+  with pytest.raises((ValueError, OSError), match=name.rpartition("/")[2]):
+    build(encoder, videos, index)
+    index_lib.open_index(index)
   assert files() == before
 
 

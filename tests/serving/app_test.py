@@ -1,4 +1,4 @@
-"""The page's interface: questions, search, exports, limits, no paths."""
+"""The page's interface: questions, search, limits, no paths."""
 
 import concurrent.futures
 import json
@@ -79,9 +79,6 @@ def test_questions_are_answered_without_paths(served, video):
     assert "/tmp" not in text and "clap_serve_" not in text
   by_class = served.post("/api/find", json={"video": video})
   assert {e["label"] for e in by_class.json()["videos"][0]["predictions"]}
-  for kind, start in (("csv", "video,"), ("srt", "1\n"), ("vtt", "WEBVTT")):
-    answer = served.post(f"/api/export/{kind}", json=asked)
-    assert answer.status_code == 200 and answer.text.startswith(start)
 
 
 def test_search_finds_and_hides_the_folder(served):
@@ -101,7 +98,6 @@ def test_search_finds_and_hides_the_folder(served):
     ("POST", "/api/find", b"[" * 100_000, 400),
     ("POST", "/api/find", b'{"video": 1' + b"0" * 5000 + b"}", 400),
     ("POST", "/api/find", b" " * (1 << 22), 413),
-    ("POST", "/api/export/exe", {"video": "0" * 24}, 404),
     ("GET", "/api/videos/..%2F..%2Fetc%2Fpasswd/file", None, 404),
     ("GET", "/api/index/7/file", None, 404),
     ("GET", "/api/index/-1/file", None, 404),
@@ -125,7 +121,7 @@ def test_half_a_character_is_refused_and_not_repeated(served, video, key):
   asked = {"video": video, "queries": ["spins"], "labels": ["slides"]}
   asked[key] = "\ud800" if key == "video" else ["\ud800"]
   body = json.dumps(asked)
-  for path in ("find", "player", "export/csv"):
+  for path in ("find", "player"):
     response = served.post(f"/api/{path}", content=body)
     assert response.status_code == 422
     assert key in response.json()["detail"]

@@ -1,4 +1,4 @@
-"""The pages in a real browser: upload, ask, click a moment, search, export.
+"""The pages in a real browser: upload, ask, click a moment, search.
 
 Needs Playwright (the extra `browser`) and Debian's chromium. With the variable
 CLAP_SCREENSHOTS set to a folder, what was seen is kept there.
@@ -132,7 +132,7 @@ def _page(browser):
   return page, problems
 
 
-def test_upload_ask_play_export_and_search(browser, address, tmp_path):
+def test_upload_ask_play_and_search(browser, address, tmp_path):
   page, problems = _page(browser)
   page.goto(address)
   assert "token" not in page.url
@@ -151,9 +151,6 @@ def test_upload_ask_play_export_and_search(browser, address, tmp_path):
   clip = moments.locator("video")
   _until(page, lambda: clip.evaluate("v => v.readyState") >= 2)  # a picture
   _until(page, lambda: clip.evaluate("v => v.currentTime") >= start_sec)
-  with page.expect_download() as download:
-    page.click('[data-export="srt"]')
-  assert "-->" in pathlib.Path(download.value.path()).read_text()
   page.fill("#text", "the square slides")
   page.click("#search")
   page.locator("#moments button").first.click()
