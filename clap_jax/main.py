@@ -26,7 +26,6 @@ from clap_jax.commands import (
   reporting,
   running,
   searching,
-  sensing,
   studying,
   weights,
 )
@@ -80,7 +79,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     applying.add_extract,
     applying.add_texts,
     weights.add_export,
-    sensing.add_sensors,
     running.add_eval,
     applying.add_predict,
     searching.add_index,

@@ -13,9 +13,9 @@ flag; of the datasets those of protocol and timing are set.
 The annotations are ActivityNet-style JSON or a table with the columns video,
 start, end, label, subset and video_duration, in seconds. `data.files` says how
 the features are named and placed in time, see data/feature_files.py: `timing`
-"stored" is what `clap extract` and `clap sensors` write; "frames" counts frames
-at any rate, for features at fixed seconds with fps 1; "even" spreads however
-many there are over each video.
+"stored" is what `clap extract` writes; "frames" counts frames at any rate, for
+features at fixed seconds with fps 1; "even" spreads however many there are over
+each video.
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
 Argument: `SIZE[,seed=N,all=BOOL]`, SIZE tiny or full. The features are window
 statistics:
 
-    clap sensors RawData --out features/hapt
+    python -m tests.tutorials.sensor_features RawData features/hapt
     clap train --config=configs/localization_hapt.py --workdir=runs/hapt
 
 The subset "validation" of the annotations is UCI's test subjects. Without

@@ -3,7 +3,7 @@
 Argument: `SIZE[,seed=N]`, SIZE tiny or full. As configs/localization_hapt.py,
 on coarser windows so that 64 steps span the longest activity:
 
-    clap sensors RawData --out features/hapt_coarse --stride_samples 32
+    python -m tests.tutorials.sensor_features RawData features/hapt_coarse 32
     clap train --config=configs/proposals_hapt.py --workdir=runs/hapt_proposals
 """
 

@@ -30,7 +30,6 @@ REFUSED = {
     ("export", "--model=gs://bucket/m", "--out=o"),
     "--model",
   ),
-  "sensors": (("sensors", "gs://bucket/r", "--out=o"), "recordings"),
   "a sweep": (
     ("sweep", "--config=c.py", "--workdir=gs://bucket/w"),
     "--workdir",

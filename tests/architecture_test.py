@@ -186,8 +186,6 @@ FILE_WAYS_ALLOWED = {
   "clap_jax/data/class_splits.py": "lists that the package brings",
   "clap_jax/data/feature_tables.py": "rows of a text that storage read",
   "clap_jax/data/hdf5.py": "a file that storage opened",
-  "clap_jax/data/sensors.py": "rows of a text that storage read",
-  "clap_jax/report/method_figure.py": "a style that the package brings",
   "clap_jax/report/page.py": "a style and a script that the package brings",
   "clap_jax/report/player.py": "a page that the package brings",
   "clap_jax/report/sweep_page.py": "a style that the package brings",

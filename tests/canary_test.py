@@ -22,7 +22,6 @@ from clap_jax.data import (
   features,
   query_annotations,
   records,
-  sensors,
   tokenizer,
   vocabulary,
 )
@@ -207,8 +206,6 @@ READERS = {
   "hdf5": lambda path: feature_files.hdf5_ids(path, ["v"], key="{id}"),
   "queries": query_annotations.read_split,
   "sentences": query_annotations.read_sentences,
-  "sensors": lambda path: list(sensors.recordings(path)),
-  "sensor labels": sensors.read_labels,
   "video classifier": video_classifier.read_video_scores,
   "scalar keys": run_files.scalar_keys,
   "study": _study,

@@ -45,7 +45,6 @@ _POSITIONAL = frozenset(
     ("index", "folder"),
     ("predict", "videos"),
     ("score", "predictions"),
-    ("sensors", "recordings"),
   )
 )
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

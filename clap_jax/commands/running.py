@@ -205,24 +205,18 @@ def add_compile(commands) -> None:
     default="",
     help="what the data would say, like vocab_size=512,num_classes=20",
   )
-  parser.add_argument(
-    "--cost",
-    default="",
-    help="states the cost of an epoch: examples=N,price=P[,utilization=U], "
-    "with P for a chip and hour, U the share of the bound that a step reaches "
-    "(0.4)",
-  )
   parser.set_defaults(run=_compile)
 
 
 def _compile(args) -> dict:
   config = configs.read(args.config, args.overrides)
   topology = args.topology or configs.named_slice(args.config)
-  assumed = {"facts": args.facts, "cost": args.cost}
   if topology == "smallest":
-    document = registry.compile_for_smallest(config, **assumed)
+    document = registry.compile_for_smallest(config, facts=args.facts)
   else:
-    document = registry.compile_ahead(config, topology=topology, **assumed)
+    document = registry.compile_ahead(
+      config, topology=topology, facts=args.facts
+    )
   _print_compiled(document)
   return document
 
@@ -266,21 +260,6 @@ def _print_compiled(document: dict) -> None:
       f"{1e3 * document['roofline_step_sec']:.2f} ms, by "
       f"{document['roofline_bound']}",
     )
-  if "cost" in document:
-    _add_cost(table, document["cost"])
   console.print(table)
   if document["reason"]:
     console.print(document["reason"])
-
-
-def _add_cost(table: rich.table.Table, cost: dict) -> None:
-  inputs = cost["inputs"]
-  text = "unknown: it does not fit"
-  if cost["epoch_sec"] is not None:
-    text = f"{cost['epoch_sec']:,.1f} s, price {cost['epoch_price']:,.2f}"
-  table.add_row(f"epoch of {inputs['examples']:,}", text)
-  table.add_row(
-    "assumed for it",
-    f"{inputs['price']:g} per chip and hour, {inputs['utilization']:.0%} of "
-    "the bound",
-  )

@@ -18,7 +18,6 @@ from clap_jax.report import (
   curves,
   diagnosis_figures,
   files,
-  method_figure,
   metric_names,
   palette,
   tables,
@@ -99,7 +98,6 @@ def _render(report: content.Report, *, thumbnail_height: int) -> str:
       style=Markup(style()),
       script=Markup(script),
       script_hash=source_hash(script),
-      method_figure=Markup(method_figure.method_figure_svg(standalone=False)),
       diagnoses=[
         (item, diagnosis_figures.figures(item)) for item in report.diagnoses
       ],

@@ -5,7 +5,6 @@ global batch, without a dataset, features or a device.
 """
 
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -28,16 +27,6 @@ class DataFacts:
   query_width: int = config_lib.ranged(default=512, minimum=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class CostFacts:
-  """The user's inputs to the cost of an epoch."""
-
-  examples: int = config_lib.ranged(minimum=1)  # of an epoch
-  price: float = config_lib.ranged(minimum=0.0)  # of one chip for one hour
-  # The share of the bound that a real step is expected to reach.
-  utilization: float = config_lib.ranged(default=0.4, above=0.0, maximum=1.0)
-
-
 class AbstractRun(NamedTuple):
   """A run without its data."""
 
@@ -51,47 +40,11 @@ def parse_facts(text: str) -> DataFacts:
   Raises:
     ValueError: for an unknown name or a value that is no positive number.
   """
-  return config_lib.resolve(DataFacts, _values(text), "facts")
-
-
-def parse_cost(text: str) -> CostFacts | None:
-  """From "examples=100000,price=1.2,utilization=0.5"; None from "".
-
-  Raises:
-    ValueError: for an unknown or missing name or a value out of range.
-  """
-  return config_lib.resolve(CostFacts, _values(text), "cost") if text else None
-
-
-def _values(text: str) -> dict[str, Any]:
   values: dict[str, Any] = {}
   for item in filter(None, text.split(",")):
     name, _, value = item.partition("=")
     values[name] = int(value) if value.isdecimal() else value
-    if re.fullmatch(r"\d*\.\d+", value):
-      values[name] = float(value)
-  return values
-
-
-def epoch_cost(document: dict[str, Any], cost: CostFacts) -> dict[str, Any]:
-  """Time and price of an epoch; None each for a step that does not fit.
-
-  Args:
-    document: of training.compile_ahead.compile_step.
-    cost: the inputs, which are stated beside the result.
-  """
-  steps = -(-cost.examples // document["batch_size"])
-  seconds = None
-  if document["fits"]:
-    seconds = steps * document["roofline_step_sec"] / cost.utilization
-  return {
-    "steps_per_epoch": steps,
-    "epoch_sec": seconds,
-    "epoch_price": None
-    if seconds is None
-    else seconds / 3600 * document["num_chips"] * cost.price,
-    "inputs": dataclasses.asdict(cost),
-  }
+  return config_lib.resolve(DataFacts, values, "facts")
 
 
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

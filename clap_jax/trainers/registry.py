@@ -101,20 +101,16 @@ def config_class(config) -> type:
   return _trainer(config.get("trainer")).config_class(config)
 
 
-def compile_ahead(
-  config, *, topology: str, facts: str = "", cost: str = ""
-) -> dict:
+def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
   """Compiles the train step of a ConfigDict for a TPU slice that is not here.
 
   Args:
     config: as for `train`.
     topology: a name like "v5e:16x16".
     facts: what the data would say, like "vocab_size=512"; see DataFacts.
-    cost: like "examples=100000,price=1.2"; see CostFacts; "" for no cost.
 
   Returns:
-    See training.compile_ahead.compile_step; with the facts that were assumed,
-    and the cost of an epoch if asked for.
+    See training.compile_ahead.compile_step; with the facts that were assumed.
 
   Raises:
     ValueError: if config, topology or facts are wrong.
@@ -123,7 +119,6 @@ def compile_ahead(
   trainer = _trainer(config.get("trainer"))
   resolved = trainer.resolve(config)
   assumed = abstract.parse_facts(facts)
-  priced = abstract.parse_cost(cost)
   run = trainer.abstract_run(resolved, assumed)
   document = compile_ahead_lib.compile_step(
     run.task,
@@ -134,20 +129,17 @@ def compile_ahead(
     mesh=resolved.mesh,
     sharding_rules=partitioning.PARAMETER_AXES,
   )
-  document |= {"assumed": dataclasses.asdict(assumed)}
-  if priced is not None:
-    document["cost"] = abstract.epoch_cost(document, priced)
-  return document
+  return document | {"assumed": dataclasses.asdict(assumed)}
 
 
-def compile_for_smallest(config, **assumed: str) -> dict:
+def compile_for_smallest(config, *, facts: str = "") -> dict:
   """`compile_ahead` for one v5e slice after the other, until the step fits.
 
   Slices that mesh and batch cannot be spread over are passed by.
 
   Args:
     config: as for `train`.
-    **assumed: see `compile_ahead`.
+    facts: see `compile_ahead`.
 
   Raises:
     ValueError: if the step fits none, or as of `compile_ahead`.
@@ -163,7 +155,7 @@ def compile_for_smallest(config, **assumed: str) -> dict:
       continue
     if config.data.batch_size % (shape[0] * shape[1]):
       continue
-    document = compile_ahead(config, topology=name, **assumed)
+    document = compile_ahead(config, topology=name, facts=facts)
     if document["fits"]:
       return document
     missing = document["missing_bytes_per_chip"] / 2**20

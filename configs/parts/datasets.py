@@ -79,10 +79,13 @@ def thumos() -> dict:
 
 
 def hapt(*, select: bool) -> dict:
-  """The data section of UCI HAPT; `select` holds training subjects out."""
+  """The data section of UCI HAPT; `select` holds training subjects out.
+
+  tests/tutorials/sensor_features.py writes its files.
+  """
   return {
     "annotations": "features/hapt/annotations.json",
-    "features_dir": "features/hapt",  # both by `clap sensors`
+    "features_dir": "features/hapt",
     "files": {"names": ("{id}.npz",), "timing": "stored", "encoder": "windows"},
     "train_split": "training",
     "selection_split": "holdout" if select else config_dict.placeholder(str),

@@ -5,6 +5,7 @@ earlier sections is made by their own commands. See document_tables.py for what
 is made smaller and what is not run.
 """
 
+import importlib
 import os
 import pathlib
 import re
@@ -83,6 +84,9 @@ class Clone:
   def type(self, command: documents.Command) -> None:
     """Runs one command; fails unless it ends well."""
     program, *arguments = command.words
+    if arguments[0] == "-m" and arguments[1].startswith("tests.tutorials."):
+      importlib.import_module(arguments[1]).main(arguments[2:])
+      return
     if program == "./launch.sh":
       arguments = self._launch(arguments)
     else:
