@@ -24,6 +24,9 @@ LAYERS = {
   "ops": {"types"},
   "losses": {"types", "ops"},
   "models": {"types", "ops"},
+  # Annotation files of every dataset and of users; one parser per format, for
+  # builders, scoring and training alike. Runs without jax.
+  "annotations": {"storage"},
   "metrics": {"types", "storage"},
   # Fetches weights of others and gives names for them; runs without jax.
   "public_weights": {"storage"},
@@ -108,6 +111,7 @@ FENCES = {
 # Place -> modules that must not be imported there.
 BANS = {
   "clap_jax/types.py": ("jax", "jaxlib"),
+  "clap_jax/annotations/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/metrics/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/report/": ("jax", "jaxlib", "flax", "optax"),
   "clap_jax/ops/": ("flax", "optax", "ml_collections"),
@@ -118,7 +122,11 @@ BANS = {
   "configs/": (PACKAGE, "jax", "tfds_builders"),
 }
 # What builders may import of the package; both run where jax is absent.
-BUILDERS_MAY_IMPORT = ("clap_jax.storage", "clap_jax.media")
+BUILDERS_MAY_IMPORT = (
+  "clap_jax.annotations",
+  "clap_jax.storage",
+  "clap_jax.media",
+)
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs.parts")
 
 UNSAFE_MODULES = (

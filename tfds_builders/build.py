@@ -17,10 +17,10 @@ import shutil
 import threading
 from collections.abc import Callable
 
+from clap_jax.annotations import source_files
 from clap_jax.media import guard
 from clap_jax.media.errors import VideoError
 from clap_jax.storage import output
-from tfds_builders import annotations as annotation_base
 from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
 from tfds_builders.trimmed.settings import MIN_CLIP_SEC, TrimmedSettings
@@ -117,7 +117,7 @@ _OTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, RecursionError)
 def _plan_videos(request):
   """Videos and annotations that somebody put on this machine."""
   module = _builder_module(request.base)
-  files = annotation_base.SourceFiles(
+  files = source_files.SourceFiles(
     request.annotations,
     known=published_files(request.base),
     encoding=request.encoding,
@@ -146,7 +146,7 @@ def _plan_trimmed(request):
   """Clips of one action each, as they are or joined to recordings."""
   files = None
   if request.annotations is not None:
-    files = annotation_base.SourceFiles(
+    files = source_files.SourceFiles(
       request.annotations, encoding=request.encoding
     )
   return _builder_module("trimmed").make_plan(

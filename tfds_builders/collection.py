@@ -10,10 +10,14 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
+from clap_jax.annotations.annotation_file import (
+  WHOLE_VIDEO_SEC,
+  AnnotationFile,
+  Span,
+)
 from clap_jax.media import formats
 from clap_jax.storage import video_names
 from tfds_builders import packing
-from tfds_builders.annotations import WHOLE_VIDEO_SEC, AnnotationFile, Span
 
 MIN_SPAN_SEC = 0.1  # what has to remain of a clipped span
 _MAX_FPS = 240.0  # of videos that people annotate by frame

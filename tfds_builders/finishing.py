@@ -7,8 +7,9 @@ import shutil
 import av
 import tensorflow_datasets as tfds
 
+from clap_jax.annotations import source_files
 from clap_jax.storage import output, untrusted
-from tfds_builders import annotations, collection, packing, shards, transcoding
+from tfds_builders import collection, packing, shards, transcoding
 
 CHECKSUMS = "SHA256SUMS"
 METADATA = "metadata.tfrecord"
@@ -154,7 +155,7 @@ def write_checksums(directory: pathlib.Path) -> None:
   for path in sorted(directory.rglob("*")):
     if path.is_file() and path.name != CHECKSUMS:
       name = path.relative_to(directory).as_posix()
-      lines.append(f"{annotations.hash_file(path)}  {name}")
+      lines.append(f"{source_files.hash_file(path)}  {name}")
   target = directory / CHECKSUMS
   output.write_text(target, "\n".join(lines) + "\n")
 

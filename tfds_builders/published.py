@@ -8,7 +8,8 @@ import os
 import pathlib
 import types
 
-from tfds_builders import annotations, names
+from clap_jax.annotations import source_files
+from tfds_builders import names
 
 # Each video stands in one split there.
 NAMES = tuple(
@@ -43,7 +44,7 @@ def convert(
   if name not in NAMES:
     raise ValueError(f"unknown dataset {name!r}; choose {', '.join(NAMES)}")
   base, _, config = name.partition("/")
-  files = annotations.SourceFiles(pathlib.Path(path))
+  files = source_files.SourceFiles(pathlib.Path(path))
   file = builder_module(base).read(files, config)
   database, lengthless = {}, 0
   for entry in file.entries.values():

@@ -3,7 +3,8 @@
 import inspect
 import pathlib
 import tempfile
-from collections.abc import Iterator
+import types
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
@@ -70,3 +71,23 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _log_download_bytes(self) -> None:
     pass
+
+
+def make(
+  module: str, description: str, *, configs: Iterable[str] = ()
+) -> type[VideoBuilder]:
+  """Makes the builder class of a dataset's module, which TFDS names it by.
+
+  The module also has `read(files, config)`, which reads the annotation files
+  that somebody put into a folder. It raises FileNotFoundError if one is not
+  there, and ValueError if one is not in shape.
+  """
+  return types.new_class(
+    "Builder",
+    (VideoBuilder,),
+    exec_body=lambda namespace: namespace.update(
+      __module__=module,
+      DESCRIPTION=description,
+      BUILDER_CONFIGS=[tfds.core.BuilderConfig(name=name) for name in configs],
+    ),
+  )

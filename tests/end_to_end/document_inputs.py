@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
+from clap_jax.annotations import source_files
 from clap_jax.public_weights import cache, table
 from clap_jax.storage import untrusted
 from tests import documents
@@ -25,7 +26,7 @@ from tests.public_weights import server
 from tests.public_weights import stand_ins as public_stand_ins
 from tests.tfds_builders.trimmed import stand_ins
 from tests.tutorials import few_shot, own_dataset
-from tfds_builders import annotations, build, published
+from tfds_builders import build, published
 from tfds_builders.motion_sprites import render, sizes
 
 VIDEOS_PER_SPLIT = 2
@@ -199,7 +200,7 @@ def _render_some(name: str, config: str, folder: pathlib.Path) -> None:
   module = importlib.import_module(
     f"tfds_builders.{name}.{name}_dataset_builder"
   )
-  files = annotations.SourceFiles(folder, known=build.published_files(name))
+  files = source_files.SourceFiles(folder, known=build.published_files(name))
   ends: dict[str, list[tuple[float, str]]] = {}
   for entry in module.read(files, config).entries.values():
     spans = (*entry.segments, *entry.captions)

@@ -20,6 +20,7 @@ import orjson
 import safetensors.numpy
 from tensorflow_datasets.proto import tf_example_pb2
 
+from clap_jax.annotations import own_files, source_files
 from clap_jax.data import (
   dataset_files,
   features,
@@ -33,8 +34,6 @@ from clap_jax.storage import arrays, framing, tensors
 from clap_jax.training import manifest
 from tests.fuzz import mutations
 from tests.interchange import torch_writer
-from tfds_builders import annotations
-from tfds_builders.folder import annotation_files
 from tfds_builders.tool_exports import converting
 from tfds_builders.trimmed import layouts, templates
 
@@ -354,7 +353,7 @@ def own_annotations(rng, folder):
     case 2:
       lines = json.dumps({"id": "a"} | OWN["database"]["a"]).encode()
       path = _write(folder, "a.jsonl", mutations.of_bytes(rng, lines))
-  annotation_files.read(annotations.SourceFiles(path))
+  own_files.read(source_files.SourceFiles(path))
 
 
 EXPORTS = {
@@ -468,5 +467,5 @@ def trimmed_clips(rng, folder):
   """The annotations of trimmed clips, and templates of their captions."""
   path = _write(folder, "clips.json", _changed_json(rng, CLIPS))
   _write(folder, "templates.json", _changed_json(rng, TEMPLATES))
-  listed = layouts.read(annotations.SourceFiles(path), (), fold=1)
+  listed = layouts.read(source_files.SourceFiles(path), (), fold=1)
   templates.apply(templates.load(folder / "templates.json"), listed)

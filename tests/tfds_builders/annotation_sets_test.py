@@ -6,9 +6,9 @@ import pathlib
 
 import pytest
 
+from clap_jax.annotations import annotation_file, source_files
 from tests.golden import golden_file
 from tfds_builders import (
-  annotations,
   build,
   collection,
   packing,
@@ -40,7 +40,7 @@ def read(name, config, folder):
   module = importlib.import_module(
     f"tfds_builders.{name}.{name}_dataset_builder"
   )
-  files = annotations.SourceFiles(folder, known=build.published_files(name))
+  files = source_files.SourceFiles(folder, known=build.published_files(name))
   file = module.read(files, config)
   file.sources = files.used
   return file
@@ -252,9 +252,9 @@ def test_hacs_has_activitynets_form(tmp_path):
 
 def test_a_selection_split_is_carved_by_id(real, tmp_path):
   file = real("charades_sta", "", "charades_sta")
-  files = annotations.AnnotationFile(
+  files = annotation_file.AnnotationFile(
     entries={
-      k: annotations.Entry(e.name, e.subset, e.where)
+      k: annotation_file.Entry(e.name, e.subset, e.where)
       for k, e in file.entries.items()
     }
   )
@@ -285,8 +285,8 @@ def test_a_selection_split_is_carved_by_id(real, tmp_path):
   ],
 )
 def test_a_selection_split_is_never_empty(tmp_path, names, percent, message):
-  file = annotations.AnnotationFile(
-    entries={n: annotations.Entry(n, "train", n) for n in names}
+  file = annotation_file.AnnotationFile(
+    entries={n: annotation_file.Entry(n, "train", n) for n in names}
   )
   with pytest.raises(ValueError, match=message) as error:
     collection.make_plan(
@@ -310,8 +310,10 @@ def test_a_selection_split_is_never_empty(tmp_path, names, percent, message):
 
 
 def test_a_selection_split_needs_videos_that_are_there(tmp_path):
-  file = annotations.AnnotationFile(
-    entries={f"v{n}": annotations.Entry(f"v{n}", "train", "") for n in range(9)}
+  file = annotation_file.AnnotationFile(
+    entries={
+      f"v{n}": annotation_file.Entry(f"v{n}", "train", "") for n in range(9)
+    }
   )
   (tmp_path / "v0.mp4").write_bytes(b"x")
   with pytest.raises(ValueError, match=r"leaves \w+ without a video"):
@@ -379,8 +381,8 @@ def test_another_form_is_named_and_not_a_crash(tmp_path):
 
 
 def test_rejected_rows_are_kept_up_to_a_limit(monkeypatch):
-  monkeypatch.setattr(annotations, "_MAX_REJECTED", 3)
-  file = annotations.AnnotationFile(class_names=[])
+  monkeypatch.setattr(annotation_file, "_MAX_REJECTED", 3)
+  file = annotation_file.AnnotationFile(class_names=[])
   for number in range(3):
     file.reject(f"a.csv line {number}", "v", "no label")
   with pytest.raises(ValueError, match=r"a\.csv line 3: no label"):
@@ -389,7 +391,7 @@ def test_rejected_rows_are_kept_up_to_a_limit(monkeypatch):
 
 
 def test_epic_frames_may_begin_at_zero(tmp_path):
-  file = annotations.AnnotationFile(class_names=["open"])
+  file = annotation_file.AnnotationFile(class_names=["open"])
   row = {"video": "P01_01", "start": "0", "stop": "60"}
   epic._read_frames(file, row, "x:1", split="train", label="open")
   (segment,) = file.entries["P01_01"].segments
@@ -399,7 +401,7 @@ def test_epic_frames_may_begin_at_zero(tmp_path):
 def test_ambiguous_spans_and_captions_are_not_background(tmp_path):
   path = tmp_path / "v.mp4"
   path.write_bytes(b"not looked into")
-  span = annotations.Span
+  span = annotation_file.Span
   item = collection.Item(
     id="v",
     split="train",

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from clap_jax import main
+from clap_jax.annotations import annotation_file, source_files
 from clap_jax.trainers import annotations as own_annotations
 from tests.tfds_builders import published_forms
-from tfds_builders import annotations, published
+from tfds_builders import published
 
 # Name -> (writer, classes, {split: spans}, rejected reasons).
 FORMS = {
@@ -90,10 +91,10 @@ FORMS = {
 }
 
 
-def read(name, folder) -> annotations.AnnotationFile:
+def read(name, folder) -> annotation_file.AnnotationFile:
   base, _, config = name.partition("/")
   module = published.builder_module(base)
-  return module.read(annotations.SourceFiles(folder), config)
+  return module.read(source_files.SourceFiles(folder), config)
 
 
 @pytest.mark.parametrize("name", FORMS)

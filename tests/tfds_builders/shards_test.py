@@ -13,10 +13,11 @@ import time
 import av
 import pytest
 
+from clap_jax.annotations import source_files
 from clap_jax.data.records import open_dataset
 from clap_jax.media.decode import decode_clip
 from tests.tfds_builders import transcoding_test
-from tfds_builders import annotations, build, finishing, shards, transcoding
+from tfds_builders import build, finishing, shards, transcoding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 6
@@ -282,7 +283,7 @@ def test_shards_without_a_usable_video_are_left_out(source, tmp_path):
   manifest = result["manifests"]["train"]
   assert manifest["present"] == NUM_VIDEOS
   assert [c["id"] for c in manifest["corrupt"]] == ["broken"]
-  assert manifest["videos"]["broken"]["sha256"] == annotations.hash_file(
+  assert manifest["videos"]["broken"]["sha256"] == source_files.hash_file(
     source / "broken.mp4"
   )
   names = [s["name"] for s in manifest["shards"]]

@@ -1,42 +1,30 @@
-"""TFDS builder of ActivityNet 1.3, alone or with ActivityNet Captions."""
+"""TFDS builder of ActivityNet 1.3, alone or with ActivityNet Captions.
+
+`localization` has the official splits, `captions` those of the captions: val_1
+and val_2 are two annotators' captions of the same validation videos; a video of
+both is in both splits.
+"""
 
 import pathlib
-from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
-from tfds_builders import annotations, video_builder
-from tfds_builders.folder import annotation_files
+from clap_jax.annotations import annotation_file, own_files, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import names, video_builder
 
 CAPTION_SPLITS = ("train", "val_1", "val_2")
 
 
-class Builder(video_builder.VideoBuilder):
-  """`localization` has the official splits; `captions` those of the captions.
-
-  val_1 and val_2 are two annotators' captions of the same validation videos;
-  a video of both is in both splits.
-  """
-
-  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-    tfds.core.BuilderConfig(name="localization"),
-    tfds.core.BuilderConfig(name="captions"),
-  ]
-  DESCRIPTION: ClassVar[str] = (
-    "Untrimmed web videos with segments of 200 activities, and captions."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Untrimmed web videos with segments of 200 activities, and captions.",
+  configs=names.ANNOTATED["activitynet"],
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
-  """Reads the annotation files of a config.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one is not there.
-  """
-  file = annotation_files.read_json(files.find("activity_net.v1-3*.json"))
+def read(files: SourceFiles, config: str) -> AnnotationFile:
+  """Reads the annotation files of a config."""
+  file = own_files.read_json(files.find("activity_net.v1-3*.json"))
   _expect_frames(file, files.find_optional("video_info.csv"))
   if config == "captions":
     return _with_captions(file, files)
@@ -46,17 +34,17 @@ def read(
 def _expect_frames(file, path: pathlib.Path | None):
   if path is None:
     return
-  rows = annotations.load_rows(path, columns=("video", "numFrame"))
+  rows = source_files.load_rows(path, columns=("video", "numFrame"))
   for _, row in rows:
     entry = file.entries.get(row["video"].removeprefix("v_"))
-    frames = annotations.positive(row["numFrame"])
+    frames = annotation_file.positive(row["numFrame"])
     if entry and frames:
       entry.expected_frames = round(frames)
 
 
 def _with_captions(labels, files):
   """One entry per video and caption split, with its segments."""
-  file = annotations.AnnotationFile(class_names=labels.labels())
+  file = AnnotationFile(class_names=labels.labels())
   rejected: dict[str, list[dict]] = {}
   for note in labels.rejected:
     rejected.setdefault(note["video"], []).append(note)
@@ -66,7 +54,7 @@ def _with_captions(labels, files):
       f"captions/{split}.json",
       f"{split}.json",
     )
-    for key, value in annotations.load_json(path).items():
+    for key, value in source_files.load_json(path).items():
       _read_video(file, labels, rejected, split=split, key=key, value=value)
   return file
 
@@ -83,7 +71,7 @@ def _read_video(file, labels, rejected, *, split, key, value):
     ]
     count = len(known.segments) + len(rejected.get(name, []))
     file.count_of(entry, "segments", count)
-  entry.expected_duration_sec = annotations.positive(value.get("duration"))
+  entry.expected_duration_sec = annotation_file.positive(value.get("duration"))
   times, texts = value.get("timestamps"), value.get("sentences")
   if not isinstance(times, list) or not isinstance(texts, list):
     file.reject(where, name, "no timestamps and sentences", split=split)
@@ -100,6 +88,6 @@ def _read_video(file, labels, rejected, *, split, key, value):
     file.add(
       entry,
       "captions",
-      span=(*annotations.pair(times_of_one), text),
+      span=(*annotation_file.pair(times_of_one), text),
       where=f"{where}[{index}]",
     )

@@ -1,39 +1,33 @@
-"""TFDS builder of Charades-STA: sentences with their moments in Charades."""
+"""TFDS builder of Charades-STA: sentences with their moments in Charades.
+
+There is no validation split: build with `selection_percent`, so that no
+checkpoint is chosen on `test`.
+"""
 
 import re
-from typing import ClassVar
 
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 
 _SPLITS = ("train", "test")
 _LINE = re.compile(r"(\S+) (\S+) (\S+)##(.*)")
 
 
-class Builder(video_builder.VideoBuilder):
-  """Builds the splits train and test; there is no validation split.
-
-  Build with `selection_percent`, so that no checkpoint is chosen on `test`.
-  """
-
-  DESCRIPTION: ClassVar[str] = (
-    "Videos of everyday activities at home with sentences and their moments."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Videos of everyday activities at home with sentences and their moments.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
-  """Reads charades_sta_{train,test}.txt; lengths from Charades_v1_*.csv.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one of the first two is not there.
-  """
+def read(files: SourceFiles, config: str) -> AnnotationFile:
+  """Reads charades_sta_{train,test}.txt; lengths from Charades_v1_*.csv."""
   del config
-  file = annotations.AnnotationFile(class_names=[])
+  file = AnnotationFile(class_names=[])
   for split in _SPLITS:
     path = files.find(f"charades_sta_{split}.txt")
-    for where, line in annotations.load_lines(path):
+    for where, line in source_files.load_lines(path):
       match = _LINE.fullmatch(line)
       if match is None:
         file.reject(where, "", "not a line of VIDEO START END##SENTENCE")
@@ -43,9 +37,9 @@ def read(
       file.add(entry, "captions", span=(start, end, text), where=where)
     lengths = files.find_optional(f"Charades_v1_{split}.csv")
     if lengths is not None:
-      for _, row in annotations.load_rows(lengths, columns=("id", "length")):
+      for _, row in source_files.load_rows(lengths, columns=("id", "length")):
         entry = file.entries.get(row["id"])
         if entry:
-          duration_sec = annotations.positive(row["length"])
+          duration_sec = annotation_file.positive(row["length"])
           entry.expected_duration_sec = duration_sec
   return file

@@ -1,39 +1,33 @@
 """TFDS builder of DiDeMo: descriptions of moments in steps of five seconds."""
 
 import collections
-from typing import ClassVar
 
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 
 _FILES = {"train": "train", "validation": "val", "test": "test"}
 _STEP_SEC = 5.0  # of the moments that annotators chose from
 
 
-class Builder(video_builder.VideoBuilder):
-  """Splits train, validation and test; a caption per description."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Personal videos of half a minute with descriptions of their moments."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Personal videos of half a minute with descriptions of their moments.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads {train,val,test}_data.json.
 
   Of the moments that several annotators chose, the most frequent one is taken,
   of equally frequent ones the first.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one is not there.
   """
   del config
-  file = annotations.AnnotationFile(class_names=[])
+  file = AnnotationFile(class_names=[])
   for split, stem in _FILES.items():
     path = files.find(f"{stem}_data.json")
-    rows = annotations.load_json(path)
+    rows = source_files.load_json(path)
     if not isinstance(rows, list):
       raise ValueError(f"{path} is not a list of descriptions")
     for index, row in enumerate(rows):
@@ -51,7 +45,7 @@ def read(
 def _moment(times: object) -> tuple[float | None, float | None]:
   """(start, end) in seconds of the steps that most annotators chose."""
   chosen = [
-    annotations.pair(pair)
+    annotation_file.pair(pair)
     for pair in (times if isinstance(times, list) else ())
   ]
   counts = collections.Counter(

@@ -1,11 +1,14 @@
-"""TFDS builder of Ego4D's moments (MQ) and natural-language queries (NLQ)."""
+"""TFDS builder of Ego4D's moments (MQ) and natural-language queries (NLQ).
+
+A video is a clip of the benchmark, called by its clip_uid.
+"""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import names, video_builder
 
 _FILES = {  # config -> split -> file; the test files hold no answers
   "mq": {
@@ -22,28 +25,16 @@ _FILES = {  # config -> split -> file; the test files hold no answers
 _OPTIONAL = ("test",)
 
 
-class Builder(video_builder.VideoBuilder):
-  """A video is a clip of the benchmark, called by its clip_uid."""
-
-  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-    tfds.core.BuilderConfig(name="mq"),
-    tfds.core.BuilderConfig(name="nlq"),
-  ]
-  DESCRIPTION: ClassVar[str] = (
-    "Egocentric clips of minutes with segments of activities or with questions."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Egocentric clips of minutes with segments of activities or with questions.",
+  configs=names.ANNOTATED["ego4d"],
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
-  """Reads {moments,nlq}_{train,val}.json and, if found, the test file.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one of the first two is not there.
-  """
-  file = annotations.AnnotationFile(class_names=[] if config == "nlq" else None)
+def read(files: SourceFiles, config: str) -> AnnotationFile:
+  """Reads {moments,nlq}_{train,val}.json and, if found, the test file."""
+  file = AnnotationFile(class_names=[] if config == "nlq" else None)
   add = {"mq": _add_moments, "nlq": _add_queries}[config]
   for split, name in _FILES[config].items():
     find = files.find_optional if split in _OPTIONAL else files.find
@@ -59,7 +50,7 @@ def _clips(file, path, split) -> Iterator[tuple[dict, str]]:
   Raises:
     ValueError: there is no list of videos.
   """
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   videos = document.get("videos") if isinstance(document, dict) else None
   if not isinstance(videos, list):
     raise ValueError(f"{path} is not an object with a list of videos")
@@ -77,7 +68,7 @@ def _clips(file, path, split) -> Iterator[tuple[dict, str]]:
 def _entry(file, clip, where, *, split):
   entry = file.entry(clip["clip_uid"], split, where)
   ends = [
-    annotations.number(clip.get(f"video_{side}_sec"))
+    annotation_file.number(clip.get(f"video_{side}_sec"))
     for side in ("start", "end")
   ]
   if None not in ends and ends[1] > ends[0]:

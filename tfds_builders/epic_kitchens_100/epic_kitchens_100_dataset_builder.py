@@ -1,10 +1,12 @@
-"""TFDS builder of EPIC-KITCHENS-100 action detection, by verb or by noun."""
+"""TFDS builder of EPIC-KITCHENS-100 action detection, by verb or by noun.
 
-from typing import ClassVar
+The task scores verbs and nouns apart, so each is a config.
+"""
 
-import tensorflow_datasets as tfds
-
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import names, video_builder
 
 _SPLITS = {"train": "train", "validation": "validation"}
 _CHALLENGE = {"train": "training", "validation": "validation"}
@@ -13,40 +15,29 @@ _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration")
 _CHALLENGE_COLUMNS = ("video", "start", "stop")
 
 
-class Builder(video_builder.VideoBuilder):
-  """The task scores verbs and nouns apart, so each is a config."""
-
-  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-    tfds.core.BuilderConfig(name="verb"),
-    tfds.core.BuilderConfig(name="noun"),
-  ]
-  DESCRIPTION: ClassVar[str] = (
-    "Long egocentric kitchen videos with dense segments of verbs or nouns."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Long egocentric kitchen videos with dense segments of verbs or nouns.",
+  configs=names.ANNOTATED["epic_kitchens_100"],
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads EPIC_100_{train,validation}.csv and the classes of the config.
 
   The detection challenge's training.csv and validation.csv, also with `c2_`
   before their names, stand in for a missing one of them: their times are
   frames at 30 per second, and they have no narrations.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one is not there.
   """
   names = _class_names(files, config)
-  file = annotations.AnnotationFile(class_names=names)
+  file = AnnotationFile(class_names=names)
   for split, stem in _SPLITS.items():
     challenge = f"{_CHALLENGE[split]}.csv"
     path = files.find(f"EPIC_100_{stem}.csv", f"c2_{challenge}", challenge)
     reader = _read_row if path.name.startswith("EPIC") else _read_frames
     columns = _CHALLENGE_COLUMNS if reader is _read_frames else _COLUMNS
     column = config if reader is _read_frames else f"{config}_class"
-    for where, row in annotations.load_rows(path, columns=(*columns, column)):
+    for where, row in source_files.load_rows(path, columns=(*columns, column)):
       label = _label(row[column], names)
       reader(file, row, where, split=split, label=label)
   expect_lengths(file, files)
@@ -58,7 +49,7 @@ def _class_names(files, config):
   path = files.find(
     f"EPIC_100_{config}_classes_v2.csv", f"EPIC_100_{config}_classes.csv"
   )
-  rows = annotations.load_rows(path, columns=("id", "key"))
+  rows = source_files.load_rows(path, columns=("id", "key"))
   names = {row["id"]: row["key"] for _, row in rows}
   if list(names) != [str(number) for number in range(len(names))]:
     raise ValueError(f"{path}: the ids do not count from 0 without a gap")
@@ -81,23 +72,21 @@ def _read_row(file, row, where, *, split, label):
 
 def _read_frames(file, row, where, *, split, label):
   entry = file.entry(row["video"], split, where)
-  frames = [annotations.number(row[key]) for key in ("start", "stop")]
+  frames = [annotation_file.number(row[key]) for key in ("start", "stop")]
   times = [None if f is None else f / _CHALLENGE_FPS for f in frames]
   file.add(entry, "segments", span=(*times, label), where=where)
 
 
-def expect_lengths(
-  file: annotations.AnnotationFile, files: annotations.SourceFiles
-) -> None:
+def expect_lengths(file: AnnotationFile, files: SourceFiles) -> None:
   """States the videos' lengths of EPIC_100_video_info.csv, if it is found."""
   path = files.find_optional("EPIC_100_video_info.csv")
   if path is None:
     return
-  rows = annotations.load_rows(path, columns=("video_id", "duration", "fps"))
+  rows = source_files.load_rows(path, columns=("video_id", "duration", "fps"))
   for _, row in rows:
     entry = file.entries.get(row["video_id"])
-    duration_sec = annotations.positive(row["duration"])
-    fps = annotations.positive(row["fps"])
+    duration_sec = annotation_file.positive(row["duration"])
+    fps = annotation_file.positive(row["fps"])
     if entry and duration_sec and fps:
       entry.expected_duration_sec = duration_sec
       entry.expected_frames = round(duration_sec * fps)

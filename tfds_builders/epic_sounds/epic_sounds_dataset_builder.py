@@ -1,8 +1,9 @@
 """TFDS builder of EPIC-SOUNDS: sounds of EPIC-KITCHENS-100's videos."""
 
-from typing import ClassVar
-
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 from tfds_builders.epic_kitchens_100 import epic_kitchens_100_dataset_builder
 
 _SPLITS = ("train", "validation")
@@ -16,32 +17,24 @@ _COLUMNS = (
 )
 
 
-class Builder(video_builder.VideoBuilder):
-  """Splits train and validation, with segments of sounds."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Long egocentric kitchen videos with segments of 44 kinds of sounds."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Long egocentric kitchen videos with segments of 44 kinds of sounds.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads EPIC_Sounds_{train,validation}.csv.
 
   EPIC_100_video_info.csv of EPIC-KITCHENS-100, if found, has the lengths.
   Classes are in the order of class_id; the descriptions are captions.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if one is not there.
   """
   del config
-  file = annotations.AnnotationFile()
+  file = AnnotationFile()
   names: dict[int, str] = {}
   for split in _SPLITS:
     path = files.find(f"EPIC_Sounds_{split}.csv")
-    for where, row in annotations.load_rows(path, columns=_COLUMNS):
+    for where, row in source_files.load_rows(path, columns=_COLUMNS):
       entry = file.entry(row["video_id"], split, where)
       label, number = row["class"].strip(), row["class_id"].strip()
       if not number.isdecimal() or names.get(int(number), label) != label:

@@ -1,28 +1,18 @@
 """TFDS builder of FineAction."""
 
-from typing import ClassVar
+from clap_jax.annotations import own_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 
-from tfds_builders import annotations, video_builder
-from tfds_builders.folder import annotation_files
-
-
-class Builder(video_builder.VideoBuilder):
-  """Splits train, validation and test, as in the annotation file."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Untrimmed web videos with dense segments of 106 fine-grained actions."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Untrimmed web videos with dense segments of 106 fine-grained actions.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
-  """Reads annotations_gt.json, which has ActivityNet's form.
-
-  Raises:
-    ValueError: if it is not in shape.
-    FileNotFoundError: if it is not there.
-  """
+def read(files: SourceFiles, config: str) -> AnnotationFile:
+  """Reads annotations_gt.json, which has ActivityNet's form."""
   del config
   path = files.find("annotations_gt.json", "*ine[Aa]ction*.json")
-  return annotation_files.read_json(path)
+  return own_files.read_json(path)

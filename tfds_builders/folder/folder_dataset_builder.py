@@ -1,20 +1,19 @@
-"""TFDS builder of a folder of videos with an annotation file."""
+"""TFDS builder of a folder of videos with an annotation file.
 
-from typing import ClassVar
+Its splits are the subsets of the annotation file.
+"""
 
-from tfds_builders import annotations, video_builder
-from tfds_builders.folder import annotation_files
+from clap_jax.annotations import own_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
+
+Builder = video_builder.make(
+  __name__, "Your own videos with your own annotations."
+)
 
 
-class Builder(video_builder.VideoBuilder):
-  """Splits are the subsets of the annotation file."""
-
-  DESCRIPTION: ClassVar[str] = "Your own videos with your own annotations."
-
-
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads the file; `config` is only the caller's name for the dataset."""
   del config
-  return annotation_files.read(files)
+  return own_files.read(files)

@@ -1,27 +1,21 @@
 """TFDS builder of motion_sprites: packs the rendered mp4 files verbatim."""
 
 import pathlib
-from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
+from clap_jax.annotations.annotation_file import Span
 from tfds_builders import collection, packing, video_builder
-from tfds_builders.annotations import Span
 from tfds_builders.motion_sprites import sizes
 
 _FACTS = ("fps", "num_frames", "height", "width")
 
 
-class Builder(video_builder.VideoBuilder):
-  """Named sizes `tiny`, `demo` and `full`; see sizes.py."""
-
-  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-    tfds.core.BuilderConfig(name=name) for name in sizes.CONFIGS
-  ]
-  DESCRIPTION: ClassVar[str] = """
-Untrimmed videos of several sprites over textured, moving backdrops. At times
-one of them performs an action that only its motion tells from the others.
-"""
+Builder = video_builder.make(
+  __name__,
+  "Untrimmed videos of several sprites over textured, moving backdrops. At "
+  "times one of them performs an action that only its motion tells from the "
+  "others.",
+  configs=sizes.CONFIGS,
+)
 
 
 def make_plan(document: dict, rendered: pathlib.Path) -> collection.Plan:

@@ -1,32 +1,27 @@
-"""TFDS builder of MultiTHUMOS: THUMOS14's videos under 65 dense labels."""
+"""TFDS builder of MultiTHUMOS: THUMOS14's videos under 65 dense labels.
 
-from typing import ClassVar
+`train` are THUMOS14's validation videos, `test` its test videos.
+"""
 
-from tfds_builders import annotations, video_builder
-from tfds_builders.charades import action_lists
+from clap_jax.annotations import action_lists
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 
 NUM_CLASSES = 65
 
 
-class Builder(video_builder.VideoBuilder):
-  """`train` are THUMOS14's validation videos, `test` its test videos."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Untrimmed sports videos with dense, overlapping segments of 65 actions."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Untrimmed sports videos with dense, overlapping segments of 65 actions.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads multithumos.json, and the names of the classes where they are found.
 
   class_list.txt of the official archive has them; without it the classes are
   called class_01 to class_65.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if it is not there.
   """
   del config
   names = action_lists.class_names(

@@ -1,9 +1,15 @@
-"""TFDS builder of THUMOS14, the temporal detection task of 20 classes."""
+"""TFDS builder of THUMOS14, the temporal detection task of 20 classes.
+
+The splits have their official names: systems train on `validation` and test on
+`test`.
+"""
 
 import re
-from typing import ClassVar
 
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
 
 # Its annotations belong to another, longer video; and one has none at all.
 EXCLUDED = {
@@ -22,28 +28,20 @@ _JSON_SPLITS = {
 _LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)")
 
 
-class Builder(video_builder.VideoBuilder):
-  """Official split names: systems train on `validation`, test on `test`."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Untrimmed sports videos with segments of 20 actions."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Untrimmed sports videos with segments of 20 actions.",
+)
 
 
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
+def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads the official text files, or else a JSON file of the community.
 
   Only the text files have the ambiguous spans, which are neither action nor
   background; they are read beside a JSON file too where they are found.
-
-  Raises:
-    ValueError: if a file is not in shape.
-    FileNotFoundError: if none is there.
   """
   del config
-  file = annotations.AnnotationFile()
+  file = AnnotationFile()
   texts = [
     (path, split)
     for end, split in _SPLITS.items()
@@ -68,7 +66,7 @@ def read(
 
 def _lines(file, path):
   """(place, video, start, end) of the lines of one official file."""
-  for where, line in annotations.load_lines(path):
+  for where, line in source_files.load_lines(path):
     match = _LINE.fullmatch(line)
     if match:
       yield (where, *match.groups())
@@ -98,7 +96,7 @@ def _read_ambiguous(file, path, split):
 
 
 def _read_json(file, path):
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   database = document.get("database") if isinstance(document, dict) else None
   if not isinstance(database, dict):
     raise ValueError(f'{path} has no "database" with an object of videos')
@@ -109,13 +107,15 @@ def _read_json(file, path):
       file.reject(where, name, f"unknown subset {value.get('subset')!r}")
       continue
     entry = file.entry(name, split, where)
-    entry.expected_duration_sec = annotations.positive(value.get("duration"))
+    entry.expected_duration_sec = annotation_file.positive(
+      value.get("duration")
+    )
     for index, note in enumerate(value.get("annotations", [])):
       kind = "ambiguous" if note.get("label") == AMBIGUOUS else "segments"
       file.add(
         entry,
         kind,
-        span=(*annotations.pair(note.get("segment")), note.get("label")),
+        span=(*annotation_file.pair(note.get("segment")), note.get("label")),
         where=f"{where}.annotations[{index}]",
       )
 
@@ -123,13 +123,13 @@ def _read_json(file, path):
 def _expect_lengths(file, path):
   if path is None:
     return
-  rows = annotations.load_rows(
+  rows = source_files.load_rows(
     path, columns=("filename", "video-duration", "video-frames")
   )
   for _, row in rows:
     entry = file.entries.get(row["filename"].removesuffix(".mp4"))
     if entry:
-      duration_sec = annotations.positive(row["video-duration"])
-      frames = annotations.positive(row["video-frames"])
+      duration_sec = annotation_file.positive(row["video-duration"])
+      frames = annotation_file.positive(row["video-frames"])
       entry.expected_duration_sec = duration_sec
       entry.expected_frames = round(frames) if frames else None

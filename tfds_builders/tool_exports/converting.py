@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from tfds_builders.annotations import AnnotationFile
+from clap_jax.annotations.annotation_file import AnnotationFile
 from tfds_builders.tool_exports import boris, cvat, elan, label_studio, via
 from tfds_builders.tool_exports.export import Export, Request
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tfds_builders import annotations
+from clap_jax.annotations import annotation_file
 from tfds_builders.tool_exports import xml_tree
 from tfds_builders.tool_exports.export import Export
 
@@ -75,7 +75,7 @@ class _Tasks:
 
 
 def _frame(node, name="frame") -> int | None:
-  value = annotations.number(node.get(name))
+  value = annotation_file.number(node.get(name))
   return None if value is None or value < 0 else int(value)
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import pathlib
 
+from clap_jax.annotations import annotation_file
 from clap_jax.storage import video_names
-from tfds_builders import annotations
 
 MAX_BYTES = 1 << 28  # of an export, read whole
 # Where an export counts frames and does not state their rate.
@@ -33,7 +33,7 @@ class Export:
 
   def __init__(self, request: Request):
     self.request = request
-    self.file = annotations.AnnotationFile()
+    self.file = annotation_file.AnnotationFile()
     self.notes: list[str] = []
 
   def add(self, video: str | None, start, end, label, *, where: str) -> None:
@@ -49,7 +49,7 @@ class Export:
   def length(self, video: str | None, duration_sec: object) -> None:
     """States a video's length, where the export has it."""
     entry = self.file.entries.get(self._name(video))
-    duration_sec = annotations.positive(duration_sec)
+    duration_sec = annotation_file.positive(duration_sec)
     if entry and duration_sec:
       entry.expected_duration_sec = duration_sec
 
@@ -57,7 +57,7 @@ class Export:
     """Frames per second: as asked for, as stated, or assumed with a note."""
     if self.request.fps is not None:
       return self.request.fps
-    found = annotations.positive(stated)
+    found = annotation_file.positive(stated)
     if found is None:
       self.note(
         "the export counts frames and states no frame rate: "

@@ -3,8 +3,8 @@
 import re
 import urllib.parse
 
+from clap_jax.annotations import annotation_file
 from clap_jax.storage import untrusted, video_names
-from tfds_builders import annotations
 from tfds_builders.tool_exports.export import MAX_BYTES, Export
 
 _VIDEO_KEYS = ("video", "video_url", "url", "media", "audio", "file")
@@ -104,8 +104,8 @@ def _read_result(export, video, result, where, *, fps):
   labels = next(
     (value[key] for key in _LABEL_KEYS if isinstance(value.get(key), list)), []
   )
-  frames = annotations.positive(value.get("framesCount"))
-  length_sec = annotations.positive(value.get("duration"))
+  frames = annotation_file.positive(value.get("framesCount"))
+  length_sec = annotation_file.positive(value.get("duration"))
   if frames and length_sec:
     fps = frames / length_sec
   spans = _spans(export, value, fps=fps)
@@ -138,7 +138,7 @@ def _spans(export, value, *, fps) -> list[tuple]:
 
 def _of_frames(export, start, end, fps):
   rate = export.fps(fps)
-  numbers = [annotations.number(frame) for frame in (start, end)]
+  numbers = [annotation_file.number(frame) for frame in (start, end)]
   return tuple(None if n is None else n / rate for n in numbers)
 
 
@@ -152,7 +152,7 @@ def _visible(export, sequence, fps, *, last) -> list[tuple]:
     (number, bool(item.get("enabled", True)))
     for item in sequence
     if isinstance(item, dict)
-    and (number := annotations.number(item.get("frame"))) is not None
+    and (number := annotation_file.number(item.get("frame"))) is not None
   ]
   spans, begin = [], None
   for number, enabled in sorted(frames):
@@ -162,7 +162,7 @@ def _visible(export, sequence, fps, *, last) -> list[tuple]:
       spans.append((begin, number))
       begin = None
   if begin is not None:
-    spans.append((begin, annotations.positive(last) or max(frames)[0]))
+    spans.append((begin, annotation_file.positive(last) or max(frames)[0]))
   return [
     _of_frames(export, start, end, fps) for start, end in spans if end > start
   ]

@@ -8,9 +8,9 @@ column is an attribute, such as the person or the view.
 import pathlib
 from collections.abc import Iterator
 
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import SpanError
 from clap_jax.storage import annotation_tables, text_tables, untrusted
-from tfds_builders import annotations
-from tfds_builders.annotations import SpanError
 from tfds_builders.trimmed.clips import Clip, ClipList
 
 _KEYS = ("video", "label", "caption", "subset")
@@ -19,7 +19,7 @@ _ROOTS = ("database", "videos")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
 
 
-def read(files: annotations.SourceFiles) -> ClipList:
+def read(files: source_files.SourceFiles) -> ClipList:
   """Reads one file by its ending.
 
   Raises:
@@ -42,9 +42,9 @@ def _rows(path: pathlib.Path, encoding) -> Iterator[tuple[str, dict]]:
   if encoding is not None:
     raise ValueError(f"{path.name}: an encoding is only for tables of text")
   if suffix == ".json":
-    return _document_rows(annotations.load_json(path), path)
+    return _document_rows(source_files.load_json(path), path)
   if suffix in (".jsonl", ".ndjson"):
-    lines = annotations.load_lines(path)
+    lines = source_files.load_lines(path)
     return _object_rows(
       (where, untrusted.parse_json(line, name=f"{path}, {where}"))
       for where, line in lines
@@ -130,7 +130,7 @@ def _clip(row: dict, where: str) -> Clip:
     str(video).strip(),
     str(label).strip(),
     where,
-    subset=annotations.split_of(subset) if subset else None,
+    subset=annotation_file.split_of(subset) if subset else None,
     group=attributes.pop("group", ""),
     attributes=attributes,
     captions=captions,

@@ -5,9 +5,10 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable
 
+from clap_jax.annotations import annotation_file
+from clap_jax.annotations.annotation_file import WHOLE_VIDEO_SEC
 from clap_jax.storage import video_names
-from tfds_builders import annotations, packing
-from tfds_builders.annotations import WHOLE_VIDEO_SEC
+from tfds_builders import packing
 
 _MAX_ID_LENGTH = 128
 _HASH_DIGITS = 8
@@ -40,8 +41,8 @@ class ClipList:
   """Clips by name; `file` holds what was rejected, and the classes' order."""
 
   clips: dict[str, Clip] = dataclasses.field(default_factory=dict)
-  file: annotations.AnnotationFile = dataclasses.field(
-    default_factory=annotations.AnnotationFile
+  file: annotation_file.AnnotationFile = dataclasses.field(
+    default_factory=annotation_file.AnnotationFile
   )
 
   def add(self, clip: Clip) -> None:
@@ -50,7 +51,7 @@ class ClipList:
       if clip.label:
         clip.label = _text(clip.label, clip.where)
       clip.captions = [_text(text, clip.where) for text in clip.captions]
-    except annotations.SpanError as error:
+    except annotation_file.SpanError as error:
       self.file.reject(clip.where, clip.name, str(error), split=clip.subset)
       return
     known = self.clips.setdefault(clip.name, clip)
@@ -90,12 +91,12 @@ class ClipList:
 
 
 def _text(text: str, where: str) -> str:
-  return annotations.make_span(0.0, WHOLE_VIDEO_SEC, text, where).text
+  return annotation_file.make_span(0.0, WHOLE_VIDEO_SEC, text, where).text
 
 
 def to_annotations(
   listed: ClipList, *, background: Iterable[str]
-) -> annotations.AnnotationFile:
+) -> annotation_file.AnnotationFile:
   """Every clip as a video with a segment and captions from end to end.
 
   Args:

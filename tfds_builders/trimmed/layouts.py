@@ -8,8 +8,8 @@ import pathlib
 import re
 from collections.abc import Iterable
 
+from clap_jax.annotations import annotation_file, source_files
 from clap_jax.storage import text_tables
-from tfds_builders import annotations
 from tfds_builders.trimmed import clip_tables
 from tfds_builders.trimmed.clips import Clip, ClipList
 
@@ -21,11 +21,11 @@ _UCF101_CLASS = re.compile(r"(\d+)\s+(\S+)")
 _HMDB51_LINE = re.compile(r"(\S.*?)\s+([012])")
 _HMDB51_SPLITS = {"1": "train", "2": "test"}
 _KINETICS = ("youtube_id", "time_start", "time_end")
-_SPLIT_FOLDERS = {*annotations.SPLITS, "selection"} - {""}
+_SPLIT_FOLDERS = {*annotation_file.SPLITS, "selection"} - {""}
 
 
 def read(
-  files: annotations.SourceFiles | None, names: Iterable[str], *, fold: int
+  files: source_files.SourceFiles | None, names: Iterable[str], *, fold: int
 ) -> ClipList:
   """Reads the annotations or, without any, the names of the videos.
 
@@ -58,7 +58,7 @@ def read(
   )
 
 
-def is_youtube(files: annotations.SourceFiles | None) -> bool:
+def is_youtube(files: source_files.SourceFiles | None) -> bool:
   """Whether the clips have ids of YouTube, which differ by case alone."""
   return files is not None and any(
     _is_kinetics(files, path) for path in files.find_all("*.csv")
@@ -83,7 +83,7 @@ def read_folders(names: Iterable[str]) -> ClipList:
     own[0].lower() in _SPLIT_FOLDERS and len(own) > 2 for own in deep
   )
   for name, own in parts.items():
-    subset = annotations.split_of(own[0]) if has_splits else None
+    subset = annotation_file.split_of(own[0]) if has_splits else None
     folders = own[1:-1] if has_splits else own[:-1]
     stem = pathlib.PurePosixPath(name).stem
     flat = _UCF101.fullmatch(stem)
@@ -105,7 +105,7 @@ def read_folders(names: Iterable[str]) -> ClipList:
   return found
 
 
-def read_ucf101(files: annotations.SourceFiles, fold: int) -> ClipList:
+def read_ucf101(files: source_files.SourceFiles, fold: int) -> ClipList:
   """trainlistNN.txt, testlistNN.txt and, for their order, classInd.txt.
 
   Raises:
@@ -115,7 +115,7 @@ def read_ucf101(files: annotations.SourceFiles, fold: int) -> ClipList:
   found = ClipList()
   for subset in ("train", "test"):
     path = files.find(f"{subset}list{fold:02d}.txt")
-    for where, line in annotations.load_lines(path):
+    for where, line in source_files.load_lines(path):
       match = _UCF101_LINE.fullmatch(line)
       name = match[1] if match else ""
       label, _, file_name = name.rpartition("/")
@@ -134,7 +134,7 @@ def read_ucf101(files: annotations.SourceFiles, fold: int) -> ClipList:
 
 def _class_order(path, found) -> list[str]:
   numbers = {}
-  for where, line in annotations.load_lines(path):
+  for where, line in source_files.load_lines(path):
     match = _UCF101_CLASS.fullmatch(line)
     if match is None:
       raise ValueError(f"{where}: got {line[:80]!r}, expected NUMBER CLASS")
@@ -145,7 +145,7 @@ def _class_order(path, found) -> list[str]:
   return sorted(numbers, key=numbers.get)
 
 
-def read_hmdb51(files: annotations.SourceFiles, fold: int) -> ClipList:
+def read_hmdb51(files: source_files.SourceFiles, fold: int) -> ClipList:
   """CLASS_test_splitN.txt: 1 is train, 2 is test, 0 is left out.
 
   Raises:
@@ -157,7 +157,7 @@ def read_hmdb51(files: annotations.SourceFiles, fold: int) -> ClipList:
     raise FileNotFoundError(f"no list CLASS{suffix} under {files.root}")
   for path in paths:
     label = files.use(path).name.removesuffix(suffix)
-    for where, line in annotations.load_lines(path):
+    for where, line in source_files.load_lines(path):
       match = _HMDB51_LINE.fullmatch(line)
       if match is None:
         found.file.reject(where, line, "not FILE.avi and 0, 1 or 2")
@@ -194,7 +194,7 @@ def _is_kinetics(files, path) -> bool:
 
 
 def read_kinetics(
-  files: annotations.SourceFiles, paths: Iterable[pathlib.Path]
+  files: source_files.SourceFiles, paths: Iterable[pathlib.Path]
 ) -> ClipList:
   """Rows of label, youtube_id, time_start, time_end, split.
 
@@ -211,7 +211,7 @@ def read_kinetics(
       video = cells["youtube_id"]
       try:
         subset = cells.get("split") or of_file
-        subset = subset and annotations.split_of(subset)
+        subset = subset and annotation_file.split_of(subset)
         times = [text_tables.seconds(cells[key]) for key in _KINETICS[1:]]
         if not video or row.surplus:
           raise ValueError("no youtube_id, or more cells than columns")

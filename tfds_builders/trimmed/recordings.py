@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 
 import av
 
+from clap_jax.annotations.annotation_file import Span
 from clap_jax.storage import output, untrusted
 from tfds_builders import collection, encoding, transcoding
-from tfds_builders.annotations import Span
 from tfds_builders.trimmed import clips, joining, splits
 from tfds_builders.trimmed.settings import TrimmedSettings
 

@@ -6,7 +6,8 @@ Clips of one group never go to two splits.
 import collections
 from collections.abc import Iterable
 
-from tfds_builders import annotations, collection
+from clap_jax.annotations import annotation_file, source_files
+from tfds_builders import collection
 from tfds_builders.trimmed.clips import Clip, ClipList
 from tfds_builders.trimmed.settings import TrimmedSettings, parse_list
 
@@ -63,7 +64,7 @@ def value_of(clip: Clip, attribute: str, *, flag: str) -> str:
 def _read_splits(given: str) -> dict[str, str]:
   """Value -> split, of "train=a,b;validation=c" or a JSON file."""
   if given.lower().endswith(".json"):
-    document = annotations.load_json(given)
+    document = source_files.load_json(given)
     lists = document.items() if isinstance(document, dict) else ()
     named = [(key, v if isinstance(v, list) else [v]) for key, v in lists]
   else:
@@ -71,7 +72,7 @@ def _read_splits(given: str) -> dict[str, str]:
     named = [(key, parse_list(values)) for key, _, values in parts]
   found: dict[str, str] = {}
   for key, values in named:
-    split = annotations.split_of(key.strip())
+    split = annotation_file.split_of(key.strip())
     if not values:
       raise ValueError(f"--splits: {key.strip()!r} has no values")
     for value in map(str, values):

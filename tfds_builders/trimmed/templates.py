@@ -4,7 +4,8 @@ import dataclasses
 import os
 import string
 
-from tfds_builders import annotations, collection
+from clap_jax.annotations import source_files
+from tfds_builders import collection
 from tfds_builders.trimmed.clips import Clip, ClipList
 
 
@@ -57,7 +58,7 @@ def load(path: str | os.PathLike) -> Templates:
   Raises:
     ValueError: it is not in this shape.
   """
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   if not isinstance(document, dict):
     document = {}
   texts, words = document.get("templates"), document.get("words", {})

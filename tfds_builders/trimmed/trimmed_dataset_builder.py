@@ -2,9 +2,9 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import ClassVar
 
-from tfds_builders import annotations, collection, transcoding, video_builder
+from clap_jax.annotations import source_files
+from tfds_builders import collection, transcoding, video_builder
 from tfds_builders.trimmed import (
   clips,
   layouts,
@@ -14,18 +14,15 @@ from tfds_builders.trimmed import (
 )
 from tfds_builders.trimmed.settings import TrimmedSettings
 
-
-class Builder(video_builder.VideoBuilder):
-  """Splits are those of the set, or follow from the settings."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Trimmed clips of one action each, or untrimmed recordings joined of them."
-  )
+Builder = video_builder.make(
+  __name__,
+  "Trimmed clips of one action each, or untrimmed recordings joined of them.",
+)
 
 
 def make_plan(
   folder: pathlib.Path,
-  files: annotations.SourceFiles | None,
+  files: source_files.SourceFiles | None,
   settings: TrimmedSettings,
   *,
   joined_folder: pathlib.Path,

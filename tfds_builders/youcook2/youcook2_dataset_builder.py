@@ -1,34 +1,28 @@
-"""TFDS builder of YouCook2: cooking videos with a sentence per step."""
+"""TFDS builder of YouCook2: cooking videos with a sentence per step.
 
-from typing import ClassVar
+The steps of test videos are not public.
+"""
 
-from tfds_builders import annotations, video_builder
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.annotations.source_files import SourceFiles
+from tfds_builders import video_builder
+
+Builder = video_builder.make(
+  __name__,
+  "Cooking videos from the web with a sentence for each step of the recipe.",
+)
 
 
-class Builder(video_builder.VideoBuilder):
-  """Splits train and validation; the steps of test videos are not public."""
-
-  DESCRIPTION: ClassVar[str] = (
-    "Cooking videos from the web with a sentence for each step of the recipe."
-  )
-
-
-def read(
-  files: annotations.SourceFiles, config: str
-) -> annotations.AnnotationFile:
-  """Reads youcookii_annotations_trainval.json.
-
-  Raises:
-    ValueError: if it is not in shape.
-    FileNotFoundError: if it is not there.
-  """
+def read(files: SourceFiles, config: str) -> AnnotationFile:
+  """Reads youcookii_annotations_trainval.json."""
   del config
-  file = annotations.AnnotationFile(class_names=[])
+  file = AnnotationFile(class_names=[])
   path = files.find(
     "youcookii_annotations_trainval.json",
     "youcookii_annotations_trainval*.json",
   )
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   videos = document.get("database") if isinstance(document, dict) else None
   if not isinstance(videos, dict):
     raise ValueError(f"{path} is not an object with a database of videos")
@@ -43,15 +37,15 @@ def _read_video(file, name, video, *, where) -> None:
     file.reject(where, name, "no list of annotations")
     return
   try:
-    split = annotations.split_of(video.get("subset"))
-  except annotations.SpanError as error:
+    split = annotation_file.split_of(video.get("subset"))
+  except annotation_file.SpanError as error:
     file.reject(where, name, str(error))
     return
   entry = file.entry(name, split, where)
-  entry.expected_duration_sec = annotations.positive(video.get("duration"))
+  entry.expected_duration_sec = annotation_file.positive(video.get("duration"))
   for index, given in enumerate(steps):
     step = given if isinstance(given, dict) else {}
-    span = (*annotations.pair(step.get("segment")), step.get("sentence"))
+    span = (*annotation_file.pair(step.get("segment")), step.get("sentence"))
     file.add(
       entry, "captions", span=span, where=f"{where}.annotations[{index}]"
     )

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from tfds_builders import annotations
-from tfds_builders.folder import annotation_files
+from clap_jax.annotations import annotation_file, own_files, source_files
 
 
 def read(path):
-  return annotation_files.read(annotations.SourceFiles(path))
+  return own_files.read(source_files.SourceFiles(path))
 
 
 def _json(tmp_path, document):
@@ -86,7 +85,7 @@ def test_videos_json_with_caption_sets_and_whole_video_labels(tmp_path):
   ]
   assert file.entries["sign/yes.mkv"].subset == "train"
   assert _spans(file.entries["sign/yes.mkv"].segments) == [
-    (0, annotations.WHOLE_VIDEO_SEC, "yes")
+    (0, annotation_file.WHOLE_VIDEO_SEC, "yes")
   ]
 
 
@@ -158,7 +157,7 @@ def test_csv_rows_and_bad_rows_with_line_numbers(tmp_path):
 def test_columns_go_by_other_names(tmp_path, header):
   path = tmp_path / "a.csv"
   path.write_text(f"{header}\na.mp4,1s,1m 2.5s,wave,Validation\n")
-  file = annotation_files.read(annotations.SourceFiles(path))
+  file = own_files.read(source_files.SourceFiles(path))
   entry = file.entries["a.mp4"]
   (span,) = entry.segments
   assert (span.start_sec, span.end_sec, span.text) == (1.0, 62.5, "wave")

@@ -7,9 +7,9 @@ import pathlib
 import pytest
 import tensorflow_datasets as tfds
 
+from clap_jax.annotations import annotation_file
 from tests.tfds_builders import transcoding_test
 from tfds_builders import (
-  annotations,
   build,
   collection,
   packing,
@@ -140,11 +140,11 @@ def test_an_interrupted_build_keeps_its_finished_shards(
 def test_spans_are_clipped_or_rejected():
   notes = packing.new_manifest("train")
   spans = [
-    annotations.Span(-1.0, 2.0, "a", "line 2"),
-    annotations.Span(9.95, 12.0, "b", "line 3"),
-    annotations.Span(1.0, 10.05, "c", "line 4"),
-    annotations.Span(0.0, 1e9, "d", "line 5"),
-    annotations.Span(-3.0, 0.0, "e", "line 6"),
+    annotation_file.Span(-1.0, 2.0, "a", "line 2"),
+    annotation_file.Span(9.95, 12.0, "b", "line 3"),
+    annotation_file.Span(1.0, 10.05, "c", "line 4"),
+    annotation_file.Span(0.0, 1e9, "d", "line 5"),
+    annotation_file.Span(-3.0, 0.0, "e", "line 6"),
   ]
   kept = collection.fit_spans(spans, 10.0, video_id="v", notes=notes)
   assert kept == [(0.0, 2.0, "a"), (1.0, 10.0, "c"), (0.0, 10.0, "d")]

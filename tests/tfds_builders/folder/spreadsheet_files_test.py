@@ -5,9 +5,9 @@ import json
 import pytest
 
 from clap_jax import main
+from clap_jax.annotations import own_files, source_files
 from tests.tfds_builders import transcoding_test
-from tfds_builders import annotations, build, collection
-from tfds_builders.folder import annotation_files
+from tfds_builders import build, collection
 
 TRAIN, VALIDATION = (1.0, 4.0, "wave hand"), (2.0, 6.5, "jump")
 BOTH = {"train": [("a", *TRAIN)], "validation": [("b", *VALIDATION)]}
@@ -101,7 +101,7 @@ def videos(tmp_path_factory):
 def _plan(path, videos):
   """What would be built: (id, start, end, label) per split, and the losses."""
   plan = collection.make_plan(
-    annotation_files.read(annotations.SourceFiles(path)),
+    own_files.read(source_files.SourceFiles(path)),
     collection.VideoFiles(videos, any_case=True),
     subset=None,
   )
@@ -275,7 +275,7 @@ def test_non_latin_names_have_ids_of_their_own(tmp_path):
 def test_other_forms_of_json(tmp_path, document, expected):
   path = tmp_path / "a.json"
   path.write_text(json.dumps(document))
-  file = annotation_files.read(annotations.SourceFiles(path))
+  file = own_files.read(source_files.SourceFiles(path))
   if isinstance(expected, str):
     assert expected in file.rejected[0]["reason"]
   else:

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from clap_jax import main
-from tfds_builders import annotations
-from tfds_builders.folder import annotation_files
+from clap_jax.annotations import own_files, source_files
 from tfds_builders.tool_exports import converting
 
 WAVE = {"a.mp4": [(1.0, 4.0, "wave hand")]}
@@ -317,7 +316,7 @@ def test_the_command_writes_what_folder_reads(tmp_path, capsys):
   assert "1 segments" in printed.err
   assert "3 rows are left out" in printed.err
   assert "line 7" in printed.err
-  file = annotation_files.read(annotations.SourceFiles(out))
+  file = own_files.read(source_files.SourceFiles(out))
   (span,) = file.entries["a.mp4"].segments
   assert (span.start_sec, span.end_sec, span.text) == WAVE["a.mp4"][0]
   assert file.entries["a.mp4"].expected_duration_sec == 12.0

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
+from clap_jax.annotations import source_files
 from tests.tfds_builders.trimmed import stand_ins
-from tfds_builders import annotations, collection
+from tfds_builders import collection
 from tfds_builders.trimmed import clips, layouts, splits
 from tfds_builders.trimmed.settings import TrimmedSettings
 
 
 def read(path, names=(), fold=1):
-  files = path and annotations.SourceFiles(path)
+  files = path and source_files.SourceFiles(path)
   return layouts.read(files, names, fold=fold)
 
 
@@ -87,7 +88,7 @@ def test_kinetics_tables(tmp_path):
   videos = collection.VideoFiles(tmp_path / "videos", any_case=False)
   path = videos.find("ABcdEfGhIjK_000007_000017")
   assert path.parent.parent.name == "validate"
-  assert layouts.is_youtube(annotations.SourceFiles(tmp_path / "annotations"))
+  assert layouts.is_youtube(source_files.SourceFiles(tmp_path / "annotations"))
   one = read(tmp_path / "annotations" / "train.csv")
   assert len(one.clips) == 2
 

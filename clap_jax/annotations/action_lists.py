@@ -6,7 +6,7 @@ localization.
 
 import pathlib
 
-from tfds_builders import annotations
+from clap_jax.annotations import annotation_file, source_files
 
 
 def class_names(
@@ -22,7 +22,7 @@ def class_names(
   if path is None:
     return numbered
   names = {}
-  for where, line in annotations.load_lines(path):
+  for where, line in source_files.load_lines(path):
     number, _, name = line.partition(" ")
     if not number.lstrip("c").isdigit() or not name.strip():
       raise ValueError(f"{path}, {where}: not a line of NUMBER NAME: {line!r}")
@@ -38,24 +38,26 @@ def class_names(
 
 def read(
   path: pathlib.Path, names: list[str], *, first_number: int
-) -> annotations.AnnotationFile:
+) -> annotation_file.AnnotationFile:
   """Reads the file; class numbers count from `first_number`.
 
   Raises:
     ValueError: if it is not in shape.
   """
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   if not isinstance(document, dict):
     raise ValueError(f"{path} is not an object of videos")
-  file = annotations.AnnotationFile(class_names=list(names))
+  file = annotation_file.AnnotationFile(class_names=list(names))
   for name, value in document.items():
     subset = value.get("subset") if isinstance(value, dict) else None
-    split = annotations.SPLITS.get(str(subset).strip().lower())
+    split = annotation_file.SPLITS.get(str(subset).strip().lower())
     if split is None:
       file.reject(name[:100], name, f"unknown subset {subset!r}")
       continue
     entry = file.entry(name, split, name[:100])
-    entry.expected_duration_sec = annotations.positive(value.get("duration"))
+    entry.expected_duration_sec = annotation_file.positive(
+      value.get("duration")
+    )
     for index, action in enumerate(value.get("actions", [])):
       number, start, end = (
         action if isinstance(action, list) and len(action) == 3 else [None] * 3

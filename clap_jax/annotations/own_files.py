@@ -6,13 +6,13 @@ rejected with its place in the file.
 
 import pathlib
 
-from clap_jax.storage import annotation_tables, text_tables, untrusted
-from tfds_builders import annotations
-from tfds_builders.annotations import (
+from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations.annotation_file import (
   WHOLE_VIDEO_SEC,
   AnnotationFile,
   SpanError,
 )
+from clap_jax.storage import annotation_tables, text_tables, untrusted
 
 _TEXT_KEYS = ("text", "sentence", "caption")
 _LABEL_KEYS = ("label", "label_id")
@@ -29,7 +29,7 @@ def _item_times(item):
   """(start, end) of one annotation, under any name that people use."""
   for key in ("segment", "timestamp"):
     if key in item:
-      return annotations.pair(item[key])
+      return annotation_file.pair(item[key])
   found = {}
   names = {
     text_tables.fold(name): key
@@ -41,7 +41,9 @@ def _item_times(item):
   if {"start", "end"} <= set(found):
     return found["start"], found["end"]
   if {"start_ms", "end_ms"} <= set(found):
-    times = [annotations.number(found[key]) for key in ("start_ms", "end_ms")]
+    times = [
+      annotation_file.number(found[key]) for key in ("start_ms", "end_ms")
+    ]
     return tuple(None if t is None else t / 1000 for t in times)
   raise SpanError(
     f"no times: got the keys {sorted(map(str, item))[:8]}; expected "
@@ -60,7 +62,7 @@ def _read_spans(value, where, keys, *, depth=0):
     times, texts = value["timestamps"], value.get("sentences")
     if isinstance(times, list) and isinstance(texts, list):
       for index, (span, text) in enumerate(zip(times, texts, strict=False)):
-        yield *annotations.pair(span), text, f"{where}.timestamps[{index}]"
+        yield *annotation_file.pair(span), text, f"{where}.timestamps[{index}]"
       return
   elif isinstance(value, dict) and depth < 2:  # one set for each annotator
     for key, each in value.items():
@@ -94,13 +96,13 @@ def _add_spans(file, entry, kind, source, *, where, keys, names):
 
 def _read_video(file, key, value, where, *, names):
   try:
-    subset = annotations.split_of(value.get("subset", value.get("split")))
+    subset = annotation_file.split_of(value.get("subset", value.get("split")))
     entry = _entry(file, key, subset, where)
   except SpanError as error:
     file.reject(where, key, str(error))
     return
   durations = [value[k] for k in _DURATION_KEYS if k in value]
-  entry.expected_duration_sec = annotations.positive(
+  entry.expected_duration_sec = annotation_file.positive(
     durations[0] if durations else None
   )
   given = value.get("annotations", [])
@@ -165,7 +167,7 @@ def read_json(path: pathlib.Path) -> AnnotationFile:
   Raises:
     ValueError: if it is not JSON of one of these shapes.
   """
-  document = annotations.load_json(path)
+  document = source_files.load_json(path)
   if isinstance(document, list):
     return _read_records(
       (f"[{index}]", item) for index, item in enumerate(document)
@@ -216,7 +218,7 @@ def read_json_lines(path: pathlib.Path) -> AnnotationFile:
   """
   return _read_records(
     (where, untrusted.parse_json(line, name=f"{path}, {where}"))
-    for where, line in annotations.load_lines(path)
+    for where, line in source_files.load_lines(path)
   )
 
 
@@ -256,7 +258,7 @@ def _read_records(records) -> AnnotationFile:
 
 def _read_record(file, item, row, where, *, span):
   try:
-    times = _item_times(item) if span is None else annotations.pair(span)
+    times = _item_times(item) if span is None else annotation_file.pair(span)
   except SpanError as error:
     file.reject(where, str(row["video"]), str(error))
     return
@@ -283,8 +285,8 @@ def _add_row(file, name, *, times, texts, subset, where):
     if not texts:
       raise SpanError("neither a label nor a caption")
     for text in texts.values():
-      annotations.make_span(*times, text, where)
-    entry = _entry(file, name, annotations.split_of(subset), where)
+      annotation_file.make_span(*times, text, where)
+    entry = _entry(file, name, annotation_file.split_of(subset), where)
   except SpanError as error:
     file.reject(where, name, str(error))
     return
@@ -338,7 +340,7 @@ def read_csv(
   return file
 
 
-def read(files: annotations.SourceFiles) -> AnnotationFile:
+def read(files: source_files.SourceFiles) -> AnnotationFile:
   """Reads an annotation file by its ending: .json, .jsonl, or of a table.
 
   Raises:
