@@ -30,19 +30,12 @@ from clap_jax.commands import (
   weights,
 )
 from clap_jax.public_weights import cache, download
-from clap_jax.storage import locations, objects, output
+from clap_jax.storage import locations, metadata, objects, output
 
 # --help and wrong arguments are answered without JAX and all that needs it: it
 # is imported where a command, or this file, first uses a name of it.
 with epy.lazy_imports():
-  from clap_jax.trainers import results
-  from clap_jax.training import (
-    checkpoint,
-    fit,
-    preemption,
-    processes,
-    workdir,
-  )
+  from clap_jax.training import checkpoint, fit, preemption, processes, workdir
 
 # What the caller can mend: exit code 2 and a message, no traceback.
 _BAD_INPUT = (
@@ -113,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     document = args.run(args)
     code = _exit_code(args.command, document)
     if args.json and (_is_alone() or processes.is_first()):
-      output.write_json(args.json, results.without_nan(document))
+      output.write_json(args.json, metadata.without_nan(document))
     # Results are safe before anything is shown or written in other forms.
     if "show" in args:
       code = max(code, args.show(args, document) or 0)

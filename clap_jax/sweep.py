@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
+from clap_jax.evaluation import results
 from clap_jax.report import files, run_files, sweep_page, sweep_table
 from clap_jax.storage import output, untrusted
-from clap_jax.trainers import results
 
 RUNS_DIRECTORY = "runs"
 SUMMARY_CSV, SUMMARY_HTML = "summary.csv", "summary.html"

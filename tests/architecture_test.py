@@ -16,7 +16,7 @@ CHECKED_FOLDERS = (PACKAGE, "configs", "tfds_builders")
 # run without jax and serve every layer.
 _FILES = {"storage", "media"}
 _ENGINE = {"types", "ops", "losses", "models", "metrics", "data", "config"}
-_APPLIED = {*_ENGINE, *_FILES, "training"}
+_APPLIED = {*_ENGINE, *_FILES, "training", "evaluation"}
 LAYERS = {
   "storage": set(),
   "media": {"storage"},
@@ -30,11 +30,14 @@ LAYERS = {
   "metrics": {"types", "storage"},
   # Fetches weights of others and gives names for them; runs without jax.
   "public_weights": {"storage"},
-  "data": {"types", *_FILES},
   "config": {"types", "storage"},
+  # Readers check their options and describe the data in evaluation cards.
+  "data": {"types", "config", "metrics", *_FILES},
   # The engine takes its own settings as dataclasses of config.py, so that they
   # are checked with all others; it knows no model, loss, metric or dataset.
   "training": {"types", "config", "storage"},
+  # Metrics of models on datasets; trains nothing.
+  "evaluation": {*_ENGINE, *_FILES, "training", "public_weights"},
   "trainers": {*_APPLIED, "inference", "public_weights"},
   "inference": {*_APPLIED, "trainers", "report", "public_weights"},
   # Others' weights in, our weights out; both know the towers by name.

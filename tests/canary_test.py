@@ -19,17 +19,20 @@ from clap_jax.data import (
   class_texts,
   episodes,
   feature_files,
+  feature_reader,
   features,
   query_annotations,
   records,
   tokenizer,
   vocabulary,
 )
+from clap_jax.evaluation import results
 from clap_jax.inference import encoder, index, model_directory, support
 from clap_jax.interchange import export_weights, weight_files
 from clap_jax.metrics import score, video_classifier
 from clap_jax.report import run_files
-from clap_jax.trainers import feature_data, metadata, registry, results
+from clap_jax.storage import metadata
+from clap_jax.trainers import registry
 from clap_jax.training import checkpoint, goodput, weights, workdir, writer
 from configs import localization_sprites
 from tests.trainers import toy_features
@@ -245,9 +248,9 @@ def test_directories(tmp_path, mark):
     lambda path: records.open_dataset(path.parent, path.name),
     lambda path: features.load_features(path, "video"),
     lambda path: (
-      feature_data.FeatureReader(
+      feature_reader.FeatureReader(
         config_lib.resolve(
-          feature_data.FeatureData,
+          feature_reader.FeatureData,
           localization_sprites.get_config().data.to_dict()
           | {"features_dir": str(path)},
         )

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from clap_jax import sweep, sweep_search
+from clap_jax.evaluation import results
 from clap_jax.report import sweep_table
-from clap_jax.trainers import results
 
 pytest.importorskip("optuna")
 

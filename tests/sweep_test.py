@@ -11,8 +11,8 @@ import time
 import pytest
 
 from clap_jax import sweep
+from clap_jax.evaluation import results
 from clap_jax.report import content, sweep_page, sweep_table
-from clap_jax.trainers import results
 from configs.parts import sweeps
 from tests import conftest
 from tests.trainers import toy_features

@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 
 from clap_jax.console import console
+from clap_jax.evaluation import results
 from clap_jax.report import content
 from clap_jax.storage import untrusted
-from clap_jax.trainers import results
 
 STAGES_FILE = "stages.json"
 REPORT_STAGE = "report"

@@ -7,10 +7,10 @@ import numpy as np
 
 from clap_jax.data import records
 from clap_jax.demo import layout as layout_lib
+from clap_jax.evaluation import localization, results
 from clap_jax.media import decode
 from clap_jax.report import content, page, run_files
 from clap_jax.storage import untrusted
-from clap_jax.trainers import localization, results
 
 NUM_FRAMES = 14  # of a timeline's strip
 NUM_TIMELINES = 80  # validation videos drawn, at most

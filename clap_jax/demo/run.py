@@ -6,16 +6,13 @@ from clap_jax.console import Progress, console
 from clap_jax.data import records, tokenizer
 from clap_jax.demo import layout as layout_lib
 from clap_jax.demo import report as demo_report
+from clap_jax.evaluation import results
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory, predict
 from clap_jax.storage import output
-from clap_jax.trainers import registry, results
+from clap_jax.trainers import registry
 from clap_jax.training import compilation
-from configs import (
-  grounding_sprites,
-  localization_sprites,
-  pretrain_sprites,
-)
+from configs import grounding_sprites, localization_sprites, pretrain_sprites
 from configs.parts import pretraining
 from tfds_builders import build
 from tfds_builders.motion_sprites import render, sizes

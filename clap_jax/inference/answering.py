@@ -14,8 +14,8 @@ import numpy as np
 
 from clap_jax import types
 from clap_jax.data import features
+from clap_jax.evaluation import grounding_predictions, localization
 from clap_jax.inference import sequences, support, zero_shot
-from clap_jax.trainers import grounding_predictions, localization
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clap_jax.data import class_texts, clips, vocabulary
+from clap_jax.data import class_texts, clip_reader, clips, vocabulary
+from clap_jax.evaluation import text_models
 from clap_jax.models import dual_encoder
 from clap_jax.public_weights import cache
 from clap_jax.storage import locations
-from clap_jax.trainers import encoders, pretrain_task, text_models
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import encoders, pretrain_task
 from clap_jax.training import paths, pretrained
 from clap_jax.training import weights as weights_lib
 
@@ -44,7 +45,7 @@ class Encoder:
   name: str  # as in results.json: random, tac, tsp, clip, clap
   seed: int
   directory: pathlib.Path
-  clip: encoders.ClipShape
+  clip: clip_reader.ClipShape
   config: dual_encoder.DualEncoderConfig
   params: dict
   tokenizer: vocabulary.Vocabulary

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from clap_jax.data import class_texts, features, queries, records, tfrecord
+from clap_jax.data import (
+  class_texts,
+  clip_reader,
+  feature_reader,
+  features,
+  queries,
+  records,
+  tfrecord,
+)
 from clap_jax.inference import ahead, near_duplicates
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import texts as texts_lib
@@ -22,8 +30,7 @@ from clap_jax.media import decode, errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
 from clap_jax.storage import locations, output
-from clap_jax.trainers import encoders, feature_data
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 _CLIPS_AHEAD = 32  # of each video that is decoded
@@ -133,7 +140,7 @@ def extract(
       if on_progress:
         on_progress(done + 1, len(todo))
   _write_texts(out, encoder, sources)
-  classes = out / feature_data.CLASSES_FILE
+  classes = out / feature_reader.CLASSES_FILE
   if not classes.is_file():
     class_texts.save(classes, encoder.class_texts(dataset.label_names))
   # Other splits' failures, of earlier calls, stay on the record.
@@ -190,11 +197,13 @@ def _write_texts(out, encoder, sources) -> None:
   """Adds what is missing: another split may have been extracted before."""
   infos = [i for s in sources for i in s.metadata(on_corrupt="skip").examples]
   texts = queries.unique_texts(queries.caption_queries(infos))
-  texts_lib.add_texts(out / feature_data.TEXTS_FILE, encoder, texts=list(texts))
+  texts_lib.add_texts(
+    out / feature_reader.TEXTS_FILE, encoder, texts=list(texts)
+  )
 
 
 def _write_facts(out, facts) -> None:
-  metadata_lib.write(out / feature_data.EXTRACTION_FILE, facts)
+  metadata_lib.write(out / feature_reader.EXTRACTION_FILE, facts)
 
 
 def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
@@ -211,7 +220,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
     "training": encoder.training,
     "finished": False,
   }
-  record = out / feature_data.EXTRACTION_FILE
+  record = out / feature_reader.EXTRACTION_FILE
   if not record.is_file() and any(out.glob("*.npz")):
     raise FileExistsError(
       f"{out} holds .npz files but no {record.name}: `clap extract` has not "
@@ -231,7 +240,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
       )
     facts["failed"] = old.get("failed", [])
     facts["finished"] = old.get("finished", False)
-  output.check_links((out / feature_data.TEXTS_FILE).parent)
+  output.check_links((out / feature_reader.TEXTS_FILE).parent)
   if overwrite and out.is_dir():
     for path in [*out.glob("*.npz"), *out.glob("texts/*.npz")]:
       path.unlink()
@@ -244,7 +253,7 @@ def _with_defaults(key: str, value):
   """Fills in the settings that older revisions did not write."""
   if key != "clip":
     return value
-  return dataclasses.asdict(encoders.ClipShape(**value))
+  return dataclasses.asdict(clip_reader.ClipShape(**value))
 
 
 def _batched(items: Iterable, size: int) -> Iterator[list]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from clap_jax.media import video_reader
 from clap_jax.storage import arrays, output, untrusted
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.storage.untrusted import UntrustedFileError
-from clap_jax.trainers import metadata as metadata_lib
 
 INDEX_FILE = "index.json"
 VECTORS_FILE = "vectors.npy"

@@ -9,23 +9,25 @@ from collections.abc import Callable
 import jax
 
 from clap_jax.data import feature_files
+from clap_jax.evaluation import (
+  moment_retrieval,
+  text_models,
+  zero_shot_classifier,
+)
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
 from clap_jax.public_weights import cache
 from clap_jax.storage import locations, untrusted
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import (
   encoders,
   fewshot,
+  fit,
   grounding,
   localization,
   localizers,
-  moment_search,
   open_vocabulary,
-  running,
-  text_models,
-  text_projection,
 )
-from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
@@ -76,7 +78,7 @@ class Model:
     return "text_classes" in self.localizer[1]
 
   @functools.cached_property
-  def naming(self) -> open_vocabulary.ZeroShotClassifier:
+  def naming(self) -> zero_shot_classifier.ZeroShotClassifier:
     """Returns the zero-shot classifier of a localizer that takes any label."""
     facts = self.localizer[1]
     classes = open_vocabulary.TextClasses(**facts["text_classes"])
@@ -84,7 +86,7 @@ class Model:
       vectors = text_models.class_vectors(classes.text_model)
     else:
       vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
-    return open_vocabulary.ZeroShotClassifier(
+    return zero_shot_classifier.ZeroShotClassifier(
       facts["space"],
       functools.lru_cache(maxsize=1)(vectors),
       frozenset(facts["seen_classes"]),
@@ -98,9 +100,9 @@ class Model:
     return jax.jit(self.localizer[0].detect)
 
   @functools.cached_property
-  def search(self) -> moment_search.MomentSearch:
+  def search(self) -> moment_retrieval.MomentSearch:
     """Answers queries by the grounder, compiled."""
-    return moment_search.MomentSearch(self.grounder[0])
+    return moment_retrieval.MomentSearch(self.grounder[0])
 
 
 # Part of a Model -> the trainer of that head, and its key in model.json.
@@ -309,11 +311,13 @@ def _load_head(directory, name, trainer):
   if not name:
     return None
   workdir = directory / name
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     workdir, trainer.MODEL_FILE, trainer.make_task
   )
   facts["length"] = _length_mode(workdir, trainer.MODEL_FILE, facts)
   _check_timing(workdir / trainer.MODEL_FILE, facts)
   if "text_classes" in facts:
-    facts["space"] = text_projection.load(workdir / open_vocabulary.SPACE_FILE)
+    facts["space"] = zero_shot_classifier.load(
+      workdir / open_vocabulary.SPACE_FILE
+    )
   return task, facts, params

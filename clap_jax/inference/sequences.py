@@ -1,7 +1,7 @@
 """Resamples features of a video to the sequences that a head takes.
 
 `facts` is everywhere the metadata of a head: "length" is the length mode of its
-training (see trainers.feature_data.FeatureData), "max_length" the number of
+training (see data.feature_reader.FeatureData), "max_length" the number of
 steps of a training sequence.
 """
 

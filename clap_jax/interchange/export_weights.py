@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from clap_jax import config as config_lib
+from clap_jax.evaluation import results
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.models import dual_encoder
 from clap_jax.storage import output, untrusted
-from clap_jax.trainers import results
 from clap_jax.training import paths, weights, workdir
 
 VIDEO_FILE = "video_tower.stablehlo"

@@ -25,6 +25,7 @@ from clap_jax.interchange import (
   weight_files,
   wrappers,
 )
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.storage import text_tables
 from clap_jax.trainers import (
   grounding,
@@ -32,7 +33,6 @@ from clap_jax.trainers import (
   localization,
   localizers,
 )
-from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import paths, weights
 from clap_jax.training import workdir as workdir_lib
 

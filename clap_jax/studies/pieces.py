@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 
 from clap_jax.console import Progress, console
 from clap_jax.data import records, tokenizer
+from clap_jax.evaluation import results
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
 from clap_jax.storage import output
 from clap_jax.studies import planning
-from clap_jax.trainers import registry, results
+from clap_jax.trainers import registry
 from tfds_builders import build
 
 FOLDER = "pieces"

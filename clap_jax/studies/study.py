@@ -17,6 +17,7 @@ from concurrent import futures
 
 from clap_jax import sweep
 from clap_jax.console import Progress, console
+from clap_jax.evaluation import results
 from clap_jax.report import (
   files,
   metric_names,
@@ -26,7 +27,6 @@ from clap_jax.report import (
 )
 from clap_jax.storage import output, untrusted
 from clap_jax.studies import measured, pieces, planning, settings
-from clap_jax.trainers import results
 from clap_jax.training import workdir as workdir_lib
 
 UNITS = "units"

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from clap_jax import config as config_lib
+from clap_jax.data import clip_reader
 from clap_jax.models import (
   attention,
   dual_encoder,
@@ -14,23 +15,12 @@ from clap_jax.models import (
   video_tower,
 )
 from clap_jax.storage import locations
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.training import checkpoint
 
 ENCODER_FILE = "encoder.json"
 TOKENIZER_FILE = "tokenizer.model"
 _MAX_CLIP_PIXELS = 1 << 28
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipShape:
-  """Length, frames and size of a clip, for every stage that uses the tower."""
-
-  clip_sec: float = config_lib.ranged(above=0.0)
-  num_frames: int = config_lib.ranged(minimum=1)
-  image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
-  # How frames come to that size; see frames.FrameConverter.
-  resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +59,11 @@ class ModelConfig:
 
 
 def towers(
-  model: ModelConfig, clip: ClipShape, *, vocab_size: int, num_classes: int
+  model: ModelConfig,
+  clip: clip_reader.ClipShape,
+  *,
+  vocab_size: int,
+  num_classes: int,
 ) -> dual_encoder.DualEncoderConfig:
   """The config of both towers; `num_classes` of 0 leaves class heads out."""
   return dual_encoder.DualEncoderConfig(
@@ -81,9 +75,11 @@ def towers(
   )
 
 
-def described(facts: dict) -> tuple[ClipShape, dual_encoder.DualEncoderConfig]:
+def described(
+  facts: dict,
+) -> tuple[clip_reader.ClipShape, dual_encoder.DualEncoderConfig]:
   """The shape of a clip and the towers that an encoder.json describes."""
-  clip = config_lib.resolve(ClipShape, facts["clip"], "clip")
+  clip = config_lib.resolve(clip_reader.ClipShape, facts["clip"], "clip")
   towers_config = towers_of(facts["model"])
   if clip.num_frames * clip.image_size**2 > _MAX_CLIP_PIXELS:
     raise ValueError(

@@ -14,20 +14,14 @@ import jax.numpy as jnp
 
 from clap_jax import config as config_lib
 from clap_jax import types
+from clap_jax.data import duration_checks, training_history
+from clap_jax.evaluation import end_to_end as evaluation
+from clap_jax.evaluation import localization as localization_evaluation
+from clap_jax.evaluation import results
 from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.storage import locations, output
-from clap_jax.trainers import (
-  abstract,
-  data_checks,
-  encoders,
-  end_to_end_scores,
-  localization,
-  localizers,
-  results,
-  running,
-  training_history,
-)
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import abstract, encoders, fit, localization, localizers
 from clap_jax.training import checkpoint, pretrained, processes
 
 MODEL_DIRECTORY = "model"  # in the workdir: what `clap predict --model` takes
@@ -52,7 +46,7 @@ class VideoData:
 
   @property
   def length(self) -> str:
-    """The length mode of the head, as in feature_data.FeatureData."""
+    """The length mode of the head, as in feature_reader.FeatureData."""
     return "pad"
 
 
@@ -191,11 +185,12 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   start, _ = metadata_lib.load(
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
-  videos = end_to_end_scores.Videos(config, start)
-  data_checks.check_counts(
-    data_checks.split_flags(config.data),
+  videos = evaluation.Videos(config, start)
+  duration_checks.check_counts(
+    duration_checks.split_flags(config.data),
     count=lambda split: sum(
-      len(info.labels) for info in data_checks.recorded(videos.dataset, split)
+      len(info.labels)
+      for info in duration_checks.recorded(videos.dataset, split)
     ),
     what="labelled segment",
     choices=videos.dataset.splits,
@@ -204,9 +199,9 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   task = make_task(config, start, videos.dataset.label_names)
   begin = {"tower": {_TOWER: tower["params"][_TOWER]}}
   begin |= _trained_head(config, start, videos, task)
-  score = end_to_end_scores.Score(config, start, videos, task)
+  score = evaluation.Score(config, start, videos, task)
   source = videos.source(config.data.train_split)
-  state = running.fit(
+  state = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -217,12 +212,12 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
       state, begin, patterns=(f"^tower/{_TOWER}/", "^localizer/")
     ),
   )
-  params = jax.device_get(running.trained(state)[0])
+  params = jax.device_get(fit.trained(state)[0])
   rows, table = score.rows(params, config.data.eval_split)
   _write_model(config, workdir, params, task=task, start=start, tower=tower)
   if processes.is_first():
-    localization.write_predictions(
-      table, workdir / localization.PREDICTIONS_FILE
+    localization_evaluation.write_predictions(
+      table, workdir / localization_evaluation.PREDICTIONS_FILE
     )
   results.write(workdir, rows)
   return rows
@@ -232,12 +227,12 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
   model = locations.at(workdir) / MODEL_DIRECTORY
   facts = metadata_lib.read(model / "encoder", encoders.ENCODER_FILE)
-  videos = end_to_end_scores.Videos(config, facts)
+  videos = evaluation.Videos(config, facts)
   encoder = encoders.restore_params(model / "encoder")
   head, _ = checkpoint.restore_params(model / "localization")
   task = make_task(config, facts, videos.dataset.label_names)
   params = {"tower": {_TOWER: encoder["params"][_TOWER]}, "localizer": head}
-  score = end_to_end_scores.Score(config, facts, videos, task)
+  score = evaluation.Score(config, facts, videos, task)
   return score.rows(params, split or config.data.eval_split)[0]
 
 
@@ -321,10 +316,10 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
       locations.at(config.tower.workdir) / encoders.TOKENIZER_FILE,
       encoder / encoders.TOKENIZER_FILE,
     )
-  names = end_to_end_scores.Videos(config, start).dataset.label_names
+  names = evaluation.Videos(config, start).dataset.label_names
   width = _feature_width(task.encoder)
   facts = localizers.model_metadata(config, names, width)
-  metadata_lib.write(head / localization.MODEL_FILE, facts | {"use_ema": False})
+  fit.write_metadata(head / localization.MODEL_FILE, facts | {"use_ema": False})
   training = start["training"] | {
     **training_history.after_stage(
       start["training"],
@@ -335,11 +330,11 @@ def _write_model(config, workdir, params, *, task, start, tower) -> None:
     ),
     "end_to_end": f"localization on {config.data.dataset}",
   }
-  metadata_lib.write(
+  fit.write_metadata(
     encoder / encoders.ENCODER_FILE,
     start | {"training": training, "use_ema": False},
   )
-  metadata_lib.write(
+  fit.write_metadata(
     directory / "model.json",
     {
       "encoder": "encoder",

@@ -12,33 +12,29 @@ import jax.numpy as jnp
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import class_splits, episode_batches
+from clap_jax.data import class_splits, episode_batches, feature_reader
 from clap_jax.data import episodes as episodes_lib
+from clap_jax.evaluation import fewshot as fewshot_evaluation
+from clap_jax.evaluation import results
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import protocols
 from clap_jax.models import fewshot_matcher, heads, localizer, pyramid
 from clap_jax.storage import locations
-from clap_jax.trainers import (
-  abstract,
-  feature_data,
-  fewshot_scores,
-  results,
-  running,
-)
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import abstract, fit
 
 MODEL_FILE = "fewshot.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FewshotConfig(running.RunConfig):
+class FewshotConfig(fit.RunConfig):
   """Everything `clap train` reads of a few-shot config."""
 
-  data: feature_data.FeatureData
+  data: feature_reader.FeatureData
   class_split: str  # a name of data/class_splits.py, or a .json file
   allow_seen_classes: bool  # evaluate encoders that saw novel classes
-  episodes: fewshot_scores.TrainingShape
-  evaluation: fewshot_scores.EvaluationConfig
+  episodes: fewshot_evaluation.TrainingShape
+  evaluation: fewshot_evaluation.EvaluationConfig
   pyramid: pyramid.PyramidConfig
   head: heads.HeadConfig
   matcher: fewshot_matcher.MatcherConfig
@@ -134,11 +130,11 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
       and `allow_seen_classes` is off.
   """
   workdir = locations.at(workdir)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   split = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names
   )
-  scores = fewshot_scores.Scores(config, reader, split)
+  scores = fewshot_evaluation.Scores(config, reader, split)
   reader.check(reader.num_segments, what="labelled segment")
   scores.check()
   videos = scores.videos(config.data.train_split, hidden=split.hidden)
@@ -150,7 +146,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
   facts = model_metadata(config, videos.feature_width)
   facts |= metadata_lib.encoder_metadata(reader.extraction)
   task = make_task(facts, loss_config=config.loss)
-  state = running.fit(
+  state = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -158,8 +154,8 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     measure=lambda params, name: scores.selection(task, params, name),
     title="fewshot",
   )
-  params, average = running.trained(state)
-  metadata_lib.write(workdir / MODEL_FILE, facts | average)
+  params, average = fit.trained(state)
+  fit.write_metadata(workdir / MODEL_FILE, facts | average)
   rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
   return rows
@@ -167,14 +163,14 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
 
 def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  _, task, params = running.restored(
+  _, task, params = fit.restored(
     workdir, MODEL_FILE, make_task, decode=config.decode
   )
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   classes = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names
   )
-  scores = fewshot_scores.Scores(config, reader, classes)
+  scores = fewshot_evaluation.Scores(config, reader, classes)
   return scores.rows(task, params, split or config.data.eval_split)
 
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import grounding_source
+from clap_jax.data import grounding_source, query_reader
+from clap_jax.evaluation import grounding as evaluation
+from clap_jax.evaluation import grounding_predictions, moment_retrieval, results
 from clap_jax.losses import grounding as losses
 from clap_jax.losses import query_targets
 from clap_jax.models import (
@@ -20,29 +22,19 @@ from clap_jax.models import (
   pyramid,
 )
 from clap_jax.storage import locations
-from clap_jax.trainers import (
-  abstract,
-  grounding_evaluation,
-  grounding_heads,
-  grounding_predictions,
-  imported_heads,
-  moment_search,
-  query_data,
-  results,
-  running,
-)
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import abstract, fit, grounding_heads, imported_heads
 from clap_jax.training import processes
 
 MODEL_FILE = "grounder.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundingConfig(running.RunConfig):
+class GroundingConfig(fit.RunConfig):
   """Everything `clap train` reads of a grounding config."""
 
   kind: str = config_lib.choice(*grounding_heads.KINDS)
-  data: query_data.GroundingData
+  data: query_reader.GroundingData
   pyramid: pyramid.PyramidConfig  # the trunk; the map has one level
   fusion: fusion.FusionConfig
   head: heads.HeadConfig  # of the pyramid
@@ -50,7 +42,7 @@ class GroundingConfig(running.RunConfig):
   detr: moment_detr.MomentDetrConfig  # of detr
   loss: losses.GroundingLossConfig
   decode: localizer.DecodeConfig
-  protocol: str = config_lib.choice(*grounding_evaluation.PROTOCOLS)
+  protocol: str = config_lib.choice(*evaluation.PROTOCOLS)
   start: imported_heads.HeadStart = dataclasses.field(
     default_factory=imported_heads.HeadStart
   )
@@ -239,18 +231,16 @@ def abstract_run(
 def train(config: GroundingConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   for split in {config.data.selection_split, config.data.eval_split}:
-    grounding_evaluation.check_scored(
-      reader.grounding_split(split), config.protocol
-    )
+    evaluation.check_scored(reader.grounding_split(split), config.protocol)
   reader.check(reader.num_queries, what="query")
   source = make_source(config, reader)
   facts = model_metadata(config, source)
   task = make_task(facts, loss_config=config.loss)
   score = _score(config, reader, task)
   selection = config.data.selection_split
-  state = running.fit(
+  state = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -259,10 +249,10 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     title="grounding",
     prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
-  params, average = running.trained(state)
+  params, average = fit.trained(state)
   facts |= average | metadata_lib.encoder_metadata(reader.extraction)
   facts["absence"] = score.calibrate(params, selection)
-  metadata_lib.write(workdir / MODEL_FILE, facts)
+  fit.write_metadata(workdir / MODEL_FILE, facts)
   rows, found = score.rows(
     params, config.data.eval_split, absence=facts["absence"]
   )
@@ -276,19 +266,19 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     workdir, MODEL_FILE, make_task, decode=config.decode
   )
   split = split or config.data.eval_split
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   reader.check(reader.num_queries, what="query", split=split)
   score = _score(config, reader, task)
   return score.rows(params, split, absence=facts["absence"])[0]
 
 
-def _score(config, reader, task) -> grounding_evaluation.Score:
-  search = moment_search.MomentSearch(task)
-  return grounding_evaluation.Score(config, reader, search)
+def _score(config, reader, task) -> evaluation.Score:
+  search = moment_retrieval.MomentSearch(task)
+  return evaluation.Score(config, reader, search)
 
 
 def make_source(config: GroundingConfig, reader):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from clap_jax.storage import locations
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.training import checkpoint, paths, pretrained, weights
 from clap_jax.training import state as state_lib
 

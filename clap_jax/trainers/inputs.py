@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from clap_jax import config as config_lib
-from clap_jax.data import feature_files, features, records
+from clap_jax.data import (
+  feature_files,
+  feature_reader,
+  features,
+  query_reader,
+  records,
+)
 from clap_jax.public_weights import cache
 from clap_jax.storage import locations, output, ranges, untrusted
-from clap_jax.trainers import feature_data, query_data
 from clap_jax.training import checkpoint, manifest, weights
 from clap_jax.training import workdir as workdir_lib
 
@@ -182,9 +187,9 @@ def _features(config: Any, folder: str) -> dict[str, str]:
   data, directory = config.data, locations.at(folder)
   if not directory.is_dir():
     return {}
-  is_grounding = isinstance(data, query_data.GroundingData)
+  is_grounding = isinstance(data, query_reader.GroundingData)
   open_reader = (
-    query_data.open_reader if is_grounding else feature_data.FeatureReader
+    query_reader.open_reader if is_grounding else feature_reader.FeatureReader
   )
   reader, found = open_reader(data), {}
   for split in {data.train_split, data.selection_split, data.eval_split}:
@@ -195,13 +200,13 @@ def _features(config: Any, folder: str) -> dict[str, str]:
       continue  # the trainer says what is wrong
     if there:
       found[split] = _folder_digest(directory, there)
-  for name in (feature_data.TEXTS_FILE, feature_data.CLASSES_FILE):
+  for name in (feature_reader.TEXTS_FILE, feature_reader.CLASSES_FILE):
     if (directory / name).is_file():
       found[name] = hash_file(directory / name)
   return found
 
 
-def _feature_names(data: feature_data.FeatureData, infos) -> list[str]:
+def _feature_names(data: feature_reader.FeatureData, infos) -> list[str]:
   """The files of the videos, below the folder; those that are there."""
   if data.files is not None and data.files.timing != "stored":
     return feature_files.FileFeatures(

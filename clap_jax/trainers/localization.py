@@ -1,34 +1,16 @@
 """Trains temporal action localization on frozen features."""
 
-import dataclasses
-import functools
-import json
-import sys
-from collections.abc import Callable, Sequence
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from clap_jax import types
-from clap_jax.data import pipeline
-from clap_jax.metrics import detection, tables, video_classifier
-from clap_jax.models.suppression import SuppressionConfig
-from clap_jax.ops import nms
-from clap_jax.storage import locations, output
-from clap_jax.trainers import (
-  abstract,
-  feature_data,
-  imported_heads,
-  localizers,
-  results,
-  running,
-)
-from clap_jax.trainers import metadata as metadata_lib
-from clap_jax.training import evaluation, processes
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.data import feature_reader
+from clap_jax.evaluation import localization as evaluation
+from clap_jax.evaluation import results
+from clap_jax.storage import locations
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import abstract, fit, imported_heads, localizers
+from clap_jax.training import processes
 
-PREDICTIONS_FILE = "predictions.json"
 MODEL_FILE = "localizer.json"
 # Every trainer has these, see registry.TRAINERS.
 config_class = localizers.config_class
@@ -58,7 +40,7 @@ def abstract_run(
 def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment")
   source = reader.localization_source(config.data.train_split)
   facts = localizers.model_metadata(
@@ -68,24 +50,24 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
     standardization=reader.standardization(),
   )
   task = localizers.make_task(facts, loss_config=config.loss)
-  score = _Score(config, reader, task, facts["label_names"])
-  state = running.fit(
+  evaluator = evaluation.Evaluator(config, reader, task, facts["label_names"])
+  state = fit.fit(
     task,
     config,
     workdir=workdir,
     source=source,
-    measure=lambda params, split: score(params, split)[0],
+    measure=lambda params, split: evaluator(params, split)[0],
     title="localization",
     prepare=config.starter(
       facts, model_file=MODEL_FILE, dataset=reader.dataset
     ),
   )
-  params, average = running.trained(state)
+  params, average = fit.trained(state)
   encoder = metadata_lib.encoder_metadata(reader.extraction)
-  metadata_lib.write(workdir / MODEL_FILE, facts | average | encoder)
-  rows, table = score.rows(params, config.data.eval_split)
+  fit.write_metadata(workdir / MODEL_FILE, facts | average | encoder)
+  rows, table = evaluator.rows(params, config.data.eval_split)
   if processes.is_first():
-    write_predictions(table, workdir / PREDICTIONS_FILE)
+    evaluation.write_predictions(table, workdir / evaluation.PREDICTIONS_FILE)
   results.write(workdir, rows)
   return rows
 
@@ -94,285 +76,12 @@ def evaluate(
   config: localizers.AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )
   split = split or config.data.eval_split
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment", split=split)
   names = imported_heads.class_names(facts, reader.dataset, place=str(workdir))
-  score = _Score(config, reader, task, names)
-  return score.rows(params, split)[0]
-
-
-class _Score:
-  """mAP of parameters on a split."""
-
-  def __init__(self, config, reader, task, label_names):
-    self._config = config
-    self._reader = reader
-    self._protocol = detection.protocol_named(config.protocol)
-    self._task = task
-    self._label_names = label_names
-    names = reader.dataset.label_names
-    if not (config.classifier.path or set(names) & set(label_names)):
-      print(
-        f"The data has none of the head's classes ({', '.join(label_names[:3])}"
-        f"{', ...' if label_names[3:] else ''}): every score will be 0. Give "
-        "--config.classifier.path, an outside classifier of the videos, see "
-        "docs/localization.md.",
-        file=sys.stderr,
-      )
-    self._predictor = evaluation.Predictor(
-      task.predict,
-      mesh=mesh_lib.make_mesh(config.mesh),
-      batch_size=config.data.batch_size,
-    )
-
-  def __call__(self, params, split: str):
-    """Metrics and the detections that they score."""
-    table = detections(
-      self._reader,
-      self._predictor,
-      params,
-      split,
-      decode=self._config.decode,
-      takes_any_length=self._task.takes_any_length,
-      padded_length=self._task.padded_length,
-      label_names=self._label_names,
-    )
-    table = with_class_source(table, self._config.classifier)
-    truth = ground_truth(self._reader, split)
-    return detection.evaluate(table, truth, self._protocol), table
-
-  def rows(self, params, split: str):
-    """Result rows and the detections that they score."""
-    metrics, table = self(params, split)
-    rows = result_rows(
-      metrics,
-      config=self._config,
-      reader=self._reader,
-      split=split,
-      table=table,
-      class_source=class_source(self._config.classifier),
-    )
-    return rows, table
-
-
-def result_rows(
-  metrics,
-  *,
-  config,
-  reader: feature_data.FeatureReader,
-  split: str,
-  table: tables.DetectionTable,
-  class_source: str,
-  **card_facts,
-) -> list[dict]:
-  """Rows of the metrics of detections, each with its evaluation card.
-
-  Args:
-    metrics: name -> value.
-    config: with protocol, decode and loop sections.
-    reader: of the data that the detections are of.
-    split: of the data.
-    table: the detections.
-    class_source: see `class_source`.
-    **card_facts: what the card is to state otherwise, or beside.
-  """
-  card = reader.card(
-    split,
-    task="detection",
-    protocol=config.protocol,
-    class_source=class_source,
-    seeds=(config.loop.seed,),
-    num_predictions=len(table),
-    num_ground_truths=len(ground_truth(reader, split)),
-    thresholds=detection.protocol_named(config.protocol).thresholds,
-    **{
-      "nms": config.decode.describe(),
-      "top_k": f"{config.decode.num_kept} per video",
-    }
-    | card_facts,
-  )
-  return results.rows_of(
-    metrics,
-    encoder=reader.extraction["encoder"],
-    seed=config.loop.seed,
-    dataset=reader.dataset.name,
-    split=split,
-    task="localization",
-    card=card,
-  )
-
-
-def with_class_source(
-  table: tables.DetectionTable, classifier: localizers.ClassifierConfig
-) -> tables.DetectionTable:
-  """Detections under the classes of the source that is configured."""
-  if not classifier.path:
-    return table
-  return video_classifier.classify(
-    table,
-    video_classifier.read_video_scores(classifier.path),
-    top_classes=classifier.top_classes,
-    combination=classifier.combination,
-  )
-
-
-def class_source(classifier: localizers.ClassifierConfig) -> str:
-  """Describes the source of classes for the evaluation card."""
-  if not classifier.path:
-    return "the localizer's own class head"
-  return video_classifier.describe(**dataclasses.asdict(classifier))
-
-
-def detections(
-  reader: feature_data.FeatureReader,
-  predictor,
-  params,
-  split: str,
-  *,
-  decode: SuppressionConfig,
-  takes_any_length: bool = True,
-  padded_length: Callable[[int], int] | None = None,
-  label_names: Sequence[str] | None = None,
-) -> tables.DetectionTable:
-  """Detections of a split's videos in seconds, cut to the videos.
-
-  Those of the windows of one video are merged by `decode`'s soft-NMS.
-
-  Args:
-    reader: of the features.
-    predictor: of the head.
-    params: of the head.
-    split: whose videos are meant.
-    decode: how windows are merged.
-    takes_any_length: see localizers.FeatureTask.
-    padded_length: see feature_data.FeatureReader.evaluation_sources.
-    label_names: classes of the head; None for the dataset's.
-  """
-  loaded = reader.features(split)
-  found: dict[str, list[types.Detections]] = {}
-  infos = {}
-  for source in reader.evaluation_sources(
-    split, takes_any_length=takes_any_length, padded_length=padded_length
-  ):
-    infos |= {info.id: info for info in source.examples}
-    with pipeline.evaluation_batches(
-      source, batch_size=reader.config.batch_size
-    ) as batches:
-      for batch, output in evaluation.predict_batches(
-        predictor, params, batches
-      ):
-        for row, index in enumerate(batch.video_index):
-          if index >= 0:
-            kept = types.Detections(*(field[row] for field in output))
-            moved = kept.segments + np.float32(source.starts[index])
-            found.setdefault(source.examples[index].id, []).append(
-              kept._replace(segments=moved)
-            )
-  names = label_names or reader.dataset.label_names
-  columns: dict[str, list] = {
-    name: [] for name in ("video", "start_sec", "end_sec", "label", "score")
-  }
-  most = max(len(parts) for parts in found.values())
-  for info in (i for i in reader.examples(split) if i.id in found):
-    kept = merged(found[info.id], decode=decode, num_windows=most)
-    keep = kept.mask
-    grid = loaded[info.id].grid
-    segments = grid.to_seconds(kept.segments[keep].astype(np.float64))
-    segments = segments.clip(0.0, info.duration_sec)
-    columns["video"] += [info.id] * len(segments)
-    columns["start_sec"] += segments[:, 0].tolist()
-    columns["end_sec"] += segments[:, 1].tolist()
-    columns["label"] += [names[i] for i in kept.labels[keep]]
-    columns["score"] += kept.scores[keep].tolist()
-  return tables.DetectionTable.from_columns(**columns, video_names=tuple(infos))
-
-
-def merged(
-  parts: list[types.Detections],
-  *,
-  decode: SuppressionConfig,
-  num_windows: int,
-) -> types.Detections:
-  """The detections of a video's windows, (k, ...) each, as one list.
-
-  Padded to `num_windows` so that one program serves all videos.
-  """
-  if len(parts) == 1:
-    return parts[0]
-  size = num_windows * len(parts[0].mask)
-  joined = nms.Candidates(
-    *(
-      np.concatenate(
-        [
-          *columns,
-          np.zeros(
-            (size - sum(map(len, columns)), *columns[0].shape[1:]),
-            columns[0].dtype,
-          ),
-        ]
-      )
-      for columns in zip(*parts, strict=True)
-    )
-  )
-  kept = jax.device_get(_suppress(joined, decode))
-  return types.Detections(*kept)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _suppress(
-  candidates: nms.Candidates, decode: SuppressionConfig
-) -> nms.Candidates:
-  return decode.suppress(candidates)
-
-
-def ground_truth(reader, split: str) -> tables.SegmentTable:
-  """Every labelled segment of a split, of videos without features too."""
-  truth = truth_of(reader.examples(split), reader.dataset.label_names)
-  if not len(truth):
-    raise ValueError(
-      f"Split {split!r} has no labelled segment to score against; name another "
-      "in data.selection_split and data.eval_split."
-    )
-  return truth
-
-
-def truth_of(infos, names) -> tables.SegmentTable:
-  """The labelled segments of videos, class numbers as names."""
-  rows = [
-    (info.id, *segment, names[label])
-    for info in infos
-    for segment, label in zip(
-      info.segments.astype(np.float64), info.labels, strict=True
-    )
-  ]
-  video, start_sec, end_sec, label = (
-    zip(*rows, strict=True) if rows else ((),) * 4
-  )
-  return tables.SegmentTable.from_columns(
-    video=video,
-    start_sec=start_sec,
-    end_sec=end_sec,
-    label=label,
-    video_names=tuple(info.id for info in infos),
-  )
-
-
-def write_predictions(table: tables.DetectionTable, path) -> None:
-  """ActivityNet's form: {"results": {video: [{label, score, segment}]}}."""
-  found: dict[str, list] = {name: [] for name in table.video_names}
-  for video, label, segment, score in zip(
-    table.video, table.label, table.segments, table.score, strict=True
-  ):
-    found[table.video_names[video]].append(
-      {
-        "label": table.label_names[label],
-        "score": float(score),
-        "segment": [float(x) for x in segment],
-      }
-    )
-  document = {"version": "clap_jax", "results": found, "external_data": {}}
-  output.write_text(path, json.dumps(document) + "\n")
+  evaluator = evaluation.Evaluator(config, reader, task, names)
+  return evaluator.rows(params, split)[0]

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import feature_windows
+from clap_jax.data import feature_reader, feature_windows
+from clap_jax.evaluation import localization as evaluation
 from clap_jax.losses import localization as losses
 from clap_jax.losses import proposals as proposal_losses
-from clap_jax.metrics import protocols, video_classifier
+from clap_jax.metrics import protocols
 from clap_jax.models import (
   actionformer,
   actionformer_config,
@@ -27,30 +28,21 @@ from clap_jax.models import (
   pyramid,
   subgraph,
 )
-from clap_jax.trainers import feature_data, imported_heads, running
+from clap_jax.trainers import fit, imported_heads
 from clap_jax.training import task as task_lib
 
 ANY_ACTION = "action"  # the class of a head that does not tell them apart
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassifierConfig:
-  """An outside classifier of whole videos, in place of the head's classes."""
-
-  path: str = ""  # see metrics/video_classifier.py; "" is off
-  top_classes: int = config_lib.ranged(default=2, minimum=1)
-  combination: str = config_lib.choice(
-    *video_classifier.COMBINATIONS, default="product"
-  )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnyLocalizationConfig(running.RunConfig):
+class AnyLocalizationConfig(fit.RunConfig):
   """The config sections of every head; subclasses add the rest."""
 
-  data: feature_data.FeatureData
+  data: feature_reader.FeatureData
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
-  classifier: ClassifierConfig = ClassifierConfig()
+  classifier: evaluation.ClassifierConfig = dataclasses.field(
+    default_factory=evaluation.ClassifierConfig
+  )
 
   # Fields that describe the model, as its metadata holds them.
   MODEL_SECTIONS = ()

@@ -9,38 +9,33 @@ trains nothing.
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax import types
-from clap_jax.data import augment, pipeline, shuffle
-from clap_jax.metrics import card, retrieval
-from clap_jax.models import dual_encoder, video_tower
-from clap_jax.storage import locations, output
-from clap_jax.trainers import (
-  abstract,
-  clip_data,
-  data_checks,
-  encoders,
-  pretrain_task,
-  results,
-  running,
+from clap_jax.data import (
+  augment,
+  clip_reader,
+  duration_checks,
+  shuffle,
   training_history,
 )
+from clap_jax.evaluation import results, retrieval
+from clap_jax.models import dual_encoder, video_tower
+from clap_jax.storage import locations, output
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import abstract, encoders, fit, pretrain_task
 from clap_jax.trainers import initial_parameters as start_lib
-from clap_jax.trainers import metadata as metadata_lib
-from clap_jax.training import evaluation, processes
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig(running.RunConfig):
+class PretrainConfig(fit.RunConfig):
   """Everything `clap train` reads of a pretrain config."""
 
   encoder: str  # the row's name in results.json
-  data: clip_data.ClipData
-  clip: encoders.ClipShape
-  sampling: clip_data.Sampling
+  data: clip_reader.ClipData
+  clip: clip_reader.ClipShape
+  sampling: clip_reader.Sampling
   augment: augment.AugmentOptions
   model: encoders.ModelConfig
   loss: pretrain_task.LossConfig
@@ -126,48 +121,52 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
   """Trains, or goes on training, in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = open_reader(config)
-  data_checks.check_counts(
-    data_checks.split_flags(config.data),
-    count=lambda split: len(data_checks.recorded(reader.dataset, split)),
+  duration_checks.check_counts(
+    duration_checks.split_flags(config.data),
+    count=lambda split: len(duration_checks.recorded(reader.dataset, split)),
     what="readable video",
     choices=reader.dataset.splits,
   )
   _check_texts(config, reader)
   source = reader.training_source()
-  score = _RetrievalScore(config, reader)
-  state = running.fit(
-    score.task,
+  task = _make_task(config, reader)
+  evaluator = retrieval.Evaluator(config, reader, task)
+  state = fit.fit(
+    task,
     config,
     workdir=workdir,
     source=source,
-    measure=score if reader.num_captions(config.data.selection_split) else None,
+    measure=evaluator
+    if reader.num_captions(config.data.selection_split)
+    else None,
     title=f"pretrain {config.encoder}",
     data_seed=shuffle.mix(config.loop.seed, config.sampling.stream),
-    prepare=start_lib.starter(config.start, score.task.model.config),
+    prepare=start_lib.starter(config.start, task.model.config),
   )
-  params, average = running.trained(state)
+  params, average = fit.trained(state)
   _write_encoder(
     config,
-    score.task.model.config,
+    task.model.config,
     workdir,
     skipped_records=source.bad_records.reasons,
     seen=training_history_of(config, reader),
     average=average,
   )
-  rows = score.rows(params, config.data.eval_split)
+  rows = evaluator.rows(params, config.data.eval_split)
   results.write(workdir, rows)
   return rows
 
 
 def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
   """Result rows of a finished run, by default on its `eval_split`."""
-  score = _RetrievalScore(config, open_reader(config))
+  reader = open_reader(config)
+  evaluator = retrieval.Evaluator(config, reader, _make_task(config, reader))
   params = encoders.restore_params(workdir)
-  return score.rows(params, split or config.data.eval_split)
+  return evaluator.rows(params, split or config.data.eval_split)
 
 
-def open_reader(config: PretrainConfig) -> clip_data.ClipReader:
-  return clip_data.ClipReader(
+def open_reader(config: PretrainConfig) -> clip_reader.ClipReader:
+  return clip_reader.ClipReader(
     config.data,
     config.clip,
     config.sampling,
@@ -176,7 +175,9 @@ def open_reader(config: PretrainConfig) -> clip_data.ClipReader:
   )
 
 
-def _check_texts(config: PretrainConfig, reader: clip_data.ClipReader) -> None:
+def _check_texts(
+  config: PretrainConfig, reader: clip_reader.ClipReader
+) -> None:
   """Raises a ValueError if a loss has nothing to learn from in the data."""
   loss, data = config.loss, config.data
   if loss.class_weight and not reader.dataset.label_names:
@@ -197,80 +198,15 @@ def _check_texts(config: PretrainConfig, reader: clip_data.ClipReader) -> None:
     )
 
 
-class _RetrievalScore:
-  """Retrieval between the clips and the captions of a split."""
-
-  def __init__(self, config: PretrainConfig, reader: clip_data.ClipReader):
-    self.task = pretrain_task.PretrainTask(
-      dual_encoder.DualEncoder(model_config(config, reader)), config.loss
-    )
-    self._config = config
-    self._reader = reader
-    self._batch_size = config.data.batch_size
-    self._predict = evaluation.Predictor(
-      self.task.predict,
-      mesh=mesh_lib.make_mesh(config.mesh),
-      batch_size=self._batch_size,
-    )
-
-  def __call__(self, params, split: str) -> dict[str, float]:
-    source = self._reader.captioned_clips(split)
-    params = self._predict.place(params)
-    video, text = [], []
-    with pipeline.evaluation_batches(
-      source, batch_size=self._batch_size, rows=self._predict.rows
-    ) as batches:
-      for batch in batches:
-        output = self._predict.of_rows(params, batch)
-        video.append(output["video"])
-        text.append(output["text"])
-    # The padding of the last batch comes after all clips.
-    text_id = source.text_ids
-    video = np.concatenate(video)[: len(source)]
-    text = np.concatenate(text)[: len(source)]
-    ids, first = np.unique(text_id, return_index=True)
-    return retrieval.evaluate(
-      video @ text[first].T, video_text_id=text_id, text_id=ids
-    )
-
-  def rows(self, params, split: str) -> list[dict]:
-    """Retrieval; a row that states what is left out, without captions."""
-    config = self._config
-    if self._reader.num_captions(split):
-      task, metrics, notes = "retrieval", self(params, split), ()
-    else:
-      task, metrics = "pretraining", {"num_captions": 0.0}
-      notes = (f"retrieval is left out: {split} has no captions",)
-      processes.say(notes[0])
-    return results.rows_of(
-      metrics,
-      encoder=config.encoder,
-      seed=config.loop.seed,
-      dataset=config.data.dataset,
-      split=split,
-      task=task,
-      card=self._card(split, task=task, notes=notes),
-    )
-
-  def _card(self, split: str, *, task: str, notes: tuple[str, ...]) -> dict:
-    dataset = self._reader.dataset
-    infos = dataset.split(split).metadata(on_corrupt="skip")
-    ids = [info.id for info in infos.examples]
-    subset = dataset.subset_note(split)
-    return card.EvaluationCard(
-      protocol="retrieval: one clip per caption, equal texts are one query",
-      task=task,
-      split=split,
-      split_hash=card.split_hash(ids),
-      num_evaluated=len(ids),
-      num_missing=len(infos.corrupt),
-      notes=((subset,) if subset else ()) + notes,
-      seeds=(self._config.loop.seed,),
-    ).to_dict()
+def _make_task(
+  config: PretrainConfig, reader: clip_reader.ClipReader
+) -> pretrain_task.PretrainTask:
+  towers = dual_encoder.DualEncoder(model_config(config, reader))
+  return pretrain_task.PretrainTask(towers, config.loss)
 
 
 def model_config(
-  config: PretrainConfig, reader: clip_data.ClipReader
+  config: PretrainConfig, reader: clip_reader.ClipReader
 ) -> dual_encoder.DualEncoderConfig:
   """The towers' config, with what the data decides."""
   return _towers(
@@ -291,7 +227,7 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
 
 
 def training_history_of(
-  config: PretrainConfig, reader: clip_data.ClipReader
+  config: PretrainConfig, reader: clip_reader.ClipReader
 ) -> dict:
   """Returns the training history up to this stage; see training_history.
 
@@ -339,4 +275,4 @@ def _write_encoder(
       **seen,
     },
   }
-  metadata_lib.write(workdir / encoders.ENCODER_FILE, facts)
+  fit.write_metadata(workdir / encoders.ENCODER_FILE, facts)

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from clap_jax.evaluation import results
 from clap_jax.models import partitioning
 from clap_jax.storage import locations, output, untrusted
 from clap_jax.trainers import (
@@ -16,7 +17,6 @@ from clap_jax.trainers import (
   localization,
   open_vocabulary,
   pretrain,
-  results,
 )
 from clap_jax.training import compile_ahead as compile_ahead_lib
 from clap_jax.training import mesh as mesh_lib

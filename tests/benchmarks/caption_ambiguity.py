@@ -33,9 +33,9 @@ import re
 import numpy as np
 
 from clap_jax.data import clips
+from clap_jax.evaluation import text_models
 from clap_jax.metrics import overlap
 from clap_jax.storage import untrusted
-from clap_jax.trainers import text_models
 from tests.benchmarks import running
 from tfds_builders.motion_sprites import scene, sizes, vague
 

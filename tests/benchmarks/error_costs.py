@@ -15,10 +15,10 @@ import pathlib
 import numpy as np
 
 from clap_jax.data import records
+from clap_jax.evaluation import localization
 from clap_jax.metrics import detection, diagnosis, prediction_files
 from clap_jax.storage import untrusted
 from clap_jax.studies import pieces, planning
-from clap_jax.trainers import localization
 from tests.benchmarks import running
 
 

@@ -14,8 +14,9 @@ import time
 import jax
 import numpy as np
 
+from clap_jax.evaluation import moment_retrieval
 from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
-from clap_jax.trainers import grounding, grounding_heads, moment_search
+from clap_jax.trainers import grounding, grounding_heads
 from tests.benchmarks import running
 
 FEATURE_WIDTH, NUM_TOKENS, QUERY_WIDTH = 192, 32, 96
@@ -42,7 +43,7 @@ def make_search(kind: str):
   }
   task = grounding.make_task(facts)
   params = jax.jit(task.init)(jax.random.key(0))
-  return moment_search.MomentSearch(task), params
+  return moment_retrieval.MomentSearch(task), params
 
 
 def ground(search, params, *, duration_sec: float, num_queries: int) -> float:

@@ -13,12 +13,12 @@ encoder alone is also held against random moments, which any answer must beat.
 
 import numpy as np
 
-from clap_jax.data import queries
+from clap_jax.data import queries, query_reader
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import zero_shot
 from clap_jax.metrics import grounding
 from clap_jax.trainers import grounding as grounding_trainer
-from clap_jax.trainers import query_data, registry
+from clap_jax.trainers import registry
 from tests.benchmarks import running
 
 METRICS = ("r1@0.5", "r5@0.5", "absent_auroc")
@@ -90,7 +90,7 @@ def first_videos(split, count: int) -> queries.GroundingSplit:
 def measure(*, quick: bool, grounder: str, split: str | None) -> list[dict]:
   config = grounding_trainer.resolve(registry.config_of(grounder))
   split = split or config.data.eval_split
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   asked = reader.grounding_split(split)
   if quick:
     asked = first_videos(asked, QUICK_VIDEOS)

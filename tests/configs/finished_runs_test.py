@@ -6,7 +6,8 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.commands import configs
-from clap_jax.trainers import pretrain, registry, results
+from clap_jax.evaluation import results
+from clap_jax.trainers import pretrain, registry
 from configs import pretrain_sprites
 
 ROW = {"task": "retrieval", "metric": "r1", "value": 0.5}

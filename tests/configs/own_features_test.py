@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from clap_jax import main
-from clap_jax.data import query_annotations
-from clap_jax.trainers import annotations
+from clap_jax.data import annotated_videos, query_annotations
 
 LABELS = ("run", "jump")
 WIDTH, NUM_VIDEOS, LENGTH = 6, 12, 16
@@ -151,7 +150,7 @@ def read_rows(path) -> list[dict]:
 
 def test_a_table_has_labels_captions_subsets_and_durations(tmp_path):
   paths = write(tmp_path)
-  found = annotations.AnnotatedVideos(paths["annotations"])
+  found = annotated_videos.AnnotatedVideos(paths["annotations"])
   assert found.splits == ("training", "validation")
   assert found.label_names == ("jump", "run")
   info = found.examples("val")[0]
@@ -179,14 +178,14 @@ def test_what_is_wrong_with_a_table_is_named(tmp_path, text, named):
   path = tmp_path / "own.csv"
   path.write_text(text)
   with pytest.raises(ValueError, match=named):
-    annotations.AnnotatedVideos(path)
+    annotated_videos.AnnotatedVideos(path)
 
 
 def test_durations_may_stand_in_a_file_of_their_own(tmp_path):
   path, lengths = tmp_path / "own.csv", tmp_path / "lengths.csv"
   path.write_text("video,start,end,label,subset\na.mp4,1,2,run,train\n")
   lengths.write_text("id,length\na,7.5\n")
-  found = annotations.AnnotatedVideos(path, duration_files=(str(lengths),))
+  found = annotated_videos.AnnotatedVideos(path, duration_files=(str(lengths),))
   assert found.examples("train")[0].duration_sec == 7.5
 
 
@@ -198,7 +197,7 @@ def test_json_may_have_captions_beside_or_instead_of_labels(tmp_path):
   ]
   video = {"subset": "train", "duration": 9.0, "annotations": entries}
   path.write_text(json.dumps({"database": {"a": video}}))
-  found = annotations.AnnotatedVideos(path)
+  found = annotated_videos.AnnotatedVideos(path)
   (info,) = found.examples("training")
   assert found.label_names == ("run",)
   assert info.segments.tolist() == [[1.0, 2.0]]

@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from clap_jax.commands import configs as configs_lib
-from clap_jax.trainers import encoders, metadata, registry
+from clap_jax.storage import metadata
+from clap_jax.trainers import encoders, registry
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import topology
 from tests.golden import golden_file

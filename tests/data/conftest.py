@@ -4,6 +4,9 @@ import pytest
 
 from clap_jax.data.records import Dataset, RecordSource, open_dataset
 from tests.data import built_dataset
+from tests.trainers.conftest import own_toy_directory, toy_directory
+
+__all__ = ["own_toy_directory", "toy_directory"]  # fixtures
 
 
 @pytest.fixture(scope="session")

@@ -115,11 +115,11 @@ def evaluated():
   """The squares of all numbers, and what this process loaded of them."""
   from clap_jax import config as config_lib  # noqa: PLC0415
   from clap_jax.data import pipeline  # noqa: PLC0415
-  from clap_jax.training import evaluation  # noqa: PLC0415
+  from clap_jax.evaluation import predictor as predictor_lib  # noqa: PLC0415
   from clap_jax.training import mesh as mesh_lib  # noqa: PLC0415
 
   source = Numbers()
-  predictor = evaluation.Predictor(
+  predictor = predictor_lib.Predictor(
     lambda _, batch: batch["x"] ** 2,
     mesh=mesh_lib.make_mesh(config_lib.MeshConfig()),
     batch_size=4,
@@ -164,12 +164,12 @@ class ClipVideos:
 def encoded_clips():
   """The features of all videos, and which of them this process decoded."""
   from clap_jax import config as config_lib  # noqa: PLC0415
-  from clap_jax.trainers import end_to_end_scores  # noqa: PLC0415
-  from clap_jax.training import evaluation  # noqa: PLC0415
+  from clap_jax.evaluation import end_to_end as evaluation  # noqa: PLC0415
+  from clap_jax.evaluation import predictor as predictor_lib  # noqa: PLC0415
   from clap_jax.training import mesh as mesh_lib  # noqa: PLC0415
 
   source = ClipVideos()
-  predictor = evaluation.Predictor(
+  predictor = predictor_lib.Predictor(
     lambda scale, batch: {
       "features": scale * batch["clips"].mean((1, 2, 3))[:, :1],
       "video": batch["video"],
@@ -177,7 +177,7 @@ def encoded_clips():
     mesh=mesh_lib.make_mesh(config_lib.MeshConfig()),
     batch_size=8,
   )
-  found = end_to_end_scores.encode_all(source, predictor, np.float32(2.0))
+  found = evaluation.encode_all(source, predictor, np.float32(2.0))
   assert list(source.bad_videos.reasons) == [BAD]
   return {name: video.features for name, video in found.items()} | {
     "decoded": np.array([name in source.decoded for name in CLIPS], np.int32)

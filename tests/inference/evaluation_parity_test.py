@@ -7,20 +7,24 @@ import jax
 import numpy as np
 import pytest
 
-from clap_jax.data import class_texts, episode_batches, features, queries
+from clap_jax.data import (
+  class_texts,
+  episode_batches,
+  feature_reader,
+  features,
+  queries,
+)
 from clap_jax.data import episodes as episodes_lib
+from clap_jax.evaluation import (
+  grounding_predictions,
+  localization,
+  moment_retrieval,
+  results,
+)
 from clap_jax.inference import model_directory, predict, streaming
 from clap_jax.models import fewshot_matcher, heads, localizer, pyramid, subgraph
 from clap_jax.models.proposal_decoding import ProposalDecodeConfig
-from clap_jax.trainers import (
-  feature_data,
-  fewshot,
-  grounding_predictions,
-  localization,
-  localizers,
-  moment_search,
-  results,
-)
+from clap_jax.trainers import fewshot, localizers
 from tests.data import built_dataset
 from tests.inference import toy_model
 from tests.trainers import toy_features
@@ -61,7 +65,7 @@ def folder(encoder, tmp_path_factory):
     }
   (folder / "annotations.json").write_text(json.dumps({"database": database}))
   results.write_json(
-    folder / "features" / feature_data.EXTRACTION_FILE,
+    folder / "features" / feature_reader.EXTRACTION_FILE,
     {
       "format": 1,
       "encoder": "clap",
@@ -71,7 +75,8 @@ def folder(encoder, tmp_path_factory):
     },
   )
   class_texts.save(
-    folder / "features" / feature_data.CLASSES_FILE, encoder.class_texts(LABELS)
+    folder / "features" / feature_reader.CLASSES_FILE,
+    encoder.class_texts(LABELS),
   )
   (folder / "support").mkdir()
   (folder / "support" / "example.mp4").write_bytes(
@@ -88,8 +93,8 @@ def folder(encoder, tmp_path_factory):
 
 
 def reader_of(folder, length, max_length=toy_model.MAX_LENGTH):
-  return feature_data.FeatureReader(
-    feature_data.FeatureData(
+  return feature_reader.FeatureReader(
+    feature_reader.FeatureData(
       features_dir=str(folder / "features"),
       annotations=str(folder / "annotations.json"),
       train_split="validation",
@@ -249,7 +254,7 @@ def test_grounders(encoder, folder, kind, length):
   task, facts, params = initial(toy_model.grounding.make_task(facts), facts)
   vectors, mask = encoder.text_vectors(list(texts))
   found = grounding_predictions.find_moments(
-    moment_search.MomentSearch(task),
+    moment_retrieval.MomentSearch(task),
     params,
     split=queries.GroundingSplit(
       queries=tuple(

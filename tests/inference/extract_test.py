@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from clap_jax.data import class_texts, features, records
+from clap_jax.data import class_texts, feature_reader, features, records
 from clap_jax.inference import extract
 from clap_jax.media import decode
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import feature_data
 from tests.data import built_dataset
 
 STRIDE_SEC = 0.5
@@ -88,7 +87,7 @@ def test_the_file_is_as_the_contract_says(extracted):
 
 def test_texts_have_their_token_vectors(encoder, dataset, extracted):
   with np.load(
-    extracted / feature_data.TEXTS_FILE, allow_pickle=False
+    extracted / feature_reader.TEXTS_FILE, allow_pickle=False
   ) as arrays:
     texts = arrays["texts"].tolist()
     vectors, mask = arrays["vectors"], arrays["mask"]
@@ -153,14 +152,14 @@ def test_features_are_not_mixed(encoder, dataset, extracted, what):
     "parameters": (dataclasses.replace(encoder, params=params), STRIDE_SEC),
     "clip": (dataclasses.replace(encoder, clip=clip), STRIDE_SEC),
   }[what]
-  before = (extracted / feature_data.EXTRACTION_FILE).read_text()
+  before = (extracted / feature_reader.EXTRACTION_FILE).read_text()
   with pytest.raises(FileExistsError, match=f"differ in {what};"):
     run(other, dataset, extracted, stride_sec=stride_sec)
-  assert (extracted / feature_data.EXTRACTION_FILE).read_text() == before
+  assert (extracted / feature_reader.EXTRACTION_FILE).read_text() == before
 
 
 def test_class_names_lie_in_the_space_of_the_clips(encoder, dataset, extracted):
-  texts = class_texts.load(extracted / feature_data.CLASSES_FILE)
+  texts = class_texts.load(extracted / feature_reader.CLASSES_FILE)
   assert texts.names == dataset.label_names
   video = features.load_features(extracted, "video_001").features
   model = dual_encoder.DualEncoder(encoder.config)
@@ -248,7 +247,7 @@ def test_a_video_that_cannot_be_decoded_is_listed(encoder, tmp_path):
     (entry,) = done.failed
     assert entry["id"] == "video_001"
     assert entry["reason"]
-    facts = json.loads((out / feature_data.EXTRACTION_FILE).read_text())
+    facts = json.loads((out / feature_reader.EXTRACTION_FILE).read_text())
     assert [e["id"] for e in facts["failed"]] == ["video_001"]
     assert facts["finished"]
   assert len(done.kept) == 2
@@ -291,9 +290,9 @@ def test_one_split_after_the_other_is_as_both_at_once(encoder, tmp_path):
   out = tmp_path / "features"
   for split in dataset.splits:
     run(encoder, dataset, out, splits=(split,))
-  facts = json.loads((out / feature_data.EXTRACTION_FILE).read_text())
+  facts = json.loads((out / feature_reader.EXTRACTION_FILE).read_text())
   assert [e["id"] for e in facts["failed"]] == ["video_001"]
-  with np.load(out / feature_data.TEXTS_FILE, allow_pickle=False) as arrays:
+  with np.load(out / feature_reader.TEXTS_FILE, allow_pickle=False) as arrays:
     texts = set(arrays["texts"].tolist())
     assert len(arrays["vectors"]) == len(arrays["mask"]) == len(texts)
   assert texts == {

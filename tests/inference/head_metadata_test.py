@@ -6,8 +6,8 @@ import pytest
 
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import model_directory
-from clap_jax.trainers import localization, localizers, running
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
+from clap_jax.trainers import fit, localization, localizers
 from configs import localization_activitynet
 from tests.inference import toy_model
 
@@ -27,9 +27,7 @@ def load(encoder, tmp_path, monkeypatch):
 
   def load(changes, *, config=None, stride_sec=None, **options):
     facts = {k: v for k, v in known.items() if k != "length"} | changes
-    monkeypatch.setattr(
-      running, "restored", lambda *_: (dict(facts), task, params)
-    )
+    monkeypatch.setattr(fit, "restored", lambda *_: (dict(facts), task, params))
     monkeypatch.setattr(encoder_lib, "load_encoder", lambda _: encoder)
     (tmp_path / localization.MODEL_FILE).write_text("{}")
     if config is not None:

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
+from clap_jax.data import clip_reader
 from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import model_directory
@@ -18,12 +19,7 @@ from clap_jax.models import (
   moment_map,
   pyramid,
 )
-from clap_jax.trainers import (
-  encoders,
-  grounding,
-  localizers,
-  pretrain_task,
-)
+from clap_jax.trainers import grounding, localizers, pretrain_task
 from clap_jax.training import paths, weights
 from tests.data import built_dataset
 
@@ -60,7 +56,7 @@ def make_encoder(
     name="clap",
     seed=seed,
     directory=directory,
-    clip=encoders.ClipShape(
+    clip=clip_reader.ClipShape(
       clip_sec=clip_sec, num_frames=num_frames, image_size=image_size
     ),
     config=config,

@@ -15,7 +15,7 @@ from clap_jax.interchange import (
   actionformer_run,
   import_heads,
 )
-from clap_jax.trainers import imported_heads, localization, localizers, running
+from clap_jax.trainers import fit, imported_heads, localization, localizers
 from clap_jax.training import paths
 from tests.interchange import published_heads
 
@@ -51,7 +51,7 @@ def directory(checkpoint, tmp_path_factory):
 
 
 def test_parameters(published, directory):
-  facts, _, params = running.restored(
+  facts, _, params = fit.restored(
     directory, localization.MODEL_FILE, localization.make_task
   )
   assert tuple(facts["label_names"]) == LABELS
@@ -322,7 +322,7 @@ def test_streams_and_distances(tmp_path):
   done = import_heads.import_actionformer(
     path, config_file=config, out=tmp_path / "head"
   )
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     done.directory, localization.MODEL_FILE, localization.make_task
   )
   assert facts["feature_width"] == 24

@@ -11,7 +11,7 @@ from clap_jax.inference import model_directory, predict
 from clap_jax.interchange import import_heads, torch_file, wrappers
 from clap_jax.interchange import moment_detr_options as options_lib
 from clap_jax.losses import moment_detr as losses
-from clap_jax.trainers import grounding, imported_heads, running
+from clap_jax.trainers import fit, grounding, imported_heads
 from clap_jax.training import paths
 from tests.interchange import published_moment_detr as published_lib
 
@@ -149,7 +149,7 @@ def with_options(tmp_path, **changes):
 
 
 def test_an_imported_head_is_restored_and_evaluated(directory):
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     directory, grounding.MODEL_FILE, grounding.make_task
   )
   assert facts["feature_width"] == 22 and facts["query_width"] == 16
@@ -334,7 +334,7 @@ def test_text_positions_and_three_projections(small, tmp_path):
     out=tmp_path / "head",
   )
   assert not done.conversion.left_out
-  facts, task, params = running.restored(
+  facts, task, params = fit.restored(
     done.directory, grounding.MODEL_FILE, grounding.make_task
   )
   positions = params["params"]["text_position"]["positions"]

@@ -13,8 +13,8 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax import main
 from clap_jax.commands import configs
+from clap_jax.evaluation import results
 from clap_jax.studies import measured, pieces, planning, settings, study, worker
-from clap_jax.trainers import results
 from clap_jax.training import checkpoint
 from tests.benchmarks import error_costs
 

@@ -6,7 +6,7 @@ import pytest
 
 from clap_jax import main
 from clap_jax.annotations import annotation_file, source_files
-from clap_jax.trainers import annotations as own_annotations
+from clap_jax.data import annotated_videos as own_annotations
 from tests.tfds_builders import published_forms
 from tfds_builders import published
 

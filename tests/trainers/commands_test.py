@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from clap_jax import main
+from clap_jax.evaluation import results
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.trainers import end_to_end, results
+from clap_jax.trainers import end_to_end
 from clap_jax.training import checkpoint
 from tests.data import built_dataset
 from tests.trainers import toy_runs

@@ -9,8 +9,9 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import types
+from clap_jax.evaluation import end_to_end as evaluation
 from clap_jax.models import dual_encoder
-from clap_jax.trainers import end_to_end, end_to_end_scores, registry
+from clap_jax.trainers import end_to_end, registry
 from clap_jax.training import optimizer as optimizer_lib
 from configs import localization_end_to_end_sprites
 from tests.benchmarks import end_to_end_memory
@@ -106,7 +107,7 @@ def test_a_video_is_decoded_once(tmp_path):
   config = localization_end_to_end_sprites.get_config("tiny")
   keys.change(config, toy_runs.dataset_overrides(tmp_path))
   facts = {"clip": {"clip_sec": 2.0, "num_frames": 4, "image_size": 16}}
-  videos = end_to_end_scores.Videos(end_to_end.resolve(config), facts)
+  videos = evaluation.Videos(end_to_end.resolve(config), facts)
   for _ in range(2):
     source = videos.source("train")
     example = source.item(0, seed=0)

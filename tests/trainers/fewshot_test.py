@@ -10,19 +10,22 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax import main
-from clap_jax.data import class_splits, episode_batches, episodes
-from clap_jax.metrics import intervals
-from clap_jax.trainers import (
-  abstract,
-  feature_data,
-  fewshot,
+from clap_jax.data import (
+  class_splits,
+  episode_batches,
+  episodes,
+  feature_reader,
+)
+from clap_jax.evaluation import fewshot as fewshot_evaluation
+from clap_jax.evaluation import (
   fewshot_cards,
   fewshot_encoding,
   fewshot_runs,
-  fewshot_scores,
   results,
 )
-from clap_jax.training import evaluation
+from clap_jax.evaluation import predictor as predictor_lib
+from clap_jax.metrics import intervals
+from clap_jax.trainers import abstract, fewshot
 from clap_jax.training import mesh as mesh_lib
 from configs import fewshot_sprites
 from tests.configs import keys
@@ -57,14 +60,14 @@ def resolved(directory, split_file, **changes):
 def parts(toy_directory, split_file):
   """(config, reader, scores)."""
   config = resolved(toy_directory, split_file)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   split = class_splits.class_split(str(split_file))
-  return config, reader, fewshot_scores.Scores(config, reader, split)
+  return config, reader, fewshot_evaluation.Scores(config, reader, split)
 
 
 def told(directory, **training) -> None:
   """Changes what the extraction says of its encoder."""
-  path = directory / "features" / feature_data.EXTRACTION_FILE
+  path = directory / "features" / feature_reader.EXTRACTION_FILE
   facts = json.loads(path.read_text())
   results.write_json(path, facts | {"training": training})
 
@@ -177,8 +180,8 @@ def test_an_encoder_that_saw_the_novel_classes_is_refused(
   allowed = resolved(
     own_toy_directory, split_file, **{"allow_seen_classes": True}
   )
-  reader = feature_data.FeatureReader(allowed.data)
-  scores = fewshot_scores.Scores(
+  reader = feature_reader.FeatureReader(allowed.data)
+  scores = fewshot_evaluation.Scores(
     allowed, reader, class_splits.class_split(str(split_file))
   )
   card = card_of(allowed, scores)
@@ -192,14 +195,14 @@ def test_videos_without_features_are_missing_on_the_card(
 ):
   """They hold a novel class and are no query: nobody may overlook that."""
   config = resolved(own_toy_directory, split_file)
-  path = own_toy_directory / "features" / feature_data.EXTRACTION_FILE
+  path = own_toy_directory / "features" / feature_reader.EXTRACTION_FILE
   facts = json.loads(path.read_text())
   failed = [{"id": "video_001", "reason": "broken"}]
   results.write_json(path, facts | {"failed": failed})
   (own_toy_directory / "features" / "video_001.npz").unlink()
-  scores = fewshot_scores.Scores(
+  scores = fewshot_evaluation.Scores(
     config,
-    feature_data.FeatureReader(config.data),
+    feature_reader.FeatureReader(config.data),
     class_splits.class_split(str(split_file)),
   )
   card = card_of(config, scores)
@@ -236,8 +239,8 @@ def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
   config = resolved(
     toy_directory, split_file, **{"evaluation.legacy_qat": True}
   )
-  reader = feature_data.FeatureReader(config.data)
-  scores = fewshot_scores.Scores(
+  reader = feature_reader.FeatureReader(config.data)
+  scores = fewshot_evaluation.Scores(
     config, reader, class_splits.class_split(str(split_file))
   )
   card = card_of(config, scores)
@@ -290,8 +293,8 @@ def test_the_truth_scores_one_and_a_wrong_label_nothing(
     split_file,
     **{"evaluation.ways": (2,), "allow_seen_classes": True},
   )
-  reader = feature_data.FeatureReader(config.data)
-  scores = fewshot_scores.Scores(
+  reader = feature_reader.FeatureReader(config.data)
+  scores = fewshot_evaluation.Scores(
     config, reader, class_splits.class_split(str(split_file))
   )
   (drawn,) = scores.draw_all("train").values()
@@ -367,7 +370,7 @@ def test_videos_encoded_once_are_matched_as_before(parts):
   run = sampler.run(0)
   task = fewshot.make_task(fewshot.model_metadata(config, videos.feature_width))
   params = jax.jit(task.init)(jax.random.key(0))
-  predictor = evaluation.Predictor(
+  predictor = predictor_lib.Predictor(
     task.encode, mesh=mesh_lib.make_mesh(config.mesh), batch_size=8
   )
   encoded = fewshot_encoding.encode_videos(

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from clap_jax import main
+from clap_jax.data import annotated_videos, feature_reader
+from clap_jax.evaluation import localization, results
 from clap_jax.models import localizer
-from clap_jax.trainers import (
-  annotations,
-  feature_data,
-  localization,
-  results,
-)
 from clap_jax.types import Detections
 from configs import localization_hapt
 from tests.trainers import toy_features
@@ -98,23 +94,23 @@ def test_features_and_json_are_enough(tmp_path):
 
 def test_annotations_as_a_dataset(tmp_path):
   path = write_files(tmp_path)
-  videos = annotations.AnnotatedVideos(path)
+  videos = annotated_videos.AnnotatedVideos(path)
   assert videos.name == "annotations" and videos.label_names == CLASSES
   assert videos.splits == ("training", "validation")
   first = videos.examples("train")[0]  # a synonym
   assert (first.id, first.duration_sec, first.fps) == ("video0", 20.0, FPS)
   np.testing.assert_array_equal(first.segments, [(2.25, 7.5), (10.0, 16.125)])
   np.testing.assert_array_equal(first.labels, [0, 1])
-  without = annotations.AnnotatedVideos(path, ignored_labels=("Jump",))
+  without = annotated_videos.AnnotatedVideos(path, ignored_labels=("Jump",))
   assert without.label_names == ("Run",)
   np.testing.assert_array_equal(without.examples("training")[0].labels, [0])
   with pytest.raises(ValueError, match="it has training, validation"):
     videos.examples("test")
   with pytest.raises(FileNotFoundError, match=r"data\.annotations"):
-    annotations.AnnotatedVideos(tmp_path / "no.json")
+    annotated_videos.AnnotatedVideos(tmp_path / "no.json")
   path.write_text(json.dumps({"a": {"annotations": [], "subset": "train"}}))
   with pytest.raises(ValueError, match=r"1 videos have no duration .*\['a'\]"):
-    annotations.AnnotatedVideos(path)
+    annotated_videos.AnnotatedVideos(path)
 
 
 def reader(directory, **changes):
@@ -129,9 +125,9 @@ def reader(directory, **changes):
     "window_frames": 16.0,
   }
   values = config.data.to_dict() | changes
-  files = feature_data.feature_files.FeatureFiles(**values.pop("files"))
-  return feature_data.FeatureReader(
-    feature_data.FeatureData(**values, files=files)
+  files = feature_reader.feature_files.FeatureFiles(**values.pop("files"))
+  return feature_reader.FeatureReader(
+    feature_reader.FeatureData(**values, files=files)
   )
 
 
@@ -182,9 +178,9 @@ def test_evaluation_takes_long_videos_whole(tmp_path):
 )
 def test_what_does_not_go_together(changes, message):
   values = localization_hapt.get_config("tiny").data.to_dict()
-  values["files"] = feature_data.feature_files.FeatureFiles()
+  values["files"] = feature_reader.feature_files.FeatureFiles()
   with pytest.raises(ValueError, match=message):
-    feature_data.FeatureData(**(values | changes))
+    feature_reader.FeatureData(**(values | changes))
 
 
 def test_windows_of_a_video_are_merged(tmp_path):

@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax.data import queries
+from clap_jax.data import feature_reader, queries
+from clap_jax.evaluation import grounding as evaluation
+from clap_jax.evaluation import grounding_predictions, moment_retrieval
 from clap_jax.metrics import grounding as metrics
 from clap_jax.metrics.score import score
-from clap_jax.trainers import (
-  feature_data,
-  grounding,
-  grounding_evaluation,
-  grounding_predictions,
-  moment_search,
-)
+from clap_jax.trainers import grounding
 from configs import grounding_sprites
 from tests.configs import keys
 from tests.trainers import toy_features
@@ -42,7 +38,7 @@ def resolved(directory, kind="pyramid", **changes):
 def parts(request, toy_directory):
   """(config, reader, source, task, params)."""
   config = resolved(toy_directory, request.param)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   source = grounding.make_source(config, reader)
   facts = json.loads(json.dumps(grounding.model_metadata(config, source)))
   task = grounding.make_task(facts, loss_config=config.loss)
@@ -75,7 +71,7 @@ def test_a_step_along_the_gradient_lowers_the_loss(parts):
 def test_one_encoding_answers_each_query_as_if_alone(parts):
   """However many are asked together, and as `predict` does in a batch."""
   _, reader, source, task, params = parts
-  search = moment_search.MomentSearch(task, queries_per_call=8)
+  search = moment_retrieval.MomentSearch(task, queries_per_call=8)
   vectors = reader.texts
   video = next(iter(reader.features("train").values()))
   encoded = search.encode(params, video.features)
@@ -117,7 +113,7 @@ def test_one_encoding_answers_each_query_as_if_alone(parts):
 def test_videos_of_any_length(parts):
   """Longer than trained: whole for the pyramid, in windows for the map."""
   config, reader, _, task, params = parts
-  search = moment_search.MomentSearch(task)
+  search = moment_retrieval.MomentSearch(task)
   steps = np.random.default_rng(0).normal(size=(150, toy_features.WIDTH))
   encoded = search.encode(params, steps.astype(np.float32))
   window = config.data.max_length
@@ -165,7 +161,7 @@ class FixedSearch:
     ]
     segments = np.array([[known.get(row, (0.0, 1.0))] for row in rows])
     absent = np.array([row not in known for row in rows])
-    return moment_search.Answers(
+    return moment_retrieval.Answers(
       segments=segments.astype(np.float32),
       scores=np.ones((len(rows), 1), np.float32),
       mask=np.ones((len(rows), 1), bool),
@@ -175,12 +171,12 @@ class FixedSearch:
 
 
 def scored(config, reader):
-  return grounding_evaluation.Score(config, reader, FixedSearch(reader))
+  return evaluation.Score(config, reader, FixedSearch(reader))
 
 
 def test_the_truth_scores_one_and_is_calibrated(toy_directory, tmp_path):
   config = resolved(toy_directory)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   truth = scored(config, reader)
   absence = truth.calibrate(None, "train")
   assert absence["split"] == "train" and absence["num_swapped"] > 0
@@ -212,13 +208,13 @@ def test_the_truth_scores_one_and_is_calibrated(toy_directory, tmp_path):
 
 def test_queries_of_a_skipped_video_count_as_missed(own_toy_directory):
   (own_toy_directory / "features" / "video_000.npz").unlink()
-  path = own_toy_directory / "features" / feature_data.EXTRACTION_FILE
+  path = own_toy_directory / "features" / feature_reader.EXTRACTION_FILE
   text = path.read_text()
   path.write_text(
     text.replace('"failed": []', '"failed": [{"id": "video_000"}]')
   )
   config = resolved(own_toy_directory)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   rows, found = scored(config, reader).rows(None, "train", absence=None)
   values = {row["metric"]: row["value"] for row in rows}
   assert "absent_f1" not in values  # without calibration no decision

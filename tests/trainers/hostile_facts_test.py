@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from clap_jax.data import vocabulary
-from clap_jax.trainers import encoders, localizers, metadata, running
+from clap_jax.storage import metadata
+from clap_jax.trainers import encoders, fit, localizers
 from clap_jax.training import checkpoint, pretrained
-from tests.trainers.metadata_test import ENCODER
+from tests.storage.metadata_test import ENCODER
 
 LOCALIZER = {
   "localizer": "points",
@@ -179,7 +180,7 @@ def test_a_deeper_head_than_the_checkpoint_holds(tmp_path, monkeypatch):
     load(tmp_path, "localizer.json", document)
     arguments = tmp_path, "localizer.json", localizers.make_task
     if num_convs == 1:
-      running.restored(*arguments)
+      fit.restored(*arguments)
     else:
       with pytest.raises(ValueError, match=r"localizer\.json .*\n.*missing"):
-        running.restored(*arguments)
+        fit.restored(*arguments)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax.trainers import inputs, localization, pretrain, registry, results
+from clap_jax.evaluation import results
+from clap_jax.trainers import inputs, localization, pretrain, registry
 from clap_jax.training import manifest
 from clap_jax.training import workdir as workdir_lib
 from configs import localization_hapt, pretrain_sprites

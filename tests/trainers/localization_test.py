@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
+from clap_jax.data import feature_reader
+from clap_jax.evaluation import localization as evaluation
 from clap_jax.metrics import detection
-from clap_jax.trainers import feature_data, localization, localizers
+from clap_jax.trainers import localization, localizers
 from clap_jax.types import Detections
 from configs import localization_sprites
 from tests.configs import keys
@@ -26,7 +28,7 @@ def resolved(directory, **changes):
 def parts(toy_directory):
   """(config, reader, source, facts)."""
   config = resolved(toy_directory)
-  reader = feature_data.FeatureReader(config.data)
+  reader = feature_reader.FeatureReader(config.data)
   source = reader.localization_source("train")
   facts = localizers.model_metadata(config, reader.dataset.label_names, 12)
   return config, reader, source, facts
@@ -75,10 +77,10 @@ def perfect(source, num_kept=5):
 
 def test_the_truth_scores_one(parts):
   config, reader, source, _ = parts
-  table = localization.detections(
+  table = evaluation.detections(
     reader, perfect(source), None, "train", decode=config.decode
   )
-  truth = localization.ground_truth(reader, "train")
+  truth = evaluation.ground_truth(reader, "train")
   assert len(table) == len(truth) == 15
   protocol = detection.protocol_named(config.protocol)
   metrics = detection.evaluate(table, truth, protocol)
@@ -98,7 +100,7 @@ def test_detections_are_cut_to_the_video(parts):
     )
 
   predictor = toy_features.FixedPredictor(predict)
-  table = localization.detections(
+  table = evaluation.detections(
     reader, predictor, None, "train", decode=config.decode
   )
   assert len(table) == 6
@@ -119,10 +121,10 @@ def test_classes_that_the_data_lacks_are_said_before_training(
 ):
   config, reader, _, facts = parts
   config = dataclasses.replace(
-    config, classifier=localizers.ClassifierConfig(path=path)
+    config, classifier=evaluation.ClassifierConfig(path=path)
   )
   task = localizers.make_task(facts)
-  localization._Score(config, reader, task, names or facts["label_names"])
+  evaluation.Evaluator(config, reader, task, names or facts["label_names"])
   assert ("classifier.path" in capsys.readouterr().err) == is_said
 
 
@@ -135,7 +137,7 @@ def test_a_split_without_segments_says_so():
     examples=lambda split: (info,),
   )
   with pytest.raises(ValueError, match=r"'test' has no labelled segment"):
-    localization.ground_truth(reader, "test")
+    evaluation.ground_truth(reader, "test")
 
 
 def test_the_facts_rebuild_the_model(parts):

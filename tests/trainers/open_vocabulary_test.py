@@ -5,9 +5,10 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.data import features
+from clap_jax.evaluation import zero_shot_classifier
 from clap_jax.inference import model_directory, predict
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import open_vocabulary, registry, text_projection
+from clap_jax.trainers import open_vocabulary, registry
 from configs import localization_open_sprites
 from tests.configs import keys
 from tests.trainers import toy_runs
@@ -19,7 +20,7 @@ def space_of(width=4, scale=10.0, seen_penalty=0.0):
   """Features lie where texts do."""
   nothing = np.zeros(width, np.float32)
   identity = np.eye(width, dtype=np.float32)
-  return text_projection.TextProjection(
+  return zero_shot_classifier.TextProjection(
     identity, nothing, nothing, scale, seen_penalty
   )
 
@@ -41,10 +42,12 @@ def test_names_compete_and_scores_multiply():
     score=[0.8, 0.6],
     video_names=("u", "v"),
   )
-  table = open_vocabulary.classified(
+  table = zero_shot_classifier.classified(
     proposals,
     {"v": features.VideoFeatures(sequence, GRID)},
-    naming=open_vocabulary.ZeroShotClassifier(space_of(), axes, frozenset(), 0),
+    naming=zero_shot_classifier.ZeroShotClassifier(
+      space_of(), axes, frozenset(), 0
+    ),
     names=("c", "a"),
   )
   assert [table.label_names[i] for i in table.label] == ["a", "c", "c", "a"]
@@ -63,7 +66,7 @@ def test_names_compete_and_scores_multiply():
 def test_seen_names_lose_the_penalty():
   sequence = np.full((3, 4), 0.5, np.float32)  # as near to any name
   segments = np.array([[0.0, 2.0]])
-  naming = open_vocabulary.ZeroShotClassifier(
+  naming = zero_shot_classifier.ZeroShotClassifier(
     space_of(seen_penalty=0.3), axes, frozenset("bd"), 1
   )
   best, share = naming.best(sequence, segments, tuple("bad"))

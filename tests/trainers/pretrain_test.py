@@ -12,9 +12,10 @@ from clap_jax import config as config_lib
 from clap_jax import types as clap_types
 from clap_jax.data import records
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.evaluation import retrieval
 from clap_jax.models import dual_encoder
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import encoders, pretrain, pretrain_task
-from clap_jax.trainers import metadata as metadata_lib
 from configs import pretrain_sprites
 from configs.parts import pretraining
 from tests.configs import keys
@@ -218,7 +219,10 @@ def batch_shapes(config):
 
 def retrieval_score(directory, function, batch_size=BATCH_SIZE):
   config = resolved(directory, **{"data.batch_size": batch_size})
-  score = pretrain._RetrievalScore(config, pretrain.open_reader(config))
+  reader = pretrain.open_reader(config)
+  score = retrieval.Evaluator(
+    config, reader, pretrain._make_task(config, reader)
+  )
   score._predict = toy_features.FixedPredictor(function)
   return score
 

@@ -4,8 +4,14 @@ import pathlib
 
 import numpy as np
 
-from clap_jax.data import class_texts, features, queries, records
-from clap_jax.trainers import feature_data, results
+from clap_jax.data import (
+  class_texts,
+  feature_reader,
+  features,
+  queries,
+  records,
+)
+from clap_jax.evaluation import results
 from tests.data import built_dataset
 
 WIDTH = 12
@@ -29,9 +35,9 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     features.save_features(out, info.id, video)
   texts = queries.unique_texts(queries.caption_queries(infos))
   rng = np.random.default_rng(0)
-  (out / feature_data.TEXTS_FILE).parent.mkdir()
+  (out / feature_reader.TEXTS_FILE).parent.mkdir()
   np.savez(
-    out / feature_data.TEXTS_FILE,
+    out / feature_reader.TEXTS_FILE,
     texts=np.array(texts),
     vectors=rng.normal(size=(len(texts), *QUERY_SHAPE)).astype(np.float32),
     mask=np.arange(QUERY_SHAPE[0]) < rng.integers(1, 6, (len(texts), 1)),
@@ -40,7 +46,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
   vectors = rng.normal(size=(len(names) + 1, QUERY_SHAPE[1]))
   vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
   class_texts.save(
-    out / feature_data.CLASSES_FILE,
+    out / feature_reader.CLASSES_FILE,
     class_texts.ClassTexts(
       names,
       vectors[:-1].astype(np.float32),
@@ -58,7 +64,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     "failed": [],
     "training": {"seen_classes": ["fades", "slides"], "captions": []},
   }
-  results.write_json(out / feature_data.EXTRACTION_FILE, facts)
+  results.write_json(out / feature_reader.EXTRACTION_FILE, facts)
   return out
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax.data import queries
+from clap_jax.data import queries, query_reader
 from clap_jax.metrics.score import score
-from clap_jax.trainers import grounding, query_data
+from clap_jax.trainers import grounding
 from configs import grounding_activitynet_captions, grounding_qvhighlights
 from tests.configs import keys
 
@@ -78,7 +78,7 @@ def resolved(directory, **changes):
 
 def test_splits_features_and_texts(directory):
   config = resolved(directory)
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   split = reader.grounding_split("val_1")
   assert [q.id for q in split.queries] == ["v_5_0", "v_5_1", "v_6_0", "v_6_1"]
   loaded = reader.features("val_1")
@@ -104,13 +104,13 @@ def test_held_out_videos_select(directory):
       "data.selection_split": "selection",
     },
   )
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   assert set(reader.features("train")) == {"v_0", "v_2", "v_4"}
   assert set(reader.features("selection")) == {"v_1", "v_3"}
   with pytest.raises(ValueError, match="no annotation file of the split 'tst'"):
     reader.grounding_split("tst")
   (directory / "ids.txt").write_text("nobody\n")
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   with pytest.raises(ValueError, match="10 queries to train on and 0"):
     reader.grounding_split("train")
 
@@ -223,7 +223,7 @@ def test_real_highlight_features(shared_data, tmp_path):
     },
   )
   config = grounding.resolve(config)
-  reader = query_data.open_reader(config.data)
+  reader = query_reader.open_reader(config.data)
   (video,) = reader.features("train").values()
   assert video.features.shape == (75, 2304 + 512)
   source = grounding.make_source(config, reader)

@@ -7,13 +7,13 @@ import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import (
+  feature_reader,
   queries,
   query_annotations,
   query_features,
   records,
 )
 from clap_jax.storage import locations
-from clap_jax.trainers import feature_data
 
 SELECTION_SPLIT = "selection"
 
@@ -47,7 +47,7 @@ class QueryFiles:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundingData(feature_data.FeatureData):
+class GroundingData(feature_reader.FeatureData):
   """Features, and how many queries are asked of each video of a batch."""
 
   queries_per_video: int = config_lib.ranged(minimum=1)
@@ -95,7 +95,7 @@ class _Named:
     """Nothing was left out."""
 
 
-class QueryReader(feature_data.FeatureReader):
+class QueryReader(feature_reader.FeatureReader):
   """Annotation files joined with feature files, split by split."""
 
   config: GroundingData
@@ -196,7 +196,7 @@ class QueryReader(feature_data.FeatureReader):
     )
 
 
-class CaptionReader(feature_data.FeatureReader):
+class CaptionReader(feature_reader.FeatureReader):
   """Captions of a dataset or an annotation file, joined with features."""
 
   config: GroundingData
@@ -213,6 +213,6 @@ class CaptionReader(feature_data.FeatureReader):
     return queries.read_vectors(self.config.texts)
 
 
-def open_reader(config: GroundingData) -> feature_data.FeatureReader:
+def open_reader(config: GroundingData) -> feature_reader.FeatureReader:
   """The reader of the config's kind of data."""
   return (CaptionReader if config.queries is None else QueryReader)(config)

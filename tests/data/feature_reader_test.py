@@ -3,9 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from clap_jax.data import features
-from clap_jax.trainers import feature_data
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.data import feature_reader, features
+from clap_jax.storage import metadata as metadata_lib
 
 
 def reader(directory, **changes):
@@ -21,12 +20,12 @@ def reader(directory, **changes):
     "crop_probability": 0.0,
     "num_threads": 0,
   }
-  config = feature_data.FeatureData(**(values | changes))
-  return feature_data.FeatureReader(config)
+  config = feature_reader.FeatureData(**(values | changes))
+  return feature_reader.FeatureReader(config)
 
 
 def change_facts(directory, **changes):
-  path = directory / "features" / feature_data.EXTRACTION_FILE
+  path = directory / "features" / feature_reader.EXTRACTION_FILE
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -60,7 +59,7 @@ def test_grounding_refuses_what_it_would_ignore(toy_directory, changes):
 
 
 def test_no_extraction(own_toy_directory):
-  (own_toy_directory / "features" / feature_data.EXTRACTION_FILE).unlink()
+  (own_toy_directory / "features" / feature_reader.EXTRACTION_FILE).unlink()
   with pytest.raises(FileNotFoundError, match=r"clap extract.*features_dir"):
     reader(own_toy_directory).localization_source("train")
 
@@ -72,7 +71,7 @@ def test_features_of_another_dataset_are_refused(own_toy_directory):
 
 
 def test_no_texts(own_toy_directory):
-  (own_toy_directory / "features" / feature_data.TEXTS_FILE).unlink()
+  (own_toy_directory / "features" / feature_reader.TEXTS_FILE).unlink()
   reader(own_toy_directory).localization_source("train")  # needs none
   with pytest.raises(FileNotFoundError, match=r"vectors\.npz is missing"):
     _ = reader(own_toy_directory).texts

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from clap_jax import config as config_lib
-from clap_jax.training import evaluation
+from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.training import mesh as mesh_lib
 from tests.training import tiny_task
 
@@ -12,10 +12,10 @@ def test_every_row_comes_back_once_whatever_the_sizes():
   task = tiny_task.TinyTask()
   params = task.init(jax.random.key(0))
   mesh = mesh_lib.make_mesh(config_lib.MeshConfig(fsdp=2))
-  predictor = evaluation.Predictor(task.predict, mesh=mesh, batch_size=8)
+  predictor = predictor_lib.Predictor(task.predict, mesh=mesh, batch_size=8)
   x = np.random.default_rng(0).normal(size=(19, 8)).astype(np.float32)
   batches = [{"x": x[:8]}, {"x": x[8:16]}, {"x": x[16:]}]
-  results = list(evaluation.predict_batches(predictor, params, batches))
+  results = list(predictor_lib.predict_batches(predictor, params, batches))
   assert [len(outputs) for _, outputs in results] == [8, 8, 3]
   assert isinstance(results[0][1], np.ndarray)
   np.testing.assert_allclose(
@@ -27,16 +27,16 @@ def test_every_row_comes_back_once_whatever_the_sizes():
 
 
 def test_padding():
-  padded, valid_mask = evaluation.pad_batch({"x": np.arange(3)}, 5)
+  padded, valid_mask = predictor_lib.pad_batch({"x": np.arange(3)}, 5)
   np.testing.assert_array_equal(padded["x"], [0, 1, 2, 2, 2])
   np.testing.assert_array_equal(valid_mask, [True] * 3 + [False] * 2)
   with pytest.raises(ValueError, match="1 to 5 rows, got 6"):
-    evaluation.pad_batch({"x": np.arange(6)}, 5)
+    predictor_lib.pad_batch({"x": np.arange(6)}, 5)
 
 
 def test_outputs_without_rows_are_refused():
   mesh = mesh_lib.make_mesh(config_lib.MeshConfig())
-  predictor = evaluation.Predictor(
+  predictor = predictor_lib.Predictor(
     lambda params, batch: {"mean": batch["x"].mean()}, mesh=mesh, batch_size=8
   )
   with pytest.raises(ValueError, match="'mean' has shape"):

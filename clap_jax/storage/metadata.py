@@ -6,13 +6,13 @@ without one are from before there were numbers and count as 1.
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from clap_jax.storage import locations, untrusted
-from clap_jax.trainers import results
+from clap_jax.storage import locations, output, untrusted
 
 FORMAT_KEY = "format"
 _MAX_BYTES = 256 << 20  # the index of a million videos
@@ -131,7 +131,29 @@ FORMATS = {
 def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
   """Writes a facts file with the number of its format, as write_json does."""
   number = FORMATS[path.name].number
-  results.write_json(path, {FORMAT_KEY: number, **facts})
+  write_json(path, {FORMAT_KEY: number, **facts})
+
+
+def write_json(path: pathlib.Path, document: Any) -> None:
+  """Writes a file atomically; a file of the same content stays as it is.
+
+  What is not finite becomes null: JSON has no NaN.
+  """
+  text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
+  if path.is_file() and untrusted.read_text(path) == text:
+    return
+  output.write_text(path, text)
+
+
+def without_nan(document: Any) -> Any:
+  """JSON values with null for every number that is not finite."""
+  if isinstance(document, Mapping):
+    return {key: without_nan(value) for key, value in document.items()}
+  if isinstance(document, list | tuple):
+    return [without_nan(value) for value in document]
+  if isinstance(document, float) and not math.isfinite(document):
+    return None
+  return document
 
 
 def read(directory: str | pathlib.Path, name: str) -> dict:

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from clap_jax.data import (
+  clip_reader,
   clip_sequences,
+  feature_reader,
   feature_windows,
   features,
   frame_cache,
   records,
   tfrecord,
 )
+from clap_jax.evaluation import localization
+from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.media import errors
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
-from clap_jax.trainers import encoders, feature_data, localization
-from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 
 _LENGTH_MULTIPLE = 16
@@ -31,7 +33,7 @@ _FAILED = -2  # less the number of a video that does not decode
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodedVideos(feature_data.FeatureReader):
+class EncodedVideos(feature_reader.FeatureReader):
   """Features of the tower as it is now, in the place of files."""
 
   encoded: Mapping[str, Mapping[str, features.VideoFeatures]]  # split -> id
@@ -71,7 +73,7 @@ class Videos:
     }
 
   def source(self, split: str) -> clip_sequences.ClipSequenceSource:
-    data, clip = self.config.data, encoders.ClipShape(**self.facts["clip"])
+    data, clip = self.config.data, clip_reader.ClipShape(**self.facts["clip"])
     split_records = self.dataset.split(split)
     # Of `clap eval`, another split.
     cache = self._cache.get(split, frame_cache.FrameCache(0.0))
@@ -102,7 +104,7 @@ class Score:
     self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
     self._protocol = detection.protocol_named(config.protocol)
     self._mesh = mesh_lib.make_mesh(config.mesh)
-    self._encode = evaluation.Predictor(
+    self._encode = predictor_lib.Predictor(
       lambda tower, batch: {
         "features": task.encode(tower, batch["clips"]),
         "video": batch["video"],
@@ -110,7 +112,7 @@ class Score:
       mesh=self._mesh,
       batch_size=long_video.clips_per_device() * self._mesh.size,
     )
-    self._detect = evaluation.Predictor(
+    self._detect = predictor_lib.Predictor(
       task.localizer.predict,
       mesh=self._mesh,
       batch_size=config.data.batch_size,
@@ -137,7 +139,7 @@ class Score:
     encoded = encode_all(source, self._encode, tower)
     longest = max(len(video.features) for video in encoded.values())
     return EncodedVideos(
-      config=feature_data.FeatureData(
+      config=feature_reader.FeatureData(
         dataset=data.dataset,
         data_dir=data.data_dir,
         features_dir="",
@@ -184,7 +186,7 @@ class Score:
 
 def encode_all(
   source: clip_sequences.ClipSequenceSource,
-  encode: evaluation.Predictor,
+  encode: predictor_lib.Predictor,
   tower,
 ) -> dict[str, features.VideoFeatures]:
   """Features of every video that decodes, a few clips at a time.

@@ -5,12 +5,8 @@ import json
 import pytest
 
 from clap_jax import main
-from clap_jax.trainers import (
-  encoders,
-  grounding,
-  localizers,
-  metadata,
-)
+from clap_jax.storage import metadata
+from clap_jax.trainers import encoders, grounding, localizers
 
 ENCODER = {
   "encoder": "clap",

@@ -221,7 +221,7 @@ def check_splits(
   """Checks the splits of a feature reader that keys of the config name.
 
   Args:
-    reader: a feature_data.FeatureReader.
+    reader: a feature_reader.FeatureReader.
     flags: key -> split; None is no split.
     count: split -> how many `what` it has.
     what: the items that are trained on or scored against.

@@ -5,18 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clap_jax.data import episode_batches, pipeline
+from clap_jax.data import episode_batches, feature_reader, pipeline
 from clap_jax.data import episodes as episodes_lib
+from clap_jax.evaluation import fewshot_encoding
+from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.models import episode_baselines, localizer
-from clap_jax.trainers import feature_data, fewshot_encoding
-from clap_jax.training import evaluation
 from clap_jax.training import mesh as mesh_lib
 
 
 class Method(NamedTuple):
   """A method that finds the segments of episodes."""
 
-  predictor: evaluation.Predictor
+  predictor: predictor_lib.Predictor
   params: Any
   episodes: Callable[
     [Sequence[episodes_lib.Episode]], episode_batches.EvaluationEpisodes
@@ -26,13 +26,13 @@ class Method(NamedTuple):
 class Methods:
   """The trained matcher and its baselines, and what they find."""
 
-  def __init__(self, config: Any, reader: feature_data.FeatureReader):
+  def __init__(self, config: Any, reader: feature_reader.FeatureReader):
     """Takes a FewshotConfig and a reader of its data."""
     self._config = config
     self._reader = reader
 
-  def _predictor(self, predict) -> evaluation.Predictor:
-    return evaluation.Predictor(
+  def _predictor(self, predict) -> predictor_lib.Predictor:
+    return predictor_lib.Predictor(
       predict,
       mesh=mesh_lib.make_mesh(self._config.mesh),
       batch_size=self._config.data.batch_size,
@@ -87,7 +87,7 @@ class Methods:
     with pipeline.evaluation_batches(
       method.episodes(flat), batch_size=self._config.data.batch_size
     ) as batches:
-      for batch, output in evaluation.predict_batches(
+      for batch, output in predictor_lib.predict_batches(
         method.predictor, method.params, batches
       ):
         for row, index in enumerate(batch.episode_index):

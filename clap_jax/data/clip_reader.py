@@ -14,7 +14,6 @@ from clap_jax.data import (
   records,
   vocabulary,
 )
-from clap_jax.trainers import encoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +52,22 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipShape:
+  """Length, frames and size of a clip, for every stage that uses the tower."""
+
+  clip_sec: float = config_lib.ranged(above=0.0)
+  num_frames: int = config_lib.ranged(minimum=1)
+  image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
+  # How frames come to that size; see frames.FrameConverter.
+  resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
+
+
+@dataclasses.dataclass(frozen=True)
 class ClipReader:
   """The dataset with what is needed to cut clips and tokens from it."""
 
   data: ClipData
-  clip: encoders.ClipShape
+  clip: ClipShape
   sampling: Sampling
   augment: augment.AugmentOptions
   max_text_length: int  # tokens

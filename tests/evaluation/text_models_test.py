@@ -6,8 +6,8 @@ import pytest
 
 from clap_jax.data import clips
 from clap_jax.data import tokenizer as tokenizer_lib
+from clap_jax.evaluation import text_models
 from clap_jax.models import text_transformer, variants
-from clap_jax.trainers import text_models
 from clap_jax.training import paths, weights
 
 LENGTH = 12

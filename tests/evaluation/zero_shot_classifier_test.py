@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data import features
+from clap_jax.evaluation import zero_shot_classifier
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import text_projection
 
 GRID = features.FeatureGrid(start_sec=0.0, stride_sec=1.0, clip_sec=2.0)
 
@@ -22,7 +22,7 @@ def segments_of(texts, kernel, *, classes, per_class, seed=0, noise=0.1):
   labels = np.repeat(classes, per_class)
   clean = texts[labels] @ np.linalg.pinv(kernel)
   drawn = rng.normal(0, noise * clean.std(), clean.shape)
-  return text_projection.Segments(clean + drawn, labels)
+  return zero_shot_classifier.Segments(clean + drawn, labels)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_means_equal_the_loop():
     [[0.2, 3.9], [-4, 20], [5.4, 5.7], [7.0, 8.0], [2.6, 2.9]]
   )
   steps = [range(1, 4), range(9), [6], [7, 8], [3]]
-  got = text_projection.mean_features(sequence, segments)
+  got = zero_shot_classifier.mean_features(sequence, segments)
   for row, inside in enumerate(steps):
     np.testing.assert_allclose(
       got[row], np.mean([sequence[i] for i in inside], axis=0), rtol=1e-5
@@ -57,21 +57,21 @@ def test_segments_of_videos_with_features():
     )
   ]
   video = features.VideoFeatures(np.arange(12.0).reshape(6, 2), GRID)
-  found = text_projection.collect(infos, {"a": video, "b": video})
+  found = zero_shot_classifier.collect(infos, {"a": video, "b": video})
   assert found.labels.tolist() == [3, 1]
   spans = GRID.to_grid(infos[0].segments)
   np.testing.assert_allclose(
-    found.features, text_projection.mean_features(video.features, spans)
+    found.features, zero_shot_classifier.mean_features(video.features, spans)
   )
   with pytest.raises(ValueError, match="no video has both"):
-    text_projection.collect(infos[1:], {"b": video})
+    zero_shot_classifier.collect(infos[1:], {"b": video})
 
 
 def test_a_linear_relation_reaches_unseen_classes(world):
   texts, kernel = world
   seen, unseen = range(9), range(9, 12)
   training = segments_of(texts, kernel, classes=seen, per_class=20)
-  space = text_projection.fit(training, texts, classes=seen, ridge=1e-4)
+  space = zero_shot_classifier.fit(training, texts, classes=seen, ridge=1e-4)
   found = segments_of(texts, kernel, classes=unseen, per_class=10, seed=2)
   share = space.probabilities(
     found.features, texts[9:], seen_mask=np.zeros(3, bool)
@@ -79,7 +79,7 @@ def test_a_linear_relation_reaches_unseen_classes(world):
   np.testing.assert_allclose(share.sum(axis=1), 1.0)
   assert (share.argmax(axis=1) + 9 == found.labels).mean() > 0.9
   with pytest.raises(ValueError, match="no labelled segment of a seen class"):
-    text_projection.fit(found, texts, classes=seen, ridge=1.0)
+    zero_shot_classifier.fit(found, texts, classes=seen, ridge=1.0)
 
 
 @pytest.mark.parametrize("top_classes", [0, 2])
@@ -88,10 +88,10 @@ def test_precision_is_that_of_the_evaluator(top_classes):
   rng = np.random.default_rng(3)
   share, labels = rng.dirichlet(np.ones(5), 40), rng.integers(0, 5, 40)
   seen_mask = np.array([True, False, True, True, False])
-  got = text_projection.balanced_precision(
+  got = zero_shot_classifier.balanced_precision(
     share, labels, seen_mask=seen_mask, top_classes=top_classes
   )
-  kept = text_projection.best_classes(share, top_classes)
+  kept = zero_shot_classifier.best_classes(share, top_classes)
   rows = [(i, c) for i in range(40) for c in kept[i]]
   table = tables.DetectionTable.from_columns(
     video=[str(i) for i, _ in rows],
@@ -120,15 +120,15 @@ def test_seen_classes_are_held_back_where_that_helps(world):
     segments_of(texts, kernel, classes=range(9), per_class=8, seed=s, noise=3.0)
     for s in (4, 5)
   ]
-  folds = text_projection.folds_of(*halves, seen=range(9))
+  folds = zero_shot_classifier.folds_of(*halves, seen=range(9))
   assert sorted(c for fold in folds for c in fold.unseen) == list(range(9))
   assert all(
     set(fold.seen) | set(fold.unseen) == set(range(9)) for fold in folds
   )
-  chosen = text_projection.choose(folds, texts, top_classes=1)
+  chosen = zero_shot_classifier.choose(folds, texts, top_classes=1)
   assert chosen.seen_penalty > 0  # without it one label is a seen class's
   with pytest.raises(ValueError, match="cannot be weighed"):
-    text_projection.choose(
+    zero_shot_classifier.choose(
       [folds[0]._replace(judged=halves[1].of(folds[0].seen))],
       texts,
       top_classes=0,
@@ -138,10 +138,10 @@ def test_seen_classes_are_held_back_where_that_helps(world):
 def test_it_is_read_as_it_was_written(tmp_path, world):
   texts, kernel = world
   training = segments_of(texts, kernel, classes=range(9), per_class=4)
-  space = text_projection.fit(training, texts, classes=range(9), ridge=0.1)
+  space = zero_shot_classifier.fit(training, texts, classes=range(9), ridge=0.1)
   space = space._replace(scale=20.0, seen_penalty=0.3)
-  text_projection.save(tmp_path / "space.npz", space)
+  zero_shot_classifier.save(tmp_path / "space.npz", space)
   for one, other in zip(
-    text_projection.load(tmp_path / "space.npz"), space, strict=True
+    zero_shot_classifier.load(tmp_path / "space.npz"), space, strict=True
   ):
     np.testing.assert_array_equal(one, other)

@@ -9,19 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clap_jax import config as config_lib
-from clap_jax.data import (
-  class_splits,
-  episode_batches,
-)
+from clap_jax.data import class_splits, episode_batches, feature_reader
 from clap_jax.data import episodes as episodes_lib
-from clap_jax.metrics import card, detection, intervals
-from clap_jax.trainers import (
-  feature_data,
+from clap_jax.evaluation import (
   fewshot_cards,
   fewshot_methods,
   fewshot_runs,
   results,
 )
+from clap_jax.metrics import card, detection, intervals
 from clap_jax.training import processes
 
 
@@ -72,7 +68,7 @@ class Scores:
   def __init__(
     self,
     config: Any,
-    reader: feature_data.FeatureReader,
+    reader: feature_reader.FeatureReader,
     split: class_splits.ClassSplit,
   ):
     self._config = config

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from clap_jax.trainers import results
+from clap_jax.evaluation import results
+from clap_jax.storage import metadata
 
 CARD = {"protocol": "toy", "thresholds": (0.5,)}
 
@@ -62,7 +63,7 @@ def test_json_has_no_nan(tmp_path, value):
   text = results.write(tmp_path, rows(map=value)).read_text()
   assert json.loads(text, parse_constant=refuse)["rows"][0]["value"] is None
   nested = {"a": [1.0, value, {"b": (value, "x", None, True, 2)}]}
-  clean = results.without_nan(nested)
+  clean = metadata.without_nan(nested)
   assert clean == {"a": [1.0, None, {"b": [None, "x", None, True, 2]}]}
 
 

@@ -11,16 +11,17 @@ Sources: Romera-Paredes and Torr, ICML 2015, for a linear map to descriptions of
 classes in closed form; Chao et al., ECCV 2016, for the constant.
 """
 
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clap_jax.data import class_texts, features
 from clap_jax.data.records import ExampleInfo
-from clap_jax.metrics import matching
+from clap_jax.metrics import matching, tables
 from clap_jax.storage import arrays
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the identity, for unit variances
@@ -274,3 +275,68 @@ def load(path: pathlib.Path) -> TextProjection:
       *(archive[name] for name in ("kernel", "offset", "centre")),
       *(float(archive[name]) for name in ("scale", "seen_penalty")),
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ZeroShotClassifier:
+  """Classifies segments by class names: a zero-shot classifier."""
+
+  space: TextProjection
+  vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)
+  seen: frozenset[str]  # names that lose the penalty
+  top_classes: int  # per segment; 0: all
+
+  def best(
+    self, sequence: np.ndarray, segments: np.ndarray, names: Sequence[str]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The best classes (k, n) of segments (k, 2) in grid units, and shares."""
+    share = self.space.probabilities(
+      mean_features(sequence, segments),
+      self.vectors(names),
+      seen_mask=np.isin(names, list(self.seen)),
+    )
+    best = best_classes(share, self.top_classes)
+    return best, np.take_along_axis(share, best, axis=1)
+
+
+def classified(
+  proposals: tables.DetectionTable,
+  sequences: Mapping[str, features.VideoFeatures],
+  *,
+  naming: ZeroShotClassifier,
+  names: Sequence[str],
+) -> tables.DetectionTable:
+  """Gives every proposal its best classes out of `names`.
+
+  The score is the proposal's times the class's share.
+
+  Args:
+    proposals: segments with scores; their labels are ignored.
+    sequences: features of their videos.
+    naming: how classes are told.
+    names: the classes that compete.
+  """
+  columns: dict[str, list[np.ndarray]] = {
+    key: [] for key in ("video", "label", "start_sec", "end_sec", "score")
+  }
+  for code in np.unique(proposals.video):
+    rows = np.flatnonzero(proposals.video == code)
+    video = sequences[proposals.video_names[code]]
+    best, share = naming.best(
+      video.features, video.grid.to_grid(proposals.segments[rows]), names
+    )
+    count = best.shape[1]
+    columns["video"].append(np.repeat(proposals.video[rows], count))
+    columns["label"].append(best.reshape(-1))
+    for key in ("start_sec", "end_sec"):
+      columns[key].append(np.repeat(getattr(proposals, key)[rows], count))
+    columns["score"].append(
+      (proposals.score[rows][:, None] * share).reshape(-1)
+    )
+  joined = {
+    key: np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    for key, parts in columns.items()
+  }
+  return tables.DetectionTable(
+    video_names=proposals.video_names, label_names=tuple(names), **joined
+  )

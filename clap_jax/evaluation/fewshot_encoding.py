@@ -12,12 +12,12 @@ import numpy as np
 
 from clap_jax.data import episode_batches
 from clap_jax.data import episodes as episodes_lib
-from clap_jax.training import evaluation
+from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.types import EpisodeBatch
 
 
 def encode_videos(
-  predictor: evaluation.Predictor,
+  predictor: predictor_lib.Predictor,
   params: Any,
   videos: episode_batches.EpisodeVideos,
   *,
@@ -42,7 +42,7 @@ def encode_videos(
       )
 
   rows: list[Any] = []
-  for _, levels in evaluation.predict_batches(predictor, params, batches()):
+  for _, levels in predictor_lib.predict_batches(predictor, params, batches()):
     count = len(jax.tree.leaves(levels)[0])
     rows += [jax.tree.map(lambda x, i=i: x[i], levels) for i in range(count)]
   return dict(zip(ids, rows, strict=True))

@@ -1,12 +1,10 @@
 """results.json: rows of numbers, each with its evaluation card."""
 
-import json
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from clap_jax.storage import locations, output, untrusted
+from clap_jax.storage import locations, metadata, untrusted
 from clap_jax.training import processes
 
 RESULTS_FILE = "results.json"
@@ -46,29 +44,9 @@ def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, document: Any) -> None:
-  """Writes a file atomically; a file of the same content stays as it is.
-
-  Of several processes the first one writes.
-
-  What is not finite becomes null: JSON has no NaN.
-  """
-  if not processes.is_first():
-    return
-  text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
-  if path.is_file() and untrusted.read_text(path) == text:
-    return
-  output.write_text(path, text)
-
-
-def without_nan(document: Any) -> Any:
-  """JSON values with null for every number that is not finite."""
-  if isinstance(document, Mapping):
-    return {key: without_nan(value) for key, value in document.items()}
-  if isinstance(document, list | tuple):
-    return [without_nan(value) for value in document]
-  if isinstance(document, float) and not math.isfinite(document):
-    return None
-  return document
+  """Writes a document as `metadata.write_json`; the first process alone."""
+  if processes.is_first():
+    metadata.write_json(path, document)
 
 
 def read(directory: str | pathlib.Path) -> list[dict]:

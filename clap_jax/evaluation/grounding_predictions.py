@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from clap_jax.data import grounding_source, queries
+from clap_jax.evaluation import moment_retrieval
 from clap_jax.metrics import calibration, highlights
 from clap_jax.storage import output
-from clap_jax.trainers import moment_search
 
 PREDICTIONS_FILE = "predictions.json"
 LINES_FILE = "predictions.jsonl"  # in Moment-DETR's form
@@ -41,7 +41,7 @@ class SplitPredictions:
 
 
 def find_moments(
-  search: moment_search.MomentSearch,
+  search: moment_retrieval.MomentSearch,
   params,
   *,
   split: queries.GroundingSplit,

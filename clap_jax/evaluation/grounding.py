@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from clap_jax.data import queries
+from clap_jax.evaluation import grounding_predictions, moment_retrieval, results
 from clap_jax.metrics import calibration, grounding, highlights
-from clap_jax.trainers import grounding_predictions, moment_search, results
 from clap_jax.training import mesh as mesh_lib
 
 QVHIGHLIGHTS = "qvhighlights"
@@ -18,7 +18,7 @@ PROTOCOLS = (*grounding.PROTOCOLS, QVHIGHLIGHTS)
 class Score:
   """Metrics of parameters on a split."""
 
-  def __init__(self, config, reader, search: moment_search.MomentSearch):
+  def __init__(self, config, reader, search: moment_retrieval.MomentSearch):
     """Takes a GroundingConfig, a reader of its data and what answers."""
     self._config = config
     self._reader = reader

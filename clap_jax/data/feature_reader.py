@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 
 from clap_jax import config as config_lib
 from clap_jax.data import (
+  annotated_videos,
   class_texts,
+  duration_checks,
   feature_files,
   feature_sources,
   feature_windows,
@@ -20,8 +22,7 @@ from clap_jax.data import (
 from clap_jax.data.features import VideoFeatures
 from clap_jax.metrics import card
 from clap_jax.storage import locations
-from clap_jax.trainers import annotations, data_checks
-from clap_jax.trainers import metadata as metadata_lib
+from clap_jax.storage import metadata as metadata_lib
 
 EXTRACTION_FILE = "extracted.json"  # what the features were made with
 TEXTS_FILE = "texts/vectors.npz"  # token vectors of all captions
@@ -107,10 +108,10 @@ class FeatureReader:
   config: FeatureData
 
   @functools.cached_property
-  def dataset(self) -> records.Dataset | annotations.AnnotatedVideos:
+  def dataset(self) -> records.Dataset | annotated_videos.AnnotatedVideos:
     config = self.config
     if config.annotations is not None:
-      return annotations.AnnotatedVideos(
+      return annotated_videos.AnnotatedVideos(
         config.annotations,
         ignored_labels=config.ignored_labels,
         duration_files=config.durations,
@@ -194,7 +195,7 @@ class FeatureReader:
     """
     if split not in self._loaded:
       loaded, left_out = self._load(split), self.unfit_features
-      left_out[split] = data_checks.misfits(
+      left_out[split] = duration_checks.misfits(
         loaded,
         self.examples(split),
         tolerance=self.config.coverage_tolerance,
@@ -206,7 +207,7 @@ class FeatureReader:
       for video, reason in gone.items():
         print(f"left out of {split}: {video}: {reason}", file=sys.stderr)
       self._loaded[split] = (
-        data_checks.WithoutVideos(loaded, gone) if gone else loaded
+        duration_checks.WithoutVideos(loaded, gone) if gone else loaded
       )
     return self._loaded[split]
 
@@ -226,7 +227,7 @@ class FeatureReader:
       DataCheckError: they are of more than a few videos.
     """
     infos = self.examples(split)
-    return data_checks.annotation_problems(
+    return duration_checks.annotation_problems(
       self.spans(split),
       {info.id: info.duration_sec for info in infos},
       place=f"split {split!r}",
@@ -259,8 +260,8 @@ class FeatureReader:
     """
     flags = {"split": split}
     if split is None:
-      flags = data_checks.split_flags(self.config)
-    data_checks.check_splits(self, flags, count=count, what=what)
+      flags = duration_checks.split_flags(self.config)
+    duration_checks.check_splits(self, flags, count=count, what=what)
 
   @property
   def split_names(self) -> tuple[str, ...]:
@@ -409,7 +410,7 @@ class FeatureReader:
       notes += [subset] if subset else []
       damaged = self.dataset.damaged(split)
       notes += [f"left out: {error}" for error in damaged[:20]]
-    notes += data_checks.notes(self, split)
+    notes += duration_checks.notes(self, split)
     notes += facts.pop("notes", ())
     if self.config.ignored_videos:
       notes.append(f"without {', '.join(self.config.ignored_videos)}")

@@ -2,8 +2,7 @@
 
 import pytest
 
-from clap_jax.data import class_leakage, class_splits
-from clap_jax.trainers import training_history
+from clap_jax.data import class_leakage, class_splits, training_history
 
 SPLIT = class_splits.ClassSplit(
   "x", ("a jump",), ("b run",), ("skipping rope",)

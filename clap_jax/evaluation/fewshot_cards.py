@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from clap_jax.data import class_splits
+from clap_jax.data import class_splits, training_history
 from clap_jax.data import episodes as episodes_lib
+from clap_jax.evaluation import fewshot_runs
 from clap_jax.metrics import card
-from clap_jax.trainers import fewshot_runs, training_history
 
 REPORTED_EPISODES = 1000  # fewer are no number to report
 METHODS = {

@@ -1,6 +1,7 @@
 """Trains from a trainer's config and restores its finished runs."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,8 +11,8 @@ from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.storage import locations
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import imported_heads, inputs
-from clap_jax.trainers import metadata as metadata_lib
 from clap_jax.training import checkpoint, pretrained, processes
 from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
@@ -108,6 +109,12 @@ def trained(state: fit_lib.TrainState) -> tuple[Any, dict]:
   """
   has_average = state.ema is not None
   return state.ema if has_average else state.params, {"use_ema": has_average}
+
+
+def write_metadata(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  """Writes the metadata of a model; the first process alone."""
+  if processes.is_first():
+    metadata_lib.write(path, facts)
 
 
 def restored(

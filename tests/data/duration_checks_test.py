@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from clap_jax.data import feature_files
+from clap_jax.data import duration_checks, feature_files, feature_reader
 from clap_jax.data.features import FeatureError
-from clap_jax.trainers import data_checks, feature_data, pretrain
+from clap_jax.trainers import pretrain
 from configs import pretrain_sprites
 from tests.data import built_dataset
 
@@ -64,8 +64,8 @@ def reader(directory, **changes):
     "crop_probability": 0.0,
     "num_threads": 0,
   }
-  return feature_data.FeatureReader(
-    feature_data.FeatureData(**(values | changes))
+  return feature_reader.FeatureReader(
+    feature_reader.FeatureData(**(values | changes))
   )
 
 
@@ -206,13 +206,13 @@ def test_evenly_spread_features_cover_their_video(tmp_path):
   ],
 )
 def test_annotations_of_a_video_of_20_s(spans, is_good):
-  assert (data_checks.annotation_problem(spans, 20.0) is None) == is_good
+  assert (duration_checks.annotation_problem(spans, 20.0) is None) == is_good
 
 
 def test_a_large_split_is_sampled(monkeypatch, tmp_path):
   """The first video and a few others are read, not all."""
-  monkeypatch.setattr(data_checks, "_MAX_PROBED_BYTES", 0)
-  monkeypatch.setattr(data_checks, "_MIN_PROBED_VIDEOS", 4)
+  monkeypatch.setattr(duration_checks, "_MAX_PROBED_BYTES", 0)
+  monkeypatch.setattr(duration_checks, "_MIN_PROBED_VIDEOS", 4)
   write(tmp_path, damaged=0)
   with pytest.raises(FeatureError, match=r"v0\.npy"):
     reader(tmp_path).features("training")
@@ -252,7 +252,7 @@ def test_splits_of_records(counts, named):
     "data.eval_split": "validation",
   }
   with pytest.raises(ValueError, match=named[0]) as error:
-    data_checks.check_counts(
+    duration_checks.check_counts(
       flags, count=count, what="segment", choices=tuple(counts)
     )
   assert named[1] in str(error.value)

@@ -1,0 +1,82 @@
+"""Evaluates retrieval between clips and captions."""
+
+from typing import Any
+
+import numpy as np
+
+from clap_jax.data import clip_reader, pipeline
+from clap_jax.evaluation import predictor as predictor_lib
+from clap_jax.evaluation import results
+from clap_jax.metrics import card, retrieval
+from clap_jax.training import mesh as mesh_lib
+from clap_jax.training import processes
+
+
+class Evaluator:
+  """Retrieval between the clips and the captions of a split."""
+
+  def __init__(self, config: Any, reader: clip_reader.ClipReader, task: Any):
+    """Takes a PretrainConfig, a reader of its data, and a PretrainTask."""
+    self._config = config
+    self._reader = reader
+    self._batch_size = config.data.batch_size
+    self._predict = predictor_lib.Predictor(
+      task.predict,
+      mesh=mesh_lib.make_mesh(config.mesh),
+      batch_size=self._batch_size,
+    )
+
+  def __call__(self, params, split: str) -> dict[str, float]:
+    source = self._reader.captioned_clips(split)
+    params = self._predict.place(params)
+    video, text = [], []
+    with pipeline.evaluation_batches(
+      source, batch_size=self._batch_size, rows=self._predict.rows
+    ) as batches:
+      for batch in batches:
+        output = self._predict.of_rows(params, batch)
+        video.append(output["video"])
+        text.append(output["text"])
+    # The padding of the last batch comes after all clips.
+    text_id = source.text_ids
+    video = np.concatenate(video)[: len(source)]
+    text = np.concatenate(text)[: len(source)]
+    ids, first = np.unique(text_id, return_index=True)
+    return retrieval.evaluate(
+      video @ text[first].T, video_text_id=text_id, text_id=ids
+    )
+
+  def rows(self, params, split: str) -> list[dict]:
+    """Retrieval; a row that states what is left out, without captions."""
+    config = self._config
+    if self._reader.num_captions(split):
+      task, metrics, notes = "retrieval", self(params, split), ()
+    else:
+      task, metrics = "pretraining", {"num_captions": 0.0}
+      notes = (f"retrieval is left out: {split} has no captions",)
+      processes.say(notes[0])
+    return results.rows_of(
+      metrics,
+      encoder=config.encoder,
+      seed=config.loop.seed,
+      dataset=config.data.dataset,
+      split=split,
+      task=task,
+      card=self._card(split, task=task, notes=notes),
+    )
+
+  def _card(self, split: str, *, task: str, notes: tuple[str, ...]) -> dict:
+    dataset = self._reader.dataset
+    infos = dataset.split(split).metadata(on_corrupt="skip")
+    ids = [info.id for info in infos.examples]
+    subset = dataset.subset_note(split)
+    return card.EvaluationCard(
+      protocol="retrieval: one clip per caption, equal texts are one query",
+      task=task,
+      split=split,
+      split_hash=card.split_hash(ids),
+      num_evaluated=len(ids),
+      num_missing=len(infos.corrupt),
+      notes=((subset,) if subset else ()) + notes,
+      seeds=(self._config.loop.seed,),
+    ).to_dict()
