@@ -8,8 +8,8 @@ import av
 import tensorflow_datasets as tfds
 
 from clap_jax.annotations import source_files
-from clap_jax.storage import output, untrusted
-from tfds_builders import collection, packing, shards, transcoding
+from clap_jax.storage import output, record_index, tfrecord, untrusted
+from tfds_builders import collection, indexing, packing, shards, transcoding
 
 CHECKSUMS = "SHA256SUMS"
 METADATA = "metadata.tfrecord"
@@ -65,6 +65,14 @@ def finish(
     )
   _check_spans(plan, done)
   packing.write_index(target)
+  indexing.index_dataset(
+    target,
+    [
+      tfrecord.ShardReader(shard["name"], folder=target)
+      for manifest in plan.manifests.values()
+      for shard in manifest["shards"]
+    ],
+  )
   builder.info.set_file_format("tfrecord")
   builder.info.set_splits(tfds.core.splits.SplitDict(splits))
   builder.info.write_to_directory(target)
@@ -113,8 +121,7 @@ def _place(sources, manifest, folder):
       _link(source, folder.parent / entry["name"])
       light = source.with_name(f"{source.name}.metadata")
       file.write(untrusted.read_bytes(light))
-  offsets = packing.record_offsets(metadata)
-  output.write_bytes(folder / f"{METADATA}.idx", offsets.tobytes())
+  packing.index_records(metadata)
 
 
 def _link(source, target):
@@ -150,10 +157,13 @@ def _describe_store(manifest, limits, subset):
 
 
 def write_checksums(directory: pathlib.Path) -> None:
-  """Writes SHA256SUMS over all files, as `sha256sum --check` reads it."""
+  """Writes SHA256SUMS over all files, as `sha256sum --check` reads it.
+
+  Not over the index, which may be made anew and has checksums of its own.
+  """
   lines = []
   for path in sorted(directory.rglob("*")):
-    if path.is_file() and path.name != CHECKSUMS:
+    if path.is_file() and path.name not in (CHECKSUMS, record_index.FILE):
       name = path.relative_to(directory).as_posix()
       lines.append(f"{source_files.hash_file(path)}  {name}")
   target = directory / CHECKSUMS

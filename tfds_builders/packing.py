@@ -7,12 +7,11 @@ Needs NumPy and the standard library only.
 import json
 import pathlib
 import re
-import struct
 from collections.abc import Sequence
 
 import numpy as np
 
-from clap_jax.storage import output, untrusted, video_names
+from clap_jax.storage import output, tfrecord, video_names
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
@@ -22,8 +21,6 @@ DURATION_TOLERANCE_SEC = 0.5
 FRAMES_TOLERANCE = 15
 DURATION_TOLERANCE = 0.02
 GAP_FRAMES = 4.0  # times the mean distance of two frames
-_MAX_SHARD_BYTES = 1 << 44
-_RECORD_HEADER_BYTES, _RECORD_FOOTER_BYTES = 12, 4  # length + CRC; CRC
 
 
 def check_id(video_id: str) -> str:
@@ -271,27 +268,17 @@ def write_json(path: pathlib.Path, value: object) -> None:
   output.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def record_offsets(shard: pathlib.Path) -> np.ndarray:
-  """Byte offset of each record of a TFRecord file, (n,) uint64.
+def index_records(shard: pathlib.Path) -> int:
+  """Writes `<shard>.idx` and returns the number of records.
 
   Raises:
-    ValueError: if the file does not end where its last record ends.
+    CorruptRecordError: the file does not end where its last record ends.
   """
-  offsets, position = [], 0
-  with untrusted.open_file(shard, max_bytes=_MAX_SHARD_BYTES) as file:
-    size = untrusted.size_of(file)
-    while position < size:
-      file.seek(position)
-      header = file.read(_RECORD_HEADER_BYTES)
-      length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
-      offsets.append(position)
-      position += _RECORD_HEADER_BYTES + length + _RECORD_FOOTER_BYTES
-  if position != size:
-    raise ValueError(
-      f"{shard} is not a whole TFRecord file: {size} bytes, "
-      f"its records claim {position}; build it again"
-    )
-  return np.array(offsets, "<u8")
+  index = shard.with_name(f"{shard.name}.idx")
+  index.unlink(missing_ok=True)
+  offsets = tfrecord.ShardReader(shard).offsets
+  output.write_bytes(index, offsets.astype("<u8").tobytes())
+  return len(offsets)
 
 
 def write_index(directory: pathlib.Path) -> dict[str, int]:
@@ -300,8 +287,5 @@ def write_index(directory: pathlib.Path) -> dict[str, int]:
   for shard in sorted(pathlib.Path(directory).glob("*.tfrecord-*-of-*")):
     if shard.suffix == ".idx":
       continue
-    offsets = record_offsets(shard)
-    index = shard.with_name(f"{shard.name}.idx")
-    output.write_bytes(index, offsets.tobytes())
-    counts[shard.name] = len(offsets)
+    counts[shard.name] = index_records(shard)
   return counts

@@ -16,13 +16,13 @@ with epy.lazy_imports():
   from clap_jax.data import (
     records,
     statistics,
-    tfrecord,
     tokenizer,
     verification,
   )
   from clap_jax.media import decode, errors
   from clap_jax.report import content, dataset_page
-  from tfds_builders import build, transcoding
+  from clap_jax.storage import record_index, tfrecord
+  from tfds_builders import build, indexing, transcoding
   from tfds_builders.trimmed import settings as trimmed_settings
 
 # The page of a dataset shows of a video:
@@ -220,12 +220,13 @@ def _store_limits(args) -> "transcoding.StoreLimits":
 def add_data(commands) -> None:
   parser = commands.add_parser(
     "data",
-    help="look at a built dataset, or check it",
+    help="look at a built dataset, check it, or add its index",
     description="`inspect` counts what a dataset holds and writes a page with "
     "sample videos on time lines; `verify` checks every hash, checksum, record "
-    "and count, and exits with 2 if anything is wrong.",
+    "and count, and exits with 2 if anything is wrong; `upgrade` adds the "
+    "index with which clips are read without their whole record.",
   )
-  parser.add_argument("action", choices=("inspect", "verify"))
+  parser.add_argument("action", choices=("inspect", "verify", "upgrade"))
   parser.add_argument("name", help="dataset name")
   parser.add_argument("--data_dir", default="data")
   parser.add_argument("--out", help="page to write; default: NAME.html")
@@ -238,6 +239,8 @@ def add_data(commands) -> None:
 
 def _data(args) -> dict:
   dataset = records.open_dataset(args.data_dir, args.name)
+  if args.action == "upgrade":
+    return _upgrade(dataset)
   with Progress(f"{args.action} {args.name}") as progress:
     if args.action == "verify":
       found = verification.verify(
@@ -266,6 +269,33 @@ def _data(args) -> dict:
   for problem in found.problems:
     print(f"clap data verify: {problem}", file=sys.stderr)
   return found.to_dict()
+
+
+def _upgrade(dataset: "records.Dataset") -> dict:
+  """Writes the index of a dataset, unless it has one that fits."""
+  path = dataset.directory / record_index.FILE
+  try:
+    is_there = bool(dataset.index)
+    sources = [dataset.split(split) for split in dataset.splits]
+  except records.DatasetError:
+    is_there = False
+    sources = [dataset.split(split, indexed=False) for split in dataset.splits]
+  if is_there:
+    console.print(f"{path} is there; nothing to do")
+    return {"index": str(path), "is_new": False}
+  with Progress(f"upgrade {dataset.name}") as progress:
+    found = indexing.index_dataset(
+      dataset.directory,
+      [shard for source in sources for shard in source.shards],
+      on_progress=progress,
+    )
+  console.print(
+    f"written to {path}: {found.divided} of {found.records} videos are read by "
+    f"clips, {len(found.damaged)} records are damaged"
+  )
+  for problem in found.damaged:
+    print(f"clap data upgrade: {problem}", file=sys.stderr)
+  return {"index": str(path), "is_new": True, **found._asdict()}
 
 
 def inspect_dataset(

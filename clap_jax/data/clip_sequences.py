@@ -14,9 +14,9 @@ import numpy as np
 from clap_jax.data import clip_source, feature_sources, features, frame_cache
 from clap_jax.data.feature_windows import SequenceOptions
 from clap_jax.data.records import ExampleInfo, RecordSource
-from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.media import decode
 from clap_jax.media.errors import VideoError
+from clap_jax.storage.tfrecord import CorruptRecordError
 from clap_jax.types import ClipSequenceBatch
 
 _MAX_TRIES = 20  # bad videos in a row before training gives up

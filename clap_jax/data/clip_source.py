@@ -15,11 +15,16 @@ from clap_jax.data.augment import (
 from clap_jax.data.clips import ClipItem, ClipSampler
 from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
-from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.data.tokenizer import Tokenizer
-from clap_jax.media.decode import DecodedVideo, decode_clip, decode_video
+from clap_jax.media.decode import (
+  DecodedVideo,
+  clip_instants,
+  decode_clip,
+  decode_video,
+)
 from clap_jax.media.errors import VideoError
 from clap_jax.media.frames import frame_sides
+from clap_jax.storage.tfrecord import CorruptRecordError
 from clap_jax.types import ClipBatch, PairMetadata
 
 _MAX_ATTEMPTS = 20
@@ -107,12 +112,13 @@ class FrameLoader:
     if video is not None:
       frames = cut_clip(video, **times)
     else:
-      frames = decode_clip(
-        self._records[item.record_index].video,
-        size=options.size,
-        mode=options.decoded_mode,
-        **times,
-      )
+      instants = clip_instants(**times)
+      with self._records.open_video(
+        item.record_index, start_sec=instants[0], last_sec=instants[-1]
+      ) as encoded:
+        frames = decode_clip(
+          encoded, size=options.size, mode=options.decoded_mode, **times
+        )
     if options.decoded_mode == options.mode:
       return frames
     return cut_at_random(frames, options.size, seed=item.seed)

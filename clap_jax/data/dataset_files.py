@@ -157,21 +157,22 @@ def check_feature_classes(directory: locations.Location) -> None:
 
 
 def listed_sizes(directory: locations.Location) -> dict[str, int] | None:
-  """Name -> size of the objects of a folder; None for a local folder."""
+  """Relative name -> size of all objects below; None for a local folder."""
   if not isinstance(directory, locations.ObjectPath):
     return None
-  infos = directory.infos_below()
-  return {name: info.size for name, info in infos.items() if "/" not in name}
+  return {name: info.size for name, info in directory.infos_below().items()}
 
 
 def versions(directory: locations.Location) -> dict[str, locations.Location]:
   """The built versions of a dataset by their numbers."""
-  if not directory.is_dir():
+  try:
+    paths = list(directory.iterdir())
+  except (FileNotFoundError, NotADirectoryError):
     return {}
   return {
     path.name: path
-    for path in directory.iterdir()
-    if VERSION.fullmatch(path.name) and (path / INFO_FILE).exists()
+    for path in paths
+    if VERSION.fullmatch(path.name) and (path / INFO_FILE).is_file()
   }
 
 

@@ -5,56 +5,28 @@ with TFRecord shards and their `.idx` sidecars. TensorFlow is not imported.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from tensorflow_datasets.proto import tf_example_pb2
 
-from clap_jax.data import dataset_files
+from clap_jax.data import dataset_files, examples
 from clap_jax.data.dataset_files import DatasetError
-from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
-from clap_jax.storage import locations, untrusted
+from clap_jax.data.examples import Example, ExampleInfo
+from clap_jax.data.video_blocks import VideoBlocks
+from clap_jax.media.errors import VideoError
+from clap_jax.storage import locations, record_index, untrusted
+from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 
 METADATA_FILE = "metadata.tfrecord"
 _OPENED_AT_ONCE = 16
-_ALWAYS_PRESENT = frozenset(
-  ("id", "video", "fps", "duration_sec", "num_frames", "height", "width")
-)
 _NAME = re.compile(
   r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleInfo:
-  """One untrimmed video's metadata; times are seconds from its start."""
-
-  index: int  # position in the split
-  id: str
-  fps: float
-  duration_sec: float
-  num_frames: int
-  height: int
-  width: int
-  segments: np.ndarray  # float32 (n, 2)
-  labels: np.ndarray  # int32 (n,)
-  captions: tuple[tuple[float, float, str], ...]  # (start, end, text)
-  background: np.ndarray  # float32 (m, 2): spans that no action covers
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example(ExampleInfo):
-  """`ExampleInfo` with the encoded video, one complete file as bytes."""
-
-  video: bytes
-
-  def info(self) -> ExampleInfo:
-    """The same without the video."""
-    names = [field.name for field in dataclasses.fields(ExampleInfo)]
-    return ExampleInfo(**{name: getattr(self, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +48,7 @@ class RecordSource:
     folder: locations.Location,
     metadata: str | None = None,
     sizes: Mapping[str, int] | None = None,
+    index: Mapping[str, record_index.ShardIndex] | None = None,
   ):
     """Opens the shards.
 
@@ -85,20 +58,27 @@ class RecordSource:
       folder: of the dataset.
       metadata: file of the same records without their videos.
       sizes: of the shards in a bucket, by name; they are opened side by side.
+      index: of the shards, by name; without it their own are read.
     """
     self.name = name
     self._folder = folder
     self._metadata_file = metadata
+    self._index = index or {}
+
+    def open_shard(path: str) -> ShardReader:
+      known = self._index.get(path)
+      return ShardReader(
+        path,
+        folder=folder,
+        size=sizes[path] if sizes else None,
+        offsets=None if known is None else known.records["offset"],
+      )
+
     if sizes is None:
-      self._shards = [ShardReader(path, folder=folder) for path in shards]
+      self._shards = list(map(open_shard, shards))
     else:
       with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        self._shards = list(
-          pool.map(
-            lambda path: ShardReader(path, folder=folder, size=sizes[path]),
-            shards,
-          )
-        )
+        self._shards = list(pool.map(open_shard, shards))
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
     self._ids: dict[int, str] = {}  # by position, where the metadata says so
@@ -142,10 +122,39 @@ class RecordSource:
       )
     return example
 
+  @contextlib.contextmanager
+  def open_video(
+    self, index: int, *, start_sec: float, last_sec: float
+  ) -> Iterator[bytes | VideoBlocks]:
+    """Yields the video of record `index` for frames between two times.
+
+    Where the dataset has an index, only what their decoding needs is read and
+    checked, otherwise the record.
+
+    Raises:
+      CorruptRecordError: as `self[index]`; also inside the decoder, in whose
+        errors it would be lost.
+    """
+    shard, number = self.locate(index)
+    known = self._index.get(shard.path.name)
+    if known is None or not len(known.blocks_of(number)):
+      yield self[index].video
+      return
+    video = VideoBlocks(shard, known, number)
+    video.load(
+      known.wanted_blocks(number, start_sec=start_sec, last_sec=last_sec)
+    )
+    try:
+      yield video
+    except VideoError:
+      if video.failure is not None:
+        raise video.failure from None
+      raise
+
   def _parse(self, shard: ShardReader, number: int, *, index: int) -> Example:
     data = shard.read(number)
     try:
-      return _to_example(data, index)
+      return examples.parse(data, index)
     except Exception as error:
       # Protobuf raises many kinds, and missing values others; for a caller
       # they are all one thing, a record that cannot be used.
@@ -289,8 +298,26 @@ class Dataset:
       )
     return "; ".join(parts) or None
 
-  def split(self, split: str) -> RecordSource:
+  @functools.cached_property
+  def index(self) -> dict[str, record_index.ShardIndex]:
+    """The index by shards; none where the dataset has no such file.
+
+    Raises:
+      DatasetError: it is damaged.
+    """
+    try:
+      return record_index.read(self.directory)
+    except FileNotFoundError:
+      return {}
+    except untrusted.UntrustedFileError as error:
+      raise DatasetError(str(error)) from error
+
+  def split(self, split: str, *, indexed: bool = True) -> RecordSource:
     """The records of a split, its shards checked against dataset_info.json.
+
+    Args:
+      split: its name.
+      indexed: use the dataset's index, where it has one.
 
     Raises:
       DatasetError: the split is unknown, or shards are missing, extra, or of
@@ -318,14 +345,21 @@ class Dataset:
         f"split {split} of {self.directory}: shards missing {missing}, "
         f"unexpected {extra}; remove what does not belong or build it again"
       )
+
+    def is_there(name: str) -> bool:
+      return name in (sizes or ()) or (
+        sizes is None and (self.directory / name).exists()
+      )
+
     metadata = f"{split}/{METADATA_FILE}"
     try:
       source = RecordSource(
         expected,
         name=f"{self.name} {split}",
         folder=self.directory,
-        metadata=metadata if (self.directory / metadata).exists() else None,
+        metadata=metadata if is_there(metadata) else None,
         sizes=sizes,
+        index=self.index if indexed else None,
       )
     except untrusted.UntrustedFileError as error:
       raise DatasetError(
@@ -337,14 +371,25 @@ class Dataset:
         f"{source.shard_lengths} records, dataset_info.json says {lengths}; "
         "build it again"
       )
-    self._check_sizes(split, source)
+    if is_there(f"{split}/{dataset_files.MANIFEST_FILE}"):
+      self._check_sizes(split, source)
+    if indexed and self.index:
+      self._check_index(source)
     return source
+
+  def _check_index(self, source: RecordSource) -> None:
+    """Refuses an index that is not of these shards."""
+    for shard in source.shards:
+      known = self.index.get(shard.path.name)
+      if known is None or known.num_bytes != shard.num_bytes:
+        raise DatasetError(
+          f"{self.directory / record_index.FILE} is not of {shard.path.name}, "
+          f"of {shard.num_bytes} bytes; `clap data upgrade` makes it anew"
+        )
 
   def _check_sizes(self, split: str, source: RecordSource) -> None:
     """Refuses shards of another build that happen to have as many records."""
     path = self.directory / split / dataset_files.MANIFEST_FILE
-    if not path.exists():
-      return
     known = {shard.path.name: shard.num_bytes for shard in source.shards}
     for entry in self.manifest(split).get("shards", ()):
       name, expected = entry["name"], entry.get("bytes")
@@ -396,48 +441,3 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
     raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(versions[newest], name=base)
-
-
-def _to_example(data: bytes, index: int) -> Example:
-  """Reads the fields of a serialized tf.train.Example as TFDS names them.
-
-  TFDS's own reader goes through its description of the features and takes five
-  times as long, which counts where a run starts with a million of them.
-  """
-  fields = tf_example_pb2.Example.FromString(data).features.feature
-  if absent := _ALWAYS_PRESENT - fields.keys():
-    raise ValueError(f"no {', '.join(sorted(absent))}")
-
-  def integer(name: str) -> int:
-    return int(fields[name].int64_list.value[0])
-
-  def real(name: str) -> float:
-    return float(fields[name].float_list.value[0])
-
-  def spans(name: str) -> np.ndarray:
-    starts = fields[f"{name}/start_sec"].float_list.value
-    ends = fields[f"{name}/end_sec"].float_list.value
-    return np.array([starts, ends], np.float32).T.copy()
-
-  segments, captions = spans("segments"), spans("captions")
-  labels = np.array(fields["segments/label"].int64_list.value, np.int32)
-  texts = fields["captions/text"].bytes_list.value
-  if len(labels) != len(segments):
-    raise ValueError(f"{len(labels)} labels of {len(segments)} segments")
-  return Example(
-    index=index,
-    id=fields["id"].bytes_list.value[0].decode("utf-8"),
-    video=fields["video"].bytes_list.value[0],
-    fps=real("fps"),
-    duration_sec=real("duration_sec"),
-    num_frames=integer("num_frames"),
-    height=integer("height"),
-    width=integer("width"),
-    segments=segments,
-    labels=labels,
-    captions=tuple(
-      (start, end, text.decode("utf-8"))
-      for (start, end), text in zip(captions.tolist(), texts, strict=True)
-    ),
-    background=spans("background"),
-  )

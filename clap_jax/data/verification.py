@@ -13,10 +13,10 @@ from clap_jax.data.records import (
   ExampleInfo,
   RecordSource,
 )
-from clap_jax.data.tfrecord import CorruptRecordError
 from clap_jax.media.decode import decode_video
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import untrusted
+from clap_jax.storage import record_index, untrusted
+from clap_jax.storage.tfrecord import CorruptRecordError
 
 CHECKSUMS = "SHA256SUMS"
 MAX_PROBLEMS = 1000
@@ -83,6 +83,7 @@ def verify(
       ids.add(example.id)
       infos[example.index] = example.info()
       problems += [f"{place}: {text}" for text in _example_problems(example)]
+      problems += _index_problems(source, example, place)
       if decode:
         problems += [f"{place}: {text}" for text in _decode_problems(example)]
     problems += _manifest_problems(dataset, split, counts, ids, hashes)
@@ -132,7 +133,8 @@ def _check_files(
   present = {
     file.relative_to(directory).as_posix()
     for file in directory.rglob("*")
-    if (file.is_symlink() or not file.is_dir()) and file.name != CHECKSUMS
+    if (file.is_symlink() or not file.is_dir())
+    and file.name not in (CHECKSUMS, record_index.FILE)
   }
   problems += [
     f"{name}: a file that the build did not write"
@@ -184,6 +186,20 @@ def _example_problems(example: Example) -> Iterator[str]:
         f"{name}: [{start}, {end}] s is not a span of the "
         f"{example.duration_sec} s video"
       )
+
+
+def _index_problems(
+  source: RecordSource, example: Example, place: str
+) -> Iterator[str]:
+  """Compares the video with what is read of it by the index."""
+  try:
+    with source.open_video(example.index, start_sec=0.0, last_sec=0.0) as video:
+      content = video if isinstance(video, bytes) else video.read()
+  except CorruptRecordError as error:
+    yield f"{place}: {record_index.FILE}: {error}"
+    return
+  if content != example.video:
+    yield f"{place}: {record_index.FILE} has another video"
 
 
 def _decode_problems(example: Example) -> Iterator[str]:

@@ -17,13 +17,13 @@ from clap_jax.data import (
   features,
   frame_cache,
   records,
-  tfrecord,
 )
 from clap_jax.evaluation import localization
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.media import errors
 from clap_jax.metrics import detection
 from clap_jax.models import long_video
+from clap_jax.storage import tfrecord
 from clap_jax.training import mesh as mesh_lib
 
 _LENGTH_MULTIPLE = 16

@@ -21,7 +21,6 @@ from clap_jax.data import (
   features,
   queries,
   records,
-  tfrecord,
 )
 from clap_jax.inference import ahead, near_duplicates
 from clap_jax.inference import encoder as encoder_lib
@@ -29,7 +28,7 @@ from clap_jax.inference import texts as texts_lib
 from clap_jax.media import decode, errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
-from clap_jax.storage import locations, output
+from clap_jax.storage import locations, output, tfrecord
 from clap_jax.storage import metadata as metadata_lib
 
 Progress = Callable[[int, int], None]  # videos done, videos in all

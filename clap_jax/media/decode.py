@@ -221,12 +221,12 @@ def _choose(
   instant = next(waiting, None)
   previous = None
   for time, frame in frames:
-    if instant is None:
-      return
     current = _Converted(time, frame, converter)
     while instant is not None and instant <= time:
       yield _nearer(previous, current, instant)
       instant = next(waiting, None)
+    if instant is None:  # before another frame is read
+      return
     previous = current
   while previous is not None and instant is not None:
     yield previous.pixels

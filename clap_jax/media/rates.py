@@ -27,7 +27,8 @@ def motion_rate(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> float:
     if abs(opened.info.fps - nominal) <= _CONSTANT_SHARE * nominal:
       return opened.info.fps
     with errors.named("cannot read the video"):
-      steps = np.diff(np.sort(opened.packet_times()))
+      times = [packet.time_sec for packet in opened.list_packets()]
+  steps = np.diff(np.sort(times))
   steps = steps[steps > 0]
   if not len(steps):
     return nominal

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import av.container
@@ -68,6 +68,15 @@ class Findings:
   @property
   def damaged(self) -> int:
     return self.lost + self.corrupt
+
+
+class PacketPlace(NamedTuple):
+  """An encoded frame in its file."""
+
+  time_sec: float
+  start: int  # in bytes; -1 where it is not known
+  num_bytes: int
+  is_key: bool
 
 
 class OpenVideo:
@@ -250,11 +259,19 @@ class OpenVideo:
         is_broken = True
         found.lost += 1
 
-  def packet_times(self) -> list[float]:
-    """Times of all frames in the order of the file; nothing is decoded."""
+  def list_packets(self) -> list[PacketPlace]:
+    """All frames in the order of the file; nothing is decoded."""
     self.found = Findings()
-    ticks = [p.pts for p in self._packets() if p.pts is not None]
-    return [self._to_sec(tick) for tick in ticks]
+    return [
+      PacketPlace(
+        self._to_sec(packet.pts),
+        -1 if packet.pos is None else packet.pos,
+        packet.size,
+        packet.is_keyframe,
+      )
+      for packet in self._packets()
+      if packet.pts is not None
+    ]
 
   def _end_of(self, packet: av.Packet) -> float:
     starts = [tick for tick in (packet.pts, packet.dts) if tick is not None]

@@ -8,6 +8,9 @@ number of times and after a random wait.
 import functools
 import importlib
 import os
+import random
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from clap_jax.storage import objects
@@ -16,6 +19,7 @@ from clap_jax.storage.objects import ObjectStorageError
 
 _RETRIES = {"max_retries": 8, "initial_delay": "100ms", "max_delay": "8s"}
 _CUT_ATTEMPTS = 4
+_FIRST_WAIT_SEC = 0.1
 _TIMEOUT_SEC = 120.0
 
 
@@ -26,14 +30,35 @@ def read(path: ObjectPath, start: int, num_bytes: int) -> bytes:
     FileNotFoundError: there is no such object.
     ObjectStorageError: it could not be read, also not when asked again.
   """
-  if num_bytes <= 0:
-    return b""
+  return read_all(path, [(start, num_bytes)])[0]
+
+
+def read_all(path: ObjectPath, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+  """Returns the bytes of (start, number of bytes) spans, read side by side.
+
+  Errors as `read`.
+  """
   store = _store(path.scheme, path.bucket)
   name = path.key.partition("/")[2]
-  wanted = slice(start, start + num_bytes)
+
+  def request(start: int, num_bytes: int):
+    return store.read(name, byte_range=slice(start, start + num_bytes))
+
+  started = [request(*span) if span[1] > 0 else None for span in spans]
+  return [
+    b"" if first is None else _finish(path, request, first, *span)
+    for first, span in zip(started, spans, strict=True)
+  ]
+
+
+def _finish(path: ObjectPath, request, answer, start, num_bytes) -> bytes:
+  """Waits for an answer; asks again, a few times, where it is none."""
   for attempt in range(_CUT_ATTEMPTS):
+    if attempt:
+      time.sleep(_FIRST_WAIT_SEC * 2**attempt * random.random())
+      answer = request(start, num_bytes)
     try:
-      result = store.read(name, byte_range=wanted).result(_TIMEOUT_SEC)
+      result = answer.result(_TIMEOUT_SEC)
     except (ValueError, TimeoutError, OSError) as error:
       if "OUT_OF_RANGE" in str(error):
         return _to_the_end(path, start)

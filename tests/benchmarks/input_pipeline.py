@@ -29,12 +29,12 @@ from clap_jax.data.clip_source import ClipSource, FrameLoader, FrameOptions
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
-from clap_jax.data.tfrecord import ShardReader
 from clap_jax.data.tokenizer import train as train_tokenizer
 from clap_jax.media import video_reader
 from clap_jax.media.decode import decode_clip, decode_video
 from clap_jax.media.errors import VideoError
 from clap_jax.storage.framing import frame_record
+from clap_jax.storage.tfrecord import ShardReader
 from tests.benchmarks import input_pipeline_peers as peers
 from tests.benchmarks import running
 from tests.data import built_dataset

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from clap_jax import main
 from clap_jax.data import records as records_lib
-from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
+from clap_jax.data.clip_source import FrameLoader, FrameOptions
+from clap_jax.data.clips import ClipItem
 from clap_jax.storage import locations, output
+from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 
 
 @pytest.fixture
@@ -47,6 +50,27 @@ def test_a_record_takes_one_request_of_its_size(bucket, remote):
     _ = source[4]
   [request] = requests
   assert request.num_bytes == end[number + 1] - end[number]
+
+
+def test_an_index_saves_requests_and_bytes(bucket, remote, data_dir):
+  arguments = ["data", "upgrade", "toy/small", f"--data_dir={remote}"]
+  assert main.main(arguments) == 0
+  with bucket.counted() as requests:
+    source = records_lib.open_dataset(str(remote), "toy/small").split("train")
+  assert len(requests) <= 9  # for any number of shards, but for long lists
+  assert not any(".idx" in request.path for request in requests)
+  local = records_lib.open_dataset(data_dir, "toy/small").split("train")
+  options = FrameOptions(num_frames=8, size=32)
+  item = ClipItem(record_index=4, start_sec=3.0, end_sec=4.0, is_action=False)
+  expected = FrameLoader(local, options).frames(item)
+  loader = FrameLoader(source, options)
+  with bucket.counted() as requests:
+    np.testing.assert_array_equal(loader.frames(item), expected)
+  # The header is at the end of these, so that it is a range of its own.
+  assert len(requests) == 2
+  assert sum(r.num_bytes for r in requests) < 0.4 * len(local[4].video)
+  with bucket.failing(share_of_503=0.1, share_cut=0.1):
+    np.testing.assert_array_equal(loader.frames(item), expected)
 
 
 def test_a_faulty_network_changes_nothing(bucket, remote, records):

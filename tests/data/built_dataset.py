@@ -1,9 +1,9 @@
 """A small built dataset, written without a builder and without TensorFlow."""
 
 import fractions
-import io
 import json
 import pathlib
+import tempfile
 
 import av
 import numpy as np
@@ -17,20 +17,32 @@ SIZE = 48
 
 
 def encode_mp4(
-  num_frames: int, *, fps: float = FPS, size: int = SIZE, seed: int = 0
+  num_frames: int,
+  *,
+  fps: float = FPS,
+  size: int = SIZE,
+  seed: int = 0,
+  codec: str = "libx264",
+  container_format: str = "mp4",
+  movflags: str = "",
+  **options: str,
 ) -> bytes:
-  """A moving square over noise; the grey level of a corner tells the frame."""
+  """A moving square over noise; the grey level of a corner tells the frame.
+
+  Options are those of the encoder, over the usual ones.
+  """
   rng = np.random.default_rng(seed)
   background = rng.integers(0, 60, (size, size, 3), dtype=np.uint8)
-  buffer = io.BytesIO()
-  with av.open(buffer, "w", format="mp4") as container:
+  with tempfile.NamedTemporaryFile() as file:  # faststart opens it again
+    flags = {"movflags": movflags} if movflags else {}
+    container = av.open(file.name, "w", format=container_format, options=flags)
     rate = fractions.Fraction(fps).limit_denominator(1001)
-    stream = container.add_stream("libx264", rate=rate)
+    stream = container.add_stream(codec, rate=rate)
     stream.width = stream.height = size
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     stream.options = {"crf": "18", "g": "16", "bf": "0", "threads": "1"}
     # With mbtree, equal frames do not always give equal bytes.
-    stream.options |= {"x264-params": "mbtree=0:rc-lookahead=0"}
+    stream.options |= {"x264-params": "mbtree=0:rc-lookahead=0"} | options
     for number in range(num_frames):
       pixels = background.copy()
       left = (number * 3 + seed) % (size - 12)
@@ -39,7 +51,8 @@ def encode_mp4(
       frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
-  return buffer.getvalue()
+    container.close()
+    return pathlib.Path(file.name).read_bytes()
 
 
 def features() -> tfds.features.FeaturesDict:

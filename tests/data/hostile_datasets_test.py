@@ -7,7 +7,7 @@ import pytest
 
 from clap_jax import main
 from clap_jax.data import records, verification
-from clap_jax.data.tfrecord import CorruptRecordError
+from clap_jax.storage.tfrecord import CorruptRecordError
 from tests.data import built_dataset
 
 SHARD = "toy-train.tfrecord-00000-of-00002"

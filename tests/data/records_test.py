@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from clap_jax.data.records import DatasetError, open_dataset
-from clap_jax.data.tfrecord import CorruptRecordError, ShardReader
 from clap_jax.storage.framing import frame_record, masked_crc32c
+from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 from tests.data import built_dataset
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from clap_jax import main
 from clap_jax.commands import building
-from clap_jax.data import records, statistics, tfrecord, verification
-from clap_jax.storage import framing
+from clap_jax.data import records, statistics, verification
+from clap_jax.storage import framing, tfrecord
 from tests.tfds_builders import transcoding_test
 from tfds_builders import build, finishing
 

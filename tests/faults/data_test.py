@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from clap_jax.data import records, tfrecord
+from clap_jax.data import records
+from clap_jax.storage import tfrecord
 from tests.benchmarks import input_pipeline
 from tests.data import built_dataset
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from clap_jax.annotations import annotation_file
+from clap_jax.storage import tfrecord
 from tests.tfds_builders import transcoding_test
 from tfds_builders import (
   build,
@@ -24,9 +25,9 @@ def _examples(result, split):
   for shard in directory.glob(f"*-{split}.tfrecord-*"):
     if shard.suffix == ".idx":
       continue
-    content, offsets = shard.read_bytes(), packing.record_offsets(shard)
-    for start, end in zip(offsets, [*offsets[1:], len(content)], strict=True):
-      example = features.deserialize_example_np(content[start + 12 : end - 4])
+    reader = tfrecord.ShardReader(shard)
+    for number in range(len(reader)):
+      example = features.deserialize_example_np(reader.read(number))
       found[example["id"].decode()] = example
   return features, found
 

@@ -8,7 +8,7 @@ shard is an object of a bucket.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class ShardReader:
     max_record_bytes: int = MAX_RECORD_BYTES,
     copied: bool = False,
     size: int | None = None,
+    offsets: np.ndarray | None = None,
   ):
     """Opens a shard and its index.
 
@@ -64,6 +65,7 @@ class ShardReader:
       max_record_bytes: the longest record accepted.
       copied: read an object whole instead of by ranges, if all is wanted.
       size: of an object, where a listing has it.
+      offsets: of the records, uint64, where they are known and checked.
 
     Raises:
       FileNotFoundError: there is no such shard.
@@ -82,10 +84,12 @@ class ShardReader:
     if not self._by_ranges:
       with self._open() as file:
         self._size = untrusted.size_of(file)
+        if copied and locations.is_object(self.path):
+          self._descriptor = os.dup(file.fileno())  # of the copy
     else:
       self._size = self.path.stat().st_size if size is None else size
     try:
-      self.offsets = self._read_index()
+      self.offsets = self._read_index() if offsets is None else offsets
     except FileNotFoundError:
       self.offsets = np.fromiter(self._scan(), dtype=np.uint64)
 
@@ -118,6 +122,15 @@ class ShardReader:
     except CorruptRecordError:
       # It may have been damaged on its way.
       return self._read_fetched(offset, end)
+
+  def read_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of (offset, number of bytes) spans; nothing is checked.
+
+    Of an object each span is a request, and all are under way at once.
+    """
+    if self._by_ranges:
+      return ranges.read_all(self.path, spans)
+    return [self._pread(num_bytes, offset) for offset, num_bytes in spans]
 
   def _read_fetched(self, offset: int, end: int) -> bytes:
     """Reads a record of an object by one request."""

@@ -1,0 +1,119 @@
+"""A video in a record, of which only the blocks that are decoded are read."""
+
+import bisect
+import io
+import os
+
+import numpy as np
+
+from clap_jax.storage.framing import masked_crc32c
+from clap_jax.storage.record_index import ShardIndex
+from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
+
+# FFmpeg reads on instead of seeking where the way is not longer.
+_READ_THROUGH_BYTES = 32 << 10
+
+
+class VideoBlocks(io.BufferedIOBase):
+  """A file whose bytes are those of the record's video, checked block by block.
+
+  A block that the decoder wants and that was not asked for before is read
+  then, so that a wrong plan costs a request and no frame.
+
+  Attributes:
+    failure: the error of a reading inside the decoder, which names it in other
+      words or not at all.
+  """
+
+  def __init__(self, shard: ShardReader, index: ShardIndex, number: int):
+    """Reads nothing yet; `number` is that of the record in its shard."""
+    self._shard = shard
+    self._start = int(index.records["video"][number])
+    self._offset = int(index.records["offset"][number])
+    blocks = index.blocks_of(number)
+    self._checksums = blocks["checksum"].tolist()
+    sizes = blocks["num_bytes"].astype(np.int64)
+    self._bounds = [0, *np.cumsum(sizes).tolist()]
+    self._content: dict[int, memoryview] = {}
+    self._position = 0
+    self._num_ahead = 1
+    self.failure: Exception | None = None
+
+  def load(self, wanted: np.ndarray) -> None:
+    """Reads the blocks that a mask names; neighbours by one request.
+
+    Raises:
+      CorruptRecordError: a checksum does not match, also when read again.
+      ObjectStorageError: a bucket did not give them.
+    """
+    spans: list[list[int]] = []
+    for number in np.flatnonzero(wanted).tolist():
+      gap = self._bounds[number] - self._bounds[spans[-1][1]] if spans else 0
+      if spans and gap <= _READ_THROUGH_BYTES:
+        spans[-1][1] = number + 1
+      else:
+        spans.append([number, number + 1])
+    self._fetch(spans)
+
+  def _fetch(self, spans: list[list[int]]) -> None:
+    try:
+      self._fetch_once(spans)
+    except CorruptRecordError:
+      # It may have been damaged on its way.
+      self._fetch_once(spans)
+
+  def _fetch_once(self, spans: list[list[int]]) -> None:
+    bounds = self._bounds
+    pieces = self._shard.read_ranges(
+      [
+        (self._start + bounds[first], bounds[end] - bounds[first])
+        for first, end in spans
+      ]
+    )
+    for (first, end), piece in zip(spans, pieces, strict=True):
+      view = memoryview(piece)
+      for number in range(first, end):
+        start, stop = (bounds[n] - bounds[first] for n in (number, number + 1))
+        content = view[start:stop]
+        if masked_crc32c(content) != self._checksums[number]:
+          raise CorruptRecordError(
+            self._shard.path,
+            self._offset,
+            f"checksum of block {number} of its video does not match",
+          )
+        self._content[number] = content
+
+  def read(self, size: int | None = -1, /) -> bytes:
+    """Up to `size` bytes, of one block; with a negative size all the rest."""
+    if size is None or size < 0:
+      return b"".join(iter(lambda: self.read(1 << 30), b""))
+    if self._position >= self._bounds[-1]:
+      return b""
+    number = bisect.bisect_right(self._bounds, self._position) - 1
+    if number not in self._content:
+      # Ever more, should the decoder walk on.
+      end = min(number + self._num_ahead, len(self._checksums))
+      self._num_ahead *= 2
+      try:
+        self._fetch([[number, end]])
+      except Exception as error:
+        self.failure = error
+        raise
+    start = self._position - self._bounds[number]
+    content = bytes(self._content[number][start : start + size])
+    self._position += len(content)
+    return content
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+    base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
+    self._position = max(0, base.get(whence, self._bounds[-1]) + offset)
+    return self._position
+
+  def tell(self) -> int:
+    return self._position
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
