@@ -283,7 +283,7 @@ class Model:
       raise ValueError(f"space is {space!r}; choose {SHARED!r} or {TOWER!r}.")
     encoder = self._encoder
     stride_sec = stride_sec or self._stride_sec
-    encoded, _ = streaming.encode_video(
+    encoded, *_ = streaming.encode_video(
       encoder, pathlib.Path(video), stride_sec=stride_sec
     )
     grid = features_lib.FeatureGrid(

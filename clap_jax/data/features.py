@@ -77,6 +77,8 @@ class FeatureGrid:
 class VideoFeatures(NamedTuple):
   features: np.ndarray  # float32 (t, d)
   grid: FeatureGrid
+  # Starts of the shots but the first, (n,); not stored with the features.
+  cuts_sec: np.ndarray = np.zeros(0)
 
 
 def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:

@@ -15,7 +15,7 @@ import numpy as np
 from clap_jax import types
 from clap_jax.data import features
 from clap_jax.evaluation import grounding_predictions, localization
-from clap_jax.inference import sequences, support, zero_shot
+from clap_jax.inference import sequences, shots, support, zero_shot
 
 # Moments of neighbouring windows that overlap by more are one.
 _SAME_IOU = 0.5
@@ -81,7 +81,7 @@ class Answers:
     """The "predictions", "absent" and "absence" of a video's entry.
 
     Predictions are best first within labels, examples, and each query. An
-    encoder alone has a "method" too.
+    encoder alone has a "method" too, and ends its moments at cuts nearby.
     """
     request = self._request
     most, entries = request.max_predictions, []
@@ -111,7 +111,7 @@ class Answers:
       return _localize(model, video, self._request, duration_sec)
     snippets = model.encoder.project(video.features)
     found = zero_shot.find_classes(snippets, self._label_texts)
-    return _listed(found, self._labels, video.grid, duration_sec)
+    return _listed(found, self._labels, video, duration_sec)
 
   def _of_queries(
     self, video: features.VideoFeatures, duration_sec: float
@@ -132,7 +132,7 @@ class Answers:
       return moments, found
     snippets = model.encoder.project(video.features)
     found = zero_shot.find(snippets, self._query_texts)
-    moments = _listed(found.moments, queries, video.grid, duration_sec)
+    moments = _listed(found.moments, queries, video, duration_sec)
     logits = found.absence_logits
     probability = zero_shot.absence_probability(logits)
     return moments, _absence(queries, probability, logits > 0)
@@ -176,18 +176,22 @@ def _absence(
 def _listed(
   found: Sequence[zero_shot.Moments],
   names: Sequence[str],
-  grid: features.FeatureGrid,
+  video: features.VideoFeatures,
   duration_sec: float,
 ) -> list[Moment]:
-  """Moments of all names in seconds, best first."""
-  moments = [
-    Moment(segment, float(score), name, 0)
-    for name, own in zip(names, found, strict=True)
-    for segment, score in zip(
-      _in_seconds(own.segments, grid, duration_sec), own.scores, strict=True
+  """Moments of all names in seconds, best first, ended at cuts nearby."""
+  moments: dict[tuple, Moment] = {}
+  for name, own in zip(names, found, strict=True):
+    segments = shots.snapped(
+      _in_seconds(own.segments, video.grid, duration_sec),
+      video.cuts_sec,
+      stride_sec=video.grid.stride_sec,
     )
-  ]
-  return sorted(moments, key=lambda moment: -moment.score)
+    for segment, score in zip(segments, own.scores, strict=True):
+      # Two moments may now be the same; the first is the better one.
+      moment = Moment(segment, float(score), name, 0)
+      moments.setdefault((name, *segment), moment)
+  return sorted(moments.values(), key=lambda moment: -moment.score)
 
 
 def merged(moments: Sequence[Moment]) -> list[Moment]:

@@ -155,6 +155,10 @@ class Encoder:
     return digest.hexdigest()[:16]
 
   @property
+  def sees_single_frames(self) -> bool:
+    return self.clip.num_frames == 1
+
+  @property
   def feature_width(self) -> int:
     return self.params["params"]["video_projection"]["kernel"].shape[0]
 

@@ -54,12 +54,15 @@ def video_features(
   """
   rows = []
   size = long_video.clips_per_device()
-  gate = near_duplicates.Gate() if encoder.clip.num_frames == 1 else None
+  gate = near_duplicates.Gate() if encoder.sees_single_frames else None
   for batch in _batched(gate(clips) if gate else clips, size):
     frames = np.stack([clip.frames for clip in batch])
     rows.append(encoder.clip_features(frames, size))
   features = np.concatenate(rows)
-  return features[gate.places] if gate else features
+  rows.clear()  # the copy below would be the third in memory
+  if gate is None or len(gate.places) == len(features):
+    return features
+  return features[gate.places]
 
 
 def stream_clips(
@@ -78,7 +81,9 @@ def stream_clips(
     size=clip.image_size,
     mode=clip.resize,
   )
-  return guard.ClipStream(video, shape, limits=limits)
+  return guard.ClipStream(
+    video, shape, limits=limits, finds_cuts=encoder.sees_single_frames
+  )
 
 
 def extract(

@@ -20,7 +20,7 @@ import numpy as np
 
 from clap_jax.data import features
 from clap_jax.inference import encoder as encoder_lib
-from clap_jax.inference import index_files, streaming
+from clap_jax.inference import index_files, shots, streaming
 from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import locations, untrusted
@@ -165,7 +165,7 @@ def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
   A moment grows from its best clip to both sides while the score stays above
   half of the way up from its video's median; clips in a moment are spent. Its
   time runs from the middle of its first clip to that of its last, half a
-  stride added on both sides.
+  stride added on both sides, and ends with a shot where one ends nearby.
 
   Returns:
     Up to `top` of {"video", "start_sec", "end_sec", "score"}, best first; the
@@ -214,8 +214,12 @@ def _moments(
 
 
 def _moment(index: Index, score, first: int, last: int, video) -> dict:
-  middles = index.grid.to_seconds(np.array([first - 0.5, last + 0.5]))
-  start_sec, end_sec = np.clip(middles, 0.0, video.duration_sec)
+  ends = index.grid.to_seconds(np.array([[first - 0.5, last + 0.5]]))
+  ((start_sec, end_sec),) = shots.snapped(
+    np.clip(ends, 0.0, video.duration_sec),
+    index_files.read_cuts(index.directory, video.sha256),
+    stride_sec=index.stride_sec,
+  )
   return {
     "video": video.path,
     "start_sec": float(start_sec),
@@ -256,16 +260,20 @@ def _vectors_of(
   if known is not None:
     return digest, *known
   try:
-    encoded, duration_sec = streaming.encode_video(
+    encoded = streaming.encode_video(
       encoder, path, stride_sec=stride_sec, limits=limits
     )
   except (errors.VideoError, OSError) as error:
     raise _UnusableVideoError(str(error)) from error
-  vectors = encoder.project(encoded).astype(np.float16)
+  vectors = encoder.project(encoded.features).astype(np.float16)
   index_files.write_video(
-    out, digest, vectors=vectors, duration_sec=duration_sec
+    out,
+    digest,
+    vectors=vectors,
+    duration_sec=encoded.duration_sec,
+    cuts_sec=encoded.cuts_sec,
   )
-  return digest, vectors, duration_sec
+  return digest, vectors, encoded.duration_sec
 
 
 def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:

@@ -182,14 +182,37 @@ def read_video(
   return vectors, float(duration_sec)
 
 
+def read_cuts(directory: pathlib.Path, digest: str) -> np.ndarray:
+  """The cuts of a video in seconds (n,); none where they were not looked for.
+
+  Raises:
+    ValueError: the video's file is a link or damaged.
+  """
+  name = f"{_VIDEOS_FOLDER}/{digest}.npz"
+  try:
+    with arrays.open_npz(name, folder=directory) as found:
+      cuts_sec = found.get("cuts_sec")
+  except FileNotFoundError:
+    return np.zeros(0)
+  if cuts_sec is None:
+    return np.zeros(0)
+  if cuts_sec.dtype.kind != "f" or cuts_sec.ndim != 1:
+    raise UntrustedFileError(
+      f"{directory / name} holds no list of cuts; remove it and run `clap "
+      "index` again."
+    )
+  return cuts_sec
+
+
 def write_video(
   directory: pathlib.Path,
   digest: str,
   *,
   vectors: np.ndarray,
   duration_sec: float,
+  cuts_sec: np.ndarray,
 ) -> None:
-  """Keeps what `read_video` reads."""
+  """Keeps what `read_video` and `read_cuts` read."""
   folder = directory / _VIDEOS_FOLDER
   folder.mkdir(exist_ok=True)
   arrays.write_npz(
@@ -197,6 +220,7 @@ def write_video(
     {
       "vectors": vectors,
       "duration_sec": np.float64(duration_sec),
+      "cuts_sec": cuts_sec,
       "reader": video_reader.READER_VERSION,
     },
     folder=directory,

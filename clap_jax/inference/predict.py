@@ -286,15 +286,18 @@ def _predict_one(
     stride_sec=model.stride_sec,
     clip_sec=model.encoder.clip.clip_sec,
   )
-  encoded, duration_sec = streaming.encode_video(
+  encoded = streaming.encode_video(
     model.encoder,
     video,
     stride_sec=model.stride_sec,
     on_clip=on_clip,
     limits=limits,
   )
-  found = answers.answer(features.VideoFeatures(encoded, grid), duration_sec)
-  return {"video": str(video), "duration_sec": duration_sec} | found
+  video_features = features.VideoFeatures(
+    encoded.features, grid, encoded.cuts_sec
+  )
+  found = answers.answer(video_features, encoded.duration_sec)
+  return {"video": str(video), "duration_sec": encoded.duration_sec} | found
 
 
 def _timer(

@@ -8,6 +8,7 @@ stride of half a second.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,16 @@ from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 _CLIPS_AHEAD = 16
 
 
+class EncodedVideo(NamedTuple):
+  """A video in features, with what is known once it was decoded."""
+
+  features: np.ndarray  # float32 (t, d)
+  duration_sec: float
+  # float64 (n,), starts of all shots but the first; empty for an encoder of
+  # clips of several frames.
+  cuts_sec: np.ndarray
+
+
 def encode_video(
   encoder: encoder_lib.Encoder,
   video,
@@ -26,7 +37,7 @@ def encode_video(
   stride_sec: float,
   on_clip: Callable[[float], None] = lambda start_sec: None,
   limits: VideoLimits = DEFAULT_LIMITS,
-) -> tuple[np.ndarray, float]:
+) -> EncodedVideo:
   """Encodes a video of any length.
 
   Args:
@@ -35,10 +46,6 @@ def encode_video(
     stride_sec: between clips.
     on_clip: called with the start of every clip that is decoded.
     limits: caps on what is decoded.
-
-  Returns:
-    The features (t, d), and the duration of the video in seconds, which is
-    known only once it was decoded.
 
   Raises:
     VideoError: the video cannot be decoded.
@@ -56,4 +63,7 @@ def encode_video(
 
   with contextlib.closing(ahead.Ahead(clips(), depth=_CLIPS_AHEAD)) as decoded:
     features = extract.video_features(encoder, decoded)
-  return features, stream.duration_sec
+  assert stream.duration_sec is not None  # the last clip was read
+  return EncodedVideo(
+    features, stream.duration_sec, np.sort(np.asarray(stream.cuts_sec, float))
+  )

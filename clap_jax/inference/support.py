@@ -249,7 +249,7 @@ def make_shots(
   max_length: int,
 ) -> list[Shot]:
   """One shot of a video that fits, else one around each of its segments."""
-  sequence, grid = video
+  sequence, grid = video.features, video.grid
   length = len(sequence)
   whole = np.ones(length, np.bool_)
   action, starts = whole, list(range(0, length, max_length))

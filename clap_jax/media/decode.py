@@ -10,12 +10,13 @@ picture is not shown more than half a second early.
 """
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 import av
 import numpy as np
 
+from clap_jax.media.cuts import CutFinder
 from clap_jax.media.errors import VideoError
 from clap_jax.media.frames import FrameConverter
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
@@ -255,14 +256,25 @@ def _resample(
 
 
 def stream_clips(
-  opened: OpenVideo, shape: ClipShape
+  opened: OpenVideo,
+  shape: ClipShape,
+  on_cut: Callable[[float], None] | None = None,
 ) -> Generator[DecodedClip, None, float]:
-  """The clips of an open video, as `iter_clips`; returns its duration."""
+  """The clips of an open video, as `iter_clips`; returns its duration.
+
+  Args:
+    opened: an open video.
+    shape: of the clips.
+    on_cut: called with the time of every cut between two shots.
+  """
+  find_cut = CutFinder() if on_cut else None
   converter = FrameConverter(size=shape.size, mode=shape.mode)
   clips = _ClipGrid(shape)
   previous = None
   for time, frame in opened.frames():
     current = _Converted(time, frame, converter)
+    if find_cut and on_cut and (cut_sec := find_cut(time, frame)) is not None:
+      on_cut(cut_sec)
     yield from clips.advance(time, previous, current)
     previous = current
   duration_sec = opened.finish()

@@ -5,6 +5,7 @@ after the other, and answers with JSON.
 """
 
 import dataclasses
+import functools
 import json
 import mmap
 import os
@@ -27,7 +28,7 @@ def _send(connection: socket.socket, message: dict) -> None:
 
 
 def _serve(connection, request: dict, files: list[int], limits) -> None:
-  """Answers one request: facts, then clips, then the duration."""
+  """Answers one request: facts, then clips and cuts, then the duration."""
   with (
     os.fdopen(files[0], "rb") as file,
     video_reader.open_video(file, limits=limits) as opened,
@@ -39,13 +40,20 @@ def _serve(connection, request: dict, files: list[int], limits) -> None:
     memory = mmap.mmap(files[1], 0)
     os.close(files[1])
     slots = np.frombuffer(memory, np.uint8).reshape(request["slots"])
-    _send_clips(connection, opened, shape, slots)
+    on_cut = functools.partial(_send_cut, connection)
+    clips = decode.stream_clips(
+      opened, shape, on_cut if request["finds_cuts"] else None
+    )
+    _send_clips(connection, clips, slots)
 
 
-def _send_clips(connection, opened, shape, slots) -> None:
+def _send_cut(connection: socket.socket, cut_sec: float) -> None:
+  _send(connection, {"cut_sec": float(cut_sec)})
+
+
+def _send_clips(connection, clips, slots) -> None:
   """Writes every clip into the next slot, once it is free."""
   free, number = len(slots), 0
-  clips = decode.stream_clips(opened, shape)
   while True:
     try:
       clip = next(clips)

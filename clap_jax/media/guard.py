@@ -54,6 +54,8 @@ def _is_message(message) -> TypeGuard[dict]:
     return set(message["info"]) == names
   if kinds == {"slot": int, "start_sec": float}:
     return 0 <= message["slot"] < _NUM_SLOTS
+  if kinds == {"cut_sec": float}:
+    return math.isfinite(message["cut_sec"])
   return kinds in ({"duration_sec": float}, {"reason": str, "is_last": bool})
 
 
@@ -199,8 +201,8 @@ def close() -> None:
 class ClipStream:
   """Iterates once over the clips of a video, decoded by a child.
 
-  `info` holds what the container states; `duration_sec` is known after the
-  last clip.
+  `info` holds what the container states; `duration_sec` and `cuts_sec`, the
+  starts of all shots but the first, are known after the last clip.
   """
 
   def __init__(
@@ -209,11 +211,14 @@ class ClipStream:
     shape: decode.ClipShape,
     *,
     limits: VideoLimits = DEFAULT_LIMITS,
+    finds_cuts: bool = False,
   ):
     """Does nothing yet; the first clip opens the video."""
     self._video = video
     self._shape = shape
     self._limits = limits
+    self._finds_cuts = finds_cuts
+    self.cuts_sec: list[float] = []
     self.info: headers.VideoInfo | None = None
     self.duration_sec: float | None = None
     self.child_pid: int | None = None  # of the process, once it decodes
@@ -232,7 +237,11 @@ class ClipStream:
   def _decoded(self) -> Generator[decode.DecodedClip, None, None]:
     size = self._shape.num_frames, *_sides(self._shape), 3
     slots = (_NUM_SLOTS, *size)
-    request = {"shape": dataclasses.asdict(self._shape), "slots": slots}
+    request = {
+      "shape": dataclasses.asdict(self._shape),
+      "slots": slots,
+      "finds_cuts": self._finds_cuts,
+    }
     with _memory_file(math.prod(slots)) as file:
       memory = mmap.mmap(file, math.prod(slots))
       view = np.frombuffer(memory, np.uint8).reshape(slots)
@@ -242,6 +251,8 @@ class ClipStream:
         if "info" in message:
           self.child_pid = child.pid
           self.info = headers.VideoInfo(**message["info"])
+        elif "cut_sec" in message:
+          self.cuts_sec.append(message["cut_sec"])
         elif "slot" in message:
           clip = view[message["slot"]].copy()
           child.give_back_slot()

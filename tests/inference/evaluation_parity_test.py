@@ -49,7 +49,7 @@ def folder(encoder, tmp_path_factory):
     path = folder / f"{name}.mp4"
     frames = round(DURATION_SEC * built_dataset.FPS)
     path.write_bytes(built_dataset.encode_mp4(frames, seed=number))
-    encoded, _ = streaming.encode_video(
+    encoded, *_ = streaming.encode_video(
       encoder, path, stride_sec=grid.stride_sec
     )
     features.save_features(

@@ -64,7 +64,7 @@ def test_best_clip_of_all_videos_comes_first(encoder, folder, tmp_path):
     assert 0 <= moment["start_sec"] < moment["end_sec"] <= length
 
 
-def test_videos_that_cannot_be_among_the_best_are_skipped():
+def test_videos_that_cannot_be_among_the_best_are_skipped(tmp_path):
   """The same moments as from looking at every video."""
   rng = np.random.default_rng(0)
   counts = rng.integers(1, 30, 60)
@@ -75,7 +75,7 @@ def test_videos_that_cannot_be_among_the_best_are_skipped():
   )
   vectors = rng.normal(size=(counts.sum(), 4)).astype(np.float16)
   index = index_lib.Index(
-    directory=None, encoder_directory="", parameters="", stride_sec=1.0,
+    directory=tmp_path, encoder_directory="", parameters="", stride_sec=1.0,
     clip_sec=2.0, videos=videos, failed=(), vectors=vectors,
   )  # fmt: skip
   query = np.array([1.0, 0.5, -0.5, 0.0], np.float32)

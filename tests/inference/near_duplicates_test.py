@@ -5,17 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import (
   extract,
   near_duplicates,
   streaming,
   zero_shot,
 )
-from clap_jax.interchange import import_weights
-from clap_jax.interchange import source as source_lib
 from clap_jax.media import decode
-from tests.public_weights import stand_ins
 from tfds_builders import encoding
 
 SIDE_PX, FPS = 32, 5
@@ -68,20 +64,6 @@ def test_sides(side_px):
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("clip")
-  stand_ins.write_open_clip(folder / "in", "micro")
-  import_weights.import_weights(
-    folder / "in",
-    source="open_clip",
-    out=folder / "out",
-    options=source_lib.Options(num_heads=2, num_frames=1, tubelet_frames=1),
-    facts={"clip": {"clip_sec": 0.04}, "stride_sec": 1.0},
-  )
-  return encoder_lib.load_encoder(folder / "out")
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory):
   """40 s: ten stand still, ten move, twenty stand still."""
   rng = np.random.default_rng(0)
@@ -95,27 +77,29 @@ def video(tmp_path_factory):
   return path
 
 
-def test_the_moments_stay(encoder, video, monkeypatch):
+def test_the_moments_stay(image_encoder, video, monkeypatch):
   asked = []
-  features_of = type(encoder).clip_features
+  features_of = type(image_encoder).clip_features
 
   def counted(self, frames, batch):
     asked.append(len(frames))
     return features_of(self, frames, batch)
 
-  monkeypatch.setattr(type(encoder), "clip_features", counted)
-  fewer, duration_sec = streaming.encode_video(encoder, video, stride_sec=1.0)
+  monkeypatch.setattr(type(image_encoder), "clip_features", counted)
+  fewer, duration_sec, _ = streaming.encode_video(
+    image_encoder, video, stride_sec=1.0
+  )
   num_encoded = sum(asked)
   asked.clear()
   monkeypatch.setattr(
     near_duplicates.Gate.__init__, "__defaults__", (-1.0,)
   )  # every frame differs
-  every, _ = streaming.encode_video(encoder, video, stride_sec=1.0)
+  every, *_ = streaming.encode_video(image_encoder, video, stride_sec=1.0)
   assert sum(asked) == len(every) == len(fewer) == pytest.approx(duration_sec)
   assert num_encoded <= 16
-  texts = zero_shot.query_texts(encoder, QUERIES)
+  texts = zero_shot.query_texts(image_encoder, QUERIES)
   found = [
-    zero_shot.find(encoder.project(features), texts).moments
+    zero_shot.find(image_encoder.project(features), texts).moments
     for features in (fewer, every)
   ]
   for ours, theirs in zip(*found, strict=True):
@@ -123,13 +107,13 @@ def test_the_moments_stay(encoder, video, monkeypatch):
     np.testing.assert_allclose(ours.scores[0], theirs.scores[0], atol=0.02)
 
 
-def test_clips_of_several_frames_are_all_encoded(encoder, monkeypatch):
+def test_clips_of_several_frames_are_all_encoded(image_encoder, monkeypatch):
   several = dataclasses.replace(
-    encoder, clip=dataclasses.replace(encoder.clip, num_frames=2)
+    image_encoder, clip=dataclasses.replace(image_encoder.clip, num_frames=2)
   )
   seen = []
   monkeypatch.setattr(
-    type(encoder),
+    type(image_encoder),
     "clip_features",
     lambda self, frames, _: seen.append(frames) or np.zeros((len(frames), 4)),
   )

@@ -354,7 +354,7 @@ def test_a_video_is_answered_by_its_own_similarity(imported, video):
   model = model_directory.load_model(imported)
   query = "the square fades"
   (found,) = predict.predict(model, [video], queries=[query])["videos"]
-  encoded, _ = streaming.encode_video(
+  encoded, *_ = streaming.encode_video(
     model.encoder, video, stride_sec=model.stride_sec
   )
   snippets = model.encoder.project(encoded)
