@@ -45,23 +45,13 @@ LAYERS = {
   "report": {"types", "metrics", "storage"},
   # The command line: all steps one after the other, the flags.
   "console": set(),
-  "demo": {
-    *_APPLIED,
-    "trainers",
-    "inference",
-    "report",
-    "console",
-  },
-  "sweep": {*_APPLIED, "trainers", "report"},
-  "sweep_search": {"sweep", "report", "storage"},
-  # Comparisons over rows, seeds and datasets, as pieces that are kept.
+  # Comparisons over rows, seeds, datasets and settings, as kept artifacts.
   "studies": {
     *_APPLIED,
     "trainers",
     "inference",
     "report",
     "console",
-    "sweep",
   },
   "serving": {*_APPLIED, "inference", "report"},
   # The Python interface, which the package itself hands out.
@@ -75,9 +65,6 @@ LAYERS = {
     "serving",
     "console",
     "studies",
-    "sweep",
-    "sweep_search",
-    "demo",
     "public_weights",
   },
   "main": {
@@ -199,7 +186,6 @@ FILE_WAYS_ALLOWED = {
   "clap_jax/data/hdf5.py": "a file that storage opened",
   "clap_jax/report/page.py": "a style and a script that the package brings",
   "clap_jax/report/player.py": "a page that the package brings",
-  "clap_jax/report/sweep_page.py": "a style that the package brings",
   "clap_jax/serving/app.py": "a page that the package brings",
   "clap_jax/serving/private_folder.py": "a folder of its own, without links",
   "clap_jax/studies/fingerprints.py": "sources of the package",

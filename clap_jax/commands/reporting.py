@@ -7,9 +7,8 @@ from clap_jax.console import console
 from clap_jax.metrics import score, video_classifier
 
 with epy.lazy_imports():
-  from clap_jax.demo import report as demo_report
-  from clap_jax.demo import run as demo_run
   from clap_jax.report import score_page
+  from clap_jax.studies import demo
 
 
 def add_score(commands) -> None:
@@ -107,7 +106,7 @@ def add_report(commands) -> None:
 
 
 def _report(args) -> dict:
-  path = demo_report.report(args.workdir)
+  path = demo.write_report(args.workdir)
   console.print(f"report: {path}")
   return {"report": str(path)}
 
@@ -130,7 +129,7 @@ def add_demo(commands) -> None:
 
 
 def _demo(args) -> dict:
-  return demo_run.run(
+  return demo.run(
     args.workdir,
     size=args.size,
     seeds=numbers(args.seeds),

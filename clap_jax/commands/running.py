@@ -1,13 +1,15 @@
 """`clap train`, `eval`, `sweep` and `compile`: run configs."""
 
+import pathlib
+
 import rich.table
 from etils import epy
 
-from clap_jax.console import Progress, console
+from clap_jax.console import console
 
 with epy.lazy_imports():
-  from clap_jax import sweep, sweep_search
   from clap_jax.commands import configs
+  from clap_jax.studies import artifacts, jobs, orchestrator, search, sweep
   from clap_jax.trainers import registry
   from clap_jax.training import processes
 
@@ -135,43 +137,37 @@ def _sweep(args) -> dict:
   for flag, value in (("--parallel", args.parallel), ("--trials", args.trials)):
     if value is not None and value < 1:
       raise ValueError(f"{flag}: expected 1 or more, got {value}.")
-  runner = sweep.Runner(args.config, extra=args.overrides)
+  store = artifacts.ArtifactStore(pathlib.Path(args.workdir))
+  runner, given_up = jobs.Processes(), []
 
-  def check(run):
-    flags_of_run = args.overrides + sweep.flags(run.overrides)
-    resolved = registry.resolve(configs.read(args.config, flags_of_run))
-    if run.done:
-      registry.check_same(run.directory, resolved)
+  def resolve(overrides):
+    flags = args.overrides + sweep.flags(overrides)
+    return registry.resolve(configs.read(args.config, flags))
 
   if args.trials is None:
-    runs = sweep.plan(list(module.sweep()), args.workdir)
-    for run in runs:  # what is wrong is found before the first run
-      check(run)
-    with sweep.stopped_by_signals(runner), Progress("sweep") as progress:
-      outcomes = sweep.run_all(
-        runs, runner, parallel=args.parallel, on_progress=progress
-      )
+    runs = sweep.plan(module.sweep(), store, resolve=resolve)
+    steps = [[run.job for run in runs]]
+    orchestrator.run(steps, store, runner, parallel=args.parallel)
   else:
     if not args.metric:
       raise ValueError("--trials needs --metric, such as average_map.")
-    registry.resolve(configs.read(args.config, args.overrides))
-    with sweep.stopped_by_signals(runner):
-      runs, outcomes = sweep_search.search(
-        module.space(),
-        runner,
-        workdir=args.workdir,
-        num_trials=args.trials,
-        parallel=args.parallel,
-        metric=args.metric,
-        seed=args.seed,
-        check=check,
-      )
+    resolve({})
+    runs, given_up = search.search(
+      module.space(),
+      runner,
+      store,
+      resolve=resolve,
+      num_trials=args.trials,
+      parallel=args.parallel,
+      metric=args.metric,
+      seed=args.seed,
+    )
   table = sweep.summarize(
     runs,
-    outcomes,
-    args.workdir,
+    store,
     metric=args.metric,
     title=f"Sweep of {args.config}",
+    given_up=given_up,
   )
   for entry in table.unfinished:
     console.print(f"{entry.name}: {entry.outcome} {entry.reason}", markup=False)

@@ -12,7 +12,7 @@ with epy.lazy_imports():
   from clap_jax import config as config_lib
   from clap_jax.commands import configs
   from clap_jax.report import metric_names
-  from clap_jax.studies import recompute, settings, study
+  from clap_jax.studies import jobs, settings, study
 
 _CONFIGS = {
   "claim": "configs/study_claim.py:demo",
@@ -37,7 +37,7 @@ def add_study(commands) -> None:
   )
   parser.add_argument("name", choices=list(_CONFIGS))
   parser.add_argument("csv", nargs="?", help="of recompute: a results.csv")
-  parser.add_argument("--workdir", help="needed but by recompute")
+  parser.add_argument("--workdir", help="of the study; optional for recompute")
   parser.add_argument(
     "--config", help="configs/FILE.py[:argument]; by default the study's own"
   )
@@ -66,19 +66,17 @@ def _study(args) -> dict:
   if args.parallel < 1:
     raise ValueError(f"--parallel: expected 1 or more, got {args.parallel}.")
   if args.in_process and args.parallel > 1:
-    raise ValueError("--in_process runs one unit at a time: no --parallel.")
-  runner = study.InThisProcess() if args.in_process else study.Processes()
-  with runner.watched():
-    document = study.run(
-      config,
-      workdir=args.workdir,
-      read=lambda name: configs.read(name, []),
-      runner=runner,
-      parallel=args.parallel,
-    )
+    raise ValueError("--in_process runs one job at a time: no --parallel.")
+  document = study.run(
+    config,
+    workdir=args.workdir,
+    read=lambda name: configs.read(name, []),
+    runner=jobs.InThisProcess() if args.in_process else jobs.Processes(),
+    parallel=args.parallel,
+  )
   _print_claims(document["claims"])
   console.print(
-    f"{document['made']} of {document['pieces']} pieces are made; see "
+    f"{document['made']} of {document['artifacts']} artifacts are made; see "
     f"{args.workdir}/report.html"
   )
   return document | {"failed_runs": len(document["failed"])}
@@ -109,12 +107,10 @@ def _config(args) -> "settings.StudyConfig":
 
 
 def _recompute(args, config: "settings.StudyConfig") -> dict:
-  rows = recompute.read_rows(args.csv)
+  judged = study.judge(study.read_rows(args.csv), config)
   if args.workdir:
-    verdicts = recompute.write(rows, config, args.workdir)
-  else:
-    _, verdicts = recompute.recompute(rows, config)
-  claims = [verdict.as_dict() for verdict in verdicts]
+    study.write_tables(args.workdir, judged, config)
+  claims = [verdict.as_dict() for verdict in judged[1]]
   _print_claims(claims)
   return {"claims": claims}
 

@@ -3,21 +3,29 @@
 Whoever runs the stages fills these in; the other modules of this folder only
 draw them. Times are seconds from the start of a video, segments are
 [start, end), and every text may hold anything: it is escaped when drawn.
-Nothing here is required except a name: an empty tuple makes its section say
-that there is nothing to show yet.
+Nothing here is required except a name.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from clap_jax.metrics import diagnosis
 
 TASKS = ("localization", "fewshot", "grounding", "retrieval")  # on the page
-ENCODERS = ("random", "tac", "tsp", "clip", "clap")  # the order of the rows
+# The encoders of the comparison, in the order of its rows.
+ENCODERS = {
+  "random": "towers without training",
+  "tac": "trimmed action classification: cross-entropy over the classes, on "
+  "action clips only",
+  "tsp": "class and action-or-background cross-entropy",
+  "clip": "plain contrastive loss without masks, on action clips only",
+  "clap": "masked contrastive loss on action clips, background clips and "
+  "captions",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +58,22 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True)
-class ResultRow:
-  """One number, in the shape of a row of results.json."""
+class Figure:
+  """A drawing with its title."""
 
-  encoder: str
-  seed: int
-  dataset: str
-  split: str
-  task: str
-  metric: str
-  value: float  # NaN is shown as "n/a"
-  card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  title: str
+  svg: Markup
+  note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """A table of texts."""
+
+  title: str
+  columns: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,18 +141,6 @@ class VideoTimeline:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-  """A stage of the run: how long it took and where its files lie."""
-
-  name: str
-  wall_sec: float | None = None  # None: not run this time (already finished)
-  reads: str = ""
-  writes: str = ""
-  command: str = ""
-  note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Command:
   """A command that repeats part of what the report shows."""
 
@@ -156,24 +157,6 @@ class Diagnosed:
   diagnosis: diagnosis.Diagnosis
   # Characteristic -> what its bins are, in words.
   bin_notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """Everything on the page, in its order."""
-
-  title: str
-  subtitle: str = ""
-  facts: Sequence[tuple[str, str]] = ()  # ("Training videos", "320"), ...
-  rows: Sequence[ResultRow] = ()
-  diagnoses: Sequence[Diagnosed] = ()
-  charts: Sequence[Chart] = ()
-  timelines: Sequence[VideoTimeline] = ()
-  unseen: Sequence[VideoTimeline] = ()  # videos that no stage has read
-  stages: Sequence[Stage] = ()
-  commands: Sequence[Command] = ()
-  notes: Sequence[str] = ()  # caveats the reader must know
-  method: bool = True  # explain the method; off where only files are scored
 
 
 def frame_times(duration_sec: float, num_frames: int) -> np.ndarray:

@@ -24,18 +24,16 @@ def write(
   Raises:
     ValueError: the page would be too large even with the smallest frames.
   """
-  path = pathlib.Path(path)
-  for height in _THUMBNAIL_HEIGHTS:
-    text = render(
+  text = page.largest_allowed(
+    lambda height: render(
       name=name, statistics=statistics, videos=videos, thumbnail_height=height
-    )
-    if len(text.encode("utf-8")) <= page.MAX_BYTES:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      files.write_text(path, text)
-      return path
-  raise ValueError(
-    f"the page takes more than {page.MAX_BYTES:,} bytes; show fewer videos"
+    ),
+    _THUMBNAIL_HEIGHTS,
   )
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.write_text(path, text)
+  return path
 
 
 def render(

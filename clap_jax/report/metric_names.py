@@ -154,9 +154,9 @@ def primary(task: str, metrics: list[str]) -> str:
   return metrics[0]
 
 
-def format_value(value: float) -> str:
+def format_value(value: float | None) -> str:
   """Three decimals below 1, fewer above, "n/a" for what is not finite."""
-  if not math.isfinite(value):
+  if value is None or not math.isfinite(value):
     return "n/a"
   if abs(value) <= 1:
     return f"{value:.3f}"

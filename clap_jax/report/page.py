@@ -3,24 +3,28 @@
 import base64
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
-import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from clap_jax.metrics import intervals
 from clap_jax.metrics.diagnosis import ERROR_KINDS
 from clap_jax.report import (
-  aggregate,
+  claims,
   content,
   curves,
   diagnosis_figures,
+  evaluation_cards,
   files,
   metric_names,
   palette,
-  tables,
+  result_table,
+  strips,
   timeline,
 )
 
@@ -30,17 +34,37 @@ _THUMBNAIL_HEIGHTS = (72, 48, 32, 20)  # the first that keeps the page small
 _FOLDER = pathlib.Path(__file__).parent
 
 
-def write_report(
-  path: str | os.PathLike, report: content.Report
-) -> pathlib.Path:
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Everything on the page; a section without content is left out."""
+
+  title: str
+  subtitle: str = ""
+  key_figures: Sequence[tuple[str, str]] = ()  # ("Training videos", "320"), ...
+  notes: Sequence[str] = ()  # caveats the reader must know
+  method: bool = False  # explain the method
+  verdicts: Sequence[claims.Verdict] = ()
+  table: result_table.ResultTable | None = None
+  # Of results.json, whose evaluation cards are shown.
+  rows: Sequence[Mapping[str, Any]] = ()
+  figures: Sequence[content.Figure] = ()
+  charts: Sequence[content.Chart] = ()
+  diagnoses: Sequence[content.Diagnosed] = ()
+  timelines: Sequence[content.VideoTimeline] = ()
+  unseen: Sequence[content.VideoTimeline] = ()  # videos that no stage has read
+  listings: Sequence[content.Listing] = ()
+  failed: Sequence[tuple[str, str]] = ()  # what, why
+  commands: Sequence[content.Command] = ()
+
+
+def write_report(path: str | os.PathLike, report: Report) -> pathlib.Path:
   """Writes the report to `path` and returns it.
 
   The file is replaced at once or not at all, and depends on the content only:
   the same content gives the same bytes.
 
   Raises:
-    ValueError: the page would exceed 8 MB even with the smallest frames, or
-      two result rows contradict each other.
+    ValueError: the page would exceed 8 MB even with the smallest frames.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,21 +72,15 @@ def write_report(
   return path
 
 
-def render(report: content.Report) -> str:
+def render(report: Report) -> str:
   """The page as text, with frames as large as its size limit allows.
 
   Raises:
     ValueError: as `write_report`.
   """
-  size = 0
-  for height in _THUMBNAIL_HEIGHTS:
-    text = _render(report, thumbnail_height=height)
-    size = len(text.encode("utf-8"))
-    if size <= MAX_BYTES:
-      return text
-  raise ValueError(
-    f"The report takes {size:,} bytes with {len(report.timelines)} timelines;"
-    f" expected at most {MAX_BYTES:,}. Pass fewer timelines or curves."
+  return largest_allowed(
+    lambda height: _render(report, thumbnail_height=height),
+    _THUMBNAIL_HEIGHTS,
   )
 
 
@@ -77,9 +95,12 @@ def environment(folder: pathlib.Path = _FOLDER) -> jinja2.Environment:
   )
   made.filters["seconds"] = metric_names.format_seconds
   made.filters["number"] = metric_names.format_value
-  made.filters["keep_pairs"] = _keep_pairs
+  made.filters["interval"] = _interval
   made.globals["encoder_class"] = palette.encoder_class
   made.globals["dash_of"] = curves.dash_of
+  made.globals["describe"] = metric_names.describe
+  made.globals["task_titles"] = metric_names.TASK_TITLES
+  made.globals["task_questions"] = metric_names.TASK_QUESTIONS
   return made
 
 
@@ -88,33 +109,56 @@ def style() -> str:
   return (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
-def _render(report: content.Report, *, thumbnail_height: int) -> str:
+def largest_allowed(
+  render_at: Callable[[int], str], thumbnail_heights: Sequence[int]
+) -> str:
+  """The page with the largest thumbnails that its size limit allows.
+
+  Raises:
+    ValueError: the page would be too large even with the smallest frames.
+  """
+  size = 0
+  for height in thumbnail_heights:
+    text = render_at(height)
+    size = len(text.encode("utf-8"))
+    if size <= MAX_BYTES:
+      return text
+  raise ValueError(
+    f"The page takes {size:,} bytes, expected at most {MAX_BYTES:,}. Show "
+    "fewer videos or curves."
+  )
+
+
+def _render(report: Report, *, thumbnail_height: int) -> str:
   script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+  table = report.table or result_table.ResultTable.of(
+    [], titles={}, reference=""
+  )
+  metrics = {m: metric_names.describe(m) for _, _, m in table.places}
+  charts = [*report.charts, *_threshold_charts(table)]
   return (
     environment()
     .get_template("page.html")
     .render(
       report=report,
+      table=table,
       style=Markup(style()),
       script=Markup(script),
       script_hash=source_hash(script),
+      claims=_claims(report.verdicts),
+      plots=strips.of_table(table),
+      cards=evaluation_cards.by_place(report.rows),
       diagnoses=[
         (item, diagnosis_figures.figures(item)) for item in report.diagnoses
       ],
       error_kinds=[
         (kind, diagnosis_figures.error_class(kind)) for kind in ERROR_KINDS
       ],
-      charts=[(chart, curves.chart_svg(chart)) for chart in report.charts],
-      **_results(report),
+      charts=[(chart, curves.chart_svg(chart)) for chart in charts],
+      glossary={m.text: m.meaning for m in metrics.values() if m.meaning},
       **_timelines(report, thumbnail_height=thumbnail_height),
-      **_stages(report),
     )
   )
-
-
-def _keep_pairs(text: str) -> str:
-  """No line break between a name and its number."""
-  return re.sub(r" (?=[\d-])", "\N{NO-BREAK SPACE}", text)
 
 
 def source_hash(source: str) -> str:
@@ -123,26 +167,62 @@ def source_hash(source: str) -> str:
   return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
-def _results(report: content.Report) -> dict[str, Any]:
-  all_tables = aggregate.tables(report.rows)
-  views = [
-    tables.view(table, identifier=f"table-{index + 1}")
-    for index, table in enumerate(all_tables)
-  ]
-  names = {m: metric_names.describe(m) for t in all_tables for m in t.metrics}
-  glossary = {name.text: name.meaning for name in names.values()}
-  return {
-    "tables": views,
-    "headlines": [view.headline for view in views if view.headline.ordering],
-    "encoders": {row.encoder for row in report.rows},
-    "verdict": aggregate.verdict(all_tables),
-    "glossary": {key: text for key, text in glossary.items() if text},
-  }
+def _interval(interval: intervals.Interval) -> str:
+  """A mean and half of its interval, as far as there are any."""
+  if not math.isfinite(interval.mean):
+    return "–"
+  text = metric_names.format_value(interval.mean)
+  if math.isfinite(interval.low):
+    text += f" ± {metric_names.format_value(interval.half)}"
+  return text
 
 
-def _timelines(
-  report: content.Report, *, thumbnail_height: int
-) -> dict[str, Any]:
+def _claims(verdicts: Sequence[claims.Verdict]) -> dict[str, dict]:
+  """Dataset -> its verdicts, and their plot."""
+  found = {}
+  for dataset in dict.fromkeys(verdict.dataset for verdict in verdicts):
+    own = [verdict for verdict in verdicts if verdict.dataset == dataset]
+    found[dataset] = {"verdicts": own, "plot": strips.of_claims(own)}
+  return found
+
+
+def _threshold_charts(
+  table: result_table.ResultTable,
+) -> list[content.Chart]:
+  """mAP over the tIoU thresholds, one curve per row."""
+  charts = []
+  for dataset in table.datasets:
+    metrics = [
+      metric
+      for place_dataset, task, metric in table.places
+      if (place_dataset, task) == (dataset, "localization")
+      and metric.startswith("map@")
+    ]
+    lines = []
+    for row in table.rows:
+      cells = {
+        float(metric.partition("@")[2]): table.cell(
+          dataset, "localization", metric, row=row
+        ).estimate.mean
+        for metric in metrics
+      }
+      xs = sorted(cells)
+      if any(math.isfinite(cells[x]) for x in xs):
+        lines.append(content.Curve(row, xs, [cells[x] for x in xs]))
+    if lines:
+      charts.append(
+        content.Chart(
+          title=f"Localization by threshold, {dataset}",
+          curves=lines,
+          y_label="mAP, mean over seeds",
+          x_label="tIoU",
+          smooth=False,
+        )
+      )
+  return charts
+
+
+def _timelines(report: Report, *, thumbnail_height: int) -> dict[str, Any]:
   videos = [*report.timelines, *report.unseen]
   groups = [video.ground_truth for video in videos]
   groups += [track.segments for video in videos for track in video.tracks]
@@ -160,13 +240,4 @@ def _timelines(
     "hit_tiou": timeline.HIT_TIOU,
     "max_actions": timeline.MAX_ACTIONS,
     "max_moments": timeline.MAX_MOMENTS,
-  }
-
-
-def _stages(report: content.Report) -> dict[str, Any]:
-  known = [s.wall_sec for s in report.stages if s.wall_sec is not None]
-  return {
-    "stages": [dataclasses.asdict(stage) for stage in report.stages],
-    "total_sec": sum(known),
-    "longest_sec": max(known, default=0.0) or 1.0,
   }

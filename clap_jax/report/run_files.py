@@ -23,33 +23,27 @@ _ROW_TYPES = {
 }
 
 
-def result_rows(results: Mapping[str, Any]) -> tuple[content.ResultRow, ...]:
-  """Rows of a results.json document; a value of null becomes NaN.
+def result_rows(results: Mapping[str, Any]) -> list[dict]:
+  """Checks and returns the rows of a results.json document.
 
   Raises:
     ValueError: a row lacks a key, or has a value of another type; the message
       names the row and the keys.
   """
-  rows = []
-  required = tuple(_ROW_TYPES)
   for index, row in enumerate(results["rows"]):
-    missing = [key for key in required if key not in row]
+    missing = [key for key in _ROW_TYPES if key not in row]
     if missing:
       raise ValueError(
         f"Row {index} of the results lacks {missing}; it has {sorted(row)}."
-        f" Expected all of {list(required)}."
+        f" Expected all of {list(_ROW_TYPES)}."
       )
-    wrong = [k for k in required if not isinstance(row[k], _ROW_TYPES[k])]
-    if wrong:
-      raise ValueError(
-        f"Row {index} of the results: {wrong[0]} is {row[wrong[0]]!r:.60}, "
-        "which is of another type."
-      )
-    value = math.nan if row["value"] is None else float(row["value"])
-    fields = {key: row[key] for key in required[:-1]}
-    card = row.get("card") or {}
-    rows.append(content.ResultRow(**fields, value=value, card=card))
-  return tuple(rows)
+    for key, kind in _ROW_TYPES.items():
+      if not isinstance(row[key], kind):
+        raise ValueError(
+          f"Row {index} of the results: {key} is {row[key]!r:.60}, which is of "
+          "another type."
+        )
+  return results["rows"]
 
 
 def _entries(path: str | pathlib.Path) -> Iterator[dict]:

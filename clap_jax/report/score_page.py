@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clap_jax.metrics import score
-from clap_jax.report import content, page, run_files
+from clap_jax.report import page, result_table, run_files
 
 
 def write(
@@ -22,16 +22,16 @@ def write(
   name = pathlib.Path(predictions_path).name
   truth_name = pathlib.Path(ground_truth_path).name
   rows = [
-    content.ResultRow(
-      encoder=name,
-      seed=0,
-      dataset=truth_name,
-      split=f"{report['card']['split']}, {report['card']['protocol']}",
-      task=report["card"]["task"],
-      metric=metric,
-      value=value,
-      card=report["card"],
-    )
+    {
+      "encoder": name,
+      "seed": 0,
+      "dataset": f"{truth_name}, {report['card']['split']}, "
+      f"{report['card']['protocol']}",
+      "task": report["card"]["task"],
+      "metric": metric,
+      "value": value,
+      "card": report["card"],
+    }
     for report in reports
     for metric, value in report["metrics"].items()
   ]
@@ -60,10 +60,12 @@ def write(
     )
   return page.write_report(
     path,
-    content.Report(
+    page.Report(
       title=f"Evaluation of {name}",
+      table=result_table.ResultTable.of(
+        rows, titles={name: name}, reference=""
+      ),
       rows=rows,
       diagnoses=diagnoses,
-      method=False,
     ),
   )

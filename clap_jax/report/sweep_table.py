@@ -1,15 +1,13 @@
 """The runs of a sweep and their results as one table."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import content, csv_cells
+from clap_jax.report import content, result_table
 
-DONE, STOPPED, FAILED = "done", "stopped", "failed"
+DONE, STOPPED, FAILED, GIVEN_UP = "done", "stopped", "failed", "given up"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +15,8 @@ class Entry:
   """One run of a sweep."""
 
   name: str
-  outcome: str  # DONE, STOPPED or FAILED with more words
-  reason: str  # the last line of its log, where it is not done
+  outcome: str  # DONE, STOPPED, FAILED or GIVEN_UP
+  reason: str  # of a failure
   overrides: Mapping[str, Any]  # config key -> value
   metrics: Mapping[str, float | None]  # task/split/metric -> value
   curves: Mapping[str, content.Curve]  # by the key in metrics.jsonl
@@ -87,21 +85,12 @@ def _chosen(metrics: Sequence[str], wanted: str | None) -> str | None:
 
 def csv_text(table: SweepTable) -> str:
   """One line per run: name, outcome, every override, every metric, reason."""
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  writer.writerow(["run", "outcome", *table.keys, *table.metrics, "reason"])
-  for entry in table.entries:
-    writer.writerow(
-      [
-        csv_cells.harmless(entry.name),
-        entry.outcome,
-        *(_cell(entry.overrides.get(key)) for key in table.keys),
-        *(_cell(entry.metrics.get(name)) for name in table.metrics),
-        csv_cells.harmless(entry.reason),
-      ]
-    )
-  return buffer.getvalue()
-
-
-def _cell(value: Any) -> Any:
-  return "" if value is None else csv_cells.harmless(value)
+  return result_table.csv_text(
+    [
+      {"run": entry.name, "outcome": entry.outcome}
+      | {key: entry.overrides.get(key) for key in table.keys}
+      | {name: entry.metrics.get(name) for name in table.metrics}
+      | {"reason": entry.reason}
+      for entry in table.entries
+    ]
+  )

@@ -1,8 +1,8 @@
 """Hashes the code and config that a result depends on.
 
-Two pieces of a study with one key are one piece. The key of a piece holds its
-config, the keys of the pieces it reads, the versions of the libraries that
-compute, and the code: the syntax trees of a module and of all modules of this
+Two artifacts with one key are one artifact. A key holds the config, the keys of
+the artifacts that are read, the versions of the libraries that compute, and the
+code: the syntax trees of a module and of all modules of this
 repository that it imports, without comments and docstrings.
 """
 
@@ -19,15 +19,15 @@ _ROOTS = ("clap_jax", "tfds_builders")
 _LIBRARIES = ("av", "flax", "jax", "jaxlib", "numpy", "optax", "sentencepiece")
 
 
-def piece_key(
+def artifact_key(
   *, kind: str, config: Any, inputs: dict[str, str], modules: tuple[str, ...]
 ) -> str:
-  """The key of a piece: 16 hexadecimal digits.
+  """The key of an artifact: 16 hexadecimal digits.
 
   Args:
     kind: what is made.
     config: JSON values that decide how; no paths.
-    inputs: role -> key of a piece that is read.
+    inputs: role -> key of an artifact that is read.
     modules: names of the modules that make it.
   """
   document = {

@@ -1,19 +1,26 @@
 """Plans a study: artifacts to make, in jobs that run one after the other."""
 
 import copy
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from clap_jax import config as config_lib
 from clap_jax.studies import fingerprints, settings
+from clap_jax.studies.artifacts import (
+  DATA,
+  FEATURES,
+  PRETRAIN,
+  START,
+  Artifact,
+  Job,
+)
 from clap_jax.trainers import registry
 from tfds_builders.motion_sprites import sizes
 
 # Reads "FILE.py:argument" to a ConfigDict; see commands/configs.py.
 ReadConfig = Callable[[str], Any]
-
-DATA, START, PRETRAIN, FEATURES = "data", "start", "pretrain", "features"
+# Jobs that do not read from each other; each step may read from those before.
+Steps = Sequence[Sequence[Job]]
 
 _DATA_MODULES = (
   "clap_jax.data.tokenizer",
@@ -27,105 +34,99 @@ _FEATURE_MODULES = ("clap_jax.inference.extract",)
 _HEAD_SEED_STEP = 1000  # between the seeds of the heads of one encoder
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """One thing that is made once and kept under its key."""
-
-  kind: str  # data, start, pretrain, features, or a task
-  label: str  # for people
-  row: str  # "" for what all rows share
-  seed: int
-  dataset: str
-  config: dict  # JSON values, without the places of this machine
-  inputs: dict[str, str]  # role -> name of the piece that is read
-  key: str
-  head_seed: int | None = None  # of a head; its seed among one encoder's heads
-
-  @property
-  def name(self) -> str:
-    return f"{self.kind}-{self.key}"
+def name_by_key(kind: str, *, row: str, seed: int, key: str) -> str:
+  """The folder of an artifact: another one for whatever it depends on."""
+  del row, seed
+  return f"artifacts/{kind}-{key}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-  """Pieces that one process makes, in their order."""
-
-  label: str
-  pieces: tuple[Piece, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """Units that do not read from each other."""
-
-  units: tuple[Unit, ...]
-
-
-def plan(config: settings.StudyConfig, *, read: ReadConfig) -> list[Step]:
+def plan(
+  config: settings.StudyConfig,
+  *,
+  read: ReadConfig,
+  name_of: Callable[..., str] = name_by_key,
+) -> Steps:
   """All that a study needs; the seeds outermost, so that each ends whole.
+
+  Args:
+    config: the study.
+    read: reads the config files that it names.
+    name_of: gives an artifact its folder, see `name_by_key`.
 
   Raises:
     ValueError: one of the configs is wrong anywhere.
   """
-  planner = _Planner(config, read)
+  planner = _Planner(config, read, name_of)
   data = {name: planner.data(name) for name in config.datasets}
-  steps = [Step(tuple(Unit(p.label, (p,)) for p in data.values()))]
+  steps = [_one_each(data.values())]
   for seed in config.seeds:
     starts = {}
     if config.start and any(row.trained for row in config.rows):
       starts = {n: planner.start(data[n], seed) for n in config.datasets}
-      steps.append(Step(tuple(Unit(p.label, (p,)) for p in starts.values())))
-    units = [
-      planner.row(data[dataset], starts.get(dataset), row, seed)
-      for dataset in config.datasets
-      for row in config.rows_on(dataset)
-    ]
-    steps.append(Step(tuple(units)))
+      steps.append(_one_each(starts.values()))
+    steps.append(
+      [
+        planner.row(data[dataset], starts.get(dataset), row, seed)
+        for dataset in config.datasets
+        for row in config.rows_on(dataset)
+      ]
+    )
   return steps
 
 
-def pieces_of(steps: list[Step]) -> list[Piece]:
-  """Every piece once, in the order in which they are made."""
+def _one_each(artifacts: Iterable[Artifact]) -> list[Job]:
+  return [Job(artifact.label, (artifact,)) for artifact in artifacts]
+
+
+def artifacts_of(steps: Steps) -> list[Artifact]:
+  """Every artifact once, in the order in which they are made."""
   found = {
-    piece.name: piece
+    artifact.name: artifact
     for step in steps
-    for unit in step.units
-    for piece in unit.pieces
+    for job in step
+    for artifact in job.artifacts
   }
   return list(found.values())
 
 
 class _Planner:
-  """Makes pieces of a study's config."""
+  """Makes the artifacts of a study's config."""
 
-  def __init__(self, config: settings.StudyConfig, read: ReadConfig):
+  def __init__(
+    self,
+    config: settings.StudyConfig,
+    read: ReadConfig,
+    name_of: Callable[..., str],
+  ):
     self._config = config
     self._read = read
+    self._name_of = name_of
     self._known: dict[tuple[str, str], dict] = {}  # rows share their heads
 
-  def data(self, dataset: str) -> Piece:
+  def data(self, dataset: str) -> Artifact:
     size = sizes.get_config(dataset.partition("/")[2])
     config = {
       "dataset": dataset,
       "content": config_lib.as_dict(size),
       "vocab_size": self._config.vocab_size,
     }
-    return self._piece(DATA, config, {}, modules=_DATA_MODULES, dataset=dataset)
-
-  def start(self, data: Piece, seed: int) -> Piece:
-    row = settings.RowConfig(
-      "start", "", self._config.start, self._config.start_overrides
+    return self._artifact(
+      DATA, config, {}, modules=_DATA_MODULES, dataset=dataset
     )
+
+  def start(self, data: Artifact, seed: int) -> Artifact:
+    name = self._config.start
+    row = settings.RowConfig(name, "", name, self._config.start_overrides)
     config = self._pretrain_config(row, seed, data.dataset)
     return self._trained(START, config, {"data": data}, seed=seed)
 
   def row(
     self,
-    data: Piece,
-    start: Piece | None,
+    data: Artifact,
+    start: Artifact | None,
     row: settings.RowConfig,
     seed: int,
-  ) -> Unit:
+  ) -> Job:
     inputs = {"data": data}
     config = self._pretrain_config(row, seed, data.dataset)
     config["data"]["eval_split"] = self._config.split
@@ -133,7 +134,7 @@ class _Planner:
       inputs["start"] = start
       config["sampling"]["stream"] = 1  # other clips than the start has seen
     pretrain = self._trained(PRETRAIN, config, inputs, row=row.name, seed=seed)
-    features = self._piece(
+    features = self._artifact(
       FEATURES,
       {"stride_sec": self._config.stride_sec},
       {"data": data, "pretrain": pretrain},
@@ -156,7 +157,7 @@ class _Planner:
     label = f"{row.name}, seed {seed}"
     if len(self._config.datasets) > 1:
       label += f", {data.dataset.partition('/')[2]}"
-    return Unit(label, (pretrain, features, *heads))
+    return Job(label, (pretrain, features, *heads))
 
   def _pretrain_config(self, row, seed, dataset) -> dict:
     argument = f"{self._config.size},encoder={row.encoder},seed={seed}"
@@ -198,11 +199,11 @@ class _Planner:
         _set(config, key, value, name)
     return config_lib.as_dict(registry.resolve(config))
 
-  def _trained(self, kind, config, inputs, **names) -> Piece:
+  def _trained(self, kind, config, inputs, **names) -> Artifact:
     module = registry.TRAINERS[config["trainer"]].__name__
-    return self._piece(kind, config, inputs, modules=(module,), **names)
+    return self._artifact(kind, config, inputs, modules=(module,), **names)
 
-  def _piece(
+  def _artifact(
     self,
     kind,
     config,
@@ -213,25 +214,26 @@ class _Planner:
     seed=0,
     dataset="",
     head_seed=None,
-  ) -> Piece:
-    key = fingerprints.piece_key(
+  ) -> Artifact:
+    key = fingerprints.artifact_key(
       kind=kind,
       config=config,
-      inputs={role: piece.key for role, piece in inputs.items()},
+      inputs={role: read.key for role, read in inputs.items()},
       modules=modules,
     )
     where = (dataset or inputs["data"].dataset).partition("/")[2]
     seeds = "" if kind == DATA else f"seed {seed}"
     seeds += f" head {head_seed}" if head_seed else ""
     parts = (kind, row, seeds, where)
-    return Piece(
+    return Artifact(
       kind=kind,
+      name=self._name_of(kind, row=row, seed=seed, key=key),
       label=" ".join(filter(None, parts)),
       row=row,
       seed=seed,
       dataset=dataset or inputs["data"].dataset,
       config=config,
-      inputs={role: piece.name for role, piece in inputs.items()},
+      inputs={role: read.name for role, read in inputs.items()},
       key=key,
       head_seed=head_seed,
     )

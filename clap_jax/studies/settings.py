@@ -1,10 +1,11 @@
 """Settings of a study: rows, seeds, datasets, and the configs they run."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from clap_jax import config as config_lib
-from clap_jax.report import study_claims
+from clap_jax.report import claims as claims_lib
 
 Override = tuple[str, Any]  # config key, value
 
@@ -50,7 +51,7 @@ class StudyConfig:
   reference: str = ""  # the row that the others are compared with
   # Named before anything is measured and corrected as one family; every other
   # comparison is exploratory.
-  claims: tuple[study_claims.Claim, ...] = ()
+  claims: tuple[claims_lib.Claim, ...] = ()
   min_seeds: int = config_lib.ranged(default=8, minimum=2)  # to judge a claim
   start: str = ""  # encoder of the run that all rows start from; "": nothing
   start_overrides: tuple[Override, ...] = ()  # of that run's config
@@ -76,15 +77,8 @@ class StudyConfig:
     names = [row.name for row in self.rows]
     if len(set(names)) < len(names):
       raise ValueError(f"rows holds one twice: {', '.join(names)}.")
-    if self.reference and self.reference not in names:
-      raise ValueError(
-        f"reference is {self.reference!r}; choose from {', '.join(names)}."
-      )
-    unknown = sorted(set(self.overrides) - set(self.tasks))
-    if unknown:
-      raise ValueError(
-        f"overrides of {unknown}; the tasks are {', '.join(self.tasks)}."
-      )
+    check_known("reference", {self.reference} - {""}, names)
+    check_known("overrides", self.overrides, self.tasks)
     if len(set(self.claims)) < len(self.claims):
       raise ValueError("claims holds one twice.")
 
@@ -114,6 +108,13 @@ def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:
   return f"{config.dataset}-{item.parameter}_{value:g}"
 
 
+def check_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:
+  """Raises a ValueError if one of the names is unknown, with the choices."""
+  unknown = sorted(set(names) - set(known))
+  if unknown:
+    raise ValueError(f"{key}: got {unknown}; choose from {', '.join(known)}.")
+
+
 def check_names(config: StudyConfig) -> None:
   """Checks what the claims and properties of a whole study name.
 
@@ -122,23 +123,10 @@ def check_names(config: StudyConfig) -> None:
   """
   rows = [row.name for row in config.rows]
   for key, item in config.properties.items():
-    unknown = sorted(set(item.rows) - set(rows))
-    if unknown:
-      raise ValueError(
-        f"properties.{key}.rows: got {unknown}; the rows are {', '.join(rows)}."
-      )
-  known = {
-    "row": {row.name for row in config.rows},
-    "task": {*config.tasks, "retrieval"},
-  }
+    check_known(f"properties.{key}.rows", item.rows, rows)
   for claim in config.claims:
-    for kind, names in known.items():
-      for name in claim.names(kind):
-        if name not in names:
-          raise ValueError(
-            f"claims: {claim} is about the {kind} {name!r}; the study has "
-            f"{', '.join(sorted(names))}."
-          )
+    check_known(f"row of {claim}", (claim.better, claim.than), rows)
+    check_known(f"task of {claim}", [claim.task], [*config.tasks, "retrieval"])
 
 
 def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
@@ -149,11 +137,7 @@ def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
   Raises:
     ValueError: if one is unknown, with the choices.
   """
-  unknown = sorted(set(names) - set(config.tasks))
-  if unknown:
-    raise ValueError(
-      f"tasks: got {unknown}; choose from {', '.join(config.tasks)}."
-    )
+  check_known("tasks", names, config.tasks)
   return dataclasses.replace(
     config,
     tasks={name: config.tasks[name] for name in names},
@@ -167,12 +151,7 @@ def with_rows(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
   Raises:
     ValueError: if one is unknown, with the choices.
   """
-  known = [row.name for row in config.rows]
-  unknown = sorted(set(names) - set(known))
-  if unknown or not names:
-    raise ValueError(
-      f"rows: got {unknown or 'none'}; choose from {', '.join(known)}."
-    )
+  check_known("rows", names, [row.name for row in config.rows])
   rows = tuple(row for row in config.rows if row.name in names)
   reference = config.reference if config.reference in names else ""
   return dataclasses.replace(config, rows=rows, reference=reference)

@@ -1,6 +1,6 @@
-"""Makes the pieces of one unit of a study, in a process of its own.
+"""Makes the artifacts of one job, in a process of its own.
 
-  python -m clap_jax.studies.worker WORKDIR UNIT.json
+  python -m clap_jax.studies.worker WORKDIR JOB.json
 
 Exit codes: 0 all are made, or it was asked to stop; 3 some could not be made.
 """
@@ -13,22 +13,23 @@ import threading
 import time
 
 from clap_jax.storage import untrusted
-from clap_jax.studies import pieces, planning
+from clap_jax.studies import artifacts
 from clap_jax.training import compilation
 
 _PARENT_POLL_SEC = 2.0
 
 
-def read_unit(path: pathlib.Path) -> list[planning.Piece]:
-  """The pieces of a unit, as a study writes them."""
+def read_job(path: pathlib.Path) -> artifacts.Job:
+  """A job, as `jobs.Processes` writes it."""
   document = untrusted.read_json(path)
-  return [planning.Piece(**piece) for piece in document["pieces"]]
+  made = tuple(artifacts.Artifact(**item) for item in document["artifacts"])
+  return artifacts.Job(document["label"], made)
 
 
 def _leave_with_parent() -> None:
   """Saves and leaves once the process that started this one is gone.
 
-  It would make pieces that a new call of the study makes as well.
+  It would make artifacts that a new call makes as well.
   """
   parent = os.getppid()
 
@@ -41,10 +42,11 @@ def _leave_with_parent() -> None:
 
 
 def main(argv: list[str]) -> int:
-  workdir, unit = map(pathlib.Path, argv)
+  workdir, job = map(pathlib.Path, argv)
   _leave_with_parent()
   compilation.keep_programs()
-  failed = pieces.make_all(read_unit(unit), pieces.Shelf(workdir))
+  store = artifacts.ArtifactStore(workdir)
+  failed = artifacts.make_all(read_job(job).artifacts, store)
   for name in failed:
     print(f"failed: {name}", file=sys.stderr)
   return 3 if failed else 0

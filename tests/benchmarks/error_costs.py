@@ -18,7 +18,7 @@ from clap_jax.data import records
 from clap_jax.evaluation import localization
 from clap_jax.metrics import detection, diagnosis, prediction_files
 from clap_jax.storage import untrusted
-from clap_jax.studies import pieces, planning
+from clap_jax.studies import artifacts
 from tests.benchmarks import running
 
 
@@ -29,28 +29,27 @@ def _truth(data_dir: pathlib.Path, dataset: str, split: str):
   return localization.truth_of(infos, found.label_names)
 
 
-def read_pieces(workdir: pathlib.Path) -> list[planning.Piece]:
+def read_heads(workdir: pathlib.Path) -> list[artifacts.Artifact]:
   """The localization heads that are made in a study's workdir."""
   found = []
-  for path in sorted((workdir / pieces.FOLDER).glob("localization-*.json")):
-    if not path.name.endswith(".failed.json"):
-      facts = untrusted.read_json(path)
-      facts.pop("wall_sec")
-      found.append(planning.Piece(**facts))
+  for path in sorted(workdir.glob(f"*/localization-*/{artifacts.RECORD_FILE}")):
+    record = untrusted.read_json(path)
+    del record["wall_sec"]
+    found.append(artifacts.Artifact(**record))
   return found
 
 
 def diagnosed(
-  piece: planning.Piece, shelf: pieces.Shelf
+  head: artifacts.Artifact, store: artifacts.ArtifactStore
 ) -> diagnosis.Diagnosis:
   """The diagnosis of a head's predictions on the split it was scored on."""
   truth = _truth(
-    shelf.directory(piece.inputs["data"]),
-    piece.dataset,
-    piece.config["data"]["eval_split"],
+    store.directory(head.inputs["data"]),
+    head.dataset,
+    head.config["data"]["eval_split"],
   )
-  protocol = detection.protocol_named(piece.config["protocol"])
-  path = shelf.directory(piece.name) / localization.PREDICTIONS_FILE
+  protocol = detection.protocol_named(head.config["protocol"])
+  path = store.directory(head.name) / localization.PREDICTIONS_FILE
   return diagnosis.diagnose(
     prediction_files.read_detections(path),
     truth,
@@ -61,14 +60,14 @@ def diagnosed(
 
 def measure(*, quick: bool, study: pathlib.Path) -> list[dict]:
   """The costs and shares; `quick` takes one head of each dataset and row."""
-  shelf = pieces.Shelf(study)
-  groups: dict[tuple[str, str], list[planning.Piece]] = {}
-  for piece in read_pieces(study):
-    groups.setdefault((piece.dataset, piece.row), []).append(piece)
+  store = artifacts.ArtifactStore(study)
+  groups: dict[tuple[str, str], list[artifacts.Artifact]] = {}
+  for head in read_heads(study):
+    groups.setdefault((head.dataset, head.row), []).append(head)
   rows = []
   for (dataset, row), of_row in sorted(groups.items()):
     heads = of_row[:1] if quick else of_row
-    found = [diagnosed(piece, shelf) for piece in heads]
+    found = [diagnosed(head, store) for head in heads]
     name = f"{dataset}, {row}"
     whole = np.mean([one.average_map for one in found])
     note = f"{len(heads)} heads"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clap_jax.report import csv_cells, study_table, sweep_table
+from clap_jax.report import csv_cells, result_table, sweep_table
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
@@ -18,9 +18,9 @@ def test_numbers_and_other_texts_stay(value):
 
 
 def test_every_table_uses_it():
-  row = dict.fromkeys(study_table.RAW_COLUMNS, "")
+  row = dict.fromkeys(result_table.RAW_COLUMNS, "")
   row |= {"dataset": "=HYPERLINK(0)", "metric": "average_map", "value": -0.25}
-  assert study_table.rows_csv([row]).splitlines() == [
+  assert result_table.rows_csv([row]).splitlines() == [
     "dataset,split,encoder,seed,head_seed,task,metric,value",
     "'=HYPERLINK(0),,,,,,average_map,-0.25",
   ]

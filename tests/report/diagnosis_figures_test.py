@@ -7,7 +7,7 @@ import pytest
 
 from clap_jax.metrics import detection, diagnosis
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
-from clap_jax.report import content, diagnosis_figures, page, run_files
+from clap_jax.report import diagnosis_figures, page, run_files
 
 TRUTH = SegmentTable.from_columns(
   video=["v"] * 6,
@@ -63,7 +63,7 @@ def test_bars_are_as_long_as_their_numbers(diagnosed):
 
 
 def test_the_page_shows_every_figure(diagnosed):
-  report = content.Report(title="t", diagnoses=[diagnosed], method=False)
+  report = page.Report(title="t", diagnoses=[diagnosed])
   text = page.render(report)
   assert "&lt;clap&gt;" in text
   assert "toy &amp; sprites" in text
@@ -71,7 +71,7 @@ def test_the_page_shows_every_figure(diagnosed):
     assert diagnosis_figures.CHARACTERISTICS[name] in text
   assert text.count('<svg class="chart"') == 5
   assert 'id="method"' not in text
-  assert "No diagnosis yet" in page.render(content.Report(title="t"))
+  assert "diagnosis" not in page.render(page.Report(title="t"))
 
 
 def test_a_prediction_file_is_diagnosed(tmp_path, diagnosed):

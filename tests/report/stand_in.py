@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from clap_jax.report import content
+from clap_jax.report import content, page, result_table
 
 LABELS = ("zigzags", "spins", "bounces", "slides", "pulses", "orbits", "shakes")
 _LEVELS = {"random": 0.10, "tac": 0.33, "tsp": 0.35, "clip": 0.34, "clap": 0.41}
@@ -24,7 +24,7 @@ def frames(rng: np.random.Generator, *, count: int = 14) -> np.ndarray:
   return out
 
 
-def rows(*, seeds: int = 3) -> tuple[content.ResultRow, ...]:
+def rows(*, seeds: int = 3) -> list[dict]:
   """Results of five encoders on three tasks, clap best."""
   rng = np.random.default_rng(1)
   metrics = {
@@ -49,18 +49,24 @@ def rows(*, seeds: int = 3) -> tuple[content.ResultRow, ...]:
             "checkpoint_step": 400 + seed,
           }
           out.append(
-            content.ResultRow(
-              encoder=encoder,
-              seed=seed,
-              dataset="motion_sprites/demo",
-              split="validation",
-              task=task,
-              metric=metric,
-              value=value,
-              card=card,
-            )
+            {
+              "encoder": encoder,
+              "seed": seed,
+              "dataset": "motion_sprites/demo",
+              "split": "validation",
+              "task": task,
+              "metric": metric,
+              "value": value,
+              "card": card,
+            }
           )
-  return tuple(out)
+  return out
+
+
+def table(of_rows) -> result_table.ResultTable:
+  return result_table.ResultTable.of(
+    of_rows, titles=content.ENCODERS, reference="clap"
+  )
 
 
 def charts() -> tuple[content.Chart, ...]:
@@ -155,39 +161,36 @@ def _near(
   return content.Segment(float(start), float(end), label, score)
 
 
-def report(*, num_videos: int = 6) -> content.Report:
+def report(*, num_videos: int = 6) -> page.Report:
   """A report with something in every section."""
-  return content.Report(
+  return page.Report(
     title="CLAP on motion sprites",
     subtitle=(
       "Video encoders pre-trained in five ways, then frozen and compared on"
       " finding actions and described moments in untrimmed videos."
     ),
-    facts=(
+    key_figures=(
       ("Training videos", "320"),
       ("Validation videos", "40"),
       ("Action classes", "24"),
       ("Machine", "2 CPU cores, 5.1 GB peak"),
       ("Commit", "3b25775"),
     ),
+    method=True,
+    table=table(rows()),
     rows=rows(),
     charts=charts(),
     timelines=[video(i, tracks=("clap", "tac")) for i in range(num_videos)],
     unseen=[video(900)],
-    stages=(
-      content.Stage(
-        "Render", 61.2, "seed 0", "demo/videos", "clap build motion_sprites"
+    listings=(
+      content.Listing(
+        "Stages",
+        ("Stage", "Wall time", "Reads", "Writes"),
+        (
+          ("Render", "61 s", "seed 0", "demo/videos"),
+          ("Build", "9.4 s", "demo/videos", "demo/tfds/motion_sprites"),
+        ),
       ),
-      content.Stage("Build", 9.4, "demo/videos", "demo/tfds/motion_sprites"),
-      content.Stage(
-        "Pre-train",
-        332.0,
-        "demo/tfds/motion_sprites",
-        "demo/pretrain/clap/checkpoints",
-        "clap train --config=configs/pretrain_sprites.py:demo --workdir=demo",
-        note="clap, tac; 400 steps each",
-      ),
-      content.Stage("Extract", None, "demo/pretrain", "demo/features"),
     ),
     commands=(
       content.Command("Everything", "./launch.sh demo --workdir demo"),

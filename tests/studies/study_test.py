@@ -14,7 +14,15 @@ from clap_jax import config as config_lib
 from clap_jax import main
 from clap_jax.commands import configs
 from clap_jax.evaluation import results
-from clap_jax.studies import measured, pieces, planning, settings, study, worker
+from clap_jax.studies import (
+  artifacts,
+  jobs,
+  planning,
+  property_charts,
+  settings,
+  study,
+  worker,
+)
 from clap_jax.training import checkpoint
 from tests.benchmarks import error_costs
 
@@ -51,7 +59,7 @@ def document(root):
 def test_every_row_has_every_task_for_every_seed(made):
   found = document(made)
   assert found["failed"] == []
-  assert found["made"] == found["pieces"] == 1 + len(ROWS) * 3
+  assert found["made"] == found["artifacts"] == 1 + len(ROWS) * 3
   runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
   assert runs == {
     (row, 0, task) for row in ROWS for task in ("localization", "retrieval")
@@ -100,7 +108,7 @@ def test_wrong_commands(tmp_path, capsys, arguments, message):
   assert message in capsys.readouterr().err
 
 
-def test_the_cost_of_errors_is_read_off_the_pieces(made):
+def test_the_cost_of_errors_is_read_off_the_artifacts(made):
   rows = error_costs.measure(quick=False, study=made)
   values = {row["name"]: row["value"] for row in rows}
   measured = {
@@ -119,8 +127,8 @@ def test_the_cost_of_errors_is_read_off_the_pieces(made):
 
 
 def test_novel_classes_were_not_seen(made):
-  for record in (made / "pieces").glob("pretrain-*.json"):
-    facts = json.loads((record.with_suffix("") / "encoder.json").read_text())
+  for path in (made / "artifacts").glob("pretrain-*/encoder.json"):
+    facts = json.loads(path.read_text())
     seen = set(facts["training"]["seen_classes"])
     assert seen <= {"slides", "rolls", "hops", "bounces"}
 
@@ -160,14 +168,18 @@ def test_the_page_needs_nothing_else(made):
   for row in ROWS:
     assert row in text
   assert text.count("<svg") >= 5
-  assert "Not made" not in text
+  assert "Not finished" not in text
 
 
 def test_a_second_call_makes_nothing(made):
-  before = {p: p.stat().st_mtime_ns for p in (made / "pieces").glob("*.json")}
+  def times():
+    paths = (made / "artifacts").glob("*/*.json")
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+  before = times()
+  assert before
   assert main.main(command(made)) == 0
-  after = {p: p.stat().st_mtime_ns for p in (made / "pieces").glob("*.json")}
-  assert before == after
+  assert times() == before
 
 
 def tiny_plan(rows=("random",)):
@@ -189,28 +201,29 @@ KINDS = ("data", "start", "pretrain", "features", "localization", "grounding",
 def test_properties_are_plotted_over_what_was_measured(tmp_path, monkeypatch):
   share = {"gaps_0.25": 0.3, "gaps_2.5": 0.8}
 
-  def stand_in(piece, directory, inputs):
-    gain = 0.1 * (piece.row == "clap") * len(piece.dataset)
+  def stand_in(artifact, directory, inputs):
+    gain = 0.1 * (artifact.row == "clap") * len(artifact.dataset)
     row = {
-      "encoder": piece.row, "seed": piece.seed, "dataset": piece.dataset,
-      "split": "validation", "task": piece.kind, "metric": "average_map",
-      "value": 0.5 + gain, "card": {},
+      "encoder": artifact.row, "seed": artifact.seed,
+      "dataset": artifact.dataset, "split": "validation",
+      "task": artifact.kind, "metric": "average_map", "value": 0.5 + gain,
+      "card": {},
     }  # fmt: skip
     results.write(directory, [row])
 
-  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(KINDS, stand_in))
+  monkeypatch.setattr(artifacts, "_MAKERS", dict.fromkeys(KINDS, stand_in))
   monkeypatch.setattr(
-    measured,
+    property_charts,
     "_background_share",
     lambda _, dataset: share.get(dataset.partition("-")[2], 0.5),
   )
   name = "configs/study_claim.py:tiny,properties"
   config = config_lib.resolve(settings.StudyConfig, configs.read(name, []))
   found = study.run(
-    config, workdir=tmp_path, read=read, runner=study.InThisProcess()
+    config, workdir=tmp_path, read=read, runner=jobs.InThisProcess()
   )
   num_rows = 4 + 3 * 3 + 8 * 2 + 2 * 3
-  assert found["made"] == found["pieces"] == 14 + 14 + num_rows * 4
+  assert found["made"] == found["artifacts"] == 14 + 14 + num_rows * 4
   assert found["claims"] == []
   text = (tmp_path / "report.html").read_text()
   for title in TITLES:
@@ -222,26 +235,26 @@ def test_properties_are_plotted_over_what_was_measured(tmp_path, monkeypatch):
 def test_what_fails_is_set_apart_and_tried_again(tmp_path, monkeypatch):
   made = []
 
-  def stand_in(piece, directory, inputs):
-    if piece.kind == "features" and piece.row == "tac" and not made:
+  def stand_in(artifact, directory, inputs):
+    if artifact.kind == "features" and artifact.row == "tac" and not made:
       raise OSError("no space")
     row = {
-      "encoder": piece.row, "seed": piece.seed, "dataset": piece.dataset,
-      "split": "validation", "task": piece.kind, "metric": "average_map",
-      "value": 0.5, "card": {},
+      "encoder": artifact.row, "seed": artifact.seed,
+      "dataset": artifact.dataset, "split": "validation",
+      "task": artifact.kind, "metric": "average_map", "value": 0.5, "card": {},
     }  # fmt: skip
     results.write(directory, [row])
 
-  monkeypatch.setattr(pieces, "_MAKERS", dict.fromkeys(KINDS, stand_in))
+  monkeypatch.setattr(artifacts, "_MAKERS", dict.fromkeys(KINDS, stand_in))
   config = tiny_plan(("tac", "clap"))
 
   def go():
     return study.run(
-      config, workdir=tmp_path, read=read, runner=study.InThisProcess()
+      config, workdir=tmp_path, read=read, runner=jobs.InThisProcess()
     )
 
   first = go()
-  reasons = {f["piece"]: f["reason"] for f in first["failed"]}
+  reasons = {f["artifact"]: f["reason"] for f in first["failed"]}
   assert reasons["features tac seed 0 tiny-classes_6"] == "OSError: no space"
   assert "not made" in reasons["localization tac seed 0 tiny-classes_6"]
   assert len(reasons) == 4
@@ -252,27 +265,26 @@ def test_what_fails_is_set_apart_and_tried_again(tmp_path, monkeypatch):
   made.append(True)
   second = go()
   assert second["failed"] == []
-  assert second["made"] == second["pieces"]
+  assert second["made"] == second["artifacts"]
 
 
-def test_a_process_that_dies_is_a_failure_of_its_unit(tmp_path, monkeypatch):
+def test_a_process_that_dies_is_a_failure_of_its_job(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, "executable", "/bin/false")
   found = study.run(
-    tiny_plan(), workdir=tmp_path, read=read, runner=study.Processes()
+    tiny_plan(), workdir=tmp_path, read=read, runner=jobs.Processes()
   )
   assert [f["reason"][:30] for f in found["failed"]] == [
     "its process ended with code 1;"
   ] * 2
 
 
-def test_a_unit_in_a_process_of_its_own(tmp_path):
-  (step, *_) = planning.plan(tiny_plan(), read=read)
-  runner = study.Processes()
-  shelf = pieces.Shelf(tmp_path)
-  assert list(runner.attempts(step.units, shelf, 1)) == list(step.units)
-  assert shelf.has(step.units[0].pieces[0].name)
-  (unit,) = (tmp_path / "units").glob("*.json")
-  assert worker.read_unit(unit) == list(step.units[0].pieces)
+def test_a_job_in_a_process_of_its_own(tmp_path):
+  ((job,), *_) = planning.plan(tiny_plan(), read=read)
+  store = artifacts.ArtifactStore(tmp_path)
+  assert list(jobs.Processes().run_all([job], store, parallel=1)) == [job]
+  assert store.has(job.artifacts[0].name)
+  (path,) = (tmp_path / "jobs").glob("*.json")
+  assert worker.read_job(path) == job
 
 
 def test_a_worker_leaves_with_its_parent(tmp_path):
@@ -309,7 +321,7 @@ def test_all_rows(tmp_path):
   ]  # fmt: skip
   assert main.main(arguments) == 0
   found = document(tmp_path)
-  assert found["made"] == found["pieces"] == 1 + 2 + 2 * 11 * 5
+  assert found["made"] == found["artifacts"] == 1 + 2 + 2 * 11 * 5
   runs = {(r["encoder"], r["seed"], r["task"]) for r in found["rows"]}
   assert len(runs) == 11 * 2 * 4
   metrics = {(r["task"], r["metric"]) for r in found["rows"]}
@@ -319,18 +331,18 @@ def test_all_rows(tmp_path):
   }
   records = [
     json.loads(path.read_text())
-    for path in (tmp_path / "pieces").glob("pretrain-*.json")
+    for path in (tmp_path / "artifacts").glob("pretrain-*/artifact.json")
   ]
   assert len(records) == 22
   for record in records:
     if record["row"] != "random":
-      own = tower(tmp_path, f"{record['kind']}-{record['key']}")
+      own = tower(tmp_path, record["name"])
       start = tower(tmp_path, record["inputs"]["start"])
       assert (own == start) == (record["row"] == "clap_frozen_tower")
 
 
 def tower(root, name):
-  params, _ = checkpoint.restore_params(root / "pieces" / name)
+  params, _ = checkpoint.restore_params(root / name)
   return b"".join(
     leaf.tobytes() for leaf in jax.tree.leaves(params["params"]["video_tower"])
   )

@@ -5,36 +5,31 @@ import pathlib
 from collections.abc import Sequence
 
 from clap_jax.data import records
-from clap_jax.report import content, metric_names, study_table
-from clap_jax.studies import pieces, planning, settings
-
-WITHOUT_RESULTS = (planning.DATA, planning.START, planning.FEATURES)
+from clap_jax.report import content, metric_names, result_table
+from clap_jax.studies import settings
+from clap_jax.studies.artifacts import DATA, Artifact, ArtifactStore
 
 
 def charts(
   config: settings.StudyConfig,
-  table: study_table.StudyTable,
-  everything: Sequence[planning.Piece],
-  shelf: pieces.Shelf,
+  table: result_table.ResultTable,
+  made: Sequence[Artifact],
+  store: ArtifactStore,
 ) -> list[content.Chart]:
   """Per property and task, the rows' means and their differences."""
-  data = {p.dataset: p for p in everything if p.kind == planning.DATA}
+  folders = {a.dataset: store.directory(a.name) for a in made if a.kind == DATA}
   found = []
   for item in config.properties.values():
-    names = {v: settings.variant(config, item, v) for v in sorted(item.values)}
-    made = {v: n for v, n in names.items() if shelf.has(data[n].name)}
-    at = {name: value for value, name in made.items()}
+    names = {settings.variant(config, item, v): v for v in sorted(item.values)}
+    at = {name: value for name, value in names.items() if name in folders}
     if item.measure_background:
-      at = {
-        name: _background_share(shelf.directory(data[name].name), name)
-        for name in at
-      }
+      at = {name: _background_share(folders[name], name) for name in at}
     for task in table.tasks:
       found += _charts(item, table, task, at)
   return found
 
 
-@functools.cache  # the page is written after every unit, a dataset stays
+@functools.cache  # the page is written after every job, a dataset stays
 def _background_share(directory: pathlib.Path, dataset: str) -> float:
   """The share of the training videos' time that no action covers."""
   source = records.open_dataset(directory, dataset).split("train")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from clap_jax.metrics import intervals
-from clap_jax.report import metric_names, study_table
+from clap_jax.report import metric_names, result_table
 
 ALPHA = 0.05  # of the whole family, after Holm's correction
 HOLDS, DOES_NOT_HOLD = "holds", "does not hold"
@@ -24,10 +24,6 @@ class Claim:
   def __str__(self) -> str:
     name = metric_names.describe(self.metric).text
     return f"{self.better} > {self.than}, {self.task}, {name}"
-
-  def names(self, kind: str) -> tuple[str, ...]:
-    """The rows or the task that the claim is about."""
-    return (self.better, self.than) if kind == "row" else (self.task,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +55,11 @@ class Verdict:
 
 def csv_text(verdicts: Sequence[Verdict]) -> str:
   """The verdicts as a table."""
-  return study_table.csv_text([verdict.as_dict() for verdict in verdicts])
+  return result_table.csv_text([verdict.as_dict() for verdict in verdicts])
 
 
 def judge(
-  table: study_table.StudyTable,
+  table: result_table.ResultTable,
   claims: Sequence[Claim],
   *,
   min_seeds: int,

@@ -1,6 +1,8 @@
 """Sweeps: what is run, what is left alone, and what the summary says."""
 
+import contextlib
 import csv
+import dataclasses
 import json
 import pathlib
 import signal
@@ -10,9 +12,11 @@ import time
 
 import pytest
 
-from clap_jax import sweep
 from clap_jax.evaluation import results
-from clap_jax.report import content, sweep_page, sweep_table
+from clap_jax.report import content, sweep_table
+from clap_jax.report import page as page_lib
+from clap_jax.studies import artifacts, orchestrator, sweep
+from clap_jax.trainers import registry
 from configs.parts import sweeps
 from tests import conftest
 from tests.trainers import toy_features
@@ -53,10 +57,19 @@ def test_names_are_safe_and_differ():
     assert "/" not in name
     assert not name.startswith(("-", "."))
     assert not set(name) & set(" *;$()")
-  with pytest.raises(ValueError, match="no runs"):
-    sweep.plan([], "w")
-  with pytest.raises(ValueError, match="twice"):
-    sweep.plan([{"a": 1}, {"a": 1}], "w")
+
+
+def plan(points, workdir):
+  store = artifacts.ArtifactStore(workdir)
+  return sweep.plan(points, store, resolve=dict), store
+
+
+@pytest.mark.parametrize(
+  ("points", "message"), [([], "no runs"), ([{"a": 1}, {"a": 1}], "twice")]
+)
+def test_wrong_points(tmp_path, points, message):
+  with pytest.raises(ValueError, match=message):
+    plan(points, tmp_path)
 
 
 def entry(name, value, *, outcome="done", **overrides):
@@ -75,14 +88,14 @@ def entry(name, value, *, outcome="done", **overrides):
 def test_links_are_refused_before_the_first_run(tmp_path, name):
   (tmp_path / name).symlink_to("elsewhere")
   with pytest.raises(ValueError, match="symbolic link"):
-    sweep.plan([{"a": 1}], tmp_path)
+    plan([{"a": 1}], tmp_path)
 
 
 def test_summary():
   table = sweep_table.SweepTable.of(
     [
       entry("a", 0.2, rate=1e-3, kind="<b>x</b>"),
-      entry("b", None, outcome="failed with exit code 3", rate=1e-1),
+      entry("b", None, outcome="failed", rate=1e-1),
       entry("c", 0.5, rate=1e-2, kind="y"),
     ],
     metric=None,
@@ -90,9 +103,9 @@ def test_summary():
   assert [e.name for e in table.ranked] == ["c", "a", "b"]
   rows = list(csv.DictReader(sweep_table.csv_text(table).splitlines()))
   assert [row["rate"] for row in rows] == ["0.001", "0.1", "0.01"]
-  assert rows[1]["outcome"] == "failed with exit code 3"
+  assert rows[1]["outcome"] == "failed"
   assert rows[1]["reason"].startswith("'=")  # no formula
-  page = sweep_page.render(table, title="A & B")
+  page = page_lib.render(sweep.report(table, "A & B"))
   assert "<b>x</b>" not in page
   assert "&lt;b&gt;x&lt;/b&gt;" in page
   assert page.count("<polyline") == 2
@@ -104,23 +117,47 @@ def test_summary():
     sweep_table.SweepTable.of(table.entries, metric="recall")
 
 
-def test_failures_are_isolated_and_what_is_done_stays(tmp_path):
-  runs = sweep.plan([{"a": n} for n in range(4)], tmp_path)
-  runs[3].directory.mkdir(parents=True)
-  results.write(runs[3].directory, [])
-  seen = []
+class StandIn:
+  """Makes the files of runs instead of running; one cannot be made."""
 
-  def runner(run):
-    if run.done:
-      return "done"
-    seen.append(run.overrides["a"])
-    return "failed with exit code 3" if run.overrides["a"] == 1 else "done"
+  stopping = False
 
-  outcomes = sweep.run_all(runs, runner, parallel=2)
-  assert sorted(seen) == [0, 1, 2]
-  assert list(outcomes.values()).count("done") == 3
-  table = sweep.summarize(runs, outcomes, tmp_path, metric=None, title="t")
+  def __init__(self):
+    self.made = []
+
+  def run_all(self, jobs, store, *, parallel):
+    for job in jobs:
+      (artifact,) = job.artifacts
+      self.made.append(artifact.config["a"])
+      if artifact.config["a"] == 1:
+        store.note_failure(artifact.name, "OSError: no space")
+      else:
+        directory = store.directory(artifact.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        results.write(directory, [])
+      yield job
+
+  def stopped_by_signals(self):
+    return contextlib.nullcontext()
+
+
+def test_failures_are_isolated_and_what_is_done_stays(tmp_path, monkeypatch):
+  monkeypatch.setattr(registry, "check_same", lambda directory, config: None)
+  runs, store = plan([{"a": n} for n in range(4)], tmp_path)
+  directory = store.directory(runs[3].artifact.name)
+  directory.mkdir(parents=True)
+  results.write_json(
+    directory / artifacts.RECORD_FILE,
+    {"wall_sec": 1.0} | dataclasses.asdict(runs[3].artifact),
+  )
+  results.write(directory, [])
+  runner = StandIn()
+  state = orchestrator.run([[run.job for run in runs]], store, runner)
+  assert sorted(runner.made) == [0, 1, 2]
+  assert state.failed == [(runs[1].artifact.label, "OSError: no space")]
+  table = sweep.summarize(runs, store, metric=None, title="t")
   assert [e.overrides["a"] for e in table.unfinished] == [1]
+  assert table.unfinished[0].reason == "OSError: no space"
   assert sweep.document(table)["failed_runs"] == 1
 
 
@@ -178,13 +215,13 @@ def test_a_wrong_key_is_found_before_the_first_run(toy, tmp_path):
 
 
 def test_a_wrong_metric_costs_no_summary(tmp_path):
-  (run,) = sweep.plan([{"a": 1}], tmp_path)
-  run.directory.mkdir(parents=True)
+  (run,), store = plan([{"a": 1}], tmp_path)
+  directory = store.directory(run.artifact.name)
+  directory.mkdir(parents=True)
   row = {"task": "loc", "split": "val", "metric": "average_map", "value": 0.5}
-  (run.directory / "results.json").write_text(json.dumps({"rows": [row]}))
-  outcomes = {run.directory.name: sweep_table.DONE}
+  (directory / "results.json").write_text(json.dumps({"rows": [row]}))
   with pytest.raises(ValueError, match="choose from loc/val/average_map"):
-    sweep.summarize([run], outcomes, tmp_path, metric="recall", title="t")
+    sweep.summarize([run], store, metric="recall", title="t")
   assert "0.5" in (tmp_path / "summary.csv").read_text()
   assert (tmp_path / "summary.html").exists()
 
@@ -224,10 +261,10 @@ def test_the_command_goes_on_where_it_was_stopped(toy, tmp_path):
   assert result.returncode == 3, result.stderr
   runs = json.loads(output.read_text())["runs"]
   outcomes = [(r["overrides"]["mesh.tensor"], r["outcome"]) for r in runs]
-  assert outcomes == [(1, "done")] * 2 + [(3, "failed with exit code 2")] * 2
+  assert outcomes == [(1, "done")] * 2 + [(3, "failed")] * 2
   assert "mesh" in runs[-1]["reason"]
   rows = list(csv.DictReader((workdir / "summary.csv").open()))
   assert len(rows) == 4
   assert "<polyline" in (workdir / "summary.html").read_text()
-  logs = [path.read_text() for path in workdir.glob("runs/*.log")]
+  logs = [path.read_text() for path in workdir.glob("jobs/*.log")]
   assert any("asked to stop: saved at step" in log for log in logs)

@@ -10,48 +10,51 @@ import json
 import math
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
 
-from clap_jax import sweep
 from clap_jax.report import run_files, sweep_table
+from clap_jax.studies import jobs, sweep
+from clap_jax.studies.artifacts import ArtifactStore
+from clap_jax.trainers import registry
+from clap_jax.training import workdir as workdir_lib
 
 STUDY_FILE = "study.log"
 _POLL_SEC = 2.0
 _WARM_UP_TRIALS = 4  # before any is given up
-GIVEN_UP = "given up"
 
 
 def search(
   space: Mapping[str, tuple],
-  runner: sweep.Runner,
+  runner: jobs.Processes,
+  store: ArtifactStore,
   *,
-  workdir: str | pathlib.Path,
+  resolve: sweep.Resolve,
   num_trials: int,
   parallel: int,
   metric: str,
   seed: int,
-  check: Callable[[sweep.Run], None] = lambda run: None,
-) -> tuple[list[sweep.Run], dict[str, str]]:
+) -> tuple[list[sweep.Run], list[sweep.Run]]:
   """Makes runs up to `num_trials` in all, counting those of earlier calls.
 
   Args:
     space: key -> ("uniform", low, high), ("log_uniform", low, high), or a
       tuple of values.
     runner: of single runs.
-    workdir: of the sweep; remembers the study.
+    store: of the sweep; its workdir also keeps Optuna's study.
+    resolve: overrides -> the dataclass of the run's config.
     num_trials: the budget.
     parallel: runs at a time.
     metric: to be maximised: the last part of its name, like "average_map".
     seed: of the proposals.
-    check: raises what is wrong with a finished run of an earlier call.
 
   Returns:
-    (runs, their outcomes by name).
+    (runs, those of them that were given up).
 
   Raises:
-    ValueError: if Optuna is not installed or the space is empty.
+    ValueError: Optuna is not installed, the space is empty, or a finished run
+      is of another config.
   """
   if importlib.util.find_spec("optuna") is None:
     raise ValueError('--trials needs Optuna: pip install "clap_jax[study]".')
@@ -59,8 +62,53 @@ def search(
 
   if not space:
     raise ValueError("space() of the config has no axes.")
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
+  states = optuna.trial.TrialState
+  lock, runs, given_up = threading.Lock(), {}, {}
+
+  def planned(overrides) -> sweep.Run:
+    (run,) = sweep.plan([overrides], store, resolve=resolve)
+    return runs.setdefault(run.artifact.name, run)
+
+  def one(_):
+    if runner.stopping:
+      return
+    with lock:
+      trial = study.ask()
+      run = planned(
+        {key: _suggest(trial, key, axis) for key, axis in space.items()}
+      )
+    is_given_up = _try(trial, run, runner, store, metric)
+    outcome = sweep.outcome(run, store)
+    value = _result(run, store, metric)
+    with lock:
+      if value is not None:
+        study.tell(trial, value)
+      elif is_given_up:
+        given_up[run.artifact.name] = run
+        study.tell(trial, state=states.PRUNED)
+      elif outcome == sweep_table.FAILED:
+        study.tell(trial, state=states.FAIL)
+
+  with workdir_lib.locked(store.workdir), runner.stopped_by_signals():
+    study = _open_study(store.workdir, seed)
+    known = [
+      trial
+      for trial in study.trials
+      if trial.state in (states.COMPLETE, states.PRUNED)
+    ]
+    for trial in known:  # they belong into the summary too
+      run = planned(trial.params)
+      if trial.state == states.PRUNED:
+        given_up[run.artifact.name] = run
+    with futures.ThreadPoolExecutor(max_workers=parallel) as pool:
+      list(pool.map(one, range(max(num_trials - len(known), 0))))
+  return list(runs.values()), list(given_up.values())
+
+
+def _open_study(workdir: pathlib.Path, seed: int):
+  """Optuna's study of a workdir; trials that were stopped are queued again."""
+  import optuna  # noqa: PLC0415  (an extra)
+
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   backend = optuna.storages.journal.JournalFileBackend(
     str(workdir / STUDY_FILE)
@@ -75,47 +123,11 @@ def search(
   # A search that goes on must not propose its first points again.
   study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
   states = optuna.trial.TrialState
-  for trial in study.trials:  # of a search that was stopped: run on
+  for trial in study.trials:
     if trial.state == states.RUNNING:
       study.tell(trial.number, state=states.FAIL)
       study.enqueue_trial(trial.params)
-  lock, runs, outcomes = threading.Lock(), {}, {}
-
-  def finished():
-    return sum(
-      trial.state in (states.COMPLETE, states.PRUNED) for trial in study.trials
-    )
-
-  def one(_):
-    if runner.stopping:
-      return
-    with lock:
-      trial = study.ask()
-      overrides = {
-        key: _suggest(trial, key, axis) for key, axis in space.items()
-      }
-      (run,) = sweep.plan([overrides], workdir)
-      runs[run.directory.name] = run
-    outcome, value = _tried(trial, run, runner, metric)
-    outcomes[run.directory.name] = outcome
-    with lock:
-      if outcome == sweep_table.DONE and value is not None:
-        study.tell(trial, value)
-      elif outcome == GIVEN_UP:
-        study.tell(trial, state=states.PRUNED)
-      elif outcome != sweep_table.STOPPED:
-        study.tell(trial, state=states.FAIL)
-
-  for trial in study.trials:  # earlier ones belong into the summary too
-    if trial.state in (states.COMPLETE, states.PRUNED):
-      (run,) = sweep.plan([trial.params], workdir)
-      if run.done:
-        check(run)
-      runs[run.directory.name] = run
-      outcomes[run.directory.name] = sweep_table.DONE if run.done else GIVEN_UP
-  with futures.ThreadPoolExecutor(max_workers=parallel) as pool:
-    list(pool.map(one, range(max(num_trials - finished(), 0))))
-  return list(runs.values()), outcomes
+  return study
 
 
 def _suggest(trial, key: str, axis: tuple) -> Any:
@@ -126,35 +138,35 @@ def _suggest(trial, key: str, axis: tuple) -> Any:
   return trial.suggest_categorical(key, axis)
 
 
-def _tried(trial, run, runner, metric) -> tuple[str, float | None]:
-  """Runs a trial, and gives it up where its evaluations lag behind."""
+def _try(trial, run, runner, store, metric) -> bool:
+  """Runs a trial; whether it was given up since its evaluations lag behind."""
   given_up, over = threading.Event(), threading.Event()
+  directory = store.directory(run.artifact.name)
+  reported: set[int] = set()
 
-  told: set[int] = set()
-
-  def tell():
-    for step, value in evaluations(run.directory, metric).items():
-      if step not in told:
-        told.add(step)
+  def report():
+    for step, value in evaluations(directory, metric).items():
+      if step not in reported:
+        reported.add(step)
         trial.report(value, step)
 
   def watch():
     while not over.wait(_POLL_SEC):
-      tell()
-      if told and trial.should_prune():
+      report()
+      if reported and trial.should_prune():
         given_up.set()
-        runner.stop(run)
+        runner.stop(run.job)
         return
 
   watcher = threading.Thread(target=watch, daemon=True)
   watcher.start()
-  outcome = runner(run)
+  if not registry.is_finished(directory):
+    store.forget_failure(run.artifact.name)
+    runner.run(run.job, store)
   over.set()
   watcher.join()
-  tell()  # the last ones: later trials are measured by them
-  if given_up.is_set() and outcome == sweep_table.STOPPED:
-    return GIVEN_UP, None
-  return outcome, _result(run, metric)
+  report()  # the last ones: later trials are measured by them
+  return given_up.is_set() and sweep.outcome(run, store) == sweep_table.STOPPED
 
 
 def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
@@ -177,7 +189,7 @@ def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
   }
 
 
-def _result(run: sweep.Run, metric: str) -> float | None:
+def _result(run: sweep.Run, store: ArtifactStore, metric: str) -> float | None:
   """Returns the objective: the last evaluation on the selection split.
 
   Never the split that is looked at once, at the end.
@@ -185,14 +197,14 @@ def _result(run: sweep.Run, metric: str) -> float | None:
   Raises:
     ValueError: if the run is done and has no such metric.
   """
-  if not run.done:
+  directory = store.directory(run.artifact.name)
+  if not registry.is_finished(directory):
     return None
-  found = evaluations(run.directory, metric)
+  found = evaluations(directory, metric)
   if not found:
-    path = run.directory / "metrics.jsonl"
     names = sorted(
       key.rpartition("/")[2]
-      for key in run_files.scalar_keys(path)
+      for key in run_files.scalar_keys(directory / "metrics.jsonl")
       if key.startswith("eval/")
     )
     raise ValueError(

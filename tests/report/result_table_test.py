@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from clap_jax.metrics import intervals
-from clap_jax.report import study_page, study_table
+from clap_jax.report import content, metric_names, page, result_table, strips
 
 TITLES = {"tac": "class loss", "clap": "ours"}
 VALUES = {"tac": (0.1, 0.3, 0.2), "clap": (0.3, 0.4, 0.45)}
@@ -25,7 +25,7 @@ def rows(values=VALUES, metric="average_map", task="localization"):
 
 
 def table(entries):
-  return study_table.StudyTable.of(entries, titles=TITLES, reference="clap")
+  return result_table.ResultTable.of(entries, titles=TITLES, reference="clap")
 
 
 def test_intervals_are_students():
@@ -110,28 +110,57 @@ def test_the_summary_is_json_and_csv():
 
 
 def test_the_page_shows_what_there_is():
-  facts = study_page.Facts(
-    title="<A study>", notes=("a & b",), num_pieces=4, num_made=3,
-    failed=(("fewshot tac", "<gone>"),), wall_sec={"data": (1, 2.0)},
+  made = table(rows())
+  report = page.Report(
+    title="<A study>", subtitle="3 of 4 artifacts", notes=("a & b",),
+    table=made, failed=(("fewshot tac", "<gone>"),),
+    listings=[content.Listing("Time", ("Kind",), [("data",)])],
   )  # fmt: skip
-  text = study_page.render(table(rows()), facts)
+  text = page.render(report)
   assert "&lt;A study&gt;" in text
   assert "&lt;gone&gt;" in text
-  assert "3 of 4 pieces" in text
-  assert "clap minus tac" not in text  # the plot says: clap minus each other
-  empty = study_page.render(table([]), facts)
-  assert "3 of 4 pieces" in empty
+  assert "3 of 4 artifacts" in text
+  assert "clap minus the row" in text
+  assert "0.383 ± 0.190" in text  # of clap, and its difference to tac
+  assert "class loss" in text
+  assert ">data<" in text
+  empty = page.render(page.Report(title="Nothing yet", table=table([])))
+  assert 'id="results"' not in empty
+
+
+def test_columns_are_of_the_dataset():
+  other = [row | {"dataset": "d/y"} for row in rows(metric="map@0.50")]
+  made = table(rows() + other)
+  assert made.metrics("localization") == ("average_map", "map@0.50")
+  assert made.metrics("localization", "d/y") == ("map@0.50",)
+  assert made.primary("localization", "d/x") == "average_map"
 
 
 def test_a_plot_marks_mean_interval_and_seeds():
-  strips = [
-    study_page.Strip("clap", 0.5, 0.4, 0.6, (0.45, 0.55)),
-    study_page.Strip("tac", -0.1, math.nan, math.nan),
-    study_page.Strip("tsp", math.nan, math.nan, math.nan),
+  rows_of_plot = [
+    strips.Strip("clap", intervals.Interval(0.5, 0.4, 0.6), (0.45, 0.55)),
+    strips.Strip("tac", intervals.estimate([-0.1])),
+    strips.Strip("tsp", intervals.estimate([])),
   ]
-  svg = study_page.strips_svg(strips, label="plot")
+  svg = strips.strips_svg(rows_of_plot, label="plot")
   assert svg.count('class="one"') == 2
   assert svg.count('class="mean"') == 2
   assert svg.count('class="line"') == 1
   assert "95 % interval 0.400 to 0.600" in svg
-  assert study_page.strips_svg([], label="") == ""
+  assert strips.strips_svg([], label="") == ""
+
+
+def test_the_headline_of_few_shot_localization():
+  methods = ("nearest_prototype", "prototypes", "text_only")
+  metrics = [
+    f"{n}way_{k}shot/{method}/{name}"
+    for n in (1, 5)
+    for k in (1, 5)
+    for method in methods
+    for name in ("map@0.50", "average_map")
+  ]
+  best = metric_names.primary("fewshot", metrics)
+  assert best == "5way_1shot/prototypes/average_map"
+  name = metric_names.describe(best)
+  assert name.text == "5-way 1-shot average mAP, prototypes"
+  assert "5 classes" in name.meaning and "1 example" in name.meaning

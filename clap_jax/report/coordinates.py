@@ -1,39 +1,14 @@
-"""Writes summary.html of a sweep: parallel coordinates, curves and runs."""
+"""Parallel coordinates: settings of runs, and what came of them."""
 
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from clap_jax.report import content, curves, sweep_table
+from clap_jax.report import sweep_table
 
-_FOLDER = pathlib.Path(__file__).parent
 _WIDTH, _HEIGHT, _TOP, _BOTTOM, _SIDE = 860, 320, 44, 30, 70
-_BEST = 5  # curves that are drawn
-
-
-def render(table: sweep_table.SweepTable, *, title: str) -> str:
-  """The page as text; it needs nothing but itself."""
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(_FOLDER),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters["shown"] = shown
-  style = (_FOLDER / "page.css").read_text(encoding="utf-8")
-  return environment.get_template("sweep_page.html").render(
-    table=table,
-    title=title,
-    style=Markup(style),
-    coordinates=parallel_coordinates(table),
-    charts=[(chart, curves.chart_svg(chart)) for chart in best_curves(table)],
-    dash_of=curves.dash_of,
-  )
 
 
 def shown(value: Any) -> str:
@@ -42,25 +17,6 @@ def shown(value: Any) -> str:
   if isinstance(value, float):
     return f"{value:.4g}" if math.isfinite(value) else "undefined"
   return str(value)
-
-
-def best_curves(table: sweep_table.SweepTable) -> list[content.Chart]:
-  """A chart per scalar of the training record, of the best runs."""
-  best = [e for e in table.ranked if e.curves][:_BEST]
-  keys = dict.fromkeys(key for entry in best for key in entry.curves)
-  charts = []
-  for key in keys:
-    lines = tuple(e.curves[key] for e in best if key in e.curves)
-    if any(len(line.steps) > 1 for line in lines):
-      charts.append(
-        content.Chart(
-          title=key,
-          y_label=key,
-          curves=lines,
-          smooth=key == "train/loss",
-        )
-      )
-  return charts
 
 
 def parallel_coordinates(table: sweep_table.SweepTable) -> Markup:

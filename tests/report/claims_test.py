@@ -7,11 +7,12 @@ import pytest
 import scipy.stats
 
 from clap_jax.metrics import intervals
-from clap_jax.report import study_claims, study_page, study_table
+from clap_jax.report import claims as claims_lib
+from clap_jax.report import page, result_table
 
-BETTER = study_claims.Claim("clap", "tac", "localization", "average_map")
-WORSE = study_claims.Claim("tac", "clap", "localization", "average_map")
-UNMEASURED = study_claims.Claim("clap", "tsp", "grounding", "r1@0.5")
+BETTER = claims_lib.Claim("clap", "tac", "localization", "average_map")
+WORSE = claims_lib.Claim("tac", "clap", "localization", "average_map")
+UNMEASURED = claims_lib.Claim("clap", "tsp", "grounding", "r1@0.5")
 CLAP = (0.41, 0.44, 0.40, 0.47, 0.43, 0.45, 0.42, 0.46)
 TAC = (0.38, 0.42, 0.39, 0.42, 0.41, 0.41, 0.40, 0.43)
 
@@ -27,7 +28,7 @@ def table(**values):
     for seed, value in enumerate(of_seeds)
   ]  # fmt: skip
   titles = dict.fromkeys(values, "")
-  return study_table.StudyTable.of(rows, titles=titles, reference="clap")
+  return result_table.ResultTable.of(rows, titles=titles, reference="clap")
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,12 @@ def test_a_p_value_is_of_the_paired_t_test():
 
 def test_a_claim_holds_after_correction_or_not():
   claims = (BETTER, WORSE, UNMEASURED)
-  verdicts = study_claims.judge(table(clap=CLAP, tac=TAC), claims, min_seeds=8)
+  verdicts = claims_lib.judge(table(clap=CLAP, tac=TAC), claims, min_seeds=8)
   p = scipy.stats.ttest_rel(CLAP, TAC).pvalue
   assert [v.verdict for v in verdicts] == [
-    study_claims.HOLDS,
-    study_claims.DOES_NOT_HOLD,  # certainly another sign is no support
-    study_claims.TOO_FEW_SEEDS,
+    claims_lib.HOLDS,
+    claims_lib.DOES_NOT_HOLD,  # certainly another sign is no support
+    claims_lib.TOO_FEW_SEEDS,
   ]
   assert verdicts[0].p == pytest.approx(p)
   # All three are corrected for, also the one without a number.
@@ -81,26 +82,27 @@ def test_correction_can_overturn_a_claim():
     )
   )
   made = table(clap=weak, tac=TAC)
-  (alone,) = study_claims.judge(made, (BETTER,), min_seeds=8)
+  (alone,) = claims_lib.judge(made, (BETTER,), min_seeds=8)
   assert alone.corrected_p == alone.p < 0.1
-  family = study_claims.judge(made, (BETTER, UNMEASURED), min_seeds=8)
+  family = claims_lib.judge(made, (BETTER, UNMEASURED), min_seeds=8)
   assert family[0].corrected_p == pytest.approx(2 * alone.p)
-  assert family[0].verdict == study_claims.DOES_NOT_HOLD
+  assert family[0].verdict == claims_lib.DOES_NOT_HOLD
 
 
 def test_too_few_seeds_give_no_verdict():
   made = table(clap=CLAP[:7], tac=TAC[:7])
-  (verdict,) = study_claims.judge(made, (BETTER,), min_seeds=8)
-  assert verdict.verdict == study_claims.TOO_FEW_SEEDS
+  (verdict,) = claims_lib.judge(made, (BETTER,), min_seeds=8)
+  assert verdict.verdict == claims_lib.TOO_FEW_SEEDS
   assert verdict.corrected_p == 1.0
   assert math.isfinite(verdict.interval.low)  # shown all the same
 
 
 def test_the_page_plots_each_claim_and_labels_the_rest():
   made = table(clap=CLAP, tac=TAC)
-  verdicts = study_claims.judge(made, (BETTER, UNMEASURED), min_seeds=8)
-  facts = study_page.Facts("A study", (), 1, 1, (), {})
-  text = study_page.render(made, facts, verdicts=verdicts)
+  verdicts = claims_lib.judge(made, (BETTER, UNMEASURED), min_seeds=8)
+  text = page.render(
+    page.Report(title="A study", table=made, verdicts=verdicts)
+  )
   claims = text.partition('id="claims"')[2].partition("</section>")[0]
   assert claims.count('class="one"') == len(CLAP)
   assert "clap &gt; tac, localization, average mAP" in claims

@@ -1,4 +1,4 @@
-"""Means, 95 % intervals and paired differences of a study over seeds."""
+"""Results over seeds: means, 95 % intervals, paired differences."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ RAW_COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyCell:
+class Cell:
   """One row's values of one metric, and how far the reference is from them."""
 
   values: Mapping[int, float]  # seed -> value, finite
@@ -37,7 +37,7 @@ class StudyCell:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyTable:
+class ResultTable:
   """Everything that was measured so far."""
 
   titles: Mapping[str, str]  # row -> what it is, in the order of the rows
@@ -51,7 +51,7 @@ class StudyTable:
     *,
     titles: Mapping[str, str],
     reference: str,
-  ) -> "StudyTable":
+  ) -> "ResultTable":
     """From rows of results.json, which may lack any of the runs.
 
     The value of a seed is the mean over the heads that were trained on its
@@ -101,19 +101,19 @@ class StudyTable:
   def datasets(self) -> tuple[str, ...]:
     return tuple(dict.fromkeys(dataset for dataset, _, _ in self.places))
 
-  def metrics(self, task: str) -> tuple[str, ...]:
-    """Metrics of a task, the headline first; no counts."""
-    names = dict.fromkeys(m for _, t, m in self.places if t == task)
+  def metrics(self, task: str, dataset: str = "") -> tuple[str, ...]:
+    """Metrics of a task, the headline first; no counts. "": on any dataset."""
+    names = dict.fromkeys(
+      m for d, t, m in self.places if t == task and dataset in ("", d)
+    )
     names = [name for name in names if not name.endswith("num_queries")]
     first = metric_names.primary(task, names)
     return tuple(sorted(names, key=lambda name: name != first))
 
-  def primary(self, task: str) -> str:
-    return self.metrics(task)[0]
+  def primary(self, task: str, dataset: str = "") -> str:
+    return self.metrics(task, dataset)[0]
 
-  def cell(
-    self, dataset: str, task: str, metric: str, *, row: str
-  ) -> StudyCell:
+  def cell(self, dataset: str, task: str, metric: str, *, row: str) -> Cell:
     place = (dataset, task, metric)
     own = self.values.get((place, row), {})
     other = self.values.get((place, self.reference), {})
@@ -122,7 +122,7 @@ class StudyTable:
       for seed in sorted(own)
       if seed in other and row != self.reference
     ]
-    return StudyCell(
+    return Cell(
       values=own,
       estimate=intervals.estimate([own[seed] for seed in sorted(own)]),
       difference=intervals.estimate(pairs),
@@ -156,7 +156,7 @@ def _means(
   }
 
 
-def _entry(dataset, task, metric, row, cell: StudyCell) -> dict:
+def _entry(dataset, task, metric, row, cell: Cell) -> dict:
   return {
     "dataset": dataset,
     "task": task,

@@ -1,0 +1,133 @@
+"""Runs jobs step by step: what is made is kept, what fails stops no other.
+
+A second call makes what is missing and what failed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from clap_jax.console import console
+from clap_jax.report import content, metric_names
+from clap_jax.studies import jobs, planning
+from clap_jax.studies.artifacts import Artifact, ArtifactStore
+from clap_jax.training import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """What is made of some artifacts so far, and what failed."""
+
+  artifacts: Sequence[Artifact]
+  records: Mapping[str, dict]  # name -> record, of what is made
+  failed: Sequence[tuple[str, str]]  # label, reason
+
+  @classmethod
+  def of(cls, artifacts: Sequence[Artifact], store: ArtifactStore) -> "State":
+    made = [a.name for a in artifacts if store.has(a.name)]
+    reasons = [
+      (a.label, store.failure(a.name)) for a in artifacts if a.name not in made
+    ]
+    return cls(
+      artifacts,
+      {name: store.record(name) for name in made},
+      [(label, reason) for label, reason in reasons if reason is not None],
+    )
+
+  @property
+  def made(self) -> list[Artifact]:
+    return [a for a in self.artifacts if a.name in self.records]
+
+  @property
+  def missing(self) -> list[Artifact]:
+    return [a for a in self.artifacts if a.name not in self.records]
+
+  def wall_sec(self) -> dict[str, tuple[int, float]]:
+    """Kind -> (artifacts made, seconds in all)."""
+    totals: dict[str, tuple[int, float]] = {}
+    for artifact in self.made:
+      count, total = totals.get(artifact.kind, (0, 0.0))
+      seconds = self.records[artifact.name]["wall_sec"]
+      totals[artifact.kind] = (count + 1, total + seconds)
+    return totals
+
+  def remaining(self) -> tuple[float, bool]:
+    """Seconds for the rest by the mean of each kind; whether all are known."""
+    totals = self.wall_sec()
+    kinds = [artifact.kind for artifact in self.missing]
+    seconds = sum(
+      totals[kind][1] / totals[kind][0] for kind in kinds if kind in totals
+    )
+    return seconds, all(kind in totals for kind in kinds)
+
+  def listing(self) -> content.Listing:
+    """The time that was spent, for a page."""
+    time = metric_names.format_seconds
+    return content.Listing(
+      "Time",
+      ("Kind", "Artifacts made", "In all", "Each"),
+      [
+        (kind, str(count), time(total), time(total / count))
+        for kind, (count, total) in self.wall_sec().items()
+      ],
+      note="An interrupted artifact counts the time of its last part alone.",
+    )
+
+  def __str__(self) -> str:
+    text = f"{len(self.records)} of {len(self.artifacts)} artifacts"
+    return f"{text}, {len(self.failed)} failed" if self.failed else text
+
+
+def run(
+  steps: planning.Steps,
+  store: ArtifactStore,
+  runner: jobs.Runner,
+  *,
+  parallel: int = 1,
+  on_change: Callable[[State], object] = lambda state: None,
+) -> State:
+  """Makes what is missing.
+
+  Args:
+    steps: the jobs.
+    store: of the workdir, which may serve several studies.
+    runner: of jobs.
+    parallel: jobs at a time.
+    on_change: called before the first job and after every one.
+
+  Raises:
+    WorkdirBusyError: another call is at work there.
+  """
+  artifacts = planning.artifacts_of(steps)
+  with workdir_lib.locked(store.workdir), runner.stopped_by_signals():
+    state = State.of(artifacts, store)
+    console.print(f"{state} are made")
+    for artifact in state.missing:  # tried again
+      store.forget_failure(artifact.name)
+    on_change(State.of(artifacts, store))
+    for step in steps:
+      waiting = [
+        job
+        for job in step
+        if not all(store.has(artifact.name) for artifact in job.artifacts)
+      ]
+      if runner.stopping:
+        break
+      for job in runner.run_all(waiting, store, parallel=parallel):
+        state = State.of(artifacts, store)
+        on_change(state)
+        if not runner.stopping:  # then the others end without a word
+          console.print(f"{job.label}: {state}{_time_left(state, parallel)}")
+  state = State.of(artifacts, store)
+  for label, reason in state.failed:
+    console.print(f"failed: {label}: {reason}", markup=False)
+  return state
+
+
+def _time_left(state: State, parallel: int) -> str:
+  seconds, is_known = state.remaining()
+  if not state.missing:
+    return ""
+  if not seconds:
+    return "; how long the rest takes is not known yet"
+  about = "" if is_known else "at least "
+  return f", {about}{metric_names.format_seconds(seconds / parallel)} left"
