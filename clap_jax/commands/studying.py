@@ -1,7 +1,6 @@
 """`clap study`: compares encoders over seeds and datasets."""
 
 import dataclasses
-import math
 
 from etils import epy
 
@@ -119,7 +118,7 @@ def _print_claims(claims: list[dict]) -> None:
   """Prints the named claims with effect, interval, corrected p and verdict."""
   for claim in claims:
     effect, low, high = (
-      metric_names.format_value(math.nan if claim[key] is None else claim[key])
+      metric_names.format_value(claim[key])
       for key in ("effect", "low_95", "high_95")
     )
     console.print(

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from clap_jax.metrics import detection, diagnosis, prediction_files, protocols
+from clap_jax.metrics import diagnosis, protocols
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from clap_jax.report import content, diagnosis_figures
 from clap_jax.storage import untrusted
@@ -83,35 +83,6 @@ def scalar_keys(path: str | pathlib.Path) -> tuple[str, ...]:
 
 
 def diagnosed(
-  path: str | pathlib.Path,
-  truth: SegmentTable,
-  *,
-  protocol: str,
-  duration_sec: Mapping[str, float] | None,
-  name: str,
-  where: str,
-) -> content.Diagnosed:
-  """The diagnosis of a prediction file.
-
-  Args:
-    path: a prediction file; see metrics/prediction_files.py.
-    truth: the annotations of the split.
-    protocol: a detection protocol's name.
-    duration_sec: video -> length; None leaves coverage out.
-    name: of the detector.
-    where: dataset and split.
-  """
-  return diagnosed_table(
-    prediction_files.read_detections(pathlib.Path(path)),
-    truth,
-    protocol=detection.protocol_named(protocol),
-    duration_sec=duration_sec,
-    name=name,
-    where=where,
-  )
-
-
-def diagnosed_table(
   predictions: DetectionTable,
   truth: SegmentTable,
   *,
@@ -120,7 +91,16 @@ def diagnosed_table(
   name: str,
   where: str,
 ) -> content.Diagnosed:
-  """As `diagnosed`, for predictions that are read already."""
+  """The diagnosis of predictions.
+
+  Args:
+    predictions: of one detector.
+    truth: the annotations of the split.
+    protocol: of detection.
+    duration_sec: video -> length; None leaves coverage out.
+    name: of the detector.
+    where: dataset and split.
+  """
   bins = diagnosis.bins_of(protocol, truth, duration_sec=duration_sec)
   units = {"length": " s", "coverage": "", "num_instances": ""}
   return content.Diagnosed(

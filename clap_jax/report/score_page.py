@@ -49,7 +49,7 @@ def write(
       classifier=classifier,
     )
     diagnoses.append(
-      run_files.diagnosed_table(
+      run_files.diagnosed(
         inputs.predictions,
         inputs.truth,
         protocol=inputs.protocol,

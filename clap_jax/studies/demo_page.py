@@ -9,6 +9,7 @@ import numpy as np
 from clap_jax.data import records
 from clap_jax.evaluation import grounding_predictions, localization
 from clap_jax.media import decode
+from clap_jax.metrics import detection, prediction_files
 from clap_jax.report import content, page, result_table, run_files
 from clap_jax.storage import untrusted
 from clap_jax.studies import orchestrator
@@ -149,9 +150,9 @@ def _diagnoses(store, dataset, rows) -> list[content.Diagnosed]:
   truth = localization.truth_of(infos, dataset.label_names)
   return [
     run_files.diagnosed(
-      workdir / localization.PREDICTIONS_FILE,
+      prediction_files.read_detections(workdir / localization.PREDICTIONS_FILE),
       truth,
-      protocol="motion_sprites",
+      protocol=detection.protocol_named("motion_sprites"),
       duration_sec={info.id: info.duration_sec for info in infos},
       name=encoder,
       where=f"{dataset.name}, {_SPLIT}, {workdir.parent.parent.name}",

@@ -26,7 +26,7 @@ PREDICTIONS = DetectionTable.from_columns(
 
 @pytest.fixture(scope="module")
 def diagnosed():
-  return run_files.diagnosed_table(
+  return run_files.diagnosed(
     PREDICTIONS,
     TRUTH,
     protocol=detection.PROTOCOLS["motion_sprites"],
@@ -63,6 +63,7 @@ def test_bars_are_as_long_as_their_numbers(diagnosed):
 
 
 def test_the_page_shows_every_figure(diagnosed):
+  assert "up to" in diagnosed.bin_notes["length"]
   report = page.Report(title="t", diagnoses=[diagnosed])
   text = page.render(report)
   assert "&lt;clap&gt;" in text
@@ -72,25 +73,3 @@ def test_the_page_shows_every_figure(diagnosed):
   assert text.count('<svg class="chart"') == 5
   assert 'id="method"' not in text
   assert "diagnosis" not in page.render(page.Report(title="t"))
-
-
-def test_a_prediction_file_is_diagnosed(tmp_path, diagnosed):
-  path = tmp_path / "p.csv"
-  rows = zip(
-    PREDICTIONS.segments.tolist(),
-    PREDICTIONS.label,
-    PREDICTIONS.score,
-    strict=True,
-  )
-  lines = [f"v,{s},{e},{'ab'[code]},{score}" for (s, e), code, score in rows]
-  path.write_text("video,start,end,label,score\n" + "\n".join(lines))
-  again = run_files.diagnosed(
-    path,
-    TRUTH,
-    protocol="motion_sprites",
-    duration_sec={"v": 100.0},
-    name="x",
-    where="y",
-  )
-  assert again.diagnosis == diagnosed.diagnosis
-  assert "up to" in again.bin_notes["length"]
