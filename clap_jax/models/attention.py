@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.models import layers, partitioning, variants
+from clap_jax.ops import convolution
 
 
 class TokenBlock(nn.Module):
@@ -83,10 +84,13 @@ def _mlp(block: nn.Module) -> layers.MlpBlock:
 
 
 # What the forward pass keeps of each block besides its input; the rest is
-# computed again in the backward pass.
+# computed again in the backward pass. "products": all but cheap operations.
 REMAT_POLICIES = {
   "nothing": None,
-  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "products": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(convolution.RESULT),
+  ),
 }
 
 

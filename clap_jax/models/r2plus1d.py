@@ -10,8 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
-from clap_jax.models import batch_norm, frames, variants
+from clap_jax.models import attention, batch_norm, frames, variants
 from clap_jax.ops import convolution
 
 
@@ -29,9 +30,10 @@ class Convolution(nn.Module):
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     shape = (*self.sides, x.shape[-1], self.features)
     kernel = self.param("kernel", init, shape)
-    return convolution.convolve(
+    y = convolution.convolve(
       x.astype(self.dtype), kernel.astype(self.dtype), self.strides
     )
+    return ad_checkpoint.checkpoint_name(y, convolution.RESULT)
 
 
 class FactorisedConvolution(nn.Module):
@@ -108,12 +110,14 @@ class R2Plus1D(nn.Module):
     size: blocks, widths and the details of the norms.
     norm_groups: see batch_norm.BatchNorm.
     remat: recompute activations block by block in the backward pass.
+    remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; the result and all statistics are float32.
   """
 
   size: variants.R2Plus1DSize
   norm_groups: int = 1
   remat: bool = False
+  remat_policy: str = "nothing"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -131,7 +135,10 @@ class R2Plus1D(nn.Module):
     block_class = ResidualBlock
     if self.remat:
       block_class = nn.remat(
-        ResidualBlock, prevent_cse=True, static_argnums=(2,)
+        ResidualBlock,
+        prevent_cse=True,
+        static_argnums=(2,),
+        policy=attention.REMAT_POLICIES[self.remat_policy],
       )
     for layer, (depth, width) in enumerate(
       zip(size.depths, size.widths, strict=True)

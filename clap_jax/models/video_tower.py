@@ -38,6 +38,7 @@ def make(config: Any, *, name: str | None = None) -> nn.Module:
       variants.R2PLUS1D_SIZES[config.video_tower],
       norm_groups=config.batch_norm_groups,
       remat=config.remat,
+      remat_policy=config.remat_policy,
       dtype=dtype,
       name=name,
     )

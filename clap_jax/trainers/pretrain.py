@@ -49,11 +49,6 @@ class PretrainConfig(fit.RunConfig):
         "only: set it to 0."
       )
     patched = video_tower.is_patched(tower)
-    if not patched and self.model.remat_policy != "nothing":
-      raise ValueError(
-        f"model.remat_policy is {self.model.remat_policy!r}, but the tower "
-        f"{tower} recomputes whole blocks: set it to nothing."
-      )
     frames, height, width = self.model.patch if patched else (1, 1, 1)
     for name, side, step in (
       ("clip.num_frames", self.clip.num_frames, frames),

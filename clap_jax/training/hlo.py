@@ -77,11 +77,11 @@ def collectives(
   Raises:
     ValueError: the text is no program, or holds an unknown DCN transfer.
   """
-  bodies, entry = _computations(text)
+  bodies, entry = computations(text)
   fusions = set(_FUSION.findall(text))
   totals: dict[tuple[str, int, str], list[int]] = {}
   spread: set[tuple] = set()
-  for name, times in _multiplicities(bodies, entry).items():
+  for name, times in multiplicities(bodies, entry).items():
     scatters = name.startswith(_SCATTERING)
     for line in bodies[name]:
       found = _dcn_transfer_of(line, num_slices) or _collective_of(
@@ -105,7 +105,7 @@ def collectives(
   return sorted(rows, key=lambda row: -row.sent_bytes)
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
   """Name -> lines of instructions, and the name of the entry."""
   bodies: dict[str, list[str]] = {}
   entry = current = ""
@@ -125,7 +125,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return bodies, entry
 
 
-def _multiplicities(bodies, entry: str) -> dict[str, int]:
+def multiplicities(bodies, entry: str) -> dict[str, int]:
   """Counts how often each computation runs in one call of the entry."""
   order: list[str] = []
   seen: set[str] = set()

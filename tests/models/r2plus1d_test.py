@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from clap_jax.models import batch_norm, r2plus1d, variants
+from clap_jax.training import flops
 
 MICRO = variants.R2PLUS1D_SIZES["r2plus1d_micro"]
 
@@ -118,9 +119,13 @@ def test_a_batch_that_does_not_divide_is_refused(variables):
     forward(model, variables, clips())
 
 
-def test_remat_changes_no_value_and_no_gradient(variables):
-  def loss(params, remat):
-    model = r2plus1d.R2Plus1D(MICRO, remat=remat)
+def step_of(variables, policy):
+  """Traces value and gradient; "" recomputes nothing."""
+
+  def loss(params):
+    model = r2plus1d.R2Plus1D(
+      MICRO, remat=bool(policy), remat_policy=policy or "nothing"
+    )
     y, state = model.apply(
       variables | {"params": params},
       clips(),
@@ -129,13 +134,25 @@ def test_remat_changes_no_value_and_no_gradient(variables):
     )
     return (y**2).sum(), state
 
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  return step.trace(variables["params"])
+
+
+def test_remat_changes_no_value_and_no_gradient(variables):
   results = [
-    jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)(
-      variables["params"], remat
-    )
-    for remat in (False, True)
+    step_of(variables, policy).lower().compile()(variables["params"])
+    for policy in ("", "products")
   ]
   assert_close(*results, atol=1e-4)
+
+
+def test_kept_convolutions_are_not_computed_again(variables):
+  plain, nothing, products = (
+    flops.count(step_of(variables, policy).jaxpr).flops
+    for policy in ("", "nothing", "products")
+  )
+  assert products == plain
+  assert nothing > 1.2 * plain
 
 
 def test_batch_norm_is_its_definition():

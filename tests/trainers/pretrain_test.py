@@ -305,14 +305,6 @@ def test_retrieval_rows_have_a_card(directory):
       },
       "normalises over the batch",
     ),
-    (
-      {
-        "model.video_tower": "r2plus1d_micro",
-        "model.motion_gain": 0.0,
-        "model.remat_policy": "products",
-      },
-      "recomputes whole blocks",
-    ),
     ({"model.attention": "chunked"}, "chunked and query_chunk 0"),
   ],
 )
