@@ -228,7 +228,7 @@ class Model:
       feature_timing: of a file of features: fps, stride_frames, window_frames,
         offset_frames; None for what the head's metadata states.
       texts: .npz of the token vectors of the queries, as `clap texts` writes
-        them, for a head on features of others; None for those of the encoder.
+        them, for a head on other features; None for those of the encoder.
 
     Raises:
       ValueError: the model cannot answer this, or the video is unusable.
@@ -337,7 +337,7 @@ class Model:
     """Opens what `index` or `clap index` wrote.
 
     Raises:
-      FileNotFoundError: it is no index.
+      FileNotFoundError: it is not an index.
       ValueError: the index is of another encoder.
     """
     index = index_lib.open_index(directory)
@@ -353,8 +353,8 @@ class Model:
   def _encoder(self) -> encoder_lib.Encoder:
     if self._parts.encoder is None:
       raise ValueError(
-        "This model is a head on features of others, without their encoder: "
-        "it takes files of features alone."
+        "This model is a head without the encoder of its features: it takes "
+        "files of features only."
       )
     return self._parts.encoder
 

@@ -32,7 +32,7 @@ ACCEPTED_KEYS = (
   "start.workdir",
 )
 _CONFIGURED = ("train",)  # whose configs may name objects
-# Texts of people, which may well be addresses, and what is no path.
+# Free texts, which may contain addresses, and what is not a path.
 _TEXTS = frozenset(
   ("text", "query", "place", "overrides", "command", "run", "show")
 )
@@ -71,10 +71,10 @@ def check(args: argparse.Namespace) -> None:
     _check_key(args.command, flag, text)
 
 
-def check_config(command: str, config: Mapping[str, Any]) -> None:
-  """Checks the texts of a config, as `check` does but for the packages."""
+def check_config(config: Mapping[str, Any]) -> None:
+  """Checks the texts of a training config, but not the packages."""
   for key, text in _texts(config):
-    _check_key(command, f"--config.{key}", text, uses=False)
+    _check_key("train", f"--config.{key}", text, uses=False)
 
 
 def _check_key(
@@ -103,8 +103,8 @@ def _check_one(
     scheme, name = locations.at(text).scheme, flag.lstrip("-")
     if scheme == "s3" and name.removeprefix("config.") in _HOLDS_CHECKPOINTS:
       raise locations.AddressError(
-        f"{text}: checkpoints have not been tested on s3:// and lie in gs:// "
-        "or on a disk alone; data, features and results may lie in s3://"
+        f"{text}: checkpoints have not been tested on s3://; keep them in "
+        "gs:// or on a disk. Data, features and results may be in s3://"
       )
     if uses:
       objects.check_package(text.partition("://")[0])

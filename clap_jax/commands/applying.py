@@ -41,7 +41,7 @@ def add_extract(commands) -> None:
   parser.add_argument(
     "--stride_sec",
     type=float,
-    help="between clips (default: what the encoder is made for, else 0.5)",
+    help="seconds between clips (default: the encoder's own, else 0.5)",
   )
   parser.add_argument("--out", required=True)
   parser.add_argument("--overwrite", action="store_true")
@@ -68,7 +68,7 @@ def _extract(args) -> dict:
     )
   console.print(
     f"{len(done.written)} videos written, {len(done.kept)} kept, "
-    f"{len(done.failed)} failed; features lie in {done.directory}"
+    f"{len(done.failed)} failed; the features are in {done.directory}"
   )
   return {
     "written": len(done.written),
@@ -83,7 +83,8 @@ def add_texts(commands) -> None:
     "texts",
     help="encode the sentences of annotation files with the text tower",
     description="Writes the token vectors of every sentence of the files, for "
-    "grounding on features of others. Called again, it adds what is missing.",
+    "grounding on features of another encoder. A second call adds what is "
+    "missing.",
   )
   parser.add_argument(
     "--model", required=True, help="workdir of a pretrain run"
@@ -122,7 +123,7 @@ def add_predict(commands) -> None:
     "folder of trimmed clips per class, DIR/CLASS/*.mp4, or untrimmed videos "
     "and DIR/segments.csv with the columns video,start,end,label (seconds). "
     "Without a few-shot head the nearest prototype of the encoder's features "
-    "is taken; the result says which. An encoder alone answers texts by their "
+    "is used; the result names it. An encoder alone answers texts by their "
     "similarity with the video (zero-shot).",
   )
   parser.add_argument(
@@ -143,14 +144,16 @@ def add_predict(commands) -> None:
   parser.add_argument(
     "--texts",
     metavar="FILE.npz",
-    help="token vectors of the queries, for a head on features of others: of "
+    help="token vectors of the queries, for a head on other features: of "
     "`clap texts`, or the published file of one query",
   )
-  parser.add_argument("--support", metavar="DIR", help="examples by class")
+  parser.add_argument(
+    "--support", metavar="DIR", help="folder of examples by class"
+  )
   parser.add_argument(
     "--feature_timing",
     metavar="KEY=NUMBER,...",
-    help="of files of features, where they differ from the head's metadata: "
+    help="timing of feature files, where it differs from the head's metadata: "
     "fps=30,stride_frames=4,window_frames=16,offset_frames=0",
   )
   parser.add_argument("--max_predictions", type=int, default=20)
@@ -160,7 +163,9 @@ def add_predict(commands) -> None:
     help="also write CSV, ActivityNet and QVHighlights files and a page per "
     "video that plays a moment at a click",
   )
-  parser.add_argument("--overwrite", action="store_true", help="of the export")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace exported files"
+  )
   limits.add_flags(parser)
   parser.set_defaults(run=_predict, show=_show_predictions)
 

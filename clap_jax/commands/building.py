@@ -41,9 +41,12 @@ def add_build(commands) -> None:
     "broken. Nothing is downloaded.",
   )
   parser.add_argument("name", help=f"one of {', '.join(names.NAMES)}")
-  parser.add_argument("--data_dir", required=True, help="where datasets lie")
   parser.add_argument(
-    "--manual_dir", help="videos and annotation files you put there by hand"
+    "--data_dir", required=True, help="folder of all datasets"
+  )
+  parser.add_argument(
+    "--manual_dir",
+    help="folder of videos and annotation files that you fetched",
   )
   parser.add_argument("--videos", help="folder of videos")
   parser.add_argument(
@@ -51,28 +54,35 @@ def add_build(commands) -> None:
   )
   parser.add_argument(
     "--encoding",
-    help="of an annotation table that is neither UTF-8 nor UTF-16, e.g. cp1252",
+    help="encoding of annotation tables that are neither UTF-8 nor UTF-16, "
+    "e.g. cp1252",
   )
-  parser.add_argument("--subset", type=int, help="videos per split, at most")
+  parser.add_argument(
+    "--subset", type=int, help="maximum number of videos per split"
+  )
   parser.add_argument(
     "--selection_percent",
     type=int,
     default=0,
-    help="of train's videos, to a split `selection` of their own",
+    help="share of the training videos to move to a split `selection`",
   )
   parser.add_argument("--store", default="h264", choices=names.STORES)
-  parser.add_argument("--short_side", type=int, help="px of the stored video")
-  parser.add_argument("--fps", type=float, help="of the stored video, at most")
   parser.add_argument(
-    "--crf", type=int, help="of x264: 0 to 51, less is better and larger"
+    "--short_side", type=int, help="short side of stored videos in pixels"
   )
-  parser.add_argument("--workers", type=int, help="shards at a time")
+  parser.add_argument(
+    "--fps", type=float, help="maximum frame rate of stored videos"
+  )
+  parser.add_argument(
+    "--crf", type=int, help="x264 quality, 0 to 51; lower is better and larger"
+  )
+  parser.add_argument("--workers", type=int, help="shards to write in parallel")
   parser.add_argument("--runner", default="threads", choices=names.RUNNERS)
   parser.add_argument(
     "--runner_option",
     action="append",
     default=[],
-    help="option of Beam's pipeline, e.g. --runner_option=--runner=FlinkRunner",
+    help="Beam pipeline option, e.g. --runner_option=--runner=FlinkRunner",
   )
   parser.add_argument("--overwrite", action="store_true")
   _add_trimmed_flags(parser)
@@ -82,7 +92,7 @@ def add_build(commands) -> None:
 
 def _add_trimmed_flags(parser) -> None:
   group = parser.add_argument_group(
-    "trimmed", "of the dataset `trimmed`: clips of one action each"
+    "trimmed", "options of the dataset `trimmed`, clips of one action each"
   )
   group.add_argument(
     "--join", action="store_true", help="join clips to untrimmed recordings"
@@ -97,22 +107,25 @@ def _add_trimmed_flags(parser) -> None:
     "--clips_per_recording",
     type=int,
     metavar="N",
-    help="at most; default: 8",
+    help="maximum number of clips per recording (default: 8)",
   )
   group.add_argument(
-    "--seed", type=int, help="of the order of the clips; default: 0"
+    "--seed", type=int, help="seed of the order of clips (default: 0)"
   )
   group.add_argument(
     "--background",
     metavar="A,B",
     default="",
-    help="classes whose clips stay in without a label",
+    help="classes whose clips are kept without a label",
   )
   group.add_argument(
     "--captions", metavar="FILE", help="JSON file of caption templates"
   )
   group.add_argument(
-    "--split_by", metavar="A", default="", help="attribute, e.g. person"
+    "--split_by",
+    metavar="A",
+    default="",
+    help="attribute that decides the split, e.g. person",
   )
   group.add_argument(
     "--splits",
@@ -121,7 +134,7 @@ def _add_trimmed_flags(parser) -> None:
     help='"train=S001,S007;validation=S019" (* for all others), or a JSON file',
   )
   group.add_argument(
-    "--fold", type=int, help="of the lists of UCF101, HMDB51; default: 1"
+    "--fold", type=int, help="official split of UCF101 or HMDB51 (default: 1)"
   )
 
 
@@ -230,7 +243,9 @@ def add_data(commands) -> None:
   parser.add_argument("name", help="dataset name")
   parser.add_argument("--data_dir", default="data")
   parser.add_argument("--out", help="page to write; default: NAME.html")
-  parser.add_argument("--videos", type=int, default=6, help="per split")
+  parser.add_argument(
+    "--videos", type=int, default=6, help="sample videos per split"
+  )
   parser.add_argument(
     "--decode", action="store_true", help="verify: decode every video too"
   )

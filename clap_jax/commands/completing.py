@@ -24,7 +24,7 @@ def complete(
   """Adds every key of the dataclass `cls` that `config` lacks.
 
   Keys that are None get their type. A section that is None by default, such as
-  data.files, appears only if one of `keys` lies in it.
+  data.files, appears only if one of `keys` is in it.
 
   Args:
     config: what a config file returned; changed in place.

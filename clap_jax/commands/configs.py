@@ -42,7 +42,7 @@ def read(name: str, overrides: list[str], *, cls: type | None = None):
   if cls is None and "trainer" in config:
     cls = registry.config_class(config)
   read = _overridden(config, overrides, cls=cls)
-  addresses.check_config("train", read.to_dict())
+  addresses.check_config(read.to_dict())
   return read
 
 
@@ -133,7 +133,7 @@ def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
       known = (f"did you mean {' or '.join(near)}? " if near else "") + (
         f"choose from {', '.join(sorted(section))}"
         if isinstance(section, ml_collections.ConfigDict)
-        else "what stands before it is a value"
+        else "the part before it is a value"
       )
       raise ValueError(f"{flag}: there is no key {key!r}; {known}.")
     section = section[key]
@@ -200,7 +200,7 @@ def config_path(file: str) -> pathlib.Path:
   )
   near = difflib.get_close_matches(file, names, n=3) or names
   raise FileNotFoundError(
-    f"--config: {file} is no Python file; give FILE.py[:argument], for "
+    f"--config: {file} is not a Python file; give FILE.py[:argument], for "
     f"example {', '.join(near)}."
   )
 
@@ -224,7 +224,7 @@ def named_slice(name: str) -> str:
   """Returns the smallest TPU slice of FILE.py[:argument], from its SLICES.
 
   Raises:
-    ValueError: if the file does not say.
+    ValueError: the file has no SLICES.
   """
   file, _, argument = name.partition(":")
   slices = getattr(load_module(file), "SLICES", None)

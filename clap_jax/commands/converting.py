@@ -42,7 +42,7 @@ def add_convert(commands) -> None:
   parser.add_argument(
     "--video", help="the video's name, for exports of one that do not name it"
   )
-  parser.add_argument("--encoding", help="of a table, e.g. cp1252")
+  parser.add_argument("--encoding", help="encoding of a table, e.g. cp1252")
   parser.add_argument(
     "--overwrite", action="store_true", help="replace the JSON file"
   )

@@ -21,9 +21,9 @@ def add_get(commands) -> None:
     help="fetch public weights by name, for --model and to train from",
     description="Downloads a public checkpoint, checks its SHA-256, imports it "
     f"and keeps it in {cache.VARIABLE} (default: ~/.cache/clap_jax). A "
-    "download that broke off goes on where it was. Afterwards the name stands "
-    "for the encoder: clap predict VIDEO --model NAME --query TEXT. Nothing is "
-    "ever downloaded by another command.",
+    "broken download resumes where it stopped. Afterwards --model takes the "
+    "name: clap predict VIDEO --model NAME --query TEXT. No other command "
+    "downloads anything.",
   )
   parser.add_argument("name", nargs="?", help="one of --list")
   parser.add_argument(
@@ -49,11 +49,11 @@ def add_get(commands) -> None:
     action="append",
     default=[],
     metavar="[FILE=]HEX",
-    help="what the weights, or FILE, must have instead of the published hash",
+    help="expected hash of the weights, or of FILE, not the published one",
   )
   for option in _OPTIONS:
     parser.add_argument(
-      f"--{option}", type=int, help="as of `clap import`; with --out"
+      f"--{option}", type=int, help="see `clap import`; requires --out"
     )
   parser.set_defaults(run=_get, show=_show)
 

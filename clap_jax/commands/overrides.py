@@ -7,7 +7,7 @@ def joined(arguments: list[str]) -> list[str]:
   """Writes "--config.KEY VALUE" as "--config.KEY=VALUE".
 
   A flag that is followed by another flag, or by nothing, stays without a value;
-  `commands.configs` says so with the key's name.
+  `commands.configs` raises an error with the key's name.
   """
   result: list[str] = []
   waiting = False  # whether the last flag lacks its value

@@ -40,7 +40,7 @@ def add_index(commands) -> None:
   parser.add_argument(
     "--stride_sec",
     type=float,
-    help="between clips (default: what the encoder is made for, else 0.5)",
+    help="seconds between clips (default: the encoder's own, else 0.5)",
   )
   limits.add_flags(parser)
   parser.set_defaults(run=_index, show=_show_index)
@@ -158,9 +158,9 @@ def _show_moments(args, document: dict) -> None:
 def add_serve(commands) -> None:
   parser = commands.add_parser(
     "serve",
-    help="a page on this machine: drop a video, ask, play the moments",
-    description="Serves on the loopback address only, and only to who has the "
-    "address that it prints. Uploads are decoded in a guarded process, kept in "
+    help="serve a page on this machine: drop a video, query it, play moments",
+    description="Serves on the loopback address only, to clients that have the "
+    "printed address. Uploads are decoded in a guarded process, kept in "
     "a private temporary folder and deleted at the end.",
   )
   parser.add_argument(
@@ -221,7 +221,8 @@ def _serve(args) -> dict:
       markup=False,
     )
     console.print(
-      "Whoever has this address may ask; other users of this machine may not."
+      "Anyone with this address can use the page; other users of this machine "
+      "cannot."
     )
     with contextlib.suppress(KeyboardInterrupt):
       server.run(sockets=[listener])

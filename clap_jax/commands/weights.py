@@ -46,25 +46,27 @@ def add_import(commands) -> None:
     default=defaults.tubelet_frames,
     help="frames that patch weights for images are spread over",
   )
-  parser.add_argument("--max_text_length", type=int, help="tokens")
+  parser.add_argument(
+    "--max_text_length", type=int, help="maximum text length in tokens"
+  )
   parser.add_argument(
     "--tower",
     choices=source_lib.TOWERS,
     default=defaults.tower,
-    help="to take, of a source with two",
+    help="tower to import from a source with two",
   )
   parser.add_argument("--num_heads", type=int)
   parser.add_argument(
     "--weights",
     choices=wrappers.WEIGHTS,
-    help="to take, where a moving average lies beside the model's (default: "
-    "the model's of encoders, the average's of heads)",
+    help="which weights to import where the file also has a moving average "
+    "(default: the model's for encoders, the average for heads)",
   )
   parser.add_argument(
     "--config",
     metavar="FILE",
-    help="that a head was trained with: ActionFormer's .yaml, Moment-DETR's "
-    "opt.json (default: beside the weights)",
+    help="config of the head's training: ActionFormer's .yaml, Moment-DETR's "
+    "opt.json (default: in the folder of the weights)",
   )
   parser.add_argument(
     "--labels",
@@ -146,7 +148,9 @@ def print_conversion(done) -> None:
         soft_wrap=True,
         markup=False,
       )
-  console.print(f"{done.num_parameters:,} parameters lie in {done.directory}")
+  console.print(
+    f"{done.num_parameters:,} parameters written to {done.directory}"
+  )
   console.print("to start from them: clap train ... \\", highlight=False)
   for flag in done.flags:
     console.print(f"  {flag} \\", highlight=False, soft_wrap=True)
@@ -183,7 +187,7 @@ def add_export(commands) -> None:
 def _export(args) -> dict:
   facts = export_weights.export(args.model, args.out)
   console.print(
-    f"weights, manifest, tokenizer, {' and '.join(facts['files'])} lie in "
+    f"weights, manifest, tokenizer, {' and '.join(facts['files'])} written to "
     f"{args.out}"
   )
   return facts

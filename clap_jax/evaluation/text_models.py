@@ -74,10 +74,10 @@ def in_batches(
   tokens: np.ndarray,
   mask: np.ndarray,
 ) -> np.ndarray:
-  """Vectors (n, p) of texts (n, l), so many at a time that one program does.
+  """Vectors (n, ...) of texts (n, l), so many at a time that one program does.
 
   Args:
-    embed: a compiled (tokens, mask) -> (b, p).
+    embed: a compiled (tokens, mask) -> (b, ...).
     tokens: int (n, l).
     mask: bool (n, l).
   """

@@ -84,23 +84,16 @@ class Encoder:
     width = self.feature_width
     return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
-  def text_vectors(
-    self, texts: list[str], batch: int = 64
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def text_vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Texts to token vectors (n, l, d) and their mask (n, l)."""
-    tokens, mask = self.tokenizer.encode(
-      texts, length=self.config.max_text_length
+    tokens, mask = self._tokens(texts)
+    encode = functools.partial(self._encode_texts, self.params)
+    return text_models.in_batches(encode, tokens, mask), mask
+
+  def _tokens(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    return self.tokenizer.encode(
+      list(texts), length=self.config.max_text_length
     )
-    rows = []
-    for start in range(0, len(texts), batch):
-      take = slice(start, start + batch)
-      padding = batch - tokens[take].shape[0]
-      pad = ((0, padding), (0, 0))
-      vectors = self._encode_texts(
-        self.params, np.pad(tokens[take], pad), np.pad(mask[take], pad)
-      )
-      rows.append(np.asarray(vectors)[: batch - padding])
-    return np.concatenate(rows), mask
 
   @functools.cached_property
   def _embed_texts(self):
@@ -134,11 +127,8 @@ class Encoder:
 
   def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Texts to unit vectors (n, p) of the shared space."""
-    tokens, mask = self.tokenizer.encode(
-      list(texts), length=self.config.max_text_length
-    )
     embed = functools.partial(self._embed_texts, self.params)
-    return text_models.in_batches(embed, tokens, mask)
+    return text_models.in_batches(embed, *self._tokens(texts))
 
   def project(self, features: np.ndarray) -> np.ndarray:
     """Features (n, d) of clips to unit vectors (n, p) of the shared space."""
@@ -193,7 +183,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
       "the --workdir of a finished `clap train` of a pretrain config, the "
       "--out of `clap import`, or a name of `clap get --list`."
     )
-  facts, (clip, config) = metadata_lib.load(
+  metadata, (clip, config) = metadata_lib.load(
     directory, record.name, encoders.described
   )
   params = encoders.restore_params(directory)
@@ -203,22 +193,22 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
     name=str(record),
   )
   return Encoder(
-    name=facts["encoder"],
-    seed=facts["seed"],
+    name=metadata["encoder"],
+    seed=metadata["seed"],
     directory=directory,
     clip=clip,
     config=config,
     params=params,
     tokenizer=vocabulary.load(directory / encoders.TOKENIZER_FILE),
-    training=facts["training"],
+    training=metadata["training"],
   )
 
 
 def _load_imported(directory: pathlib.Path) -> Encoder:
   """An encoder of `clap import` or `clap export`."""
-  arrays, facts = weights_lib.read(directory)
+  arrays, metadata = weights_lib.read(directory)
   manifest = directory / weights_lib.MANIFEST_FILE
-  settings = facts.get("settings")
+  settings = metadata.get("settings")
   needed = ("video_tower", "text_tower", "projection_width")
   missing = [key for key in needed if key not in (settings or {})]
   if missing:
@@ -228,7 +218,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
       "source with both towers, such as CLIP."
     )
   name, seed, training, stride_sec, (clip, config) = metadata_lib.build(
-    {key: facts[key] for key in _IMPORTED_KEYS if key in facts},
+    {key: metadata[key] for key in _IMPORTED_KEYS if key in metadata},
     _described_import,
     path=manifest,
     remake="run its `clap import` again, in a new directory",
@@ -249,22 +239,22 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
   )
 
 
-def _described_import(facts: dict) -> tuple:
+def _described_import(metadata: dict) -> tuple:
   """(name, seed, training, stride, (clip, towers)) of a manifest."""
-  settings = facts["settings"]
+  settings = metadata["settings"]
   shape = {
     "clip_sec": _IMPORTED_CLIP_SEC,
     "num_frames": settings["num_frames"],
     "image_size": settings["image_size"],
     "resize": _IMPORTED_RESIZE,
-  } | (facts.get("clip") or {})
-  name = facts.get("encoder") or facts["source"]
-  seed = facts.get("seed", 0)
-  training = facts.get("training", {"imported": name})
+  } | (metadata.get("clip") or {})
+  name = metadata.get("encoder") or metadata["source"]
+  seed = metadata.get("seed", 0)
+  training = metadata.get("training", {"imported": name})
   for value, kind in ((name, str), (seed, int), (training, dict)):
     if type(value) is not kind:
-      raise TypeError(f"{value!r:.50} is no {kind.__name__}")
-  stride_sec = facts.get("stride_sec")
+      raise TypeError(f"{value!r:.50} is not of type {kind.__name__}")
+  stride_sec = metadata.get("stride_sec")
   if stride_sec is not None and not (
     type(stride_sec) in (int, float) and 0 < stride_sec < math.inf
   ):

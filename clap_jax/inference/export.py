@@ -188,7 +188,7 @@ def _best_first(entry: Mapping[str, Any]) -> list[dict]:
 def file_stems(document: Mapping[str, Any]) -> list[str]:
   """A file name for each video: its own, numbered where two share it.
 
-  Control characters and bytes that are no text are replaced, long names cut.
+  Control characters and bytes that are not text are replaced, long names cut.
   """
   stems: list[str] = []
   for entry in document["videos"]:

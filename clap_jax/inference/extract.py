@@ -32,7 +32,8 @@ from clap_jax.storage import locations, output, tfrecord
 from clap_jax.storage import metadata as metadata_lib
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
-_CLIPS_AHEAD = 32  # of each video that is decoded
+_VIDEOS_AHEAD = 2  # that are decoded while one is encoded
+_CLIPS_AHEAD = 32  # of each of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,6 @@ def extract(
   stride_sec: float,
   splits: tuple[str, ...] | None = None,
   overwrite: bool = False,
-  num_decoders: int = 2,
   limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Progress | None = None,
 ) -> Extraction:
@@ -112,7 +112,7 @@ def extract(
   if not stride_sec > 0:
     raise ValueError(f"stride_sec must be above 0, got {stride_sec}.")
   sources = [dataset.split(s) for s in splits or dataset.splits]
-  facts = _claim(out, encoder, dataset, stride_sec, overwrite=overwrite)
+  metadata = _claim(out, encoder, dataset, stride_sec, overwrite=overwrite)
   todo = [(source, i) for source in sources for i in range(len(source))]
   written, kept, failed = [], [], []
   grid = features.FeatureGrid(
@@ -122,7 +122,7 @@ def extract(
   decode = functools.partial(
     stream_clips, encoder, stride_sec=stride_sec, limits=limits
   )
-  videos = _decoded(todo, out, decode, num_decoders=num_decoders)
+  videos = _decoded(todo, out, decode)
   with contextlib.closing(videos):
     for done, (name, clips, reason) in enumerate(videos):
       if reason is not None:
@@ -135,9 +135,9 @@ def extract(
         except errors.VideoError as error:
           failed.append({"id": name, "reason": str(error)})
         else:
-          if facts["finished"]:  # another split was
-            facts["finished"] = False
-            _write_facts(out, facts)
+          if metadata["finished"]:  # another split was
+            metadata["finished"] = False
+            _write_metadata(out, metadata)
           video = features.VideoFeatures(encoded, grid)
           features.save_features(out, name, video)
           written.append(name)
@@ -149,12 +149,14 @@ def extract(
     class_texts.save(classes, encoder.class_texts(dataset.label_names))
   # Other splits' failures, of earlier calls, stay on the record.
   done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
-  others = [e for e in facts.get("failed", ()) if e["id"] not in done_ids]
-  _write_facts(out, facts | {"failed": [*others, *failed], "finished": True})
+  others = [e for e in metadata.get("failed", ()) if e["id"] not in done_ids]
+  _write_metadata(
+    out, metadata | {"failed": [*others, *failed], "finished": True}
+  )
   return Extraction(out, tuple(written), tuple(kept), tuple(failed))
 
 
-def _decoded(todo, out, decode, *, num_decoders: int) -> Iterator[tuple]:
+def _decoded(todo, out, decode) -> Iterator[tuple]:
   """(id, clips, reason of failure) of each record; clips of what is missing.
 
   The videos after the one that is being encoded are decoded meanwhile, each up
@@ -164,7 +166,7 @@ def _decoded(todo, out, decode, *, num_decoders: int) -> Iterator[tuple]:
   try:
     for source, index in todo:
       waiting.append(_start(source, index, out, decode))
-      if len(waiting) > num_decoders:
+      if len(waiting) > _VIDEOS_AHEAD:
         yield from _one(waiting)
     while waiting:
       yield from _one(waiting)
@@ -206,13 +208,13 @@ def _write_texts(out, encoder, sources) -> None:
   )
 
 
-def _write_facts(out, facts) -> None:
-  metadata_lib.write(out / feature_reader.EXTRACTION_FILE, facts)
+def _write_metadata(out, metadata) -> None:
+  metadata_lib.write(out / feature_reader.EXTRACTION_FILE, metadata)
 
 
 def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
   """Notes whose features `out` holds, and refuses to mix them."""
-  facts = {
+  metadata = {
     "encoder": encoder.name,
     "seed": encoder.seed,
     "encoder_directory": str(encoder.directory.absolute()),
@@ -235,22 +237,22 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
     changed = [
       key
       for key in ("parameters", "dataset", "stride_sec", "clip")
-      if key in old and _with_defaults(key, old[key]) != facts[key]
+      if key in old and _with_defaults(key, old[key]) != metadata[key]
     ]
     if changed:
       raise FileExistsError(
         f"{out} holds features that differ in {', '.join(changed)}; use "
         "another directory or pass --overwrite."
       )
-    facts["failed"] = old.get("failed", [])
-    facts["finished"] = old.get("finished", False)
+    metadata["failed"] = old.get("failed", [])
+    metadata["finished"] = old.get("finished", False)
   output.check_links((out / feature_reader.TEXTS_FILE).parent)
   if overwrite and out.is_dir():
     for path in [*out.glob("*.npz"), *out.glob("texts/*.npz")]:
       path.unlink()
   out.mkdir(parents=True, exist_ok=True)
-  _write_facts(out, facts)
-  return facts
+  _write_metadata(out, metadata)
+  return metadata
 
 
 def _with_defaults(key: str, value):

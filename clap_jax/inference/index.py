@@ -98,7 +98,7 @@ def build(
       index at all.
   """
   out = locations.at(out)
-  facts = _claim(out, encoder, stride_sec)
+  metadata = _claim(out, encoder, stride_sec)
   listed, blocks, first = [], [], 0
   failed = list(failed)
   for done, path in enumerate(videos):
@@ -122,11 +122,11 @@ def build(
   width = encoder.config.projection_width
   matrix = np.concatenate([np.zeros((0, width), np.float16), *blocks])
   index_files.write_matrix(out, matrix)
-  facts |= {
+  metadata |= {
     "videos": [dataclasses.asdict(video) for video in listed],
     "failed": failed,
   }
-  index_files.write_facts(out, facts)
+  index_files.write_metadata(out, metadata)
   return open_index(out)
 
 
@@ -134,7 +134,7 @@ def open_index(directory: str | os.PathLike) -> Index:
   """Opens what `build` wrote; the vectors are mapped, not read.
 
   Raises:
-    FileNotFoundError: it is no finished index.
+    FileNotFoundError: it is not a finished index.
     ValueError: a file is damaged, a link, or disagrees with another.
   """
   directory = locations.at(directory)
@@ -143,16 +143,16 @@ def open_index(directory: str | os.PathLike) -> Index:
       f"{directory} is not an index; make one with `clap index DIR --model DIR "
       f"--out {directory}`."
     )
-  facts = index_files.read_facts(directory)
-  videos = tuple(IndexedVideo(**entry) for entry in facts["videos"])
+  metadata = index_files.read_metadata(directory)
+  videos = tuple(IndexedVideo(**entry) for entry in metadata["videos"])
   return Index(
     directory=directory,
-    encoder_directory=facts["encoder_directory"],
-    parameters=facts["parameters"],
-    stride_sec=facts["stride_sec"],
-    clip_sec=facts["clip_sec"],
+    encoder_directory=metadata["encoder_directory"],
+    parameters=metadata["parameters"],
+    stride_sec=metadata["stride_sec"],
+    clip_sec=metadata["clip_sec"],
     videos=videos,
-    failed=tuple(facts["failed"]),
+    failed=tuple(metadata["failed"]),
     vectors=index_files.map_matrix(
       directory, num_rows=sum(video.count for video in videos)
     ),
@@ -277,28 +277,28 @@ def _vectors_of(
 
 
 def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
-  facts = {
+  metadata = {
     "encoder_directory": str(encoder.directory.absolute()),
     "parameters": encoder.fingerprint,
     "stride_sec": stride_sec,
     "clip_sec": encoder.clip.clip_sec,
   }
   if index_files.is_claimed(out):
-    old = index_files.read_facts(out)
+    old = index_files.read_metadata(out)
     changed = [
       key
       for key in ("parameters", "stride_sec", "clip_sec")
-      if old[key] != facts[key]
+      if old[key] != metadata[key]
     ]
     if changed:
       raise FileExistsError(
         f"{out} is an index that differs in {', '.join(changed)}; use another "
         "folder, or delete this one."
       )
-    return facts
+    return metadata
   if out.is_dir() and any(out.iterdir()):
     raise FileExistsError(f"{out} is not an index and not empty; use another.")
   out.mkdir(parents=True, exist_ok=True)
-  # From the first moment on it says whose vectors the folder is to hold.
-  index_files.write_facts(out, facts | {"videos": [], "failed": []})
-  return facts
+  # Written first, so that a stopped run is not mixed with another encoder's.
+  index_files.write_metadata(out, metadata | {"videos": [], "failed": []})
+  return metadata

@@ -36,17 +36,17 @@ def is_finished(directory: pathlib.Path) -> bool:
   return is_claimed(directory) and os.path.lexists(directory / VECTORS_FILE)
 
 
-def write_facts(directory: pathlib.Path, facts: dict) -> None:
+def write_metadata(directory: pathlib.Path, metadata: dict) -> None:
   """Writes index.json with the number of its format."""
   number = metadata_lib.FORMATS[INDEX_FILE].number
   output.write_json(
     directory / INDEX_FILE,
-    {metadata_lib.FORMAT_KEY: number, **facts},
+    {metadata_lib.FORMAT_KEY: number, **metadata},
     folder=directory,
   )
 
 
-def read_facts(directory: pathlib.Path) -> dict:
+def read_metadata(directory: pathlib.Path) -> dict:
   """Reads and checks index.json.
 
   Raises:
@@ -56,25 +56,25 @@ def read_facts(directory: pathlib.Path) -> dict:
   document = untrusted.read_json(
     INDEX_FILE, folder=directory, max_bytes=_MAX_INDEX_BYTES
   )
-  facts = metadata_lib.parse(document, path)
+  metadata = metadata_lib.parse(document, path)
   for key in ("encoder_directory", "parameters"):
-    _expect(_is_name(facts[key]), path, key, facts[key], "a text")
+    _expect(_is_name(metadata[key]), path, key, metadata[key], "a text")
   for key in ("stride_sec", "clip_sec"):
-    value = facts[key]
+    value = metadata[key]
     is_positive = _is_number(value) and value > 0
     _expect(is_positive, path, key, value, "a positive number")
   for key in ("videos", "failed"):
-    _expect(isinstance(facts[key], list), path, key, facts[key], "a list")
+    _expect(isinstance(metadata[key], list), path, key, metadata[key], "a list")
   first = 0
-  for number, entry in enumerate(facts["videos"]):
+  for number, entry in enumerate(metadata["videos"]):
     _check_video(entry, path, number, first=first)
     first += entry["count"]
-  for number, entry in enumerate(facts["failed"]):
+  for number, entry in enumerate(metadata["failed"]):
     is_entry = isinstance(entry, dict) and entry.keys() == {"video", "reason"}
     is_entry = is_entry and all(isinstance(v, str) for v in entry.values())
     where = f"failed[{number}]"
     _expect(is_entry, path, where, entry, "a video and a reason")
-  return facts
+  return metadata
 
 
 def _check_video(entry: Any, path, number: int, *, first: int) -> None:

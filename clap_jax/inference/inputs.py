@@ -18,7 +18,7 @@ _TIMING = "fps=30,stride_frames=4,window_frames=16,offset_frames=0"
 _STORED_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
 
-class Found(NamedTuple):
+class InputFiles(NamedTuple):
   """The inputs that the arguments of a command name."""
 
   files: list[pathlib.Path]
@@ -26,7 +26,7 @@ class Found(NamedTuple):
   num_skipped: int  # other files of folders; hidden ones do not count
 
 
-def find(arguments: Iterable[str | os.PathLike]) -> Found:
+def find(arguments: Iterable[str | os.PathLike]) -> InputFiles:
   """Files as they are given, and the videos below folders, sorted.
 
   Links that lead out of a folder are not followed; they are listed as failed.
@@ -46,10 +46,10 @@ def find(arguments: Iterable[str | os.PathLike]) -> Found:
     files += found.files
     failed += found.failed
     num_skipped += found.num_skipped
-  return Found(files, failed, num_skipped)
+  return InputFiles(files, failed, num_skipped)
 
 
-def find_in(folder: str | os.PathLike) -> Found:
+def find_in(folder: str | os.PathLike) -> InputFiles:
   """The videos below a folder; see `find`.
 
   Raises:
@@ -66,7 +66,7 @@ def find_in(folder: str | os.PathLike) -> Found:
   root = folder.resolve()
   inside = {video for video in videos if _is_inside(video, root)}
   reason = "a link that leads out of the folder is not followed"
-  return Found(
+  return InputFiles(
     files=[video for video in videos if video in inside],
     failed=[
       {"video": str(video), "reason": reason}
@@ -138,8 +138,8 @@ def read_features(
       trained on, or its timing is unknown.
   """
   found: features.VideoFeatures | None = None
-  for name, facts in heads.items():
-    video = _read_for(path, name, facts, timing)
+  for name, metadata in heads.items():
+    video = _read_for(path, name, metadata, timing)
     if found is not None and video.grid != found.grid:
       raise ValueError(
         f"{path}: the heads state different timings, {found.grid} and "
@@ -150,21 +150,21 @@ def read_features(
   return found
 
 
-def _read_for(path, name: str, facts, timing) -> features.VideoFeatures:
-  files = facts.get("files") or {}
+def _read_for(path, name: str, metadata, timing) -> features.VideoFeatures:
+  files = metadata.get("files") or {}
   if not timing and files.get("timing", "stored") == "stored":
-    video = _read_stored(path, facts)
+    video = _read_stored(path, metadata)
   else:
     grid = _grid_of_frames(path, files, timing)
     video = features.VideoFeatures(_read_array(path, files), grid)
-  width, expected = video.features.shape[1], facts["feature_width"]
+  width, expected = video.features.shape[1], metadata["feature_width"]
   if width != expected:
     joined = files.get("names", ())
     raise ValueError(
       f"{path} has features of width {width}, but the {name} was trained on "
       f"{expected}"
       + (
-        f", joined from {' and '.join(joined)}, which must lie beside it"
+        f", joined from {' and '.join(joined)}, which must be in its folder"
         if joined[1:]
         else ""
       )
@@ -218,14 +218,14 @@ def stream_paths(
   return [path]
 
 
-def _read_stored(path: pathlib.Path, facts) -> features.VideoFeatures:
+def _read_stored(path: pathlib.Path, metadata) -> features.VideoFeatures:
   """Features with the timing in their file, or that of the same encoder."""
   if path.suffix.lower() == ".npz":
     with arrays.open_npz(path) as archive:
       is_stored = all(key in archive for key in _STORED_KEYS)
     if is_stored:
       return features.load_file(path)
-  stride_sec, clip_sec = facts.get("stride_sec"), facts.get("clip_sec")
+  stride_sec, clip_sec = metadata.get("stride_sec"), metadata.get("clip_sec")
   if not stride_sec or not clip_sec:
     raise ValueError(
       f"{path}: neither the file nor the metadata of the head states when a "
@@ -261,7 +261,7 @@ def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
 def estimated_duration_sec(video: features.VideoFeatures) -> float:
   """The duration of the video to within half a stride.
 
-  It lies between the end of the last feature and that of one more, which did
+  It is between the end of the last feature and that of one more, which did
   not fit.
   """
   grid = video.grid

@@ -67,12 +67,12 @@ class Model:
     """Classes that are reported when none are asked for."""
     if self.localizer is None:
       return ()
-    facts = self.localizer[1]
-    return tuple(facts.get("class_names") or facts["label_names"])
+    metadata = self.localizer[1]
+    return tuple(metadata.get("class_names") or metadata["label_names"])
 
   @property
   def takes_any_label(self) -> bool:
-    """Whether classes are told by their names, trained or not."""
+    """Whether any class name can be asked for, trained or not."""
     if self.localizer is None:
       return self.is_encoder_alone
     return "text_classes" in self.localizer[1]
@@ -80,16 +80,16 @@ class Model:
   @functools.cached_property
   def naming(self) -> zero_shot_classifier.ZeroShotClassifier:
     """Returns the zero-shot classifier of a localizer that takes any label."""
-    facts = self.localizer[1]
-    classes = open_vocabulary.TextClasses(**facts["text_classes"])
+    metadata = self.localizer[1]
+    classes = open_vocabulary.TextClasses(**metadata["text_classes"])
     if classes.text_model:
       vectors = text_models.class_vectors(classes.text_model)
     else:
       vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
     return zero_shot_classifier.ZeroShotClassifier(
-      facts["space"],
+      metadata["space"],
       functools.lru_cache(maxsize=1)(vectors),
-      frozenset(facts["seen_classes"]),
+      frozenset(metadata["seen_classes"]),
       classes.top_classes,
     )
 
@@ -194,9 +194,9 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       "the workdir of a finished run of a head or of pre-training, or the "
       "--out of `clap import`, or a name of `clap get --list`."
     )
-  facts = heads[name][1]
-  stride_sec = _trained_stride_sec(facts)
-  if not facts.get("encoder_directory"):
+  metadata = heads[name][1]
+  stride_sec = _trained_stride_sec(metadata)
+  if not metadata.get("encoder_directory"):
     if not needs_encoder:
       return Model(None, stride_sec, **heads)
     raise ValueError(
@@ -205,7 +205,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       f'write a {MODEL_FILE} with "encoder", "stride_sec" and '
       f'"{_HEADS[name][1]}".'
     )
-  directory = locations.at(facts["encoder_directory"])
+  directory = locations.at(metadata["encoder_directory"])
   if not needs_encoder and not (directory / encoders.ENCODER_FILE).is_file():
     return Model(None, stride_sec, **heads)
   _check_stride(stride_sec, workdir / trainer.MODEL_FILE)
@@ -235,12 +235,12 @@ def _checked(model: Model) -> Model:
   return model
 
 
-def _trained_stride_sec(facts: dict) -> float | None:
+def _trained_stride_sec(metadata: dict) -> float | None:
   """Seconds between the features of a head's training; None if unknown."""
-  files = facts.get("files")
+  files = metadata.get("files")
   if files and files["timing"] == "frames" and files["fps"]:
     return files["stride_frames"] / files["fps"]
-  return facts.get("stride_sec")
+  return metadata.get("stride_sec")
 
 
 def write_model(
@@ -264,12 +264,12 @@ def write_model(
   return path
 
 
-def _length_mode(workdir: pathlib.Path, name: str, facts: dict) -> str:
+def _length_mode(workdir: pathlib.Path, name: str, metadata: dict) -> str:
   """Returns the length mode and length of a head's training sequences.
 
   Runs of earlier revisions have it in their config only.
   """
-  length, source = facts.get("length"), workdir / name
+  length, source = metadata.get("length"), workdir / name
   if length is None and (workdir / workdir_lib.CONFIG_FILE).is_file():
     source = workdir / workdir_lib.CONFIG_FILE
     config = untrusted.read_json(workdir_lib.CONFIG_FILE, folder=workdir)
@@ -284,16 +284,16 @@ def _length_mode(workdir: pathlib.Path, name: str, facts: dict) -> str:
   return length
 
 
-def _check_timing(path: pathlib.Path, facts: dict) -> None:
+def _check_timing(path: pathlib.Path, metadata: dict) -> None:
   """Raises a ValueError for metadata of features that cannot be used."""
   for key in ("stride_sec", "clip_sec"):
-    value = facts.get(key)
+    value = metadata.get(key)
     is_number = type(value) in (int, float) and 0 < value < math.inf
     if value is not None and not is_number:
       raise ValueError(
         f"{path}: {key} is {value!r:.60}; expected seconds above 0."
       )
-  files = facts.get("files")
+  files = metadata.get("files")
   if files is None:
     return
   try:
@@ -307,17 +307,17 @@ def _check_timing(path: pathlib.Path, facts: dict) -> None:
 
 
 def _load_head(directory, name, trainer):
-  """(task, facts, parameters) of a head's workdir; None without one."""
+  """(task, metadata, parameters) of a head's workdir; None without one."""
   if not name:
     return None
   workdir = directory / name
-  facts, task, params = fit.restored(
+  metadata, task, params = fit.restored(
     workdir, trainer.MODEL_FILE, trainer.make_task
   )
-  facts["length"] = _length_mode(workdir, trainer.MODEL_FILE, facts)
-  _check_timing(workdir / trainer.MODEL_FILE, facts)
-  if "text_classes" in facts:
-    facts["space"] = zero_shot_classifier.load(
+  metadata["length"] = _length_mode(workdir, trainer.MODEL_FILE, metadata)
+  _check_timing(workdir / trainer.MODEL_FILE, metadata)
+  if "text_classes" in metadata:
+    metadata["space"] = zero_shot_classifier.load(
       workdir / open_vocabulary.SPACE_FILE
     )
-  return task, facts, params
+  return task, metadata, params

@@ -10,11 +10,11 @@ from typing import Any
 
 from clap_jax.data import features, query_features
 from clap_jax.inference import (
-  answering,
   inputs,
   model_directory,
   streaming,
   support,
+  video_predictor,
   zero_shot,
 )
 from clap_jax.media import errors, guard
@@ -33,7 +33,6 @@ def predict(
   texts: str | pathlib.Path | None = None,
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
-  on_progress: Callable[[int, int], None] | None = None,
   on_time: Callable[[float, float], None] | None = None,
 ) -> dict:
   """Predictions for local video files, in the shape the contract promises.
@@ -42,7 +41,7 @@ def predict(
     model: encoder and heads.
     videos: local files of videos, or of features as the heads were trained
       on; one that fails is listed, the others go on.
-    labels: classes to report; all that the localizer knows without. An
+    labels: classes to report; None for all of the localizer. An
       open-vocabulary localizer takes any. Ignored when there are only
       queries or a support.
     queries: free texts, each answered with its own moments and, by the
@@ -56,7 +55,6 @@ def predict(
       for those of the model's encoder.
     on_video: called with the name of a video before work on it begins.
     limits: caps on what is decoded, of the support too.
-    on_progress: called with (videos done, videos in all).
     on_time: called from another thread with (seconds of video that are
       decoded, seconds in all).
 
@@ -64,7 +62,7 @@ def predict(
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
     "failed": [{"video", "reason"}]}. The duration of a file of features is
     known to half a stride. With queries a video has "absence" too,
-    {query: {"probability", "absent"}}; "absent" says that all of them are. It
+    {query: {"probability", "absent"}}; "absent" is True if all of them are. It
     is None without queries or for a grounder without calibration. Where the
     grounder scores highlights there is "highlights", {query: [score of each
     feature]}. A video has
@@ -104,10 +102,10 @@ def predict(
       matcher=model.matcher,
       limits=limits,
     )
-  request = answering.Request(
+  request = video_predictor.Request(
     labels, queries, examples, max_predictions, vectors
   )
-  answers = answering.Answers(model, request)
+  predictor = video_predictor.VideoPredictor(model, request)
   found, failed = [], []
   stated = [_stated_sec(video, limits) for video in videos]
   lengths_sec = [sec if isinstance(sec, float) else 0.0 for sec in stated]
@@ -121,7 +119,7 @@ def predict(
       if inputs.are_features(video):
         entry = _predict_features(
           pathlib.Path(video),
-          answers,
+          predictor,
           heads=_asked_heads(model, request),
           timing=feature_timing or {},
         )
@@ -129,17 +127,15 @@ def predict(
         entry = _predict_one(
           model,
           pathlib.Path(video),
-          answers,
+          predictor,
           on_clip=on_clip,
           limits=limits,
         )
       found.append(entry)
     except (errors.VideoError, features.FeatureError, OSError) as error:
       failed.append({"video": str(video), "reason": str(error)})
-    if on_progress:
-      on_progress(done + 1, len(videos))
   document = {"videos": found, "failed": failed}
-  return document | ({"support": examples.facts} if examples else {})
+  return document | ({"support": examples.summary} if examples else {})
 
 
 def _check_request(
@@ -165,7 +161,7 @@ def _check_request(
     )
   if labels is not None and not labels:
     raise ValueError(
-      "The list of labels is empty; the model knows "
+      "The list of labels is empty; the model has "
       f"{', '.join(model.label_names) or 'any name'}, one per line."
     )
   if model.takes_any_label:
@@ -175,7 +171,7 @@ def _check_request(
   unknown = sorted(set(labels or ()) - set(model.label_names))
   if unknown:
     raise ValueError(
-      f"The model does not know the labels {unknown}. It knows "
+      f"The model does not have the labels {unknown}. It has "
       f"{', '.join(model.label_names)}. Ask for other actions with --query."
     )
 
@@ -205,7 +201,7 @@ def _check_encoder(
     return
   if has_videos:
     raise ValueError(
-      "This model is a head on features of others, without their encoder: give "
+      "This model is a head without the encoder of its features: give "
       f"files of features ({', '.join(inputs.FEATURE_SUFFIXES)}) instead of "
       f"videos, or name the encoder in a {model_directory.MODEL_FILE}."
     )
@@ -235,7 +231,7 @@ def _text_vectors(texts, queries, model):
 
 
 def _asked_heads(
-  model: model_directory.Model, request: answering.Request
+  model: model_directory.Model, request: video_predictor.Request
 ) -> dict[str, Mapping[str, Any]]:
   """The metadata of the heads that a request asks."""
   asked = {
@@ -259,7 +255,7 @@ def _asked_heads(
 
 def _predict_features(
   path: pathlib.Path,
-  answers: answering.Answers,
+  predictor: video_predictor.VideoPredictor,
   *,
   heads: Mapping[str, Mapping[str, Any]],
   timing: Mapping[str, float],
@@ -269,14 +265,14 @@ def _predict_features(
   except ValueError as error:
     raise features.FeatureError(str(error)) from error
   duration_sec = inputs.estimated_duration_sec(video)
-  found = answers.answer(video, duration_sec)
+  found = predictor.predict(video, duration_sec)
   return {"video": str(path), "duration_sec": duration_sec} | found
 
 
 def _predict_one(
   model: model_directory.Model,
   video: pathlib.Path,
-  answers: answering.Answers,
+  predictor: video_predictor.VideoPredictor,
   *,
   on_clip: Callable[[float], None],
   limits: VideoLimits,
@@ -296,7 +292,7 @@ def _predict_one(
   video_features = features.VideoFeatures(
     encoded.features, grid, encoded.cuts_sec
   )
-  found = answers.answer(video_features, encoded.duration_sec)
+  found = predictor.predict(video_features, encoded.duration_sec)
   return {"video": str(video), "duration_sec": encoded.duration_sec} | found
 
 

@@ -1,8 +1,8 @@
 """Resamples features of a video to the sequences that a head takes.
 
-`facts` is everywhere the metadata of a head: "length" is the length mode of its
+`metadata` is everywhere that of a head: "length" is the length mode of its
 training (see data.feature_reader.FeatureData), "max_length" the number of
-steps of a training sequence.
+snippets of a training sequence.
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 from clap_jax.data import feature_files, feature_windows, features
 
 LENGTHS = ("pad", "resize", "windows")
-# Heads that take any length see windows of at least so many steps, 17 minutes
-# at a stride of half a second, so that their memory is bounded.
-_MIN_LONG_STEPS = 2048
+# Heads that take any length see windows of at least so many snippets, 17
+# minutes at a stride of half a second, so that their memory is bounded.
+_MIN_LONG_SNIPPETS = 2048
 
 
 class LongWindow(NamedTuple):
@@ -32,34 +32,34 @@ class LongWindow(NamedTuple):
 
 
 def with_trained_length(
-  video: features.VideoFeatures, facts: Mapping[str, Any]
+  video: features.VideoFeatures, metadata: Mapping[str, Any]
 ) -> features.VideoFeatures:
   """Resizes features as in training; other length modes change nothing."""
-  if facts["length"] == "resize":
-    return feature_files.resized(video, facts["max_length"])
+  if metadata["length"] == "resize":
+    return feature_files.resized(video, metadata["max_length"])
   return video
 
 
 def long_windows(
-  num_steps: int, *, max_length: int, whole_steps: int = 0
+  num_snippets: int, *, max_length: int, whole_snippets: int = 0
 ) -> list[LongWindow]:
   """Windows for a head that takes any length; one where the video fits.
 
   Args:
-    num_steps: features of the video.
-    max_length: steps of a training sequence. A window is a power of two times
-      as long.
-    whole_steps: a video of so many features is one window, if that is more.
+    num_snippets: features of the video.
+    max_length: snippets of a training sequence. A window is a power of two
+      times as long.
+    whole_snippets: a video of so many snippets is one window, if that is more.
   """
-  doublings = math.ceil(math.log2(_MIN_LONG_STEPS / max_length))
-  size = max(max_length * 2 ** max(0, doublings), whole_steps)
+  doublings = math.ceil(math.log2(_MIN_LONG_SNIPPETS / max_length))
+  size = max(max_length * 2 ** max(0, doublings), whole_snippets)
   hop, quarter = size // 2, size // 4
   windows, start, low = [], 0, -math.inf
-  while num_steps - start > size:
+  while num_snippets - start > size:
     high = start + hop + quarter
     windows.append(LongWindow(start, start + size, (low, high)))
     start, low = start + hop, high
-  return [*windows, LongWindow(start, num_steps, (low, math.inf))]
+  return [*windows, LongWindow(start, num_snippets, (low, math.inf))]
 
 
 def padded_to(
@@ -84,11 +84,11 @@ def padded(sequence: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trained_windows(
-  num_steps: int, *, max_length: int
+  num_snippets: int, *, max_length: int
 ) -> list[feature_windows.Window]:
   """Windows of the trained length, those of evaluation."""
   options = feature_windows.SequenceOptions(max_length=max_length)
-  return feature_windows.windows_of(num_steps, options, overlap=0.5)
+  return feature_windows.windows_of(num_snippets, options, overlap=0.5)
 
 
 def stacked(

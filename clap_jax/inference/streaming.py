@@ -1,6 +1,6 @@
 """Encodes videos of any length.
 
-A thread decodes while the caller encodes. A short queue lies between them, so
+A thread decodes while the caller encodes. A short queue connects them, so
 that no more than a few decoded clips are in memory. Features alone grow with
 the video: 4 bytes per channel and step, 15 MB per hour at 512 channels and a
 stride of half a second.

@@ -1,9 +1,8 @@
 """Reads a folder of examples as few-shot support.
 
 Either one folder per class with trimmed clips, DIR/CLASS/*.mp4, of which every
-second counts; or untrimmed videos beside DIR/segments.csv with the columns
-video, start, end, label (seconds), where the rest of each video tells what the
-class is not.
+second counts; or untrimmed videos and DIR/segments.csv with the columns video,
+start, end, label (seconds), where the rest of each video is background.
 """
 
 import dataclasses
@@ -69,7 +68,7 @@ def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
     raise ValueError(
       f"--support: {directory} holds no example. Expected CLASS/*.mp4, one "
       f"folder of trimmed clips per class, or {SEGMENTS_FILE} with the columns "
-      f"{', '.join(_COLUMNS)} beside its videos."
+      f"{', '.join(_COLUMNS)} and its videos."
     )
   return found
 
@@ -195,7 +194,7 @@ class SupportSet:
     return fewshot_methods.method_name(self._matcher[0])
 
   @property
-  def facts(self) -> dict:
+  def summary(self) -> dict:
     """Returns the support set behind the predictions, for their document."""
     return {
       "method": self.method,

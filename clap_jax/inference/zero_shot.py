@@ -38,7 +38,7 @@ BACKGROUND_TEXTS = (
   "something else happens",
 )
 # Cosines of a video that never changes differ by no more than this.
-FLAT_RANGE = 1e-4
+_FLAT_RANGE = 1e-4
 _LEVELS = np.arange(1, 10) / 10  # of a curve's range
 _SCALES = (1, 2, 4, 8, 16)  # snippets that smoothing takes the mean of
 # Snippets at which the length halves the score of a proposal.
@@ -64,8 +64,8 @@ class Texts(NamedTuple):
   logit_scale: float  # learned with the towers
 
 
-class Found(NamedTuple):
-  """What was found for the texts of a request in one video."""
+class ZeroShotPredictions(NamedTuple):
+  """Moments and absence of the texts of a request in one video."""
 
   moments: list[Moments]  # per text
   absence_logits: np.ndarray  # float64 (n,): above 0 where a text is absent
@@ -104,7 +104,7 @@ def _embedded(encoder: encoder_lib.Encoder, prompts: list[str]) -> Texts:
   )
 
 
-def find(snippets: np.ndarray, texts: Texts) -> Found:
+def find(snippets: np.ndarray, texts: Texts) -> ZeroShotPredictions:
   """Finds the moments of every text; texts do not influence each other.
 
   Args:
@@ -118,7 +118,7 @@ def find(snippets: np.ndarray, texts: Texts) -> Found:
     absence_logit(curve, background, found)
     for curve, found in zip(curves, moments, strict=True)
   ]
-  return Found(moments, texts.logit_scale * np.array(logits))
+  return ZeroShotPredictions(moments, texts.logit_scale * np.array(logits))
 
 
 def find_classes(snippets: np.ndarray, texts: Texts) -> list[Moments]:
@@ -140,22 +140,20 @@ def class_shares(snippets: np.ndarray, texts: Texts) -> np.ndarray:
   vectors = np.concatenate([texts.vectors, texts.background])
   cosines = (vectors @ snippets.T).astype(np.float64)
   num = len(texts.vectors)
-  # The best of the sentences stands for the background: their number is ours.
+  # The best sentence represents the background: their number is arbitrary.
   best = cosines[num:].max(axis=0, keepdims=True)
   logits = texts.logit_scale * np.concatenate([cosines[:num], best])
   weight = np.exp(logits - logits.max(axis=0))
   return (weight / weight.sum(axis=0))[:num]
 
 
-def find_moments(
-  similarity: np.ndarray, *, flat_range: float = FLAT_RANGE
-) -> Moments:
+def find_moments(similarity: np.ndarray) -> Moments:
   """Finds the moments of one curve (t,); none where it is flat.
 
   Any a * similarity + b with a > 0 has the same moments and scores, unless a
   makes it flat.
   """
-  curve = normalised(similarity, flat_range=flat_range)
+  curve = normalised(similarity)
   runs = proposals(curve)
   scores = proposal_scores(curve, runs)
   order = np.argsort(-scores, kind="stable")
@@ -163,11 +161,11 @@ def find_moments(
   return _suppressed(runs[order], scores[order])
 
 
-def normalised(similarity: np.ndarray, *, flat_range: float) -> np.ndarray:
+def normalised(similarity: np.ndarray) -> np.ndarray:
   """The curve in the range from 0 to 1; zeros where it is flat."""
   curve = np.asarray(similarity, np.float64)
   low, high = curve.min(), curve.max()
-  if high - low <= flat_range:
+  if high - low <= _FLAT_RANGE:
     return np.zeros_like(curve)
   return (curve - low) / (high - low)
 

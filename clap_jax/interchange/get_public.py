@@ -108,10 +108,7 @@ def _import(entry, fetched, target, given) -> import_weights.Imported:
   options = dict(entry.options)
   if not clip:  # those of single frames suit no clips of several
     options = {k: v for k, v in options.items() if k not in _OF_CLIPS}
-  public = {
-    key: fetched.record[key]
-    for key in ("name", "source", "revision", "licence")
-  }
+  public = {key: fetched.record[key] for key in _RECORDED}
   tokenizer = fetched.tokenizer and fetched.folder / fetched.tokenizer
   return import_weights.import_weights(
     fetched.folder / fetched.weights,

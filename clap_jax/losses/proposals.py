@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.losses.localization import sigmoid_focal_loss, sum_in_chunks
-from clap_jax.ops import proposals
+from clap_jax.ops import proposals as proposal_ops
 from clap_jax.ops.proposals import ProposalPredictions
 from clap_jax.types import LocalizationBatch
 
@@ -83,7 +83,7 @@ def proposal_targets(
   """Targets of every video of a batch."""
   num_steps, logits = predictions.mask.shape[-1], predictions.class_logits
   near = functools.partial(
-    proposals.boundary_targets,
+    proposal_ops.boundary_targets,
     num_steps=num_steps,
     width=_BOUNDARY_WIDTH,
     span_steps=boundary_span_steps,
@@ -95,15 +95,15 @@ def proposal_targets(
       end=near(segments[:, 1], segment_mask),
       classes=None
       if logits is None
-      else proposals.step_classes(
+      else proposal_ops.step_classes(
         segments,
         labels,
         segment_mask,
         num_steps=num_steps,
         num_classes=logits.shape[-1],
       ),
-      overlap=proposals.cell_overlaps(
-        predictions.cells, segments, segment_mask
+      overlap=proposal_ops.proposal_overlaps(
+        predictions.proposals, segments, segment_mask
       ),
     )
 
@@ -178,7 +178,8 @@ def proposal_loss(
     predictions, batch, boundary_span_steps=config.boundary_span_steps
   )
   valid = (batch.video_index >= 0)[:, None]
-  mask, cell_mask = predictions.mask & valid, predictions.cell_mask & valid
+  mask = predictions.mask & valid
+  proposal_mask = predictions.proposal_mask & valid
   boundary = sum(
     balanced_cross_entropy(logits, target > _BOUNDARY_POSITIVE, mask)
     for logits, target in (
@@ -187,13 +188,15 @@ def proposal_loss(
     )
   )
   quality = balanced_cross_entropy(
-    predictions.quality_logits, targets.overlap > config.quality_iou, cell_mask
+    predictions.classification_logits,
+    targets.overlap > config.quality_iou,
+    proposal_mask,
   )
   terms = {
     "boundary": config.boundary_weight * boundary,
     "overlap": config.overlap_weight
     * overlap_loss(
-      predictions.overlap_logits, targets.overlap, cell_mask, rng=rng
+      predictions.regression_logits, targets.overlap, proposal_mask, rng=rng
     ),
     "quality": config.quality_weight * quality,
   }

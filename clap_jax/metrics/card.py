@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationCard:
-  """Everything that can move a score, stated beside the score.
+  """Everything that can move a score, reported with the score.
 
-  Fields that the evaluation cannot know (class source, seeds, NMS) are the
-  caller's to state; "not stated" otherwise, never a guess.
+  The caller states fields that the evaluation cannot derive (class source,
+  seeds, NMS); "not stated" otherwise, never a guess.
   """
 
   protocol: str

@@ -171,15 +171,6 @@ def ranked(
   )
 
 
-def _join(predictions: DetectionTable, truth: SegmentTable) -> matching.Groups:
-  """Joins rows of the same class and video."""
-  num_videos = len(predictions.video_names)
-  return matching.join(
-    predictions.label * num_videos + predictions.video,
-    truth.label * num_videos + truth.video,
-  )
-
-
 def _average_precision(
   predictions: DetectionTable,
   truth: SegmentTable,
@@ -188,7 +179,7 @@ def _average_precision(
   num_positives: np.ndarray,
 ) -> np.ndarray:
   hits, _ = matching.greedy_hits(
-    _join(predictions, truth),
+    matching.join_by_class(predictions, truth),
     predictions.segments,
     truth.segments,
     thresholds=np.asarray(protocol.thresholds),
@@ -213,7 +204,7 @@ def _recall_at(
   if not protocol.recall_at:
     return None
   rank = matching.first_hit_rank(
-    _join(predictions, truth),
+    matching.join_by_class(predictions, truth),
     predictions.segments,
     truth.segments,
     thresholds=np.asarray(protocol.thresholds),

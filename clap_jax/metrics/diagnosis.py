@@ -174,12 +174,8 @@ def _round_of(predictions: DetectionTable, truth: SegmentTable) -> np.ndarray:
 def _matches(
   predictions: DetectionTable, truth: SegmentTable, protocol: Protocol
 ) -> tuple[np.ndarray, np.ndarray]:
-  num_videos = len(predictions.video_names)
   return matching.greedy_hits(
-    matching.join(
-      predictions.label * num_videos + predictions.video,
-      truth.label * num_videos + truth.video,
-    ),
+    matching.join_by_class(predictions, truth),
     predictions.segments,
     truth.segments,
     thresholds=np.asarray(protocol.thresholds),

@@ -25,7 +25,6 @@ class GroundingProtocol:
   recall_at: tuple[int, ...] = (1, 5)
   strict: bool = False
   nms_iou: float | None = None  # drop windows with IoU > this; None keeps all
-  subset: str | None = None
 
 
 def _with_2d_tan(

@@ -17,10 +17,6 @@ class Interval:
   low: float
   high: float
 
-  @property
-  def half(self) -> float:
-    return self.high - self.mean
-
 
 def mean_interval(values: Sequence[float]) -> Interval:
   """Student's t over independent runs; needs at least two of them."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from clap_jax.metrics import overlap
+from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
 # The largest block of (prediction, ground truth) pairs held at one time.
 _MAX_PAIRS = 1 << 21
@@ -50,6 +51,15 @@ def join(pred_key: np.ndarray, truth_key: np.ndarray) -> Groups:
     pred_start=np.concatenate([[0], np.cumsum(pred_count)]),
     truth_rows=truth_rows,
     truth_start=np.concatenate([[0], np.cumsum(truth_count)]),
+  )
+
+
+def join_by_class(predictions: DetectionTable, truth: SegmentTable) -> Groups:
+  """Groups rows of the same class and video; both tables share their codes."""
+  num_videos = len(predictions.video_names)
+  return join(
+    predictions.label * num_videos + predictions.video,
+    truth.label * num_videos + truth.video,
   )
 
 
@@ -207,7 +217,7 @@ def average_precision(
   """AP of every class and threshold.
 
   Args:
-    hits: (n, t) bool; rows of one class stand together, best score first.
+    hits: (n, t) bool; rows of one class are adjacent, best score first.
     owner: (n,) class of each row, ascending.
     num_positives: (c,) ground truths per class, at least 1.
     interpolated: area under the precision envelope (all points, VOC 2010 and

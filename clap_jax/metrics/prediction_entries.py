@@ -32,7 +32,7 @@ TIME_FIELDS = tuple(name for names in _ENDS_FIELDS for name in names)
 _SCORE_FIELDS = ("score", "scores", "confidence", "conf")
 _LABEL_FIELDS = ("label", "label_id", "class", "class_name", "category")
 _LIST_FIELDS = ("predictions", "annotations", "proposals", "results")
-# Columns of a table of entries; "t_start" also stands for "t-start".
+# Columns of a table of entries; "t_start" also means "t-start".
 COLUMNS = (*VIDEO_FIELDS, *TIME_FIELDS, *_SCORE_FIELDS, *_LABEL_FIELDS)
 NO_LABEL = "proposal"  # of class-agnostic segments
 

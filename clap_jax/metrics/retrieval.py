@@ -68,7 +68,7 @@ def best_positive_rank(
 ) -> np.ndarray:
   """Rank from 1 of the best positive of each row that has one.
 
-  similarity, positive: (q, n). Only negatives at least as similar stand before
+  similarity, positive: (q, n). Only negatives at least as similar rank before
   it.
   """
   has_positive = positive.any(axis=1)

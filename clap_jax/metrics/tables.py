@@ -1,6 +1,6 @@
 """Ground truth and predictions as flat NumPy columns.
 
-A column of names is stored as integer codes beside the tuple of names, so
+A column of names is stored as integer codes and the tuple of names, so
 that hundreds of thousands of rows are sorted, joined and grouped by NumPy.
 Rows keep the order of the file they came from: it decides ties.
 """
@@ -131,7 +131,7 @@ def drop_degenerate(
   """Ground-truth hygiene: no empty segment, no repeated annotation.
 
   Drops segments that do not end after they start, and every segment whose two
-  ends lie within the tolerance of an earlier kept one of the same video and
+  ends are within the tolerance of an earlier kept one of the same video and
   label (both inclusive).
   """
   keep = table.length_sec > 0

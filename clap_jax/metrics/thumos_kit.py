@@ -5,8 +5,8 @@ of its class and video with the highest IoU if that is *above* the threshold
 (equal IoUs: the better score, then the earlier prediction). A prediction that
 takes nothing and touches an ambiguous region is left out. AP is not
 interpolated: the precision at every hit, summed, over the number of
-annotations. Predictions of equal score stand in the order of their videos'
-names, then of the file.
+annotations. Predictions of equal score are ordered by their videos'
+names, then as in the file.
 
 Source: the kit of the THUMOS Challenge 2014, http://crcv.ucf.edu/THUMOS14/
 """
@@ -63,11 +63,7 @@ def _hits(
   predictions: DetectionTable, truth: SegmentTable, *, thresholds: np.ndarray
 ) -> np.ndarray:
   """(n, t) True where an annotation chose the prediction."""
-  num_videos = len(predictions.video_names)
-  groups = matching.join(
-    predictions.label * num_videos + predictions.video,
-    truth.label * num_videos + truth.video,
-  )
+  groups = matching.join_by_class(predictions, truth)
   pred_segments, truth_segments = predictions.segments, truth.segments
   hits = np.zeros((len(predictions), len(thresholds)), bool)
   column = np.arange(len(thresholds))

@@ -39,13 +39,11 @@ class ActionFormer(nn.Module):
     config: hyper-parameters.
     num_classes: action classes.
     max_length: steps of a training sequence.
-    dtype: computation dtype.
   """
 
   config: ActionFormerConfig
   num_classes: int
   max_length: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -61,7 +59,7 @@ class ActionFormer(nn.Module):
     )
     masks = [level_mask for _, level_mask in levels]
     if config.level_norm:
-      norms = [self._norm(f"level_norm_{i}") for i in range(len(levels))]
+      norms = [_norm(f"level_norm_{i}") for i in range(len(levels))]
       levels = [
         (norm(x), m) for norm, (x, m) in zip(norms, levels, strict=True)
       ]
@@ -69,10 +67,9 @@ class ActionFormer(nn.Module):
       self.num_classes,
       config,
       bias_init=_class_bias(config),
-      dtype=self.dtype,
       name="class_head",
     )(levels)
-    raw = _Head(2, config, dtype=self.dtype, name="offset_head")(levels)
+    raw = _Head(2, config, name="offset_head")(levels)
     scale = self.param("offset_scale", nn.initializers.ones, (len(levels),))
     points = points_in_ranges(num_steps, config.ranges)
     offsets = [nn.relu(x * scale[i]) * float(2**i) for i, x in enumerate(raw)]
@@ -93,27 +90,22 @@ class ActionFormer(nn.Module):
         config.width,
         config.stem_kernel_size,
         use_bias=not config.stem_norm,
-        dtype=self.dtype,
         name=f"stem_{i}",
       )(x, mask)
       if config.stem_norm:
-        x = self._norm(f"stem_norm_{i}")(x)
+        x = _norm(f"stem_norm_{i}")(x)
       x = nn.relu(x)
     if config.absolute_positions:
       codes = jnp.asarray(
         position_codes(x.shape[1], config.width, max_length=self.max_length)
       )
-      x = x + codes[None].astype(self.dtype) * mask[..., None]
+      x = x + codes[None] * mask[..., None]
     for i in range(config.num_stem_blocks):
-      block = _Block(
-        config, config.windows[0], 1, self.dtype, name=f"stem_block_{i}"
-      )
+      block = _Block(config, config.windows[0], 1, name=f"stem_block_{i}")
       x = block(x, mask, deterministic=deterministic)
     levels = [(x, mask)]
     for level, size in enumerate(config.windows[1:], start=1):
-      block = _Block(
-        config, size, 2, self.dtype, name=f"down_block_{level - 1}"
-      )
+      block = _Block(config, size, 2, name=f"down_block_{level - 1}")
       x = block(x, mask, deterministic=deterministic)
       mask = mask[:, ::2]
       levels.append((x, mask))
@@ -125,15 +117,12 @@ class ActionFormer(nn.Module):
     config = self.config
     parts = jnp.split(x, np.cumsum(config.stream_widths)[:-1], axis=-1)
     projected = [
-      keep(Dense(width, dtype=self.dtype, name=f"project_{i}")(part), mask)
+      keep(Dense(width, name=f"project_{i}")(part), mask)
       for i, (part, width) in enumerate(
         zip(parts, config.projected_widths, strict=True)
       )
     ]
     return jnp.concatenate(projected, axis=-1)
-
-  def _norm(self, name):
-    return _norm(name, self.dtype)
 
 
 def position_codes(
@@ -170,10 +159,8 @@ def _class_bias(config):
   return init
 
 
-def _norm(name, dtype):
-  return nn.LayerNorm(
-    epsilon=_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name
-  )
+def _norm(name):
+  return nn.LayerNorm(epsilon=_NORM_EPSILON, use_fast_variance=False, name=name)
 
 
 class _Conv(nn.Module):
@@ -183,7 +170,6 @@ class _Conv(nn.Module):
   kernel_size: int
   use_bias: bool = True
   bias_init: Any = nn.initializers.zeros_init()
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -193,7 +179,6 @@ class _Conv(nn.Module):
       use_bias=self.use_bias,
       kernel_init=_KERNEL_INIT,
       bias_init=self.bias_init,
-      dtype=self.dtype,
       name="dense",
     )(jnp.concatenate(views, axis=-1))
     return keep(y, mask)
@@ -203,14 +188,13 @@ class _DepthwiseConv(nn.Module):
   """Convolution of three steps of each channel by itself, without bias."""
 
   stride: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     init = nn.initializers.variance_scaling(
       1 / 3, "fan_in", "uniform", in_axis=0, out_axis=1
     )
-    kernel = self.param("kernel", init, (3, x.shape[-1])).astype(self.dtype)
+    kernel = self.param("kernel", init, (3, x.shape[-1]))
     views = window(x, size=3, stride=self.stride)
     products = [view * kernel[i] for i, view in enumerate(views)]
     y = functools.reduce(jnp.add, products)
@@ -223,7 +207,6 @@ class _Attention(nn.Module):
   config: ActionFormerConfig
   window_steps: int  # up to 1 for all
   stride: int
-  dtype: Any
 
   @nn.compact
   def __call__(self, x, mask, *, deterministic):
@@ -231,8 +214,8 @@ class _Attention(nn.Module):
     out_mask = mask[:, :: self.stride]
 
     def heads(name):  # (b, t, d) -> (b, h, t / stride, d / h)
-      y = _DepthwiseConv(self.stride, self.dtype, name=f"{name}_conv")(x, mask)
-      y = _norm(f"{name}_norm", self.dtype)(y)
+      y = _DepthwiseConv(self.stride, name=f"{name}_conv")(x, mask)
+      y = _norm(f"{name}_norm")(y)
       y = self._dense(name)(y)
       y = y.reshape(*y.shape[:2], num_heads, config.width // num_heads)
       return jnp.swapaxes(y, 1, 2)
@@ -241,19 +224,17 @@ class _Attention(nn.Module):
     if self.window_steps > 1:
       y = band_attention(q, k, v, mask=out_mask, bias=self._distance_bias())
     else:
-      logits = jnp.einsum("bhqe,bhke->bhqk", q, k).astype(jnp.float32)
+      logits = jnp.einsum("bhqe,bhke->bhqk", q, k)
       logits = logits / math.sqrt(q.shape[-1])
       weights = masked_softmax(logits, out_mask[:, None, None], axis=-1)
-      y = jnp.einsum("bhqk,bhke->bhqe", weights.astype(v.dtype), v)
+      y = jnp.einsum("bhqk,bhke->bhqe", weights, v)
     y = jnp.swapaxes(y, 1, 2).reshape(x.shape[0], -1, config.width)
     y = self._dense("out")(y)
     y = nn.Dropout(config.dropout_rate, deterministic=deterministic)(y)
     return keep(y, out_mask)
 
   def _dense(self, name):
-    return Dense(
-      self.config.width, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name
-    )
+    return Dense(self.config.width, kernel_init=_KERNEL_INIT, name=name)
 
   def _distance_bias(self):
     config = self.config
@@ -268,14 +249,13 @@ class _DropPath(nn.Module):
   """A learned scale per channel; whole branches are dropped in training."""
 
   rate: float
-  dtype: Any
 
   @nn.compact
   def __call__(self, x, *, deterministic):
     if not self.rate:
       return x
     init = nn.initializers.constant(_PATH_SCALE)
-    x = x * self.param("scale", init, (x.shape[-1],)).astype(self.dtype)
+    x = x * self.param("scale", init, (x.shape[-1],))
     drop = nn.Dropout(
       self.rate, broadcast_dims=(1, 2), deterministic=deterministic
     )
@@ -286,16 +266,13 @@ class _Mlp(nn.Module):
   """Two linear layers, each followed by dropout."""
 
   config: ActionFormerConfig
-  dtype: Any
 
   @nn.compact
   def __call__(self, x, *, deterministic):
     width, rate = self.config.width, self.config.dropout_rate
 
     def dense(outputs, name):
-      return Dense(
-        outputs, kernel_init=_KERNEL_INIT, dtype=self.dtype, name=name
-      )
+      return Dense(outputs, kernel_init=_KERNEL_INIT, name=name)
 
     y = nn.gelu(dense(_MLP_RATIO * width, "up")(x), approximate=False)
     y = nn.Dropout(rate)(y, deterministic=deterministic)
@@ -309,26 +286,25 @@ class _Block(nn.Module):
   config: ActionFormerConfig
   window_steps: int
   stride: int
-  dtype: Any
 
   @nn.compact
   def __call__(self, x, mask, *, deterministic):
-    config, dtype = self.config, self.dtype
+    config = self.config
     rate = config.drop_path_rate
     out_mask = mask[:, :: self.stride]
-    y = _Attention(
-      config, self.window_steps, self.stride, dtype, name="attention"
-    )(_norm("attention_norm", dtype)(x), mask, deterministic=deterministic)
+    y = _Attention(config, self.window_steps, self.stride, name="attention")(
+      _norm("attention_norm")(x), mask, deterministic=deterministic
+    )
     if self.stride > 1:
       around: Any = ((1, 1),)  # its annotation allows names alone
       x = nn.max_pool(x, (3,), strides=(self.stride,), padding=around)
       x = x[:, : out_mask.shape[1]]
-    path = _DropPath(rate, dtype, name="attention_path")
+    path = _DropPath(rate, name="attention_path")
     x = keep(x, out_mask) + path(y, deterministic=deterministic)
-    y = _Mlp(config, dtype, name="mlp")(
-      _norm("mlp_norm", dtype)(x), deterministic=deterministic
+    y = _Mlp(config, name="mlp")(
+      _norm("mlp_norm")(x), deterministic=deterministic
     )
-    path = _DropPath(rate, dtype, name="mlp_path")
+    path = _DropPath(rate, name="mlp_path")
     return x + path(keep(y, out_mask), deterministic=deterministic)
 
 
@@ -341,7 +317,6 @@ class _Head(nn.Module):
   num_outputs: int
   config: ActionFormerConfig
   bias_init: Any = nn.initializers.zeros_init()
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, levels) -> list[jax.Array]:  # float32 (b, t_i, outputs)
@@ -352,18 +327,14 @@ class _Head(nn.Module):
         config.head_width,
         size,
         use_bias=not config.head_norm,
-        dtype=self.dtype,
         name=f"conv_{i}",
       )
       norm = lambda x: x  # noqa: E731
       if config.head_norm:
-        norm = _norm(f"norm_{i}", self.dtype)
+        norm = _norm(f"norm_{i}")
       outputs = [
         nn.relu(norm(conv(x, mask)))
         for x, (_, mask) in zip(outputs, levels, strict=True)
       ]
     last = _Conv(self.num_outputs, size, bias_init=self.bias_init, name="out")
-    return [
-      last(x.astype(jnp.float32), mask)
-      for x, (_, mask) in zip(outputs, levels, strict=True)
-    ]
+    return [last(x, mask) for x, (_, mask) in zip(outputs, levels, strict=True)]

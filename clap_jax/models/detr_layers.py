@@ -31,7 +31,7 @@ class MomentDetrConfig:
     num_encoder_layers: layers over features and tokens.
     num_decoder_layers: layers of the codes; each has a loss.
     mlp_width: hidden channels of the layers' MLPs.
-    norm_first: whether norms stand before attention and MLP, not after the sum.
+    norm_first: whether norms are before attention and MLP, not after the sum.
     num_moments: codes, each of which becomes one moment.
     num_projections: layers that bring features and tokens to the width, 1 to 3.
     dropout_rate: of the transformer.
@@ -102,7 +102,6 @@ class Linear(nn.Module):
 
   features: int
   kernel_init: Any = _KERNEL_INIT
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -115,7 +114,6 @@ class Linear(nn.Module):
       self.features,
       kernel_init=self.kernel_init,
       bias_init=bias_init,
-      dtype=self.dtype,
       name="dense",
     )
     return dense(x)
@@ -126,14 +124,13 @@ class Projection(nn.Module):
 
   config: MomentDetrConfig
   is_last: bool
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
-    x = norm(self.dtype, name="norm")(x)
+    x = norm(name="norm")(x)
     rate = self.config.input_dropout_rate
     x = nn.Dropout(rate)(x, deterministic=deterministic)
-    x = Linear(self.config.width, dtype=self.dtype, name="linear")(x)
+    x = Linear(self.config.width, name="linear")(x)
     return x if self.is_last else nn.relu(x)
 
 
@@ -141,7 +138,6 @@ class TextPositions(nn.Module):
   """Learned positions of tokens: the norm of their sum with the tokens."""
 
   config: MomentDetrConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, text: jax.Array, *, deterministic: bool) -> jax.Array:
@@ -151,7 +147,7 @@ class TextPositions(nn.Module):
       nn.initializers.normal(1.0),
       (config.max_text_length, config.width),
     )
-    x = norm(self.dtype, name="norm")(text + positions[:length])
+    x = norm(name="norm")(text + positions[:length])
     return nn.Dropout(config.input_dropout_rate)(x, deterministic=deterministic)
 
 
@@ -159,7 +155,6 @@ class Attention(nn.Module):
   """Multi-head attention with dropout of its weights."""
 
   config: MomentDetrConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -174,21 +169,19 @@ class Attention(nn.Module):
     width, num_heads = self.config.width, self.config.num_heads
 
     def heads(name, x):
-      dense = Dense(
-        width, kernel_init=_JOINT_XAVIER, dtype=self.dtype, name=name
-      )
+      dense = Dense(width, kernel_init=_JOINT_XAVIER, name=name)
       return dense(x).reshape(*x.shape[:-1], num_heads, width // num_heads)
 
     q, k, v = heads("q", query), heads("k", key), heads("v", value)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k)
     logits = logits * (width // num_heads) ** -0.5
     valid = jnp.ones(key.shape[:2], bool) if mask is None else mask
     valid = jnp.broadcast_to(valid[:, None, None], logits.shape)
-    weights = masked_softmax(logits, valid, axis=-1).astype(v.dtype)
+    weights = masked_softmax(logits, valid, axis=-1)
     rate = self.config.dropout_rate
     weights = nn.Dropout(rate)(weights, deterministic=deterministic)
     y = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(query.shape)
-    out = Dense(width, kernel_init=_XAVIER, dtype=self.dtype, name="out")
+    out = Dense(width, kernel_init=_XAVIER, name="out")
     return out(y)
 
 
@@ -196,13 +189,12 @@ class _Layer(nn.Module):
   """The parts that encoder and decoder layers share."""
 
   config: MomentDetrConfig
-  dtype: Any = jnp.float32
 
   def _add(
     self, x: jax.Array, name: str, branch: Callable, *, deterministic: bool
   ) -> jax.Array:
     """Adds a branch with dropout to `x`, with a norm before it or after."""
-    norm_of = norm(self.dtype, name=name)
+    norm_of = norm(name=name)
     y = branch(norm_of(x) if self.config.norm_first else x)
     rate = self.config.dropout_rate
     x = x + nn.Dropout(rate)(y, deterministic=deterministic)
@@ -211,7 +203,7 @@ class _Layer(nn.Module):
   def _mlp(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
     config = self.config
     up, down = (
-      Linear(size, kernel_init=_XAVIER, dtype=self.dtype, name=name)
+      Linear(size, kernel_init=_XAVIER, name=name)
       for name, size in (("up", config.mlp_width), ("down", config.width))
     )
     x = nn.relu(up(x))
@@ -219,7 +211,7 @@ class _Layer(nn.Module):
     return down(x)
 
   def _attention(self, name: str) -> Attention:
-    return Attention(self.config, dtype=self.dtype, name=name)
+    return Attention(self.config, name=name)
 
 
 class EncoderLayer(_Layer):
@@ -284,5 +276,5 @@ class DecoderLayer(_Layer):
     return x
 
 
-def norm(dtype: Any, name: str | None = None) -> nn.LayerNorm:
-  return nn.LayerNorm(epsilon=_NORM_EPSILON, dtype=dtype, name=name)
+def norm(name: str | None = None) -> nn.LayerNorm:
+  return nn.LayerNorm(epsilon=_NORM_EPSILON, name=name)

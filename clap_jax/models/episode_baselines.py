@@ -59,7 +59,7 @@ def runs_as_points(
   """Runs of steps above each of nine thresholds, as points to be decoded.
 
   The thresholds divide the range of a video's probabilities of a way. A run
-  scores its mean probability; it stands at its first step.
+  scores its mean probability; its point is its first step.
   """
   b, t, n = probability.shape
   inside = mask[:, None, :, None]

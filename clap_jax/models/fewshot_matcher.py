@@ -10,7 +10,7 @@ the loss, and boundaries are regressed rather than read off a threshold.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -74,7 +74,7 @@ class Matcher(nn.Module):
   """Episodes to predictions of pyramid points, one class per way.
 
   A point's logit for a way is its match with the way's prototype and a
-  class-agnostic part that tells the middle of an action from its rim; its
+  class-agnostic part that separates an action's middle from its ends; its
   offsets are class-agnostic as well. Both are learned on the training classes
   and carry over.
   """
@@ -82,19 +82,17 @@ class Matcher(nn.Module):
   pyramid: PyramidConfig
   head: HeadConfig
   config: MatcherConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     constant, width = nn.initializers.constant, self.pyramid.width
-    self.trunk = Pyramid(self.pyramid, dtype=self.dtype)
+    self.trunk = Pyramid(self.pyramid)
     self.points = PointHead(
       1,
       self.pyramid.num_levels,
       self.pyramid.range_factor,
       self.head,
-      dtype=self.dtype,
     )
-    # Cosines lie in [-1, 1]; QAT multiplies them by 20.
+    # Cosines are in [-1, 1]; QAT multiplies them by 20.
     self.scale = self.param("scale", constant(20.0), ())
     self.threshold = self.param("threshold", constant(0.5), ())  # a cosine
     self.gain = self.param("gain", constant(0.3), ())
@@ -102,12 +100,10 @@ class Matcher(nn.Module):
     if self.config.use_text:
       self.text_scale = self.param("text_scale", constant(5.0), ())
     if self.config.num_heads:
-      self.look_q = Dense(width, dtype=self.dtype)
-      self.look_k = Dense(width, dtype=self.dtype)
-      self.look_v = Dense(width, dtype=self.dtype)
-      self.look_out = Dense(
-        width, kernel_init=nn.initializers.zeros_init(), dtype=self.dtype
-      )
+      self.look_q = Dense(width)
+      self.look_k = Dense(width)
+      self.look_v = Dense(width)
+      self.look_out = Dense(width, kernel_init=nn.initializers.zeros_init())
 
   def __call__(
     self, batch: EpisodeBatch, *, deterministic: bool = True
@@ -207,10 +203,8 @@ class Matcher(nn.Module):
       heads(self.look_v(query.features)),
     )
     logits = jnp.einsum("bnhe,bthe->bhnt", q, k) / math.sqrt(q.shape[-1])
-    attention = masked_softmax(
-      logits.astype(jnp.float32), query.mask[:, None, None], axis=-1
-    )
-    seen = jnp.einsum("bhnt,bthe->bnhe", attention.astype(v.dtype), v)
+    attention = masked_softmax(logits, query.mask[:, None, None], axis=-1)
+    seen = jnp.einsum("bhnt,bthe->bnhe", attention, v)
     return prototypes._replace(
       weight=weight + self.look_out(seen.reshape(weight.shape))
     )

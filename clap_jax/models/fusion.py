@@ -5,7 +5,7 @@ queries (the class of SnAG, CVPR 2024).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,7 +56,6 @@ class TextEncoder(nn.Module):
 
   width: int
   config: FusionConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -68,22 +67,18 @@ class TextEncoder(nn.Module):
   ) -> EncodedText:
     config = self.config
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
-    x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(
-      keep(query, query_mask)
-    )
-    x = drop(Dense(self.width, dtype=self.dtype, name="project")(x))
+    x = nn.LayerNorm(name="input_norm")(keep(query, query_mask))
+    x = drop(Dense(self.width, name="project")(x))
     codes = sinusoidal_positions(x.shape[1], self.width)
-    x = keep(x + 0.1 * codes[None].astype(self.dtype), query_mask)
+    x = keep(x + 0.1 * codes[None], query_mask)
     for i in range(config.num_text_layers):
-      y = nn.LayerNorm(dtype=self.dtype, name=f"attention_norm_{i}")(x)
+      y = nn.LayerNorm(name=f"attention_norm_{i}")(x)
       x = x + drop(
-        Attention(config.num_heads, dtype=self.dtype, name=f"attention_{i}")(
-          y, y, query_mask
-        )
+        Attention(config.num_heads, name=f"attention_{i}")(y, y, query_mask)
       )
-      y = nn.LayerNorm(dtype=self.dtype, name=f"mlp_norm_{i}")(x)
-      x = x + drop(_mlp(config, self.dtype, f"mlp_{i}", y, deterministic))
-    x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(x)
+      y = nn.LayerNorm(name=f"mlp_norm_{i}")(x)
+      x = x + drop(_mlp(config, f"mlp_{i}", y, deterministic))
+    x = nn.LayerNorm(name="output_norm")(x)
     x = keep(x, query_mask)
     pooled = masked_mean(x, query_mask[..., None], axis=-2)
     return EncodedText(tokens=x, mask=query_mask, pooled=pooled)
@@ -97,7 +92,6 @@ class Fusion(nn.Module):
   """
 
   config: FusionConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -112,21 +106,21 @@ class Fusion(nn.Module):
     width = x.shape[-1]
     drop = nn.Dropout(config.dropout_rate, deterministic=deterministic)
     for i in range(config.num_fusion_layers):
-      # The product of step and sentence is what tells a match; it starts at
-      # full strength instead of having to be found by training.
-      film = Dense(2 * width, dtype=self.dtype, name=f"film_{i}")(text.pooled)
+      # The product of snippet and sentence measures their match; it starts at
+      # full strength instead of having to be learned.
+      film = Dense(2 * width, name=f"film_{i}")(text.pooled)
       scale, shift = jnp.split(film[:, None], 2, axis=-1)
-      y = nn.LayerNorm(dtype=self.dtype, name=f"film_norm_{i}")(x)
+      y = nn.LayerNorm(name=f"film_norm_{i}")(x)
       x = x + drop(y * scale + shift)
-      y = nn.LayerNorm(dtype=self.dtype, name=f"attention_norm_{i}")(x)
+      y = nn.LayerNorm(name=f"attention_norm_{i}")(x)
       x = x + drop(
-        Attention(config.num_heads, dtype=self.dtype, name=f"attention_{i}")(
+        Attention(config.num_heads, name=f"attention_{i}")(
           y, text.tokens, text.mask
         )
       )
-      y = nn.LayerNorm(dtype=self.dtype, name=f"mlp_norm_{i}")(x)
-      x = x + drop(_mlp(config, self.dtype, f"mlp_{i}", y, deterministic))
-    x = nn.LayerNorm(dtype=self.dtype, name="output_norm")(x)
+      y = nn.LayerNorm(name=f"mlp_norm_{i}")(x)
+      x = x + drop(_mlp(config, f"mlp_{i}", y, deterministic))
+    x = nn.LayerNorm(name="output_norm")(x)
     return keep(x, mask)
 
 
@@ -135,11 +129,10 @@ class LateFusion(nn.Module):
 
   width: int
   config: FusionConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
-    self.text = TextEncoder(self.width, self.config, dtype=self.dtype)
-    self.fusion = Fusion(self.config, dtype=self.dtype)
+    self.text = TextEncoder(self.width, self.config)
+    self.fusion = Fusion(self.config)
 
   def __call__(
     self,
@@ -200,7 +193,7 @@ class AbsenceHead(nn.Module):
     *,
     moment_mask: jax.Array,  # bool (q, p)
   ) -> jax.Array:  # float32 (q,)
-    x, mask = fused.features.astype(jnp.float32), fused.mask[..., None]
+    x, mask = fused.features, fused.mask[..., None]
     best = masked_max(moment_logits, moment_mask, axis=-1, empty=0.0)
     pooled = jnp.concatenate(
       [
@@ -214,10 +207,9 @@ class AbsenceHead(nn.Module):
     return Dense(1, name="out")(hidden)[..., 0]
 
 
-def _mlp(config, dtype, name, x, deterministic):
+def _mlp(config, name, x, deterministic):
   return MlpBlock(
     int(config.mlp_ratio * x.shape[-1]),
     dropout_rate=config.dropout_rate,
-    dtype=dtype,
     name=name,
   )(x, deterministic=deterministic)

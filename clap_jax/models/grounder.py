@@ -1,16 +1,15 @@
 """Grounders: score moments of an encoded video for sentences.
 
-Two kinds behind one interface. `encode_video` knows no query; `score` answers
-any number of queries on what it returned. `PyramidGrounder` predicts the
+Both kinds have one interface: `encode_video` needs no query, and `score` takes
+its result and any number of queries. `PyramidGrounder` predicts the
 distances to both ends from every point of a pyramid (the class of SnAG, CVPR
-2024); `moment_map.MapGrounder` scores a sparse set of candidate moments.
+2024); `two_d_tan.TwoDTanGrounder` scores a sparse set of candidate moments.
 """
 
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from clap_jax.models.fusion import AbsenceHead, FusionConfig, LateFusion
 from clap_jax.models.heads import HeadConfig, PointHead
@@ -38,7 +37,7 @@ class GrounderOutput(NamedTuple):
   moments: Moments
   absence_logits: jax.Array  # float32 (q,): high where the moment is absent
   saliency_logits: jax.Array  # float32 (q, t): of every snippet
-  # What the kind's own loss needs: PointPredictions or MapPredictions.
+  # What the kind's own loss needs: PointPredictions or TwoDTanPredictions.
   predictions: Any
 
 
@@ -79,7 +78,7 @@ class Grounder(TwoStepGrounder):
 
   def setup(self):
     width = self.video.width
-    self.late_fusion = LateFusion(width, self.text, dtype=self.dtype)
+    self.late_fusion = LateFusion(width, self.text)
     self.absence = AbsenceHead(width)
     self.saliency = Dense(1)
 
@@ -89,11 +88,11 @@ class Grounder(TwoStepGrounder):
     predictions: Any,
     *,
     fused: Level,  # all that absence looks at
-    num_steps: int,  # of the finest level, which stand first
+    num_steps: int,  # of the finest level, which come first
   ) -> GrounderOutput:
     """The moments of q queries with absence and the saliency of each step."""
     absence = self.absence(fused, moments.logits, moment_mask=moments.mask)
-    finest = fused.features[:, :num_steps].astype(jnp.float32)
+    finest = fused.features[:, :num_steps]
     saliency = self.saliency(finest)[..., 0]
     return GrounderOutput(moments, absence, saliency, predictions)
 
@@ -102,15 +101,12 @@ class PyramidGrounder(Grounder):
   """Features and token vectors to predictions of pyramid points per query."""
 
   points: HeadConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     super().setup()
     video = self.video
-    self.pyramid = Pyramid(video, dtype=self.dtype)
-    self.head = PointHead(
-      1, video.num_levels, video.range_factor, self.points, dtype=self.dtype
-    )
+    self.pyramid = Pyramid(video)
+    self.head = PointHead(1, video.num_levels, video.range_factor, self.points)
 
   def encode_video(
     self,

@@ -51,7 +51,6 @@ class ConvHead(nn.Module):
   dropout_rate: float = 0.0
   kernel_init: Any = nn.initializers.lecun_normal()
   bias_init: Any = nn.initializers.zeros_init()
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -63,8 +62,8 @@ class ConvHead(nn.Module):
   ) -> jax.Array:  # float32 (b, t, num_outputs)
     size = self.config.kernel_size
     for i in range(self.config.num_convs):
-      x = Conv1d(x.shape[-1], size, dtype=self.dtype, name=f"conv_{i}")(x, mask)
-      x = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(x))
+      x = Conv1d(x.shape[-1], size, name=f"conv_{i}")(x, mask)
+      x = nn.relu(nn.LayerNorm(name=f"norm_{i}")(x))
     x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
     return Conv1d(
       self.num_outputs,
@@ -72,7 +71,7 @@ class ConvHead(nn.Module):
       kernel_init=self.kernel_init,
       bias_init=self.bias_init,
       name="out",
-    )(x.astype(jnp.float32), mask)
+    )(x, mask)
 
 
 class PointHead(nn.Module):
@@ -92,7 +91,6 @@ class PointHead(nn.Module):
   num_levels: int
   range_factor: float
   config: HeadConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -110,7 +108,6 @@ class PointHead(nn.Module):
       # Small weights: the bias alone sets the probabilities of the first step.
       kernel_init=nn.initializers.normal(0.01),
       bias_init=nn.initializers.constant(math.log(prior / (1 - prior))),
-      dtype=self.dtype,
       name="class_head",
     )(*joined, deterministic=deterministic)
     raw = ConvHead(
@@ -118,7 +115,6 @@ class PointHead(nn.Module):
       self.config,
       # About one stride to each side at the first step.
       bias_init=nn.initializers.constant(0.5),
-      dtype=self.dtype,
       name="offset_head",
     )(*joined, deterministic=deterministic)
     scale = self.param("scale", nn.initializers.ones_init(), (self.num_levels,))

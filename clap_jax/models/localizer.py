@@ -1,7 +1,6 @@
 """Anchor-free temporal action localizer (the class of ActionFormer)."""
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -47,7 +46,6 @@ class Localizer(nn.Module):
   """Features (b, t, d) with a mask (b, t) to predictions of pyramid points."""
 
   config: LocalizerConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -58,7 +56,7 @@ class Localizer(nn.Module):
     deterministic: bool = True,
   ) -> PointPredictions:
     config = self.config
-    levels = Pyramid(config.pyramid, dtype=self.dtype, name="pyramid")(
+    levels = Pyramid(config.pyramid, name="pyramid")(
       features, mask, deterministic=deterministic
     )
     return PointHead(
@@ -66,7 +64,6 @@ class Localizer(nn.Module):
       config.pyramid.num_levels,
       config.pyramid.range_factor,
       config.head,
-      dtype=self.dtype,
       name="head",
     )(
       join_levels(levels, gap=config.head.gap),

@@ -10,7 +10,6 @@ checkpoints.
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +24,7 @@ from clap_jax.models.detr_layers import (
   TextPositions,
   norm,
 )
+from clap_jax.models.fusion import rows_of_queries
 from clap_jax.models.grounder import (
   GrounderOutput,
   Moments,
@@ -41,7 +41,6 @@ class MomentDetr(TwoStepGrounder):
   """Features and token vectors to moments; a grounder, see grounder.py."""
 
   config: MomentDetrConfig
-  dtype: Any = jnp.float32
 
   def setup(self):
     config = self.config
@@ -49,28 +48,25 @@ class MomentDetr(TwoStepGrounder):
 
     def projections():
       return [
-        Projection(config, is_last=i == last, dtype=self.dtype)
+        Projection(config, is_last=i == last)
         for i in range(config.num_projections)
       ]
 
     self.video_projection, self.text_projection = projections(), projections()
     if config.text_positions:
-      self.text_position = TextPositions(config, dtype=self.dtype)
+      self.text_position = TextPositions(config)
     self.encoder = [
-      EncoderLayer(config, dtype=self.dtype)
-      for _ in range(config.num_encoder_layers)
+      EncoderLayer(config) for _ in range(config.num_encoder_layers)
     ]
     if config.norm_first:
-      self.encoder_norm = norm(self.dtype)
+      self.encoder_norm = norm()
     self.codes = self.param(
       "codes", nn.initializers.normal(1.0), (config.num_moments, config.width)
     )
     self.decoder = [
-      DecoderLayer(config, dtype=self.dtype)
-      for _ in range(config.num_decoder_layers)
+      DecoderLayer(config) for _ in range(config.num_decoder_layers)
     ]
-    self.decoder_norm = norm(self.dtype)
-    # Small numbers decide about moments: they stay in float32.
+    self.decoder_norm = norm()
     self.span = [
       Linear(features) for features in (config.width, config.width, 2)
     ]
@@ -99,7 +95,9 @@ class MomentDetr(TwoStepGrounder):
     deterministic: bool = True,
   ) -> GrounderOutput:
     """Predicts for q queries; see `grounder.PyramidGrounder.score`."""
-    video, video_mask = _of_queries(encoded, len(query), video_of_query)
+    video, video_mask = rows_of_queries(
+      encoded, query, video_of_query=video_of_query
+    )
     num_steps = video.shape[1]
     limit = self.config.max_text_length
     query, query_mask = query[:, :limit], query_mask[:, :limit]
@@ -111,7 +109,7 @@ class MomentDetr(TwoStepGrounder):
       text_positions = self.text_position(text, deterministic=deterministic)
     x = jnp.concatenate([video, text], axis=1)
     mask = jnp.concatenate([video_mask, query_mask], axis=1)
-    codes = video_positions(video_mask, self.config.width).astype(x.dtype)
+    codes = video_positions(video_mask, self.config.width)
     positions = jnp.concatenate([codes, text_positions], axis=1)
     for layer in self.encoder:
       x = layer(x, positions, mask, deterministic=deterministic)
@@ -121,7 +119,7 @@ class MomentDetr(TwoStepGrounder):
     predictions = span_ops.SpanPredictions(
       logits=self.label(outputs),
       spans=self._spans(outputs),
-      saliency=self.saliency(x[:, :num_steps].astype(jnp.float32))[..., 0],
+      saliency=self.saliency(x[:, :num_steps])[..., 0],
       num_steps=jnp.sum(video_mask, axis=1).astype(jnp.float32),
     )
     moments = detr_moments(predictions)
@@ -131,30 +129,17 @@ class MomentDetr(TwoStepGrounder):
   def _decoded(self, memory, positions, mask, *, deterministic) -> jax.Array:
     """The codes after every layer: float32 (layers, q, m, d)."""
     shape = (len(memory), *self.codes.shape)
-    codes = jnp.broadcast_to(self.codes, shape).astype(memory.dtype)
+    codes = jnp.broadcast_to(self.codes, shape)
     x, outputs = jnp.zeros_like(codes), []
     for layer in self.decoder:
       x = layer(x, codes, memory, positions, mask, deterministic=deterministic)
       outputs.append(self.decoder_norm(x))
-    return jnp.stack(outputs).astype(jnp.float32)
+    return jnp.stack(outputs)
 
   def _spans(self, x: jax.Array) -> jax.Array:
     for layer in self.span[:-1]:
       x = nn.relu(layer(x))
     return nn.sigmoid(self.span[-1](x))
-
-
-def _of_queries(
-  encoded: Level, num_queries: int, video_of_query: jax.Array | None
-) -> Level:
-  """The video of every query."""
-  if video_of_query is not None:
-    return Level(*(x[video_of_query] for x in encoded))
-  if len(encoded.mask) == num_queries:
-    return encoded
-  return Level(
-    *(jnp.broadcast_to(x, (num_queries, *x.shape[1:])) for x in encoded)
-  )
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -197,7 +182,7 @@ def video_inputs(
   num_steps = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
   start = jnp.arange(features.shape[1]) / num_steps  # (b, t)
   times = jnp.stack([start, start + 1 / num_steps], axis=-1)
-  times = jnp.where(mask[..., None], times, 0.0).astype(features.dtype)
+  times = jnp.where(mask[..., None], times, 0.0)
   return jnp.concatenate([features, times], axis=-1)
 
 

@@ -1,7 +1,7 @@
 """Lays out activations and kernels on the mesh by axis names.
 
 A module names the axes of its activations, the table below those of its
-parameters; `types.MESH_AXES` says which name is split over which mesh axes.
+parameters; `types.MESH_AXES` maps each name to the mesh axes that split it.
 Without a mesh nothing happens.
 """
 

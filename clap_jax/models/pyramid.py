@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -90,7 +90,6 @@ class Pyramid(nn.Module):
   """
 
   config: PyramidConfig
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -107,28 +106,28 @@ class Pyramid(nn.Module):
     levels = []
     for level in range(config.num_levels):
       if level:
-        x = Conv1d(
-          config.width, stride=2, dtype=self.dtype, name=f"down_{level}"
-        )(nn.LayerNorm(dtype=self.dtype, name=f"down_norm_{level}")(x), mask)
+        x = Conv1d(config.width, stride=2, name=f"down_{level}")(
+          nn.LayerNorm(name=f"down_norm_{level}")(x), mask
+        )
         mask = mask[:, ::2]
         x = self._block(f"block_{level}")(x, mask, deterministic=deterministic)
-      y = nn.LayerNorm(dtype=self.dtype, name=f"level_norm_{level}")(x)
+      y = nn.LayerNorm(name=f"level_norm_{level}")(x)
       levels.append(Level(keep(y, mask), mask))
     return tuple(levels)
 
   def _stem(self, x, mask, *, deterministic):
     config = self.config
     if config.normalize_input:
-      x = nn.LayerNorm(dtype=self.dtype, name="input_norm")(x)
-    x = Dense(config.width, dtype=self.dtype, name="project")(x)
+      x = nn.LayerNorm(name="input_norm")(x)
+    x = Dense(config.width, name="project")(x)
     x = nn.Dropout(config.dropout_rate, deterministic=deterministic)(x)
     for i in range(config.num_stem_convs):
-      x = Conv1d(config.width, dtype=self.dtype, name=f"stem_{i}")(x, mask)
-      x = nn.LayerNorm(dtype=self.dtype, name=f"stem_norm_{i}")(x)
+      x = Conv1d(config.width, name=f"stem_{i}")(x, mask)
+      x = nn.LayerNorm(name=f"stem_norm_{i}")(x)
       x = nn.relu(x)
     if config.use_positions:
       codes = sinusoidal_positions(x.shape[1], config.width)
-      x = x + codes[None].astype(self.dtype)
+      x = x + codes[None]
     return keep(x, mask)
 
   def _block(self, name):
@@ -136,7 +135,6 @@ class Pyramid(nn.Module):
     shared = {
       "mlp_ratio": config.mlp_ratio,
       "dropout_rate": config.dropout_rate,
-      "dtype": self.dtype,
       "name": name,
     }
     if config.block == "conv":

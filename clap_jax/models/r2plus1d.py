@@ -69,7 +69,7 @@ class FactorisedConvolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """Two factorised convolutions beside a shortcut."""
+  """Two factorised convolutions with a shortcut."""
 
   features: int
   stride: int

@@ -23,7 +23,7 @@ _CHUNK_STEPS = 64
 def window(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
   """The `size` shifted views of x (b, t, d) around steps 0, stride, ...
 
-  Each view is (b, ceil(t / stride), d); beyond the ends stand zeros. `size`
+  Each view is (b, ceil(t / stride), d); zeros beyond the ends. `size`
   is odd and the middle view holds the steps themselves.
   """
   radius, length = size // 2, x.shape[-2]
@@ -41,7 +41,6 @@ class Conv1d(nn.Module):
     kernel_size: odd.
     stride: output i is centred on step i * stride.
     bias_init: initializer of the (features,) bias.
-    dtype: computation dtype.
   """
 
   features: int
@@ -49,7 +48,6 @@ class Conv1d(nn.Module):
   stride: int = 1
   kernel_init: Any = nn.initializers.lecun_normal()
   bias_init: Any = nn.initializers.zeros_init()
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -58,7 +56,6 @@ class Conv1d(nn.Module):
       self.features,
       kernel_init=self.kernel_init,
       bias_init=self.bias_init,
-      dtype=self.dtype,
       name="dense",
     )(jnp.concatenate(views, axis=-1))
     return keep(y, mask[:, :: self.stride])
@@ -68,7 +65,6 @@ class DepthwiseConv1d(nn.Module):
   """Convolution over time of each channel by itself, without bias."""
 
   kernel_size: int = 3
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -76,7 +72,6 @@ class DepthwiseConv1d(nn.Module):
     # Each output sees kernel_size inputs, the first axis: the right fan-in.
     init = nn.initializers.lecun_normal(in_axis=0, out_axis=1)
     kernel = self.param("kernel", init, (self.kernel_size, width))
-    kernel = kernel.astype(self.dtype)
     views = window(keep(x, mask), size=self.kernel_size, stride=1)
     products = [view * kernel[i] for i, view in enumerate(views)]
     y = functools.reduce(jnp.add, products)
@@ -93,12 +88,10 @@ class LocalAttention(nn.Module):
   Attributes:
     num_heads: must divide the width.
     radius: steps to each side, >= 1.
-    dtype: computation dtype; the softmax is float32.
   """
 
   num_heads: int
   radius: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -115,13 +108,13 @@ class LocalAttention(nn.Module):
     )
 
     def heads(name):  # (b, t, d) -> (b, h, t, d / h)
-      y = Dense(width, dtype=self.dtype, name=name)(x)
+      y = Dense(width, name=name)(x)
       y = y.reshape(*x.shape[:-1], self.num_heads, width // self.num_heads)
       return partitioning.constrain(jnp.swapaxes(y, 1, 2), batch=0, heads=1)
 
     y = band_attention(heads("q"), heads("k"), heads("v"), mask=mask, bias=bias)
     y = jnp.swapaxes(y, 1, 2).reshape(x.shape)
-    return keep(Dense(width, dtype=self.dtype, name="out")(y), mask)
+    return keep(Dense(width, name="out")(y), mask)
 
 
 def band_attention(
@@ -132,35 +125,16 @@ def band_attention(
   mask: jax.Array,  # bool (b, t), of the keys
   bias: jax.Array,  # (h, 2 * radius + 1), by key minus query
 ) -> jax.Array:  # (b, h, t, e)
-  """Attention within the bias's radius, in the form that suits the length."""
-  is_short = q.shape[2] <= 2 * max(_CHUNK_STEPS, bias.shape[1] // 2)
-  attend = dense_band_attention if is_short else chunked_band_attention
-  return attend(q, k, v, mask=mask, bias=bias)
-
-
-def dense_band_attention(
-  q: jax.Array,  # (b, h, t, e)
-  k: jax.Array,  # (b, h, t, e)
-  v: jax.Array,  # (b, h, t, e)
-  *,
-  mask: jax.Array,  # bool (b, t), of the keys
-  bias: jax.Array,  # (h, 2 * radius + 1), by key minus query
-) -> jax.Array:  # (b, h, t, e)
-  """Attention within the bias's radius, all pairs of steps computed."""
+  """Attention within the bias's radius; linear in t for long sequences."""
+  if q.shape[2] > 2 * max(_CHUNK_STEPS, bias.shape[1] // 2):
+    return chunked_band_attention(q, k, v, mask=mask, bias=bias)
   steps = jnp.arange(q.shape[2])
   distance = steps[None, :] - steps[:, None]
   return _attend(q, k, v, mask=mask[:, None], distance=distance, bias=bias)
 
 
-def chunked_band_attention(
-  q: jax.Array,  # (b, h, t, e)
-  k: jax.Array,  # (b, h, t, e)
-  v: jax.Array,  # (b, h, t, e)
-  *,
-  mask: jax.Array,  # bool (b, t), of the keys
-  bias: jax.Array,  # (h, 2 * radius + 1), by key minus query
-) -> jax.Array:  # (b, h, t, e)
-  """Attention within the bias's radius, linear in t.
+def chunked_band_attention(q, k, v, *, mask, bias):
+  """`band_attention` in blocks of queries, whatever the length.
 
   Queries come in blocks at least as long as the radius; the keys of a block
   are its own and those of both neighbours.
@@ -203,14 +177,14 @@ def chunked_band_attention(
 def _attend(q, k, v, *, mask, distance, bias):
   """Attention with a band: mask (b, ..., k), distance (q, k), bias (h, ..)."""
   radius = bias.shape[-1] // 2
-  logits = jnp.einsum("...qe,...ke->...qk", q, k).astype(jnp.float32)
+  logits = jnp.einsum("...qe,...ke->...qk", q, k)
   logits = logits / math.sqrt(q.shape[-1])
   by_pair = bias[..., jnp.clip(distance + radius, 0, 2 * radius)]
   near = jnp.abs(distance) <= radius
   weights = masked_softmax(
     logits + by_pair[None], mask[..., None, :] & near, axis=-1
   )
-  return jnp.einsum("...qk,...ke->...qe", weights.astype(v.dtype), v)
+  return jnp.einsum("...qk,...ke->...qe", weights, v)
 
 
 class AttentionBlock(nn.Module):
@@ -224,23 +198,19 @@ class AttentionBlock(nn.Module):
   radius: int
   mlp_ratio: float
   dropout_rate: float
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool):
     drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
-    y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-    y = y + DepthwiseConv1d(dtype=self.dtype, name="mix")(y, mask)
+    y = nn.LayerNorm(name="attention_norm")(x)
+    y = y + DepthwiseConv1d(name="mix")(y, mask)
     x = x + drop(
-      LocalAttention(
-        self.num_heads, self.radius, dtype=self.dtype, name="attention"
-      )(y, mask)
+      LocalAttention(self.num_heads, self.radius, name="attention")(y, mask)
     )
-    y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
+    y = nn.LayerNorm(name="mlp_norm")(x)
     y = MlpBlock(
       int(self.mlp_ratio * x.shape[-1]),
       dropout_rate=self.dropout_rate,
-      dtype=self.dtype,
       name="mlp",
     )(y, deterministic=deterministic)
     return keep(x + drop(y), mask)
@@ -255,17 +225,15 @@ class ConvBlock(nn.Module):
   kernel_size: int
   mlp_ratio: float
   dropout_rate: float
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool):
     drop = nn.Dropout(self.dropout_rate, deterministic=deterministic)
-    y = DepthwiseConv1d(self.kernel_size, dtype=self.dtype, name="mix")(x, mask)
-    y = nn.LayerNorm(dtype=self.dtype, name="norm")(x + y)
+    y = DepthwiseConv1d(self.kernel_size, name="mix")(x, mask)
+    y = nn.LayerNorm(name="norm")(x + y)
     y = MlpBlock(
       int(self.mlp_ratio * x.shape[-1]),
       dropout_rate=self.dropout_rate,
-      dtype=self.dtype,
       name="mlp",
     )(y, deterministic=deterministic)
     return keep(x + drop(y), mask)

@@ -15,7 +15,7 @@ def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
   """Cuts clips into tubelets: (b, t, y, x, c) -> (b, t', s, values).
 
   Raises:
-    ValueError: if a side of the clip is no multiple of the tubelet's.
+    ValueError: if a side of the clip is not a multiple of the tubelet's.
   """
   batch, *sides, channels = frames.shape
   for name, side, step in zip(
@@ -99,7 +99,7 @@ class VideoStyle:
   embedding_bias: bool = True
   learned_positions: bool = True  # else fixed sines over all tokens
   pool: str = "attention"  # or "class": the class tokens, or "mean": all tokens
-  # None: [-1, 1], with motion beside it where the tower has a motion_gain
+  # None: [-1, 1], and motion where the tower has a motion_gain
   colours: frames_lib.ColourScale | None = None
 
 
@@ -114,7 +114,7 @@ _CLIP = VideoStyle(
 )
 STYLES = {
   "transformer": VideoStyle(),
-  # CLIP's image tower with attention over time beside it; imported, that
+  # CLIP's image tower with added attention over time; imported, that
   # attention starts from zero, and the tower from the mean over the images.
   "clip": _CLIP,
   "open_clip": dataclasses.replace(
@@ -186,7 +186,7 @@ class VideoTransformer(nn.Module):
     style, width = self.style, self.size.width
     if self.motion_gain and style.colours is not None:
       raise ValueError(
-        f"motion_gain is {self.motion_gain}, but this tower's weights know "
+        f"motion_gain is {self.motion_gain}, but this tower's weights take "
         "colours only: set it to 0."
       )
     if self.motion_gain:

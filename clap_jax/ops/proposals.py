@@ -1,6 +1,6 @@
-"""Candidate segments of a grid and their coordinates.
+"""Proposal segments of a grid and their coordinates.
 
-Candidate (s, d) reaches over the steps s ... s + d - 1, in grid units from
+Proposal (s, d) reaches over the steps s ... s + d - 1, in grid units from
 s - 0.5 to s + d - 0.5.
 """
 
@@ -15,52 +15,52 @@ from clap_jax.ops import segments as segment_ops
 _SAMPLES_PER_BIN = 3  # of BMN
 
 
-class ProposalCells(NamedTuple):
-  """All candidates over t steps, shortest first. All (m,)."""
+class Proposals(NamedTuple):
+  """All proposals over t steps, shortest first. All (m,)."""
 
   start: np.ndarray  # int32, first step
   duration: np.ndarray  # int32, steps, 1 ... max_duration
 
 
 class ProposalPredictions(NamedTuple):
-  """Predictions of a proposal head for snippets and candidates."""
+  """Predictions of a proposal head for snippets and proposals."""
 
   start_logits: jax.Array  # float32 (b, t)
   end_logits: jax.Array  # float32 (b, t)
   class_logits: jax.Array | None  # float32 (b, t, c); None of one class
-  overlap_logits: jax.Array  # float32 (b, m): how great the IoU is
-  quality_logits: jax.Array  # float32 (b, m): whether it is high
-  cells: ProposalCells
-  cell_mask: jax.Array  # bool (b, m): the candidate ends within the video
+  regression_logits: jax.Array  # float32 (b, m): how great the IoU is
+  classification_logits: jax.Array  # float32 (b, m): whether it is high
+  proposals: Proposals
+  proposal_mask: jax.Array  # bool (b, m): the proposal ends within the video
   mask: jax.Array  # bool (b, t)
 
 
-def proposal_cells(num_steps: int, *, max_duration: int) -> ProposalCells:
-  """The candidates that end within the grid."""
+def all_proposals(num_steps: int, *, max_duration: int) -> Proposals:
+  """The proposals that end within the grid."""
   longest = min(max_duration, num_steps)
   duration, start = np.divmod(np.arange(longest * num_steps), num_steps)
   duration += 1
   inside = start + duration <= num_steps
-  return ProposalCells(
+  return Proposals(
     start[inside].astype(np.int32), duration[inside].astype(np.int32)
   )
 
 
-def cell_segments(cells: ProposalCells) -> np.ndarray:  # float32 (m, 2)
-  """Candidates as segments in grid units."""
-  low = cells.start - 0.5
-  return np.stack([low, low + cells.duration], axis=-1).astype(np.float32)
+def proposal_segments(proposals: Proposals) -> np.ndarray:  # float32 (m, 2)
+  """Proposals as segments in grid units."""
+  low = proposals.start - 0.5
+  return np.stack([low, low + proposals.duration], axis=-1).astype(np.float32)
 
 
-def read_spans(cells: ProposalCells, *, share: float) -> np.ndarray:
-  """Spans float32 (m, 2), in grid units, in which candidates are read.
+def read_spans(proposals: Proposals, *, share: float) -> np.ndarray:
+  """Spans float32 (m, 2), in grid units, in which proposals are read.
 
   From the middle of the first step to that of the last, longer by `share` of
-  the candidate's length to each side. One step more of both ends would be the
-  candidate's whole extent; G-TAD's code reads from middle to middle.
+  the proposal's length to each side. One step more of both ends would be the
+  proposal's whole extent; G-TAD's code reads from middle to middle.
   """
-  low = cells.start - share * cells.duration
-  high = cells.start + cells.duration - 1 + share * cells.duration
+  low = proposals.start - share * proposals.duration
+  high = proposals.start + proposals.duration - 1 + share * proposals.duration
   return np.stack([low, high], axis=-1).astype(np.float32)
 
 
@@ -154,14 +154,14 @@ def boundary_targets(
   )
 
 
-def cell_overlaps(
-  cells: ProposalCells,
+def proposal_overlaps(
+  proposals: Proposals,
   segments: jax.Array,  # (n, 2), grid units
   segment_mask: jax.Array,  # bool (n,)
 ) -> jax.Array:  # (m,), in [0, 1]
-  """The greatest IoU of each candidate with any segment."""
+  """The greatest IoU of each proposal with any segment."""
   overlap = segment_ops.pairwise(
-    segment_ops.iou, jnp.asarray(cell_segments(cells)), other=segments
+    segment_ops.iou, jnp.asarray(proposal_segments(proposals)), other=segments
   )
   return jnp.max(
     jnp.where(segment_mask[None], overlap, 0.0), axis=-1, initial=0.0
@@ -184,13 +184,13 @@ def step_classes(
   return jnp.minimum(inside.astype(jnp.float32) @ one_hot, 1.0)
 
 
-def mean_over_cells(values: jax.Array, cells: ProposalCells) -> jax.Array:
-  """Means of values (t, c) over the steps of each candidate: (m, c)."""
+def mean_over_proposals(values: jax.Array, proposals: Proposals) -> jax.Array:
+  """Means of values (t, c) over the steps of each proposal: (m, c)."""
   total = jnp.concatenate(
     [jnp.zeros_like(values[:1]), jnp.cumsum(values, axis=0)]
   )
-  part = total[cells.start + cells.duration] - total[cells.start]
-  return part / cells.duration[:, None].astype(values.dtype)
+  part = total[proposals.start + proposals.duration] - total[proposals.start]
+  return part / proposals.duration[:, None].astype(values.dtype)
 
 
 def boundary_peaks(probability: jax.Array, mask: jax.Array) -> jax.Array:

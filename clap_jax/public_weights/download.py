@@ -94,7 +94,7 @@ def download(
 
   Args:
     address: https, or http of this machine.
-    path: of the partial file; its state lies beside it.
+    path: of the partial file; its state is in the same folder.
     max_bytes: more are refused.
     on_progress: called with every block.
     sleep: pauses between attempts.

@@ -24,18 +24,18 @@ _SPARE_BYTES = 64 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_SHARDS = 1 << 10
 _MAX_COPIED_BYTES = 1 << 44
-_FIRST = "nobody: the first download is recorded, later ones must equal it"
+_FIRST = "no publisher: later downloads must equal this first one"
 
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-  """Files of an entry that lie in the cache.
+  """Files of an entry in the cache.
 
   Attributes:
-    folder: where they lie.
+    folder: of the files.
     weights: name of the weights, or of their index.
     tokenizer: name of its first file; None without one.
-    record: what was written beside them.
+    record: what was written about them.
   """
 
   folder: pathlib.Path

@@ -19,9 +19,9 @@ class Offer:
   Attributes:
     name: of the file, without folders.
     place: its address, or its path.
-    sha256: all of the hash or its first digits; "" if nobody states it.
+    sha256: all of the hash or its first digits; "" if it is not stated.
     stated_by: who states the hash.
-    blob: Git's own hash; "" if nobody states it.
+    blob: Git's own hash; "" if it is not stated.
   """
 
   name: str
@@ -59,7 +59,7 @@ def open_origin(
   Args:
     entry: what is wanted.
     place: an address or a folder in the place of the publisher's, or the
-      address or the path of the weights, beside which the others lie; None
+      address or the path of the weights, whose folder has the others; None
       for the publisher's.
     revision: of a repository on the Hub, instead of the table's.
 

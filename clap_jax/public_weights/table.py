@@ -1,8 +1,8 @@
 """The table of public checkpoints: address, licence and hash.
 
-A hash stands here only where its publisher states it: as a part of the address
-or of the file's name. Of a repository on the Hugging Face Hub a revision stands
-here, for which the Hub states the hashes. Where neither is known, the first
+The table has a hash only where its publisher states it: as a part of the
+address or of the file's name. Of a repository on the Hugging Face Hub it has a
+revision, for which the Hub states the hashes. Where neither is known, the first
 download decides: its hash is recorded, and later ones must have it.
 """
 
@@ -52,7 +52,7 @@ class Entry:
     repository: on the Hub; "" where `weights` has addresses.
     revision: a commit of it; "" for the newest at the first download.
     options: how the weights are imported, where not by the defaults.
-    clip: of how clips are cut out of a video, what the weights do not say.
+    clip: how clips are cut from a video, where the weights do not state it.
     stride_sec: between these clips.
     colours: mean and spread of colours that the weights expect, if no config
       beside them states it; None for those of their kind.

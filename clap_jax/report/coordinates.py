@@ -22,7 +22,7 @@ def shown(value: Any) -> str:
 def parallel_coordinates(table: sweep_table.SweepTable) -> Markup:
   """A line per finished run across one axis per override and the metric.
 
-  Numbers lie where they belong, on a logarithmic axis if they span a factor of
+  Numbers have a linear axis, a logarithmic one if they span a factor of
   twenty; other values are spread evenly. "" where nothing can be compared.
   """
   entries = [e for e in table.ranked if math.isfinite(table.value(e))]

@@ -1,8 +1,7 @@
 """Writes the page of one video with playable moments.
 
 The page needs nothing but itself. A small video in a container that browsers
-play is embedded; a larger one is linked by its local address, and the page
-says so.
+play is embedded; a larger one is linked by its local address, with a note.
 """
 
 import base64
@@ -124,20 +123,20 @@ def _placed(found, duration_sec: float, top: float) -> dict[str, Any]:
 
 
 def _source(path: pathlib.Path) -> tuple[str, str]:
-  """(address, what to tell the reader)."""
+  """(address, note for the reader)."""
   media_type = _MEDIA_TYPES.get(path.suffix.lower())
   if not path.is_file():
-    return "", f"{path.name} is not where it was; the moments stand without it."
+    return "", f"{path.name} was not found; only the moments are shown."
   if media_type is None:
     return (
       path.absolute().as_uri(),
       f"Browsers may not play {path.suffix or 'this'} files; the video is "
-      "linked where it lies.",
+      "linked, not embedded.",
     )
   if path.stat().st_size > MAX_EMBEDDED_BYTES:
     return (
       path.absolute().as_uri(),
-      "The video is too large to embed; it is linked where it lies.",
+      "The video is too large to embed; the page links to its file.",
     )
   encoded = base64.b64encode(untrusted.read_bytes(path)).decode("ascii")
   return f"data:{media_type};base64,{encoded}", ""

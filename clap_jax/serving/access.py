@@ -3,7 +3,7 @@
 Every local user reaches the loopback address, and every page that the browser
 shows may send requests to it. The address that `clap serve` prints holds a
 random token; the browser keeps it in a cookie, and nothing is answered without
-it. Hosts are compared exactly, so that a name that somebody points at this
+it. Hosts are compared exactly, so that a name that another points at this
 machine reads nothing, and so are origins.
 
 Cookies are not separated by port: do not open pages of other users of this

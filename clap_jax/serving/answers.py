@@ -1,7 +1,7 @@
 """Encodes answers of the server; removes paths from names.
 
-A name of a file or a label may hold bytes that are no text; such parts become
-replacement characters.
+A name of a file or a label may contain bytes that are not text; such parts
+become replacement characters.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Runs the server's work in threads, limited in number and time.
 
 One thread owns the model, so that requests queue instead of competing for the
-device. A job that nobody waits for any longer is cancelled: it calls `check`
+device. A job whose client has left is cancelled: it calls `check`
 between its steps, which then raises.
 """
 

@@ -162,7 +162,7 @@ class VideoResponse(responses.StreamingResponse):
 def _wanted(header: str | None, num_bytes: int) -> range | None:
   """Returns the bytes of a Range header, None for the whole file.
 
-  Several ranges at once, and what is no range, are answered with the file.
+  Several ranges at once, and what is not a range, are answered with the file.
   """
   match = _RANGE.fullmatch(header or "")
   if match is None or match[0] == "bytes=-":

@@ -18,8 +18,8 @@ from clap_jax.models import (
   heads,
   localizer,
   moment_detr,
-  moment_map,
   pyramid,
+  two_d_tan,
 )
 from clap_jax.storage import locations
 from clap_jax.storage import metadata as metadata_lib
@@ -38,7 +38,7 @@ class GroundingConfig(fit.RunConfig):
   pyramid: pyramid.PyramidConfig  # the trunk; the map has one level
   fusion: fusion.FusionConfig
   head: heads.HeadConfig  # of the pyramid
-  map: moment_map.MapConfig  # of the map
+  map: two_d_tan.TwoDTanConfig  # of the map
   detr: moment_detr.MomentDetrConfig  # of detr
   loss: losses.GroundingLossConfig
   decode: localizer.DecodeConfig

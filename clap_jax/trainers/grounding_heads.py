@@ -15,8 +15,8 @@ from clap_jax.models import (
   grounder,
   heads,
   moment_detr,
-  moment_map,
   pyramid,
+  two_d_tan,
 )
 
 
@@ -27,7 +27,7 @@ class Parts:
   pyramid: pyramid.PyramidConfig
   fusion: fusion.FusionConfig
   head: heads.HeadConfig
-  map: moment_map.MapConfig
+  map: two_d_tan.TwoDTanConfig
   detr: moment_detr.MomentDetrConfig
 
 
@@ -67,8 +67,8 @@ def _make_pyramid(parts: Parts) -> grounder.PyramidGrounder:
   return grounder.PyramidGrounder(parts.pyramid, parts.fusion, parts.head)
 
 
-def _make_map(parts: Parts) -> moment_map.MapGrounder:
-  return moment_map.MapGrounder(parts.pyramid, parts.fusion, parts.map)
+def _make_map(parts: Parts) -> two_d_tan.TwoDTanGrounder:
+  return two_d_tan.TwoDTanGrounder(parts.pyramid, parts.fusion, parts.map)
 
 
 def _make_detr(parts: Parts) -> moment_detr.MomentDetr:

@@ -22,11 +22,11 @@ from clap_jax.models import (
   actionformer,
   actionformer_config,
   actionformer_decoding,
+  gtad,
+  gtad_decoding,
   heads,
   localizer,
-  proposal_decoding,
   pyramid,
-  subgraph,
 )
 from clap_jax.trainers import fit, imported_heads
 from clap_jax.training import task as task_lib
@@ -87,9 +87,9 @@ class LocalizationConfig(AnyLocalizationConfig):
 class SubgraphConfig(AnyLocalizationConfig):
   """Boundary matching over a graph of steps, in the class of G-TAD."""
 
-  graph: subgraph.SubgraphConfig
+  graph: gtad.GtadConfig
   loss: proposal_losses.ProposalLossConfig
-  decode: proposal_decoding.ProposalDecodeConfig
+  decode: gtad_decoding.GtadDecodeConfig
   localizer: str = config_lib.choice("subgraph")
   MODEL_SECTIONS = ("graph", "decode")
 
@@ -317,9 +317,9 @@ class SubgraphTask(FeatureTask):
 
   # Its proposals and its graph grow with the square of the length.
   takes_any_length: ClassVar[bool] = False
-  model: subgraph.SubgraphLocalizer
+  model: gtad.GtadLocalizer
   loss_config: proposal_losses.ProposalLossConfig
-  decode_config: proposal_decoding.ProposalDecodeConfig
+  decode_config: gtad_decoding.GtadDecodeConfig
 
   @classmethod
   def from_facts(
@@ -330,13 +330,13 @@ class SubgraphTask(FeatureTask):
     **shared,
   ) -> Self:
     return cls(
-      model=subgraph.SubgraphLocalizer(
-        config_lib.resolve(subgraph.SubgraphConfig, facts["graph"], "graph"),
+      model=gtad.GtadLocalizer(
+        config_lib.resolve(gtad.GtadConfig, facts["graph"], "graph"),
         len(facts["label_names"]),
       ),
       loss_config=loss_config or proposal_losses.ProposalLossConfig(),
       decode_config=config_lib.resolve(
-        proposal_decoding.ProposalDecodeConfig, facts["decode"], "decode"
+        gtad_decoding.GtadDecodeConfig, facts["decode"], "decode"
       ),
       **shared,
     )
@@ -358,7 +358,7 @@ class SubgraphTask(FeatureTask):
   def detect(self, params, features, mask) -> types.Detections:
     """Detections of features (b, t, d) with a mask (b, t)."""
     predictions = self.model.apply(params, self.standardized(features), mask)
-    return proposal_decoding.decode(predictions, config=self.decode_config)
+    return gtad_decoding.decode(predictions, config=self.decode_config)
 
 
 # Name -> (config, task).

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from clap_jax.evaluation import moment_retrieval
-from clap_jax.models import fusion, heads, localizer, moment_map, pyramid
+from clap_jax.models import fusion, heads, localizer, pyramid, two_d_tan
 from clap_jax.trainers import grounding, grounding_heads
 from tests.benchmarks import running
 
@@ -38,7 +38,7 @@ def make_search(kind: str):
     "pyramid": vars(trunk),
     "fusion": vars(fusion.FusionConfig()),
     "head": vars(heads.HeadConfig(num_convs=1)),
-    "map": vars(moment_map.MapConfig()),
+    "map": vars(two_d_tan.TwoDTanConfig()),
     "decode": vars(localizer.DecodeConfig(num_kept=10, num_candidates=100)),
   }
   task = grounding.make_task(facts)

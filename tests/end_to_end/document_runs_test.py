@@ -84,7 +84,7 @@ class Clone:
   def type(self, command: documents.Command) -> None:
     """Runs one command; fails unless it ends well."""
     program, *arguments = command.words
-    if arguments[0] == "-m" and arguments[1].startswith("tests.tutorials."):
+    if command.text.startswith("python -m tests.tutorials."):
       importlib.import_module(arguments[1]).main(arguments[2:])
       return
     if program == "./launch.sh":

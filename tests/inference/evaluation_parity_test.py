@@ -22,8 +22,8 @@ from clap_jax.evaluation import (
   results,
 )
 from clap_jax.inference import model_directory, predict, streaming
-from clap_jax.models import fewshot_matcher, heads, localizer, pyramid, subgraph
-from clap_jax.models.proposal_decoding import ProposalDecodeConfig
+from clap_jax.models import fewshot_matcher, gtad, heads, localizer, pyramid
+from clap_jax.models.gtad_decoding import GtadDecodeConfig
 from clap_jax.trainers import fewshot, localizers
 from tests.data import built_dataset
 from tests.inference import toy_model
@@ -144,7 +144,7 @@ def make_localizer(encoder, kind, length):
   else:
     facts |= {
       "graph": dataclasses.asdict(
-        subgraph.SubgraphConfig(
+        gtad.GtadConfig(
           width=8,
           num_groups=2,
           max_duration=8,
@@ -153,7 +153,7 @@ def make_localizer(encoder, kind, length):
           map_widths=(8, 8),
         )
       ),
-      "decode": dataclasses.asdict(ProposalDecodeConfig(**DECODE)),
+      "decode": dataclasses.asdict(GtadDecodeConfig(**DECODE)),
     }
   return initial(localizers.make_task(facts), facts)
 

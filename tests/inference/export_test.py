@@ -115,7 +115,7 @@ def test_page_embeds_the_video_and_escapes_what_people_wrote(document):
 def test_page_of_a_video_that_is_gone_says_so(document):
   entry = document["videos"][0] | {"video": "/nowhere/gone.mp4"}
   text = export.player.render(entry)
-  assert "gone.mp4 is not where it was" in text and "<video" not in text
+  assert "gone.mp4 was not found" in text and "<video" not in text
 
 
 def test_videos_of_one_name_get_files_of_their_own(document):

@@ -99,7 +99,7 @@ def test_texts_have_their_token_vectors(encoder, dataset, extracted):
   assert len(texts) == len(set(texts))
   assert set(texts) == captions
   row = len(texts) - 1
-  alone, alone_mask = encoder.text_vectors([texts[row]], batch=1)
+  alone, alone_mask = encoder.text_vectors([texts[row]])
   np.testing.assert_allclose(vectors[row], alone[0], rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(mask[row], alone_mask[0])
 

@@ -1,4 +1,4 @@
-"""What `clap predict` is asked about: folders, and features of others."""
+"""Inputs of `clap predict`: folders, and features of another encoder."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def path(tmp_path, sequence):
 
 
 def model_of(encoder, files, **facts):
-  """A localizer on features of others, without any encoder."""
+  """A localizer on given features, without any encoder."""
   task, known, params = toy_model.make_model(encoder).localizer
   known = known | {"files": files, "stride_sec": None, "clip_sec": None} | facts
   return model_directory.Model(None, None, (task, known, params), None)

@@ -9,11 +9,11 @@ import pytest
 
 from clap_jax.inference import (
   ahead,
-  answering,
   extract,
   predict,
   sequences,
   streaming,
+  video_predictor,
 )
 from clap_jax.media import errors
 from tests.data import built_dataset
@@ -24,7 +24,7 @@ LABELS = built_dataset.LABEL_NAMES
 
 @pytest.mark.parametrize("num_steps", [1, 7, 8, 9, 12, 13, 30])
 def test_every_step_is_owned_once(num_steps, monkeypatch):
-  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 8)
+  monkeypatch.setattr(sequences, "_MIN_LONG_SNIPPETS", 8)
   windows = sequences.long_windows(num_steps, max_length=4)
   assert [w.start for w in windows] == [4 * i for i in range(len(windows))]
   assert windows[-1].stop == num_steps
@@ -113,9 +113,9 @@ def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
   } | {"decode_config": type(task.decode_config)(**decode)})  # fmt: skip
   model = dataclasses.replace(model, localizer=(task, facts, params))
   request = {"labels": LABELS, "max_predictions": 2000}
-  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 128)
+  monkeypatch.setattr(sequences, "_MIN_LONG_SNIPPETS", 128)
   (whole,) = predict.predict(model, [long_video], **request)["videos"]
-  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 32)
+  monkeypatch.setattr(sequences, "_MIN_LONG_SNIPPETS", 32)
   (parts,) = predict.predict(model, [long_video], **request)["videos"]
   best = [e for e in whole["predictions"] if e["end_sec"] - e["start_sec"] < 8]
   best = best[:20]
@@ -134,7 +134,7 @@ def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
 def test_queries_and_examples_over_windows(
   encoder, long_video, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(sequences, "_MIN_LONG_STEPS", 16)
+  monkeypatch.setattr(sequences, "_MIN_LONG_SNIPPETS", 16)
   (tmp_path / "spins").mkdir()
   (tmp_path / "spins" / "a.mp4").write_bytes(built_dataset.encode_mp4(24))
   seen = []
@@ -155,10 +155,10 @@ def test_queries_and_examples_over_windows(
 
 def test_one_moment_found_by_two_windows_is_told_once():
   def moment(start, end, score, name="a", window=0):
-    return answering.Moment(np.array([start, end]), score, name, window)
+    return video_predictor.Moment(np.array([start, end]), score, name, window)
 
   first, second = moment(10, 20, 0.9), moment(11, 20, 0.8, window=1)
-  assert answering.merged([second, first]) == [first]
+  assert video_predictor.merged([second, first]) == [first]
   others = [moment(11, 20, 0.8), moment(10, 20, 0.7, name="b", window=1),
             moment(18, 30, 0.6, window=1)]  # fmt: skip
-  assert answering.merged([first, *others]) == [first, *others]
+  assert video_predictor.merged([first, *others]) == [first, *others]

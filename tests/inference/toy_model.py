@@ -16,8 +16,8 @@ from clap_jax.models import (
   fusion,
   heads,
   localizer,
-  moment_map,
   pyramid,
+  two_d_tan,
 )
 from clap_jax.trainers import grounding, localizers, pretrain_task
 from clap_jax.training import paths, weights
@@ -105,7 +105,7 @@ def make_model(encoder) -> model_directory.Model:
   by_text = shared | {
     "kind": "pyramid",
     "fusion": dataclasses.asdict(fusion.FusionConfig(num_heads=2)),
-    "map": dataclasses.asdict(moment_map.MapConfig()),
+    "map": dataclasses.asdict(two_d_tan.TwoDTanConfig()),
     "absence": {"slope": 2.0, "offset": 0.1, "threshold": 0.4},
     "query_length": encoder.config.max_text_length,
     "query_width": 16,

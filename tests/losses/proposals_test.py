@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from clap_jax.losses import proposals as losses
-from clap_jax.ops import proposals
+from clap_jax.ops import proposals as proposal_ops
 from clap_jax.types import LocalizationBatch
 
 NUM_STEPS, NUM_CLASSES = 8, 3
-CELLS = proposals.proposal_cells(NUM_STEPS, max_duration=5)
+PROPOSALS = proposal_ops.all_proposals(NUM_STEPS, max_duration=5)
 
 
 def make(seed=0, lengths=(8, 6)):
@@ -21,14 +21,16 @@ def make(seed=0, lengths=(8, 6)):
     return jnp.asarray(rng.normal(size=(size, *shape)), jnp.float32)
 
   mask = np.arange(NUM_STEPS) < np.array(lengths)[:, None]
-  predictions = proposals.ProposalPredictions(
+  predictions = proposal_ops.ProposalPredictions(
     start_logits=logits(NUM_STEPS),
     end_logits=logits(NUM_STEPS),
     class_logits=logits(NUM_STEPS, NUM_CLASSES),
-    overlap_logits=logits(len(CELLS.start)),
-    quality_logits=logits(len(CELLS.start)),
-    cells=CELLS,
-    cell_mask=jnp.asarray(mask[:, CELLS.start + CELLS.duration - 1]),
+    regression_logits=logits(len(PROPOSALS.start)),
+    classification_logits=logits(len(PROPOSALS.start)),
+    proposals=PROPOSALS,
+    proposal_mask=jnp.asarray(
+      mask[:, PROPOSALS.start + PROPOSALS.duration - 1]
+    ),
     mask=jnp.asarray(mask),
   )
   batch = LocalizationBatch(
@@ -122,14 +124,16 @@ def test_the_loss_equals_the_published_formulas(span_steps, reach, weights):
     label = np.tile(covered.max(-1), 2) > 0.5
     boundary += balanced(sigmoid(logits).ravel(), label)
   assert found["boundary"] == pytest.approx(boundary, rel=1e-4)
-  low, high = CELLS.start, CELLS.start + CELLS.duration
+  low, high = PROPOSALS.start, PROPOSALS.start + PROPOSALS.duration
   shared = np.minimum(high[:, None] / NUM_STEPS, actions[:, 1])
   shared = shared - np.maximum(low[:, None] / NUM_STEPS, actions[:, 0])
   shared = shared.clip(0)
   lengths = (actions[:, 1] - actions[:, 0])[None]
-  union = CELLS.duration[:, None] / NUM_STEPS + lengths - shared
+  union = PROPOSALS.duration[:, None] / NUM_STEPS + lengths - shared
   overlap = np.tile((shared / union).max(-1), 2)
-  quality = balanced(sigmoid(predictions.quality_logits).ravel(), overlap > 0.9)
+  quality = balanced(
+    sigmoid(predictions.classification_logits).ravel(), overlap > 0.9
+  )
   assert found["quality"] == pytest.approx(weights[1] * quality, rel=1e-4)
 
 
@@ -150,9 +154,9 @@ def test_weights_scale_their_terms_and_padding_adds_nothing():
   spoiled = jax.tree.map(np.array, predictions)
   for name in ("start_logits", "end_logits", "class_logits"):
     getattr(spoiled, name)[1, 6:] = 50.0
-  for name in ("overlap_logits", "quality_logits"):
-    getattr(spoiled, name)[1, ~np.asarray(predictions.cell_mask[1])] = 50.0
-  again = terms(spoiled._replace(cells=CELLS), batch)
+  for name in ("regression_logits", "classification_logits"):
+    getattr(spoiled, name)[1, ~np.asarray(predictions.proposal_mask[1])] = 50.0
+  again = terms(spoiled._replace(proposals=PROPOSALS), batch)
   # The draw looks at the mask alone, so that the terms are equal.
   for name, value in one.items():
     np.testing.assert_allclose(again[name], value, rtol=1e-5)
@@ -161,7 +165,7 @@ def test_weights_scale_their_terms_and_padding_adds_nothing():
   others = jax.tree.map(np.array, predictions)
   others.class_logits[2] = 9.0
   for name, value in terms(predictions, padded).items():
-    found = terms(others._replace(cells=CELLS), padded)[name]
+    found = terms(others._replace(proposals=PROPOSALS), padded)[name]
     np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
@@ -171,12 +175,12 @@ def test_a_batch_without_any_action_has_finite_gradients():
 
   def total(logits):
     changed = predictions._replace(
-      start_logits=logits[0], overlap_logits=logits[1]
+      start_logits=logits[0], regression_logits=logits[1]
     )
     return sum(terms(changed, batch).values())
 
   value, gradient = jax.value_and_grad(total)(
-    (predictions.start_logits, predictions.overlap_logits)
+    (predictions.start_logits, predictions.regression_logits)
   )
   assert np.isfinite(value)
   assert all(np.isfinite(leaf).all() for leaf in gradient)

@@ -14,8 +14,8 @@ from clap_jax.models.fusion import FusionConfig
 from clap_jax.models.grounder import PyramidGrounder
 from clap_jax.models.heads import HeadConfig
 from clap_jax.models.localizer import DecodeConfig, decode_segments
-from clap_jax.models.moment_map import MapConfig, MapGrounder
 from clap_jax.models.pyramid import PyramidConfig
+from clap_jax.models.two_d_tan import TwoDTanConfig, TwoDTanGrounder
 from clap_jax.ops import segments as segment_ops
 
 NUM_STEPS, NUM_TOKENS, DEPTH = 32, 5, 12
@@ -32,11 +32,11 @@ PYRAMID = PyramidConfig(
 FUSION = FusionConfig(num_heads=2, dropout_rate=0.0)
 MODELS = {
   "pyramid": PyramidGrounder(PYRAMID, FUSION, HeadConfig(num_convs=1)),
-  "map": MapGrounder(PYRAMID, FUSION, MapConfig(pooling_counts=(7, 6))),
-  "map of 2D-TAN": MapGrounder(
+  "map": TwoDTanGrounder(PYRAMID, FUSION, TwoDTanConfig(pooling_counts=(7, 6))),
+  "map of 2D-TAN": TwoDTanGrounder(
     PYRAMID,
     FUSION,
-    MapConfig(
+    TwoDTanConfig(
       steps_per_clip=2,
       pooling_counts=(15,),
       pooling="max",
@@ -264,10 +264,10 @@ def test_empty_inputs_stay_finite_with_their_gradients(name):
 
 def test_attention_pooling_sees_only_its_own_clips():
   """Changing clips outside a candidate changes neither score nor ends."""
-  model = MapGrounder(
+  model = TwoDTanGrounder(
     dataclasses.replace(PYRAMID, num_stem_convs=0),
     FUSION,
-    MapConfig(pooling_counts=(3,), num_graph_layers=0),
+    TwoDTanConfig(pooling_counts=(3,), num_graph_layers=0),
   )
   params = jax.jit(model.init)(jax.random.key(1), *INPUTS)
   # The trunk without convolutions and graph treats every step by itself.
@@ -294,7 +294,7 @@ def test_attention_pooling_sees_only_its_own_clips():
 )
 def test_map_values_out_of_range(changes, message):
   with pytest.raises(ValueError, match=message):
-    MapConfig(**changes)
+    TwoDTanConfig(**changes)
 
 
 def test_clips_must_divide_the_sequence():

@@ -166,7 +166,7 @@ def bmn_forward(features, weights, config):
 
 
 def weights_of(params, config):
-  """Kernels in PyTorch's layouts, of the parameters of SubgraphLocalizer."""
+  """Kernels in PyTorch's layouts, of the parameters of GtadLocalizer."""
 
   def dense(layer):
     return np.asarray(layer["kernel"]).T[..., None], np.asarray(layer["bias"])

@@ -139,18 +139,6 @@ def test_first_step_starts_at_the_prior_and_offsets_are_positive():
   assert predictions.offsets.shape == (8, 40 + 20 + 10, 2)
 
 
-def test_reduced_precision_stays_finite_and_returns_float32():
-  batch = synthetic_batch()
-  model = small_localizer().clone(dtype=jnp.bfloat16)
-  params = jax.jit(model.init)(jax.random.key(0), batch.features, batch.mask)
-  predictions = jax.jit(model.apply)(params, batch.features, batch.mask)
-  assert predictions.class_logits.dtype == jnp.float32
-  assert predictions.offsets.dtype == jnp.float32
-  assert np.all(np.isfinite(predictions.class_logits))
-  for leaf in jax.tree.leaves(params):
-    assert leaf.dtype == jnp.float32
-
-
 def test_decode_keeps_what_one_would_by_hand():
   points = pyramid_points(8, num_levels=1, range_factor=4.0)
   logits = np.full((1, 8, 2), -20.0, np.float32)

@@ -30,15 +30,17 @@ def test_conv_equals_xla_convolution(stride, length):
   np.testing.assert_allclose(layer.apply(params, x, mask), expected, atol=1e-5)
 
 
-def test_chunked_attention_equals_dense_and_a_plain_loop():
+def test_chunked_attention_equals_dense_and_a_plain_loop(monkeypatch):
   radius, length, e = 9, 150, 4
   q, k, v = (random(2, 3, length, e) for _ in range(3))
   bias = random(3, 2 * radius + 1)
   mask = np.arange(length) < np.array([[150], [101]])
   mask[0, 20:60] = False  # a gap wider than the window
-  dense = jax.jit(temporal_layers.dense_band_attention)(
-    q, k, v, mask=mask, bias=bias
-  )
+  with monkeypatch.context() as patch:
+    patch.setattr(temporal_layers, "_CHUNK_STEPS", length)
+    dense = jax.jit(temporal_layers.band_attention)(
+      q, k, v, mask=mask, bias=bias
+    )
   chunked = jax.jit(temporal_layers.chunked_band_attention)(
     q, k, v, mask=mask, bias=bias
   )

@@ -6,27 +6,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clap_jax.ops import proposals
+from clap_jax.ops import proposals as proposal_ops
 
 
-def test_cells_are_all_that_end_within_the_grid():
-  cells = proposals.proposal_cells(6, max_duration=4)
-  found = list(zip(cells.start.tolist(), cells.duration.tolist(), strict=True))
+def test_proposals_are_all_that_end_within_the_grid():
+  proposals = proposal_ops.all_proposals(6, max_duration=4)
+  found = list(
+    zip(proposals.start.tolist(), proposals.duration.tolist(), strict=True)
+  )
   assert found == [
     (start, duration)
     for duration in range(1, 5)
     for start in range(6)
     if start + duration <= 6
   ]
-  assert len(proposals.proposal_cells(3, max_duration=100).start) == 6
-  segments = proposals.cell_segments(cells)
+  assert len(proposal_ops.all_proposals(3, max_duration=100).start) == 6
+  segments = proposal_ops.proposal_segments(proposals)
   np.testing.assert_array_equal(segments[0], (-0.5, 0.5))
   np.testing.assert_array_equal(segments[-1], (1.5, 5.5))
 
 
 def test_reading_spans_are_public_anchors():
-  cells = proposals.proposal_cells(9, max_duration=7)
-  found = proposals.read_spans(cells, share=0.5)
+  proposals = proposal_ops.all_proposals(9, max_duration=7)
+  found = proposal_ops.read_spans(proposals, share=0.5)
   expected = [
     (
       start - 0.5 * (index + 1),
@@ -64,13 +66,15 @@ def test_reading_equals_a_loop():
   start = rng.uniform(-6, 12, 60)
   segments = np.stack([start, start + rng.uniform(0.1, 15, 60)], axis=-1)
   for num_bins in (1, 4, 32):
-    weights = proposals.align_weights(segments, num_steps=11, num_bins=num_bins)
+    weights = proposal_ops.align_weights(
+      segments, num_steps=11, num_bins=num_bins
+    )
     expected = [read_by_loop(values, s, num_bins) for s in segments]
     np.testing.assert_allclose(weights @ values, expected, atol=1e-4)
 
 
 def test_targets():
-  near = proposals.boundary_targets(
+  near = proposal_ops.boundary_targets(
     jnp.array([4.0, 7.25, 1.0]),
     jnp.array([True, True, False]),
     num_steps=10,
@@ -87,19 +91,21 @@ def test_targets():
 
   segments = jnp.array([(0.5, 3.5), (2.5, 8.5), (0.0, 9.0)])
   mask = jnp.array([True, True, False])
-  cells = proposals.proposal_cells(10, max_duration=7)
-  overlap = proposals.cell_overlaps(cells, segments, mask)
-  exact = (cells.start == 1) & (cells.duration == 3)
+  proposals = proposal_ops.all_proposals(10, max_duration=7)
+  overlap = proposal_ops.proposal_overlaps(proposals, segments, mask)
+  exact = (proposals.start == 1) & (proposals.duration == 3)
   assert overlap[np.flatnonzero(exact)[0]] == pytest.approx(1.0)
-  best = np.zeros(len(cells.start))
-  for index, (low, high) in enumerate(proposals.cell_segments(cells)):
+  best = np.zeros(len(proposals.start))
+  for index, (low, high) in enumerate(
+    proposal_ops.proposal_segments(proposals)
+  ):
     for start, end in segments[:2]:
       common = max(min(high, end) - max(low, start), 0)
       union = (high - low) + (end - start) - common
       best[index] = max(best[index], common / union)
   np.testing.assert_allclose(overlap, best, atol=1e-6)
 
-  classes = proposals.step_classes(
+  classes = proposal_ops.step_classes(
     segments, jnp.array([1, 0, 2]), mask, num_steps=10, num_classes=3
   )
   np.testing.assert_array_equal(np.flatnonzero(classes[:, 1]), [1, 2, 3])
@@ -119,7 +125,7 @@ def test_boundary_targets_are_the_public_ratios(reach):
       near = boundary - 1.5 * gap, boundary + 1.5 * gap
       shared = max(min(high, near[1]) - max(low, near[0]), 0.0)
       expected[i] = max(expected[i], shared / (high - low))
-  found = proposals.boundary_targets(
+  found = proposal_ops.boundary_targets(
     jnp.asarray(boundaries * total - 0.5),  # a share's place in grid units
     jnp.ones(4, bool),
     num_steps=total,
@@ -140,8 +146,8 @@ def test_overlaps_are_the_public_match_map():
       shared = shared.clip(0)
       union = (high - low) - shared + actions[:, 1] - actions[:, 0]
       expected.append(np.max(shared / union))
-  found = proposals.cell_overlaps(
-    proposals.proposal_cells(total, max_duration=longest),
+  found = proposal_ops.proposal_overlaps(
+    proposal_ops.all_proposals(total, max_duration=longest),
     jnp.asarray(actions * total - 0.5),
     jnp.ones(2, bool),
   )
@@ -150,9 +156,9 @@ def test_overlaps_are_the_public_match_map():
 
 def test_no_segment_gives_empty_targets():
   nothing, mask = jnp.zeros((0, 2)), jnp.zeros(0, bool)
-  cells = proposals.proposal_cells(4, max_duration=4)
-  assert not proposals.cell_overlaps(cells, nothing, mask).any()
-  near = proposals.boundary_targets(
+  proposals = proposal_ops.all_proposals(4, max_duration=4)
+  assert not proposal_ops.proposal_overlaps(proposals, nothing, mask).any()
+  near = proposal_ops.boundary_targets(
     nothing[:, 0], mask, num_steps=4, width=3.0, span_steps=2.0
   )
   np.testing.assert_array_equal(near, np.zeros(4))
@@ -160,14 +166,14 @@ def test_no_segment_gives_empty_targets():
 
 def test_means_and_peaks():
   values = np.random.default_rng(1).uniform(size=(8, 2)).astype(np.float32)
-  cells = proposals.proposal_cells(8, max_duration=5)
-  means = proposals.mean_over_cells(jnp.asarray(values), cells)
+  proposals = proposal_ops.all_proposals(8, max_duration=5)
+  means = proposal_ops.mean_over_proposals(jnp.asarray(values), proposals)
   expected = [
     values[start : start + duration].mean(axis=0)
-    for start, duration in zip(cells.start, cells.duration, strict=True)
+    for start, duration in zip(proposals.start, proposals.duration, strict=True)
   ]
   np.testing.assert_allclose(means, expected, rtol=1e-5)
   probability = jnp.array([0.1, 0.3, 0.2, 0.9, 0.6, 0.5, 0.2, 0.99])
   mask = jnp.arange(8) < 7
-  peaks = proposals.boundary_peaks(probability, mask)
+  peaks = proposal_ops.boundary_peaks(probability, mask)
   np.testing.assert_array_equal(np.flatnonzero(peaks), [1, 3, 4, 5])

@@ -164,7 +164,7 @@ def test_torchscript_by_https_form(site, tmp_path, monkeypatch, capsys):
   assert document["licence"] == "MIT"
   assert len(site.asked_for("/openai/ViT-B-32.pt")) == 2
   shown = capsys.readouterr().err
-  assert shown.index("licence: MIT") < shown.index("parameters lie in")
+  assert shown.index("licence: MIT") < shown.index("parameters written")
   loaded = encoder_lib.load_encoder(OPENAI)
   assert str(loaded.directory) == document["directory"]
   assert loaded.clip.num_frames == 1

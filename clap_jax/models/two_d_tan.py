@@ -7,7 +7,7 @@ the map of these is scored.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ POOLINGS = ("attention", "max")
 
 
 @dataclasses.dataclass(frozen=True)
-class MapConfig:
+class TwoDTanConfig:
   """Hyper-parameters of the moment map.
 
   Attributes:
@@ -40,7 +40,7 @@ class MapConfig:
       candidate by itself.
     map_kernel_size: odd; of these convolutions.
     refine: whether the ends of each candidate are shifted by a regression,
-      beyond the published heads, whose ends stand on the grid of clips.
+      beyond the published heads, whose ends are on the grid of clips.
   """
 
   steps_per_clip: int = 1
@@ -68,13 +68,13 @@ class MapConfig:
       )
 
 
-class MapPredictions(NamedTuple):
+class TwoDTanPredictions(NamedTuple):
   """Predictions of the map for its c candidates and each of q queries."""
 
   logits: jax.Array  # float32 (q, c)
   shifts: jax.Array  # float32 (q, c, 2), grid units, of both ends
   candidates: jax.Array  # float32 (c, 2), grid units
-  mask: jax.Array  # bool (q, c): the candidate lies in the video
+  mask: jax.Array  # bool (q, c): the candidate is in the video
 
 
 class GraphBlock(nn.Module):
@@ -86,13 +86,12 @@ class GraphBlock(nn.Module):
   """
 
   num_neighbours: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:  # (b, n, d)
     width = x.shape[-1]
-    y = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-    similarity = jnp.einsum("bnd,bmd->bnm", y, y).astype(jnp.float32)
+    y = nn.LayerNorm(name="norm")(x)
+    similarity = jnp.einsum("bnd,bmd->bnm", y, y)
     similarity = similarity / width**0.5
     allowed = mask[:, None, :] & ~jnp.eye(x.shape[1], dtype=bool)
     lowest = jnp.finfo(jnp.float32).min
@@ -100,41 +99,35 @@ class GraphBlock(nn.Module):
     best, index = jax.lax.top_k(jnp.where(allowed, similarity, lowest), count)
     weights = masked_softmax(best, best > lowest, axis=-1)  # (b, n, k)
     neighbours = jax.vmap(lambda clips, i: clips[i])(keep(y, mask), index)
-    mean = jnp.einsum("bnk,bnkd->bnd", weights.astype(y.dtype), neighbours)
-    semantic = Dense(width, dtype=self.dtype, name="semantic_in")(
+    mean = jnp.einsum("bnk,bnkd->bnd", weights, neighbours)
+    semantic = Dense(width, name="semantic_in")(
       jnp.concatenate([mean, y], axis=-1)
     )
-    semantic = Dense(width, dtype=self.dtype, name="semantic_out")(
-      nn.relu(semantic)
-    )
-    ordering = Conv1d(width, dtype=self.dtype, name="ordering")(y, mask)
+    semantic = Dense(width, name="semantic_out")(nn.relu(semantic))
+    ordering = Conv1d(width, name="ordering")(y, mask)
     return keep(x + semantic + nn.relu(ordering), mask)
 
 
-class MapGrounder(Grounder):
+class TwoDTanGrounder(Grounder):
   """Features and token vectors to scores of a sparse map of moments."""
 
-  config: MapConfig
-  dtype: Any = jnp.float32
+  config: TwoDTanConfig
 
   def setup(self):
     super().setup()
     config, width = self.config, self.video.width
-    self.trunk = Pyramid(
-      dataclasses.replace(self.video, num_levels=1), dtype=self.dtype
-    )
+    self.trunk = Pyramid(dataclasses.replace(self.video, num_levels=1))
     self.graph = [
-      GraphBlock(config.num_neighbours, dtype=self.dtype)
-      for _ in range(config.num_graph_layers)
+      GraphBlock(config.num_neighbours) for _ in range(config.num_graph_layers)
     ]
     self.weigh = Dense(1)
-    self.place = Dense(width, dtype=self.dtype)
-    self.pool = Dense(width, dtype=self.dtype)
+    self.place = Dense(width)
+    self.pool = Dense(width)
     self.map_convs = [
-      nn.Conv(width, (config.map_kernel_size,) * 2, dtype=self.dtype)
+      nn.Conv(width, (config.map_kernel_size,) * 2)
       for _ in range(config.num_map_convs)
     ]
-    self.hidden = Dense(width, dtype=self.dtype)
+    self.hidden = Dense(width)
     # Small weights and a low bias: few candidates are good ones.
     small = nn.initializers.normal(0.01)
     self.out = Dense(
@@ -183,7 +176,7 @@ class MapGrounder(Grounder):
     x = nn.relu(x)
     if config.num_map_convs:
       x = self._convolved(x, mask, candidates)
-    x = nn.relu(self.hidden(x)).astype(jnp.float32)
+    x = nn.relu(self.hidden(x))
     segments = jnp.asarray(
       map_ops.candidate_segments(
         candidates, steps_per_clip=config.steps_per_clip
@@ -194,7 +187,9 @@ class MapGrounder(Grounder):
       # At most half the candidate's length: its ends keep their order.
       length = segments[:, 1:] - segments[:, :1]
       shifts = 0.49 * length * jnp.tanh(self.shift(x))
-    predictions = MapPredictions(self.out(x)[..., 0], shifts, segments, mask)
+    predictions = TwoDTanPredictions(
+      self.out(x)[..., 0], shifts, segments, mask
+    )
     output = self._output(
       map_moments(predictions),
       predictions,
@@ -221,13 +216,13 @@ class MapGrounder(Grounder):
         batch_size=64,
       )
       return self.pool(jnp.swapaxes(pooled, 0, 1))
-    logits = self.weigh(x.astype(jnp.float32))[..., 0]  # (q, n)
+    logits = self.weigh(x)[..., 0]  # (q, n)
     weights = masked_softmax(
       jnp.broadcast_to(logits[:, None], (x.shape[0], *inside.shape)),
       inside & fused.mask[:, None],
       axis=-1,
     )
-    return self.pool(jnp.einsum("qcn,qnd->qcd", weights.astype(x.dtype), x))
+    return self.pool(jnp.einsum("qcn,qnd->qcd", weights, x))
 
   def _places(self, fused: Level, candidates) -> jax.Array:  # (c, d)
     """Codes of the first clip and of the length."""
@@ -269,7 +264,7 @@ def pool_clips(
   return masked_mean(x, mask[..., None], axis=2), jnp.any(mask, axis=-1)
 
 
-def map_moments(predictions: MapPredictions) -> Moments:
+def map_moments(predictions: TwoDTanPredictions) -> Moments:
   """The candidates with their ends shifted."""
   return Moments(
     predictions.candidates[None] + predictions.shifts,

@@ -7,26 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from clap_jax.models.suppression import SuppressionConfig
-from clap_jax.ops import nms, proposals
+from clap_jax.ops import nms
+from clap_jax.ops import proposals as proposal_ops
 from clap_jax.ops.proposals import ProposalPredictions
 from clap_jax.types import Detections
 
 
 @dataclasses.dataclass(frozen=True)
-class ProposalDecodeConfig(SuppressionConfig):
+class GtadDecodeConfig(SuppressionConfig):
   """Options of the decoding of snippets and candidates to detections.
 
   Attributes:
     num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see
       `SuppressionConfig`.
-    classes_per_segment: best classes that a candidate is proposed with.
-    boundary_filter: whether a candidate must begin and end where the steps say
-      that a boundary may be (BSN's rule).
-    ends_at_next_step: whether a candidate's end is that of the step behind it,
-      as in the public code of BMN and G-TAD: none ends with the sequence.
-    max_steps: steps of the longest detection; 0 for any length.
+    classes_per_segment: best classes that a proposal is scored for.
+    boundary_filter: whether a proposal must begin and end at snippets that are
+      likely boundaries (BSN's rule).
+    ends_at_next_step: whether a proposal's end is that of the snippet behind
+      it, as in the public code of BMN and G-TAD: none ends with the sequence.
+    max_steps: snippets of the longest detection; 0 for any length.
     boundary_scores: whether a score is also multiplied by the probabilities of
-      the candidate's start and end.
+      the proposal's start and end.
     decay_iou: (of no length, of the whole sequence): the IoU above which a
       detection decays others, in between in proportion to its length.
   """
@@ -66,62 +67,65 @@ class ProposalDecodeConfig(SuppressionConfig):
 
 
 def decode(
-  predictions: ProposalPredictions, *, config: ProposalDecodeConfig
+  predictions: ProposalPredictions, *, config: GtadDecodeConfig
 ) -> Detections:
   """Detections of every video, best first, wholly inside XLA.
 
-  A candidate's score is the product of both its numbers, times the mean
-  probability of a class over its steps where the head has classes.
+  A proposal's score is the product of both its confidences, times the mean
+  probability of a class over its snippets where the head has classes.
   """
-  cells = predictions.cells
-  # What differs from video to video; the candidates are the same for all.
-  videos = predictions._replace(cells=None)
-  kept = jax.vmap(lambda one: _decode_one(one, cells, config=config))(videos)
+  proposals = predictions.proposals
+  # What differs from video to video; the proposals are the same for all.
+  videos = predictions._replace(proposals=None)
+  kept = jax.vmap(lambda one: _decode_one(one, proposals, config=config))(
+    videos
+  )
   return Detections(*kept)
 
 
 def _decode_one(
   video: ProposalPredictions,
-  cells: proposals.ProposalCells,
+  proposals: proposal_ops.Proposals,
   *,
-  config: ProposalDecodeConfig,
+  config: GtadDecodeConfig,
 ) -> nms.Candidates:
   sigmoid, mask = jax.nn.sigmoid, video.mask
-  allowed = video.cell_mask
-  end = cells.start + cells.duration - 1
+  allowed = video.proposal_mask
+  end = proposals.start + proposals.duration - 1
   if config.ends_at_next_step:
     end = end + 1
     allowed &= jnp.append(mask, False)[end]
     end = np.minimum(end, len(mask) - 1)
   if config.max_steps:
-    allowed &= jnp.asarray(cells.duration <= config.max_steps)
+    allowed &= jnp.asarray(proposals.duration <= config.max_steps)
   if config.boundary_filter:
     first = jnp.argmax(mask)
     last = mask.shape[0] - 1 - jnp.argmax(mask[::-1])
     # The video's own ends always count.
-    begins = proposals.boundary_peaks(sigmoid(video.start_logits), mask)
-    ends = proposals.boundary_peaks(sigmoid(video.end_logits), mask)
+    begins = proposal_ops.boundary_peaks(sigmoid(video.start_logits), mask)
+    ends = proposal_ops.boundary_peaks(sigmoid(video.end_logits), mask)
     begins, ends = begins.at[first].set(True), ends.at[last].set(True)
-    allowed &= begins[cells.start] & ends[end]
+    allowed &= begins[proposals.start] & ends[end]
   if video.class_logits is None:
-    best = jnp.ones((len(cells.start), 1))
-    label = jnp.zeros((len(cells.start), 1), jnp.int32)
+    best = jnp.ones((len(proposals.start), 1))
+    label = jnp.zeros((len(proposals.start), 1), jnp.int32)
   else:
-    by_class = proposals.mean_over_cells(
-      jnp.where(mask[:, None], sigmoid(video.class_logits), 0.0), cells
+    by_class = proposal_ops.mean_over_proposals(
+      jnp.where(mask[:, None], sigmoid(video.class_logits), 0.0), proposals
     )
     count = min(config.classes_per_segment, by_class.shape[-1])
     best, label = jax.lax.top_k(by_class, count)  # (m, count)
   count = best.shape[-1]
-  quality = sigmoid(video.overlap_logits) * sigmoid(video.quality_logits)
+  confidence = sigmoid(video.regression_logits)
+  confidence *= sigmoid(video.classification_logits)
   if config.boundary_scores:
-    quality *= sigmoid(video.start_logits)[cells.start]
-    quality *= sigmoid(video.end_logits)[end]
-  scores = jnp.where(allowed[:, None], quality[:, None] * best, -1.0)
+    confidence *= sigmoid(video.start_logits)[proposals.start]
+    confidence *= sigmoid(video.end_logits)[end]
+  scores = jnp.where(allowed[:, None], confidence[:, None] * best, -1.0)
   scores, index = jax.lax.top_k(
     scores.reshape(-1), min(config.num_candidates, scores.size)
   )
-  segments = jnp.asarray(proposals.cell_segments(cells))
+  segments = jnp.asarray(proposal_ops.proposal_segments(proposals))
   return config.suppress_within(
     nms.Candidates(
       segments=segments[index // count],

@@ -51,8 +51,8 @@ class Moment:
   window: int
 
 
-class Answers:
-  """Answers one request on any number of videos."""
+class VideoPredictor:
+  """Predicts for one request on any number of videos."""
 
   def __init__(self, model, request: Request):
     self._model = model
@@ -77,7 +77,7 @@ class Answers:
   def _labels(self) -> tuple[str, ...]:
     return tuple(dict.fromkeys(self._request.labels or ()))
 
-  def answer(self, video: features.VideoFeatures, duration_sec: float) -> dict:
+  def predict(self, video: features.VideoFeatures, duration_sec: float) -> dict:
     """The "predictions", "absent" and "absence" of a video's entry.
 
     Predictions are best first within labels, examples, and each query. An
@@ -116,7 +116,7 @@ class Answers:
   def _of_queries(
     self, video: features.VideoFeatures, duration_sec: float
   ) -> tuple[list[Moment], dict]:
-    """Moments of all queries, best first; what is told of their absence.
+    """Moments of all queries, best first, and their absence.
 
     A grounder that scores highlights adds "highlights".
     """
@@ -152,10 +152,10 @@ def _calibrated_absence(
   model, queries: Sequence[str], logits: np.ndarray
 ) -> dict:
   """Probabilities of absence; None for a grounder without calibration."""
-  facts = model.grounder[1]["absence"]
-  if facts is None:
+  stored = model.grounder[1]["absence"]
+  if stored is None:
     return {"absence": None, "absent": None}
-  fitted = grounding_predictions.calibration_of(facts)
+  fitted = grounding_predictions.calibration_of(stored)
   return _absence(queries, fitted.probability(logits), fitted.is_absent(logits))
 
 
@@ -233,12 +233,7 @@ def _owned(
   segments = np.asarray(detections.segments) + np.float32(window.start)
   middle = segments.mean(axis=-1)
   keep = np.asarray(detections.mask) & (low <= middle) & (middle < high)
-  return types.Detections(
-    segments=segments,
-    scores=np.asarray(detections.scores),
-    labels=np.asarray(detections.labels),
-    mask=keep,
-  )
+  return detections._replace(segments=segments, mask=keep)
 
 
 def _localize(
@@ -247,8 +242,8 @@ def _localize(
   request: Request,
   duration_sec: float,
 ) -> list[Moment]:
-  facts = model.localizer[1]
-  sequence = sequences.with_trained_length(video, facts)
+  metadata = model.localizer[1]
+  sequence = sequences.with_trained_length(video, metadata)
   moments = []
   for number, found in enumerate(_detections(model, sequence.features)):
     keep = found.mask
@@ -258,7 +253,7 @@ def _localize(
       names = tuple(dict.fromkeys(request.labels or model.label_names))
       rows = _named(model, sequence, segments, scores, names)
     else:
-      names = (facts["label_names"][label] for label in found.labels[keep])
+      names = (metadata["label_names"][label] for label in found.labels[keep])
       rows = zip(segments, scores, names, strict=True)
     moments += [
       Moment(segment, float(score), name, number)
@@ -270,13 +265,13 @@ def _localize(
 
 def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
   """The localizer's detections, in grid units; several of long videos."""
-  task, facts, params = model.localizer
-  size, num_steps = facts["max_length"], len(sequence)
-  if facts["length"] == "windows" or not task.takes_any_length:
+  task, metadata, params = model.localizer
+  size, num_snippets = metadata["max_length"], len(sequence)
+  if metadata["length"] == "windows" or not task.takes_any_length:
     yield _in_trained_windows(model, sequence)
     return
   for window in sequences.long_windows(
-    num_steps, max_length=size, whole_steps=task.whole_steps
+    num_snippets, max_length=size, whole_snippets=task.whole_steps
   ):
     part = sequence[window.start : window.stop]
     length = task.padded_length(len(part))
@@ -287,8 +282,8 @@ def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
 
 def _in_trained_windows(model, sequence: np.ndarray) -> types.Detections:
   """Detections of windows of the trained length, merged as in evaluation."""
-  task, facts, params = model.localizer
-  size = facts["max_length"]
+  task, metadata, params = model.localizer
+  size = metadata["max_length"]
   windows = sequences.trained_windows(len(sequence), max_length=size)
   num_rows = min(len(windows), _WINDOWS_PER_CALL)
   parts: list[types.Detections] = []
@@ -363,9 +358,9 @@ def _ground(
 
   Where long windows overlap the saliency is the mean.
   """
-  _, facts, params = model.grounder
+  _, metadata, params = model.grounder
   vectors, query_mask = texts
-  sequence = sequences.with_trained_length(video, facts)
+  sequence = sequences.with_trained_length(video, metadata)
   logits: list[np.ndarray] = []
   saliency: list[np.ndarray] = []
 
@@ -387,23 +382,25 @@ def _ground(
 
   moments = _in_long_windows(
     sequence,
-    facts["max_length"],
+    metadata["max_length"],
     ask,
     names_of=lambda number, labels: [queries[number]] * len(labels),
     duration_sec=duration_sec,
   )
   # A query is absent only where it is absent in every window.
-  return moments, np.min(logits, axis=0), _joined(saliency, sequence, facts)
+  return moments, np.min(logits, axis=0), _joined(saliency, sequence, metadata)
 
 
 def _joined(
-  parts: list[np.ndarray], sequence: features.VideoFeatures, facts
+  parts: list[np.ndarray], sequence: features.VideoFeatures, metadata
 ) -> np.ndarray:
   """Scores (q, window) of the long windows to those of the video (q, t)."""
-  num_steps = len(sequence.features)
-  windows = sequences.long_windows(num_steps, max_length=facts["max_length"])
-  total = np.zeros((len(parts[0]), num_steps), np.float64)
-  count = np.zeros(num_steps)
+  num_snippets = len(sequence.features)
+  windows = sequences.long_windows(
+    num_snippets, max_length=metadata["max_length"]
+  )
+  total = np.zeros((len(parts[0]), num_snippets), np.float64)
+  count = np.zeros(num_snippets)
   for window, part in zip(windows, parts, strict=True):
     total[:, window.start : window.stop] += part
     count[window.start : window.stop] += 1

@@ -1,13 +1,12 @@
 """Sub-graph proposal localizer (G-TAD, CVPR 2020), and BMN's network (2019).
 
-Steps of a video are nodes of a graph: neighbours in time and neighbours in
-feature space; in BMN's network they are convolved. Every candidate segment is
-read from them at once; a head says how well it overlaps an action. Written from
+Snippets of a video are nodes of a graph: neighbours in time and neighbours in
+feature space; in BMN's network they are convolved. Every proposal is read from
+them at once, and a head predicts how well it overlaps an action. Written from
 the papers' descriptions.
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +15,7 @@ import numpy as np
 
 from clap_jax.models.layers import Dense
 from clap_jax.models.temporal_layers import window
-from clap_jax.ops import proposals
+from clap_jax.ops import proposals as proposal_ops
 from clap_jax.ops.masking import keep
 from clap_jax.ops.proposals import ProposalPredictions
 
@@ -25,25 +24,25 @@ _CONV_GROUPS = 4  # of the convolutions of BMN, and of both networks' first
 
 
 @dataclasses.dataclass(frozen=True)
-class SubgraphConfig:
+class GtadConfig:
   """Hyper-parameters of the model.
 
   Attributes:
     network: "graph" of G-TAD, or "convolution" of BMN, which has no context
-      and samples candidates from end to end.
+      and samples proposals from end to end.
     width: channels of the graph; a multiple of 4.
     num_groups: of the grouped layers; divides the bottleneck, half the width.
     num_neighbours: nodes joined in feature space, the node itself included.
-    max_duration: steps of the longest candidate.
-    num_bins: places at which a candidate is read.
+    max_duration: snippets of the longest proposal.
+    num_bins: places at which a proposal is read.
     num_context_bins: places at which its neighbours' mean is read; 0 without
       a graph.
-    extension: of a candidate to each side, as a share of its length.
-    map_widths: channels of the layers over the map of candidates.
+    extension: of a proposal to each side, as a share of its length.
+    map_widths: channels of the layers over the map of proposals.
     map_kernel_size: odd; of the layers over the map after the first two.
-    has_classes: whether steps have class scores; without them all segments
+    has_classes: whether snippets have class scores; without them all segments
       are of one class, which an outside classifier names.
-    num_class_blocks: graph blocks before the class scores of each step.
+    num_class_blocks: graph blocks before the class scores of each snippet.
     prior_probability: of each class and overlap at the first step, in (0, 1);
       at 0.5 the biases begin at 0, as in public code.
     dropout_rate: before the class scores and the first map layer.
@@ -101,7 +100,6 @@ class GroupedConv1d(nn.Module):
   features: int
   num_groups: int
   kernel_size: int = 3
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -113,15 +111,15 @@ class GroupedConv1d(nn.Module):
     views = jnp.stack(window(keep(x, mask), size=size, stride=1), axis=-2)
     views = views.reshape(*x.shape[:-1], size, groups, width // groups)
     views = jnp.moveaxis(views, -2, -3).reshape(*x.shape[:-1], groups, shape[0])
-    y = jnp.einsum("btgi,igo->btgo", views, kernel.astype(self.dtype))
-    y = y.reshape(*x.shape[:-1], self.features) + bias.astype(self.dtype)
+    y = jnp.einsum("btgi,igo->btgo", views, kernel)
+    y = y.reshape(*x.shape[:-1], self.features) + bias
     return keep(y, mask)
 
 
-def nearest_steps(
+def nearest_snippets(
   x: jax.Array, mask: jax.Array, *, count: int
 ) -> jax.Array:  # int32 (b, t, count)
-  """The valid steps of x (b, t, d) nearest to each, by squared distance."""
+  """The valid snippets of x (b, t, d) nearest to each, by squared distance."""
   squares = jnp.sum(x**2, axis=-1)
   product = jnp.einsum("btd,bsd->bts", x, x)
   distance = squares[:, :, None] - 2 * product + squares[:, None]
@@ -130,7 +128,7 @@ def nearest_steps(
   return index
 
 
-def gather_steps(x: jax.Array, index: jax.Array) -> jax.Array:
+def gather_snippets(x: jax.Array, index: jax.Array) -> jax.Array:
   """Steps of x (b, t, d) at index (b, t, k): (b, t, k, d)."""
   return jax.vmap(lambda one, i: one[i])(x, index)
 
@@ -138,8 +136,7 @@ def gather_steps(x: jax.Array, index: jax.Array) -> jax.Array:
 class GraphBlock(nn.Module):
   """Time path, feature-space path and identity, added (GCNeXt)."""
 
-  config: SubgraphConfig
-  dtype: Any = jnp.float32
+  config: GtadConfig
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -147,51 +144,48 @@ class GraphBlock(nn.Module):
     narrow = width // 2
 
     def dense(features, name):
-      return Dense(features, dtype=self.dtype, name=name)
+      return Dense(features, name=name)
 
     y = nn.relu(dense(narrow, "time_in")(x))
-    y = GroupedConv1d(narrow, groups, dtype=self.dtype, name="time_mix")(
-      y, mask
-    )
+    y = GroupedConv1d(narrow, groups, name="time_mix")(y, mask)
     in_time = dense(width, "time_out")(nn.relu(y))
 
     count = min(self.config.num_neighbours, x.shape[1])
-    near = gather_steps(x, nearest_steps(x, mask, count=count))
+    near = gather_snippets(x, nearest_snippets(x, mask, count=count))
     itself = jnp.broadcast_to(x[:, :, None], near.shape)
     y = nn.relu(
       dense(narrow, "space_in")(jnp.concatenate([near, itself], axis=-1))
     )
     shape = y.shape
     flat = y.reshape(shape[0], -1, narrow)
-    y = GroupedConv1d(
-      narrow, groups, kernel_size=1, dtype=self.dtype, name="space_mix"
-    )(flat, jnp.ones(flat.shape[:2], bool)).reshape(shape)
+    y = GroupedConv1d(narrow, groups, kernel_size=1, name="space_mix")(
+      flat, jnp.ones(flat.shape[:2], bool)
+    ).reshape(shape)
     in_space = jnp.max(dense(width, "space_out")(nn.relu(y)), axis=2)
     return keep(nn.relu(in_time + x + in_space), mask)
 
 
 class MapHead(nn.Module):
-  """Predicts two confidences of every candidate from the snippets.
+  """Predicts two confidences of every proposal from the snippets.
 
-  The first layer is linear in what is read, so that it is applied to the steps
-  before they are read: no array of candidates x bins x channels exists.
+  The first layer is linear in what is read, so that it is applied to snippets
+  before they are read: no array of proposals x bins x channels exists.
   """
 
-  config: SubgraphConfig
-  dtype: Any = jnp.float32
+  config: GtadConfig
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,  # (b, t, d)
     context: jax.Array | None,  # (b, t, d); None without context bins
-    cells: proposals.ProposalCells,
+    proposals: proposal_ops.Proposals,
     *,
     deterministic: bool,
   ) -> jax.Array:  # float32 (b, m, 2)
     config, num_steps = self.config, x.shape[1]
-    spans = proposals.read_spans(cells, share=config.extension)
-    if self._has_grid:  # what public code reads where a candidate leaves it
+    spans = proposal_ops.read_spans(proposals, share=config.extension)
+    if self._has_grid:  # what public code reads where a proposal leaves it
       spans = np.concatenate([spans, np.zeros_like(spans[:1])])
     first, second, *others = config.map_widths
     y, sources = 0.0, [("own", x, config.num_bins)]
@@ -206,65 +200,63 @@ class MapHead(nn.Module):
         kernel_init=nn.initializers.normal(
           (x.shape[-1] * (config.num_bins + config.num_context_bins)) ** -0.5
         ),
-        dtype=self.dtype,
         name=f"read_{name}",
       )(source)
       parts = parts.reshape(*x.shape[:2], bins, first)
       parts = jnp.moveaxis(parts, 2, 1).reshape(len(x), -1, first)
-      y = y + jnp.einsum("mk,bkf->bmf", weights.astype(self.dtype), parts)
+      y = y + jnp.einsum("mk,bkf->bmf", weights, parts)
     bias = self.param("read_bias", nn.initializers.zeros_init(), (first,))
-    y = nn.relu(y + bias.astype(self.dtype))
+    y = nn.relu(y + bias)
     y = nn.Dropout(config.dropout_rate, deterministic=deterministic)(y)
-    y = nn.relu(Dense(second, dtype=self.dtype, name="map_1")(y))
-    row = cells.duration - 1
+    y = nn.relu(Dense(second, name="map_1")(y))
+    row = proposals.duration - 1
     if self._has_grid:
       shape = (len(y), row.max() + 1, num_steps, second)
       beyond = jnp.broadcast_to(y[:, -1, None, None], shape)
-      y = beyond.at[:, row, cells.start].set(y[:, :-1])
+      y = beyond.at[:, row, proposals.start].set(y[:, :-1])
     for i, width in enumerate(others, start=2):
       y = nn.relu(self._layer(width, name=f"map_{i}")(y))
     if self._has_grid:
-      y = y[:, row, cells.start]
+      y = y[:, row, proposals.start]
     prior = config.prior_probability
     return Dense(
       2,
       kernel_init=nn.initializers.normal(0.01),
       bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
       name="out",
-    )(y.astype(jnp.float32))
+    )(y)
 
   def _weights(self, spans, *, num_steps, num_bins):
-    """Computes the weights of the steps in each span: (spans, bins * steps)."""
+    """Weights (spans, bins * snippets) of the snippets in each span."""
     if self.config.network == "graph":
-      weights = proposals.align_weights(
+      weights = proposal_ops.align_weights(
         spans, num_steps=num_steps, num_bins=num_bins
       )
     else:
-      weights = proposals.sample_weights(
+      weights = proposal_ops.sample_weights(
         spans, num_steps=num_steps, num_bins=num_bins
       )
-      if self._has_grid:  # nothing is read where a candidate leaves it
+      if self._has_grid:  # nothing is read where a proposal leaves it
         weights = weights.at[-1].set(0.0)
     return weights.reshape(len(spans), -1)
 
   @property
   def _has_grid(self) -> bool:
-    """Returns True if layers see neighbouring candidates."""
+    """Returns True if layers see neighbouring proposals."""
     return self.config.map_kernel_size > 1
 
   def _layer(self, width: int, *, name: str) -> nn.Module:
     size = self.config.map_kernel_size
     if size == 1:
-      return Dense(width, dtype=self.dtype, name=name)
-    return nn.Conv(width, (size, size), dtype=self.dtype, name=name)
+      return Dense(width, name=name)
+    return nn.Conv(width, (size, size), name=name)
 
 
-class SubgraphLocalizer(nn.Module):
-  """Features (b, t, d) with a mask (b, t) to steps and candidates."""
+class GtadLocalizer(nn.Module):
+  """Features (b, t, d) with a mask (b, t) to snippets and proposals."""
 
-  config: SubgraphConfig
+  config: GtadConfig
   num_classes: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -278,7 +270,7 @@ class SubgraphLocalizer(nn.Module):
 
     def block(name):
       if is_graph:
-        return GraphBlock(config, dtype=self.dtype, name=name)
+        return GraphBlock(config, name=name)
       return self._conv(name)
 
     x = keep(features, mask)
@@ -287,9 +279,7 @@ class SubgraphLocalizer(nn.Module):
     boundary = {}
     for name in ("start", "end"):
       y = block(name)(x, mask)
-      boundary[name] = Dense(1, name=f"{name}_out")(y.astype(jnp.float32))[
-        ..., 0
-      ]
+      boundary[name] = Dense(1, name=f"{name}_out")(y)[..., 0]
     class_logits = None
     if config.has_classes:
       classes = x
@@ -298,24 +288,24 @@ class SubgraphLocalizer(nn.Module):
       class_logits = self._class_logits(classes, deterministic=deterministic)
 
     x = (block if is_graph else self._dense_conv)("base_2")(x, mask)
-    cells = proposals.proposal_cells(
+    proposals = proposal_ops.all_proposals(
       x.shape[1], max_duration=config.max_duration
     )
-    maps = MapHead(config, dtype=self.dtype, name="map_head")(
+    maps = MapHead(config, name="map_head")(
       x,
       self._context(x, mask) if is_graph else None,
-      cells,
+      proposals,
       deterministic=deterministic,
     )
     return ProposalPredictions(
       start_logits=boundary["start"],
       end_logits=boundary["end"],
       class_logits=class_logits,
-      overlap_logits=maps[..., 0],
-      quality_logits=maps[..., 1],
-      cells=cells,
-      # Padding stands at the end: the last step decides.
-      cell_mask=mask[:, cells.start + cells.duration - 1],
+      regression_logits=maps[..., 0],
+      classification_logits=maps[..., 1],
+      proposals=proposals,
+      # Padding is at the end: the last snippet decides.
+      proposal_mask=mask[:, proposals.start + proposals.duration - 1],
       mask=mask,
     )
 
@@ -327,13 +317,13 @@ class SubgraphLocalizer(nn.Module):
       kernel_init=nn.initializers.normal(0.01),
       bias_init=nn.initializers.constant(np.log(prior / (1 - prior))),
       name="class_out",
-    )(x.astype(jnp.float32))
+    )(x)
 
   def _context(self, x, mask):
-    """The mean of the neighbours of each step in feature space."""
+    """The mean of the neighbours of each snippet in feature space."""
     count = min(self.config.num_neighbours, x.shape[1])
-    near = nearest_steps(x, mask, count=count)
-    return keep(gather_steps(x, near).mean(axis=2), mask)
+    near = nearest_snippets(x, mask, count=count)
+    return keep(gather_snippets(x, near).mean(axis=2), mask)
 
   def _conv(self, name: str, *, num_groups: int = _CONV_GROUPS):
     """Convolution to the graph's width, and ReLU."""
@@ -341,9 +331,7 @@ class SubgraphLocalizer(nn.Module):
     def apply(x, mask):
       # One group where the channels cannot be divided.
       groups = num_groups if x.shape[-1] % num_groups == 0 else 1
-      conv = GroupedConv1d(
-        self.config.width, groups, dtype=self.dtype, name=name
-      )
+      conv = GroupedConv1d(self.config.width, groups, name=name)
       return nn.relu(conv(x, mask))
 
     return apply
