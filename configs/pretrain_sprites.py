@@ -34,7 +34,6 @@ SIZES = {
     "model.dtype": "bfloat16",
     "data.batch_size": 1024,
     "data.cache_mib": 0.0,
-    "data.num_threads": 16,
     "optimizer.learning_rate": 5e-4,
     "loop.steps": 20_000,
   },

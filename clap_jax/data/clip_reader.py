@@ -9,6 +9,7 @@ from clap_jax.data import (
   class_splits,
   clip_source,
   clips,
+  decoding,
   evaluation_clips,
   frame_cache,
   records,
@@ -29,6 +30,23 @@ class ClipData:
   batch_size: int = config_lib.ranged(minimum=1)  # clips, over all devices
   cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
   num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
+  # Processes that decode instead, for more than one; None: by the cores.
+  num_processes: int | None = config_lib.ranged(default=None, minimum=0)
+
+  def __post_init__(self):
+    if self.cache_mib and (self.num_processes or 0) > 1:
+      raise ValueError(
+        f"num_processes is {self.num_processes} and cache_mib "
+        f"{self.cache_mib:g}: processes do not share decoded videos. Set "
+        "cache_mib to 0, or num_processes to 0 for threads."
+      )
+
+  @property
+  def decoding_processes(self) -> int:
+    """Their number, or 0 for threads: what the cache holds needs no process."""
+    if self.num_processes is None and not self.cache_mib:
+      return decoding.default_number()
+    return self.num_processes or 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +127,12 @@ class ClipReader:
     )
     return clip_source.ClipSource(
       sampler,
-      self._loader(records_of, infos, random_cut=True),
+      self._loader(records_of, infos, is_training=True),
       tokenizer=self.tokenizer,
       text_length=self.max_text_length,
-      augment=self.augment,
+      place=clip_source.RecordsPlace(
+        str(self.dataset.directory), self.dataset.name, self.data.train_split
+      ),
     )
 
   def num_captions(self, split: str) -> int:
@@ -151,7 +171,7 @@ class ClipReader:
     return tuple(sorted(set(hidden)))
 
   def _loader(
-    self, records_of, infos, *, random_cut: bool = False
+    self, records_of, infos, *, is_training: bool = False
   ) -> clip_source.FrameLoader:
     cache = frame_cache.FrameCache(self.data.cache_mib)
     clip = self.clip
@@ -159,8 +179,12 @@ class ClipReader:
       num_frames=clip.num_frames,
       size=clip.image_size,
       mode=clip.resize,
-      random_cut=random_cut,
+      random_cut=is_training,
     )
     return clip_source.FrameLoader(
-      records_of, options, cache=cache, infos=infos
+      records_of,
+      options,
+      augment=self.augment if is_training else None,
+      cache=cache,
+      infos=infos,
     )

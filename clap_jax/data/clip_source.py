@@ -1,9 +1,11 @@
 """Decodes planned clips into batches of pixels, tokens, masks and metadata."""
 
 import dataclasses
+import math
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from clap_jax.data.augment import (
   cut_at_random,
 )
 from clap_jax.data.clips import ClipItem, ClipSampler
+from clap_jax.data.decoding import DecodingProcesses, SharedArray
 from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
 from clap_jax.data.tokenizer import Tokenizer
@@ -28,6 +31,7 @@ from clap_jax.storage.tfrecord import CorruptRecordError
 from clap_jax.types import ClipBatch, PairMetadata
 
 _MAX_ATTEMPTS = 20
+_T = TypeVar("_T")
 
 
 class ClipExample(NamedTuple):
@@ -78,13 +82,24 @@ class FrameLoader:
     records: RecordSource,
     options: FrameOptions,
     *,
+    augment: AugmentOptions | None = None,
     cache: FrameCache | None = None,
     infos: Sequence[ExampleInfo] = (),
   ):
-    """`infos` tells the cache how large videos are; needed with a cache."""
+    """Reads nothing yet.
+
+    Args:
+      records: of the videos.
+      options: of the frames.
+      augment: of training clips.
+      cache: of decoded videos.
+      infos: of the videos; needed with a cache or with other processes.
+    """
     self._records = records
     self._options = options
+    self._augment = augment
     self._cache = cache
+    self._ids = {info.index: info.id for info in infos}
     height, width = frame_sides(options.size, options.decoded_mode)
     self._expected_bytes = {
       info.index: info.num_frames * height * width * 3 for info in infos
@@ -95,8 +110,29 @@ class FrameLoader:
     size = self._options.size
     return self._options.num_frames, size, size, 3
 
+  @property
+  def origin(self) -> dict[str, Any]:
+    """What decoding_worker.py needs besides the place of the records."""
+    return {
+      "options": dataclasses.asdict(self._options),
+      "augment": dataclasses.asdict(self._augment or AugmentOptions()),
+    }
+
+  def request(self, item: ClipItem, *, row: int) -> dict[str, Any]:
+    """Asks decoding_worker.py for the frames of a row, as JSON."""
+    fields = {
+      "record_index": int(item.record_index),
+      "start_sec": float(item.start_sec),
+      "end_sec": float(item.end_sec),
+      "is_action": bool(item.is_action),
+      "seed": int(item.seed),
+    }
+    offset = row * math.prod(self.frame_shape)
+    video_id = self._ids[item.record_index]
+    return {"item": fields, "id": video_id, "offset": offset}
+
   def frames(self, item: ClipItem) -> np.ndarray:
-    """uint8 (t, size, size, 3), not augmented.
+    """uint8 (t, size, size, 3).
 
     Raises:
       CorruptRecordError: the record is damaged.
@@ -119,9 +155,11 @@ class FrameLoader:
         frames = decode_clip(
           encoded, size=options.size, mode=options.decoded_mode, **times
         )
-    if options.decoded_mode == options.mode:
+    if options.decoded_mode != options.mode:
+      frames = cut_at_random(frames, options.size, seed=item.seed)
+    if self._augment is None:
       return frames
-    return cut_at_random(frames, options.size, seed=item.seed)
+    return augment_clip(frames, self._augment, seed=item.seed)
 
   def _cached(self, record_index: int) -> DecodedVideo | None:
     if self._cache is None or record_index not in self._expected_bytes:
@@ -168,10 +206,24 @@ class _ClipBatches:
     frames = np.zeros((batch_size, *self._loader.frame_shape), np.uint8)
     for row, example in enumerate(examples):
       frames[row] = example.frames
-    items = [example.item for example in examples]
+    return self._described([example.item for example in examples], frames)
+
+  def _described(
+    self, items: Sequence[ClipItem], frames: np.ndarray
+  ) -> ClipBatch:
+    """Frames with the texts and the metadata of their clips."""
+    batch_size = len(frames)
     texts = [item.text for item in items] + [""] * (batch_size - len(items))
     tokens, mask = self._tokenizer.encode(texts, length=self._text_length)
     return ClipBatch(frames, tokens, mask, pair_metadata(items, batch_size))
+
+
+class RecordsPlace(NamedTuple):
+  """The split that records come from, for processes that open it too."""
+
+  directory: str  # of the version of the dataset
+  dataset: str
+  split: str
 
 
 class ClipSource(_ClipBatches):
@@ -189,35 +241,70 @@ class ClipSource(_ClipBatches):
     *,
     tokenizer: Tokenizer,
     text_length: int,
-    augment: AugmentOptions = AugmentOptions(),
     on_bad: str = "skip",
+    place: RecordsPlace | None = None,
   ):
+    """`place` is that of the loader's records; needed with processes."""
     if on_bad not in ("skip", "raise"):
       raise ValueError(f"on_bad is {on_bad!r}; choose skip or raise")
     super().__init__(loader, tokenizer=tokenizer, text_length=text_length)
     self._sampler = sampler
-    self._augment = augment
     self._on_bad = on_bad
+    self._place = place
     self.bad_records = BadRecords()
 
   def __len__(self) -> int:
     return len(self._sampler)
 
   def item(self, index: int, *, seed: int) -> ClipExample:
+    return ClipExample(*self._first_good(index, seed, self._loader.frames))
+
+  def start_processes(self, number: int) -> DecodingProcesses:
+    """Starts processes that decode for `batch_of`; close them."""
+    assert self._place is not None
+    origin = self._place._asdict() | self._loader.origin
+    return DecodingProcesses(number, origin)
+
+  def batch_of(
+    self, indices: Sequence[int], *, seed: int, processes: DecodingProcesses
+  ) -> ClipBatch:
+    """The batch of some items, decoded by processes."""
+    memory = SharedArray((len(indices), *self._loader.frame_shape))
+
+    def start(item: ClipItem, row: int) -> Future:
+      return processes.submit(self._loader.request(item, row=row), memory)
+
+    items = [self._sampler.item(index, seed=seed) for index in indices]
+    started = [start(item, row) for row, item in enumerate(items)]
+    for row, (index, first) in enumerate(zip(indices, items, strict=True)):
+
+      def decode(item: ClipItem, row: int = row) -> None:
+        is_first = item is items[row]
+        (started[row] if is_first else start(item, row)).result()
+
+      items[row], _ = self._first_good(index, seed, decode, first=first)
+    return self._described(items, memory.array)
+
+  def _first_good(
+    self,
+    index: int,
+    seed: int,
+    decode: Callable[[ClipItem], _T],
+    *,
+    first: ClipItem | None = None,
+  ) -> tuple[ClipItem, _T]:
+    """An item, or the first of its substitutes that can be decoded."""
     reason = ""
     for attempt in range(_MAX_ATTEMPTS):
-      item = self._sampler.item(index, seed=seed, attempt=attempt)
+      item = first if attempt == 0 else None
+      item = item or self._sampler.item(index, seed=seed, attempt=attempt)
       try:
-        frames = self._loader.frames(item)
+        return item, decode(item)
       except (CorruptRecordError, VideoError) as error:
         if self._on_bad == "raise":
           raise
         reason = str(error)
         self.bad_records.add(f"record {item.record_index}", reason)
-        continue
-      return ClipExample(
-        item, augment_clip(frames, self._augment, seed=item.seed)
-      )
     raise VideoError(
       f"{_MAX_ATTEMPTS} unreadable records in a row; the last: {reason}"
     )

@@ -1,4 +1,4 @@
-"""Loads batches in background threads ahead of the training loop.
+"""Loads batches in the background, ahead of the training loop.
 
 The batch of step n is a function of (seed, n): a run resumes by starting at
 another step, and every host takes its rows of the same global batch. Nothing
@@ -10,8 +10,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grain
 
+from clap_jax.data import decoding
+
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 _ENDLESS = 1 << 60
+_PLANNING_THREADS = 2
 
 
 class TrainingSource(Protocol[BatchT_co]):
@@ -35,7 +38,13 @@ class EvaluationSource(Protocol[BatchT_co]):
 class BatchIterator(Generic[BatchT_co]):
   """Iterates over batches; close it, or use it in a with statement."""
 
-  def __init__(self, dataset: grain.IterDataset):
+  def __init__(
+    self,
+    dataset: grain.IterDataset,
+    processes: decoding.DecodingProcesses | None = None,
+  ):
+    """Starts the threads; owns the processes that the batches come from."""
+    self._processes = processes
     self._iterator = iter(dataset)
     self._is_closed = False
 
@@ -48,10 +57,18 @@ class BatchIterator(Generic[BatchT_co]):
     return next(self._iterator)
 
   def close(self) -> None:
-    """Stops the threads and lets the buffered batches go."""
+    """Ends threads and processes and lets the buffered batches go."""
     if not self._is_closed:
       self._is_closed = True
+      if self._processes is not None:
+        self._processes.close()
       self._iterator.close()
+
+  def scalars(self) -> dict[str, float]:
+    """Counts for the record of the run."""
+    if self._processes is None:
+      return {}
+    return {"perf/decoder_restarts": float(self._processes.num_restarts)}
 
   def __enter__(self) -> "BatchIterator[BatchT_co]":
     return self
@@ -72,6 +89,7 @@ def training_batches(
   start_step: int = 0,
   stop_step: int | None = None,
   num_threads: int = 2,
+  num_processes: int = 0,
   buffer_size: int = 4,
   rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
@@ -84,6 +102,8 @@ def training_batches(
     start_step: first step, e.g. that of the checkpoint.
     stop_step: the step to stop before; None goes on without end.
     num_threads: background threads; 0 reads in the caller's.
+    num_processes: that decode, of a data.clip_source.ClipSource; the batches
+      are those of threads. 0 or 1: the threads decode.
     buffer_size: batches that may wait, at least `num_threads`.
     rows: of each global batch that this host loads, in the order in which
       they come; see training.mesh.batch_rows. None: all.
@@ -93,16 +113,24 @@ def training_batches(
   """
   rows = _checked_rows(rows, batch_size)
 
+  processes: decoding.DecodingProcesses | None = None
+
   def make_batch(step: int) -> BatchT_co:
-    first = step * batch_size
-    items = [item_source.item(first + row, seed=seed) for row in rows]
+    indices = [step * batch_size + row for row in rows]
+    if processes is not None:
+      return item_source.batch_of(indices, seed=seed, processes=processes)
+    items = [item_source.item(index, seed=seed) for index in indices]
     return item_source.collate(items, batch_size=len(rows))
 
   stop_step = _ENDLESS if stop_step is None else stop_step
   if not 0 <= start_step <= stop_step:
     raise ValueError(f"start_step {start_step} is not in [0, {stop_step}]")
   steps = grain.MapDataset.range(start_step, stop_step)
-  return _start(steps.map(make_batch), num_threads, buffer_size)
+  if num_processes > 1:
+    processes = item_source.start_processes(num_processes)
+    # The threads plan, so that the processes need not wait between batches.
+    num_threads = _PLANNING_THREADS
+  return _start(steps.map(make_batch), num_threads, buffer_size, processes)
 
 
 def evaluation_batches(
@@ -151,7 +179,10 @@ def _checked_rows(rows: Sequence[int] | None, batch_size: int) -> Sequence[int]:
 
 
 def _start(
-  dataset: grain.MapDataset, num_threads: int, buffer_size: int
+  dataset: grain.MapDataset,
+  num_threads: int,
+  buffer_size: int,
+  processes: decoding.DecodingProcesses | None = None,
 ) -> BatchIterator:
   if num_threads < 0:
     raise ValueError(f"num_threads is {num_threads}; expected 0 or more")
@@ -159,4 +190,4 @@ def _start(
     num_threads=num_threads,
     prefetch_buffer_size=max(buffer_size, num_threads) if num_threads else 0,
   )
-  return BatchIterator(dataset.to_iter_dataset(options))
+  return BatchIterator(dataset.to_iter_dataset(options), processes)

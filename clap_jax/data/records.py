@@ -151,6 +151,10 @@ class RecordSource:
         raise video.failure from None
       raise
 
+  def expect_id(self, index: int, video_id: str) -> None:
+    """Makes record `index` count as damaged if it is not of that video."""
+    self._ids[index] = video_id
+
   def _parse(self, shard: ShardReader, number: int, *, index: int) -> Example:
     data = shard.read(number)
     try:

@@ -41,6 +41,7 @@ def fit(
   measure: Callable[[Any, str], Mapping[str, float]] | None,
   title: str,
   data_seed: int | None = None,
+  num_processes: int = 0,
   prepare: Callable | None = None,
 ) -> fit_lib.TrainState:
   """Trains `task` on `source` by the sections of a trainer's config.
@@ -55,6 +56,7 @@ def fit(
       None if there is nothing to measure on it.
     title: of the progress bar.
     data_seed: of the order of the items; None for the loop's seed.
+    num_processes: see pipeline.training_batches.
     prepare: see training.fit.Run.
   """
   workdir = locations.at(workdir)
@@ -80,6 +82,7 @@ def fit(
       seed=seed,
       start_step=step,
       num_threads=data.num_threads,
+      num_processes=num_processes,
       rows=rows,
     )
 

@@ -136,6 +136,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     else None,
     title=f"pretrain {config.encoder}",
     data_seed=shuffle.mix(config.loop.seed, config.sampling.stream),
+    num_processes=config.data.decoding_processes,
     prepare=start_lib.starter(config.start, task.model.config),
   )
   params, average = fit.trained(state)

@@ -12,6 +12,7 @@ import numpy as np
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import (
+  device_batches,
   goodput,
   preemption,
   processes,
@@ -53,6 +54,7 @@ class Run:
     batches_from: steps done -> iterator over the host batches of the steps
       after that; the rows of mesh.batch_rows for the ambient mesh. A pure
       function of its argument.
+    batches_ahead: of the step, on the devices; 0 brings each when it is due.
     checkpoint: when to save.
     mesh: of the devices.
     evaluate: (params, steps done) -> scalars by path, below EVALUATION_PREFIX;
@@ -74,6 +76,7 @@ class Run:
   optimizer: config_lib.OptimizerConfig
   loop: config_lib.LoopConfig
   batches_from: Callable[[int], Iterator[Any]]
+  batches_ahead: int = device_batches.AHEAD
   checkpoint: config_lib.CheckpointConfig = dataclasses.field(
     default_factory=config_lib.CheckpointConfig
   )
@@ -220,13 +223,16 @@ class _Trainer:
         stall_watchdog.enter(watchdog.HOOKS, start_step)
         hooks[-1].on_state(start_step, state, stopping=False)
       while start_step < last:
-        batches = iter(run.batches_from(start_step))
+        batches = device_batches.DeviceBatches(
+          iter(run.batches_from(start_step)),
+          lambda batch: sharding_lib.put_batch(batch, self.mesh),
+          ahead=run.batches_ahead,
+        )
         try:
           state = loop_lib.run_loop(
             state,
             step_function=self.plan.step_function,
             batches=batches,
-            put_batch=lambda batch: sharding_lib.put_batch(batch, self.mesh),
             start_step=start_step,
             last_step=last,
             hooks=hooks,
@@ -250,7 +256,7 @@ class _Trainer:
           ledger.went_back(start_step, good_step)
           self.save(start_step, state)
         finally:
-          getattr(batches, "close", lambda: None)()
+          batches.close()
     return state
 
   def _make_hooks(

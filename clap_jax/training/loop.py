@@ -2,12 +2,18 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from clap_jax.training import goodput, preemption, processes, watchdog
+from clap_jax.training import (
+  device_batches,
+  goodput,
+  preemption,
+  processes,
+  watchdog,
+)
 from clap_jax.training import hooks as hooks_lib
 from clap_jax.training.utilization import Utilization
 
@@ -66,8 +72,7 @@ def run_loop(
   state: Any,
   *,
   step_function: Callable,
-  batches: Iterator[Any],
-  put_batch: Callable[[Any], Any],
+  batches: device_batches.DeviceBatches,
   start_step: int,
   last_step: int,
   hooks: Sequence[hooks_lib.Hook],
@@ -85,7 +90,6 @@ def run_loop(
     state: after `start_step` steps; donated.
     step_function: (state, batch) -> (state, metrics); donates the state.
     batches: yields the batch of step `start_step + 1` first.
-    put_batch: host batch -> device batch.
     start_step: steps done.
     last_step: where to end.
     hooks: called in order.
@@ -106,13 +110,12 @@ def run_loop(
   for step in range(start_step + 1, last_step + 1):
     begin_sec = time.perf_counter()
     stall_watchdog.enter(watchdog.INPUT, step - 1)
-    host_batch = next(batches, None)
-    if host_batch is None:
+    batch = next(batches, None)
+    if batch is None:
       raise ValueError(
         f"The batches ended after step {step - 1}; the run is to have "
         f"{last_step} steps: the source must repeat."
       )
-    batch = put_batch(host_batch)
     input_sec = time.perf_counter() - begin_sec
     clock.add_input_wait(input_sec)
     stall_watchdog.spent(input_sec)
@@ -125,7 +128,7 @@ def run_loop(
       state, metrics = step_function(state, batch)
     stall_watchdog.enter(watchdog.DEVICE, step)
     if pending is not None:
-      _deliver(*pending, hooks, clock)
+      _deliver(*pending, hooks, clock, batches)
     pending = (step, metrics)
     last = step == last_step
     stopping = stop.is_due(step) and not last
@@ -133,7 +136,7 @@ def run_loop(
       hook for hook in hooks if hook.wants_state(step) or last or stopping
     ]
     if wanting:
-      _deliver(*pending, hooks, clock)
+      _deliver(*pending, hooks, clock, batches)
       pending = None
       ledger.reached(step)
       begin_sec = time.perf_counter()
@@ -148,7 +151,7 @@ def run_loop(
   return state
 
 
-def _deliver(step, metrics, hooks, clock) -> None:
+def _deliver(step, metrics, hooks, clock, batches) -> None:
   """Waits for a step's metrics and hands them to the hooks that want them."""
   wanting = [hook for hook in hooks if hook.wants_metrics(step)]
   # Even if nobody wants them: a host that ran ahead would fill the memory with
@@ -158,6 +161,6 @@ def _deliver(step, metrics, hooks, clock) -> None:
   if not wanting:
     return
   host = {f"train/{k}": v for k, v in jax.device_get(metrics).items()}
-  host |= clock.read()
+  host |= clock.read() | batches.scalars()
   for hook in wanting:
     hook.on_metrics(step, host)

@@ -61,6 +61,7 @@ CHANGEABLE_KEYS = (
   *INPUT_KEYS,
   "checkpoint",
   "data.cache_mib",
+  "data.num_processes",
   "data.num_threads",
   "mesh",
   *(

@@ -15,25 +15,18 @@ from clap_jax.data.clip_source import (
   EvaluationClipSource,
   FrameLoader,
   FrameOptions,
+  RecordsPlace,
 )
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.frame_cache import FrameCache
 from clap_jax.data.pipeline import evaluation_batches, training_batches
 from clap_jax.data.records import open_dataset
-from clap_jax.data.tokenizer import train
 from clap_jax.media.errors import VideoError
 from clap_jax.types import ClipBatch
 from tests.data import built_dataset
 
 AUGMENT = AugmentOptions(shift_px=3, brightness=0.1, contrast=0.2, colour=0.1)
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-  texts = [f"the square {name}" for name in built_dataset.LABEL_NAMES] * 5
-  path = tmp_path_factory.mktemp("tokenizer") / "texts.model"
-  return train([*texts, "nothing moves"], vocab_size=60, path=path)
 
 
 def make_source(dataset, records, tokenizer, *, cache=None, on_bad="skip"):
@@ -42,15 +35,19 @@ def make_source(dataset, records, tokenizer, *, cache=None, on_bad="skip"):
     infos, ClipSamplerOptions(clip_sec=1.0), label_names=dataset.label_names
   )
   loader = FrameLoader(
-    records, FrameOptions(num_frames=4, size=16), cache=cache, infos=infos
+    records,
+    FrameOptions(num_frames=4, size=16),
+    augment=AUGMENT,
+    cache=cache,
+    infos=infos,
   )
   return ClipSource(
     sampler,
     loader,
     tokenizer=tokenizer,
     text_length=10,
-    augment=AUGMENT,
     on_bad=on_bad,
+    place=RecordsPlace(str(dataset.directory), dataset.name, "train"),
   )
 
 

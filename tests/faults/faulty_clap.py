@@ -11,6 +11,7 @@ thread that reads for the step.
 """
 
 import ctypes
+import functools
 import os
 import pathlib
 import re
@@ -24,7 +25,7 @@ import numpy as np
 
 from clap_jax import main
 from clap_jax.data import pipeline
-from clap_jax.training import processes
+from clap_jax.training import fit, processes
 
 NOBODY = 65534
 _FAULT = re.compile(r"([a-z]+)@(\d+)(?:/(\d+))?(?:=([\d.]+))?")
@@ -150,6 +151,7 @@ def install(faults):
     return FaultyBatches(batches, faults, start_step)
 
   pipeline.training_batches = training_batches
+  fit.Run = functools.partial(fit.Run, batches_ahead=0)  # faults at their step
 
 
 if __name__ == "__main__":

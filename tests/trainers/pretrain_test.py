@@ -1,6 +1,7 @@
 """The pre-training task for every row of the comparison, and retrieval."""
 
 import dataclasses
+import os
 import types
 
 import jax
@@ -306,11 +307,34 @@ def test_retrieval_rows_have_a_card(directory):
       "normalises over the batch",
     ),
     ({"model.attention": "chunked"}, "chunked and query_chunk 0"),
+    ({"data.num_processes": 2}, "num_processes is 2 and cache_mib 2048"),
   ],
 )
 def test_values_that_do_not_fit(directory, changes, message):
   with pytest.raises(config_lib.ConfigError, match=message):
     resolved(directory, **changes)
+
+
+@pytest.mark.parametrize(
+  ("cache_mib", "num_processes", "cores", "expected"),
+  [
+    (64.0, None, 16, 0),
+    (64.0, 1, 16, 1),
+    (0.0, None, 2, 0),
+    (0.0, None, 16, 14),
+    (0.0, 0, 16, 0),
+    (0.0, 3, 2, 3),
+  ],
+)
+def test_processes_that_decode(
+  directory, monkeypatch, *, cache_mib, num_processes, cores, expected
+):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+  config = resolved(
+    directory,
+    **{"data.cache_mib": cache_mib, "data.num_processes": num_processes},
+  )
+  assert config.data.decoding_processes == expected
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.storage import leases, locations
+from clap_jax.training import device_batches
 from clap_jax.training import fit as fit_lib
 from tests.training import tiny_task
 
@@ -36,6 +37,8 @@ def run(
     "loop": config_lib.LoopConfig(length=steps(num_steps), log_every=steps(1)),
     "checkpoint": config_lib.CheckpointConfig(save_every=steps(save_every)),
     "batches_from": batches_from or tiny_task.batches_from,
+    # What a test's own batches do, they do at their step.
+    "batches_ahead": 0 if batches_from else device_batches.AHEAD,
     "show_progress": False,
   }
   return fit_lib.fit(
