@@ -12,9 +12,10 @@ CHECKED_FOLDERS = (PACKAGE, "configs", "tfds_builders")
 
 # Layer -> layers it may import besides itself. A layer is a folder or a module
 # directly below the package.
-# `storage` opens and writes every file and `media` decodes every video; both
-# run without jax and serve every layer.
-_FILES = {"storage", "media"}
+# `storage` opens and writes every file, `media` decodes every video and
+# `annotations` has the one parser of each annotation format; they run without
+# jax and serve every layer.
+_FILES = {"storage", "media", "annotations"}
 _ENGINE = {"types", "ops", "losses", "models", "metrics", "data", "config"}
 _APPLIED = {*_ENGINE, *_FILES, "training", "evaluation"}
 LAYERS = {
@@ -24,10 +25,8 @@ LAYERS = {
   "ops": {"types"},
   "losses": {"types", "ops"},
   "models": {"types", "ops"},
-  # Annotation files of every dataset and of users; one parser per format, for
-  # builders, scoring and training alike. Runs without jax.
   "annotations": {"storage"},
-  "metrics": {"types", "storage"},
+  "metrics": {"types", "storage", "annotations"},
   # Fetches weights of others and gives names for them; runs without jax.
   "public_weights": {"storage"},
   "config": {"types", "storage"},

@@ -9,7 +9,6 @@ downloaded.
 import contextlib
 import dataclasses
 import fcntl
-import importlib
 import logging
 import os
 import pathlib
@@ -90,10 +89,6 @@ def _only_one_build(work: pathlib.Path):
     yield
 
 
-def _builder_module(base):
-  return importlib.import_module(f"tfds_builders.{base}.{base}_dataset_builder")
-
-
 def _plan_sprites(request):
   """Plans the rendered videos of motion_sprites, packed as they are."""
   from tfds_builders.motion_sprites import render  # noqa: PLC0415  scipy
@@ -107,7 +102,7 @@ def _plan_sprites(request):
     limit=request.subset,
     on_progress=lambda done, total: request.on_progress("render", done, total),
   )
-  return _builder_module("motion_sprites").make_plan(document, rendered)
+  return names.builder_module("motion_sprites").make_plan(document, rendered)
 
 
 # What reading a document raises that has a list where an object should be.
@@ -116,7 +111,7 @@ _OTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, RecursionError)
 
 def _plan_videos(request):
   """Videos and annotations that somebody put on this machine."""
-  module = _builder_module(request.base)
+  module = names.builder_module(request.base)
   files = source_files.SourceFiles(
     request.annotations,
     known=published_files(request.base),
@@ -125,9 +120,9 @@ def _plan_videos(request):
   try:
     file = module.read(files, request.config)
   except _OTHER_FORM as error:
-    names = ", ".join(source["file"] for source in files.used)
+    used = ", ".join(source["file"] for source in files.used)
     raise ValueError(
-      f"{names or request.annotations}: not in the form of {request.base} "
+      f"{used or request.annotations}: not in the form of {request.base} "
       f"({type(error).__name__}: {str(error)[:200]}); expected is what "
       f"tfds_builders/{request.base}/README.md describes."
     ) from error
@@ -149,7 +144,7 @@ def _plan_trimmed(request):
     files = source_files.SourceFiles(
       request.annotations, encoding=request.encoding
     )
-  return _builder_module("trimmed").make_plan(
+  return names.builder_module("trimmed").make_plan(
     request.videos,
     files,
     request.trimmed,
@@ -417,7 +412,7 @@ def _build_shards(
       on_video=_counter(request.on_progress, plan),
     )
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS on its conventions
-  maker = _builder_module(request.base).Builder
+  maker = names.builder_module(request.base).Builder
   config = request.config or None
   if config and config not in {c.name for c in maker.BUILDER_CONFIGS}:
     config = tfds.core.BuilderConfig(name=config)

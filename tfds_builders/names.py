@@ -1,5 +1,8 @@
 """Names of datasets; imports nothing heavy."""
 
+import importlib
+import types
+
 from tfds_builders.motion_sprites import sizes
 
 # The form in which a video is kept.
@@ -36,3 +39,8 @@ NAMES = (
   "trimmed",
   "trimmed/<your name for it>",
 )
+
+
+def builder_module(base: str) -> types.ModuleType:
+  """The module of a dataset's builder; `read` in it reads annotations."""
+  return importlib.import_module(f"tfds_builders.{base}.{base}_dataset_builder")

@@ -8,6 +8,8 @@ with the published ones.
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from clap_jax.storage import text_tables
 
@@ -35,12 +37,14 @@ _SPLIT = re.compile(r"[a-z][a-z0-9_]{0,31}")
 @dataclasses.dataclass(frozen=True)
 class Span:
   """A labelled or captioned span as the file has it, unchecked against the
-  video; `end_sec` is WHOLE_VIDEO_SEC for the whole video."""
+  video; `end_sec` is WHOLE_VIDEO_SEC for the whole video. Captions with one
+  `query` id are the windows of one query."""
 
   start_sec: float
   end_sec: float
   text: str
   where: str
+  query: str = ""
 
 
 @dataclasses.dataclass
@@ -48,7 +52,8 @@ class Entry:
   """The annotations of one video.
 
   `ambiguous` spans are neither action nor background. The `expected_*` are
-  what the dataset's authors state of the video, None where they do not.
+  what the dataset's authors state of the video, None where they do not, as are
+  `fps` and `covered_sec`, the seconds that features of the video stand for.
   `counted` is its share of what AnnotationFile counts.
   """
 
@@ -60,6 +65,8 @@ class Entry:
   ambiguous: list[Span] = dataclasses.field(default_factory=list)
   expected_duration_sec: float | None = None
   expected_frames: int | None = None
+  fps: float | None = None
+  covered_sec: float | None = None
   counted: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -71,19 +78,31 @@ class SpanError(ValueError):
 class AnnotationFile:
   """The videos of the files in their order, and what could not be used.
 
-  `rejected` are spans, {"where", "video", "split", "reason"}, the split None
-  where it is unknown; `excluded` are whole videos, {"id", "split", "reason"}.
+  Entries go by the names that `name_of` makes of those in the files, and where
+  `splits_share_videos` by <split>/<name>. `rejected` are spans, {"where",
+  "video", "split", "reason"}, the split None where it is unknown; `excluded`
+  are whole videos, {"id", "split", "reason"}.
   `class_names` fixes the order of the classes; None stands for all labels,
   sorted. `annotated` counts, per split, everything the files hold. `sources`
-  has size and SHA-256 of each file.
+  has size and SHA-256 of each file. `label_ids` has the names that annotations
+  state beside each class number, and `queries` the record of each query id.
   """
 
+  # Whether every annotation of the file must be usable; see GivenFile.
+  is_strict: ClassVar[bool] = False
+  # Columns of a table, besides those of the usual names, that hold a label.
+  label_columns: ClassVar[tuple[str, ...]] = ()
+
   entries: dict[str, Entry] = dataclasses.field(default_factory=dict)
+  name_of: Callable[[str], str] = str
+  splits_share_videos: bool = False
   rejected: list[dict] = dataclasses.field(default_factory=list)
   excluded: list[dict] = dataclasses.field(default_factory=list)
   class_names: list[str] | None = None
   annotated: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
   sources: list[dict] = dataclasses.field(default_factory=list)
+  label_ids: dict[Any, set[str]] = dataclasses.field(default_factory=dict)
+  queries: dict[str, dict] = dataclasses.field(default_factory=dict)
 
   def reject(
     self, where: str, video: str, reason: str, *, split: str | None = None
@@ -122,17 +141,14 @@ class AnnotationFile:
         note["split"] = subset
     entry.subset = subset
 
-  def entry(
-    self, name: str, subset: str, where: str, *, key: str | None = None
-  ) -> Entry:
+  def entry(self, name: str, subset: str, where: str) -> Entry:
     """The entry of a video, made and counted when it is new.
 
-    `key` tells apart a video's entries in several splits; by default the name.
-
     Raises:
-      ValueError: the key stands in another split as well.
+      ValueError: the video is in another split as well.
     """
-    key = name if key is None else key
+    name = self.name_of(name)
+    key = f"{subset}/{name}" if self.splits_share_videos else name
     if key not in self.entries:
       self.entries[key] = Entry(name, subset, where)
       self.count_of(self.entries[key], "videos")
@@ -144,6 +160,29 @@ class AnnotationFile:
         "correct the file."
       )
     return entry
+
+  def same_entry(self, name: str, subset: str, where: str) -> Entry:
+    """As `entry`, for a file that may name a video again and again.
+
+    Raises:
+      SpanError: the video is in another split as well.
+    """
+    known = self.entries.get(self.name_of(name))
+    if known and known.subset != subset:
+      raise SpanError(
+        f"subset {subset!r}, but {known.subset!r} at {known.where}"
+      )
+    return self.entry(name, subset, where)
+
+  def note_query(
+    self, query: object, where: str, record: dict | None = None
+  ) -> None:
+    """Keeps the record of a query under its id."""
+    if self.is_strict and str(query) in self.queries:
+      self.reject(
+        where, "", f"got the query id {query} again; expected each once"
+      )
+    self.queries[str(query)] = record or {}
 
   def merge(self, entry: Entry, other: Entry) -> None:
     """Adds the spans of the same video under another name, counted once."""
@@ -169,20 +208,72 @@ class AnnotationFile:
       {"id": entry.name, "split": entry.subset, "reason": reason}
     )
 
-  def add(self, entry: Entry, kind: str, *, span: tuple, where: str) -> None:
+  def add(
+    self,
+    entry: Entry,
+    kind: str,
+    *,
+    span: tuple,
+    where: str,
+    query: object = "",
+  ) -> None:
     """Adds (start, end, text) to entry.<kind>, or rejects it.
 
-    Either way it is counted. `kind` is segments, captions or ambiguous.
+    Either way it is counted. `kind` is segments, captions or ambiguous. A
+    SpanError in the place of a time is the reason to reject the span.
     """
     self.count_of(entry, kind)
     try:
-      good = make_span(*span, where)
-      if kind == "segments":
+      good = self.checked(kind, *span, where)
+      if kind == "segments" and not self.is_strict:
         _check_duplicate(good, entry.segments)
     except SpanError as error:
       self.reject(where, entry.name, str(error), split=entry.subset)
       return
+    if query != "":
+      good = dataclasses.replace(good, query=str(query))
     getattr(entry, kind).append(good)
+
+  def checked(self, kind: str, start, end, text, where: str) -> Span:
+    """As `make_span`."""
+    del kind
+    return make_span(start, end, text, where)
+
+  def split_of(self, value: object) -> str:
+    """As the function `split_of`."""
+    return split_of(value)
+
+  def label_of(self, item: Mapping[str, Any]) -> object:
+    """The label of an annotation's fields, None where it has none."""
+    label = next((item[k] for k in ("label", "label_id") if k in item), None)
+    if type(label) is int:
+      names = self.label_ids.get(label, ())
+      if len(names) == 1:
+        return next(iter(names))
+      return None if self.class_names else str(label)
+    return label
+
+  def numbered_labels(self) -> dict[int, str]:
+    """Class names by the number that annotations state as "label_id".
+
+    Raises:
+      ValueError: a number is no whole number or of two classes, or a class has
+        two.
+    """
+    names = {}
+    for number, labels in self.label_ids.items():
+      if type(number) is not int or number < 0:
+        raise ValueError(
+          f"got the label_id {number!r:.60}; expected a whole number"
+        )
+      if len(labels) > 1:
+        raise ValueError(
+          f"got the labels {sorted(labels)} of label_id {number}; expected one"
+        )
+      names[number] = next(iter(labels))
+    if len(set(names.values())) < len(names):
+      raise ValueError("got two label_ids of one label; expected one")
+    return names
 
   def labels(self) -> list[str]:
     """The class names in order."""
@@ -202,9 +293,12 @@ def _check_duplicate(span, known):
       raise SpanError(f"the same as {other.where}")
 
 
-def _seconds(value, decimal_comma=False):
+def seconds(value: object) -> float:
+  """As `text_tables.seconds`; a SpanError in the place of a time is raised."""
+  if isinstance(value, SpanError):
+    raise value
   try:
-    return text_tables.seconds(value, decimal_comma=decimal_comma)
+    return text_tables.seconds(value)
   except ValueError as error:
     raise SpanError(str(error)) from None
 
@@ -218,7 +312,7 @@ def pair(value: object) -> tuple:
 def number(value: object) -> float | None:
   """The finite number that a file states, None for anything else."""
   try:
-    return _seconds(value)
+    return seconds(value)
   except SpanError:
     return None
 
@@ -235,7 +329,7 @@ def make_span(start: object, end: object, text: object, where: str) -> Span:
   Raises:
     SpanError: for anything that is not a forward span with a text.
   """
-  start_sec, end_sec = _seconds(start), _seconds(end)
+  start_sec, end_sec = seconds(start), seconds(end)
   if end_sec <= start_sec:
     kind = "has no length" if end_sec == start_sec else "is reversed"
     raise SpanError(

@@ -93,4 +93,4 @@ def _published(args) -> converting.Converted:
     raise ValueError(
       f"{', '.join(given)}: only for {', '.join(converting.TOOLS)}"
     )
-  return converting.Converted(*published.convert(args.file, args.tool))
+  return published.convert(args.file, args.tool)

@@ -1,20 +1,18 @@
 """Reads annotation files in place of a built dataset."""
 
-import dataclasses
 import os
 
 import numpy as np
 
-from clap_jax.data import own_annotations, query_annotations, records
-from clap_jax.metrics import ground_truth_files, tables
-from clap_jax.metrics.prediction_entries import NO_LABEL
-from clap_jax.storage import locations
+from clap_jax.annotations import given_file, own_files
+from clap_jax.data import query_annotations, records
+from clap_jax.storage import locations, video_names
 
 
 class AnnotatedVideos:
   """The videos of an annotation file; see `records.Dataset`.
 
-  The file is ActivityNet-style JSON or a table, see data/own_annotations.
+  The file is ActivityNet-style JSON or a table, see annotations/.
   Segments keep the file's precision, so that a score computed in training
   equals that of `clap score` on the predictions it wrote.
 
@@ -46,37 +44,26 @@ class AnnotatedVideos:
       )
     self._examples: dict[str, tuple[records.ExampleInfo, ...]] = {}
     self.name = self.path.stem
-    is_table = own_annotations.is_table(self.path)
-    self.truth, captions = (_read_table if is_table else _read_json)(self.path)
-    self._captions: dict[str, list[tuple[float, float, str]]] = {}
-    for span in captions:
-      if span.caption is not None:
-        self._captions.setdefault(span.video, []).append(
-          (span.start_sec, span.end_sec, span.caption)
-        )
+    self._file = given_file.read(self.path, name_of=self._name_of)
     for file in duration_files:
-      self._add_durations(query_annotations.read_durations(locations.at(file)))
-    table = self.truth.table
-    self.label_names = tuple(
-      sorted(
-        {table.label_names[code] for code in np.unique(table.label)}
-        - {*ignored_labels, *([NO_LABEL] if captions else ())}
-      )
-    )
+      lengths = query_annotations.read_durations(locations.at(file))
+      for name, entry in self._file.entries.items():
+        if entry.expected_duration_sec is None:
+          entry.expected_duration_sec = lengths.get(name)
+    entries = self._file.entries.values()
+    labels = {span.text for entry in entries for span in entry.segments}
+    self.label_names = tuple(sorted(labels - {*ignored_labels}))
     self._check()
 
-  def _add_durations(self, lengths: dict[str, float]) -> None:
-    for name, facts in self.truth.videos.items():
-      if facts.duration_sec is None and name in lengths:
-        self.truth.videos[name] = dataclasses.replace(
-          facts, duration_sec=lengths[name]
-        )
+  def _name_of(self, name: str) -> str:
+    """Tables may name a video by its file."""
+    if self.path.suffix.lower() in own_files.TABLE_SUFFIXES:
+      return video_names.stem(video_names.base(name))
+    return name
 
   def _check(self) -> None:
-    videos = self.truth.videos
-    names = self.truth.table.video_names
-    lacking = [name for name in names if name not in videos]
-    lacking += [name for name, v in videos.items() if v.duration_sec is None]
+    entries = self._file.entries.values()
+    lacking = [e.name for e in entries if e.expected_duration_sec is None]
     if lacking:
       raise ValueError(
         f"{self.path}: {len(lacking)} videos have no duration (e.g. "
@@ -84,7 +71,7 @@ class AnnotatedVideos:
         "video_duration, or name a CSV with the columns id and length in "
         "data.durations."
       )
-    if not self.label_names and not self._captions:
+    if not self.label_names and not any(entry.captions for entry in entries):
       raise ValueError(
         f"{self.path}: there are 0 classes and no captions; training needs at "
         "least one."
@@ -97,19 +84,21 @@ class AnnotatedVideos:
     Raises:
       ValueError: two classes have one number, or one class has two.
     """
-    return own_annotations.read_label_ids(self.path)
+    try:
+      return self._file.numbered_labels()
+    except ValueError as error:
+      raise ValueError(f"{self.path}: {error}") from None
 
   @property
   def splits(self) -> tuple[str, ...]:
-    subsets = {video.subset for video in self.truth.videos.values()}
-    return tuple(sorted(subset for subset in subsets if subset is not None))
+    return tuple(self._file.marked_subsets())
 
   def covered_sec(self) -> dict[str, float]:
     """Returns the seconds that evenly spread features cover, where stated."""
     return {
-      name: video.covered_sec
-      for name, video in self.truth.videos.items()
-      if video.covered_sec is not None
+      name: entry.covered_sec
+      for name, entry in self._file.entries.items()
+      if entry.covered_sec is not None
     }
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
@@ -121,78 +110,38 @@ class AnnotatedVideos:
     if split in self._examples:
       return self._examples[split]
     wanted = [
-      name
-      for name, video in self.truth.videos.items()
-      if video.subset is not None
-      and ground_truth_files.same_subset(video.subset, split)
+      entry
+      for entry in self._file.entries.values()
+      if entry.subset and given_file.same_subset(entry.subset, split)
     ]
     if not wanted:
       raise ValueError(
         f"{self.path} has no videos of the subset {split!r}; it has "
         f"{', '.join(self.splits) or 'no subsets'}."
       )
-    table = self.truth.table
-    order = np.argsort(table.video, kind="stable")
-    bounds = np.searchsorted(
-      table.video[order], np.arange(len(table.video_names) + 1)
-    )
-    code_of = {name: code for code, name in enumerate(table.video_names)}
     self._examples[split] = tuple(
-      self._example(
-        index, name, order[bounds[code_of[name]] : bounds[code_of[name] + 1]]
-      )
-      for index, name in enumerate(wanted)
+      self._example(index, entry) for index, entry in enumerate(wanted)
     )
     return self._examples[split]
 
-  def _example(self, index, name, rows) -> records.ExampleInfo:
-    table, video = self.truth.table, self.truth.videos[name]
+  def _example(self, index, entry) -> records.ExampleInfo:
     id_of = {label: i for i, label in enumerate(self.label_names)}
-    labels = [id_of.get(table.label_names[c], -1) for c in table.label[rows]]
-    labels = np.asarray(labels, np.int32)
-    fps = video.fps or 0.0
+    spans = [span for span in entry.segments if span.text in id_of]
+    fps = entry.fps or 0.0
     return records.ExampleInfo(
       index=index,
-      id=name,
+      id=entry.name,
       fps=fps,
-      duration_sec=video.duration_sec,
-      num_frames=round(fps * video.duration_sec),
+      duration_sec=entry.expected_duration_sec,
+      num_frames=round(fps * entry.expected_duration_sec),
       height=0,
       width=0,
-      segments=table.segments[rows][labels >= 0],
-      labels=labels[labels >= 0],
-      captions=tuple(self._captions.get(name, ())),
+      segments=np.array(
+        [(span.start_sec, span.end_sec) for span in spans], np.float64
+      ).reshape(-1, 2),
+      labels=np.array([id_of[span.text] for span in spans], np.int32),
+      captions=tuple(
+        (span.start_sec, span.end_sec, span.text) for span in entry.captions
+      ),
       background=np.zeros((0, 2)),
     )
-
-
-def _read_json(path):
-  """Segments and captions; an annotation has at least one of the two."""
-  captions = own_annotations.read_captions(path)
-  truth = ground_truth_files.read_ground_truth(
-    path, subset=None, needs_label=not captions
-  )
-  return truth, captions
-
-
-def _read_table(path):
-  own = own_annotations.read_table(path)
-  labelled = [span for span in own.spans if span.label is not None]
-  table = tables.SegmentTable.from_columns(
-    video=[span.video for span in labelled],
-    start_sec=[span.start_sec for span in labelled],
-    end_sec=[span.end_sec for span in labelled],
-    label=[span.label for span in labelled],
-    video_names=tuple(own.subsets),
-  )
-  videos = {
-    name: ground_truth_files.VideoFacts(
-      subset=subset,
-      duration_sec=own.duration_sec.get(name),
-      fps=None,
-      covered_sec=None,
-    )
-    for name, subset in own.subsets.items()
-  }
-  truth = ground_truth_files.GroundTruth(table, "all", {}, videos)
-  return truth, own.spans

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from clap_jax.annotations import annotation_tables
 from clap_jax.data import episode_batches, features
 from clap_jax.data.class_texts import ClassTexts
 from clap_jax.evaluation import fewshot_methods
@@ -21,7 +22,6 @@ from clap_jax.inference import extract, sequences
 from clap_jax.media import errors, formats
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import episode_baselines, localizer
-from clap_jax.storage import annotation_tables
 from clap_jax.trainers import fewshot
 from clap_jax.types import Detections, EpisodeBatch
 

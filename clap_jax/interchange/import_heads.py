@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from clap_jax.data import own_annotations
+from clap_jax.annotations import own_files
+from clap_jax.annotations.annotation_file import AnnotationFile
 from clap_jax.interchange import (
   actionformer,
   actionformer_config,
@@ -88,12 +89,6 @@ def import_actionformer(
     config, names, actionformer_config.input_width(values)
   )
   facts |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
-  facts |= metadata_lib.encoder_metadata(
-    {
-      "encoder": config.data.files.encoder,
-      "files": dataclasses.asdict(config.data.files),
-    }
-  )
   file = weight_files.find(path)
   conversion, unwrapped = _converted(
     file, localizers.make_task(facts), actionformer.RULES, choice
@@ -148,12 +143,6 @@ def import_moment_detr(
   except ValueError as error:
     raise ValueError(f"{options_file}: {error}") from None
   facts |= {"use_ema": False, "absence": None}
-  facts |= metadata_lib.encoder_metadata(
-    {
-      "encoder": config.data.files.encoder,
-      "files": dataclasses.asdict(config.data.files),
-    }
-  )
   conversion, unwrapped = _converted(
     file,
     grounding.make_task(facts),
@@ -184,7 +173,7 @@ def _written(
   source: str,
   *,
   config: Any,
-  facts: Mapping[str, Any],
+  facts: dict[str, Any],
   model_file: str,
   file: pathlib.Path,
   conversion: rules.Conversion,
@@ -193,6 +182,10 @@ def _written(
 ) -> ImportedHead:
   """Writes the directory of a head; `others` are no parameters."""
   settings = facts["model" if source == "actionformer" else "detr"]
+  files = config.data.files
+  facts |= metadata_lib.encoder_metadata(
+    {"encoder": files.encoder, "files": dataclasses.asdict(files)}
+  )
   out.mkdir(parents=True, exist_ok=True)
   metadata_lib.write(out / model_file, facts)
   workdir_lib.write_config(out, config)
@@ -286,9 +279,10 @@ def _names_of_annotations(path, num_classes: int) -> tuple[str, ...]:
   EPIC-KITCHENS has numbers of nouns that no segment of the two splits has.
   """
   try:
-    names = own_annotations.read_label_ids(path)
+    file = own_files.read_json(pathlib.Path(path), AnnotationFile())
+    names = file.numbered_labels()
   except ValueError as error:
-    raise ValueError(f"--labels: {error}") from None
+    raise ValueError(f"--labels: {path}: {error}") from None
   if not names or max(names) >= num_classes:
     raise ValueError(
       f"--labels: {path} has the label_ids {sorted(names)[-5:]}; expected "

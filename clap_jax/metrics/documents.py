@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from clap_jax.metrics.problems import MalformedFileError, ProblemLog
+from clap_jax.annotations.problems import MalformedFileError, ProblemLog
 from clap_jax.storage import locations, text_tables
 
 _MAX_BYTES = 8 << 30  # files of millions of predictions are real

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from clap_jax.annotations import given_file
+from clap_jax.annotations.problems import ProblemLog
 from clap_jax.metrics import documents, highlights, query_files
-from clap_jax.metrics.problems import ProblemLog
 from clap_jax.storage import locations
 
 
@@ -63,32 +64,25 @@ def read_highlight_truth(
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  log = ProblemLog(path)
-  truths: dict[str, highlights.QueryTruth] = {}
-  for location, record in documents.read_json_lines(path, log):
-    query = query_files.query_id(record, truths, location, log)
+  file = given_file.read(path)
+  windows: dict[str, list] = {}
+  for entry in file.entries.values():
+    for span in entry.captions:
+      windows.setdefault(span.query, []).append((span.start_sec, span.end_sec))
+  truths = []
+  for query, record in file.queries.items():
     try:
-      windows = np.array(record["relevant_windows"], float).reshape(-1, 2)
-      num_clips = int(record["duration"] / highlights.CLIP_SEC)
-      saliency = np.zeros((num_clips, 3))
-      saliency[record["relevant_clip_ids"]] = record["saliency_scores"]
-      if not np.isfinite(windows).all() or not np.isfinite(saliency).all():
-        raise ValueError("numbers that are not finite")
-    except (
-      KeyError,
-      TypeError,
-      ValueError,
-      IndexError,
-      OverflowError,
-    ) as error:
-      log.add(
-        location,
-        f"got an annotation that cannot be read ({error!r}); expected "
-        "duration, relevant_windows, relevant_clip_ids and saliency_scores",
-      )
+      saliency = given_file.saliency(record)
+    except ValueError as error:
+      file.log.add(f"query {query}", str(error))
       continue
-    truths[query] = highlights.QueryTruth(query, windows, saliency)
-  if not truths:
-    log.add("", "got no annotation; expected one JSON object per line")
-  log.raise_if_any()
-  return list(truths.values())
+    if saliency is None:
+      file.log.add(f"query {query}", "got no saliency_scores; expected them")
+      continue
+    truths.append(
+      highlights.QueryTruth(query, np.array(windows[query]), saliency)
+    )
+  if not file.queries:
+    file.log.add("", "got no annotation; expected one JSON object per line")
+  file.log.raise_if_any()
+  return truths

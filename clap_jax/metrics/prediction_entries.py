@@ -7,8 +7,9 @@ The plain names are "segment" ([start, end] in seconds), "score" and "label";
 import math
 from typing import Any
 
+from clap_jax.annotations.given_file import NO_LABEL
+from clap_jax.annotations.problems import ProblemLog
 from clap_jax.metrics import documents
-from clap_jax.metrics.problems import ProblemLog
 
 # The first present one is taken.
 VIDEO_FIELDS = (
@@ -34,7 +35,6 @@ _LABEL_FIELDS = ("label", "label_id", "class", "class_name", "category")
 _LIST_FIELDS = ("predictions", "annotations", "proposals", "results")
 # Columns of a table of entries; "t_start" also means "t-start".
 COLUMNS = (*VIDEO_FIELDS, *TIME_FIELDS, *_SCORE_FIELDS, *_LABEL_FIELDS)
-NO_LABEL = "proposal"  # of class-agnostic segments
 
 
 def video_of(entry: dict[str, Any]) -> str | None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.annotations.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
-from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.tables import DetectionTable
 from clap_jax.storage import arrays, locations, text_tables
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.annotations import activitynet, given_file
+from clap_jax.annotations.problems import ProblemLog
 from clap_jax.metrics import documents
 from clap_jax.metrics import prediction_entries as entries_lib
-from clap_jax.metrics.problems import ProblemLog
 from clap_jax.storage import locations
 
 _ID_FIELDS = ("qid", "query_id", "desc_id", "id")
@@ -73,40 +74,49 @@ def read_windows(
   log = ProblemLog(path)
   found: dict[str, np.ndarray] = {}
   content, records = documents.read_json_or_lines(path, log)
-  records = _records_within(content, log) if records is None else records
   is_sample = False
-  if records is not None:
-    for location, record in records:
-      _read_record(record, location, found, id_of_text or {}, log)
-  else:
-    queries = content.get("results", content) if _is_dict(content) else None
-    if not isinstance(queries, dict):
-      log.fail("", f"got {documents.kind(content)}; expected windows by query")
-    is_sample = any(map(_is_dict, queries.values()))
-    for query, answer in queries.items():
-      where = f"[{query!r}]"
-      if _is_by_sentence(answer):
-        for index, listed in enumerate(answer):
-          found[f"{_video(query)}_{index}"] = windows_of(
-            listed, f"{where}[{index}]", log
-          )
-      elif _texts_of(answer):
-        for index, record in enumerate(answer):
-          _read_record(
-            {"video": query, **record},
-            f"{where}[{index}]",
-            found,
-            id_of_text or {},
-            log,
-          )
-      else:
-        found[query] = windows_of(_listed(answer), where, log)
+  if records is None:
+    records, is_sample = _records_of(content, log)
+  for location, record in records:
+    _read_record(record, location, found, id_of_text or {}, log)
   log.raise_if_any()
   return WindowPredictions(found, is_sample)
 
 
-def _is_dict(value: Any) -> bool:
-  return isinstance(value, dict)
+def _records_of(
+  content: Any, log: ProblemLog
+) -> tuple[list[tuple[str, Any]], bool]:
+  """(place, record) of a document's queries; whether it lists those asked."""
+  root = content if isinstance(content, dict) else {}
+  if isinstance(root.get("videos"), list):
+    return _records_of_predict(root["videos"], log), False
+  listed, where = content, ""
+  if isinstance(root.get("queries"), list):
+    listed, where = root["queries"], "queries"
+  if isinstance(listed, list):
+    return [(f"{where}[{i}]", record) for i, record in enumerate(listed)], False
+  queries = root.get("results", content)
+  if not isinstance(queries, dict):
+    log.fail("", f"got {documents.kind(content)}; expected windows by query")
+  records: list[tuple[str, Any]] = []
+  for query, answer in queries.items():
+    where, video = f"[{query!r}]", activitynet.query_video(query)
+    if _is_by_sentence(answer):
+      records += [
+        (f"{where}[{i}]", {"qid": f"{video}_{i}", "windows": windows})
+        for i, windows in enumerate(answer)
+      ]
+    elif _texts_of(answer):
+      records += [
+        (f"{where}[{i}]", {"video": query, **record})
+        for i, record in enumerate(answer)
+      ]
+    elif isinstance(answer, dict):
+      records.append((where, {**answer, "qid": query}))
+    else:
+      records.append((where, {"qid": query, "windows": answer}))
+  is_sample = any(isinstance(answer, dict) for answer in queries.values())
+  return records, is_sample
 
 
 def _is_by_sentence(answer: Any) -> bool:
@@ -125,23 +135,9 @@ def _is_by_sentence(answer: Any) -> bool:
 def _texts_of(answer: Any) -> bool:
   """True for a list of records that name their sentence."""
   return isinstance(answer, list) and any(
-    _is_dict(record) and any(name in record for name in _TEXT_FIELDS)
+    isinstance(record, dict) and any(name in record for name in _TEXT_FIELDS)
     for record in answer
   )
-
-
-def _records_within(
-  content: Any, log: ProblemLog
-) -> list[tuple[str, Any]] | None:
-  """(place, record) of a document that lists records; None for another."""
-  if _is_dict(content) and isinstance(content.get("videos"), list):
-    return _records_of_predict(content["videos"], log)
-  listed, where = content, ""
-  if _is_dict(content) and isinstance(content.get("queries"), list):
-    listed, where = content["queries"], "queries"
-  if not isinstance(listed, list):
-    return None
-  return [(f"{where}[{index}]", entry) for index, entry in enumerate(listed)]
 
 
 def _records_of_predict(
@@ -151,14 +147,14 @@ def _records_of_predict(
   grouped: dict[tuple[str, str], tuple[str, list]] = {}
   for number, video in enumerate(videos):
     location = f"videos[{number}]"
-    entries = video.get("predictions") if _is_dict(video) else None
+    entries = video.get("predictions") if isinstance(video, dict) else None
     if not isinstance(entries, list) or "video" not in video:
       got = documents.kind(video)
       log.add(location, f"got {got}; expected video and predictions")
       continue
     name = pathlib.PurePath(str(video["video"])).stem
     for index, entry in enumerate(entries):
-      if not _is_dict(entry) or "query" not in entry:
+      if not isinstance(entry, dict) or "query" not in entry:
         got = documents.kind(entry)
         where = f"{location}.predictions[{index}]"
         log.add(where, f"got {got}; expected a moment with its query")
@@ -178,12 +174,14 @@ def _read_record(
   id_of_text: Mapping[tuple[str, str], str],
   log: ProblemLog,
 ) -> None:
-  if not _is_dict(record):
+  if not isinstance(record, dict):
     got = documents.kind(record)
     log.add(location, f"got {got}; expected a JSON object")
     return
   names = [name for name in _WINDOW_FIELDS if name in record]
-  key = _text_key(record)
+  video = entries_lib.video_of(record)
+  texts = [record[n] for n in _TEXT_FIELDS if isinstance(record.get(n), str)]
+  key = _text_key(video, texts[0]) if video is not None and texts else None
   if not any(name in record for name in _ID_FIELDS) and key is not None:
     query = id_of_text.get(key)
     if query is None:
@@ -216,18 +214,6 @@ def _with_scores(listed: list[Any], scores: list[Any]) -> list[Any]:
   return [[*w, score] for w, score in zip(listed, scores, strict=True)]
 
 
-def _listed(answer: Any) -> Any:
-  """The windows of an answer, which may be wrapped in an object."""
-  if _is_dict(answer):
-    names = [name for name in _WINDOW_FIELDS if name in answer]
-    listed = _nested(answer[names[0]]) if names else None
-    scores = answer.get("scores", answer.get("pred_scores"))
-    if isinstance(scores, list) and isinstance(listed, list):
-      listed = _with_scores(listed, scores)
-    return listed
-  return _nested(answer)
-
-
 def _nested(value: Any) -> Any:
   """One window [start, end] as a list of windows."""
   single = (
@@ -238,26 +224,12 @@ def _nested(value: Any) -> Any:
   return [value] if single else value
 
 
-def _video(name: Any) -> str:
-  return str(name).removesuffix(".avi").removesuffix(".mp4")
-
-
-def _text_key(record: dict[str, Any]) -> tuple[str, str] | None:
-  video = entries_lib.video_of(record)
-  texts = [record[n] for n in _TEXT_FIELDS if isinstance(record.get(n), str)]
-  if video is None or not texts:
-    return None
+def _text_key(video: str, text: str) -> tuple[str, str]:
   video, text = (
-    unicodedata.normalize("NFC", part) for part in (_video(video), texts[0])
+    unicodedata.normalize("NFC", part)
+    for part in (activitynet.query_video(video), text)
   )
   return video, " ".join(text.lower().split())
-
-
-def _add_text(texts, record: dict[str, Any], query: str) -> None:
-  """Notes that a text names a query; records without a text name none."""
-  key = _text_key(record)
-  if key is not None:
-    texts.setdefault(key, query)
 
 
 def query_id(
@@ -284,7 +256,7 @@ def windows_of(
   for index, entry in enumerate(listed):
     where = f"{location}[{index}]"
     values = entry
-    if _is_dict(entry):
+    if isinstance(entry, dict):
       plain = entries_lib.plain(entry, label_field="query", needs_label=False)
       segment = plain.get("segment")
       score = [plain["score"]] if "score" in plain else []
@@ -318,96 +290,20 @@ def read_query_answers(path: locations.Location) -> QueryAnswers:
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  log = ProblemLog(path)
-  answers: dict[str, Any] = {}
+  file = given_file.read(path)
+  windows: dict[str, list] = {query: [] for query in file.queries}
   texts: dict[tuple[str, str], str] = {}
-  if path.suffix == ".txt":
-    for number, line in enumerate(documents.read_text(path, log).split("\n")):
-      if line.strip():
-        fields, _, text = line.partition("##")
-        fields = fields.split()
-        if len(fields) != 3:
-          log.add(
-            f"line {number + 1}",
-            f"got {line[:60]!r}; expected VIDEO START END##SENTENCE",
-          )
-          continue
-        answers[str(number)] = [[documents.to_number(f) for f in fields[-2:]]]
-        record = {"video": (fields or [""])[0], "query": text}
-        _add_text(texts, record, str(number))
-  else:
-    content, records = documents.read_json_or_lines(path, log)
-    if isinstance(content, list):
-      records = [(f"[{index}]", entry) for index, entry in enumerate(content)]
-    if records is not None:
-      _read_truth_records(records, answers, texts, log)
-    else:
-      _read_truth_document(content, answers, texts, log)
-  result = {}
-  for query, listed in answers.items():
-    try:
-      array = np.array(listed, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError, OverflowError):
-      array = np.zeros((0, 2))
-    if not len(array) or not np.isfinite(array).all():
-      log.add(
-        f"query {query!r}",
-        f"got {documents.kind(listed)}; expected windows [start, end]",
-      )
-    result[query] = array
-  log.raise_if_any()
-  return QueryAnswers(result, texts)
-
-
-def _read_truth_records(records, answers, texts, log: ProblemLog) -> None:
-  for location, record in records:
-    if not _is_dict(record):
-      got = documents.kind(record)
-      log.add(location, f"got {got}; expected a JSON object")
-      continue
-    query = query_id(record, answers, location, log)
-    names = ("relevant_windows", "timestamp", "timestamps")
-    answers[query] = next((record[n] for n in names if n in record), None)
-    _add_text(texts, record, query)
-
-
-def _read_truth_document(content, answers, texts, log: ProblemLog) -> None:
-  if _is_dict(content) and isinstance(content.get("annotations"), list):
-    for index, entry in enumerate(content["annotations"]):
-      if not _is_dict(entry) or not {"id", "timestamp"} <= set(entry):
-        got = documents.kind(entry)
-        where = f"annotations[{index}]"
-        log.add(where, f"got {got}; expected id and timestamp")
-        continue
-      answers[str(entry["id"])] = [entry["timestamp"]]
-      record = {"video": entry.get("image_id"), **entry}
-      _add_text(texts, record, str(entry["id"]))
-    return
-  if not _is_dict(content):
-    log.add("", f"got {documents.kind(content)}; expected queries by video")
-    log.raise_if_any()
-  for video, entry in content.items():
-    if not _is_dict(entry) or not isinstance(entry.get("timestamps"), list):
-      answers[video] = entry
-      continue
-    # TACoS counts frames.
-    per_sec = documents.to_number(entry.get("fps", 1.0))
-    if not per_sec or per_sec < 0:
-      got = documents.kind(entry["fps"])
-      log.add(f"[{video!r}].fps", f"got {got}; expected a number above 0")
-      continue
-    sentences = entry.get("sentences")
-    sentences = sentences if isinstance(sentences, list) else []
-    for index, segment in enumerate(entry["timestamps"]):
-      query = f"{_video(video)}_{index}"
-      answers[query] = _scaled(segment, per_sec)
-      if index < len(sentences):
-        record = {"video": video, "query": sentences[index]}
-        _add_text(texts, record, query)
-
-
-def _scaled(segment: Any, per_sec: float) -> Any:
-  try:
-    return [[float(value) / per_sec for value in segment]]
-  except (TypeError, ValueError, OverflowError):
-    return None
+  for entry in file.entries.values():
+    for span in entry.captions:
+      if span.query in windows:
+        windows[span.query].append((span.start_sec, span.end_sec))
+        if span.text and entry.name:
+          texts.setdefault(_text_key(entry.name, span.text), span.query)
+      else:
+        file.log.add(span.where, "got no id; expected a query with its qid")
+  if not windows:
+    file.log.add("", "got no query; expected sentences with their moments")
+  file.log.raise_if_any()
+  return QueryAnswers(
+    {query: np.array(listed) for query, listed in windows.items()}, texts
+  )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.annotations.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics import (
   detection,
   documents,
@@ -20,7 +21,6 @@ from clap_jax.metrics import (
   video_classifier,
 )
 from clap_jax.metrics.card import EvaluationCard, split_hash
-from clap_jax.metrics.problems import MalformedFileError, ProblemLog
 from clap_jax.metrics.protocols import PROTOCOLS, Protocol
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from clap_jax.storage import locations

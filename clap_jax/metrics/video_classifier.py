@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from clap_jax.annotations.problems import ProblemLog
 from clap_jax.metrics import documents
 from clap_jax.metrics.prediction_files import THUMOS_CLASSES
-from clap_jax.metrics.problems import ProblemLog
 from clap_jax.metrics.tables import DetectionTable
 from clap_jax.storage import arrays, locations
 

@@ -108,7 +108,7 @@ def own(**others) -> dict:
   Every key of it may be set by a flag; these are the ones to look at.
   """
   return {
-    "annotations": "annotations.json",  # or a table, see own_annotations.py
+    "annotations": "annotations.json",  # or a table, see docs/own_features.md
     "features_dir": "features",
     "files": {
       "names": ("{id}.npz",),  # or .npy, .csv; one .h5 with key "{id}"

@@ -278,7 +278,7 @@ def published_source(write: Callable, *names: str, stored=True):
     for name in names:
       base, _, config = name.partition("/")
       _render_some(base, config, folder / "SRC")
-      document, _, _ = published.convert(folder / "SRC", name)
+      document = published.convert(folder / "SRC", name).document
       for video, entry in document["database"].items():
         length_sec = entry.get("duration", 8.0)
         lengths.append(f"{video},{length_sec}")

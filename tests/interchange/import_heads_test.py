@@ -217,7 +217,7 @@ def test_labels_of_annotations(checkpoint, tmp_path):
     imported(checkpoint, tmp_path / "other", labels=path)
   entries[0]["label_id"] = 3
   path.write_text(json.dumps({"database": {"a": {"annotations": entries}}}))
-  with pytest.raises(ValueError, match=r"--labels.*two labels.*3"):
+  with pytest.raises(ValueError, match=r"--labels.*label_id 3"):
     imported(checkpoint, tmp_path / "other", labels=path)
   path.write_text(json.dumps({"database": {"a": {"annotations": entries[1:]}}}))
   done = imported(checkpoint, tmp_path / "fewer", labels=path)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from clap_jax.metrics.problems import MalformedFileError
+from clap_jax.annotations.problems import MalformedFileError
 from clap_jax.metrics.score import protocol_names, score
 
 TRUTH = {

@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
+from clap_jax.annotations.problems import MalformedFileError
 from clap_jax.metrics import ground_truth_files, prediction_files, query_files
-from clap_jax.metrics.problems import MalformedFileError
 from clap_jax.metrics.score import score
 
 TRUTH = {

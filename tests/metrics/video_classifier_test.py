@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from clap_jax.annotations.problems import MalformedFileError
 from clap_jax.metrics import video_classifier
-from clap_jax.metrics.problems import MalformedFileError
 from clap_jax.metrics.score import Classifier, score
 from clap_jax.metrics.tables import DetectionTable
 

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from clap_jax.storage import annotation_tables, text_tables
+from clap_jax.annotations import annotation_tables
+from clap_jax.storage import text_tables
 
 COLUMNS = ("video", "start", "end", "label", "caption")
 ROWS = (

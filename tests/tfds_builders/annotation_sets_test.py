@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations import annotation_file, own_files, source_files
 from tests.golden import golden_file
 from tfds_builders import (
   build,
@@ -363,17 +363,19 @@ def test_several_files_of_one_name_are_not_chosen_from(tmp_path):
     videos.find("v0")
 
 
-def test_another_form_is_named_and_not_a_crash(tmp_path):
+def test_another_form_is_named_and_not_a_crash(tmp_path, monkeypatch):
   (tmp_path / "videos").mkdir()
-  for split in ("train", "val", "test"):
-    (tmp_path / f"highlight_{split}_release.jsonl").write_text("")
-  row = {"vid": "a", "query": "q", "relevant_windows": None}
-  (tmp_path / "highlight_val_release.jsonl").write_text(json.dumps(row))
+  (tmp_path / "activity_net.v1-3.json").write_text('{"database": {}}')
+
+  def read(path, file):
+    raise KeyError("annotations")
+
+  monkeypatch.setattr(own_files, "read_json", read)
   with pytest.raises(
-    ValueError, match=r"highlight_val_.*: not in the form of qvhighlights"
+    ValueError, match=r"activity_net.*: not in the form of activitynet"
   ):
     build.build(
-      "qvhighlights",
+      "activitynet",
       data_dir=tmp_path / "data",
       videos=tmp_path / "videos",
       annotations=tmp_path,

@@ -8,7 +8,7 @@ from clap_jax import main
 from clap_jax.annotations import annotation_file, source_files
 from clap_jax.data import annotated_videos as own_annotations
 from tests.tfds_builders import published_forms
-from tfds_builders import published
+from tfds_builders import names
 
 # Name -> (writer, classes, {split: spans}, rejected reasons).
 FORMS = {
@@ -93,7 +93,7 @@ FORMS = {
 
 def read(name, folder) -> annotation_file.AnnotationFile:
   base, _, config = name.partition("/")
-  module = published.builder_module(base)
+  module = names.builder_module(base)
   return module.read(source_files.SourceFiles(folder), config)
 
 

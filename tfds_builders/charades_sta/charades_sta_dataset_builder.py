@@ -4,16 +4,12 @@ There is no validation split: build with `selection_percent`, so that no
 checkpoint is chosen on `test`.
 """
 
-import re
-
-from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations import annotation_file, own_files, source_files
 from clap_jax.annotations.annotation_file import AnnotationFile
 from clap_jax.annotations.source_files import SourceFiles
 from tfds_builders import video_builder
 
 _SPLITS = ("train", "test")
-_LINE = re.compile(r"(\S+) (\S+) (\S+)##(.*)")
-
 
 Builder = video_builder.make(
   __name__,
@@ -27,14 +23,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   file = AnnotationFile(class_names=[])
   for split in _SPLITS:
     path = files.find(f"charades_sta_{split}.txt")
-    for where, line in source_files.load_lines(path):
-      match = _LINE.fullmatch(line)
-      if match is None:
-        file.reject(where, "", "not a line of VIDEO START END##SENTENCE")
-        continue
-      name, start, end, text = match.groups()
-      entry = file.entry(name, split, where)
-      file.add(entry, "captions", span=(start, end, text), where=where)
+    own_files.read_sentences(path, file, subset=split)
     lengths = files.find_optional(f"Charades_v1_{split}.csv")
     if lengths is not None:
       for _, row in source_files.load_rows(lengths, columns=("id", "length")):

@@ -14,4 +14,6 @@ Builder = video_builder.make(
 def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads HACS_segments_v1.1.1.json, which has ActivityNet's form."""
   del config
-  return own_files.read_json(files.find("HACS_segments_v*.json"))
+  return own_files.read_json(
+    files.find("HACS_segments_v*.json"), AnnotationFile()
+  )

@@ -3,13 +3,13 @@
 `train` are THUMOS14's validation videos, `test` its test videos.
 """
 
-from clap_jax.annotations import action_lists
+from clap_jax.annotations import own_files
 from clap_jax.annotations.annotation_file import AnnotationFile
 from clap_jax.annotations.source_files import SourceFiles
 from tfds_builders import video_builder
+from tfds_builders.charades import charades_dataset_builder
 
 NUM_CLASSES = 65
-
 
 Builder = video_builder.make(
   __name__,
@@ -24,11 +24,8 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   called class_01 to class_65.
   """
   del config
-  names = action_lists.class_names(
+  file = charades_dataset_builder.file_of_classes(
     files.find_optional("class_list.txt"),
-    [f"class_{number:02d}" for number in range(1, NUM_CLASSES + 1)],
-    first_number=1,
+    {number: f"class_{number:02d}" for number in range(1, NUM_CLASSES + 1)},
   )
-  return action_lists.read(
-    files.find("multithumos.json"), names, first_number=1
-  )
+  return own_files.read_json(files.find("multithumos.json"), file)

@@ -4,9 +4,12 @@ The splits have their official names: systems train on `validation` and test on
 `test`.
 """
 
-import re
-
-from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations import (
+  annotation_file,
+  own_files,
+  source_files,
+  thumos,
+)
 from clap_jax.annotations.annotation_file import AnnotationFile
 from clap_jax.annotations.source_files import SourceFiles
 from tfds_builders import video_builder
@@ -18,15 +21,6 @@ EXCLUDED = {
 }
 AMBIGUOUS = "Ambiguous"
 _SPLITS = {"val": "validation", "test": "test"}
-_JSON_SPLITS = {
-  "validation": "validation",
-  "train": "validation",
-  "training": "validation",
-  "test": "test",
-  "testing": "test",
-}
-_LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+)")
-
 
 Builder = video_builder.make(
   __name__,
@@ -41,7 +35,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   background; they are read beside a JSON file too where they are found.
   """
   del config
-  file = AnnotationFile()
+  file = _ThumosFile()
   texts = [
     (path, split)
     for end, split in _SPLITS.items()
@@ -50,9 +44,9 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   classes = [t for t in texts if not t[0].name.startswith(AMBIGUOUS)]
   if classes:
     for path, split in classes:
-      _read_text(file, files.use(path), split)
+      thumos.read_class(files.use(path), file, split)
   else:
-    _read_json(file, files.find("thumos14*.json", "thumos_*.json"))
+    own_files.read_json(files.find("thumos14*.json", "thumos_*.json"), file)
   for path, split in texts:
     if path.name.startswith(AMBIGUOUS):
       _read_ambiguous(file, files.use(path), split)
@@ -64,26 +58,8 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   return file
 
 
-def _lines(file, path):
-  """(place, video, start, end) of the lines of one official file."""
-  for where, line in source_files.load_lines(path):
-    match = _LINE.fullmatch(line)
-    if match:
-      yield (where, *match.groups())
-    else:
-      file.reject(where, line, "not a line of VIDEO START END")
-
-
-def _read_text(file, path, split):
-  label = path.stem.rpartition("_")[0]
-  for where, video, start, end in _lines(file, path):
-    entry = file.entry(video, split, where)
-    span = (start, end, label)
-    file.add(entry, "segments", span=span, where=where)
-
-
 def _read_ambiguous(file, path, split):
-  for where, video, start, end in _lines(file, path):
+  for where, video, start, end in thumos.read_lines(path, file):
     entry = file.entries.get(video)
     if entry is None:
       if not any(note["id"] == video for note in file.excluded):
@@ -95,29 +71,16 @@ def _read_ambiguous(file, path, split):
     file.add(entry, "ambiguous", span=span, where=where)
 
 
-def _read_json(file, path):
-  document = source_files.load_json(path)
-  database = document.get("database") if isinstance(document, dict) else None
-  if not isinstance(database, dict):
-    raise ValueError(f'{path} has no "database" with an object of videos')
-  for name, value in database.items():
-    where = f"database.{name[:100]}"
-    split = _JSON_SPLITS.get(str(value.get("subset")).lower())
-    if split is None:
-      file.reject(where, name, f"unknown subset {value.get('subset')!r}")
-      continue
-    entry = file.entry(name, split, where)
-    entry.expected_duration_sec = annotation_file.positive(
-      value.get("duration")
-    )
-    for index, note in enumerate(value.get("annotations", [])):
-      kind = "ambiguous" if note.get("label") == AMBIGUOUS else "segments"
-      file.add(
-        entry,
-        kind,
-        span=(*annotation_file.pair(note.get("segment")), note.get("label")),
-        where=f"{where}.annotations[{index}]",
-      )
+class _ThumosFile(AnnotationFile):
+  """The community's JSON files call the validation videos those of training."""
+
+  def split_of(self, value: object) -> str:
+    split = super().split_of(value)
+    return "validation" if split == "train" else split
+
+  def add(self, entry, kind, *, span, where, query="") -> None:
+    kind = "ambiguous" if span[2] == AMBIGUOUS else kind
+    super().add(entry, kind, span=span, where=where, query=query)
 
 
 def _expect_lengths(file, path):

@@ -66,31 +66,37 @@ def convert(
       f"{path}: no usable segment in this export of {tool}; "
       f"{len(file.rejected)} rejected: {reasons or 'it is empty'}"
     )
+  for entry in file.entries.values():
+    entry.segments.sort(key=lambda s: (s.start_sec, s.end_sec, s.text))
+  return converted(file, tool, export.notes)
+
+
+def converted(file: AnnotationFile, source: str, notes: list[str]) -> Converted:
+  """Makes JSON of annotations; videos without any span are left out.
+
+  A captioned span is an annotation with a "caption" in the place of a "label".
+  """
+  database = {}
+  for name, entry in file.entries.items():
+    spans = [
+      {"segment": [span.start_sec, span.end_sec], key: span.text}
+      for key, own in (("label", entry.segments), ("caption", entry.captions))
+      for span in own
+    ]
+    if not spans:
+      continue
+    video: dict = {"subset": entry.subset}
+    if entry.expected_duration_sec is not None:
+      video["duration"] = entry.expected_duration_sec
+    database[name] = video | {"annotations": spans}
   rejected = [
     {key: note[key] for key in ("where", "video", "reason")}
     for note in file.rejected
   ]
-  return Converted(_document(file, tool, export.notes), rejected, export.notes)
+  document = {"source": source, "notes": notes, "database": database}
+  return Converted(document, rejected, notes)
 
 
 def describe(note: dict) -> str:
   """One rejected row in a line."""
   return f"{note['where']}: {note['video']}: {note['reason']}"
-
-
-def _document(file: AnnotationFile, tool: str, notes: list[str]) -> dict:
-  database = {}
-  for name, entry in file.entries.items():
-    if not entry.segments:
-      continue
-    video: dict = {"subset": "training"}
-    if entry.expected_duration_sec is not None:
-      video["duration"] = entry.expected_duration_sec
-    video["annotations"] = [
-      {"segment": [span.start_sec, span.end_sec], "label": span.text}
-      for span in sorted(
-        entry.segments, key=lambda s: (s.start_sec, s.end_sec, s.text)
-      )
-    ]
-    database[name] = video
-  return {"source": tool, "notes": notes, "database": database}

@@ -2,7 +2,8 @@
 
 import urllib.parse
 
-from clap_jax.storage import annotation_tables, text_tables, untrusted
+from clap_jax.annotations import annotation_tables
+from clap_jax.storage import text_tables, untrusted
 from tfds_builders.tool_exports.export import MAX_BYTES, Export
 
 _LABEL_NAMES = {

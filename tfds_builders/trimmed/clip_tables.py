@@ -8,9 +8,13 @@ column is an attribute, such as the person or the view.
 import pathlib
 from collections.abc import Iterator
 
-from clap_jax.annotations import annotation_file, source_files
+from clap_jax.annotations import (
+  annotation_file,
+  annotation_tables,
+  source_files,
+)
 from clap_jax.annotations.annotation_file import SpanError
-from clap_jax.storage import annotation_tables, text_tables, untrusted
+from clap_jax.storage import text_tables, untrusted
 from tfds_builders.trimmed.clips import Clip, ClipList
 
 _KEYS = ("video", "label", "caption", "subset")
@@ -94,16 +98,9 @@ def _document_rows(document, path):
 
 
 def _object_rows(items):
-  names = {
-    text_tables.fold(name): key
-    for key in _KEYS
-    for name in (key, *annotation_tables.COLUMNS[key])
-  }
   for where, item in items:
-    row: dict = {}
-    for key, value in (item if isinstance(item, dict) else {}).items():
-      row.setdefault(names.get(text_tables.fold(str(key)), str(key)), value)
-    yield where, row
+    given = item if isinstance(item, dict) else {}
+    yield where, annotation_tables.named(given, keys=_KEYS)
 
 
 def _clip(row: dict, where: str) -> Clip:

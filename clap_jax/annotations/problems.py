@@ -8,7 +8,7 @@ _MAX_PROBLEMS = 1000  # of a file; with millions, listing them takes all memory
 
 
 class MalformedFileError(ValueError):
-  """A file cannot be scored; nothing of it was.
+  """A file cannot be used; nothing of it was.
 
   Attributes:
     path: the file.
@@ -24,7 +24,7 @@ class MalformedFileError(ValueError):
       noun += " (the rest was not read)"
     super().__init__(
       "\n  ".join(
-        [f"{path}: {len(problems)} {noun}, nothing was scored", *problems]
+        [f"{path}: {len(problems)} {noun}, nothing was read", *problems]
       )
     )
 

@@ -1,6 +1,8 @@
 """Reads tables of labelled or captioned segments."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from clap_jax.storage import text_tables
 from clap_jax.storage.locations import PathLike
@@ -28,6 +30,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "begin_time",
     "time_start",
     "t_start",
+    "t_init",
     "onset",
     "from",
   ),
@@ -67,6 +70,24 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 _MS_PER_SEC = 1000.0
 
 
+_NAMES = {
+  text_tables.fold(name): key
+  for key, names in COLUMNS.items()
+  for name in (key, *names)
+}
+
+
+def named(
+  item: Mapping[str, Any], *, keys: Collection[str] = tuple(COLUMNS)
+) -> dict[str, Any]:
+  """The fields of an object as of a row: those of `keys` by these names."""
+  row: dict[str, Any] = {}
+  for key, value in item.items():
+    name = _NAMES.get(text_tables.fold(key))
+    row.setdefault(name if name in keys else key, value)
+  return row
+
+
 @dataclasses.dataclass(frozen=True)
 class AnnotationTable:
   """A table with a video and a span in every row."""
@@ -100,6 +121,7 @@ def read(
   path: PathLike,
   *,
   needs: tuple[str, ...] = ("label", "caption"),
+  more: tuple[str, ...] = (),
   encoding: str | None = None,
 ) -> AnnotationTable:
   """Reads a table of `COLUMNS`; others are ignored.
@@ -107,6 +129,7 @@ def read(
   Args:
     path: the file.
     needs: columns one of which must be there besides video, start and end.
+    more: other columns, any of which stands in for `needs`.
     encoding: see `text_tables.read_text`.
 
   Raises:
@@ -114,7 +137,8 @@ def read(
     TableError: a column is missing, doubled, or in frames.
     OSError: the file cannot be opened.
   """
-  table = text_tables.read_table(path, columns=COLUMNS, encoding=encoding)
+  columns = dict.fromkeys(more, ()) | COLUMNS
+  table = text_tables.read_table(path, columns=columns, encoding=encoding)
   have = table.columns
   in_milliseconds = not {"start", "end"} <= have and (
     {"start_ms", "end_ms"} <= have
@@ -127,8 +151,8 @@ def read(
     )
   times = ("start_ms", "end_ms") if in_milliseconds else ("start", "end")
   missing = [column for column in ("video", *times) if column not in have]
-  if missing or not have & {*needs}:
-    missing += [] if have & {*needs} else [" or ".join(needs)]
+  if missing or not have & {*needs, *more}:
+    missing += [] if have & {*needs, *more} else [" or ".join(needs)]
     names = "; ".join(
       f"{key} ({', '.join(COLUMNS[key])})"
       for key in dict.fromkeys(("video", "start", "end", *needs))
