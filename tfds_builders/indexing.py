@@ -47,10 +47,10 @@ def index_shard(
       damaged.append(f"{shard.path.name}, record {number}: {error}")
       continue
     if found is not None:
-      place, reach_sec, table = found
+      place, reach_sec, id_checksum, table = found
       offset = int(shard.offsets[number])
       start = offset + framing.HEADER.size + place
-      records[number] = (offset, start, len(table), reach_sec)
+      records[number] = (offset, start, len(table), id_checksum, reach_sec)
       tables.append(table)
   index = record_index.ShardIndex(
     shard.path.name, shard.num_bytes, records, np.concatenate(tables)
@@ -58,11 +58,12 @@ def index_shard(
   return index, damaged
 
 
-def _blocks_of(data: bytes) -> tuple[int, float, np.ndarray] | None:
-  """(place of the video in the data, reach in seconds, its blocks)."""
+def _blocks_of(data: bytes) -> tuple[int, float, int, np.ndarray] | None:
+  """(place of the video in the data, reach in s, checksum of id, blocks)."""
   try:
     fields = tf_example_pb2.Example.FromString(data).features.feature
     video = fields["video"].bytes_list.value[0]
+    id_checksum = framing.masked_crc32c(fields["id"].bytes_list.value[0])
   except Exception as error:  # protobuf raises many kinds
     raise VideoError(f"the record does not parse: {error}") from error
   divided = blocks.divide(video)
@@ -75,7 +76,7 @@ def _blocks_of(data: bytes) -> tuple[int, float, np.ndarray] | None:
   for number, end in enumerate(divided.ends.tolist()):
     table["checksum"][number] = framing.masked_crc32c(video[start:end])
     start = end
-  return data.find(video), divided.reach_sec, table
+  return data.find(video), divided.reach_sec, id_checksum, table
 
 
 def index_dataset(

@@ -19,7 +19,7 @@ from clap_jax.data.dataset_files import DatasetError
 from clap_jax.data.examples import Example, ExampleInfo
 from clap_jax.data.video_blocks import VideoBlocks
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import locations, record_index, untrusted
+from clap_jax.storage import framing, locations, record_index, untrusted
 from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 
 METADATA_FILE = "metadata.tfrecord"
@@ -129,17 +129,21 @@ class RecordSource:
     """Yields the video of record `index` for frames between two times.
 
     Where the dataset has an index, only what their decoding needs is read and
-    checked, otherwise the record.
-
-    Raises:
-      CorruptRecordError: as `self[index]`; also inside the decoder, in whose
-        errors it would be lost.
+    checked, otherwise the record. Errors as `self[index]`.
     """
     shard, number = self.locate(index)
     known = self._index.get(shard.path.name)
     if known is None or not len(known.blocks_of(number)):
       yield self[index].video
       return
+    expected = self._ids.get(index)
+    id_checksum = int(known.records["id_checksum"][number])
+    if expected and framing.masked_crc32c(expected.encode()) != id_checksum:
+      raise CorruptRecordError(
+        shard.path,
+        int(shard.offsets[number]),
+        f"it holds another video than {expected}, which {METADATA_FILE} says",
+      )
     video = VideoBlocks(shard, known, number)
     video.load(
       known.wanted_blocks(number, start_sec=start_sec, last_sec=last_sec)
@@ -351,9 +355,7 @@ class Dataset:
       )
 
     def is_there(name: str) -> bool:
-      return name in (sizes or ()) or (
-        sizes is None and (self.directory / name).exists()
-      )
+      return name in sizes if sizes else (self.directory / name).exists()
 
     metadata = f"{split}/{METADATA_FILE}"
     try:

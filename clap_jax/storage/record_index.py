@@ -25,6 +25,7 @@ RECORD = np.dtype(
     ("offset", "<u8"),  # of the record in the shard
     ("video", "<u8"),  # of its first block in the shard
     ("num_blocks", "<u4"),
+    ("id_checksum", "<u4"),  # masked CRC32C of the video's id
     ("reach_sec", "<f4"),  # see `ShardIndex.wanted_blocks`
   ]
 )

@@ -1,5 +1,6 @@
 """Clips by the blocks of an index: equal frames, few bytes, damage found."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -168,6 +169,23 @@ def test_damage_is_found_where_it_is_read(folder):
       decode.decode_clip(video, start_sec=11.0, size=32, **CLIP)
   problems = verification.verify(opened(folder)).problems
   assert any("toy-train.tfrecord-00000" in text for text in problems)
+
+
+def test_metadata_of_other_videos_are_found(folder):
+  paths = sorted(folder.glob("*.tfrecord-*-of-00002"))
+  readers = [tfrecord.ShardReader(path) for path in paths]
+  data = [reader.read(k) for reader in readers for k in range(len(reader))]
+  light = folder / "train" / records.METADATA_FILE
+  for order, is_right in (([0, 1, 2, 3], True), ([1, 0, 2, 3], False)):
+    built_dataset.write_shard(light, [data[number] for number in order])
+    source = opened(folder).split("train")
+    source.metadata()
+    with contextlib.ExitStack() as stack:
+      if not is_right:
+        stack.enter_context(
+          pytest.raises(tfrecord.CorruptRecordError, match="video_001")
+        )
+      stack.enter_context(source.open_video(0, start_sec=0.0, last_sec=1.0))
 
 
 def test_a_refused_request_is_no_bad_video(folder, monkeypatch):
