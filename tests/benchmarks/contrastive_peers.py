@@ -23,7 +23,7 @@ def _over_devices(shard, out_specs):
   )
 
 
-def open_clip_form():
+def open_clip_loss(video, text, scale):
   """Both towers gathered, each direction its own product, plain autodiff.
 
   The algorithm of open_clip's ClipLoss with local_loss and gather_with_grad,
@@ -49,13 +49,15 @@ def open_clip_form():
     )
     return jax.lax.pmean(0.5 * both, AXIS)
 
-  def loss(video, text, scale):
-    rows, whole = PartitionSpec(AXIS), PartitionSpec()
-    return jax.shard_map(shard, in_specs=(rows, rows, whole), out_specs=whole)(
-      video, text, scale
-    )
+  rows, whole = PartitionSpec(AXIS), PartitionSpec()
+  return jax.shard_map(shard, in_specs=(rows, rows, whole), out_specs=whole)(
+    video, text, scale
+  )
 
-  return jax.value_and_grad(loss, argnums=(0, 1, 2))
+
+def open_clip_form():
+  """Value and gradient of open_clip_loss."""
+  return jax.value_and_grad(open_clip_loss, argnums=(0, 1, 2))
 
 
 def _over_tiles(rows, columns, update, states, tile_size):
