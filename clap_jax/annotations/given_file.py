@@ -82,6 +82,24 @@ class GivenFile(AnnotationFile):
       raise SpanError(f"got no {self._label_field}; expected one")
     return Span(start_sec, end_sec, str(text), where)
 
+  def spans_of_queries(self) -> dict[str, list[tuple[Entry, Span]]]:
+    """The windows of each query, queries in the order of the file.
+
+    Raises:
+      MalformedFileError: there is no query, or a caption has no id.
+    """
+    found: dict[str, list] = {query: [] for query in self.queries}
+    for entry in self.entries.values():
+      for span in entry.captions:
+        if span.query in found:
+          found[span.query].append((entry, span))
+        else:
+          self.log.add(span.where, "got no id; expected a query with its qid")
+    if not found:
+      self.log.add("", "got no query; expected sentences with their moments")
+    self.log.raise_if_any()
+    return found
+
   def marked_subsets(self) -> list[str]:
     return sorted({e.subset for e in self.entries.values()} - {""})
 

@@ -86,15 +86,7 @@ def _read(path: str | pathlib.Path) -> given_file.GivenFile:
 
 def _queries(file: given_file.GivenFile) -> Iterable[GroundingQuery]:
   """The queries in the order of the file."""
-  found: dict[str, list] = {query: [] for query in file.queries}
-  for entry in file.entries.values():
-    for span in entry.captions:
-      if span.query in found:
-        found[span.query].append((entry, span))
-      else:
-        file.log.add(span.where, "got no id; expected a query with its qid")
-  file.log.raise_if_any()
-  for query, spans in found.items():
+  for query, spans in file.spans_of_queries().items():
     # A few published windows end before they start: nothing can hit them.
     windows = tuple(
       (span.start_sec, span.end_sec)

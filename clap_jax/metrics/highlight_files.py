@@ -65,24 +65,17 @@ def read_highlight_truth(
     OSError: the file cannot be opened.
   """
   file = given_file.read(path)
-  windows: dict[str, list] = {}
-  for entry in file.entries.values():
-    for span in entry.captions:
-      windows.setdefault(span.query, []).append((span.start_sec, span.end_sec))
   truths = []
-  for query, record in file.queries.items():
+  for query, spans in file.spans_of_queries().items():
+    windows = np.array([(s.start_sec, s.end_sec) for _, s in spans])
     try:
-      saliency = given_file.saliency(record)
+      saliency = given_file.saliency(file.queries[query])
     except ValueError as error:
       file.log.add(f"query {query}", str(error))
       continue
     if saliency is None:
       file.log.add(f"query {query}", "got no saliency_scores; expected them")
       continue
-    truths.append(
-      highlights.QueryTruth(query, np.array(windows[query]), saliency)
-    )
-  if not file.queries:
-    file.log.add("", "got no annotation; expected one JSON object per line")
+    truths.append(highlights.QueryTruth(query, windows, saliency))
   file.log.raise_if_any()
   return truths

@@ -290,20 +290,11 @@ def read_query_answers(path: locations.Location) -> QueryAnswers:
     MalformedFileError: listing every problem.
     OSError: the file cannot be opened.
   """
-  file = given_file.read(path)
-  windows: dict[str, list] = {query: [] for query in file.queries}
+  windows: dict[str, np.ndarray] = {}
   texts: dict[tuple[str, str], str] = {}
-  for entry in file.entries.values():
-    for span in entry.captions:
-      if span.query in windows:
-        windows[span.query].append((span.start_sec, span.end_sec))
-        if span.text and entry.name:
-          texts.setdefault(_text_key(entry.name, span.text), span.query)
-      else:
-        file.log.add(span.where, "got no id; expected a query with its qid")
-  if not windows:
-    file.log.add("", "got no query; expected sentences with their moments")
-  file.log.raise_if_any()
-  return QueryAnswers(
-    {query: np.array(listed) for query, listed in windows.items()}, texts
-  )
+  for query, spans in given_file.read(path).spans_of_queries().items():
+    windows[query] = np.array([(s.start_sec, s.end_sec) for _, s in spans])
+    for entry, span in spans:
+      if span.text and entry.name:
+        texts.setdefault(_text_key(entry.name, span.text), query)
+  return QueryAnswers(windows, texts)

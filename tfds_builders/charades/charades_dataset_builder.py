@@ -44,7 +44,7 @@ def _read_row(file, row, where, split):
   for action in filter(None, row["actions"].split(";")):
     parts = action.split()
     number = parts[0].lstrip("c") if len(parts) == 3 else ""
-    label = int(number) if number.isdigit() else None
+    label = int(number) if number.isdecimal() else None
     span = (*parts[1:], file.label_of({"label": label}))
     span = span if len(span) == 3 else (None, None, None)
     file.add(entry, "segments", span=span, where=f"{where}, {action[:40]}")

@@ -29,8 +29,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   before their names, stand in for a missing one of them: their times are
   frames at 30 per second, and they have no narrations.
   """
-  names = _class_names(files, config)
-  file = AnnotationFile(class_names=names)
+  file = _file_of_classes(files, config)
   for split, stem in _SPLITS.items():
     challenge = f"{_CHALLENGE[split]}.csv"
     path = files.find(f"EPIC_100_{stem}.csv", f"c2_{challenge}", challenge)
@@ -38,14 +37,17 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
     columns = _CHALLENGE_COLUMNS if reader is _read_frames else _COLUMNS
     column = config if reader is _read_frames else f"{config}_class"
     for where, row in source_files.load_rows(path, columns=(*columns, column)):
-      label = _label(row[column], names)
+      number = row[column]
+      label = file.label_of(
+        {"label": int(number) if number.isdigit() else None}
+      )
       reader(file, row, where, split=split, label=label)
   expect_lengths(file, files)
   return file
 
 
-def _class_names(files, config):
-  """Names in the order of their ids; the second list of nouns has all ids."""
+def _file_of_classes(files, config):
+  """An empty file with the classes; the second list of nouns has all ids."""
   path = files.find(
     f"EPIC_100_{config}_classes_v2.csv", f"EPIC_100_{config}_classes.csv"
   )
@@ -53,12 +55,10 @@ def _class_names(files, config):
   names = {row["id"]: row["key"] for _, row in rows}
   if list(names) != [str(number) for number in range(len(names))]:
     raise ValueError(f"{path}: the ids do not count from 0 without a gap")
-  return list(names.values())
-
-
-def _label(number, names):
-  known = number.isdigit() and int(number) < len(names)
-  return names[int(number)] if known else None
+  return AnnotationFile(
+    class_names=list(names.values()),
+    label_ids={int(number): {name} for number, name in names.items()},
+  )
 
 
 def _read_row(file, row, where, *, split, label):

@@ -68,29 +68,13 @@ def _longer_gaps(config: SpritesConfig, value: float) -> SpritesConfig:
   return dataclasses.replace(config, gap_sec=gaps)
 
 
-def _move_others(config: SpritesConfig, value: float) -> SpritesConfig:
-  return dataclasses.replace(config, distractors=value)
-
-
 def _fewer_classes(config: SpritesConfig, value: float) -> SpritesConfig:
   return dataclasses.replace(config, num_classes=int(value))
-
-
-def _noisy_boundaries(config: SpritesConfig, value: float) -> SpritesConfig:
-  return dataclasses.replace(config, boundary_noise=value)
 
 
 def _more_videos(config: SpritesConfig, value: float) -> SpritesConfig:
   counts = {s: round(value * n) for s, n in config.num_videos.items()}
   return dataclasses.replace(config, num_videos=counts)
-
-
-def _vaguer_captions(config: SpritesConfig, value: float) -> SpritesConfig:
-  return dataclasses.replace(config, ambiguity=value)
-
-
-def _more_near_misses(config: SpritesConfig, value: float) -> SpritesConfig:
-  return dataclasses.replace(config, near_misses=value)
 
 
 def _more_selection(config: SpritesConfig, value: float) -> SpritesConfig:
@@ -99,14 +83,18 @@ def _more_selection(config: SpritesConfig, value: float) -> SpritesConfig:
   return dataclasses.replace(config, num_videos=counts)
 
 
+def _setting(field: str):
+  return lambda config, value: dataclasses.replace(config, **{field: value})
+
+
 # Parameter -> (least value, greatest value, what it does to a size).
 PARAMETERS = {
   "gaps": (0.1, 10.0, _longer_gaps),  # factor on the time between actions
-  "distractors": (0.0, 3.0, _move_others),
+  "distractors": (0.0, 3.0, _setting("distractors")),
   "classes": (2, 22, _fewer_classes),
-  "noise": (0.0, 0.45, _noisy_boundaries),
-  "ambiguity": (0.0, 1.0, _vaguer_captions),
-  "near_misses": (0.0, 3.0, _more_near_misses),
+  "noise": (0.0, 0.45, _setting("boundary_noise")),
+  "ambiguity": (0.0, 1.0, _setting("ambiguity")),
+  "near_misses": (0.0, 3.0, _setting("near_misses")),
   "videos": (0.5, 100.0, _more_videos),  # factor on the videos of each split
   "selection": (1.0, 100.0, _more_selection),  # factor on its videos alone
 }
