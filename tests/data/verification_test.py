@@ -57,6 +57,8 @@ def test_a_sound_dataset_passes(data_dir):
   )
   assert found.problems == () and found.num_records == 3
   assert steps[-1] == (3, 3) and found.num_files > 8
+  shards = {path.name for path in _folder(data_dir).glob("*-of-?????")}
+  assert shards and dataset.index.keys() == shards
 
 
 def test_every_flipped_byte_is_found(copy):
