@@ -197,6 +197,19 @@ class LoopConfig:
   profile_steps: int = ranged(default=0, minimum=0)  # traced after the tenth
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+  """The sections of every trainer's config that steer its run."""
+
+  trainer: str
+  optimizer: OptimizerConfig
+  loop: LoopConfig
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
 def resolve(cls: type, config: Any, path: str = "") -> Any:
   """Builds the frozen dataclass `cls` from `config`.
 

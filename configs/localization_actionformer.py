@@ -18,7 +18,6 @@ import ml_collections
 
 from configs.parts import arguments, datasets, heads
 
-_RANGES = ((0, 4), (4, 8), (8, 16), (16, 32), (32, 64), (64, 10000))
 _OVERLAPPING = (
   (0, 4),
   (2, 8),
@@ -219,39 +218,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.trainer = "localization"
   config.localizer = "actionformer"
-  config.class_agnostic = False  # one class for all actions
   config.protocol = "thumos14"
-  config.classifier = {  # of whole videos, in the place of the head's classes
-    "path": "",
-    "top_classes": 2,
-    "combination": "geometric_mean",
-  }
-  config.data = datasets.thumos() | {
-    "min_crop_share": 0.9,  # of a training crop's room
-    "min_visible_share": 0.5,  # of a segment, for a crop to keep it
-    "ignored_videos": (),
-  }
-  config.model = _model()
-  config.loss = {
-    "center_radius": 1.5,  # strides
-    "focal_alpha": 0.25,
-    "focal_gamma": 2.0,
-    "label_smoothing": 0.0,
-    "offset_similarity": "diou",
-    "offset_weight": 1.0,  # 0 or less: as much as the class loss
-    "normalizer_start": 100.0,  # positive points
-    "normalizer_momentum": 0.9,
-  }
-  config.decode = {
-    "num_kept": 200,  # detections per video
-    "num_candidates": 2000,  # of each level
-    "sigma": 0.5,  # of the Gaussian soft-NMS
-    "min_score": 0.001,
-    "class_wise": True,
-    "vote_iou": 0.0,  # 0: no segment voting
-    "min_candidate_score": 0.001,
-    "min_length": 0.05,  # grid units
-  }
+  # Of whole videos, in the place of the head's classes.
+  config.classifier = {"combination": "geometric_mean"}
+  config.data = datasets.thumos() | {"ignored_videos": ()}
+  # The defaults of the dataclasses are the recipe of THUMOS14.
+  config.model = {}
+  config.loss = {}
+  config.decode = {"num_kept": 200}
   config.optimizer = heads.optimizer() | {
     "learning_rate": 1e-4,
     "ema_decay": 0.999,
@@ -259,35 +233,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   del config.optimizer.warmup_percent
   config.optimizer.warmup_epochs = 5.0
   config.loop = {"epochs": 35.0, "seed": args["seed"], "log_every_steps": 50}
-  config.checkpoint = {"save_every_percent": 20.0, "keep": 2}
-  config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-  config.start = {"imported": ""}  # a directory of `clap import`
+  config.checkpoint = {"save_every_percent": 20.0}
   arguments.update(config, RECIPES, "size", args["size"])
   return config.lock()
-
-
-def _model() -> dict:
-  """The model of THUMOS14; see ActionFormerConfig."""
-  return {
-    "width": 512,
-    "stream_widths": (),  # of feature streams with projections of their own
-    "projected_widths": (),
-    "num_stem_convs": 2,
-    "stem_kernel_size": 3,
-    "stem_norm": True,
-    "num_stem_blocks": 2,
-    "windows": (19,) * 6,  # steps, by level; -1: all
-    "ranges": _RANGES,  # grid units, by level
-    "num_heads": 4,
-    "dropout_rate": 0.0,
-    "drop_path_rate": 0.1,
-    "absolute_positions": False,
-    "relative_positions": False,
-    "level_norm": True,
-    "head_width": 512,
-    "head_kernel_size": 3,
-    "num_convs": 2,  # hidden ones of each head
-    "head_norm": True,
-    "prior_probability": 0.01,
-    "empty_classes": (),
-  }

@@ -66,7 +66,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.tower = {
     "workdir": "runs/pretrain",  # of a finished pre-training
     "clips_per_step": 8,  # of each video, encoded together and recomputed
-    "localizer_workdir": "",  # of a localization run to take the head from
   }
   heads.small(config)
   config.decode = {"num_candidates": 400}

@@ -32,7 +32,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   args = arguments.parse_arg(arg, size="demo", seed=0)
   config = ml_collections.ConfigDict()
   config.trainer = "localization"
-  config.localizer = "points"
   config.protocol = "motion_sprites"  # mAP at tIoU 0.3:0.1:0.7
   config.data = datasets.motion_sprites(args["size"])
   heads.small(config)

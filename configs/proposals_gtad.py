@@ -85,38 +85,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   localizers.subgraph(config, args)
   config.protocol = "activitynet"
-  config.classifier = {  # of whole videos, which names the proposals
-    "path": "",
-    "top_classes": 2,
-    "combination": "product",
-  }
   config.data = datasets.activitynet() | {"max_length": 100}
-  config.graph.update(
-    {
-      "network": "graph",
-      "num_context_bins": 4,
-      "map_widths": (512, 128, 128, 128),
-      "map_kernel_size": 1,
-      "has_classes": False,
-      "prior_probability": 0.5,
-    }
-  )
-  config.loss = {
-    "overlap_weight": 10.0,
-    "quality_weight": 1.0,
-    "boundary_span_steps": 2.0,
-  }
+  config.graph = {"has_classes": False, "prior_probability": 0.5}
+  config.loss = {}
   config.decode.update(
     {
-      "num_kept": 100,
       "num_candidates": 20_000,  # all that there are
       "min_score": 0.0,
       "class_wise": False,
-      "boundary_filter": True,
       "ends_at_next_step": True,
-      "boundary_scores": False,
-      "decay_iou": (0.0, 0.0),
-      "max_steps": 0,
     }
   )
   config.optimizer.update(

@@ -27,7 +27,7 @@ MODEL_FILE = "fewshot.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FewshotConfig(fit.RunConfig):
+class FewshotConfig(config_lib.RunConfig):
   """Everything `clap train` reads of a few-shot config."""
 
   data: feature_reader.FeatureData

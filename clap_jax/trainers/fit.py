@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from clap_jax import config as config_lib
 from clap_jax.data import pipeline
 from clap_jax.models import partitioning
 from clap_jax.storage import locations
@@ -19,17 +18,6 @@ from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import task as task_lib
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-  """The sections of every trainer's config that steer its run."""
-
-  trainer: str
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
-  checkpoint: config_lib.CheckpointConfig
-  mesh: config_lib.MeshConfig
 
 
 def fit(
@@ -91,10 +79,6 @@ def fit(
       task=task,
       workdir=workdir,
       config=config,
-      optimizer=config.optimizer,
-      loop=config.loop,
-      checkpoint=config.checkpoint,
-      mesh=config.mesh,
       batches_from=batches_from,
       evaluate=None if None in (selection, measure) else evaluate,
       prepare=prepare,

@@ -30,7 +30,7 @@ MODEL_FILE = "grounder.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroundingConfig(fit.RunConfig):
+class GroundingConfig(config_lib.RunConfig):
   """Everything `clap train` reads of a grounding config."""
 
   kind: str = config_lib.choice(*grounding_heads.KINDS)

@@ -28,14 +28,14 @@ from clap_jax.models import (
   localizer,
   pyramid,
 )
-from clap_jax.trainers import fit, imported_heads
+from clap_jax.trainers import imported_heads
 from clap_jax.training import task as task_lib
 
 ANY_ACTION = "action"  # the class of a head that does not tell them apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnyLocalizationConfig(fit.RunConfig):
+class AnyLocalizationConfig(config_lib.RunConfig):
   """The config sections of every head; subclasses add the rest."""
 
   data: feature_reader.FeatureData

@@ -29,7 +29,7 @@ from clap_jax.training import processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig(fit.RunConfig):
+class PretrainConfig(config_lib.RunConfig):
   """Everything `clap train` reads of a pretrain config."""
 
   encoder: str  # the row's name in results.json

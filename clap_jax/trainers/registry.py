@@ -124,9 +124,7 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
     run.task,
     run.batch,
     topology=topology_lib.describe(topology),
-    optimizer=resolved.optimizer,
-    loop=resolved.loop,
-    mesh=resolved.mesh,
+    config=resolved,
     sharding_rules=partitioning.PARAMETER_AXES,
   )
   return document | {"assumed": dataclasses.asdict(assumed)}

@@ -17,7 +17,7 @@ from clap_jax.training import task as task_lib
 from clap_jax.training import topology as topology_lib
 from clap_jax.types import Device
 
-# A schedule's length and epochs are constants in the program: any will do.
+# The steps of an epoch are constants in the program: any number will do.
 _STEPS_PER_EPOCH = 1000
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -36,9 +36,7 @@ def trace_step(
   batch: Any,
   *,
   devices: Sequence[Device],
-  optimizer: config_lib.OptimizerConfig,
-  loop: config_lib.LoopConfig,
-  mesh: config_lib.MeshConfig,
+  config: config_lib.RunConfig,
   sharding_rules: tuple[sharding_lib.Rule, ...] = (),
 ) -> TracedStep:
   """Traces the step that `fit` would run on `devices`, present or not.
@@ -47,15 +45,13 @@ def trace_step(
     task: what is learned.
     batch: jax.ShapeDtypeStruct of the global batch.
     devices: to run on.
-    optimizer: as of the run.
-    loop: as of the run.
-    mesh: as of the run.
+    config: of the run.
     sharding_rules: see sharding.partition_specs.
 
   Raises:
     ValueError: if mesh, batch and devices do not fit together.
   """
-  device_mesh = mesh_lib.make_mesh(mesh, devices=devices)
+  device_mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
   mesh_lib.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_mesh)
   by_batch = sharding_lib.batch_sharding(device_mesh)
   batch = jax.tree.map(
@@ -67,13 +63,10 @@ def trace_step(
   with jax.set_mesh(device_mesh):
     plan = plan_lib.plan_run(
       task,
-      optimizer,
-      loop=loop,
+      config,
       mesh=device_mesh,
-      total_steps=_STEPS_PER_EPOCH,
       steps_per_epoch=_STEPS_PER_EPOCH,
       sharding_rules=sharding_rules,
-      fsdp_min_size=mesh.fsdp_min_size,
     )
     if not hasattr(plan.step_function, "trace"):
       raise ValueError(
@@ -88,16 +81,18 @@ def compile_step(
   task: task_lib.Task,
   batch: Any,
   *,
+  config: config_lib.RunConfig,
   topology: topology_lib.Topology,
-  **settings: Any,
+  sharding_rules: tuple[sharding_lib.Rule, ...] = (),
 ) -> dict:
   """Compiles the step that `fit` would run on `topology`; plain JSON values.
 
   Args:
     task: what is learned.
     batch: jax.ShapeDtypeStruct of the global batch.
+    config: of the run.
     topology: from topology.describe.
-    **settings: see trace_step.
+    sharding_rules: see sharding.partition_specs.
 
   Returns:
     fits, peak_bytes_per_chip, limit_bytes_per_chip, missing_bytes_per_chip,
@@ -108,7 +103,13 @@ def compile_step(
   Raises:
     ValueError: if mesh, batch and topology do not fit together.
   """
-  step = trace_step(task, batch, devices=topology.devices, **settings)
+  step = trace_step(
+    task,
+    batch,
+    devices=topology.devices,
+    config=config,
+    sharding_rules=sharding_rules,
+  )
   state = step.plan.abstract
   count = flops_lib.count(step.traced.jaxpr)
   resident = sharding_lib.bytes_per_device((state, step.batch))

@@ -1,9 +1,10 @@
-"""Runs training: lock, mesh, state, restore, loop, save."""
+"""Trains a run: lock, mesh, state, restore, steps with their hooks, save."""
 
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,10 +18,10 @@ from clap_jax.training import (
   preemption,
   processes,
   rollback,
+  utilization,
   watchdog,
 )
 from clap_jax.training import hooks as hooks_lib
-from clap_jax.training import loop as loop_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import plan as plan_lib
 from clap_jax.training import sharding as sharding_lib
@@ -47,16 +48,12 @@ class Run:
     task: what is learned.
     workdir: of this run alone; holds config.json, environment.json,
       metrics.jsonl and checkpoints/.
-    config: the trainer's whole resolved config, for the record; a run can only
-      be continued with the same (see workdir.CHANGEABLE_KEYS for exceptions).
-    optimizer: how to learn.
-    loop: how long.
+    config: the trainer's whole resolved config; a run can only be continued
+      with the same (see workdir.CHANGEABLE_KEYS for exceptions).
     batches_from: steps done -> iterator over the host batches of the steps
       after that; the rows of mesh.batch_rows for the ambient mesh. A pure
       function of its argument.
     batches_ahead: of the step, on the devices; 0 brings each when it is due.
-    checkpoint: when to save.
-    mesh: of the devices.
     evaluate: (params, steps done) -> scalars by path, below EVALUATION_PREFIX;
       called every loop.eval_every and after the last step, each time once the
       checkpoint that is due then has been saved; gets the moving average if
@@ -72,17 +69,9 @@ class Run:
 
   task: task_lib.Task
   workdir: pathlib.Path
-  config: Any
-  optimizer: config_lib.OptimizerConfig
-  loop: config_lib.LoopConfig
+  config: config_lib.RunConfig
   batches_from: Callable[[int], Iterator[Any]]
   batches_ahead: int = device_batches.AHEAD
-  checkpoint: config_lib.CheckpointConfig = dataclasses.field(
-    default_factory=config_lib.CheckpointConfig
-  )
-  mesh: config_lib.MeshConfig = dataclasses.field(
-    default_factory=config_lib.MeshConfig
-  )
   evaluate: Callable[[Any, int], Mapping[str, Any]] | None = None
   prepare: Callable[[TrainState], TrainState] | None = None
   steps_per_epoch: int | None = None
@@ -120,22 +109,19 @@ def fit(run: Run) -> TrainState:
       f"use {run.workdir}",
       lambda: holds.append(_take(stack, run.workdir, run.config)),
     )
-    mesh = mesh_lib.make_mesh(run.mesh, devices=run.devices)
+    mesh = mesh_lib.make_mesh(run.config.mesh, devices=run.devices)
     stack.enter_context(jax.set_mesh(mesh))
     plan = plan_lib.plan_run(
       run.task,
-      run.optimizer,
-      loop=run.loop,
+      run.config,
       mesh=mesh,
-      total_steps=steps.last,
       steps_per_epoch=run.steps_per_epoch,
       sharding_rules=run.sharding_rules,
-      fsdp_min_size=run.mesh.fsdp_min_size,
     )
     stack.enter_context(_run_failures(run.workdir))
     checkpoints = checkpoint_lib.Checkpoints(
       run.workdir / checkpoint_lib.CHECKPOINT_DIRECTORY,
-      keep=run.checkpoint.keep,
+      keep=run.config.checkpoint.keep,
       check=holds[0] if holds else None,
     )
     stack.push(_closing(checkpoints))
@@ -152,17 +138,16 @@ def fit(run: Run) -> TrainState:
     if processes.is_first():
       workdir_lib.write_environment(run.workdir, mesh)
     if run.show_progress and not is_trained:
-      announce(
-        run.title, run.workdir, start_step, last_step=steps.last, plan=plan
+      processes.say(
+        f"{run.title}: steps {start_step + 1} to {steps.last} in {run.workdir}"
+        f"\n{plan.describe()}"
       )
-    trainer = _Trainer(run, steps, plan, checkpoints, mesh)
+    trainer = _Trainer(run, steps, plan, checkpoints, mesh, stop)
     state = restored.state if restored else trainer.fresh()
     if steps.last == 0:  # untrained parameters, as a baseline
       trainer.save(0, state)
       return state
-    return trainer.train(
-      state, start_step, stop=stop, evaluates_first=evaluates_first
-    )
+    return trainer.train(state, start_step, evaluates_first=evaluates_first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +160,7 @@ class _Steps:
   eval_every: int | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Trainer:
   """Runs the steps of one start of a run, with its hooks and rollbacks."""
 
@@ -184,17 +169,18 @@ class _Trainer:
   plan: plan_lib.Plan
   checkpoints: checkpoint_lib.Checkpoints
   mesh: jax.sharding.Mesh
+  stop: preemption.StopRequest
 
   def fresh(self) -> TrainState:
     """Returns the state before the first step."""
-    state = self.plan.make(np.uint32(self.run.loop.seed))
+    state = self.plan.make(np.uint32(self.run.config.loop.seed))
     return state if self.run.prepare is None else self.run.prepare(state)
 
   @property
   def metadata(self) -> dict[str, Any]:
     """Facts that a checkpoint records with the state."""
     return {
-      "seed": self.run.loop.seed,
+      "seed": self.run.config.loop.seed,
       "config_hash": config_lib.config_hash(self.run.config),
     }
 
@@ -202,47 +188,29 @@ class _Trainer:
     self.checkpoints.save(step, state, metadata=self.metadata)
 
   def train(
-    self, state: TrainState, start_step: int, *, stop, evaluates_first: bool
+    self, state: TrainState, start_step: int, *, evaluates_first: bool
   ) -> TrainState:
-    """Runs the loop, and again from a checkpoint where the guard gives up."""
-    run, last = self.run, self.steps.last
+    """Runs the steps, and again from a checkpoint where the guard gives up."""
+    run, loop = self.run, self.run.config.loop
     with contextlib.ExitStack() as stack:
-      ledger = goodput.GoodputTracker(run.workdir, start_step=start_step)
-      stack.callback(_close_ledger, ledger, show=run.show_progress)
+      self.tracker = goodput.GoodputTracker(run.workdir, start_step=start_step)
+      stack.callback(_close_tracker, self.tracker, show=run.show_progress)
       writer = writer_lib.open_writer(
-        run.workdir, step=start_step, tensorboard=run.loop.tensorboard
+        run.workdir, step=start_step, tensorboard=loop.tensorboard
       )
       stack.callback(writer.close)
-      hooks = self._make_hooks(writer, ledger, start_step=start_step)
-      for hook in hooks:
+      self.hooks = self._make_hooks(writer, start_step=start_step)
+      for hook in self.hooks:
         stack.callback(hook.close)
-      stall_watchdog = stack.enter_context(
-        watchdog.Watchdog(stall_timeout_sec=run.loop.stall_timeout_sec)
+      self.watchdog = stack.enter_context(
+        watchdog.Watchdog(stall_timeout_sec=loop.stall_timeout_sec)
       )
       if evaluates_first:
-        stall_watchdog.enter(watchdog.HOOKS, start_step)
-        hooks[-1].on_state(start_step, state, stopping=False)
-      while start_step < last:
-        batches = device_batches.DeviceBatches(
-          iter(run.batches_from(start_step)),
-          lambda batch: sharding_lib.put_batch(batch, self.mesh),
-          ahead=run.batches_ahead,
-        )
+        self.watchdog.enter(watchdog.HOOKS, start_step)
+        self.hooks[-1].on_state(start_step, state, stopping=False)
+      while start_step < self.steps.last:
         try:
-          state = loop_lib.run_loop(
-            state,
-            step_function=self.plan.step_function,
-            batches=batches,
-            start_step=start_step,
-            last_step=last,
-            hooks=hooks,
-            stop=stop,
-            stall_watchdog=stall_watchdog,
-            ledger=ledger,
-          )
-          with ledger.measured("saving"):
-            self.checkpoints.wait()
-          return state
+          return self._run_steps(state, start_step)
         except hooks_lib.SkipLimitError as error:
           state, good_step = rollback.roll_back(
             error,
@@ -250,25 +218,102 @@ class _Trainer:
             checkpoints=self.checkpoints,
             abstract=self.plan.abstract,
             fresh=self.fresh,
-            maximum=run.loop.max_rollbacks,
+            maximum=loop.max_rollbacks,
           )
           start_step = error.step
-          ledger.went_back(start_step, good_step)
+          self.tracker.went_back(start_step, good_step)
           self.save(start_step, state)
-        finally:
-          batches.close()
     return state
 
-  def _make_hooks(
-    self, writer, ledger: goodput.GoodputTracker, *, start_step: int
-  ) -> list[hooks_lib.Hook]:
+  def _run_steps(self, state: TrainState, start_step: int) -> TrainState:
+    """Trains from `start_step` steps done to the last step; donates `state`.
+
+    The metrics of a step are fetched after the next step has been dispatched,
+    so that the device does not wait for the host; only before hooks that need
+    the state is the step waited for.
+
+    Raises:
+      preemption.Preempted: after a stop request; hooks have seen the state.
+      hooks.SkipLimitError: from the guard; the state is lost.
+      ValueError: if the batches end too early.
+    """
+    batches = device_batches.DeviceBatches(
+      iter(self.run.batches_from(start_step)),
+      lambda batch: sharding_lib.put_batch(batch, self.mesh),
+      ahead=self.run.batches_ahead,
+    )
+    try:
+      clock = utilization.Clock(self.tracker)
+      step_function, pending = self.plan.step_function, None
+      for step in range(start_step + 1, self.steps.last + 1):
+        batch = self._next_batch(batches, step, clock)
+        if step == start_step + 1:
+          clock.utilization = utilization.Utilization(
+            step_function, state, batch
+          )
+          step_function = processes.compiled_by_all(step_function, state, batch)
+        # By this mark a profile tells one step from the next.
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          state, metrics = step_function(state, batch)
+        self.watchdog.enter(watchdog.DEVICE, step)
+        if pending is not None:
+          _deliver(*pending, self.hooks, clock, batches)
+        pending = step, metrics
+        last = step == self.steps.last
+        stopping = self.stop.is_due(step) and not last
+        wanting = [
+          hook
+          for hook in self.hooks
+          if hook.wants_state(step) or last or stopping
+        ]
+        if wanting:
+          _deliver(*pending, self.hooks, clock, batches)
+          pending = None
+          self.tracker.reached(step)
+          begin_sec = time.perf_counter()
+          self.watchdog.enter(watchdog.HOOKS, step)
+          for hook in wanting:
+            hook.on_state(step, state, stopping=stopping)
+          clock.exclude(time.perf_counter() - begin_sec)
+        if stopping:
+          preempted = preemption.Preempted(step)
+          processes.say(str(preempted))
+          raise preempted
+      with self.tracker.measured("saving"):
+        self.checkpoints.wait()
+      return state
+    finally:
+      batches.close()
+
+  def _next_batch(
+    self,
+    batches: device_batches.DeviceBatches,
+    step: int,
+    clock: utilization.Clock,
+  ) -> Any:
+    """Returns the batch of a step on the devices."""
+    begin_sec = time.perf_counter()
+    self.watchdog.enter(watchdog.INPUT, step - 1)
+    batch = next(batches, None)
+    if batch is None:
+      raise ValueError(
+        f"The batches ended after step {step - 1}; the run is to have "
+        f"{self.steps.last} steps: the source must repeat."
+      )
+    input_sec = time.perf_counter() - begin_sec
+    clock.add_input_wait(input_sec)
+    self.watchdog.spent(input_sec)
+    self.watchdog.enter(watchdog.DISPATCH, step - 1)
+    return batch
+
+  def _make_hooks(self, writer, *, start_step: int) -> list[hooks_lib.Hook]:
     """Returns the hooks in the order they are called, the evaluation last."""
-    run, steps, loop = self.run, self.steps, self.run.loop
+    run, steps, loop = self.run, self.steps, self.run.config.loop
     hooks: list[hooks_lib.Hook] = [
       hooks_lib.MetricsLog(
         writer, every_steps=steps.log_every, last_step=steps.last
       ),
-      hooks_lib.Accounting(ledger, every_steps=steps.log_every),
+      hooks_lib.Accounting(self.tracker, every_steps=steps.log_every),
       hooks_lib.Stragglers(writer, every_steps=steps.log_every),
       hooks_lib.SkipLimit(max_skipped_in_a_row=loop.max_skipped_in_a_row),
     ]
@@ -297,13 +342,16 @@ class _Trainer:
         every_steps=steps.save_every,
         last_step=steps.last,
         metadata=self.metadata,
-        ledger=ledger,
+        tracker=self.tracker,
       )
     )
     if run.evaluate is not None:
       hooks.append(
         hooks_lib.Evaluation(
-          run.evaluate, writer, every_steps=steps.eval_every, ledger=ledger
+          run.evaluate,
+          writer,
+          every_steps=steps.eval_every,
+          tracker=self.tracker,
         )
       )
     return hooks
@@ -347,11 +395,11 @@ def _evaluation_is_missing(
   )
 
 
-def _close_ledger(ledger: goodput.GoodputTracker, *, show: bool) -> None:
+def _close_tracker(tracker: goodput.GoodputTracker, *, show: bool) -> None:
   if processes.is_first():
-    ledger.write()
+    tracker.write()
     if show:
-      processes.say(ledger.summary())
+      processes.say(tracker.summary())
 
 
 def _take(stack: contextlib.ExitStack, workdir, config) -> Callable[[], None]:
@@ -374,46 +422,36 @@ def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:
 
 def _resolve_steps(run: Run) -> _Steps:
   per_epoch = run.steps_per_epoch
-  last = run.loop.length.in_steps(steps_per_epoch=per_epoch)
+  last = run.config.loop.length.in_steps(steps_per_epoch=per_epoch)
 
   def resolved(duration):
     return duration.in_steps(total_steps=last, steps_per_epoch=per_epoch)
 
-  eval_every = run.loop.eval_every
+  eval_every = run.config.loop.eval_every
   return _Steps(
     last=last,
-    log_every=resolved(run.loop.log_every),
-    save_every=resolved(run.checkpoint.save_every),
+    log_every=resolved(run.config.loop.log_every),
+    save_every=resolved(run.config.checkpoint.save_every),
     eval_every=resolved(eval_every) if eval_every else None,
   )
 
 
-def announce(title, workdir, start_step, *, last_step: int, plan) -> None:
-  """Prints the steps to come and the memory of the state on every device."""
-  state = plan.abstract
-  num_devices = len(state.step.sharding.device_set)
-  mib = {
-    name: sharding_lib.bytes_per_device(tree) / 2**20
-    for name, tree in (
-      ("all", state),
-      ("parameters", state.params),
-      ("optimizer", state.opt_state),
-      ("moving average", state.ema),
-    )
-  }
-  lines = [
-    f"{title}: steps {start_step + 1} to {last_step} in {workdir}",
-    f"  {task_lib.num_parameters(state.params):,} parameters on {num_devices} "
-    "device(s)",
-    f"  {mib.pop('all'):,.1f} MiB of state on each device: "
-    + ", ".join(f"{name} {size:,.1f}" for name, size in mib.items() if size),
-  ]
-  if num_devices > 1:
-    largest = sharding_lib.largest_replicated(state, plan.shardings, count=3)
-    lines += [
-      f"  whole on every device: {array.path} {list(array.shape)}, "
-      f"{array.num_bytes / 2**20:,.1f} MiB"
-      for array in largest
-      if array.num_bytes >= 2**20
-    ] or ["  nothing of 1 MiB or more is whole on every device"]
-  processes.say("\n".join(lines))
+def _deliver(
+  step: int,
+  metrics: Mapping[str, Any],
+  hooks: Sequence[hooks_lib.Hook],
+  clock: utilization.Clock,
+  batches: device_batches.DeviceBatches,
+) -> None:
+  """Waits for a step's metrics and hands them to the hooks that want them."""
+  wanting = [hook for hook in hooks if hook.wants_metrics(step)]
+  # Even if nobody wants them: a host that ran ahead would fill the memory with
+  # batches.
+  jax.block_until_ready(metrics["loss"])
+  clock.finish_step()
+  if not wanting:
+    return
+  host = {f"train/{k}": v for k, v in jax.device_get(metrics).items()}
+  host |= clock.read() | batches.scalars()
+  for hook in wanting:
+    hook.on_metrics(step, host)

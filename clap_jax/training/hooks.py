@@ -87,12 +87,12 @@ class MetricsLog(Hook):
 
 
 class Accounting(Hook):
-  """Keeps the ledger on the disk: a killed process writes no last word."""
+  """Keeps the tracker on the disk: a killed process writes no last word."""
 
   _EVERY_SEC = 5.0
 
-  def __init__(self, ledger: goodput.GoodputTracker, *, every_steps: int):
-    self._ledger = ledger
+  def __init__(self, tracker: goodput.GoodputTracker, *, every_steps: int):
+    self._tracker = tracker
     self._every_steps = every_steps
     self._next_sec = 0.0
 
@@ -100,9 +100,9 @@ class Accounting(Hook):
     return step % self._every_steps == 0 and processes.is_first()
 
   def on_metrics(self, step, metrics):
-    self._ledger.reached(step)
+    self._tracker.reached(step)
     if time.monotonic() >= self._next_sec:
-      self._ledger.write()
+      self._tracker.write()
       self._next_sec = time.monotonic() + self._EVERY_SEC
 
 
@@ -289,11 +289,11 @@ class Evaluation(Hook):
     writer: writer_lib.MetricsWriter,
     *,
     every_steps: int | None,
-    ledger: goodput.GoodputTracker,
+    tracker: goodput.GoodputTracker,
   ):
     self._evaluate = evaluate
     self._writer = writer
-    self._ledger = ledger
+    self._tracker = tracker
     self._every_steps = every_steps
 
   def wants_state(self, step):
@@ -303,7 +303,7 @@ class Evaluation(Hook):
     if stopping:
       return  # there is time to save and for nothing else
     params = state.params if state.ema is None else state.ema
-    with self._ledger.measured("evaluation"):
+    with self._tracker.measured("evaluation"):
       self._writer.write(step, self._evaluate(params, step))
 
 
@@ -322,14 +322,14 @@ class Checkpointing(Hook):
     every_steps: int,
     last_step: int,
     metadata: Mapping[str, Any],
-    ledger: goodput.GoodputTracker,
+    tracker: goodput.GoodputTracker,
   ):
     self._checkpoints = checkpoints
     self._writer = writer
     self._every_steps = every_steps
     self._last_step = last_step
     self._metadata = metadata
-    self._ledger = ledger
+    self._tracker = tracker
 
   def wants_state(self, step):
     self._checkpoints.poll()  # errors of the background surface here
@@ -338,7 +338,7 @@ class Checkpointing(Hook):
   def on_state(self, step, state, *, stopping):
     # The record up to this step is on disk before the checkpoint can be: a
     # resumed run then finds every line that it will not write again.
-    with self._ledger.measured("saving"):
+    with self._tracker.measured("saving"):
       self._writer.sync()
       self._checkpoints.save(step, state, metadata=self._metadata)
       if step == self._last_step:

@@ -27,15 +27,41 @@ class Plan(NamedTuple):
   make: Callable  # seed, uint32 () -> the state before the first step
   step_function: step_lib.StepFunction
 
+  def describe(self) -> str:
+    """Describes the memory of the state on every device."""
+    state = self.abstract
+    num_devices = len(state.step.sharding.device_set)
+    mib = {
+      name: sharding_lib.bytes_per_device(tree) / 2**20
+      for name, tree in (
+        ("all", state),
+        ("parameters", state.params),
+        ("optimizer", state.opt_state),
+        ("moving average", state.ema),
+      )
+    }
+    lines = [
+      f"  {task_lib.num_parameters(state.params):,} parameters on "
+      f"{num_devices} device(s)",
+      f"  {mib.pop('all'):,.1f} MiB of state on each device: "
+      + ", ".join(f"{name} {size:,.1f}" for name, size in mib.items() if size),
+    ]
+    if num_devices > 1:
+      largest = sharding_lib.largest_replicated(state, self.shardings, count=3)
+      lines += [
+        f"  whole on every device: {array.path} {list(array.shape)}, "
+        f"{array.num_bytes / 2**20:,.1f} MiB"
+        for array in largest
+        if array.num_bytes >= 2**20
+      ] or ["  nothing of 1 MiB or more is whole on every device"]
+    return "\n".join(lines)
+
 
 def plan_run(
   task: task_lib.Task,
-  optimizer: config_lib.OptimizerConfig,
+  config: config_lib.RunConfig,
   *,
-  loop: config_lib.LoopConfig,
   mesh: jax.sharding.Mesh,
-  total_steps: int,
-  fsdp_min_size: int,
   steps_per_epoch: int | None = None,
   sharding_rules: tuple[sharding_lib.Rule, ...] = (),
 ) -> Plan:
@@ -43,22 +69,20 @@ def plan_run(
 
   Args:
     task: what is learned.
-    optimizer: how to learn.
-    loop: for what guards a step.
+    config: of the run.
     mesh: of the devices that will run it, present or not.
-    total_steps: the length of the run, to which a cosine decays.
-    fsdp_min_size: see sharding.partition_specs.
     steps_per_epoch: for durations in epochs.
     sharding_rules: see sharding.partition_specs.
 
   Raises:
     ValueError: for settings that do not fit the mesh or the parameters.
   """
+  optimizer = config.optimizer
   update = optimizer_lib.make_optimizer(
     optimizer,
     # Traced, key and all: the ambient mesh may be of devices that are not here.
     jax.eval_shape(lambda: task.init(jax.random.key(0))),
-    total_steps=total_steps,
+    total_steps=config.loop.length.in_steps(steps_per_epoch=steps_per_epoch),
     steps_per_epoch=steps_per_epoch,
   )
 
@@ -68,7 +92,10 @@ def plan_run(
 
   shapes = jax.eval_shape(init, np.uint32(0))
   specs = sharding_lib.partition_specs(
-    shapes.params, mesh, rules=sharding_rules, fsdp_min_size=fsdp_min_size
+    shapes.params,
+    mesh,
+    rules=sharding_rules,
+    fsdp_min_size=config.mesh.fsdp_min_size,
   )
   shardings = sharding_lib.state_shardings(shapes, specs, mesh)
   abstract = jax.tree.map(
@@ -80,7 +107,7 @@ def plan_run(
   )
   settings = {
     "ema_decay": optimizer.ema_decay,
-    "outlier_deviations": loop.outlier_deviations,
+    "outlier_deviations": config.loop.outlier_deviations,
     "state_shardings": shardings,
   }
   sliced = task.sliced() if isinstance(task, task_lib.SlicedTask) else None

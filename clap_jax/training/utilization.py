@@ -1,11 +1,13 @@
-"""Model FLOP utilization of a run."""
+"""Measures the speed of a run: steps per second, model FLOP utilization."""
 
+import collections
+import time
 from typing import Any
 
 import jax
 
 from clap_jax.training import flops as flops_lib
-from clap_jax.training import topology
+from clap_jax.training import goodput, topology
 
 # Dense bfloat16 peaks by JAX's device_kind. TPU v4: Google Cloud's
 # documentation; H100 and H200 (SXM): NVIDIA's data sheets.
@@ -62,4 +64,54 @@ class Utilization:
       scalars["perf/flops_per_sec"] = self._flops * steps_per_sec
       if self._peak is not None:
         scalars["perf/mfu"] = self._flops * steps_per_sec / self._peak
+    return scalars
+
+
+class Clock:
+  """Steps per second and the share of it spent waiting for input.
+
+  Over the last `window_steps` finished steps, so without the first one, which
+  compiles.
+  """
+
+  def __init__(
+    self, tracker: goodput.GoodputTracker, *, window_steps: int = 100
+  ):
+    self._tracker = tracker
+    self._began_sec = time.perf_counter()
+    self._finished = collections.deque(maxlen=window_steps + 1)
+    self._input_wait_sec = self._excluded_sec = 0.0
+    self.utilization: Utilization | None = None
+
+  def add_input_wait(self, seconds: float) -> None:
+    self._input_wait_sec += seconds
+
+  def exclude(self, seconds: float) -> None:
+    """Takes out time that was not spent on training."""
+    self._excluded_sec += seconds
+
+  def finish_step(self) -> None:
+    now_sec = time.perf_counter() - self._excluded_sec
+    if self._finished:
+      before_sec, before_wait_sec = self._finished[-1]
+      self._tracker.add("steps", now_sec - before_sec)
+      self._tracker.add("input_wait", self._input_wait_sec - before_wait_sec)
+    else:
+      self._tracker.add("start", now_sec - self._began_sec)
+    self._finished.append((now_sec, self._input_wait_sec))
+
+  def read(self) -> dict[str, float]:
+    """The scalars; none before two steps are done."""
+    if len(self._finished) < 2:
+      return {}
+    first, last = self._finished[0], self._finished[-1]
+    seconds = max(last[0] - first[0], 1e-9)
+    steps_per_sec = (len(self._finished) - 1) / seconds
+    scalars = {
+      "perf/steps_per_sec": steps_per_sec,
+      "perf/step_sec": 1.0 / steps_per_sec,
+      "perf/input_wait_frac": min((last[1] - first[1]) / seconds, 1.0),
+    }
+    if self.utilization is not None:
+      scalars |= self.utilization.read(steps_per_sec)
     return scalars

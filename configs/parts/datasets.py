@@ -68,10 +68,8 @@ def thumos() -> dict:
     "eval_split": "test",
     "batch_size": 2,
     "max_length": 2304,  # steps of a training sequence
-    "length": "pad",
     "crop_probability": 1.0,
     "num_threads": 2,
-    "on_missing": "raise",
     "ignored_labels": ("Ambiguous",),
     # Wrong labels; no action.
     "ignored_videos": ("video_test_0000270", "video_test_0001292"),
@@ -86,7 +84,7 @@ def hapt(*, select: bool) -> dict:
   return {
     "annotations": "features/hapt/annotations.json",
     "features_dir": "features/hapt",
-    "files": {"names": ("{id}.npz",), "timing": "stored", "encoder": "windows"},
+    "files": {"encoder": "windows"},
     "train_split": "training",
     "selection_split": "holdout" if select else config_dict.placeholder(str),
     "eval_split": "validation",
@@ -96,7 +94,6 @@ def hapt(*, select: bool) -> dict:
     "standardize": True,
     "batch_size": 8,
     "max_length": 256,  # steps of a training crop
-    "length": "pad",
     "crop_probability": 1.0,
     "num_threads": 1,
   }
@@ -119,7 +116,6 @@ def own(**others) -> dict:
     "eval_split": "validation",
     "batch_size": 8,
     "max_length": 256,  # steps of a training crop
-    "length": "pad",
     "crop_probability": 1.0,
     "num_threads": 1,
   } | others
@@ -128,7 +124,6 @@ def own(**others) -> dict:
 def queries_on_files(**others) -> dict:
   """The data section of a grounder on annotation and feature files."""
   return {
-    "length": "pad",  # pad | resize
     "train_split": "train",
     "selection_split": "selection",
     "batch_size": 16,  # videos

@@ -30,7 +30,7 @@ def small(config, args) -> None:
 
 def loss() -> dict:
   """The loss of the pyramid and the map."""
-  return {"listwise_weight": 0.5, "saliency_weight": 0.0}
+  return {"listwise_weight": 0.5}
 
 
 def detr_decode() -> dict:
@@ -97,9 +97,8 @@ def benchmark(config, args) -> None:
   """
   config.trainer = "grounding"
   config.kind = args["kind"]  # pyramid | map | detr
-  config.pyramid = {"width": 256, "num_levels": 6, "dropout_rate": 0.1}
-  config.fusion = {"num_text_layers": 2, "dropout_rate": 0.1}
-  config.head = {"dropout_rate": 0.0}
+  config.pyramid = {"width": 256, "num_levels": 6}
+  config.fusion = {"num_text_layers": 2}
   config.loss = loss()
   config.decode = {
     "num_kept": 5,  # moments per query

@@ -9,12 +9,9 @@ def small(config) -> None:
   """Trunk, heads and optimizer, small enough to train on two CPU cores."""
   config.pyramid = {
     "width": 64,
-    "num_levels": 4,
     "block": "conv",  # conv | attention
     "num_stem_convs": 1,
     "window_steps": 7,
-    "num_heads": 4,
-    "dropout_rate": 0.1,
   }
   config.head = {"num_convs": 1, "dropout_rate": 0.1}
   config.optimizer = optimizer()

@@ -10,14 +10,12 @@ def points(config, args) -> None:
   file adds data, protocol, duration and what differs.
   """
   config.trainer = "localization"
-  config.localizer = "points"
   config.pyramid = {
     "num_levels": 6,
     "num_stem_blocks": 2,
     "mlp_ratio": 4.0,  # hidden over outer width
-    "dropout_rate": 0.1,
   }
-  config.head = {"dropout_rate": 0.0}
+  config.head = {}
   config.decode = {"num_candidates": 2000}
   config.optimizer = heads.optimizer() | {"ema_decay": 0.999}
   _run(config, args)
@@ -29,7 +27,6 @@ def points_on_own_features(config, args) -> None:
   Everything but the data and the protocol.
   """
   config.trainer = "localization"
-  config.localizer = "points"
   config.pyramid = {
     "width": 64,
     "num_levels": 5,
@@ -54,7 +51,7 @@ def points_on_activitynet(config, args) -> None:
     {"width": 256, "window_steps": 7, "use_positions": True}
   )
   config.loss = {"label_smoothing": 0.1}
-  config.decode.update({"num_kept": 100, "sigma": 0.75, "vote_iou": 0.9})
+  config.decode.update({"sigma": 0.75, "vote_iou": 0.9})
   config.optimizer.warmup_percent = 33.3  # five epochs
   config.loop.epochs = 15.0
 
@@ -106,6 +103,4 @@ def text_classes(class_split: str) -> dict:
     "class_split": class_split,  # a name, or a .json or .list file
     "top_classes": 0,  # labels per proposal; 0: all
     "text_scale": 0.0,  # of the softmax over classes; 0: the towers' own
-    "text_model": "",  # of `clap import`; "": that of the features' encoder
-    "projection": "towers",  # towers | learned, on the seen classes
   }

@@ -51,14 +51,12 @@ def pretraining(
     "clip_sec": 2.0,
     "num_frames": 16,  # equally spaced in the clip
     "image_size": 64,  # px
-    "resize": "squash",  # squash | crop | tsp (128 x 171, then 112 x 112)
   }
   config.sampling = {
     "text_source": "captions",  # or labels, captions_and_labels, ...
     "background_share": 0.5,  # of all clips
     "action_only": False,
     "same_video_background": False,  # background from the action's video
-    "background_text": True,  # False: no background clip has a text
     "clips_per_video": 1,  # clips in a row that come from one video
     "stream": 0,  # another number draws other clips under the same seed
     "hidden_classes": (),  # names that pre-training must not see

@@ -4,6 +4,7 @@ A change of a model or of its sharding that makes devices send more is seen here
 before it is paid for on a slice.
 """
 
+import dataclasses
 import importlib.metadata
 import pathlib
 
@@ -41,9 +42,7 @@ def text_of(devices, *, version: str) -> str:
       run.task,
       run.batch,
       devices=devices,
-      optimizer=config.optimizer,
-      loop=config.loop,
-      mesh=mesh,
+      config=dataclasses.replace(config, mesh=mesh),
       sharding_rules=partitioning.PARAMETER_AXES,
     )
     with jax.set_mesh(step.mesh):

@@ -10,7 +10,6 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.models import partitioning
 from clap_jax.trainers import abstract, pretrain
-from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import paths
 from clap_jax.training import plan as plan_lib
@@ -69,11 +68,12 @@ def planned(mesh):
   config, run = make_run()
   return run, plan_lib.plan_run(
     run.task,
-    config.optimizer,
-    loop=config.loop,
+    dataclasses.replace(
+      config,
+      loop=config_lib.LoopConfig(length=config_lib.Duration(STEPS, "steps")),
+      mesh=config_lib.MeshConfig(fsdp_min_size=64),
+    ),
     mesh=mesh,
-    total_steps=STEPS,
-    fsdp_min_size=64,
     sharding_rules=partitioning.PARAMETER_AXES,
   )
 
@@ -124,7 +124,7 @@ def test_same_losses_and_parameters(on_one_device, name):
       assert shard[axis] == kernel.shape[axis] // 2
 
 
-def test_announcement_counts_bytes_per_device_and_no_running_averages(capsys):
+def test_announcement_counts_bytes_per_device_and_no_running_averages():
   config, _ = make_run()
   config = dataclasses.replace(
     config,
@@ -137,16 +137,8 @@ def test_announcement_counts_bytes_per_device_and_no_running_averages(capsys):
   )
   mesh = mesh_lib.make_mesh(config_lib.MeshConfig())
   with jax.set_mesh(mesh):
-    plan = plan_lib.plan_run(
-      run.task,
-      config.optimizer,
-      loop=config.loop,
-      mesh=mesh,
-      total_steps=1,
-      fsdp_min_size=2**16,
-    )
-    fit_lib.announce("a run", "somewhere", 0, last_step=1, plan=plan)
-  text = capsys.readouterr().err
+    plan = plan_lib.plan_run(run.task, config, mesh=mesh)
+  text = plan.describe()
   learned = sum(
     leaf.size for leaf in jax.tree.leaves(plan.abstract.params["params"])
   )

@@ -67,9 +67,7 @@ def compiled(batch_size, *, name="v5e:2x2", width=32, **mesh):
     tiny_task.TinyTask(width=width),
     batch,
     topology=topology.describe(name),
-    optimizer=tiny_run.OPTIMIZER,
-    loop=config_lib.LoopConfig(length=tiny_run.steps(8)),
-    mesh=config_lib.MeshConfig(**mesh),
+    config=tiny_run.config(8, mesh=config_lib.MeshConfig(**mesh)),
   )
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.training import checkpoint, deterministic
-from clap_jax.training import fit as fit_lib
 from tests.training import tiny_run, tiny_task
 
 
@@ -37,21 +36,12 @@ class SlicedTask(tiny_task.TinyTask):
 
 
 def train(workdir, num_devices, *, num_steps=4, task=None, **mesh):
-  return fit_lib.fit(
-    fit_lib.Run(
-      task=task or SlicedTask(),
-      workdir=workdir,
-      config={},
-      optimizer=tiny_run.OPTIMIZER,
-      loop=config_lib.LoopConfig(
-        length=tiny_run.steps(num_steps), log_every=tiny_run.steps(1)
-      ),
-      checkpoint=config_lib.CheckpointConfig(save_every=tiny_run.steps(2)),
-      mesh=config_lib.MeshConfig(**mesh),
-      batches_from=tiny_task.batches_from,
-      devices=jax.devices()[:num_devices],
-      show_progress=False,
-    )
+  return tiny_run.run(
+    workdir,
+    num_steps=num_steps,
+    task=task or SlicedTask(),
+    mesh=config_lib.MeshConfig(**mesh),
+    devices=jax.devices()[:num_devices],
   )
 
 

@@ -160,12 +160,12 @@ def test_a_second_trainer_is_refused(tmp_path):
 
 def test_another_config_is_refused_with_the_keys(tmp_path):
   before = {"loop": {"steps": 1, "log_every_steps": 1}, "rate": 0.1}
-  tiny_run.run(tmp_path, num_steps=1, config=before)
+  workdir_lib.write_config(tmp_path, before)
   changeable = {"loop": {"steps": 1, "log_every_steps": 9}, "rate": 0.1}
-  tiny_run.run(tmp_path, num_steps=1, config=changeable)
+  workdir_lib.write_config(tmp_path, changeable)
   other = {"loop": {"steps": 2, "log_every_steps": 1}, "rate": 0.2}
   with pytest.raises(ValueError, match="another config") as error:
-    tiny_run.run(tmp_path, num_steps=2, config=other)
+    workdir_lib.write_config(tmp_path, other)
   assert "loop.steps: was 1, now 2" in str(error.value)
   assert "rate: was 0.1, now 0.2" in str(error.value)
   assert "log_every" not in str(error.value)

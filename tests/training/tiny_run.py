@@ -1,6 +1,7 @@
 """One run of the tiny task: `python -m tests.training.tiny_run WORKDIR`."""
 
 import argparse
+import dataclasses
 import os
 import signal
 
@@ -21,6 +22,17 @@ def steps(value):
   return config_lib.Duration(value, "steps")
 
 
+def config(num_steps, *, save_every=2, **sections):
+  """The config of a run; keyword arguments are sections of it."""
+  defaults = {
+    "trainer": "tiny",
+    "optimizer": OPTIMIZER,
+    "loop": config_lib.LoopConfig(length=steps(num_steps), log_every=steps(1)),
+    "checkpoint": config_lib.CheckpointConfig(save_every=steps(save_every)),
+  }
+  return config_lib.RunConfig(**(defaults | sections))
+
+
 def run(
   workdir,
   *,
@@ -30,20 +42,19 @@ def run(
   task=tiny_task.TinyTask(),
   **kwargs,
 ):
-  """Trains the tiny task; keyword arguments are fields of `fit.Run`."""
-  arguments = {
-    "config": {"learning_rate": OPTIMIZER.learning_rate},
-    "optimizer": OPTIMIZER,
-    "loop": config_lib.LoopConfig(length=steps(num_steps), log_every=steps(1)),
-    "checkpoint": config_lib.CheckpointConfig(save_every=steps(save_every)),
-    "batches_from": batches_from or tiny_task.batches_from,
-    # What a test's own batches do, they do at their step.
-    "batches_ahead": 0 if batches_from else device_batches.AHEAD,
-    "show_progress": False,
-  }
+  """Trains the tiny task; others are config sections or fields of `fit.Run`."""
+  names = {field.name for field in dataclasses.fields(config_lib.RunConfig)}
+  sections = {name: kwargs.pop(name) for name in names & kwargs.keys()}
   return fit_lib.fit(
     fit_lib.Run(
-      task=task, workdir=locations.at(workdir), **(arguments | kwargs)
+      task=task,
+      workdir=locations.at(workdir),
+      config=config(num_steps, save_every=save_every, **sections),
+      batches_from=batches_from or tiny_task.batches_from,
+      # What a test's own batches do, they do at their step.
+      batches_ahead=0 if batches_from else device_batches.AHEAD,
+      show_progress=False,
+      **kwargs,
     )
   )
 
