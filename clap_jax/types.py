@@ -7,12 +7,13 @@ Unless a name says otherwise, segments are [start, end) in seconds, a `*_mask`
 is boolean and True means valid, and padding stands at the end.
 
 NamedTuples are pytrees, so the batches below pass through jax unchanged while
-this module needs NumPy only.
+this module needs NumPy only. Each array is annotated with its type and axes;
+compiling ahead makes shapes of them (trainers/abstract.py).
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-Array = Any  # a NumPy or a JAX array; the shape stands in the comment
+Array = Any  # a NumPy or a JAX array
 Device = Any  # a jax.Device, which is no class that a type checker can see
 
 # Name of an axis of activations or parameters -> axes of the mesh that split it
@@ -26,53 +27,59 @@ MESH_AXES = {
 
 
 class PairMetadata(NamedTuple):
-  """Metadata of clips for the mask rules of the contrastive loss. All (b,)."""
+  """Metadata of clips for the mask rules of the contrastive loss."""
 
-  text_id: Array  # int32; equal text has an equal id, -1 without text
-  class_id: Array  # int32; -1 for background
-  video_id: Array  # int32
-  clip_start_sec: Array  # float32
-  clip_end_sec: Array  # float32
-  caption_start_sec: Array  # float32; the caption's own interval
-  caption_end_sec: Array  # float32
-  is_action: Array  # bool; False for a background clip
-  has_text: Array  # bool
-  generic_text: Array  # bool; the text is a fixed background sentence
-  valid: Array  # bool; False for padding
-  # float32 in [0, 1]; how much of the clip its action covers: 1 inside, 0 for
+  # Equal text has an equal id, -1 without text.
+  text_id: Annotated[Array, "int32 b"]
+  class_id: Annotated[Array, "int32 b"]  # -1 for background
+  video_id: Annotated[Array, "int32 b"]
+  clip_start_sec: Annotated[Array, "float32 b"]
+  clip_end_sec: Annotated[Array, "float32 b"]
+  caption_start_sec: Annotated[Array, "float32 b"]  # the caption's own interval
+  caption_end_sec: Annotated[Array, "float32 b"]
+  is_action: Annotated[Array, "bool b"]  # False for a background clip
+  has_text: Annotated[Array, "bool b"]
+  # The text is a fixed background sentence.
+  generic_text: Annotated[Array, "bool b"]
+  valid: Annotated[Array, "bool b"]  # False for padding
+  # In [0, 1]; how much of the clip its action covers: 1 inside, 0 for
   # background, between where a clip crosses a boundary.
-  action_share: Array
+  action_share: Annotated[Array, "float32 b"]
 
 
 class ClipBatch(NamedTuple):
   """Clips with their texts, for pre-training."""
 
-  frames: Array  # uint8 (b, t, height, width, 3)
-  tokens: Array  # int32 (b, l)
-  token_mask: Array  # bool (b, l)
+  frames: Annotated[Array, "uint8 b t height width 3"]
+  tokens: Annotated[Array, "int32 b l"]
+  token_mask: Annotated[Array, "bool b l"]
   pairs: PairMetadata
 
 
 class LocalizationBatch(NamedTuple):
   """Feature sequences with labelled segments, in grid units."""
 
-  features: Array  # float32 (b, t, d)
-  mask: Array  # bool (b, t)
-  segments: Array  # float32 (b, n, 2), grid units: i is the middle of snippet i
-  labels: Array  # int32 (b, n)
-  segment_mask: Array  # bool (b, n)
-  video_index: Array  # int32 (b,); position in the source, -1 for padding
+  features: Annotated[Array, "float32 b t d"]
+  mask: Annotated[Array, "bool b t"]
+  # Grid units: i is the middle of snippet i.
+  segments: Annotated[Array, "float32 b n 2"]
+  labels: Annotated[Array, "int32 b n"]
+  segment_mask: Annotated[Array, "bool b n"]
+  # Position in the source, -1 for padding.
+  video_index: Annotated[Array, "int32 b"]
 
 
 class ClipSequenceBatch(NamedTuple):
   """Videos as sequences of clips with labelled segments, in grid units."""
 
-  clips: Array  # uint8 (b, n, t, height, width, 3)
-  mask: Array  # bool (b, n)
-  segments: Array  # float32 (b, m, 2), grid units: i is the middle of clip i
-  labels: Array  # int32 (b, m)
-  segment_mask: Array  # bool (b, m)
-  video_index: Array  # int32 (b,); position in the source, -1 for padding
+  clips: Annotated[Array, "uint8 b n t height width 3"]
+  mask: Annotated[Array, "bool b n"]
+  # Grid units: i is the middle of clip i.
+  segments: Annotated[Array, "float32 b m 2"]
+  labels: Annotated[Array, "int32 b m"]
+  segment_mask: Annotated[Array, "bool b m"]
+  # Position in the source, -1 for padding.
+  video_index: Annotated[Array, "int32 b"]
 
 
 class GroundingBatch(NamedTuple):
@@ -82,16 +89,20 @@ class GroundingBatch(NamedTuple):
   moment here, and `is_absent` says so.
   """
 
-  features: Array  # float32 (b, t, d)
-  mask: Array  # bool (b, t)
-  query: Array  # float32 (b, q, l, e): token vectors of a frozen text tower
-  query_mask: Array  # bool (b, q, l)
-  segments: Array  # float32 (b, q, n, 2), grid units: all moments of a query
-  segment_mask: Array  # bool (b, q, n); False for an absent query
-  saliency: Array  # float32 (b, q, t) in [0, 1]: how well a snippet answers
-  is_absent: Array  # bool (b, q): the video lacks what the query says
-  valid: Array  # bool (b, q)
-  query_index: Array  # int32 (b, q); position in the source, -1 for padding
+  features: Annotated[Array, "float32 b t d"]
+  mask: Annotated[Array, "bool b t"]
+  # Token vectors of a frozen text tower.
+  query: Annotated[Array, "float32 b q l e"]
+  query_mask: Annotated[Array, "bool b q l"]
+  # Grid units: all moments of a query.
+  segments: Annotated[Array, "float32 b q n 2"]
+  segment_mask: Annotated[Array, "bool b q n"]  # False for an absent query
+  # In [0, 1]: how well a snippet answers.
+  saliency: Annotated[Array, "float32 b q t"]
+  is_absent: Annotated[Array, "bool b q"]  # the video lacks what the query says
+  valid: Annotated[Array, "bool b q"]
+  # Position in the source, -1 for padding.
+  query_index: Annotated[Array, "int32 b q"]
 
 
 class EpisodeBatch(NamedTuple):
@@ -100,18 +111,21 @@ class EpisodeBatch(NamedTuple):
   Masks may have holes: what a learner must not see is invalid.
   """
 
-  query: Array  # float32 (b, t, d); encoded by a matcher: its levels
-  query_mask: Array  # bool (b, t)
-  query_text: Array  # float32 (b, t, n + 1): cosines with the ways' names, and
-  #   with a sentence that says "background"
-  support: Array  # float32 (b, n, k, t, d)
-  support_mask: Array  # bool (b, n, k, t)
-  support_action: Array  # bool (b, n, k, t): inside a segment of the way
-  support_text: Array  # float32 (b, n, k, t, n + 1)
-  segments: Array  # float32 (b, s, 2), grid units; none outside training
-  labels: Array  # int32 (b, s): positions among the ways
-  segment_mask: Array  # bool (b, s)
-  episode_index: Array  # int32 (b,); position in the source, -1 for padding
+  query: Annotated[Array, "float32 b t d"]  # encoded by a matcher: its levels
+  query_mask: Annotated[Array, "bool b t"]
+  # Cosines with the ways' names, and with a sentence that says "background".
+  query_text: Annotated[Array, "float32 b t c"]
+  support: Annotated[Array, "float32 b n k t d"]
+  support_mask: Annotated[Array, "bool b n k t"]
+  # Inside a segment of the way.
+  support_action: Annotated[Array, "bool b n k t"]
+  support_text: Annotated[Array, "float32 b n k t c"]
+  # Grid units; none outside training.
+  segments: Annotated[Array, "float32 b s 2"]
+  labels: Annotated[Array, "int32 b s"]  # positions among the ways
+  segment_mask: Annotated[Array, "bool b s"]
+  # Position in the source, -1 for padding.
+  episode_index: Annotated[Array, "int32 b"]
 
 
 class Detections(NamedTuple):

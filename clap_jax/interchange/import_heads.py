@@ -33,6 +33,7 @@ from clap_jax.trainers import (
   imported_heads,
   localization,
   localizers,
+  registry,
 )
 from clap_jax.training import paths, weights
 from clap_jax.training import workdir as workdir_lib
@@ -80,7 +81,7 @@ def import_actionformer(
   _check_free(out)
   values = actionformer_config.read(config_file)
   try:
-    config = localizers.resolve(actionformer_run.run_config(values))
+    config = registry.resolve(actionformer_run.run_config(values))
   except ValueError as error:
     raise ValueError(f"{config_file}: {error}") from None
   num_classes = actionformer_config.num_classes(values)
@@ -136,7 +137,7 @@ def import_moment_detr(
   options = moment_detr_options.read(options_file)
   try:
     width = moment_detr_options.video_width(weight_files.read(file))
-    config = grounding.resolve(moment_detr_options.run_config(options, width))
+    config = registry.resolve(moment_detr_options.run_config(options, width))
     facts = grounding.head_facts(
       config, **moment_detr_options.input_sizes(options, width)
     )

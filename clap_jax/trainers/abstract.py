@@ -5,13 +5,12 @@ global batch, without a dataset, features or a device.
 """
 
 import dataclasses
+import typing
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from clap_jax import config as config_lib
-from clap_jax import types
 from clap_jax.training import task as task_lib
 
 
@@ -47,26 +46,19 @@ def parse_facts(text: str) -> DataFacts:
   return config_lib.resolve(DataFacts, values, "facts")
 
 
-def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(shape, dtype)
+def batch_of(cls: type, **sizes: int) -> Any:
+  """Shapes of a batch of types.py, from the annotations of its arrays.
 
-
-def pairs(batch_size: int) -> types.PairMetadata:
-  """Shapes of a batch's pair metadata."""
-  ids = array(batch_size, dtype=jnp.int32)
-  seconds = array(batch_size)
-  flags = array(batch_size, dtype=jnp.bool_)
-  return types.PairMetadata(
-    text_id=ids,
-    class_id=ids,
-    video_id=ids,
-    clip_start_sec=seconds,
-    clip_end_sec=seconds,
-    caption_start_sec=seconds,
-    caption_end_sec=seconds,
-    is_action=flags,
-    has_text=flags,
-    generic_text=flags,
-    valid=flags,
-    action_share=seconds,
-  )
+  Args:
+    cls: the batch.
+    **sizes: of its axes by name.
+  """
+  shapes = {}
+  for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+    if hasattr(hint, "_fields"):
+      shapes[name] = batch_of(hint, **sizes)
+    else:
+      dtype, *axes = hint.__metadata__[0].split()
+      shape = tuple(sizes[a] if a in sizes else int(a) for a in axes)
+      shapes[name] = jax.ShapeDtypeStruct(shape, dtype)
+  return cls(**shapes)

@@ -134,16 +134,6 @@ class EndToEndTask:
     return self.localizer.detect(params["localizer"], encoded, batch.mask)
 
 
-def config_class(config) -> type[EndToEndConfig]:
-  """The dataclass of this trainer's configs."""
-  del config
-  return EndToEndConfig
-
-
-def resolve(config) -> EndToEndConfig:
-  return config_lib.resolve(EndToEndConfig, config)
-
-
 def abstract_run(
   config: EndToEndConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
@@ -157,18 +147,15 @@ def abstract_run(
     config.tower.workdir, encoders.ENCODER_FILE, encoders.described
   )
   task = make_task(config, start, [str(i) for i in range(facts.num_classes)])
-  tower, data = task.encoder.config, config.data
-  size, length = data.batch_size, data.max_length
-  side = tower.image_size
-  batch = types.ClipSequenceBatch(
-    clips=abstract.array(
-      size, length, tower.num_frames, side, side, 3, dtype=jnp.uint8
-    ),
-    mask=abstract.array(size, length, dtype=jnp.bool_),
-    segments=abstract.array(size, facts.max_segments, 2),
-    labels=abstract.array(size, facts.max_segments, dtype=jnp.int32),
-    segment_mask=abstract.array(size, facts.max_segments, dtype=jnp.bool_),
-    video_index=abstract.array(size, dtype=jnp.int32),
+  tower = task.encoder.config
+  batch = abstract.batch_of(
+    types.ClipSequenceBatch,
+    b=config.data.batch_size,
+    n=config.data.max_length,
+    t=tower.num_frames,
+    height=tower.image_size,
+    width=tower.image_size,
+    m=facts.max_segments,
   )
   return abstract.AbstractRun(task, batch)
 

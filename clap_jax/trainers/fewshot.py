@@ -68,13 +68,13 @@ class FewshotTask:
   feature_width: int
 
   def init(self, rng):
-    shapes = batch_shapes(
-      batch_size=1,
-      ways=1,
-      shots=1,
-      num_steps=self.max_length,
-      feature_width=self.feature_width,
-      max_segments=0,
+    shapes = abstract.batch_of(
+      types.EpisodeBatch,
+      **dict.fromkeys("bnk", 1),
+      c=2,
+      t=self.max_length,
+      d=self.feature_width,
+      s=0,
     )
     batch = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
     return self.model.init(rng, batch)
@@ -110,16 +110,6 @@ class FewshotTask:
     """As `predict`, for videos that `encode` has seen."""
     predictions = self.model.apply(params, batch, method="match")
     return localizer.decode(predictions, config=self.decode_config)
-
-
-def config_class(config) -> type[FewshotConfig]:
-  """The dataclass of this trainer's configs."""
-  del config
-  return FewshotConfig
-
-
-def resolve(config) -> FewshotConfig:
-  return config_lib.resolve(FewshotConfig, config)
 
 
 def train(config: FewshotConfig, workdir) -> list[dict]:
@@ -174,33 +164,6 @@ def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   return scores.rows(task, params, split or config.data.eval_split)
 
 
-def batch_shapes(
-  *,
-  batch_size: int,
-  ways: int,
-  shots: int,
-  num_steps: int,
-  feature_width: int,
-  max_segments: int,
-) -> types.EpisodeBatch:
-  """Shapes and types of a batch of episodes."""
-  b, n, k, t = batch_size, ways, shots, num_steps
-  flag, number = jnp.bool_, jnp.int32
-  return types.EpisodeBatch(
-    query=abstract.array(b, t, feature_width),
-    query_mask=abstract.array(b, t, dtype=flag),
-    query_text=abstract.array(b, t, n + 1),
-    support=abstract.array(b, n, k, t, feature_width),
-    support_mask=abstract.array(b, n, k, t, dtype=flag),
-    support_action=abstract.array(b, n, k, t, dtype=flag),
-    support_text=abstract.array(b, n, k, t, n + 1),
-    segments=abstract.array(b, max_segments, 2),
-    labels=abstract.array(b, max_segments, dtype=number),
-    segment_mask=abstract.array(b, max_segments, dtype=flag),
-    episode_index=abstract.array(b, dtype=number),
-  )
-
-
 def abstract_run(
   config: FewshotConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
@@ -208,13 +171,15 @@ def abstract_run(
   task = make_task(
     model_metadata(config, facts.feature_width), loss_config=config.loss
   )
-  batch = batch_shapes(
-    batch_size=config.data.batch_size,
-    ways=config.episodes.ways,
-    shots=config.episodes.shots,
-    num_steps=config.data.max_length,
-    feature_width=facts.feature_width,
-    max_segments=facts.max_segments,
+  batch = abstract.batch_of(
+    types.EpisodeBatch,
+    b=config.data.batch_size,
+    n=config.episodes.ways,
+    k=config.episodes.shots,
+    c=config.episodes.ways + 1,
+    t=config.data.max_length,
+    d=facts.feature_width,
+    s=facts.max_segments,
   )
   return abstract.AbstractRun(task, batch)
 

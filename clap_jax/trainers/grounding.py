@@ -194,35 +194,20 @@ class GroundingTask:
     )
 
 
-def config_class(config) -> type[GroundingConfig]:
-  """The dataclass of this trainer's configs."""
-  del config
-  return GroundingConfig
-
-
-def resolve(config) -> GroundingConfig:
-  return config_lib.resolve(GroundingConfig, config)
-
-
 def abstract_run(
   config: GroundingConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
   data = config.data
-  size, length = data.batch_size, data.max_length
-  rows = (size, data.queries_per_video + data.absent_per_video)
-  flags = abstract.array(*rows, dtype=jnp.bool_)
-  batch = types.GroundingBatch(
-    features=abstract.array(size, length, facts.feature_width),
-    mask=abstract.array(size, length, dtype=jnp.bool_),
-    query=abstract.array(*rows, facts.query_length, facts.query_width),
-    query_mask=abstract.array(*rows, facts.query_length, dtype=jnp.bool_),
-    segments=abstract.array(*rows, 1, 2),
-    segment_mask=abstract.array(*rows, 1, dtype=jnp.bool_),
-    saliency=abstract.array(*rows, length),
-    is_absent=flags,
-    valid=flags,
-    query_index=abstract.array(*rows, dtype=jnp.int32),
+  batch = abstract.batch_of(
+    types.GroundingBatch,
+    b=data.batch_size,
+    t=data.max_length,
+    d=facts.feature_width,
+    q=data.queries_per_video + data.absent_per_video,
+    l=facts.query_length,
+    e=facts.query_width,
+    n=1,
   )
   task = make_task(_facts_of(config, batch), loss_config=config.loss)
   return abstract.AbstractRun(task, batch)

@@ -1,7 +1,5 @@
 """Trains temporal action localization on frozen features."""
 
-import jax.numpy as jnp
-
 from clap_jax import types
 from clap_jax.data import feature_reader
 from clap_jax.evaluation import localization as evaluation
@@ -12,27 +10,22 @@ from clap_jax.trainers import abstract, fit, imported_heads, localizers
 from clap_jax.training import processes
 
 MODEL_FILE = "localizer.json"
-# Every trainer has these, see registry.TRAINERS.
-config_class = localizers.config_class
 make_task = localizers.make_task
-resolve = localizers.resolve
 
 
 def abstract_run(
   config: localizers.AnyLocalizationConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """The task and the shapes of its batch; see trainers/abstract.py."""
-  size, length = config.data.batch_size, config.data.max_length
   names = config.class_names([str(i) for i in range(facts.num_classes)])
   described = localizers.model_metadata(config, names, facts.feature_width)
   task = localizers.make_task(described, loss_config=config.loss)
-  batch = types.LocalizationBatch(
-    features=abstract.array(size, length, facts.feature_width),
-    mask=abstract.array(size, length, dtype=jnp.bool_),
-    segments=abstract.array(size, facts.max_segments, 2),
-    labels=abstract.array(size, facts.max_segments, dtype=jnp.int32),
-    segment_mask=abstract.array(size, facts.max_segments, dtype=jnp.bool_),
-    video_index=abstract.array(size, dtype=jnp.int32),
+  batch = abstract.batch_of(
+    types.LocalizationBatch,
+    b=config.data.batch_size,
+    t=config.data.max_length,
+    d=facts.feature_width,
+    n=facts.max_segments,
   )
   return abstract.AbstractRun(task, batch)
 

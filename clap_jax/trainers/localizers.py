@@ -383,15 +383,6 @@ def config_class(config) -> type[AnyLocalizationConfig]:
   return LOCALIZERS[name][0]
 
 
-def resolve(config) -> AnyLocalizationConfig:
-  """The config of the head that it names.
-
-  Raises:
-    config.ConfigError: with every problem.
-  """
-  return config_lib.resolve(config_class(config), config)
-
-
 def model_metadata(
   config: AnyLocalizationConfig,
   label_names,

@@ -69,16 +69,6 @@ class OpenVocabularyConfig(localizers.LocalizationConfig):
       )
 
 
-def config_class(config) -> type[OpenVocabularyConfig]:
-  """The dataclass of this trainer's configs."""
-  del config
-  return OpenVocabularyConfig
-
-
-def resolve(config) -> OpenVocabularyConfig:
-  return config_lib.resolve(OpenVocabularyConfig, config)
-
-
 def abstract_run(
   config: OpenVocabularyConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:

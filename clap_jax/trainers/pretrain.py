@@ -8,8 +8,6 @@ trains nothing.
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import (
@@ -79,16 +77,6 @@ class PretrainConfig(config_lib.RunConfig):
       )
 
 
-def config_class(config) -> type[PretrainConfig]:
-  """The dataclass of this trainer's configs."""
-  del config
-  return PretrainConfig
-
-
-def resolve(config) -> PretrainConfig:
-  return config_lib.resolve(PretrainConfig, config)
-
-
 def abstract_run(
   config: PretrainConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
@@ -96,15 +84,13 @@ def abstract_run(
   towers = _towers(
     config, vocab_size=facts.vocab_size, num_classes=facts.num_classes
   )
-  size, length = config.data.batch_size, config.model.max_text_length
-  side = config.clip.image_size
-  batch = types.ClipBatch(
-    frames=abstract.array(
-      size, config.clip.num_frames, side, side, 3, dtype=jnp.uint8
-    ),
-    tokens=abstract.array(size, length, dtype=jnp.int32),
-    token_mask=abstract.array(size, length, dtype=jnp.bool_),
-    pairs=abstract.pairs(size),
+  batch = abstract.batch_of(
+    types.ClipBatch,
+    b=config.data.batch_size,
+    t=config.clip.num_frames,
+    height=config.clip.image_size,
+    width=config.clip.image_size,
+    l=config.model.max_text_length,
   )
   task = pretrain_task.PretrainTask(
     dual_encoder.DualEncoder(towers), config.loss

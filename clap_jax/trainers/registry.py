@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from clap_jax import config as config_lib
 from clap_jax.evaluation import results
 from clap_jax.models import partitioning
 from clap_jax.storage import locations, output, untrusted
@@ -15,6 +16,7 @@ from clap_jax.trainers import (
   imported_heads,
   inputs,
   localization,
+  localizers,
   open_vocabulary,
   pretrain,
 )
@@ -31,6 +33,14 @@ TRAINERS = {
   "localization_open_vocabulary": open_vocabulary,
   "fewshot": fewshot,
   "grounding": grounding,
+}
+# The config of each trainer, but for localization, whose head decides.
+_CONFIGS = {
+  "pretrain": pretrain.PretrainConfig,
+  "localization_end_to_end": end_to_end.EndToEndConfig,
+  "localization_open_vocabulary": open_vocabulary.OpenVocabularyConfig,
+  "fewshot": fewshot.FewshotConfig,
+  "grounding": grounding.GroundingConfig,
 }
 
 
@@ -58,8 +68,7 @@ def train(
     ValueError: if the config is wrong anywhere, before a device is touched, or
       the run in `workdir` is of another config or other data.
   """
-  trainer = _trainer(config.get("trainer"))
-  resolved = trainer.resolve(config)
+  resolved = resolve(config)
   if profiler_port is not None:
     profiler_port = profiler.port_of_process(profiler_port)
   processes.join(connection)
@@ -80,7 +89,7 @@ def train(
       + "".join(f"\n  {line}" for line in found["evaluation"])
     )
   with preemption.leave_on_sigterm():
-    return trainer.train(resolved, workdir)
+    return TRAINERS[resolved.trainer].train(resolved, workdir)
 
 
 def resolve(config) -> Any:
@@ -89,7 +98,7 @@ def resolve(config) -> Any:
   Raises:
     ValueError: if the ConfigDict is wrong anywhere.
   """
-  return _trainer(config.get("trainer")).resolve(config)
+  return config_lib.resolve(config_class(config), config)
 
 
 def config_class(config) -> type:
@@ -98,7 +107,12 @@ def config_class(config) -> type:
   Raises:
     ValueError: there is no such trainer.
   """
-  return _trainer(config.get("trainer")).config_class(config)
+  name = config.get("trainer")
+  if name not in TRAINERS:
+    raise ValueError(
+      f"trainer: got {name!r}; choose from {', '.join(TRAINERS)}."
+    )
+  return _CONFIGS.get(name) or localizers.config_class(config)
 
 
 def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
@@ -116,10 +130,9 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
     ValueError: if config, topology or facts are wrong.
     FileNotFoundError: without the TPU compiler.
   """
-  trainer = _trainer(config.get("trainer"))
-  resolved = trainer.resolve(config)
+  resolved = resolve(config)
   assumed = abstract.parse_facts(facts)
-  run = trainer.abstract_run(resolved, assumed)
+  run = TRAINERS[resolved.trainer].abstract_run(resolved, assumed)
   document = compile_ahead_lib.compile_step(
     run.task,
     run.batch,
@@ -142,7 +155,7 @@ def compile_for_smallest(config, *, facts: str = "") -> dict:
   Raises:
     ValueError: if the step fits none, or as of `compile_ahead`.
   """
-  mesh = _trainer(config.get("trainer")).resolve(config).mesh
+  mesh = resolve(config).mesh
   tried = []
   for sides in topology_lib.SLICES["v5e"]:
     name = f"v5e:{sides}"
@@ -232,14 +245,6 @@ def evaluate(
   Raises:
     FileNotFoundError: if `workdir` holds no run.
   """
-  config = config_of(workdir) if config is None else config
-  trainer = _trainer(config.get("trainer"))
-  return trainer.evaluate(trainer.resolve(config), workdir, split=split)
-
-
-def _trainer(name):
-  if name not in TRAINERS:
-    raise ValueError(
-      f"trainer: got {name!r}; choose from {', '.join(TRAINERS)}."
-    )
-  return TRAINERS[name]
+  resolved = resolve(config_of(workdir) if config is None else config)
+  trainer = TRAINERS[resolved.trainer]
+  return trainer.evaluate(resolved, workdir, split=split)

@@ -28,7 +28,7 @@ import numpy as np
 from clap_jax.data import records
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract, model_directory
-from clap_jax.trainers import localization, localizers, registry
+from clap_jax.trainers import localizers, registry
 from configs import localization_sprites, localization_thumos
 from tests.benchmarks import running
 from tests.configs import keys
@@ -120,7 +120,7 @@ def predicted(model: pathlib.Path, video: pathlib.Path) -> tuple[float, float]:
 
 def head_alone(duration_sec: float) -> dict[str, float]:
   """Seconds of the full-size head on features, and this process's peak."""
-  config = localization.resolve(localization_thumos.get_config())
+  config = registry.resolve(localization_thumos.get_config())
   task = localizers.make_task(
     localizers.model_metadata(
       config, [str(i) for i in range(_THUMOS_CLASSES)], _THUMOS_WIDTH

@@ -7,7 +7,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax.commands import configs
 from clap_jax.evaluation import results
-from clap_jax.trainers import pretrain, registry
+from clap_jax.trainers import registry
 from configs import pretrain_sprites
 
 ROW = {"task": "retrieval", "metric": "r1", "value": 0.5}
@@ -17,7 +17,7 @@ ROW = {"task": "retrieval", "metric": "r1", "value": 0.5}
 def workdir(tmp_path):
   """What a run of the tiny config left before clips had a `resize`."""
   config = config_lib.as_dict(
-    pretrain.resolve(pretrain_sprites.get_config("tiny"))
+    registry.resolve(pretrain_sprites.get_config("tiny"))
   )
   del config["clip"]["resize"]
   (tmp_path / "config.json").write_text(json.dumps(config))

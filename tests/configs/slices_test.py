@@ -36,7 +36,7 @@ def module_of(name):
 
 def resolved(name, size):
   config = module_of(name).get_config(size)
-  return registry.TRAINERS[config.trainer].resolve(config)
+  return registry.resolve(config)
 
 
 def write_tower(size, directory) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from clap_jax.data import duration_checks, feature_files, feature_reader
 from clap_jax.data.features import FeatureError
-from clap_jax.trainers import pretrain
+from clap_jax.trainers import pretrain, registry
 from configs import pretrain_sprites
 from tests.data import built_dataset
 
@@ -263,5 +263,5 @@ def test_pretraining_checks_its_splits_first(tmp_path):
   config = pretrain_sprites.get_config("tiny")
   config.data.dataset, config.data.data_dir = "toy/small", str(tmp_path)
   with pytest.raises(ValueError, match=r"data\.selection_split.*selection"):
-    pretrain.train(pretrain.resolve(config), tmp_path / "run")
+    pretrain.train(registry.resolve(config), tmp_path / "run")
   assert not (tmp_path / "run").exists()

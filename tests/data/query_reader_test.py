@@ -8,7 +8,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax.data import queries, query_reader
 from clap_jax.metrics.score import score
-from clap_jax.trainers import grounding
+from clap_jax.trainers import grounding, registry
 from configs import grounding_activitynet_captions, grounding_qvhighlights
 from tests.configs import keys
 
@@ -73,7 +73,7 @@ def resolved(directory, **changes):
       **changes,
     },
   )
-  return grounding.resolve(config)
+  return registry.resolve(config)
 
 
 def test_splits_features_and_texts(directory):
@@ -179,7 +179,7 @@ def test_highlights_from_files_to_the_benchmarks_own_scores(tmp_path, kind):
       "map.pooling_counts": (7,),
     },
   )
-  rows = grounding.train(grounding.resolve(config), tmp_path / "run")
+  rows = grounding.train(registry.resolve(config), tmp_path / "run")
   values = {row["metric"]: row["value"] for row in rows}
   assert {"MR-full-mAP", "HL-min-VeryGood-Hit1", "absent_f1"} <= set(values)
   (report,) = score(
@@ -222,7 +222,7 @@ def test_real_highlight_features(shared_data, tmp_path):
       "data.selection_split": "train",
     },
   )
-  config = grounding.resolve(config)
+  config = registry.resolve(config)
   reader = query_reader.open_reader(config.data)
   (video,) = reader.features("train").values()
   assert video.features.shape == (75, 2304 + 512)

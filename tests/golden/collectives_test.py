@@ -13,7 +13,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.models import partitioning
-from clap_jax.trainers import abstract, pretrain
+from clap_jax.trainers import abstract, pretrain, registry
 from clap_jax.training import compile_ahead, hlo, topology
 from configs import pretrain_sprites
 from tests.golden import golden_file
@@ -32,7 +32,7 @@ def text_of(devices, *, version: str) -> str:
   """The collectives of the step on each mesh of four devices."""
   config = pretrain_sprites.get_config("tiny")
   config.model.dtype = "bfloat16"
-  config = pretrain.resolve(config)
+  config = registry.resolve(config)
   run = pretrain.abstract_run(
     config, abstract.DataFacts(vocab_size=64, num_classes=5)
   )

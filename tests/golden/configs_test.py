@@ -110,10 +110,10 @@ def resolved_lines(name: str, arg: str) -> dict[str, str]:
   if name in STUDIES:
     resolved = config_lib.resolve(settings.StudyConfig, config)
     return dict(sorted(_flatten(config_lib.as_dict(resolved))))
-  resolved = registry.TRAINERS[config.trainer].resolve(config)
+  resolved = registry.resolve(config)
   values = config_lib.as_dict(resolved)
   # What config.json keeps must resolve to the same: `clap eval` reads it.
-  assert registry.TRAINERS[config.trainer].resolve(values) == resolved
+  assert registry.resolve(values) == resolved
   return dict(sorted(_flatten(values)))
 
 

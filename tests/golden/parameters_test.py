@@ -14,6 +14,7 @@ from clap_jax.trainers import (
   grounding,
   pretrain,
   pretrain_task,
+  registry,
 )
 from configs import fewshot_sprites, grounding_sprites, pretrain_sprites
 from tests.golden import golden_file
@@ -23,7 +24,7 @@ NUM_CLASSES = 24
 
 
 def dual_encoder_shapes(arg: str):
-  config = pretrain.resolve(pretrain_sprites.get_config(arg))
+  config = registry.resolve(pretrain_sprites.get_config(arg))
   reader = types.SimpleNamespace(
     tokenizer=types.SimpleNamespace(vocab_size=VOCAB_SIZE),
     dataset=types.SimpleNamespace(label_names=("verb",) * NUM_CLASSES),

@@ -7,7 +7,7 @@ import pytest
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import model_directory
 from clap_jax.storage import metadata as metadata_lib
-from clap_jax.trainers import fit, localization, localizers
+from clap_jax.trainers import fit, localization, localizers, registry
 from configs import localization_activitynet
 from tests.inference import toy_model
 
@@ -98,7 +98,7 @@ def test_a_head_on_features_of_others(load):
 
 
 def test_trainers_write_the_length_mode():
-  config = localization.resolve(localization_activitynet.get_config("tiny"))
+  config = registry.resolve(localization_activitynet.get_config("tiny"))
   facts = localizers.model_metadata(config, ["a"], 4)
   assert (facts["length"], facts["max_length"]) == (
     "resize",

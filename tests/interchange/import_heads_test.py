@@ -15,7 +15,13 @@ from clap_jax.interchange import (
   actionformer_run,
   import_heads,
 )
-from clap_jax.trainers import fit, imported_heads, localization, localizers
+from clap_jax.trainers import (
+  fit,
+  imported_heads,
+  localization,
+  localizers,
+  registry,
+)
 from clap_jax.training import paths
 from tests.interchange import published_heads
 
@@ -65,9 +71,7 @@ def test_parameters(published, directory):
 
 
 def test_config_resolves(directory):
-  config = localization.resolve(
-    json.loads((directory / "config.json").read_text())
-  )
+  config = registry.resolve(json.loads((directory / "config.json").read_text()))
   assert config.classifier.combination == "geometric_mean"
   assert config.data.files.names == ("v_{id}.npy",)
   assert config.loop.length.value == 15.0
@@ -284,7 +288,7 @@ def test_a_checkpoint_of_another_configuration(checkpoint, tmp_path):
 def test_a_single_class_takes_every_label():
   values = actionformer_config.read(CONFIG)
   values["dataset"]["num_classes"] = 1
-  config = localization.resolve(actionformer_run.run_config(values))
+  config = registry.resolve(actionformer_run.run_config(values))
   assert config.class_agnostic
   assert config.class_names(LABELS) == (localizers.ANY_ACTION,)
 

@@ -11,7 +11,7 @@ from clap_jax.inference import model_directory, predict
 from clap_jax.interchange import import_heads, torch_file, wrappers
 from clap_jax.interchange import moment_detr_options as options_lib
 from clap_jax.losses import moment_detr as losses
-from clap_jax.trainers import fit, grounding, imported_heads
+from clap_jax.trainers import fit, grounding, imported_heads, registry
 from clap_jax.training import paths
 from tests.interchange import published_moment_detr as published_lib
 
@@ -155,7 +155,7 @@ def test_an_imported_head_is_restored_and_evaluated(directory):
   assert facts["feature_width"] == 22 and facts["query_width"] == 16
   assert not task.takes_any_length and task.max_length == 75
   values = json.loads((directory / "config.json").read_text())
-  config = grounding.resolve(values)
+  config = registry.resolve(values)
   assert config.optimizer.gradient_clip == 0.1
   assert config.loop.length.value == 200.0
   assert config.decode.sigma == 0.0
@@ -294,7 +294,7 @@ def test_options_of_a_public_run(tmp_path):
     exp_id="exp",
   )
   options = options_lib.read(path)
-  config = grounding.resolve(options_lib.run_config(options, 2818))
+  config = registry.resolve(options_lib.run_config(options, 2818))
   assert options_lib.input_sizes(options, 2818)["feature_width"] == 2816
   assert config.detr.stream_widths == (2304, 512)
   assert config.detr.time_channels and config.detr.normalize_text

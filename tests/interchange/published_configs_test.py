@@ -7,7 +7,7 @@ import yaml
 
 from clap_jax import config as config_lib
 from clap_jax.interchange import actionformer_config, actionformer_run
-from clap_jax.trainers import localization
+from clap_jax.trainers import registry
 from tests.interchange import published_heads
 
 # What the public files state, without the places of their data.
@@ -37,7 +37,7 @@ def flattened(values, prefix=""):
 
 
 def compared(config):
-  flat = flattened(config_lib.as_dict(localization.resolve(config)))
+  flat = flattened(config_lib.as_dict(registry.resolve(config)))
   return {
     key: value
     for key, value in flat.items()

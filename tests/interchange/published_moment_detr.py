@@ -17,7 +17,7 @@ from clap_jax.interchange import moment_detr as names
 from clap_jax.interchange import moment_detr_options as options_lib
 from clap_jax.interchange import rules
 from clap_jax.models import moment_detr
-from clap_jax.trainers import grounding
+from clap_jax.trainers import grounding, registry
 from clap_jax.training import paths
 from tests.interchange import published_heads
 
@@ -80,7 +80,7 @@ class Published:
 
 def config_of(path) -> grounding.GroundingConfig:
   options = options_lib.read(path)
-  return grounding.resolve(options_lib.run_config(options, VIDEO_WIDTH))
+  return registry.resolve(options_lib.run_config(options, VIDEO_WIDTH))
 
 
 def small() -> Published:

@@ -27,7 +27,7 @@ def config_of(name, arg):
 def run_of(name, arg):
   config = config_of(name, arg)
   trainer = registry.TRAINERS[config.trainer]
-  return trainer.abstract_run(trainer.resolve(config), FACTS)
+  return trainer.abstract_run(registry.resolve(config), FACTS)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -80,4 +80,4 @@ def test_settings_that_do_not_go_together():
     config = pretrain_sprites.get_config("tiny")
     keys.change(config, changes)
     with pytest.raises(ValueError, match=message):
-      registry.TRAINERS["pretrain"].resolve(config)
+      registry.resolve(config)

@@ -64,7 +64,7 @@ def test_the_gradient_is_that_of_all_clips_at_once(task, params):
 @pytest.mark.parametrize("frozen", ["none", "stem", "blocks", "all"])
 def test_what_is_frozen_gets_no_gradient(params, frozen):
   config = localization_end_to_end_sprites.get_config(f"tiny,frozen={frozen}")
-  optimizer = end_to_end.resolve(config).optimizer
+  optimizer = registry.resolve(config).optimizer
   rates = optimizer_lib.group_multipliers(optimizer, params)
   tower = rates["tower"]["video_tower"]
   assert set(jax.tree.leaves(rates["localizer"])) == {1.0}
@@ -99,7 +99,7 @@ def test_wrong_values_are_named(changes, message):
   config = localization_end_to_end_sprites.get_config("tiny")
   keys.change(config, changes)
   with pytest.raises(config_lib.ConfigError, match=message):
-    end_to_end.resolve(config)
+    registry.resolve(config)
 
 
 def test_a_video_is_decoded_once(tmp_path):
@@ -107,7 +107,7 @@ def test_a_video_is_decoded_once(tmp_path):
   config = localization_end_to_end_sprites.get_config("tiny")
   keys.change(config, toy_runs.dataset_overrides(tmp_path))
   facts = {"clip": {"clip_sec": 2.0, "num_frames": 4, "image_size": 16}}
-  videos = evaluation.Videos(end_to_end.resolve(config), facts)
+  videos = evaluation.Videos(registry.resolve(config), facts)
   for _ in range(2):
     source = videos.source("train")
     example = source.item(0, seed=0)

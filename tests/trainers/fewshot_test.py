@@ -25,7 +25,7 @@ from clap_jax.evaluation import (
 )
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.metrics import intervals
-from clap_jax.trainers import abstract, fewshot
+from clap_jax.trainers import abstract, fewshot, registry
 from clap_jax.training import mesh as mesh_lib
 from configs import fewshot_sprites
 from tests.configs import keys
@@ -53,7 +53,7 @@ def resolved(directory, split_file, **changes):
     }
     | changes,
   )
-  return fewshot.resolve(config)
+  return registry.resolve(config)
 
 
 @pytest.fixture

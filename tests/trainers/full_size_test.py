@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from clap_jax.trainers import abstract, localization
+from clap_jax.trainers import abstract, localization, registry
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from clap_jax.trainers import abstract, localization
 def test_a_step_and_its_gradient_have_shapes(name, num_classes, width):
   name, _, recipe = name.partition(":")
   config = importlib.import_module(f"configs.{name}").get_config(recipe)
-  config = localization.resolve(config)
+  config = registry.resolve(config)
   facts = abstract.DataFacts(
     num_classes=num_classes, feature_width=width, max_segments=30
   )

@@ -12,7 +12,7 @@ from clap_jax.evaluation import grounding as evaluation
 from clap_jax.evaluation import grounding_predictions, moment_retrieval
 from clap_jax.metrics import grounding as metrics
 from clap_jax.metrics.score import score
-from clap_jax.trainers import grounding
+from clap_jax.trainers import grounding, registry
 from configs import grounding_sprites
 from tests.configs import keys
 from tests.trainers import toy_features
@@ -31,7 +31,7 @@ def resolved(directory, kind="pyramid", **changes):
     config,
     toy_features.overrides(directory, **NO_DROPOUT | changes),
   )
-  return grounding.resolve(config)
+  return registry.resolve(config)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -9,7 +9,7 @@ import pytest
 
 from clap_jax import config as config_lib
 from clap_jax.evaluation import results
-from clap_jax.trainers import inputs, localization, pretrain, registry
+from clap_jax.trainers import inputs, registry
 from clap_jax.training import manifest
 from clap_jax.training import workdir as workdir_lib
 from configs import localization_hapt, pretrain_sprites
@@ -37,7 +37,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
 
 
 def resolved(directory: pathlib.Path, **changes):
-  return localization.resolve(config_of(directory, **changes))
+  return registry.resolve(config_of(directory, **changes))
 
 
 def config_of(directory: pathlib.Path, **changes):
@@ -202,13 +202,13 @@ def test_inputs_of_a_pretraining(tmp_path):
       "start.workdir": str(tmp_path / "before"),
     },
   )
-  before = inputs.fingerprints(pretrain.resolve(config))
+  before = inputs.fingerprints(registry.resolve(config))
   assert set(before) == {"data.data_dir", "data.tokenizer", "start.workdir"}
   (tmp_path / "tokenizer.model").write_bytes(b"others")
   write_checkpoint(tmp_path / "before", b"two")
   (path,) = (tmp_path / "toy").rglob("dataset_info.json")
   path.write_text(path.read_text() + " ")
-  now = inputs.fingerprints(pretrain.resolve(config))
+  now = inputs.fingerprints(registry.resolve(config))
   assert {name for name in before if now[name] != before[name]} == set(before)
 
 
@@ -236,7 +236,7 @@ def test_every_input_key_is_one_of_a_trainer():
     known |= set(workdir_lib.flattened(values))
   known |= set(
     workdir_lib.flattened(
-      config_lib.as_dict(pretrain.resolve(pretrain_sprites.get_config("tiny")))
+      config_lib.as_dict(registry.resolve(pretrain_sprites.get_config("tiny")))
     )
   )
   for key in workdir_lib.INPUT_KEYS:

@@ -11,7 +11,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import feature_reader
 from clap_jax.evaluation import localization as evaluation
 from clap_jax.metrics import detection
-from clap_jax.trainers import localization, localizers
+from clap_jax.trainers import localization, localizers, registry
 from clap_jax.types import Detections
 from configs import localization_sprites
 from tests.configs import keys
@@ -21,7 +21,7 @@ from tests.trainers import toy_features
 def resolved(directory, **changes):
   config = localization_sprites.get_config("tiny")
   keys.change(config, toy_features.overrides(directory, **changes))
-  return localization.resolve(config)
+  return registry.resolve(config)
 
 
 @pytest.fixture(scope="module")

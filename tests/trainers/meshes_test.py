@@ -9,7 +9,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.models import partitioning
-from clap_jax.trainers import abstract, pretrain
+from clap_jax.trainers import abstract, pretrain, registry
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import paths
 from clap_jax.training import plan as plan_lib
@@ -32,7 +32,7 @@ def make_run():
   config.model.text_size = config.model.video_size = "micro"
   with config.unlocked():
     config.optimizer.update({"name": "sgd", "learning_rate": 0.1})
-  config = pretrain.resolve(config)
+  config = registry.resolve(config)
   facts = abstract.DataFacts(vocab_size=64, num_classes=5)
   return config, pretrain.abstract_run(config, facts)
 

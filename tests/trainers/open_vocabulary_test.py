@@ -8,7 +8,7 @@ from clap_jax.data import features
 from clap_jax.evaluation import zero_shot_classifier
 from clap_jax.inference import model_directory, predict
 from clap_jax.metrics import detection, tables
-from clap_jax.trainers import open_vocabulary, registry
+from clap_jax.trainers import registry
 from configs import localization_open_sprites
 from tests.configs import keys
 from tests.trainers import toy_runs
@@ -90,14 +90,14 @@ def test_what_does_not_go_together(changes, message):
   config = localization_open_sprites.get_config("tiny")
   keys.change(config, changes)
   with pytest.raises(config_lib.ConfigError, match=message):
-    open_vocabulary.resolve(config)
+    registry.resolve(config)
 
 
 def test_the_class_split_is_checked():
   config = localization_open_sprites.get_config("tiny")
   config.classes.class_split = "imagenet"
   with pytest.raises(config_lib.ConfigError, match="unknown class split"):
-    open_vocabulary.resolve(config)
+    registry.resolve(config)
 
 
 @pytest.mark.slow

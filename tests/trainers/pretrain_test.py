@@ -16,7 +16,7 @@ from clap_jax.data import tokenizer as tokenizer_lib
 from clap_jax.evaluation import retrieval
 from clap_jax.models import dual_encoder
 from clap_jax.storage import metadata as metadata_lib
-from clap_jax.trainers import encoders, pretrain, pretrain_task
+from clap_jax.trainers import encoders, pretrain, pretrain_task, registry
 from configs import pretrain_sprites
 from configs.parts import pretraining
 from tests.configs import keys
@@ -53,7 +53,7 @@ def resolved(directory, encoder="clap", **changes):
     }
     | changes,
   )
-  return pretrain.resolve(config)
+  return registry.resolve(config)
 
 
 def task_and_batch(config):
@@ -168,7 +168,7 @@ def test_a_class_loss_without_any_labelled_clip_is_zero(directory):
 @pytest.mark.parametrize("encoder", ["clap", "tsp"])
 def test_the_full_size_can_be_traced(encoder):
   """Shapes only: no memory, no device time."""
-  config = pretrain.resolve(
+  config = registry.resolve(
     pretrain_sprites.get_config(f"full,encoder={encoder}")
   )
   reader = types.SimpleNamespace(

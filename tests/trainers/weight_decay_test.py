@@ -58,7 +58,7 @@ def test_kernels_and_embeddings_are_decayed_and_nothing_else(name, arg, values):
   config = importlib.import_module(f"configs.{name}").get_config(arg)
   keys.change(config, values)
   trainer = registry.TRAINERS[config.trainer]
-  run = trainer.abstract_run(trainer.resolve(config), FACTS)
+  run = trainer.abstract_run(registry.resolve(config), FACTS)
   shapes = jax.eval_shape(run.task.init, jax.random.key(0))
   flags = paths.flatten(optimizer.decayed(shapes))
   by_name = {True: set(), False: set()}
