@@ -231,6 +231,12 @@ def resolve(cls: type, config: Any, path: str = "") -> Any:
   return value
 
 
+def resolve_sections(cls: type, config: Any, *names: str) -> list[Any]:
+  """The sections `names` of `config`, each resolved as the field of `cls`."""
+  hints = typing.get_type_hints(cls)
+  return [resolve(hints[name], config[name], name) for name in names]
+
+
 def as_dict(config: Any) -> Any:
   """Plain JSON values of a resolved config; `resolve` takes them back."""
   if dataclasses.is_dataclass(config):

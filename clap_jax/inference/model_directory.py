@@ -17,7 +17,7 @@ from clap_jax.evaluation import (
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import sequences
 from clap_jax.public_weights import cache
-from clap_jax.storage import locations, untrusted
+from clap_jax.storage import locations
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import (
   encoders,
@@ -28,7 +28,6 @@ from clap_jax.trainers import (
   localizers,
   open_vocabulary,
 )
-from clap_jax.training import workdir as workdir_lib
 
 MODEL_FILE = "model.json"
 # Between the snippets of an encoder alone, as in `clap extract`.
@@ -265,20 +264,11 @@ def write_model(
 
 
 def _length_mode(workdir: pathlib.Path, name: str, metadata: dict) -> str:
-  """Returns the length mode and length of a head's training sequences.
-
-  Runs of earlier revisions have it in their config only.
-  """
-  length, source = metadata.get("length"), workdir / name
-  if length is None and (workdir / workdir_lib.CONFIG_FILE).is_file():
-    source = workdir / workdir_lib.CONFIG_FILE
-    config = untrusted.read_json(workdir_lib.CONFIG_FILE, folder=workdir)
-    data = config.get("data") if isinstance(config, dict) else None
-    if isinstance(data, dict):
-      length = data.get("length", "pad")
+  """Returns the length mode of a head's training sequences."""
+  length = metadata.get("length")
   if length not in sequences.LENGTHS:
     raise ValueError(
-      f"{source} has the length {length!r}; expected one of "
+      f"{workdir / name} has the length {length!r}; expected one of "
       f"{', '.join(sequences.LENGTHS)}, as in data.length of the training."
     )
   return length

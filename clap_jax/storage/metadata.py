@@ -39,6 +39,22 @@ _MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
 _POSITIVE = ("max_length", "feature_width", "query_length", "query_width")
 # Sections and keys that shape nothing.
 _UNSIZED = ("training", "files", "seed")
+# Keys of a head's config that describe its model.
+_MODEL_KEYS = (
+  "localizer",
+  "kind",
+  "pyramid",
+  "fusion",
+  "head",
+  "map",
+  "detr",
+  "graph",
+  "model",
+  "matcher",
+  "decode",
+)
+_HEADS = ("localizer.json", "grounder.json", "fewshot.json")
+_CONFIG_FILE = "config.json"
 T = TypeVar("T")
 
 
@@ -129,8 +145,14 @@ FORMATS = {
 
 
 def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
-  """Writes a facts file with the number of its format, as write_json does."""
+  """Writes metadata with the number of its format, as write_json does.
+
+  What the config.json beside the metadata of a head states is left out.
+  """
   number = FORMATS[path.name].number
+  if path.name in _HEADS and (path.parent / _CONFIG_FILE).is_file():
+    stated = (*_MODEL_KEYS, "max_length", "length")
+    facts = {key: facts[key] for key in facts if key not in stated}
   write_json(path, {FORMAT_KEY: number, **facts})
 
 
@@ -157,7 +179,9 @@ def without_nan(document: Any) -> Any:
 
 
 def read(directory: str | pathlib.Path, name: str) -> dict:
-  """The facts of a finished run, without the number of their format.
+  """The metadata of a finished run, without the number of its format.
+
+  That of a head is joined with the config of its run, beside it.
 
   Args:
     directory: that holds the file.
@@ -176,11 +200,25 @@ def read(directory: str | pathlib.Path, name: str) -> dict:
   expected = FORMATS[name]
   try:
     facts = untrusted.read_json(name, folder=directory, max_bytes=_MAX_BYTES)
+    if name in _HEADS and (path.parent / _CONFIG_FILE).is_file():
+      config = untrusted.read_json(_CONFIG_FILE, folder=directory)
+      if isinstance(config, dict) and isinstance(facts, dict):
+        facts = of_config(config) | facts
   except untrusted.UntrustedFileError as error:
     raise FormatError(
       f"{path} cannot be used: {error}; copy it again, or {expected.remake}."
     ) from None
   return parse(facts, path)
+
+
+def of_config(config: Mapping[str, Any]) -> dict:
+  """The part of a head's config, plain JSON, that describes its model."""
+  facts = {key: config[key] for key in _MODEL_KEYS if key in config}
+  data = config.get("data")
+  if isinstance(data, Mapping) and "max_length" in data:
+    facts["max_length"] = data["max_length"]
+    facts["length"] = data.get("length", "pad")
+  return facts
 
 
 def parse(facts: Any, path: pathlib.Path) -> dict:

@@ -188,7 +188,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   begin |= _trained_head(config, start, videos, task)
   score = evaluation.Score(config, start, videos, task)
   source = videos.source(config.data.train_split)
-  state = fit.fit(
+  params, _ = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -199,7 +199,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
       state, begin, patterns=(f"^tower/{_TOWER}/", "^localizer/")
     ),
   )
-  params = jax.device_get(fit.trained(state)[0])
+  params = jax.device_get(params)
   rows, table = score.rows(params, config.data.eval_split)
   _write_model(config, workdir, params, task=task, start=start, tower=tower)
   if processes.is_first():

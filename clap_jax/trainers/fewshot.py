@@ -136,7 +136,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
   facts = model_metadata(config, videos.feature_width)
   facts |= metadata_lib.encoder_metadata(reader.extraction)
   task = make_task(facts, loss_config=config.loss)
-  state = fit.fit(
+  params, average = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -144,7 +144,6 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     measure=lambda params, name: scores.selection(task, params, name),
     title="fewshot",
   )
-  params, average = fit.trained(state)
   fit.write_metadata(workdir / MODEL_FILE, facts | average)
   rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
@@ -186,32 +185,21 @@ def abstract_run(
 
 def model_metadata(config: FewshotConfig, feature_width: int) -> dict:
   """Returns the metadata that rebuilds the model for inference; plain JSON."""
-  return {
-    "feature_width": feature_width,
-    "max_length": config.data.max_length,
-    "length": config.data.length,
-    "pyramid": dataclasses.asdict(config.pyramid),
-    "head": dataclasses.asdict(config.head),
-    "matcher": dataclasses.asdict(config.matcher),
-    "decode": dataclasses.asdict(config.decode),
-  }
+  facts = metadata_lib.of_config(config_lib.as_dict(config))
+  return facts | {"feature_width": feature_width}
 
 
 def make_task(
   facts: dict, *, loss_config: losses.PointLossConfig | None = None
 ) -> FewshotTask:
   """The task that `model_metadata` describes; for inference without a loss."""
-  model = fewshot_matcher.Matcher(
-    config_lib.resolve(pyramid.PyramidConfig, facts["pyramid"], "pyramid"),
-    config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
-    config_lib.resolve(
-      fewshot_matcher.MatcherConfig, facts["matcher"], "matcher"
-    ),
+  *parts, decode = config_lib.resolve_sections(
+    FewshotConfig, facts, "pyramid", "head", "matcher", "decode"
   )
   return FewshotTask(
-    model,
+    fewshot_matcher.Matcher(*parts),
     loss_config or losses.PointLossConfig(),
-    config_lib.resolve(localizer.DecodeConfig, facts["decode"], "decode"),
+    decode,
     facts["max_length"],
     facts["feature_width"],
   )

@@ -31,7 +31,7 @@ def fit(
   data_seed: int | None = None,
   num_processes: int = 0,
   prepare: Callable | None = None,
-) -> fit_lib.TrainState:
+) -> tuple[Any, dict]:
   """Trains `task` on `source` by the sections of a trainer's config.
 
   Args:
@@ -46,6 +46,10 @@ def fit(
     data_seed: of the order of the items; None for the loop's seed.
     num_processes: see pipeline.training_batches.
     prepare: see training.fit.Run.
+
+  Returns:
+    The parameters to apply, the moving average if there is one, and what the
+    model's metadata states of that for `restored`.
   """
   workdir = locations.at(workdir)
   processes.first_decides(
@@ -74,7 +78,7 @@ def fit(
       rows=rows,
     )
 
-  return fit_lib.fit(
+  state = fit_lib.fit(
     fit_lib.Run(
       task=task,
       workdir=workdir,
@@ -87,13 +91,6 @@ def fit(
       title=title,
     )
   )
-
-
-def trained(state: fit_lib.TrainState) -> tuple[Any, dict]:
-  """The parameters to apply, the moving average if there is one.
-
-  The second value belongs to the model's facts; `restored` reads it.
-  """
   has_average = state.ema is not None
   return state.ema if has_average else state.params, {"use_ema": has_average}
 

@@ -225,7 +225,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
   task = make_task(facts, loss_config=config.loss)
   score = _score(config, reader, task)
   selection = config.data.selection_split
-  state = fit.fit(
+  params, average = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -234,7 +234,6 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     title="grounding",
     prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
-  params, average = fit.trained(state)
   facts |= average | metadata_lib.encoder_metadata(reader.extraction)
   facts["absence"] = score.calibrate(params, selection)
   fit.write_metadata(workdir / MODEL_FILE, facts)
@@ -302,19 +301,10 @@ def head_facts(
   query_width: int,
 ) -> dict:
   """`model_metadata` of a head on features and texts of these sizes."""
-  return {
-    "kind": config.kind,
+  return metadata_lib.of_config(config_lib.as_dict(config)) | {
     "feature_width": feature_width,
     "query_length": query_length,
     "query_width": query_width,
-    "max_length": config.data.max_length,
-    "length": config.data.length,
-    "pyramid": dataclasses.asdict(config.pyramid),
-    "fusion": dataclasses.asdict(config.fusion),
-    "head": dataclasses.asdict(config.head),
-    "map": dataclasses.asdict(config.map),
-    "detr": dataclasses.asdict(config.detr),
-    "decode": dataclasses.asdict(config.decode),
   }
 
 

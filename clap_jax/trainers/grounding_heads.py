@@ -33,14 +33,9 @@ class Parts:
 
 def parts_of(facts: Mapping[str, Any]) -> Parts:
   """The sections among the facts of a head; the defaults of missing ones."""
-  return Parts(
-    **{
-      field.name: config_lib.resolve(
-        field.type, facts.get(field.name, {}), field.name
-      )
-      for field in dataclasses.fields(Parts)
-    }
-  )
+  names = [field.name for field in dataclasses.fields(Parts)]
+  given = {name: facts[name] for name in names if name in facts}
+  return config_lib.resolve(Parts, given)
 
 
 @dataclasses.dataclass(frozen=True)

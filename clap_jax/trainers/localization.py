@@ -44,7 +44,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   )
   task = localizers.make_task(facts, loss_config=config.loss)
   evaluator = evaluation.Evaluator(config, reader, task, facts["label_names"])
-  state = fit.fit(
+  params, average = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -55,7 +55,6 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
       facts, model_file=MODEL_FILE, dataset=reader.dataset
     ),
   )
-  params, average = fit.trained(state)
   encoder = metadata_lib.encoder_metadata(reader.extraction)
   fit.write_metadata(workdir / MODEL_FILE, facts | average | encoder)
   rows, table = evaluator.rows(params, config.data.eval_split)

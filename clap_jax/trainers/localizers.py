@@ -28,6 +28,7 @@ from clap_jax.models import (
   localizer,
   pyramid,
 )
+from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import imported_heads
 from clap_jax.training import task as task_lib
 
@@ -43,16 +44,6 @@ class AnyLocalizationConfig(config_lib.RunConfig):
   classifier: evaluation.ClassifierConfig = dataclasses.field(
     default_factory=evaluation.ClassifierConfig
   )
-
-  # Fields that describe the model, as its metadata holds them.
-  MODEL_SECTIONS = ()
-
-  def model_sections(self) -> dict[str, Any]:
-    """Returns the sections that describe the model, as plain JSON."""
-    return {
-      name: dataclasses.asdict(getattr(self, name))
-      for name in self.MODEL_SECTIONS
-    }
 
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
     """The classes of the head, of a dataset with these."""
@@ -77,7 +68,6 @@ class LocalizationConfig(AnyLocalizationConfig):
   loss: losses.PointLossConfig
   decode: localizer.DecodeConfig
   localizer: str = config_lib.choice("points", default="points")
-  MODEL_SECTIONS = ("pyramid", "head", "decode")
 
   def __post_init__(self):
     self.pyramid.check_heads({"pyramid.num_heads": self.pyramid.num_heads})
@@ -91,7 +81,6 @@ class SubgraphConfig(AnyLocalizationConfig):
   loss: proposal_losses.ProposalLossConfig
   decode: gtad_decoding.GtadDecodeConfig
   localizer: str = config_lib.choice("subgraph")
-  MODEL_SECTIONS = ("graph", "decode")
 
   def __post_init__(self):
     if any(self.decode.decay_iou) and self.data.length != "resize":
@@ -115,7 +104,6 @@ class ActionFormerConfig(AnyLocalizationConfig):
   loss: losses.NormalizedLossConfig
   decode: actionformer_decoding.ActionFormerDecodeConfig
   localizer: str = config_lib.choice("actionformer")
-  MODEL_SECTIONS = ("model", "decode")
   # One class for all segments; an outside classifier names the detections.
   class_agnostic: bool = False
   start: imported_heads.HeadStart = dataclasses.field(
@@ -186,26 +174,17 @@ class PointTask(FeatureTask):
   decode_config: localizer.DecodeConfig
 
   @classmethod
-  def from_facts(
-    cls,
-    facts: dict,
-    *,
-    loss_config: losses.PointLossConfig | None,
-    **shared,
-  ) -> Self:
+  def from_facts(cls, facts: dict, *, loss_config, **shared) -> Self:
+    trunk, head, decode = config_lib.resolve_sections(
+      LocalizationConfig, facts, "pyramid", "head", "decode"
+    )
     model = localizer.LocalizerConfig(
-      num_classes=len(facts["label_names"]),
-      pyramid=config_lib.resolve(
-        pyramid.PyramidConfig, facts["pyramid"], "pyramid"
-      ),
-      head=config_lib.resolve(heads.HeadConfig, facts["head"], "head"),
+      num_classes=len(facts["label_names"]), pyramid=trunk, head=head
     )
     return cls(
       model=localizer.Localizer(model),
       loss_config=loss_config or losses.PointLossConfig(),
-      decode_config=config_lib.resolve(
-        localizer.DecodeConfig, facts["decode"], "decode"
-      ),
+      decode_config=decode,
       **shared,
     )
 
@@ -238,15 +217,9 @@ class ActionFormerTask(FeatureTask):
   decode_config: actionformer_decoding.ActionFormerDecodeConfig
 
   @classmethod
-  def from_facts(
-    cls,
-    facts: dict,
-    *,
-    loss_config: losses.NormalizedLossConfig | None,
-    **shared,
-  ) -> Self:
-    config = config_lib.resolve(
-      actionformer_config.ActionFormerConfig, facts["model"], "model"
+  def from_facts(cls, facts: dict, *, loss_config, **shared) -> Self:
+    config, decode = config_lib.resolve_sections(
+      ActionFormerConfig, facts, "model", "decode"
     )
     actionformer_config.check_length(config, facts["max_length"])
     return cls(
@@ -254,11 +227,7 @@ class ActionFormerTask(FeatureTask):
         config, len(facts["label_names"]), facts["max_length"]
       ),
       loss_config=loss_config or losses.NormalizedLossConfig(),
-      decode_config=config_lib.resolve(
-        actionformer_decoding.ActionFormerDecodeConfig,
-        facts["decode"],
-        "decode",
-      ),
+      decode_config=decode,
       **shared,
     )
 
@@ -322,22 +291,14 @@ class SubgraphTask(FeatureTask):
   decode_config: gtad_decoding.GtadDecodeConfig
 
   @classmethod
-  def from_facts(
-    cls,
-    facts: dict,
-    *,
-    loss_config: proposal_losses.ProposalLossConfig | None,
-    **shared,
-  ) -> Self:
+  def from_facts(cls, facts: dict, *, loss_config, **shared) -> Self:
+    graph, decode = config_lib.resolve_sections(
+      SubgraphConfig, facts, "graph", "decode"
+    )
     return cls(
-      model=gtad.GtadLocalizer(
-        config_lib.resolve(gtad.GtadConfig, facts["graph"], "graph"),
-        len(facts["label_names"]),
-      ),
+      model=gtad.GtadLocalizer(graph, len(facts["label_names"])),
       loss_config=loss_config or proposal_losses.ProposalLossConfig(),
-      decode_config=config_lib.resolve(
-        gtad_decoding.GtadDecodeConfig, facts["decode"], "decode"
-      ),
+      decode_config=decode,
       **shared,
     )
 
@@ -391,14 +352,10 @@ def model_metadata(
   standardization: dict | None = None,
 ) -> dict:
   """Returns the metadata that rebuilds the model for inference; plain JSON."""
-  return {
-    "localizer": config.localizer,
+  return metadata_lib.of_config(config_lib.as_dict(config)) | {
     "label_names": list(label_names),
     "feature_width": feature_width,
-    "max_length": config.data.max_length,
-    "length": config.data.length,
     "standardization": standardization,
-    **config.model_sections(),
   }
 
 

@@ -103,7 +103,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   space, facts["text_space"] = _make_space(config, reader, split, vectors)
   naming = _naming(config, reader, split, space=space, vectors=vectors)
   evaluator = evaluation.Evaluator(config, reader, split, task, naming=naming)
-  state = fit.fit(
+  params, average = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -113,7 +113,6 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
     )[0],
     title="localization, open vocabulary",
   )
-  params, average = fit.trained(state)
   facts |= average | metadata_lib.encoder_metadata(reader.extraction)
   facts |= {
     "class_names": list(reader.dataset.label_names),

@@ -112,7 +112,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
   source = reader.training_source()
   task = _make_task(config, reader)
   evaluator = retrieval.Evaluator(config, reader, task)
-  state = fit.fit(
+  params, average = fit.fit(
     task,
     config,
     workdir=workdir,
@@ -125,7 +125,6 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     num_processes=config.data.decoding_processes,
     prepare=start_lib.starter(config.start, task.model.config),
   )
-  params, average = fit.trained(state)
   _write_encoder(
     config,
     task.model.config,

@@ -88,7 +88,7 @@ def first_videos(split, count: int) -> queries.GroundingSplit:
 
 
 def measure(*, quick: bool, grounder: str, split: str | None) -> list[dict]:
-  config = grounding_trainer.resolve(registry.config_of(grounder))
+  config = registry.resolve(registry.config_of(grounder))
   split = split or config.data.eval_split
   reader = query_reader.open_reader(config.data)
   asked = reader.grounding_split(split)
