@@ -94,7 +94,7 @@ class Videos:
     )
 
 
-class Score:
+class Evaluator:
   """mAP of parameters on a split; every clip of every video is encoded."""
 
   def __init__(self, config, facts, videos: Videos, task):

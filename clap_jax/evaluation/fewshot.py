@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,17 @@ from clap_jax.data import episodes as episodes_lib
 from clap_jax.evaluation import (
   fewshot_cards,
   fewshot_methods,
-  fewshot_runs,
   results,
 )
-from clap_jax.metrics import card, detection, intervals
+from clap_jax.metrics import card, detection, intervals, tables
 from clap_jax.training import processes
+
+# The older protocol drops shorter instances, as shares of the video, from the
+# ground truth of multi-instance episodes, by shots.
+_LEGACY_MIN_SHARE = {1: 0.1, 5: 0.2}
+
+# Of one episode: segments in seconds (n, 2), scores (n,), class names.
+Found = tuple[np.ndarray, np.ndarray, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Setting(NamedTuple):
     return f"{self.ways}way_{self.shots}shot{suffix}"
 
 
-class Scores:
+class Evaluator:
   """Draws episodes, predicts them with every method, and scores the runs."""
 
   def __init__(
@@ -146,20 +152,46 @@ class Scores:
         raise ValueError(
           f"{setting}: a run of its episodes has no segment to score against. "
           "legacy_qat drops segments of less than "
-          f"{fewshot_runs.legacy_min_share(episodes.facts)} of their video: "
+          f"{legacy_min_share(episodes.facts)} of their video: "
           "use evaluation.instances=('single',), where it drops none."
         )
     return drawn
 
   def _num_ground_truths(self, drawn, split: str) -> list[int]:
     """Segments that each run is scored against."""
+    return [len(self._ground_truth(drawn, run, split)) for run in drawn.runs]
+
+  def _ground_truth(
+    self,
+    drawn: episodes_lib.EpisodeSet,
+    run: Sequence[episodes_lib.Episode],
+    split: str,
+  ) -> tables.SegmentTable:
+    """The segments of the queries; each episode is a video of its own."""
     infos = {info.id: info for info in self._reader.examples(split)}
-    names = self._reader.dataset.label_names
-    min_share = fewshot_runs.legacy_min_share(drawn.facts)
-    return [
-      len(fewshot_runs.ground_truth(run, infos, names, min_share=min_share))
-      for run in drawn.runs
+    label_names = self._reader.dataset.label_names
+    min_share = legacy_min_share(drawn.facts)
+    rows = [
+      (key, start_sec, end_sec, label_names[int(label)])
+      for key, episode in zip(_keys(run), run, strict=True)
+      for (start_sec, end_sec), label in zip(
+        infos[episode.query].segments.astype(np.float64),
+        infos[episode.query].labels,
+        strict=True,
+      )
+      if label_names[int(label)] in episode.classes
+      and end_sec - start_sec >= min_share * infos[episode.query].duration_sec
     ]
+    video, start_sec, end_sec, label = (
+      zip(*rows, strict=True) if rows else ((),) * 4
+    )
+    return tables.SegmentTable.from_columns(
+      video=video,
+      start_sec=start_sec,
+      end_sec=end_sec,
+      label=label,
+      video_names=tuple(_keys(run)),
+    )
 
   def check(self) -> None:
     """Draws the episodes of the selection and the evaluation split.
@@ -228,15 +260,29 @@ class Scores:
         rows += self._rows_of(setting, name, drawn, found, split)
     return rows
 
-  def run_metrics(self, drawn, found, split: str) -> dict[str, list[float]]:
-    """See `fewshot_runs.run_metrics`."""
-    return fewshot_runs.run_metrics(
-      drawn,
-      found,
-      infos={info.id: info for info in self._reader.examples(split)},
-      label_names=self._reader.dataset.label_names,
-      protocol=self._protocol,
-    )
+  def run_metrics(
+    self, drawn: episodes_lib.EpisodeSet, found: Sequence[Found], split: str
+  ) -> dict[str, list[float]]:
+    """Each metric's value in every run: mAP over all queries of the run.
+
+    Args:
+      drawn: the episodes.
+      found: what was predicted for each of them, run after run.
+      split: of the queries.
+    """
+    values: dict[str, list[float]] = {}
+    start = 0
+    for run in drawn.runs:
+      part = found[start : start + len(run)]
+      start += len(run)
+      metrics = detection.evaluate(
+        _predictions(run, part),
+        self._ground_truth(drawn, run, split),
+        self._protocol,
+      )
+      for name, value in metrics.items():
+        values.setdefault(name, []).append(value)
+    return values
 
   def _rows_of(self, setting, method, drawn, found, split) -> list[dict]:
     config, rows = self._config, []
@@ -256,6 +302,7 @@ class Scores:
 
   def _card(self, drawn, found, split: str, method: str) -> dict:
     config, facts = self._config, drawn.facts
+    min_share = legacy_min_share(facts)
     document = self._reader.card(
       split,
       task="fewshot",
@@ -269,7 +316,9 @@ class Scores:
       seeds=(config.loop.seed,),
       num_predictions=sum(len(scores) for _, scores, _ in found),
       num_ground_truths=sum(self._num_ground_truths(drawn, split)),
-      ground_truth_filter=fewshot_cards.ground_truth_filter(drawn),
+      ground_truth_filter=f"shorter than {min_share} of the video"
+      if min_share
+      else "none",
       notes=(
         *fewshot_cards.notes(drawn, self._classes, seen=self._seen),
         fewshot_cards.METHODS[method],
@@ -285,3 +334,30 @@ class Scores:
     return document | fewshot_cards.facts_of(
       drawn, without_features=without_features
     )
+
+
+def legacy_min_share(facts: Mapping) -> float:
+  """The least share of the video that an instance of an episode set has."""
+  if not facts["legacy_qat"] or facts["instances"] == "single":
+    return 0.0
+  return _LEGACY_MIN_SHARE.get(facts["shots"], 0.0)
+
+
+def _predictions(run, found) -> tables.DetectionTable:
+  columns: dict[str, list] = {
+    name: [] for name in ("video", "start_sec", "end_sec", "label", "score")
+  }
+  for key, (segments, scores, labels) in zip(_keys(run), found, strict=True):
+    columns["video"] += [key] * len(segments)
+    columns["start_sec"] += segments[:, 0].tolist()
+    columns["end_sec"] += segments[:, 1].tolist()
+    columns["label"] += labels
+    columns["score"] += np.asarray(scores).tolist()
+  return tables.DetectionTable.from_columns(
+    **columns, video_names=tuple(_keys(run))
+  )
+
+
+def _keys(run) -> list[str]:
+  """A name per episode: under the older protocol a query may come twice."""
+  return [f"{number}/{episode.query}" for number, episode in enumerate(run)]

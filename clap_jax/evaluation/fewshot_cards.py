@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from clap_jax.data import class_splits, training_history
 from clap_jax.data import episodes as episodes_lib
-from clap_jax.evaluation import fewshot_runs
 from clap_jax.metrics import card
 
 REPORTED_EPISODES = 1000  # fewer are no number to report
@@ -73,11 +72,6 @@ def facts_of(
     "interval_rule": f"95 %, Student's t over {num_runs} runs: how much the "
     "draw of the support moves the mean, for these videos and this model",
   }
-
-
-def ground_truth_filter(drawn: episodes_lib.EpisodeSet) -> str:
-  min_share = fewshot_runs.legacy_min_share(drawn.facts)
-  return f"shorter than {min_share} of the video" if min_share else "none"
 
 
 def notes(

@@ -14,7 +14,8 @@ import numpy as np
 
 from clap_jax import types
 from clap_jax.data import features
-from clap_jax.evaluation import grounding_predictions, localization
+from clap_jax.evaluation import grounding as grounding_evaluation
+from clap_jax.evaluation import localization
 from clap_jax.inference import sequences, shots, support, zero_shot
 
 # Moments of neighbouring windows that overlap by more are one.
@@ -155,7 +156,7 @@ def _calibrated_absence(
   stored = model.grounder[1]["absence"]
   if stored is None:
     return {"absence": None, "absent": None}
-  fitted = grounding_predictions.calibration_of(stored)
+  fitted = grounding_evaluation.calibration_of(stored)
   return _absence(queries, fitted.probability(logits), fitted.is_absent(logits))
 
 

@@ -186,7 +186,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   task = make_task(config, start, videos.dataset.label_names)
   begin = {"tower": {_TOWER: tower["params"][_TOWER]}}
   begin |= _trained_head(config, start, videos, task)
-  score = evaluation.Score(config, start, videos, task)
+  score = evaluation.Evaluator(config, start, videos, task)
   source = videos.source(config.data.train_split)
   params, _ = fit.fit(
     task,
@@ -219,7 +219,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   head, _ = checkpoint.restore_params(model / "localization")
   task = make_task(config, facts, videos.dataset.label_names)
   params = {"tower": {_TOWER: encoder["params"][_TOWER]}, "localizer": head}
-  score = evaluation.Score(config, facts, videos, task)
+  score = evaluation.Evaluator(config, facts, videos, task)
   return score.rows(params, split or config.data.eval_split)[0]
 
 

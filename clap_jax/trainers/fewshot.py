@@ -124,10 +124,10 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
   split = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names
   )
-  scores = fewshot_evaluation.Scores(config, reader, split)
+  evaluator = fewshot_evaluation.Evaluator(config, reader, split)
   reader.check(reader.num_segments, what="labelled segment")
-  scores.check()
-  videos = scores.videos(config.data.train_split, hidden=split.hidden)
+  evaluator.check()
+  videos = evaluator.videos(config.data.train_split, hidden=split.hidden)
   sampler = episodes_lib.EpisodeSampler(
     videos.counts(),
     split.base,
@@ -141,11 +141,11 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
     config,
     workdir=workdir,
     source=episode_batches.TrainingEpisodes(videos, sampler),
-    measure=lambda params, name: scores.selection(task, params, name),
+    measure=lambda params, name: evaluator.selection(task, params, name),
     title="fewshot",
   )
   fit.write_metadata(workdir / MODEL_FILE, facts | average)
-  rows = scores.rows(task, params, config.data.eval_split, workdir=workdir)
+  rows = evaluator.rows(task, params, config.data.eval_split, workdir=workdir)
   results.write(workdir, rows)
   return rows
 
@@ -159,8 +159,8 @@ def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
   classes = class_splits.class_split(
     config.class_split, label_names=reader.dataset.label_names
   )
-  scores = fewshot_evaluation.Scores(config, reader, classes)
-  return scores.rows(task, params, split or config.data.eval_split)
+  evaluator = fewshot_evaluation.Evaluator(config, reader, classes)
+  return evaluator.rows(task, params, split or config.data.eval_split)
 
 
 def abstract_run(

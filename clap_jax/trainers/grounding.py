@@ -10,7 +10,7 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import grounding_source, query_reader
 from clap_jax.evaluation import grounding as evaluation
-from clap_jax.evaluation import grounding_predictions, moment_retrieval, results
+from clap_jax.evaluation import moment_retrieval, results
 from clap_jax.losses import grounding as losses
 from clap_jax.losses import query_targets
 from clap_jax.models import (
@@ -241,9 +241,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     params, config.data.eval_split, absence=facts["absence"]
   )
   if processes.is_first():
-    grounding_predictions.write_predictions(
-      found, workdir, absence=facts["absence"]
-    )
+    evaluation.write_predictions(found, workdir, absence=facts["absence"])
   results.write(workdir, rows)
   return rows
 
@@ -260,9 +258,9 @@ def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   return score.rows(params, split, absence=facts["absence"])[0]
 
 
-def _score(config, reader, task) -> evaluation.Score:
+def _score(config, reader, task) -> evaluation.Evaluator:
   search = moment_retrieval.MomentSearch(task)
-  return evaluation.Score(config, reader, search)
+  return evaluation.Evaluator(config, reader, search)
 
 
 def make_source(config: GroundingConfig, reader):

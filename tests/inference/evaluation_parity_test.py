@@ -15,8 +15,8 @@ from clap_jax.data import (
   queries,
 )
 from clap_jax.data import episodes as episodes_lib
+from clap_jax.evaluation import grounding as grounding_evaluation
 from clap_jax.evaluation import (
-  grounding_predictions,
   localization,
   moment_retrieval,
   results,
@@ -253,7 +253,7 @@ def test_grounders(encoder, folder, kind, length):
   }
   task, facts, params = initial(toy_model.grounding.make_task(facts), facts)
   vectors, mask = encoder.text_vectors(list(texts))
-  found = grounding_predictions.find_moments(
+  found = grounding_evaluation.find_moments(
     moment_retrieval.MomentSearch(task),
     params,
     split=queries.GroundingSplit(

@@ -19,8 +19,7 @@ from clap_jax.data import (
 from clap_jax.evaluation import fewshot as fewshot_evaluation
 from clap_jax.evaluation import (
   fewshot_cards,
-  fewshot_encoding,
-  fewshot_runs,
+  fewshot_methods,
   results,
 )
 from clap_jax.evaluation import predictor as predictor_lib
@@ -62,7 +61,7 @@ def parts(toy_directory, split_file):
   config = resolved(toy_directory, split_file)
   reader = feature_reader.FeatureReader(config.data)
   split = class_splits.class_split(str(split_file))
-  return config, reader, fewshot_evaluation.Scores(config, reader, split)
+  return config, reader, fewshot_evaluation.Evaluator(config, reader, split)
 
 
 def told(directory, **training) -> None:
@@ -181,7 +180,7 @@ def test_an_encoder_that_saw_the_novel_classes_is_refused(
     own_toy_directory, split_file, **{"allow_seen_classes": True}
   )
   reader = feature_reader.FeatureReader(allowed.data)
-  scores = fewshot_evaluation.Scores(
+  scores = fewshot_evaluation.Evaluator(
     allowed, reader, class_splits.class_split(str(split_file))
   )
   card = card_of(allowed, scores)
@@ -200,7 +199,7 @@ def test_videos_without_features_are_missing_on_the_card(
   failed = [{"id": "video_001", "reason": "broken"}]
   results.write_json(path, facts | {"failed": failed})
   (own_toy_directory / "features" / "video_001.npz").unlink()
-  scores = fewshot_evaluation.Scores(
+  scores = fewshot_evaluation.Evaluator(
     config,
     feature_reader.FeatureReader(config.data),
     class_splits.class_split(str(split_file)),
@@ -240,7 +239,7 @@ def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
     toy_directory, split_file, **{"evaluation.legacy_qat": True}
   )
   reader = feature_reader.FeatureReader(config.data)
-  scores = fewshot_evaluation.Scores(
+  scores = fewshot_evaluation.Evaluator(
     config, reader, class_splits.class_split(str(split_file))
   )
   card = card_of(config, scores)
@@ -252,7 +251,7 @@ def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
 def test_a_filter_that_leaves_nothing_is_found_before_the_work(
   toy_directory, split_file, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(fewshot_runs, "_LEGACY_MIN_SHARE", {1: 0.9})
+  monkeypatch.setattr(fewshot_evaluation, "_LEGACY_MIN_SHARE", {1: 0.9})
   config = resolved(
     toy_directory, split_file, **{"evaluation.legacy_qat": True}
   )
@@ -294,7 +293,7 @@ def test_the_truth_scores_one_and_a_wrong_label_nothing(
     **{"evaluation.ways": (2,), "allow_seen_classes": True},
   )
   reader = feature_reader.FeatureReader(config.data)
-  scores = fewshot_evaluation.Scores(
+  scores = fewshot_evaluation.Evaluator(
     config, reader, class_splits.class_split(str(split_file))
   )
   (drawn,) = scores.draw_all("train").values()
@@ -373,7 +372,7 @@ def test_videos_encoded_once_are_matched_as_before(parts):
   predictor = predictor_lib.Predictor(
     task.encode, mesh=mesh_lib.make_mesh(config.mesh), batch_size=8
   )
-  encoded = fewshot_encoding.encode_videos(
+  encoded = fewshot_methods.encode_videos(
     predictor, params, videos, batch_size=8
   )
   assert set(encoded) == {info.id for info in videos.examples}
@@ -382,7 +381,7 @@ def test_videos_encoded_once_are_matched_as_before(parts):
     (task.predict, episode_batches.EvaluationEpisodes(videos, run)),
     (
       task.predict_encoded,
-      fewshot_encoding.EncodedEpisodes(videos, run, encoded),
+      fewshot_methods.EncodedEpisodes(videos, run, encoded),
     ),
   ):
     rows = [source[i] for i in range(3)]

@@ -9,7 +9,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax.data import feature_reader, queries
 from clap_jax.evaluation import grounding as evaluation
-from clap_jax.evaluation import grounding_predictions, moment_retrieval
+from clap_jax.evaluation import moment_retrieval
 from clap_jax.metrics import grounding as metrics
 from clap_jax.metrics.score import score
 from clap_jax.trainers import grounding, registry
@@ -171,7 +171,7 @@ class FixedSearch:
 
 
 def scored(config, reader):
-  return evaluation.Score(config, reader, FixedSearch(reader))
+  return evaluation.Evaluator(config, reader, FixedSearch(reader))
 
 
 def test_the_truth_scores_one_and_is_calibrated(toy_directory, tmp_path):
@@ -189,7 +189,7 @@ def test_the_truth_scores_one_and_is_calibrated(toy_directory, tmp_path):
   assert cards["absent_f1"]["thresholds"] == [absence["threshold"]]
   assert "swapped" in cards["absent_f1"]["protocol"]
   assert cards["r1@0.7"]["protocol"] == "motion_sprites"
-  grounding_predictions.write_predictions(found, tmp_path, absence=absence)
+  evaluation.write_predictions(found, tmp_path, absence=absence)
   document = json.loads((tmp_path / "predictions.json").read_text())
   assert len(document["queries"]) == len(found.answers)
   assert all(entry["absence"] < 0.5 for entry in document["queries"])
@@ -226,7 +226,7 @@ def test_the_highlights_protocol_rounds_to_whole_clips():
   query = queries.GroundingQuery(
     id="7", video_id="a", text="x", windows=((2.0, 6.0),)
   )
-  answer = grounding_predictions.Answer(
+  answer = evaluation.Answer(
     query,
     np.array([[1.2, 5.6, 0.9], [8.4, 8.6, 0.5], [9.7, 20.0, 0.1]]),
     absence_logit=0.0,
@@ -234,7 +234,7 @@ def test_the_highlights_protocol_rounds_to_whole_clips():
     duration_sec=10.5,
   )
   np.testing.assert_allclose(
-    grounding_predictions.whole_clips(answer),
+    evaluation.whole_clips(answer),
     [[2, 6, 0.9], [8, 10, 0.5], [8, 10, 0.1]],
   )
 
