@@ -21,7 +21,6 @@ from clap_jax.data import (
 from clap_jax.evaluation import localization
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.media import errors
-from clap_jax.metrics import detection
 from clap_jax.models import long_video
 from clap_jax.storage import tfrecord
 from clap_jax.training import mesh as mesh_lib
@@ -94,43 +93,39 @@ class Videos:
     )
 
 
-class Evaluator:
+class Evaluator(localization.Evaluator):
   """mAP of parameters on a split; every clip of every video is encoded."""
 
   def __init__(self, config, facts, videos: Videos, task):
-    self._config = config
+    super().__init__(config, videos, task.localizer, videos.dataset.label_names)
     self._facts = facts
     self._videos = videos
     self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
-    self._protocol = detection.protocol_named(config.protocol)
-    self._mesh = mesh_lib.make_mesh(config.mesh)
+    self._padded_length = None  # every video is as long as the longest
+    mesh = mesh_lib.make_mesh(config.mesh)
     self._encode = predictor_lib.Predictor(
       lambda tower, batch: {
         "features": task.encode(tower, batch["clips"]),
         "video": batch["video"],
       },
-      mesh=self._mesh,
-      batch_size=long_video.clips_per_device() * self._mesh.size,
-    )
-    self._detect = predictor_lib.Predictor(
-      task.localizer.predict,
-      mesh=self._mesh,
-      batch_size=config.data.batch_size,
+      mesh=mesh,
+      batch_size=long_video.clips_per_device() * mesh.size,
     )
 
   def __call__(self, params, split: str):
-    """Metrics, the detections that they score, and the features."""
-    reader = self._read(params["tower"], split)
-    table = localization.detections(
-      reader,
-      self._detect,
-      params["localizer"],
-      split,
-      decode=self._config.decode,
+    """Metrics and the detections that they score."""
+    self._reader = self._read(params["tower"], split)
+    return super().__call__(params["localizer"], split)
+
+  def card_facts(self) -> dict[str, Any]:
+    config = self._config
+    frozen = [pattern for pattern, rate in config.optimizer.groups if not rate]
+    note = (
+      "end to end: the video tower is trained with the localizer, "
+      + (f"frozen {', '.join(frozen)}" if frozen else "nothing frozen")
+      + ("; from a trained head" if config.tower.localizer_workdir else "")
     )
-    table = localization.with_class_source(table, self._config.classifier)
-    truth = localization.ground_truth(reader, split)
-    return detection.evaluate(table, truth, self._protocol), table, reader
+    return super().card_facts() | {"notes": (note,)}
 
   def _read(self, tower, split: str) -> EncodedVideos:
     if split not in self._sources:
@@ -162,26 +157,6 @@ class Evaluator:
         "parameters": "trained with the localizer",
       },
     )
-
-  def rows(self, params, split: str):
-    """Result rows and the detections that they score."""
-    config = self._config
-    metrics, table, reader = self(params, split)
-    frozen = [pattern for pattern, rate in config.optimizer.groups if not rate]
-    rows = localization.result_rows(
-      metrics,
-      config=config,
-      reader=reader,
-      split=split,
-      table=table,
-      class_source=localization.class_source(config.classifier),
-      notes=(
-        "end to end: the video tower is trained with the localizer, "
-        + (f"frozen {', '.join(frozen)}" if frozen else "nothing frozen")
-        + ("; from a trained head" if config.tower.localizer_workdir else ""),
-      ),
-    )
-    return rows, table
 
 
 def encode_all(

@@ -38,7 +38,7 @@ class TrainingShape:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """The episodes that a run is judged by: ways times shots times instances."""
+  """The episodes of an evaluation: ways times shots times instances."""
 
   ways: tuple[int, ...] = config_lib.ranged(minimum=1)
   shots: tuple[int, ...] = config_lib.ranged(minimum=1)

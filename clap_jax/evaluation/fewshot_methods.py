@@ -10,7 +10,6 @@ from clap_jax.data import episode_batches, feature_reader, pipeline
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.models import episode_baselines, localizer
-from clap_jax.training import mesh as mesh_lib
 from clap_jax.types import EpisodeBatch
 
 
@@ -32,23 +31,16 @@ class Methods:
     self._config = config
     self._reader = reader
 
-  def _predictor(self, predict) -> predictor_lib.Predictor:
-    return predictor_lib.Predictor(
-      predict,
-      mesh=mesh_lib.make_mesh(self._config.mesh),
-      batch_size=self._config.data.batch_size,
-    )
-
   def trained(self, task, params, videos) -> Method:
     """The trained matcher, with all videos encoded."""
     encoded = encode_videos(
-      self._predictor(task.encode),
+      predictor_lib.of_config(task.encode, self._config),
       params,
       videos,
       batch_size=self._config.data.batch_size,
     )
     return Method(
-      self._predictor(task.predict_encoded),
+      predictor_lib.of_config(task.predict_encoded, self._config),
       params,
       lambda drawn: EncodedEpisodes(videos, drawn, encoded),
     )
@@ -73,7 +65,7 @@ class Methods:
 
     return {
       name: Method(
-        self._predictor(decoded(points_of)),
+        predictor_lib.of_config(decoded(points_of), self._config),
         {},
         lambda drawn: episode_batches.EvaluationEpisodes(videos, drawn),
       )

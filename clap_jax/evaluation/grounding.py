@@ -75,7 +75,7 @@ class Evaluator:
     if not len(found.swapped_logits):
       print(
         f"The split {split} has no query that another of its videos surely "
-        "lacks: absence is not calibrated and will not be judged.",
+        "lacks: absence is not calibrated and is not evaluated.",
         file=sys.stderr,
       )
       return None

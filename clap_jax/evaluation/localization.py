@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +18,8 @@ from clap_jax.evaluation import results
 from clap_jax.metrics import detection, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
 from clap_jax.ops import nms
-from clap_jax.storage import output
-from clap_jax.training import mesh as mesh_lib
+from clap_jax.storage import locations, output
+from clap_jax.training import processes
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -37,12 +38,12 @@ class ClassifierConfig:
 class Evaluator:
   """mAP of parameters on a split."""
 
-  def __init__(self, config, reader, task, label_names):
-    self._config = config
-    self._reader = reader
-    self._protocol = detection.protocol_named(config.protocol)
-    self._task = task
+  def __init__(self, config: Any, reader: Any, task: Any, label_names):
+    """Takes a trainer's config and a feature_reader.FeatureReader."""
+    self._config, self._reader, self._task = config, reader, task
     self._label_names = label_names
+    self._protocol = detection.protocol_named(config.protocol)
+    self._padded_length = task.padded_length
     names = reader.dataset.label_names
     if not (config.classifier.path or set(names) & set(label_names)):
       print(
@@ -52,87 +53,73 @@ class Evaluator:
         "docs/localization.md.",
         file=sys.stderr,
       )
-    self._predictor = predictor_lib.Predictor(
-      task.predict,
-      mesh=mesh_lib.make_mesh(config.mesh),
-      batch_size=config.data.batch_size,
-    )
+    self._predictor = predictor_lib.of_config(task.predict, config)
 
   def __call__(self, params, split: str):
     """Metrics and the detections that they score."""
-    table = detections(
+    table = with_class_source(self.find(params, split), self._config.classifier)
+    truth = ground_truth(self._reader, split)
+    return detection.evaluate(table, truth, self._protocol), table
+
+  def find(self, params, split: str) -> tables.DetectionTable:
+    """The detections of the head itself."""
+    return detections(
       self._reader,
       self._predictor,
       params,
       split,
       decode=self._config.decode,
       takes_any_length=self._task.takes_any_length,
-      padded_length=self._task.padded_length,
+      padded_length=self._padded_length,
       label_names=self._label_names,
     )
-    table = with_class_source(table, self._config.classifier)
-    truth = ground_truth(self._reader, split)
-    return detection.evaluate(table, truth, self._protocol), table
+
+  def card_facts(self) -> dict[str, Any]:
+    """What the evaluation card states of the source of classes."""
+    classifier = self._config.classifier
+    if not classifier.path:
+      return {"class_source": "the localizer's own class head"}
+    source = video_classifier.describe(**dataclasses.asdict(classifier))
+    return {"class_source": source}
 
   def rows(self, params, split: str):
-    """Result rows and the detections that they score."""
+    """Result rows, each with its card, and the detections that they score."""
     metrics, table = self(params, split)
-    rows = result_rows(
+    config, reader = self._config, self._reader
+    facts = {
+      "nms": config.decode.describe(),
+      "top_k": f"{config.decode.num_kept} per video",
+    } | self.card_facts()
+    card = reader.card(
+      split,
+      task="detection",
+      protocol=config.protocol,
+      seeds=(config.loop.seed,),
+      num_predictions=len(table),
+      num_ground_truths=len(ground_truth(reader, split)),
+      thresholds=self._protocol.thresholds,
+      **facts,
+    )
+    rows = results.rows_of(
       metrics,
-      config=self._config,
-      reader=self._reader,
+      encoder=reader.extraction["encoder"],
+      seed=config.loop.seed,
+      dataset=reader.dataset.name,
       split=split,
-      table=table,
-      class_source=class_source(self._config.classifier),
+      task="localization",
+      card=card,
     )
     return rows, table
 
-
-def result_rows(
-  metrics,
-  *,
-  config,
-  reader: feature_reader.FeatureReader,
-  split: str,
-  table: tables.DetectionTable,
-  class_source: str,
-  **card_facts,
-) -> list[dict]:
-  """Rows of the metrics of detections, each with its evaluation card.
-
-  Args:
-    metrics: name -> value.
-    config: with protocol, decode and loop sections.
-    reader: of the data that the detections are of.
-    split: of the data.
-    table: the detections.
-    class_source: see `class_source`.
-    **card_facts: what the card is to state otherwise, or beside.
-  """
-  card = reader.card(
-    split,
-    task="detection",
-    protocol=config.protocol,
-    class_source=class_source,
-    seeds=(config.loop.seed,),
-    num_predictions=len(table),
-    num_ground_truths=len(ground_truth(reader, split)),
-    thresholds=detection.protocol_named(config.protocol).thresholds,
-    **{
-      "nms": config.decode.describe(),
-      "top_k": f"{config.decode.num_kept} per video",
-    }
-    | card_facts,
-  )
-  return results.rows_of(
-    metrics,
-    encoder=reader.extraction["encoder"],
-    seed=config.loop.seed,
-    dataset=reader.dataset.name,
-    split=split,
-    task="localization",
-    card=card,
-  )
+  def write(
+    self, workdir: locations.Location, params, split: str
+  ) -> list[dict]:
+    """Writes the results and the predictions of a run; returns the rows."""
+    rows, table = self.rows(params, split)
+    if processes.is_first():
+      write_predictions(table, workdir / PREDICTIONS_FILE)
+    results.write(workdir, rows)
+    return rows
 
 
 def with_class_source(
@@ -147,13 +134,6 @@ def with_class_source(
     top_classes=classifier.top_classes,
     combination=classifier.combination,
   )
-
-
-def class_source(classifier: ClassifierConfig) -> str:
-  """Describes the source of classes for the evaluation card."""
-  if not classifier.path:
-    return "the localizer's own class head"
-  return video_classifier.describe(**dataclasses.asdict(classifier))
 
 
 def detections(

@@ -113,6 +113,15 @@ class Predictor:
     return self._compiled[key]
 
 
+def of_config(predict: Callable[[Any, Any], Any], config: Any) -> Predictor:
+  """The Predictor on the mesh and with the batches of a trainer's config."""
+  return Predictor(
+    predict,
+    mesh=mesh_lib.make_mesh(config.mesh),
+    batch_size=config.data.batch_size,
+  )
+
+
 def predict_batches(
   predictor: Predictor, params: Any, batches: Iterable[Any]
 ) -> Iterator[tuple[Any, Any]]:

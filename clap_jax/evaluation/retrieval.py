@@ -8,7 +8,6 @@ from clap_jax.data import clip_reader, pipeline
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.evaluation import results
 from clap_jax.metrics import card, retrieval
-from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import processes
 
 
@@ -20,11 +19,7 @@ class Evaluator:
     self._config = config
     self._reader = reader
     self._batch_size = config.data.batch_size
-    self._predict = predictor_lib.Predictor(
-      task.predict,
-      mesh=mesh_lib.make_mesh(config.mesh),
-      batch_size=self._batch_size,
-    )
+    self._predict = predictor_lib.of_config(task.predict, config)
 
   def __call__(self, params, split: str) -> dict[str, float]:
     source = self._reader.captioned_clips(split)

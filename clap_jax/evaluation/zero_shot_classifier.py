@@ -146,10 +146,10 @@ def fit(
 
 
 class Fold(NamedTuple):
-  """Segments to fit and others to judge by, some of unseen classes."""
+  """Segments to train on and to validate on, some of unseen classes."""
 
-  fitted: Segments
-  judged: Segments
+  train: Segments
+  val: Segments
   seen: tuple[int, ...]
   unseen: tuple[int, ...]
 
@@ -157,7 +157,7 @@ class Fold(NamedTuple):
 def folds_of(
   even: Segments, odd: Segments, *, seen: Sequence[int]
 ) -> list[Fold]:
-  """Every seen class is unseen once: fitted on some videos, judged on others.
+  """Every seen class is unseen once, trained and validated on other videos.
 
   Args:
     even: segments of one half of the training videos.
@@ -195,15 +195,15 @@ def choose(
   )
   for fold in folds:
     classes = (*fold.seen, *fold.unseen)
-    judged = fold.judged.of(classes)
+    val = fold.val.of(classes)
     place = {code: i for i, code in enumerate(classes)}
-    labels = np.array([place[code] for code in judged.labels.tolist()], int)
+    labels = np.array([place[code] for code in val.labels.tolist()], int)
     seen_mask = np.arange(len(classes)) < len(fold.seen)
     for ridge in RIDGES:
-      space = fit(fold.fitted, texts, classes=fold.seen, ridge=ridge)
+      space = fit(fold.train, texts, classes=fold.seen, ridge=ridge)
       for scale, penalty in itertools.product(SCALES, PENALTIES):
         share = space._replace(scale=scale, seen_penalty=penalty).probabilities(
-          judged.features, texts[list(classes)], seen_mask=seen_mask
+          val.features, texts[list(classes)], seen_mask=seen_mask
         )
         total[Choice(ridge, scale, penalty)] += balanced_precision(
           share, labels, seen_mask=seen_mask, top_classes=top_classes
@@ -303,7 +303,7 @@ def classified(
   proposals: tables.DetectionTable,
   sequences: Mapping[str, features.VideoFeatures],
   *,
-  naming: ZeroShotClassifier,
+  classifier: ZeroShotClassifier,
   names: Sequence[str],
 ) -> tables.DetectionTable:
   """Gives every proposal its best classes out of `names`.
@@ -313,7 +313,7 @@ def classified(
   Args:
     proposals: segments with scores; their labels are ignored.
     sequences: features of their videos.
-    naming: how classes are told.
+    classifier: of segments.
     names: the classes that compete.
   """
   columns: dict[str, list[np.ndarray]] = {
@@ -322,7 +322,7 @@ def classified(
   for code in np.unique(proposals.video):
     rows = np.flatnonzero(proposals.video == code)
     video = sequences[proposals.video_names[code]]
-    best, share = naming.best(
+    best, share = classifier.best(
       video.features, video.grid.to_grid(proposals.segments[rows]), names
     )
     count = best.shape[1]

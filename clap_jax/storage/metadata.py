@@ -215,9 +215,10 @@ def of_config(config: Mapping[str, Any]) -> dict:
   """The part of a head's config, plain JSON, that describes its model."""
   facts = {key: config[key] for key in _MODEL_KEYS if key in config}
   data = config.get("data")
-  if isinstance(data, Mapping) and "max_length" in data:
-    facts["max_length"] = data["max_length"]
-    facts["length"] = data.get("length", "pad")
+  if isinstance(data, Mapping):
+    facts |= {"length": "pad"} | {
+      key: data[key] for key in ("max_length", "length") if key in data
+    }
   return facts
 
 

@@ -16,8 +16,6 @@ from clap_jax import config as config_lib
 from clap_jax import types
 from clap_jax.data import duration_checks, training_history
 from clap_jax.evaluation import end_to_end as evaluation
-from clap_jax.evaluation import localization as localization_evaluation
-from clap_jax.evaluation import results
 from clap_jax.models import dual_encoder, long_video, video_tower
 from clap_jax.storage import locations, output
 from clap_jax.storage import metadata as metadata_lib
@@ -186,28 +184,22 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   task = make_task(config, start, videos.dataset.label_names)
   begin = {"tower": {_TOWER: tower["params"][_TOWER]}}
   begin |= _trained_head(config, start, videos, task)
-  score = evaluation.Evaluator(config, start, videos, task)
+  evaluator = evaluation.Evaluator(config, start, videos, task)
   source = videos.source(config.data.train_split)
   params, _ = fit.fit(
     task,
     config,
     workdir=workdir,
     source=source,
-    measure=lambda params, split: score(params, split)[0],
+    measure=lambda params, split: evaluator(params, split)[0],
     title="localization, end to end",
     prepare=lambda state: pretrained.start_from(
       state, begin, patterns=(f"^tower/{_TOWER}/", "^localizer/")
     ),
   )
   params = jax.device_get(params)
-  rows, table = score.rows(params, config.data.eval_split)
   _write_model(config, workdir, params, task=task, start=start, tower=tower)
-  if processes.is_first():
-    localization_evaluation.write_predictions(
-      table, workdir / localization_evaluation.PREDICTIONS_FILE
-    )
-  results.write(workdir, rows)
-  return rows
+  return evaluator.write(workdir, params, config.data.eval_split)
 
 
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
@@ -219,8 +211,8 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
   head, _ = checkpoint.restore_params(model / "localization")
   task = make_task(config, facts, videos.dataset.label_names)
   params = {"tower": {_TOWER: encoder["params"][_TOWER]}, "localizer": head}
-  score = evaluation.Evaluator(config, facts, videos, task)
-  return score.rows(params, split or config.data.eval_split)[0]
+  evaluator = evaluation.Evaluator(config, facts, videos, task)
+  return evaluator.rows(params, split or config.data.eval_split)[0]
 
 
 def make_task(config, facts: dict, label_names) -> EndToEndTask:

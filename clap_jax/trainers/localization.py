@@ -3,11 +3,9 @@
 from clap_jax import types
 from clap_jax.data import feature_reader
 from clap_jax.evaluation import localization as evaluation
-from clap_jax.evaluation import results
 from clap_jax.storage import locations
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import abstract, fit, imported_heads, localizers
-from clap_jax.training import processes
 
 MODEL_FILE = "localizer.json"
 make_task = localizers.make_task
@@ -57,11 +55,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
   )
   encoder = metadata_lib.encoder_metadata(reader.extraction)
   fit.write_metadata(workdir / MODEL_FILE, facts | average | encoder)
-  rows, table = evaluator.rows(params, config.data.eval_split)
-  if processes.is_first():
-    evaluation.write_predictions(table, workdir / evaluation.PREDICTIONS_FILE)
-  results.write(workdir, rows)
-  return rows
+  return evaluator.write(workdir, params, config.data.eval_split)
 
 
 def evaluate(

@@ -13,9 +13,8 @@ import numpy as np
 
 from clap_jax import config as config_lib
 from clap_jax.data import class_splits, feature_reader, seen_classes
-from clap_jax.evaluation import localization as localization_evaluation
 from clap_jax.evaluation import open_vocabulary as evaluation
-from clap_jax.evaluation import results, text_models, zero_shot_classifier
+from clap_jax.evaluation import text_models, zero_shot_classifier
 from clap_jax.storage import locations
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import abstract, fit, localization, localizers
@@ -101,8 +100,9 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   task = localizers.make_task(facts, loss_config=config.loss)
   vectors = _dataset_vectors(config.classes, reader)
   space, facts["text_space"] = _make_space(config, reader, split, vectors)
-  naming = _naming(config, reader, split, space=space, vectors=vectors)
-  evaluator = evaluation.Evaluator(config, reader, split, task, naming=naming)
+  evaluator = _evaluator(
+    config, reader, task, split, space=space, vectors=vectors
+  )
   params, average = fit.fit(
     task,
     config,
@@ -122,13 +122,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
   if processes.is_first():
     zero_shot_classifier.save(workdir / SPACE_FILE, space)
   fit.write_metadata(workdir / MODEL_FILE, facts)
-  rows, table = evaluator.rows(params, config.data.eval_split)
-  if processes.is_first():
-    localization_evaluation.write_predictions(
-      table, workdir / localization_evaluation.PREDICTIONS_FILE
-    )
-  results.write(workdir, rows)
-  return rows
+  return evaluator.write(workdir, params, config.data.eval_split)
 
 
 def evaluate(
@@ -141,16 +135,13 @@ def evaluate(
   split = split or config.data.eval_split
   reader = feature_reader.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment", split=split)
-  class_split = _class_split(config, reader)
-  naming = _naming(
+  evaluator = _evaluator(
     config,
     reader,
-    class_split,
+    task,
+    _class_split(config, reader),
     space=zero_shot_classifier.load(locations.at(workdir) / SPACE_FILE),
     vectors=_dataset_vectors(config.classes, reader),
-  )
-  evaluator = evaluation.Evaluator(
-    config, reader, class_split, task, naming=naming
   )
   return evaluator.rows(params, split)[0]
 
@@ -184,8 +175,8 @@ def _make_space(
       reader.examples(data.selection_split),
       reader.features(data.selection_split),
     )
-    judged = selection.of([*seen, *unseen]).and_also(segments.of(unseen))
-    folds = [zero_shot_classifier.Fold(segments, judged, seen, unseen)]
+    val = selection.of([*seen, *unseen]).and_also(segments.of(unseen))
+    folds = [zero_shot_classifier.Fold(segments, val, seen, unseen)]
     chosen_on = "the validation classes"
   else:
     halves = [
@@ -208,15 +199,18 @@ def _class_ids(reader, names) -> tuple[int, ...]:
   return tuple(sorted(known.index(name) for name in names))
 
 
-def _naming(
-  config, reader, split, *, space, vectors
-) -> zero_shot_classifier.ZeroShotClassifier:
+def _evaluator(
+  config, reader, task, classes: class_splits.ClassSplit, *, space, vectors
+) -> evaluation.Evaluator:
   names = list(reader.dataset.label_names)
-  return zero_shot_classifier.ZeroShotClassifier(
+  classifier = zero_shot_classifier.ZeroShotClassifier(
     space,
     lambda asked: vectors[[names.index(name) for name in asked]],
-    frozenset(split.base),
+    frozenset(classes.base),
     config.classes.top_classes,
+  )
+  return evaluation.Evaluator(
+    config, reader, task, classes=classes, classifier=classifier
   )
 
 

@@ -27,6 +27,8 @@ def load(encoder, tmp_path, monkeypatch):
 
   def load(changes, *, config=None, stride_sec=None, **options):
     facts = {k: v for k, v in known.items() if k != "length"} | changes
+    if isinstance(config, dict):
+      facts = metadata_lib.of_config(config) | facts
     monkeypatch.setattr(fit, "restored", lambda *_: (dict(facts), task, params))
     monkeypatch.setattr(encoder_lib, "load_encoder", lambda _: encoder)
     (tmp_path / localization.MODEL_FILE).write_text("{}")
@@ -65,7 +67,7 @@ def test_length_mode(load, changes, config, length):
     ({}, None, r"localizer\.json.*length None.*pad, resize, windows"),
     ({"length": "crop"}, None, r"localizer\.json.*'crop'"),
     ({}, [], "None"),
-    ({}, {"data": {"length": 3}}, r"config\.json.* 3"),
+    ({}, {"data": {"length": 3}}, r"localizer\.json.* 3"),
     ({"length": "pad", "stride_sec": "1"}, None, "stride_sec is '1'"),
     ({"length": "pad", "clip_sec": -1.0}, None, r"clip_sec is -1\.0"),
     ({"length": "pad", "files": 3}, None, r"localizer\.json: files"),

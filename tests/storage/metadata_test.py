@@ -89,6 +89,26 @@ def test_a_head_of_another_kind(tmp_path, name, make):
   assert str(tmp_path / name) in str(error.value)
 
 
+def test_the_config_of_a_run_describes_the_model_of_its_head(tmp_path):
+  path = tmp_path / "localizer.json"
+  own = {"label_names": ["a"], "feature_width": 4, "standardization": None}
+  whole = own | {"use_ema": False, "decode": {"sigma": 0.1}}
+  config = {
+    "localizer": "points",
+    "decode": {"sigma": 0.5},
+    "loop": {"steps": 9},
+    "data": {"max_length": 8, "batch_size": 2},
+  }
+  metadata.write(path, whole)  # of an earlier revision, or of no run
+  write_plain(tmp_path / "config.json", config)
+  read = {"localizer": "points", "max_length": 8, "length": "pad"}
+  assert metadata.read(tmp_path, path.name) == whole | read
+  metadata.write(path, whole)
+  assert "decode" not in json.loads(path.read_text())
+  read["decode"] = {"sigma": 0.5}
+  assert metadata.read(tmp_path, path.name) == whole | read
+
+
 def test_a_section_with_a_key_of_another_revision(tmp_path):
   model = ENCODER["model"] | {"dropout": 0.1}
   write_plain(tmp_path / "encoder.json", ENCODER | {"model": model})

@@ -45,7 +45,7 @@ def test_names_compete_and_scores_multiply():
   table = zero_shot_classifier.classified(
     proposals,
     {"v": features.VideoFeatures(sequence, GRID)},
-    naming=zero_shot_classifier.ZeroShotClassifier(
+    classifier=zero_shot_classifier.ZeroShotClassifier(
       space_of(), axes, frozenset(), 0
     ),
     names=("c", "a"),
