@@ -30,7 +30,7 @@ from clap_jax.interchange import (
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import dual_encoder, frames
 from clap_jax.storage import output
-from clap_jax.trainers import initial_parameters
+from clap_jax.trainers import encoders
 from clap_jax.training import paths, weights
 
 SOURCES = {
@@ -86,7 +86,7 @@ class Imported:
     return (
       f"--config.start.imported={self.directory}",
       *(
-        initial_parameters.flag_of(key, value, self.directory)
+        encoders.flag_of(key, value, self.directory)
         for key, value in self.settings.items()
         # Its flag names the tokenizer, which may be missing.
         if key != "vocab_size" or (self.directory / TOKENIZER_FILE).is_file()

@@ -22,7 +22,6 @@ from clap_jax.models import dual_encoder, video_tower
 from clap_jax.storage import locations, output
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import abstract, encoders, fit, pretrain_task
-from clap_jax.trainers import initial_parameters as start_lib
 from clap_jax.training import processes
 
 
@@ -37,7 +36,7 @@ class PretrainConfig(config_lib.RunConfig):
   augment: augment.AugmentOptions
   model: encoders.ModelConfig
   loss: pretrain_task.LossConfig
-  start: start_lib.StartConfig
+  start: encoders.StartConfig
 
   def __post_init__(self):
     tower, gain = self.model.video_tower, self.model.motion_gain
@@ -123,7 +122,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
     title=f"pretrain {config.encoder}",
     data_seed=shuffle.mix(config.loop.seed, config.sampling.stream),
     num_processes=config.data.decoding_processes,
-    prepare=start_lib.starter(config.start, task.model.config),
+    prepare=encoders.starter(config.start, task.model.config),
   )
   _write_encoder(
     config,

@@ -20,7 +20,7 @@ from clap_jax.interchange import (
 )
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import frames
-from clap_jax.trainers import initial_parameters
+from clap_jax.trainers import encoders
 from clap_jax.training import weights
 from tests.data import built_dataset
 from tests.public_weights import stand_ins
@@ -429,9 +429,7 @@ def check_export(encoder, directory):
   assert facts["tokenizer_sha256"] == encoder.tokenizer.hash
   assert facts["metrics"] and facts["config"]["trainer"] == "pretrain"
   assert "git_revision" in facts
-  _, _, named = initial_parameters.flag_of(
-    "vocab_size", 8, directory
-  ).partition("=")
+  _, _, named = encoders.flag_of("vocab_size", 8, directory).partition("=")
   assert vocabulary.load(named).hash == encoder.tokenizer.hash
   tower = export_weights.load_tower(directory, export_weights.TEXT_FILE)
   tokens, mask = encoder.tokenizer.encode(["the square slides"], length=40)

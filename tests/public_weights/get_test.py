@@ -494,12 +494,10 @@ def test_a_missing_model_is_answered_without_jax(command, tmp_path):
 
 
 def test_training_starts_from_a_name(site, monkeypatch):
-  from clap_jax.trainers import initial_parameters  # noqa: PLC0415
+  from clap_jax.trainers import encoders  # noqa: PLC0415
 
   set_entry(monkeypatch, OPEN_CLIP, options=MICRO)
-  named = initial_parameters.StartConfig(
-    workdir="", parameters=(), imported=OPEN_CLIP
-  )
+  named = encoders.StartConfig(workdir="", parameters=(), imported=OPEN_CLIP)
   with pytest.raises(FileNotFoundError, match="clap get"):
     _ = named.directories
   run("get", OPEN_CLIP, "--from", site.folder / "laion")
