@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clap_jax.data import records
-from clap_jax.evaluation import grounding_predictions, localization
+from clap_jax.evaluation import grounding as grounding_evaluation
+from clap_jax.evaluation import localization
 from clap_jax.media import decode
 from clap_jax.metrics import detection, prediction_files
 from clap_jax.report import content, page, result_table, run_files
@@ -219,7 +220,7 @@ def _queries(
     encoder: {
       (entry["video"], entry["query"]): entry
       for entry in untrusted.read_json(
-        workdir / grounding_predictions.PREDICTIONS_FILE
+        workdir / grounding_evaluation.PREDICTIONS_FILE
       )["queries"]
     }
     for encoder, workdir in workdirs.items()
