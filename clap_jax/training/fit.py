@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -257,7 +257,7 @@ class _Trainer:
           state, metrics = step_function(state, batch)
         self.watchdog.enter(watchdog.DEVICE, step)
         if pending is not None:
-          _deliver(*pending, self.hooks, clock, batches)
+          self._deliver(*pending, clock, batches)
         pending = step, metrics
         last = step == self.steps.last
         stopping = self.stop.is_due(step) and not last
@@ -267,7 +267,7 @@ class _Trainer:
           if hook.wants_state(step) or last or stopping
         ]
         if wanting:
-          _deliver(*pending, self.hooks, clock, batches)
+          self._deliver(*pending, clock, batches)
           pending = None
           self.tracker.reached(step)
           begin_sec = time.perf_counter()
@@ -305,6 +305,19 @@ class _Trainer:
     self.watchdog.spent(input_sec)
     self.watchdog.enter(watchdog.DISPATCH, step - 1)
     return batch
+
+  def _deliver(self, step: int, metrics, clock, batches) -> None:
+    """Waits for a step's metrics and hands them to the hooks that want them."""
+    wanting = [hook for hook in self.hooks if hook.wants_metrics(step)]
+    # Even if unwanted: a host that ran ahead would fill the memory.
+    jax.block_until_ready(metrics["loss"])
+    clock.finish_step()
+    if not wanting:
+      return
+    host = {f"train/{k}": v for k, v in jax.device_get(metrics).items()}
+    host |= clock.read() | batches.scalars()
+    for hook in wanting:
+      hook.on_metrics(step, host)
 
   def _make_hooks(self, writer, *, start_step: int) -> list[hooks_lib.Hook]:
     """Returns the hooks in the order they are called, the evaluation last."""
@@ -434,24 +447,3 @@ def _resolve_steps(run: Run) -> _Steps:
     save_every=resolved(run.config.checkpoint.save_every),
     eval_every=resolved(eval_every) if eval_every else None,
   )
-
-
-def _deliver(
-  step: int,
-  metrics: Mapping[str, Any],
-  hooks: Sequence[hooks_lib.Hook],
-  clock: utilization.Clock,
-  batches: device_batches.DeviceBatches,
-) -> None:
-  """Waits for a step's metrics and hands them to the hooks that want them."""
-  wanting = [hook for hook in hooks if hook.wants_metrics(step)]
-  # Even if nobody wants them: a host that ran ahead would fill the memory with
-  # batches.
-  jax.block_until_ready(metrics["loss"])
-  clock.finish_step()
-  if not wanting:
-    return
-  host = {f"train/{k}": v for k, v in jax.device_get(metrics).items()}
-  host |= clock.read() | batches.scalars()
-  for hook in wanting:
-    hook.on_metrics(step, host)
