@@ -18,6 +18,10 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
+
+from clap_jax.metrics import detection, tables
+
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = ("fold", "encoder", "seed", "task", "metric", "value")
 # People of the selection and the validation split; the others are for training.
@@ -29,10 +33,16 @@ FOLDS = {
 }
 BACKGROUND = "scratch head,answer phone call"
 START_STEPS, STEPS = 600, 300
+MIN_TIOU = 0.5  # of a detection whose label is looked at
+CHANCE_DRAWS = 100
 METRICS = {
   "localization": ("average_map", "map@0.50"),
   "grounding": ("r1@0.5", "r5@0.5"),
   "retrieval": ("text_to_video/r@5",),
+  "fewshot": (
+    "2way_1shot/prototypes/average_map",
+    "2way_5shot/prototypes/average_map",
+  ),
 }
 
 
@@ -70,7 +80,7 @@ class Fold:
     )  # fmt: skip
     clap("build", "trimmed/clips", *common)
     captions = self._root / "captions.json"
-    captions.write_text(json.dumps(captions_of_readme()))
+    captions.write_text(json_of("tfds_builders/trimmed/README.md"))
     clap(
       "build", "trimmed/recordings", *common, "--join", "--seed", 0,
       "--constant", "person,view,locomotion", "--background", BACKGROUND,
@@ -82,38 +92,84 @@ class Fold:
     )  # fmt: skip
 
   def encoder_rows(self, encoder: str, seed: int) -> list[dict]:
-    """Trains an encoder and both heads; returns their result rows."""
-    model = self._root / f"seed{seed}" / encoder
-    stage = ()
-    if encoder != "random":
-      start = model.parent / "start"
-      self._pretrain(start, "trimmed/clips", "tac", seed, START_STEPS)
-      stage = (
-        f"--config.start.workdir={start}",
-        "--config.start.parameters=('video_tower/',)",
-        "--config.sampling.stream=1",
-      )
-    steps = STEPS if encoder != "random" else 0
-    pretrain = model / "pretrain"
-    self._pretrain(pretrain, "trimmed/recordings", encoder, seed, steps, *stage)
-    features = model / "features"
-    clap(
-      "extract", "--model", pretrain, "--data", "trimmed/recordings",
-      "--data_dir", self._data, "--out", features,
-    )  # fmt: skip
-    rows = _rows(pretrain)
-    for task in ("localization", "grounding"):
+    """Trains an encoder and its heads; returns their result rows.
+
+    Few-shot localization has an encoder of its own, which has not seen the
+    novel classes.
+    """
+    root = self._root / f"seed{seed}"
+    actions = self._root / "actions.json"
+    actions.write_text(json_of("docs/real_footage.md"))
+    hidden = f"--config.sampling.class_split={actions}"
+    features = self._features(root, encoder, seed)
+    base_features = self._features(root / "base", encoder, seed, hidden)
+    model = root / encoder
+    rows = _rows(model / "pretrain")
+    for task, options in {
+      "localization": (f"--config.data.features_dir={features}",),
+      "grounding": (f"--config.data.features_dir={features}",),
+      "fewshot": (
+        f"--config.data.features_dir={base_features}",
+        f"--config.class_split={actions}",
+        "--config.episodes.ways=2",
+        "--config.evaluation.ways=(1, 2)",
+      ),
+    }.items():
       clap(
         "train", f"--config=configs/{task}_sprites.py:demo,seed={seed}",
         f"--workdir={model / task}", f"--config.data.data_dir={self._data}",
-        "--config.data.dataset=trimmed/recordings",
-        f"--config.data.features_dir={features}",
+        "--config.data.dataset=trimmed/recordings", *options,
       )  # fmt: skip
       rows += _rows(model / task)
+    found = json.loads((model / "localization/predictions.json").read_text())
+    share = right_labels(found["results"], self._videos_of_validation())
+    rows.append(_row("label_accuracy", share))
     return [
       {"fold": self._number, "encoder": encoder, "seed": seed} | row
       for row in rows
     ]
+
+  def chance_rows(self) -> list[dict]:
+    """mAP of labels that are drawn for the true clips: mean and 95 %."""
+    values = chance_maps(self._videos_of_validation())
+    return [
+      {"fold": self._number, "encoder": "chance", "seed": 0}
+      | _row(f"average_map/{name}", float(value))
+      for name, value in (
+        ("mean", np.mean(values)),
+        ("low", np.quantile(values, 0.025)),
+        ("high", np.quantile(values, 0.975)),
+      )
+    ]
+
+  def _videos_of_validation(self) -> dict:
+    path = self._data / "joined/trimmed/recordings/annotations.json"
+    database = json.loads(path.read_text("utf-8"))["database"]
+    return {
+      name: video
+      for name, video in database.items()
+      if video["subset"] == "validation"
+    }
+
+  def _features(self, root, encoder: str, seed: int, *hidden) -> pathlib.Path:
+    """Pre-trains an encoder below `root`; returns the folder of features."""
+    model, stage, steps = root / encoder, hidden, 0
+    if encoder != "random":
+      start, steps = root / "start", STEPS
+      self._pretrain(start, "trimmed/clips", "tac", seed, START_STEPS, *hidden)
+      stage = (
+        f"--config.start.workdir={start}",
+        "--config.start.parameters=('video_tower/',)",
+        "--config.sampling.stream=1",
+        *hidden,
+      )
+    pretrain, features = model / "pretrain", model / "features"
+    self._pretrain(pretrain, "trimmed/recordings", encoder, seed, steps, *stage)
+    clap(
+      "extract", "--model", pretrain, "--data", "trimmed/recordings",
+      "--data_dir", self._data, "--out", features,
+    )  # fmt: skip
+    return features
 
   def _pretrain(self, workdir, dataset, encoder, seed, steps, *more) -> None:
     clap(
@@ -125,10 +181,68 @@ class Fold:
     )  # fmt: skip
 
 
-def captions_of_readme() -> dict:
-  """The templates in the builder's README: one statement of them."""
-  text = (ROOT / "tfds_builders/trimmed/README.md").read_text("utf-8")
-  return json.loads(text.split("```json\n")[1].split("```")[0])
+def right_labels(results: dict, videos: dict) -> float:
+  """The share of segments whose best detection has the right label."""
+  right, count = 0, 0
+  for name, video in videos.items():
+    for truth in video["annotations"]:
+      near = [
+        found
+        for found in results.get(name, ())
+        if _tiou(found["segment"], truth["segment"]) >= MIN_TIOU
+      ]
+      best = max(near, key=lambda found: found["score"], default=None)
+      right += best is not None and best["label"] == truth["label"]
+      count += 1
+  return right / count
+
+
+def _tiou(first, second) -> float:
+  overlap = min(first[1], second[1]) - max(first[0], second[0])
+  return max(overlap, 0) / (max(first[1], second[1]) - min(first[0], second[0]))
+
+
+def chance_maps(videos: dict) -> list[float]:
+  """Average mAP of detections that are the true clips with drawn scores."""
+  truth = [
+    (name, *entry["segment"], entry["label"])
+    for name, video in videos.items()
+    for entry in video["annotations"]
+  ]
+  labels = sorted({row[-1] for row in truth})
+  clips = [
+    (name, *clip["segment"], label)
+    for name, video in videos.items()
+    for clip in video["clips"]
+    for label in labels
+  ]
+  names = ("video", "start_sec", "end_sec", "label")
+  columns = dict(zip(names, zip(*clips, strict=True), strict=True))
+  true_columns = dict(zip(names, zip(*truth, strict=True), strict=True))
+  segments = tables.SegmentTable.from_columns(
+    **true_columns, video_names=tuple(videos)
+  )
+  rng, values = np.random.default_rng(0), []
+  for _ in range(CHANCE_DRAWS):
+    detections = tables.DetectionTable.from_columns(
+      **columns,
+      score=rng.random(len(clips)).tolist(),
+      video_names=tuple(videos),
+    )
+    protocol = detection.protocol_named("motion_sprites")
+    metrics = detection.evaluate(detections, segments, protocol)
+    values.append(metrics["average_map"])
+  return values
+
+
+def _row(metric: str, value: float) -> dict:
+  return {"task": "localization", "metric": metric, "value": value}
+
+
+def json_of(page: str) -> str:
+  """The JSON that a page of the documents gives to the reader."""
+  text = (ROOT / page).read_text("utf-8")
+  return text.split("```json\n")[1].split("```")[0]
 
 
 def _rows(workdir: pathlib.Path) -> list[dict]:
@@ -173,6 +287,7 @@ def main() -> None:
     for number in map(int, args.folds.split(",")):
       fold = Fold(number, args.videos.resolve(), args.workdir.resolve())
       fold.build()
+      write(args.csv, fold.chance_rows())
       for encoder in args.encoders.split(","):
         write(args.csv, fold.encoder_rows(encoder, seed))
 

@@ -229,7 +229,7 @@ _JOINED_LABELS = ("cough", "sneeze", "scratch head", "answer phone call")
 
 
 def sneeze_cough(folder, request) -> None:
-  """`sneeze_cough/`, real clips of a few people, and `captions.json`."""
+  """`sneeze_cough/`, a few real clips, `captions.json`, `actions.json`."""
   source = shared(request) / "sneeze_cough"
   rows = [
     row
@@ -246,6 +246,8 @@ def sneeze_cough(folder, request) -> None:
   text = (documents.ROOT / "tfds_builders/trimmed/README.md").read_text()
   (block,) = [b for kind, b in documents.FENCE.findall(text) if kind == "json"]
   (folder / "captions.json").write_text(block)
+  parts = {"base": ["cough"], "validation": [], "novel": ["sneeze"]}
+  (folder / "actions.json").write_text(json.dumps(parts))
 
 
 def hacs_source(folder, request) -> None:
