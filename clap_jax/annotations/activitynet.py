@@ -7,7 +7,6 @@ Charades), "captions", or "timestamps" and "sentences" (ActivityNet Captions;
 TACoS, which counts frames). A list holds rows; see own_files.
 """
 
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from clap_jax.annotations.annotation_file import (
   Entry,
   SpanError,
 )
+from clap_jax.storage.locations import PathLike
 
 _TEXT_KEYS = ("caption", "sentence", "text")
 _ROOTS = ("database", "videos")
@@ -33,10 +33,10 @@ _VIDEO_KEYS = (
 
 
 def read_videos(
-  document: object,
+  document: Any,
   file: AnnotationFile,
   *,
-  name: str | pathlib.Path,
+  name: PathLike,
   subset: str | None = None,
 ) -> None:
   """Adds the videos of a document; `subset` is that of all, else their own.
@@ -219,13 +219,9 @@ def _read_captions(value, file, entry, where):
 def _read_actions(value, file, entry, where):
   for index, action in enumerate(value if isinstance(value, list) else [None]):
     is_triple = isinstance(action, list) and len(action) == 3
-    label, *times = action if is_triple else [None] * 3
-    file.add(
-      entry,
-      "segments",
-      span=(*times, file.label_of({"label": label})),
-      where=f"{where}[{index}]",
-    )
+    label, start, end = action if action and is_triple else [None] * 3
+    span = (start, end, file.label_of({"label": label}))
+    file.add(entry, "segments", span=span, where=f"{where}[{index}]")
 
 
 def _read_timestamps(value, file, entry, where):

@@ -90,8 +90,6 @@ class AnnotationFile:
 
   # Whether every annotation of the file must be usable; see GivenFile.
   is_strict: ClassVar[bool] = False
-  # Columns of a table, besides those of the usual names, that hold a label.
-  label_columns: ClassVar[tuple[str, ...]] = ()
 
   entries: dict[str, Entry] = dataclasses.field(default_factory=dict)
   name_of: Callable[[str], str] = str
@@ -103,6 +101,8 @@ class AnnotationFile:
   sources: list[dict] = dataclasses.field(default_factory=list)
   label_ids: dict[Any, set[str]] = dataclasses.field(default_factory=dict)
   queries: dict[str, dict] = dataclasses.field(default_factory=dict)
+  # Columns of a table, besides those of the usual names, that hold a label.
+  label_columns: tuple[str, ...] = ()
 
   def reject(
     self, where: str, video: str, reason: str, *, split: str | None = None
@@ -224,7 +224,8 @@ class AnnotationFile:
     """
     self.count_of(entry, kind)
     try:
-      good = self.checked(kind, *span, where)
+      start, end, text = span
+      good = self.checked(kind, start, end, text, where)
       if kind == "segments" and not self.is_strict:
         _check_duplicate(good, entry.segments)
     except SpanError as error:
@@ -303,7 +304,7 @@ def seconds(value: object) -> float:
     raise SpanError(str(error)) from None
 
 
-def pair(value: object) -> tuple:
+def pair(value: Any) -> tuple:
   """(start, end) of a list of two; (None, None) for anything else."""
   is_pair = isinstance(value, (list, tuple)) and len(value) == 2
   return tuple(value) if is_pair else (None, None)

@@ -84,7 +84,7 @@ def named(
   row: dict[str, Any] = {}
   for key, value in item.items():
     name = _NAMES.get(text_tables.fold(key))
-    row.setdefault(name if name in keys else key, value)
+    row.setdefault(name if name and name in keys else key, value)
   return row
 
 
@@ -101,16 +101,13 @@ class AnnotationTable:
     Raises:
       ValueError: one of them is no time.
     """
-    if self.in_milliseconds:
-      return tuple(
-        text_tables.seconds(row.cells[key], decimal_comma=self.decimal_comma)
-        / _MS_PER_SEC
-        for key in ("start_ms", "end_ms")
-      )
-    return tuple(
+    end, unit = ("_ms", _MS_PER_SEC) if self.in_milliseconds else ("", 1.0)
+    start_sec, end_sec = (
       text_tables.seconds(row.cells[key], decimal_comma=self.decimal_comma)
-      for key in ("start", "end")
+      / unit
+      for key in (f"start{end}", f"end{end}")
     )
+    return start_sec, end_sec
 
   @property
   def decimal_comma(self) -> bool:

@@ -4,7 +4,6 @@
 "language_queries"}]}]}]}. A clip of the benchmark is a video.
 """
 
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from clap_jax.annotations.annotation_file import (
   Entry,
   SpanError,
 )
+from clap_jax.storage import locations
 
 
 def holds_clips(document: Any) -> bool:
@@ -28,7 +28,7 @@ def read_moments(
   document: Any,
   file: AnnotationFile,
   *,
-  path: pathlib.Path,
+  path: locations.Location,
   subset: str | None = None,
 ) -> None:
   """Adds every annotator's labels of the taxonomy's primary activities.
@@ -52,7 +52,7 @@ def read_queries(
   document: Any,
   file: AnnotationFile,
   *,
-  path: pathlib.Path,
+  path: locations.Location,
   subset: str,
   are_answered: bool,
 ) -> None:
@@ -76,7 +76,7 @@ def _items(
   for number, given in enumerate(videos):
     video = given if isinstance(given, dict) else {}
     clips = video.get("clips")
-    for index, clip in enumerate(clips if isinstance(clips, list) else [None]):
+    for index, clip in enumerate(clips if isinstance(clips, list) else [{}]):
       where = f"{path.name} videos[{number}].clips[{index}]"
       entry = _entry(file, video, clip, where, subset)
       if entry is None:
@@ -102,10 +102,8 @@ def _entry(file, video, clip, where, subset) -> Entry | None:
   except SpanError as error:
     file.reject(where, "", str(error), split=subset)
     return None
-  ends = [
-    annotation_file.number(clip.get(f"video_{side}_sec"))
-    for side in ("start", "end")
-  ]
-  if None not in ends and ends[1] > ends[0]:
-    entry.expected_duration_sec = ends[1] - max(ends[0], 0.0)
+  start_sec = annotation_file.number(clip.get("video_start_sec"))
+  end_sec = annotation_file.number(clip.get("video_end_sec"))
+  if start_sec is not None and end_sec is not None and end_sec > start_sec:
+    entry.expected_duration_sec = end_sec - max(start_sec, 0.0)
   return entry

@@ -8,7 +8,6 @@ END##SENTENCE (Charades-STA). What cannot be used is rejected with its place in
 the file.
 """
 
-import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from clap_jax.annotations import (
   source_files,
 )
 from clap_jax.annotations.annotation_file import AnnotationFile, SpanError
-from clap_jax.storage import text_tables, untrusted
+from clap_jax.storage import locations, text_tables, untrusted
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 _SHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
@@ -63,7 +62,7 @@ def read(files: source_files.SourceFiles) -> AnnotationFile:
 
 
 def read_json(
-  path: pathlib.Path, file: AnnotationFile, *, subset: str | None = None
+  path: locations.Location, file: AnnotationFile, *, subset: str | None = None
 ) -> AnnotationFile:
   """Adds what a document holds; `subset` is that of all, else their own.
 
@@ -99,7 +98,7 @@ def _begins_with_an_object(path) -> bool:
 
 
 def read_json_lines(
-  path: pathlib.Path, file: AnnotationFile, *, subset: str | None = None
+  path: locations.Location, file: AnnotationFile, *, subset: str | None = None
 ) -> AnnotationFile:
   """Adds one JSON object per line, each a row; see `read_json`."""
   _read_records(_parsed_lines(path, file), file, subset)
@@ -197,6 +196,7 @@ def _add_row(
   decimal_comma: bool = False,
 ) -> None:
   """Adds the label and the caption of one row, or rejects it whole."""
+  start, end = times
   texts = {"segments": file.label_of(row), "captions": row.get("caption")}
   try:
     if not video:
@@ -205,7 +205,7 @@ def _add_row(
     if not texts:
       raise SpanError("neither a label nor a caption")
     for kind, text in texts.items():
-      file.checked(kind, *times, text, where)
+      file.checked(kind, start, end, text, where)
     split = file.split_of(row.get("subset")) if subset is None else subset
     entry = file.same_entry(video, split, where)
     if file.is_strict:
@@ -236,7 +236,7 @@ def _state_duration(row, entry, *, decimal_comma):
 
 
 def read_table(
-  path: pathlib.Path, file: AnnotationFile, *, encoding: str | None = None
+  path: locations.Location, file: AnnotationFile, *, encoding: str | None = None
 ) -> None:
   """Adds the rows of a table of `annotation_tables.COLUMNS`.
 
@@ -276,7 +276,7 @@ def read_table(
 
 
 def read_sentences(
-  path: pathlib.Path, file: AnnotationFile, *, subset: str
+  path: locations.Location, file: AnnotationFile, *, subset: str
 ) -> None:
   """Adds lines VIDEO START END##SENTENCE; queries go by their line from 0."""
   lines = text_tables.read_lines(path, max_bytes=source_files.MAX_FILE_BYTES)

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
-from clap_jax.storage import text_tables, untrusted
+from clap_jax.storage import locations, text_tables, untrusted
 
 MAX_FILE_BYTES = 1 << 30
 _MAX_HASHED_BYTES = 1 << 50
@@ -14,7 +14,7 @@ def hash_file(path: pathlib.Path) -> str:
   return untrusted.hash_file(path, max_bytes=_MAX_HASHED_BYTES)
 
 
-def load_json(path: pathlib.Path) -> object:
+def load_json(path: locations.Location) -> object:
   """Parses a JSON file.
 
   Raises:
@@ -25,7 +25,7 @@ def load_json(path: pathlib.Path) -> object:
   return untrusted.parse_json(text, name=path)
 
 
-def load_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+def load_lines(path: locations.Location) -> Iterator[tuple[str, str]]:
   """Yields (place, line) of the lines that are not blank.
 
   Raises:

@@ -1,26 +1,28 @@
 """Reads THUMOS14's text: a file <class>_<val or test>.txt for each class."""
 
-import pathlib
 from collections.abc import Iterator
 
 from clap_jax.annotations import source_files
 from clap_jax.annotations.annotation_file import AnnotationFile
+from clap_jax.storage import locations
 
 
 def read_lines(
-  path: pathlib.Path, file: AnnotationFile
+  path: locations.Location, file: AnnotationFile
 ) -> Iterator[tuple[str, str, str, str]]:
   """Yields (place, video, start, end) of the lines; others are rejected."""
   for where, line in source_files.load_lines(path):
     fields = line.split()
     if len(fields) == 3:
-      yield where, *fields
+      yield where, fields[0], fields[1], fields[2]
     else:
       got = f"got {line[:60]!r}; expected a line of VIDEO START END"
       file.reject(where, "", got)
 
 
-def read_class(path: pathlib.Path, file: AnnotationFile, subset: str) -> None:
+def read_class(
+  path: locations.Location, file: AnnotationFile, subset: str
+) -> None:
   """Adds the segments of one file, which is called by its class."""
   label = path.stem.rpartition("_")[0]
   for where, video, start, end in read_lines(path, file):
@@ -28,7 +30,7 @@ def read_class(path: pathlib.Path, file: AnnotationFile, subset: str) -> None:
     file.add(entry, "segments", span=(start, end, label), where=where)
 
 
-def read_folder(folder: pathlib.Path, file: AnnotationFile) -> None:
+def read_folder(folder: locations.Location, file: AnnotationFile) -> None:
   """Adds the segments of all files."""
   for path in sorted(folder.glob("*_*.txt")):
     read_class(path, file, path.stem.rpartition("_")[2])
