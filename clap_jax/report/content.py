@@ -52,9 +52,7 @@ class Chart:
   curves: Sequence[Curve] = ()
   y_label: str = "loss"
   x_label: str = "step"
-  log_y: bool = False  # values at or below zero are then left out
   smooth: bool = True  # draw a moving average over the thin raw line
-  note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,6 @@ class Figure:
 
   title: str
   svg: Markup
-  note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

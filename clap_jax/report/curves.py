@@ -17,29 +17,25 @@ _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 6")
 
 def chart_svg(chart: content.Chart) -> Markup:
   """The chart as an SVG element, or "" when it holds no finite value."""
-  lines = [_finite(curve, log_y=chart.log_y) for curve in chart.curves]
+  lines = [_arrays(curve) for curve in chart.curves]
   if not any(np.isfinite(values).any() for _, values in lines):
     return Markup("")
   steps = np.concatenate([s for s, _ in lines])
   values = np.concatenate([v for _, v in lines])
   values = values[np.isfinite(values)]
   x_range = _padded(float(steps.min()), float(steps.max()), pad=0.0)
-  y_range = _y_range(values, log_y=chart.log_y)
+  y_range = _y_range(values)
   parts = [_axes(chart, x_range=x_range, y_range=y_range)]
   for index, (curve, (xs, ys)) in enumerate(
     zip(chart.curves, lines, strict=True)
   ):
     name = palette.encoder_class(curve.name, index=index)
-    points = _scale(xs, ys, x_range=x_range, y_range=y_range, log=chart.log_y)
+    points = _scale(xs, ys, x_range=x_range, y_range=y_range)
     smooth = chart.smooth and len(xs) >= 30
     if smooth:
       parts.append(_path(points, css=f"raw {name}"))
-      logs = np.log(ys) if chart.log_y else ys
-      mean = _moving_average(logs, width=max(1.5, len(ys) / 70))
-      mean = np.exp(mean) if chart.log_y else mean
-      points = _scale(
-        xs, mean, x_range=x_range, y_range=y_range, log=chart.log_y
-      )
+      mean = _moving_average(ys, width=max(1.5, len(ys) / 70))
+      points = _scale(xs, mean, x_range=x_range, y_range=y_range)
     parts.append(
       _path(points, css=f"line {name}", dash=dash_of(chart.curves, index))
     )
@@ -62,13 +58,13 @@ def dash_of(curves: Sequence[content.Curve], index: int) -> str:
   return _DASHES[earlier % len(_DASHES)]
 
 
-def _finite(
-  curve: content.Curve, *, log_y: bool
-) -> tuple[np.ndarray, np.ndarray]:
-  steps = np.asarray(curve.steps, np.float64)
+def _arrays(curve: content.Curve) -> tuple[np.ndarray, np.ndarray]:
+  """Steps and values; NaN for what is not finite."""
   values = np.asarray(curve.values, np.float64)
-  drawable = np.isfinite(values) & ((values > 0) | (not log_y))
-  return steps, np.where(drawable, values, np.nan)
+  return (
+    np.asarray(curve.steps, np.float64),
+    np.where(np.isfinite(values), values, np.nan),
+  )
 
 
 def _last(values: np.ndarray) -> float:
@@ -82,11 +78,8 @@ def _padded(low: float, high: float, *, pad: float) -> tuple[float, float]:
   return low - pad * (high - low), high + pad * (high - low)
 
 
-def _y_range(values: np.ndarray, *, log_y: bool) -> tuple[float, float]:
+def _y_range(values: np.ndarray) -> tuple[float, float]:
   low, high = float(values.min()), float(values.max())
-  if log_y:
-    low, high = _padded(math.log10(low), math.log10(high), pad=0.05)
-    return 10**low, 10**high
   padded = _padded(low, high, pad=0.05)
   return (0.0, padded[1]) if 0 <= low < 0.35 * high else padded
 
@@ -97,11 +90,8 @@ def _scale(
   *,
   x_range: tuple[float, float],
   y_range: tuple[float, float],
-  log: bool,
 ) -> np.ndarray:
   """Pixel positions (n, 2); NaN stays NaN."""
-  if log:
-    ys, y_range = np.log10(ys), (math.log10(y_range[0]), math.log10(y_range[1]))
   x_fraction = (xs - x_range[0]) / (x_range[1] - x_range[0])
   y_fraction = (ys - y_range[0]) / (y_range[1] - y_range[0])
   return np.stack(
@@ -161,18 +151,6 @@ def linear_ticks(low: float, high: float, *, about: int) -> list[float]:
   return [index * step for index in range(first, last + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-  exponents = range(
-    math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
-  )
-  for mantissas in ((1,), (1, 3), (1, 2, 5)):
-    ticks = [m * 10.0**e for e in exponents for m in mantissas]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    if len(ticks) >= 3:
-      return ticks
-  return linear_ticks(low, high, about=4)
-
-
 def _short(value: float) -> str:
   if not math.isfinite(value):
     return "n/a"
@@ -189,17 +167,12 @@ def _axes(
 ) -> Markup:
   right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
   parts = []
-  if chart.log_y:
-    y_ticks = _log_ticks(*y_range)
-  else:
-    y_ticks = linear_ticks(*y_range, about=5)
-  for tick in y_ticks:
+  for tick in linear_ticks(*y_range, about=5):
     y = _scale(
       np.array([x_range[0]]),
       np.array([tick]),
       x_range=x_range,
       y_range=y_range,
-      log=chart.log_y,
     )[0, 1]
     parts.append(
       Markup(

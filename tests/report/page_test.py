@@ -76,7 +76,7 @@ def hostile_report():
       [row], titles={HOSTILE: "title"}, reference=HOSTILE
     ),
     rows=[row],
-    charts=[content.Chart(HOSTILE, [curve], HOSTILE, HOSTILE, note=HOSTILE)],
+    charts=[content.Chart(HOSTILE, [curve], HOSTILE, HOSTILE)],
     timelines=[video],
     unseen=[video],
     listings=[content.Listing(HOSTILE, [HOSTILE], [[HOSTILE]], HOSTILE)],

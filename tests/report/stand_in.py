@@ -100,9 +100,7 @@ def charts() -> tuple[content.Chart, ...]:
   return (
     content.Chart("Pre-training", losses, y_label="loss"),
     content.Chart("On the selection split", selection, y_label="average mAP"),
-    content.Chart(
-      "Localization head", [decay], y_label="loss", log_y=True, note="One run."
-    ),
+    content.Chart("Localization head", [decay]),
   )
 
 
