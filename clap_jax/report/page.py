@@ -173,7 +173,7 @@ def _interval(interval: intervals.Interval) -> str:
     return "–"
   text = metric_names.format_value(interval.mean)
   if math.isfinite(interval.low):
-    text += f" ± {metric_names.format_value(interval.half)}"
+    text += f" ± {metric_names.format_value(interval.high - interval.mean)}"
   return text
 
 
