@@ -111,6 +111,7 @@ class Fold:
       "fewshot": (
         f"--config.data.features_dir={base_features}",
         f"--config.class_split={actions}",
+        "--config.data.max_length=160",  # whole recordings
         "--config.episodes.ways=2",
         "--config.evaluation.ways=(1, 2)",
       ),
