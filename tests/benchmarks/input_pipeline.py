@@ -1,7 +1,7 @@
 """Measures stores, clip readers, record files and the whole input pipeline.
 
     python -m tests.benchmarks.input_pipeline [--quick] --json OUT
-      [--videos DIR]
+      [--videos DIR] [--only PART]
 
 Videos are those of DIR, by default the real ones beside the repository; where
 there are none, motion_sprites rendered at 224 px stand in and the rows say so.
@@ -21,24 +21,20 @@ import statistics
 import tempfile
 import time
 
-import av
 import numpy as np
 
 from clap_jax.data import shuffle
-from clap_jax.data.clip_source import ClipSource, FrameLoader, FrameOptions
-from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
-from clap_jax.data.tokenizer import train as train_tokenizer
 from clap_jax.media import video_reader
 from clap_jax.media.decode import decode_clip, decode_video
 from clap_jax.media.errors import VideoError
 from clap_jax.storage.framing import frame_record
 from clap_jax.storage.tfrecord import ShardReader
 from tests.benchmarks import input_pipeline_peers as peers
-from tests.benchmarks import running
+from tests.benchmarks import input_workers, running
 from tests.data import built_dataset
-from tfds_builders import build, encoding, transcoding
+from tfds_builders import encoding, transcoding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 _CLIP_FRAMES, _CLIP_SEC, _SIZE = 32, 3.2, 224
@@ -124,13 +120,6 @@ def reference_frames(source: bytes) -> list[np.ndarray]:
     )
 
 
-def all_frames(data: bytes) -> np.ndarray:
-  with av.open(io.BytesIO(data)) as container:
-    return np.stack(
-      [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    )
-
-
 def psnr(first, second) -> float:
   """Decibels over all pixels."""
   error = np.mean(
@@ -170,7 +159,7 @@ def measure_sizes(stores, kind, *, max_frames: int) -> list[dict]:
         encoding.write_mp4(frames, path, fps=_LIMITS.max_fps, **settings)
         data = path.read_bytes()
       num_bytes[form] += len(data)
-      decibels[form].append(psnr(frames, all_frames(data)))
+      decibels[form].append(psnr(frames, peers.all_frames(data)))
   rows = [
     running.row(
       f"source files, {len(stores)} {kind}",
@@ -301,40 +290,6 @@ def _array_read(reader):
   return lambda index: reader.read([index])[0]
 
 
-def measure_pipeline(work, *, steps: int) -> list[dict]:
-  """Read, check, decode, crop, colour, tokenize, batch: one thread."""
-  build.build("motion_sprites/tiny", data_dir=work)
-  dataset = open_dataset(work, "motion_sprites/tiny")
-  records = dataset.split("train")
-  infos = records.metadata().examples
-  texts = [text for info in infos for _, _, text in info.captions]
-  tokenizer = train_tokenizer(texts, vocab_size=64, path=work / "t.model")
-  options = FrameOptions(num_frames=16, size=112, mode="crop")
-  source = ClipSource(
-    ClipSampler(
-      infos, ClipSamplerOptions(clip_sec=2.0), label_names=dataset.label_names
-    ),
-    FrameLoader(records, options),
-    tokenizer=tokenizer,
-    text_length=16,
-  )
-  with training_batches(
-    source, batch_size=16, seed=0, num_threads=0
-  ) as batches:
-    next(batches)
-    start = time.process_time()
-    for _ in range(steps):
-      next(batches)
-    spent = time.process_time() - start
-  clips = steps * 16 / spent
-  return [
-    running.row("pipeline, clips of 16 frames", clips, "clips/s of one core"),
-    running.row(
-      "pipeline, frames", clips * 16, "frames/s of one core", at_least=150.0
-    ),
-  ]
-
-
 def measure_resume(work, *, count: int) -> list[dict]:
   """From nothing to the exact next record at random places of a large set."""
   directory = work / "large" / "1.0.0"
@@ -421,24 +376,44 @@ def _resident_bytes() -> int:
   return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(*, quick: bool, videos: pathlib.Path | None) -> list[dict]:
+def measure(
+  *, quick: bool, videos: pathlib.Path | None, only: str | None
+) -> list[dict]:
   rounds = 5
   with tempfile.TemporaryDirectory() as temporary:
     work = pathlib.Path(temporary)
     paths, kind = find_videos(videos, work)
-    stores = make_stores(paths, work)
-    if not stores:
-      raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {videos}")
-    return [
-      *measure_sizes(stores, kind, max_frames=60 if quick else 300),
-      *measure_clips(stores, kind, rounds=rounds, clips=4 if quick else 12),
-      *measure_records(work, rounds=rounds, count=400 if quick else 2000),
-      *measure_pipeline(work, steps=4 if quick else 30),
-      *measure_resume(work, count=1_000_000),
-      *measure_memory(videos=1_000 if quick else 10_000),
-    ]
 
+    def of_stores() -> list[dict]:
+      stores = make_stores(paths, work)
+      if not stores:
+        raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {videos}")
+      return [
+        *measure_sizes(stores, kind, max_frames=60 if quick else 300),
+        *measure_clips(stores, kind, rounds=rounds, clips=4 if quick else 12),
+      ]
+
+    parts = {
+      "stores": of_stores,
+      "records": lambda: measure_records(
+        work, rounds=rounds, count=400 if quick else 2000
+      ),
+      "workers": lambda: input_workers.measure(paths, work, quick=quick),
+      "resume": lambda: measure_resume(work, count=1_000_000),
+      "memory": lambda: measure_memory(videos=1_000 if quick else 10_000),
+    }
+    names = list(parts) if only is None else [only]
+    return [row for name in names for row in parts[name]()]
+
+
+PARTS = ("stores", "records", "workers", "resume", "memory")
 
 if __name__ == "__main__":
-  folder = {"type": pathlib.Path, "help": "of real videos to measure on"}
-  running.main(measure, __doc__, options={"videos": folder})
+  running.main(
+    measure,
+    __doc__,
+    options={
+      "videos": {"type": pathlib.Path, "help": "of real videos to measure on"},
+      "only": {"choices": PARTS, "help": "one part of the benchmark"},
+    },
+  )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
 
 Reader = Callable[[bytes, float, float, int, int], np.ndarray]
 
@@ -88,6 +89,14 @@ def video_readers() -> tuple[dict[str, Reader], dict[str, str]]:
   return readers, absent
 
 
+def all_frames(data: bytes) -> np.ndarray:
+  """Every frame of a video, uint8 (t, height, width, 3)."""
+  with av.open(io.BytesIO(data)) as container:
+    return np.stack(
+      [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    )
+
+
 def encode_jpegs(frames: list[np.ndarray], quality: int) -> list[bytes]:
   """One JPEG file per frame, 4:2:0, as frame stores keep them."""
   files = []
@@ -123,3 +132,32 @@ def write_array_record(path: pathlib.Path, records: list[bytes]) -> object:
     "readahead_buffer_size:0",
     file_reader_buffer_size=32 * 1024,
   )
+
+
+def frame_sequence(files: list[bytes]) -> bytes:
+  """A record of JPEG files as DMVR lays videos out: a SequenceExample."""
+  sequence = tf_example_pb2.SequenceExample()
+  frames = sequence.feature_lists.feature_list["image/encoded"]
+  for file in files:
+    frames.feature.add().bytes_list.value.append(file)
+  return sequence.SerializeToString()
+
+
+def read_sequence(
+  sequence: tf_example_pb2.SequenceExample,
+  start_sec: float,
+  clip_sec: float,
+  num_frames: int,
+  size: int,
+  *,
+  fps: float,
+) -> np.ndarray:
+  """Decodes the frames of a clip from such a record."""
+  frames = sequence.feature_lists.feature_list["image/encoded"].feature
+  wanted = start_sec + np.arange(num_frames) * clip_sec / num_frames
+  indices = np.minimum(np.round(wanted * fps), len(frames) - 1).astype(int)
+  pictures = []
+  for index in indices.tolist():
+    picture = Image.open(io.BytesIO(frames[index].bytes_list.value[0]))
+    pictures.append(np.asarray(picture.resize((size, size))))
+  return np.stack(pictures)

@@ -4,6 +4,7 @@ import fractions
 import json
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import av
 import numpy as np
@@ -121,20 +122,25 @@ def write_dataset(
   num_shards: int = 2,
   version: str = "1.0.0",
   without: tuple[str, ...] = (),
+  examples: Sequence[dict] | None = None,
 ) -> pathlib.Path:
   """Writes DATA_DIR/toy/small/<version>/ with one split, train.
 
   `without` names annotations to leave out: segments, captions or background.
+  `examples` replaces those of `make_example`.
   """
+  if examples is None:
+    examples = [make_example(number) for number in range(num_videos)]
+  num_videos = len(examples)
   directory = data_dir / "toy" / "small" / version
   (directory / "train").mkdir(parents=True)
   spec = features()
   spec.save_config(str(directory))
   records = [
     spec.serialize_example(
-      spec.encode_example(make_example(number) | {key: [] for key in without})
+      spec.encode_example(example | {key: [] for key in without})
     )
-    for number in range(num_videos)
+    for example in examples
   ]
   lengths = []
   for shard, part in enumerate(
