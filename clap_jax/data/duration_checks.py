@@ -211,39 +211,6 @@ def split_flags(data: Any) -> dict[str, str | None]:
   return {f"data.{key}": getattr(data, key) for key in keys}
 
 
-def check_splits(
-  reader: Any,
-  flags: Mapping[str, str | None],
-  *,
-  count: Callable[[str], int],
-  what: str,
-) -> None:
-  """Checks the splits of a feature reader that keys of the config name.
-
-  Args:
-    reader: a feature_reader.FeatureReader.
-    flags: key -> split; None is no split.
-    count: split -> how many `what` it has.
-    what: the items that are trained on or scored against.
-
-  Raises:
-    ValueError: with every problem: a split is not there or has nothing to
-      score, or its features and annotations cannot be used.
-  """
-
-  def usable(split: str) -> int:
-    reader.unfit_annotations(split)
-    reader.features(split)
-    return count(split)
-
-  check_counts(
-    flags,
-    count=usable,
-    what=f"{what} in a video with features",
-    choices=reader.split_names,
-  )
-
-
 def check_counts(
   flags: Mapping[str, str | None],
   *,
@@ -251,9 +218,17 @@ def check_counts(
   what: str,
   choices: Sequence[str],
 ) -> None:
-  """Checks that every split has something; `choices` are for the error.
+  """Checks that every split that keys of the config name has something.
 
-  Arguments and errors as `check_splits`.
+  Args:
+    flags: key -> split; None is no split.
+    count: split -> how many `what` it has.
+    what: the items that are trained on or scored against.
+    choices: splits, for the error.
+
+  Raises:
+    ValueError: with every problem: a split is not there, has nothing to score
+      or, by a ValueError of `count`, cannot be used.
   """
   keys_of: dict[str, list[str]] = {}
   for key, split in flags.items():

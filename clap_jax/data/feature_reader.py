@@ -261,7 +261,18 @@ class FeatureReader:
     flags = {"split": split}
     if split is None:
       flags = duration_checks.split_flags(self.config)
-    duration_checks.check_splits(self, flags, count=count, what=what)
+
+    def usable(name: str) -> int:
+      self.unfit_annotations(name)
+      self.features(name)
+      return count(name)
+
+    duration_checks.check_counts(
+      flags,
+      count=usable,
+      what=f"{what} in a video with features",
+      choices=self.split_names,
+    )
 
   @property
   def split_names(self) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ def import_moment_detr(
   try:
     width = moment_detr_options.video_width(weight_files.read(file))
     config = registry.resolve(moment_detr_options.run_config(options, width))
-    facts = grounding.head_facts(
+    facts = grounding.model_metadata(
       config, **moment_detr_options.input_sizes(options, width)
     )
   except ValueError as error:

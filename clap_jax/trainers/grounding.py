@@ -209,7 +209,13 @@ def abstract_run(
     e=facts.query_width,
     n=1,
   )
-  task = make_task(_facts_of(config, batch), loss_config=config.loss)
+  described = model_metadata(
+    config,
+    feature_width=facts.feature_width,
+    query_length=facts.query_length,
+    query_width=facts.query_width,
+  )
+  task = make_task(described, loss_config=config.loss)
   return abstract.AbstractRun(task, batch)
 
 
@@ -221,23 +227,30 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
     evaluation.check_scored(reader.grounding_split(split), config.protocol)
   reader.check(reader.num_queries, what="query")
   source = make_source(config, reader)
-  facts = model_metadata(config, source)
+  shapes = source.collate([], batch_size=1)
+  facts = model_metadata(
+    config,
+    feature_width=shapes.features.shape[-1],
+    query_length=shapes.query.shape[-2],
+    query_width=shapes.query.shape[-1],
+  )
   task = make_task(facts, loss_config=config.loss)
-  score = _score(config, reader, task)
+  search = moment_retrieval.MomentSearch(task)
+  evaluator = evaluation.Evaluator(config, reader, search)
   selection = config.data.selection_split
   params, average = fit.fit(
     task,
     config,
     workdir=workdir,
     source=source,
-    measure=score.measure,
+    measure=evaluator.measure,
     title="grounding",
     prepare=imported_heads.starter(config.start, facts, model_file=MODEL_FILE),
   )
   facts |= average | metadata_lib.encoder_metadata(reader.extraction)
-  facts["absence"] = score.calibrate(params, selection)
+  facts["absence"] = evaluator.calibrate(params, selection)
   fit.write_metadata(workdir / MODEL_FILE, facts)
-  rows, found = score.rows(
+  rows, found = evaluator.rows(
     params, config.data.eval_split, absence=facts["absence"]
   )
   if processes.is_first():
@@ -254,13 +267,9 @@ def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
   split = split or config.data.eval_split
   reader = query_reader.open_reader(config.data)
   reader.check(reader.num_queries, what="query", split=split)
-  score = _score(config, reader, task)
-  return score.rows(params, split, absence=facts["absence"])[0]
-
-
-def _score(config, reader, task) -> evaluation.Evaluator:
   search = moment_retrieval.MomentSearch(task)
-  return evaluation.Evaluator(config, reader, search)
+  evaluator = evaluation.Evaluator(config, reader, search)
+  return evaluator.rows(params, split, absence=facts["absence"])[0]
 
 
 def make_source(config: GroundingConfig, reader):
@@ -276,29 +285,14 @@ def make_source(config: GroundingConfig, reader):
   )
 
 
-def model_metadata(config: GroundingConfig, source) -> dict:
-  """Returns the metadata that rebuilds the model for inference; plain JSON."""
-  return _facts_of(config, source.collate([], batch_size=1))
-
-
-def _facts_of(config: GroundingConfig, batch: types.GroundingBatch) -> dict:
-  """`model_metadata` from any batch, or from the shapes of one."""
-  return head_facts(
-    config,
-    feature_width=batch.features.shape[-1],
-    query_length=batch.query.shape[-2],
-    query_width=batch.query.shape[-1],
-  )
-
-
-def head_facts(
+def model_metadata(
   config: GroundingConfig,
   *,
   feature_width: int,
   query_length: int,  # tokens
   query_width: int,
 ) -> dict:
-  """`model_metadata` of a head on features and texts of these sizes."""
+  """Returns the metadata that rebuilds the model for inference; plain JSON."""
   return metadata_lib.of_config(config_lib.as_dict(config)) | {
     "feature_width": feature_width,
     "query_length": query_length,

@@ -43,6 +43,13 @@ class Hook:
   the next step takes it: a hook must not keep it.
   """
 
+  def __init__(self, *, every_steps: int | None = None, last_step: int = 0):
+    self._every_steps = every_steps
+    self._last_step = last_step
+
+  def _is_due(self, step: int) -> bool:
+    return self._every_steps is not None and step % self._every_steps == 0
+
   def wants_metrics(self, step: int) -> bool:
     return False
 
@@ -68,36 +75,29 @@ class Hook:
 class MetricsLog(Hook):
   """Writes every `every_steps`-th step's metrics, the first and the last."""
 
-  def __init__(
-    self,
-    writer: writer_lib.MetricsWriter,
-    *,
-    every_steps: int,
-    last_step: int,
-  ):
+  def __init__(self, writer: writer_lib.MetricsWriter, **steps: int):
+    super().__init__(**steps)
     self._writer = writer
-    self._every_steps = every_steps
-    self._last_step = last_step
 
   def wants_metrics(self, step):
-    return step % self._every_steps == 0 or step in (1, self._last_step)
+    return self._is_due(step) or step in (1, self._last_step)
 
   def on_metrics(self, step, metrics):
     self._writer.write(step, metrics)
 
 
 class Accounting(Hook):
-  """Keeps the tracker on the disk: a killed process writes no last word."""
+  """Writes the goodput tracker to disk: a killed process has no time to."""
 
   _EVERY_SEC = 5.0
 
-  def __init__(self, tracker: goodput.GoodputTracker, *, every_steps: int):
+  def __init__(self, tracker: goodput.GoodputTracker, **steps: int):
+    super().__init__(**steps)
     self._tracker = tracker
-    self._every_steps = every_steps
     self._next_sec = 0.0
 
   def wants_metrics(self, step):
-    return step % self._every_steps == 0 and processes.is_first()
+    return self._is_due(step) and processes.is_first()
 
   def on_metrics(self, step, metrics):
     self._tracker.reached(step)
@@ -107,7 +107,7 @@ class Accounting(Hook):
 
 
 class SkipLimit(Hook):
-  """Says what the guard skipped; gives up on update after update."""
+  """Reports skipped updates; raises after too many in a row."""
 
   def __init__(self, *, max_skipped_in_a_row: int):
     self._maximum = max_skipped_in_a_row
@@ -136,17 +136,17 @@ class SkipLimit(Hook):
 
 
 class Stragglers(Hook):
-  """Says which process keeps the others waiting; for several processes."""
+  """Reports the process that the others wait for."""
 
   _SLOW_TIMES = 1.5  # the median
   _SLOW_SHARE = 0.1  # of a whole step: less is not worth a line
 
-  def __init__(self, writer: writer_lib.MetricsWriter, *, every_steps: int):
+  def __init__(self, writer: writer_lib.MetricsWriter, **steps: int):
+    super().__init__(**steps)
     self._writer = writer
-    self._every_steps = every_steps
 
   def wants_metrics(self, step):
-    return step % self._every_steps == 0 and processes.is_first()
+    return self._is_due(step) and processes.is_first()
 
   def on_metrics(self, step, metrics):
     everyone = processes.published()
@@ -173,9 +173,8 @@ class Progress(Hook):
   def __init__(
     self, *, title: str, start_step: int, last_step: int, every_steps: int
   ):
+    super().__init__(every_steps=every_steps, last_step=last_step)
     self._title = title
-    self._last_step = last_step
-    self._every_steps = every_steps
     self._next_line_sec = 0.0
     self._bar = None
     console = rich.console.Console(stderr=True)
@@ -194,7 +193,7 @@ class Progress(Hook):
       self._bar.start()
 
   def wants_metrics(self, step):
-    return step % self._every_steps == 0 or step == self._last_step
+    return self._is_due(step) or step == self._last_step
 
   def on_metrics(self, step, metrics):
     loss = float(metrics["train/loss"])
@@ -291,13 +290,13 @@ class Evaluation(Hook):
     every_steps: int | None,
     tracker: goodput.GoodputTracker,
   ):
+    super().__init__(every_steps=every_steps)
     self._evaluate = evaluate
     self._writer = writer
     self._tracker = tracker
-    self._every_steps = every_steps
 
   def wants_state(self, step):
-    return self._every_steps is not None and step % self._every_steps == 0
+    return self._is_due(step)
 
   def on_state(self, step, state, *, stopping):
     if stopping:
@@ -319,21 +318,19 @@ class Checkpointing(Hook):
     checkpoints: checkpoint_lib.Checkpoints,
     writer: writer_lib.MetricsWriter,
     *,
-    every_steps: int,
-    last_step: int,
     metadata: Mapping[str, Any],
     tracker: goodput.GoodputTracker,
+    **steps: int,
   ):
+    super().__init__(**steps)
     self._checkpoints = checkpoints
     self._writer = writer
-    self._every_steps = every_steps
-    self._last_step = last_step
     self._metadata = metadata
     self._tracker = tracker
 
   def wants_state(self, step):
     self._checkpoints.poll()  # errors of the background surface here
-    return step % self._every_steps == 0
+    return self._is_due(step)
 
   def on_state(self, step, state, *, stopping):
     # The record up to this step is on disk before the checkpoint can be: a

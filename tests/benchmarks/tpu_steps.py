@@ -30,7 +30,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clap_jax.models import partitioning, variants
-from clap_jax.trainers import abstract, pretrain
+from clap_jax.trainers import abstract, pretrain, registry
 from clap_jax.training import compile_ahead, flops, topology
 from configs import pretrain_activitynet
 from tests.benchmarks import contrastive_peers, hlo_bytes, running
@@ -99,7 +99,7 @@ def config_of(case: Case, num_chips: int) -> pretrain.PretrainConfig:
       **case.overrides,
     }
   )
-  return pretrain.resolve(config)
+  return registry.resolve(config)
 
 
 def trace_ours(config: pretrain.PretrainConfig, devices):
@@ -108,9 +108,7 @@ def trace_ours(config: pretrain.PretrainConfig, devices):
     run.task,
     run.batch,
     devices=devices,
-    optimizer=config.optimizer,
-    loop=config.loop,
-    mesh=config.mesh,
+    config=config,
     sharding_rules=partitioning.PARAMETER_AXES,
   )
   return step.traced, step.mesh

@@ -40,7 +40,14 @@ def parts(request, toy_directory):
   config = resolved(toy_directory, request.param)
   reader = feature_reader.FeatureReader(config.data)
   source = grounding.make_source(config, reader)
-  facts = json.loads(json.dumps(grounding.model_metadata(config, source)))
+  shapes = source.collate([], batch_size=1)
+  facts = grounding.model_metadata(
+    config,
+    feature_width=shapes.features.shape[-1],
+    query_length=shapes.query.shape[-2],
+    query_width=shapes.query.shape[-1],
+  )
+  facts = json.loads(json.dumps(facts))
   task = grounding.make_task(facts, loss_config=config.loss)
   params = jax.jit(task.init)(jax.random.key(0))
   return config, reader, source, task, params
