@@ -10,14 +10,14 @@ from clap_jax.storage import locations, video_names
 
 
 class AnnotatedVideos:
-  """The videos of an annotation file; see `records.Dataset`.
+  """Videos of an annotation file; see `records.Dataset`.
 
   The file is ActivityNet-style JSON or a table, see annotations/.
   Segments keep the file's precision, so that a score computed in training
   equals that of `clap score` on the predictions it wrote.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     ValueError: it is malformed, or lacks what training needs.
   """
 
@@ -32,9 +32,9 @@ class AnnotatedVideos:
 
     Args:
       path: the file.
-      ignored_labels: segments of these are as if not there.
-      duration_files: tables with the columns id and length, in seconds, of
-        videos whose duration the file does not have.
+      ignored_labels: labels whose segments are dropped.
+      duration_files: tables with the columns id and length, in seconds, for
+        videos whose duration the file lacks.
     """
     self.path = locations.at(path)
     if not self.path.is_file():
@@ -56,7 +56,7 @@ class AnnotatedVideos:
     self._check()
 
   def _name_of(self, name: str) -> str:
-    """Tables may name a video by its file."""
+    """Returns the video id of a name, which in tables may be a file name."""
     if self.path.suffix.lower() in own_files.TABLE_SUFFIXES:
       return video_names.stem(video_names.base(name))
     return name
@@ -79,7 +79,7 @@ class AnnotatedVideos:
 
   @property
   def label_ids(self) -> dict[int, str]:
-    """Class number -> name, where the annotations have a "label_id".
+    """Returns the class name by number, where annotations have a "label_id".
 
     Raises:
       ValueError: two classes have one number, or one class has two.
@@ -102,10 +102,10 @@ class AnnotatedVideos:
     }
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
-    """The videos of a subset; "validation" finds "val" as well.
+    """Returns the videos of a subset; "validation" also matches "val".
 
     Raises:
-      ValueError: no video is of that subset.
+      ValueError: no video belongs to that subset.
     """
     if split in self._examples:
       return self._examples[split]

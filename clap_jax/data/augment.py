@@ -1,4 +1,4 @@
-"""Augments clips; all frames of a clip change alike."""
+"""Augments clips; all frames of a clip change in the same way."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
-  """Off by default. Flipping stays off wherever texts name directions."""
+  """Options of augmentation; keep flipping off where texts name directions."""
 
   shift_px: int = 0  # up to this many pixels, the edge repeated
   flip_probability: float = 0.0
@@ -29,10 +29,10 @@ class AugmentOptions:
 def augment_clip(
   frames: np.ndarray, options: AugmentOptions, *, seed: int
 ) -> np.ndarray:
-  """Augments uint8 (t, h, w, 3); a function of its arguments alone.
+  """Augments uint8 (t, h, w, 3); a pure function of its arguments.
 
-  The number of random draws does not depend on the options, so that switching
-  one on leaves the others' choices as they were.
+  The number of random draws does not depend on the options, so that enabling
+  one does not change the random choices of the others.
   """
   rng = np.random.Generator(np.random.PCG64(seed))
   down, right, flip, bright, gain = rng.random(5)
@@ -47,7 +47,7 @@ def augment_clip(
 
 
 def cut_at_random(frames: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-  """A square of `size` px out of uint8 (t, h, w, 3), the same in all frames."""
+  """Cuts the same random square of `size` px from all frames (t, h, w, 3)."""
   height, width = frames.shape[1:3]
   # A stream of its own: `augment_clip` draws from that of the bare seed.
   down, right = np.random.Generator(np.random.PCG64((seed, 1))).random(2)
@@ -72,7 +72,7 @@ def _shift(
 def _recolour(
   frames: np.ndarray, gains: np.ndarray, offset: float
 ) -> np.ndarray:
-  """One table of 256 values per channel is much cheaper than float pixels."""
+  """Recolours through a 256-entry table, much cheaper than float pixels."""
   if offset == 0 and np.all(gains == 1):
     return np.ascontiguousarray(frames)
   levels = np.arange(256, dtype=np.float64)

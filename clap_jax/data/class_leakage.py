@@ -1,8 +1,8 @@
 """Hides held-out classes from training: their segments and their names.
 
-Few-shot localization asks for encoders that have never seen the novel classes.
+Few-shot localization requires encoders that have never seen the novel classes.
 Removing their segments is not enough: a clip of another action or of the
-background may overlap one, and a caption may speak of one.
+background may overlap one, and a caption may mention one.
 """
 
 import re
@@ -38,7 +38,7 @@ _EMPTY_WORDS = frozenset(
 def hidden_spans(
   example: ExampleInfo, hidden_classes: frozenset[int]
 ) -> list[Span]:
-  """The segments of hidden classes, seconds, by their start."""
+  """Returns the segments of hidden classes, in seconds, sorted by start."""
   return sorted(
     (float(start_sec), float(end_sec))
     for (start_sec, end_sec), label in zip(
@@ -61,10 +61,10 @@ def free_spans(hidden: Sequence[Span], *, end_sec: float) -> list[Span]:
 
 
 def names_a_class(text: str, names: Collection[str]) -> bool:
-  """Whether a text holds every telling word of one of the class names.
+  """Returns True if a text has all significant words of a class name.
 
   Words are compared without their endings, so that "she shaves a leg" names
-  "Shaving legs". Too much is hidden rather than too little.
+  "Shaving legs". When in doubt, the text is hidden.
   """
   words = _stems(text)
   return any(stems and stems <= words for stems in map(_stems, names))

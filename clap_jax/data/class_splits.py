@@ -1,7 +1,7 @@
-"""Class splits: classes for training, validation and evaluation.
+"""Defines class splits for training, validation and evaluation.
 
-A split is fixed and published as data, never drawn: numbers over other classes
-do not compare.
+Splits are fixed and published as data, never drawn at random: results over
+different classes are not comparable.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from clap_jax.storage import locations, text_tables, untrusted
 
 @dataclasses.dataclass(frozen=True)
 class ClassSplit:
-  """Class names of three disjoint parts."""
+  """Class names of the three disjoint parts of a split."""
 
   name: str
   base: tuple[str, ...]  # with labels in training
@@ -35,22 +35,23 @@ class ClassSplit:
 
   @property
   def hidden(self) -> tuple[str, ...]:
-    """Classes hidden from pre-training on the base classes alone."""
+    """Returns the classes hidden from pre-training on the base classes."""
     return (*self.validation, *self.novel)
 
 
 def class_split(
   name: str, *, label_names: Collection[str] | None = None
 ) -> ClassSplit:
-  """A published split by name, or a JSON file of three lists.
+  """Returns a published split by name, or reads one from a file.
 
   Args:
     name: a key of `CLASS_SPLITS`; one of `REDIVIDED` with a number; a path that
       ends in .json, to a file {"base": [...], "validation": [...], "novel":
       [...]}; or one that ends in .list, .../train/NAME.list or
-      .../test/NAME.list, one class per line, the other file beside it: the form
-      of the public zero-shot splits.
-    label_names: of the dataset, which has to have all classes of the split.
+      .../test/NAME.list, one class per line, each read with its counterpart:
+      the form of public zero-shot splits.
+    label_names: class names of the dataset, which must include all classes of
+      the split.
 
   Raises:
     ValueError: unknown name, malformed file, or classes the dataset lacks.
@@ -100,7 +101,7 @@ def _read(path: pathlib.Path) -> ClassSplit:
 
 
 def _read_lists(path: pathlib.Path) -> ClassSplit:
-  """The seen classes of train/NAME.list and the unseen of test/NAME.list."""
+  """Reads seen classes from train/NAME.list, unseen from test/NAME.list."""
   root = path.parent.parent
   parts = {part: root / part / path.name for part in ("train", "test")}
   if path not in parts.values():

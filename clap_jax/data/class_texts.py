@@ -20,30 +20,30 @@ class ClassTexts(NamedTuple):
   logit_scale: float  # learned with the towers
 
   def similarities(self, features: np.ndarray) -> np.ndarray:
-    """Features (t, d) to cosines (t, c + 1): the classes, then background."""
+    """Returns the cosines (t, c + 1) of features (t, d), background last."""
     texts = np.concatenate([self.vectors, self.background[None]])
     return unit(features @ self.video_projection) @ texts.T
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-  """Vectors (*b, p) at length 1; zeros stay."""
+  """Scales vectors (*b, p) to unit length; zero vectors stay zero."""
   return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
 
 def prompted(names: Sequence[str]) -> list[str]:
-  """Every class name under every label prompt, name by name."""
+  """Formats every class name with every label prompt, name by name."""
   words = [clips.readable_label(name) for name in names]
   return [prompt.format(w) for w in words for prompt in clips.LABEL_PROMPTS]
 
 
 def mean_over_prompts(vectors: np.ndarray) -> np.ndarray:
-  """The vectors (n, p) of `prompted` names to unit vectors (c, p)."""
+  """Averages the vectors (n, p) of `prompted` names to unit vectors (c, p)."""
   by_name = vectors.reshape(-1, len(clips.LABEL_PROMPTS), vectors.shape[-1])
   return unit(by_name.mean(axis=1))
 
 
 def save(path: pathlib.Path, texts: ClassTexts) -> None:
-  """Writes the file whole or not at all."""
+  """Writes the file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
   content = texts._asdict() | {"names": np.array(texts.names)}
   arrays.write_npz(path, content)

@@ -43,7 +43,7 @@ class ClipData:
 
   @property
   def decoding_processes(self) -> int:
-    """Their number, or 0 for threads: what the cache holds needs no process."""
+    """Returns the number of processes; 0 (threads) if there is a cache."""
     if self.num_processes is None and not self.cache_mib:
       return decoding.default_number()
     return self.num_processes or 0
@@ -51,7 +51,7 @@ class ClipData:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Options of the clips that are drawn; see data/clips.py."""
+  """Options of clip sampling; see data/clips.py."""
 
   text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
   background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)
@@ -71,7 +71,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class ClipShape:
-  """Length, frames and size of a clip, for every stage that uses the tower."""
+  """Length, frames and size of a clip, shared by all stages of a tower."""
 
   clip_sec: float = config_lib.ranged(above=0.0)
   num_frames: int = config_lib.ranged(minimum=1)
@@ -82,7 +82,7 @@ class ClipShape:
 
 @dataclasses.dataclass(frozen=True)
 class ClipReader:
-  """The dataset with what is needed to cut clips and tokens from it."""
+  """Reads clips and tokens of a dataset."""
 
   data: ClipData
   clip: ClipShape
@@ -136,12 +136,12 @@ class ClipReader:
     )
 
   def num_captions(self, split: str) -> int:
-    """Counts the captions of a split that retrieval is evaluated on."""
+    """Returns the number of captions in the retrieval evaluation of a split."""
     infos = self.dataset.split(split).metadata(on_corrupt="skip").examples
     return len(self._caption_clips(infos))
 
   def captioned_clips(self, split: str) -> clip_source.EvaluationClipSource:
-    """One clip per caption of a split, for retrieval."""
+    """Returns one clip per caption of a split, for retrieval."""
     records_of = self.dataset.split(split)
     infos = records_of.metadata(on_corrupt="skip").examples
     return clip_source.EvaluationClipSource(
@@ -161,7 +161,7 @@ class ClipReader:
 
   @functools.cached_property
   def hidden_names(self) -> tuple[str, ...]:
-    """The classes that training must not see, by name."""
+    """Returns the names of the classes that training must not see."""
     sampling = self.sampling
     hidden = sampling.hidden_classes
     if sampling.class_split:

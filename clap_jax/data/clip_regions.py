@@ -17,7 +17,7 @@ _CROSSING_SHARES = (0.2, 0.8)
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-  """A span that clips are drawn from, and the example that it belongs to."""
+  """A span to draw clips from, and its example."""
 
   example: ExampleInfo
   start_sec: float
@@ -67,7 +67,7 @@ def background_regions(
   clip_sec: float,
   hidden_classes: frozenset[int],
 ) -> list[Region]:
-  """Spans of at least half a clip: in shorter ones action would prevail."""
+  """Returns background spans of at least half a clip, else action prevails."""
   return _without_hidden(
     [
       Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
@@ -83,9 +83,9 @@ def background_regions(
 def _without_hidden(
   regions: list[Region], *, clip_sec: float, hidden_classes: frozenset[int]
 ) -> list[Region]:
-  """The parts of regions around which a clip sees no hidden class.
+  """Cuts regions to the parts whose clips see no hidden class.
 
-  A part shorter than half a clip, that is not the whole region, is dropped.
+  A proper part shorter than half a clip is dropped.
   """
   if not hidden_classes:
     return regions
@@ -115,10 +115,9 @@ def _without_hidden(
 
 
 def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
-  """Uniform where the clip fits in the region, else centred, never below 0.
+  """Draws a start: uniform where the clip fits, else centred, at least 0.
 
-  A clip that would pass the end of the video is moved back, and so is one that
-  would leave the free span.
+  A clip that would exceed the video or the free span is moved back.
   """
   slack_sec = region.end_sec - region.start_sec - clip_sec
   if slack_sec >= 0:
@@ -130,7 +129,7 @@ def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
 
 
 class Crossing(NamedTuple):
-  """The start of a clip across a boundary, and its share of action."""
+  """The start of a clip that crosses a boundary, and its share of action."""
 
   start_sec: float
   action_share: float
@@ -139,10 +138,10 @@ class Crossing(NamedTuple):
 def draw_crossing(
   region: Region, clip_sec: float, rng: np.random.Generator
 ) -> Crossing | None:
-  """A clip across the start or the end of an action, background beside it.
+  """Draws a clip across an action's start or end, with background around.
 
-  Both boundaries are tried, in random order. None where a clip would leave the
-  video or the free span, or would see another action.
+  Tries both boundaries in random order. Returns None if the clip would leave
+  the video or the free span, or would see another action.
   """
   inside_sec = rng.uniform(*_CROSSING_SHARES) * clip_sec
   starts_sec = [
@@ -159,7 +158,7 @@ def draw_crossing(
 
 
 def _sees_only(region: Region, start_sec: float, end_sec: float) -> bool:
-  """Returns True if a span is in the free span and has no other action."""
+  """Returns True if a span lies in the free span and has no other action."""
   last_sec = min(region.example.duration_sec, region.free_end_sec)
   if start_sec < max(0.0, region.free_start_sec) or end_sec > last_sec:
     return False
@@ -171,5 +170,5 @@ def _sees_only(region: Region, start_sec: float, end_sec: float) -> bool:
 
 
 def overlap_sec(first: Sequence, second: Sequence) -> float:
-  """Seconds that two spans share; negative for the gap between them."""
+  """Returns the overlap of two spans in seconds; negative for a gap."""
   return min(first[1], second[1]) - max(first[0], second[0])

@@ -1,7 +1,7 @@
 """Reads whole videos as sequences of clips for end-to-end training.
 
-Windows, segments and the order of the videos are those of frozen features: the
-"features" of a clip here are its number, which the frames are then cut by.
+Windows, segments and video order are those of frozen features: here the
+"feature" of a clip is its number, from which its frames are then cut.
 """
 
 import dataclasses
@@ -46,10 +46,10 @@ class ClipSequenceExample(NamedTuple):
 
 
 class ClipSequenceSource:
-  """Training windows of videos; item i is a function of (seed, i).
+  """Yields training windows of videos; item i is a function of (seed, i).
 
-  A video that cannot be decoded is replaced by a later one of the order and
-  named in `bad_videos`.
+  A video that cannot be decoded is replaced by the next one in order and listed
+  in `bad_videos`.
   """
 
   def __init__(
@@ -61,7 +61,7 @@ class ClipSequenceSource:
     windows: SequenceOptions,
     cache: frame_cache.FrameCache,
   ):
-    """Raises a FeatureError if there is no video."""
+    """Lists the videos; raises a FeatureError if there are none."""
     self._records = records
     self._clips = clips
     self.cache = cache
@@ -87,7 +87,7 @@ class ClipSequenceSource:
 
   @property
   def clip_shape(self) -> tuple[int, ...]:
-    """(t, size, size, 3)."""
+    """Returns the shape of a clip: (t, size, size, 3)."""
     size = self._clips.size
     return (self._clips.num_frames, size, size, 3)
 
@@ -95,7 +95,7 @@ class ClipSequenceSource:
     return self._clips.grid.num_features(info.duration_sec)
 
   def item(self, index: int, *, seed: int) -> ClipSequenceExample:
-    """A random window of a video.
+    """Returns a random window of a video.
 
     Raises:
       VideoError: many videos in a row cannot be decoded.
@@ -118,7 +118,7 @@ class ClipSequenceSource:
     )
 
   def leave_out(self, info: ExampleInfo, error: Exception) -> None:
-    """Notes a video that cannot be used."""
+    """Records a video that cannot be used."""
     self.bad_videos.add(info.id, str(error))
     print(f"left out video {info.id}: {error}", file=sys.stderr)
 
@@ -138,10 +138,11 @@ class ClipSequenceSource:
     return ClipSequenceBatch(clips=clips, **fields)
 
   def stream(self, info: ExampleInfo) -> Iterator[np.ndarray]:
-    """All clips of a video in order, uint8 (t, size, size, 3) each.
+    """Yields all clips of a video in order, uint8 (t, size, size, 3) each.
 
     Raises:
-      VideoError, CorruptRecordError: it cannot be decoded; also in between.
+      VideoError, CorruptRecordError: the video cannot be decoded; may be raised
+        after some clips.
     """
     video = self._decoded(info)
     if video is None:
@@ -152,7 +153,7 @@ class ClipSequenceSource:
         yield self._cut_one(video, number)
 
   def _cut(self, info: ExampleInfo, numbers: np.ndarray) -> np.ndarray:
-    """(n, t, size, size, 3); consecutive numbers."""
+    """Cuts clips of consecutive numbers: (n, t, size, size, 3)."""
     video = self._decoded(info)
     if video is not None:
       return np.stack([self._cut_one(video, n) for n in numbers])
@@ -185,7 +186,7 @@ class ClipSequenceSource:
     )
 
   def _decoded(self, info: ExampleInfo) -> decode.DecodedVideo | None:
-    """The whole video if the cache has room for it."""
+    """Returns the whole decoded video if the cache has room for it."""
     return self.cache.get(
       info.index,
       expected_bytes=info.num_frames * self._clips.size**2 * 3,

@@ -41,7 +41,7 @@ class ClipExample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameOptions:
-  """Options of a clip's frames."""
+  """Options of decoding the frames of a clip."""
 
   num_frames: int
   size: int  # px
@@ -75,7 +75,7 @@ class BadRecords:
 
 
 class FrameLoader:
-  """Frames of planned clips, through the cache when there is one."""
+  """Loads frames of planned clips, through the cache if there is one."""
 
   def __init__(
     self,
@@ -86,14 +86,14 @@ class FrameLoader:
     cache: FrameCache | None = None,
     infos: Sequence[ExampleInfo] = (),
   ):
-    """Reads nothing yet.
+    """Creates a loader; reads nothing yet.
 
     Args:
-      records: of the videos.
-      options: of the frames.
-      augment: of training clips.
-      cache: of decoded videos.
-      infos: of the videos; needed with a cache or with other processes.
+      records: records of the videos.
+      options: options of the frames.
+      augment: augmentation of training clips.
+      cache: cache of decoded videos.
+      infos: metadata of the videos; required with a cache or processes.
     """
     self._records = records
     self._options = options
@@ -112,14 +112,14 @@ class FrameLoader:
 
   @property
   def origin(self) -> dict[str, Any]:
-    """What decoding_worker.py needs besides the place of the records."""
+    """Returns what decoding_worker.py needs besides the records' location."""
     return {
       "options": dataclasses.asdict(self._options),
       "augment": dataclasses.asdict(self._augment or AugmentOptions()),
     }
 
   def request(self, item: ClipItem, *, row: int) -> dict[str, Any]:
-    """Asks decoding_worker.py for the frames of a row, as JSON."""
+    """Returns the JSON request to decoding_worker.py for a row's frames."""
     fields = {
       "record_index": int(item.record_index),
       "start_sec": float(item.start_sec),
@@ -132,11 +132,11 @@ class FrameLoader:
     return {"item": fields, "id": video_id, "offset": offset}
 
   def frames(self, item: ClipItem) -> np.ndarray:
-    """uint8 (t, size, size, 3).
+    """Returns the frames of a clip, uint8 (t, size, size, 3).
 
     Raises:
       CorruptRecordError: the record is damaged.
-      VideoError: its video is.
+      VideoError: its video is damaged.
     """
     times = {
       "start_sec": item.start_sec,
@@ -181,7 +181,7 @@ class FrameLoader:
 
 
 class _ClipBatches:
-  """Makes batches of the clips of a source."""
+  """Collates the clips of a source to batches."""
 
   def __init__(
     self, loader: FrameLoader, *, tokenizer: Tokenizer, text_length: int
@@ -195,11 +195,11 @@ class _ClipBatches:
   ) -> ClipBatch:
     """Stacks clips and pads to `batch_size` rows with valid = False.
 
-    Rows without text hold the tokens of the empty text: a row always has a
-    valid token, `pairs.has_text` tells whether it means anything.
+    Rows without text hold the tokens of the empty text, so that every row has a
+    valid token; `pairs.has_text` is False for them.
 
     Raises:
-      ValueError: more than `batch_size` clips, or frames of another shape.
+      ValueError: more than `batch_size` clips, or frames of different shapes.
     """
     if len(examples) > batch_size:
       raise ValueError(f"{len(examples)} clips for a batch of {batch_size}")
@@ -211,7 +211,7 @@ class _ClipBatches:
   def _described(
     self, items: Sequence[ClipItem], frames: np.ndarray
   ) -> ClipBatch:
-    """Frames with the texts and the metadata of their clips."""
+    """Combines frames with the texts and metadata of their clips."""
     batch_size = len(frames)
     texts = [item.text for item in items] + [""] * (batch_size - len(items))
     tokens, mask = self._tokenizer.encode(texts, length=self._text_length)
@@ -219,7 +219,7 @@ class _ClipBatches:
 
 
 class RecordsPlace(NamedTuple):
-  """The split that records come from, for processes that open it too."""
+  """The split of the records, for worker processes to open."""
 
   directory: str  # of the version of the dataset
   dataset: str
@@ -227,10 +227,10 @@ class RecordsPlace(NamedTuple):
 
 
 class ClipSource(_ClipBatches):
-  """Training clips: item `index` of a run is a function of (seed, index).
+  """Yields training clips; item `index` is a function of (seed, index).
 
   With `on_bad='skip'` a clip of an unreadable record is replaced by another
-  one, which depends on (seed, index) only, and the record is named in
+  one, which depends on (seed, index) only, and the record is listed in
   `bad_records`; with 'raise' the error is raised.
   """
 
@@ -244,7 +244,7 @@ class ClipSource(_ClipBatches):
     on_bad: str = "skip",
     place: RecordsPlace | None = None,
   ):
-    """`place` is that of the loader's records; needed with processes."""
+    """Creates a source; `place` is the split of the loader's records."""
     if on_bad not in ("skip", "raise"):
       raise ValueError(f"on_bad is {on_bad!r}; choose skip or raise")
     super().__init__(loader, tokenizer=tokenizer, text_length=text_length)
@@ -260,7 +260,7 @@ class ClipSource(_ClipBatches):
     return ClipExample(*self._first_good(index, seed, self._loader.frames))
 
   def start_processes(self, number: int) -> DecodingProcesses:
-    """Starts processes that decode for `batch_of`; close them."""
+    """Starts decoding processes for `batch_of`; the caller closes them."""
     assert self._place is not None
     origin = self._place._asdict() | self._loader.origin
     return DecodingProcesses(number, origin)
@@ -268,7 +268,7 @@ class ClipSource(_ClipBatches):
   def batch_of(
     self, indices: Sequence[int], *, seed: int, processes: DecodingProcesses
   ) -> ClipBatch:
-    """The batch of some items, decoded by processes."""
+    """Returns the batch of given items, decoded by processes."""
     memory = SharedArray((len(indices), *self._loader.frame_shape))
 
     def start(item: ClipItem, row: int) -> Future:
@@ -293,7 +293,7 @@ class ClipSource(_ClipBatches):
     *,
     first: ClipItem | None = None,
   ) -> tuple[ClipItem, _T]:
-    """An item, or the first of its substitutes that can be decoded."""
+    """Returns an item, or its first substitute that can be decoded."""
     reason = ""
     for attempt in range(_MAX_ATTEMPTS):
       item = first if attempt == 0 else None
@@ -311,7 +311,7 @@ class ClipSource(_ClipBatches):
 
 
 class EvaluationClipSource(_ClipBatches):
-  """A fixed list of clips, each once; an unreadable one raises."""
+  """Yields a fixed list of clips once each; raises on an unreadable one."""
 
   def __init__(
     self,
@@ -329,7 +329,7 @@ class EvaluationClipSource(_ClipBatches):
 
   @property
   def text_ids(self) -> np.ndarray:
-    """The id of the text of each clip, without any pixel."""
+    """Returns the text id of each clip without decoding pixels."""
     return np.array([item.text_id for item in self._items], np.int32)
 
   def __getitem__(self, index: int) -> ClipExample:
@@ -338,7 +338,7 @@ class EvaluationClipSource(_ClipBatches):
 
 
 def pair_metadata(items: Sequence[ClipItem], batch_size: int) -> PairMetadata:
-  """The metadata of clips, padded to `batch_size` rows."""
+  """Returns the metadata of clips, padded to `batch_size` rows."""
 
   def column(values: list, dtype: type, padding: float = 0) -> np.ndarray:
     values = values + [padding] * (batch_size - len(values))

@@ -47,7 +47,7 @@ Caption = tuple[float, float, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipItem:
-  """One planned clip; times are seconds in its video."""
+  """A planned clip; times are seconds in its video."""
 
   record_index: int
   start_sec: float
@@ -79,25 +79,23 @@ class ClipItem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipSamplerOptions:
-  """Options of the sampling of clips.
+  """Options of clip sampling.
 
   `text_source` gives a clip the caption that describes it, a sentence made of
   its class name, that and a fixed sentence for background, or one of the first
-  two by lot.
-  `hidden_classes` (few-shot: the novel classes must not be seen) removes the
-  segments of these classes, every clip that would overlap one of them in time,
-  and every caption that overlaps one or names the class.
-  Where no example has a label, the spans of captions are the actions.
+  two at random. `hidden_classes` (few-shot: the novel classes must not be seen)
+  removes the segments of these classes, every clip that would overlap one of
+  them in time, and every caption that overlaps one or names the class. Where no
+  example has a label, the spans of captions are the actions.
   `same_video_background` takes each background clip from the video of the
   action item before it, where that video has background: the hardest negative.
   With `clips_per_video` above 1, as many items in a row come from one video,
-  its actions and its background: who acts and where is then the same in most
-  pairs of a batch, and what happens has to tell them apart. Background is then
-  of the same video in any case; where a video has none, another one's is taken,
-  so that the share holds.
-  `boundary_share` of the action clips cross the start or the end of their
-  action, where nothing else is beside it. They have no text, since a caption is
-  half true of them, and state the share of them that is action.
+  its actions and its background: actors and scene are then the same in most
+  pairs of a batch, so only the action distinguishes them. Background is then
+  always taken from the same video, or from another one if it has none, so that
+  the share holds. `boundary_share` of the action clips cross the start or the
+  end of their action, where no other action is adjacent. They have no text,
+  since a caption is only half true of them, and record their share of action.
   """
 
   clip_sec: float
@@ -113,7 +111,7 @@ class ClipSamplerOptions:
 
 
 class ClipSampler:
-  """Plans of clips, balanced over segments."""
+  """Plans clips, balanced over segments."""
 
   def __init__(
     self,
@@ -161,14 +159,14 @@ class ClipSampler:
     self._videos = list(self._actions_of)  # those with at least one action
 
   def __len__(self) -> int:
-    """Items until every action segment has been seen once."""
+    """Returns the number of items until every action segment was seen once."""
     return math.ceil(len(self._actions) / (1 - self._share))
 
   def item(self, index: int, *, seed: int, attempt: int = 0) -> ClipItem:
-    """Item `index` (0 or more, without end) of the run with this seed.
+    """Returns item `index` of the endless stream of this seed.
 
-    `attempt` above 0 gives a substitute for an item whose video turned out to
-    be unreadable; it is as pure a function of its arguments.
+    `attempt` above 0 gives a substitute for an item whose video is unreadable;
+    it too is a pure function of its arguments.
     """
     substitute = shuffle.mix(seed, attempt) if attempt else seed
     region = self._region(index, substitute)
@@ -193,14 +191,14 @@ class ClipSampler:
   def _crossing(
     self, region: Region, rng: np.random.Generator
   ) -> clip_regions.Crossing | None:
-    """A clip across a boundary of the region, for a share of the actions."""
+    """Draws a clip across a boundary of the region, for a share of actions."""
     share = self._options.boundary_share
     if not share or not region.is_action or rng.random() >= share:
       return None
     return clip_regions.draw_crossing(region, self._options.clip_sec, rng)
 
   def _region(self, index: int, seed: int) -> Region:
-    """Draws a region; background comes where the running count rises."""
+    """Draws a region; background where its running count increases."""
     num_before = int(index * self._share)
     is_background = int((index + 1) * self._share) > num_before
     if self._options.clips_per_video > 1:
@@ -221,7 +219,7 @@ class ClipSampler:
   def _background_beside(
     self, index: int, num_before: int, seed: int
   ) -> Region | None:
-    """Background of the video of the action item before, if wanted and any."""
+    """Returns background of the preceding action's video, if configured."""
     if not self._options.same_video_background:
       return None
     action = self._action_region(max(0, index - num_before - 1), seed)
@@ -233,9 +231,9 @@ class ClipSampler:
   def _grouped_region(
     self, index: int, is_background: bool, seed: int
   ) -> Region | None:
-    """One of a group's items: videos in shuffled epochs, regions likewise.
+    """Returns the region of a group's item, in shuffled epochs of videos.
 
-    None for background of a video that has none.
+    Returns None for background of a video without background.
     """
     group, place = divmod(index, self._options.clips_per_video)
     video = self._videos[
@@ -265,7 +263,7 @@ class ClipSampler:
     return self._actions[position]
 
   def _captioned_regions(self, examples: Sequence[ExampleInfo]) -> list[Region]:
-    """The spans of captions, for a dataset that has captions and no labels."""
+    """Returns caption spans as regions, for a dataset without labels."""
     return [
       Region(example, start_sec, end_sec, NO_CLASS_ID, is_captioned=True)
       for example in examples
@@ -273,7 +271,7 @@ class ClipSampler:
     ]
 
   def _visible_captions(self, example: ExampleInfo) -> list[Caption]:
-    """Found when first asked for: a run may start among a million videos."""
+    """Returns visible captions, lazily: a run may have a million videos."""
     if example.index not in self._captions:
       self._captions[example.index] = visible_captions(
         example, self._options.hidden_classes, hidden_names=self._hidden_names
@@ -309,18 +307,18 @@ class ClipSampler:
 
 
 def normalize_text(text: str) -> str:
-  """Lower case, single spaces, no full stop: what 'equal text' means."""
+  """Normalizes a text: lower case, single spaces, no full stop."""
   return re.sub(r"\s+", " ", text).strip().rstrip(".").rstrip().lower()
 
 
 def text_id(text: str) -> int:
-  """An int32 >= 0 that equal normalised texts share, on every machine."""
+  """Returns a stable int32 >= 0 that equal normalised texts share."""
   digest = hashlib.blake2b(normalize_text(text).encode(), digest_size=4)
   return int.from_bytes(digest.digest(), "little") & 0x7FFFFFFF
 
 
 def readable_label(name: str) -> str:
-  """'CleanAndJerk' and 'clean_and_jerk' as words: 'clean and jerk'."""
+  """Returns 'CleanAndJerk' or 'clean_and_jerk' as 'clean and jerk'."""
   spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
   return re.sub(r"[_\s]+", " ", spaced).strip().lower()
 
@@ -331,7 +329,7 @@ def visible_captions(
   *,
   hidden_names: Collection[str] = (),
 ) -> list[Caption]:
-  """Captions that overlap no segment of a hidden class and name none."""
+  """Returns the captions that neither overlap nor name a hidden class."""
   hidden = class_leakage.hidden_spans(example, hidden_classes)
   return [
     caption
@@ -350,11 +348,11 @@ def matching_captions(
   *,
   region: tuple[float, float],
 ) -> list[Caption]:
-  """The captions that describe a clip.
+  """Returns the captions that describe a clip.
 
-  A caption does when it covers the clip or at least half of it. For an action
-  clip, half of a caption shorter than the clip is enough, and the captions of
-  the very segment, if there are any, rule out those of other segments.
+  A caption describes a clip if it covers at least half of it. For an action
+  clip, half of a caption shorter than the clip is enough, and captions of the
+  segment itself, if any, take precedence over those of other segments.
   """
   clip = (item.start_sec, item.end_sec)
   found = []

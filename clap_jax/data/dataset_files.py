@@ -1,7 +1,7 @@
 """Reads and checks the JSON documents of a built dataset.
 
-A folder may have been received from others: its files are opened as regular
-files within it, and what they say is checked before it is used.
+A folder may come from a third party: its files are opened as regular files
+within it, and their content is checked before use.
 """
 
 import re
@@ -37,7 +37,7 @@ _ENTRY_KEYS = {"corrupt": ("id",), "excluded": ("id",), "shards": ("name",)}
 
 
 class DatasetError(ValueError):
-  """A dataset directory that is missing, incomplete or inconsistent."""
+  """Raised for a missing, incomplete or inconsistent dataset directory."""
 
 
 class Info(NamedTuple):
@@ -51,7 +51,7 @@ def read_info(directory: locations.Location) -> Info:
   """Reads and checks dataset_info.json.
 
   Raises:
-    DatasetError: it is damaged, or describes another kind of dataset.
+    DatasetError: the file is damaged, or describes another kind of dataset.
     FileNotFoundError: there is none.
   """
   path = directory / INFO_FILE
@@ -88,7 +88,7 @@ def read_manifest(directory: locations.Location, split: str) -> dict[str, Any]:
   """Reads and checks the manifest of a split.
 
   Raises:
-    DatasetError: it is damaged, or lacks what every manifest has.
+    DatasetError: the file is damaged, or lacks required entries.
     FileNotFoundError: there is none.
   """
   name = f"{split}/{MANIFEST_FILE}"
@@ -119,7 +119,7 @@ def read_manifest(directory: locations.Location, split: str) -> dict[str, Any]:
 
 
 def read_label_names(directory: locations.Location) -> tuple[str, ...]:
-  """Class names as TFDS keeps them, one a line; none where it keeps none."""
+  """Reads class names in TFDS's form, one per line; none if absent."""
   try:
     text = untrusted.read_text(_LABELS_FILE, folder=directory)
   except FileNotFoundError:
@@ -130,12 +130,12 @@ def read_label_names(directory: locations.Location) -> tuple[str, ...]:
 
 
 def check_feature_classes(directory: locations.Location) -> None:
-  """Refuses classes that are not TFDS's own: it would import their modules.
+  """Refuses feature classes other than TFDS's own, which it would import.
 
-  Nothing is read through TFDS here, but others may read what was checked here.
+  This package does not read through TFDS, but its users may.
 
   Raises:
-    DatasetError: naming them, or the file is damaged.
+    DatasetError: there are such classes, or the file is damaged.
   """
   path = directory / _FEATURES_FILE
   try:
@@ -157,14 +157,14 @@ def check_feature_classes(directory: locations.Location) -> None:
 
 
 def listed_sizes(directory: locations.Location) -> dict[str, int] | None:
-  """Relative name -> size of all objects below; None for a local folder."""
+  """Returns object sizes by relative name; None for a local folder."""
   if not isinstance(directory, locations.ObjectPath):
     return None
   return {name: info.size for name, info in directory.infos_below().items()}
 
 
 def versions(directory: locations.Location) -> dict[str, locations.Location]:
-  """The built versions of a dataset by their numbers."""
+  """Returns the built versions of a dataset, sorted by number."""
   try:
     paths = list(directory.iterdir())
   except (FileNotFoundError, NotADirectoryError):
@@ -177,7 +177,7 @@ def versions(directory: locations.Location) -> dict[str, locations.Location]:
 
 
 def list_datasets(root: locations.Location) -> list[str]:
-  """The names of the datasets below a folder."""
+  """Returns the names of the datasets below a folder."""
   if not root.is_dir():
     return []
   parents = {

@@ -1,10 +1,10 @@
-"""Decodes the clips of a training run in processes of their own.
+"""Decodes the clips of a training run in worker processes.
 
-Threads of one process wait for each other at the interpreter's lock. A worker
-gets a clip's place in its videos and writes the pixels into the shared memory
-of the batch that the clip belongs to. A worker that dies is replaced and what
-it was at is done again. Workers end with the process that started them,
-whichever way that ends, and their memory has no name that could outlive it.
+Threads of one process contend for the interpreter's lock. A worker receives the
+position of a clip and writes its pixels into the shared memory of the batch. A
+worker that dies is replaced and its clip is decoded again. Workers end with the
+process that started them, however it ends, and their memory is anonymous, so
+that nothing outlives it.
 """
 
 import atexit
@@ -46,20 +46,19 @@ _MIN_CORES, _CORES_LEFT, _MAX_DEFAULT = 4, 2, 32
 
 
 class DecodingError(RuntimeError):
-  """Workers die, or one has raised an error that is not about its clip."""
+  """Raised if workers keep dying, or for an error not caused by a clip."""
 
 
 def default_number() -> int:
-  """Workers for the cores of this process; 0, threads, where those are few."""
+  """Returns the default number of workers; 0 (threads) for few cores."""
   cores = len(os.sched_getaffinity(0))
   return min(cores - _CORES_LEFT, _MAX_DEFAULT) if cores >= _MIN_CORES else 0
 
 
 class SharedArray:
-  """Zeros uint8 in memory that workers can write to.
+  """A zeroed uint8 array in memory that workers can write to.
 
-  The array is valid for as long as something refers to it, the file for as
-  long as this object lives.
+  The array is valid while it is referenced, the file while this object lives.
   """
 
   def __init__(self, shape: tuple[int, ...]):
@@ -112,7 +111,7 @@ class _Worker:
       socket.send_fds(self._socket, [message], [job.memory.file])
 
   def receive(self) -> bytes:
-    """The next answer; nothing once the worker is dead."""
+    """Returns the next answer; an empty one once the worker is dead."""
     try:
       return self._socket.recv(MAX_MESSAGE_BYTES)
     except OSError:
@@ -122,7 +121,7 @@ class _Worker:
     self._process.kill()
 
   def end(self) -> str:
-    """Kills it, if it is not dead, and returns how it ended, in words."""
+    """Kills the worker if it is alive; describes how it ended."""
     self._socket.close()
     self._process.kill()
     status = self._process.wait()
@@ -132,14 +131,14 @@ class _Worker:
 
 
 class DecodingProcesses:
-  """Workers that decode clips of one origin; thread-safe.
+  """A pool of workers that decode clips of one origin; thread-safe.
 
   Attributes:
-    num_restarts: of workers that died.
+    num_restarts: number of restarts of dead workers.
   """
 
   def __init__(self, number: int, origin: dict[str, Any]):
-    """Starts `number` workers on an origin as decoding_worker.py takes it."""
+    """Starts `number` workers on an origin; see decoding_worker.py."""
     self.num_restarts = 0
     self._origin = origin
     self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

@@ -1,8 +1,8 @@
-"""The process that decodes clips for a training run; see decoding.py.
+"""Worker process that decodes clips for a training run; see decoding.py.
 
-It is started with the origin of the clips, gets one after the other over a
-socket, each with the memory of its batch, and answers when the pixels are
-there. It ends when nobody holds the other end of the socket any more.
+It starts with the origin of the clips, receives clips over a socket one by one,
+each with the memory of its batch, and answers once the pixels are written. It
+exits when the other end of the socket is closed.
 """
 
 import json
@@ -26,7 +26,7 @@ _MAX_REASON = 8000  # characters
 
 
 class _Clips:
-  """Clips of an origin by request; both are those of ClipSource."""
+  """Loads clips of an origin by request, as ClipSource sends them."""
 
   def __init__(self, origin: dict[str, Any]):
     dataset = records.Dataset(
@@ -40,7 +40,7 @@ class _Clips:
     )
 
   def write(self, request: dict[str, Any], file: int) -> None:
-    """Writes the pixels of a clip at their place in a file."""
+    """Writes the pixels of a clip at their offset in a file."""
     item = ClipItem(**request["item"])
     self._records.expect_id(item.record_index, request["id"])
     frames = np.ascontiguousarray(self._loader.frames(item))
@@ -51,7 +51,7 @@ class _Clips:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-  """The answer that makes decoding.py raise the error."""
+  """Returns the answer for which decoding.py raises the error."""
   for kind in decoding.ERRORS:
     if isinstance(error, kind):
       if isinstance(error, CorruptRecordError):
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
   """Serves requests until the socket is closed.
 
   Args:
-    argv: the socket's descriptor, and the origin as JSON.
+    argv: the socket's file descriptor, and the origin as JSON.
   """
   connection = socket.socket(fileno=int(argv[0]))
   clips = None

@@ -1,7 +1,7 @@
 """Compares features and annotations with the durations of their videos.
 
-All is checked before the first step: a run whose evaluation cannot succeed, or
-whose annotations are in another unit than its features, must not train.
+All checks run before the first step: a run whose evaluation cannot succeed, or
+whose annotations use another unit than its features, must not train.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ _MAX_LISTED = 5
 
 
 class DataCheckError(ValueError):
-  """Features or annotations that do not fit their videos."""
+  """Raised for features or annotations that do not match their videos."""
 
 
 def annotation_problem(
   spans: Sequence[tuple[float, float]], duration_sec: float
 ) -> str | None:
-  """Describes what is wrong with the segments of a video; None if nothing.
+  """Describes the problem of a video's segments; None if there is none.
 
   Segments of no length are allowed: published files have a few.
   """
@@ -53,7 +53,7 @@ def all_annotation_problems(
   spans: Mapping[str, Sequence[tuple[float, float]]],
   duration_sec: Mapping[str, float],
 ) -> dict[str, str]:
-  """As `annotation_problems`, of however many videos."""
+  """Returns `annotation_problems` for any number of videos."""
   found = {
     video: annotation_problem(of_video, duration_sec[video])
     for video, of_video in spans.items()
@@ -67,15 +67,15 @@ def annotation_problems(
   *,
   place: str,
 ) -> dict[str, str]:
-  """Video id -> what is wrong with its segments.
+  """Returns the problem of the segments of each video, by id.
 
   Args:
-    spans: the segments of every video of a split.
-    duration_sec: of every video.
-    place: what an error calls the annotations.
+    spans: segments of every video of a split.
+    duration_sec: duration of every video.
+    place: name of the annotations in errors.
 
   Raises:
-    DataCheckError: for more than a few videos.
+    DataCheckError: more than a few videos have problems.
   """
   problems = all_annotation_problems(spans, duration_sec)
   if len(problems) <= FEW_SHARE * len(spans):
@@ -105,7 +105,7 @@ class _Span:
   duration_sec: float
 
   def end_sec(self, length: int | None = None) -> float:
-    """The end of the last of `length` features; None for all."""
+    """Returns the end of the first `length` features; None means all."""
     grid, length = self.grid, self.shape[0] if length is None else length
     return grid.start_sec + (length - 1) * grid.stride_sec + grid.clip_sec
 
@@ -133,21 +133,21 @@ def misfits(
   tolerance: float,
   place: str,
 ) -> dict[str, str]:
-  """Video id -> how its features do not fit its duration.
+  """Returns how features disagree with durations, by video id.
 
   Reads up to 1 GiB of the split's features, in random order after the first,
   and at least 32 videos.
 
   Args:
-    features: of a split.
-    infos: its videos.
-    tolerance: by which share of its duration a video's features may be too
+    features: features of a split.
+    infos: metadata of its videos.
+    tolerance: share of the duration by which a video's features may be too
       short or too long.
-    place: what an error calls the features.
+    place: name of the features in errors.
 
   Raises:
-    FeatureError: features cannot be read, hold NaN, or do not fit for more than
-      a few videos.
+    FeatureError: features cannot be read, hold NaN, or disagree with the
+      durations of more than a few videos.
   """
   spans = dict(_probe(features, infos))
   problems = {
@@ -206,7 +206,7 @@ def _probe(
 
 
 def split_flags(data: Any) -> dict[str, str | None]:
-  """Config key -> split, of a trainer's section `data`."""
+  """Returns the splits that a trainer's `data` section names, by key."""
   keys = ("train_split", "selection_split", "eval_split")
   return {f"data.{key}": getattr(data, key) for key in keys}
 
@@ -250,12 +250,12 @@ def check_counts(
 
 
 def recorded(dataset: Any, split: str) -> Sequence[ExampleInfo]:
-  """The readable videos of a split of a built dataset."""
+  """Returns the readable videos of a split of a built dataset."""
   return dataset.split(split).metadata(on_corrupt="skip").examples
 
 
 def notes(reader: Any, split: str) -> list[str]:
-  """Lines of the card of a split: which videos do not fit, and why."""
+  """Returns the card's notes on the mismatched videos of a split."""
   train, lines = reader.config.train_split, []
   for name, found in reader.unfit_features.items():
     if found and name in (split, train):
@@ -280,14 +280,14 @@ def notes(reader: Any, split: str) -> list[str]:
 
 
 def listed(problems: Mapping[str, str], *, count: int = _MAX_LISTED) -> str:
-  """The first problems, one a line, and how many more there are."""
+  """Formats the first problems, one per line, and the number of others."""
   lines = [f"\n  {video}: {text}" for video, text in problems.items()]
   more = f"\n  and {len(lines) - count} more" if len(lines) > count else ""
   return "".join(lines[:count]) + more
 
 
 class WithoutVideos(Mapping[str, VideoFeatures]):
-  """Features of a split but for some videos."""
+  """Features of a split without some videos."""
 
   def __init__(
     self, features: Mapping[str, VideoFeatures], left_out: Mapping[str, str]

@@ -17,7 +17,7 @@ _NUM_KEPT = 512  # padded videos in memory
 
 
 class EpisodeVideo(NamedTuple):
-  """One video, padded; segments in grid units by class name."""
+  """A padded video; segments in grid units by class name."""
 
   features: np.ndarray  # float32 (t, d)
   mask: np.ndarray  # bool (t,); False too where a hidden class is seen
@@ -25,7 +25,7 @@ class EpisodeVideo(NamedTuple):
   segments: Mapping[str, np.ndarray]  # (n, 2)
 
   def action(self, name: str) -> np.ndarray:
-    """Bool (t,): the features whose middle lies in a segment of the class."""
+    """Returns bool (t,), True where a feature's middle is in the class."""
     return action_mask(self.segments[name], self.mask)
 
 
@@ -37,9 +37,10 @@ class EpisodeExample(NamedTuple):
 
 
 def action_mask(segments: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """Bool (t,): whose middle lies in a segment (n, 2), in grid units.
+  """Returns bool (t,), True where a feature's middle is in a segment.
 
-  A segment between two middles takes the nearest one: no support is empty.
+  Segments (n, 2) are in grid units. A segment between two middles takes the
+  nearest one, so that no support is empty.
   """
   inside = np.zeros(len(mask), np.bool_)
   middle = np.arange(len(mask))
@@ -55,7 +56,7 @@ def action_mask(segments: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def visible_mask(
   grid: FeatureGrid, length: int, spans: Sequence[class_leakage.Span]
 ) -> np.ndarray:
-  """Bool (length,): the features whose clip overlaps none of the spans."""
+  """Returns bool (length,), True where a clip overlaps none of the spans."""
   start_sec = grid.start_sec + grid.stride_sec * np.arange(length)
   visible = np.ones(length, np.bool_)
   for hidden_start_sec, hidden_end_sec in spans:
@@ -66,7 +67,7 @@ def visible_mask(
 
 
 class EpisodeVideos:
-  """Videos ready for episodes over classes of a dataset."""
+  """Videos prepared for episodes over classes of a dataset."""
 
   def __init__(
     self,
@@ -78,10 +79,10 @@ class EpisodeVideos:
     texts: ClassTexts,
     hidden_names: Collection[str] = (),
   ):
-    """Videos without features are left out.
+    """Prepares the videos; those without features are left out.
 
-    `hidden_names`: classes that nobody may learn from; every feature whose clip
-    overlaps a segment of theirs is masked, in query and in support.
+    `hidden_names` are classes excluded from learning: every feature whose clip
+    overlaps one of their segments is masked, in query and in support.
     """
     self.label_names = tuple(label_names)
     self.max_length = max_length
@@ -110,14 +111,14 @@ class EpisodeVideos:
     )
 
   def _mask(self, video_id: str) -> np.ndarray:
-    """Bool (t,): features there are, and that see no hidden class."""
+    """Returns bool (t,), True for features that see no hidden class."""
     video, info = self._features[video_id], self._infos[video_id]
     spans = class_leakage.hidden_spans(info, self._hidden_ids)
     visible = visible_mask(video.grid, self.max_length, spans)
     return visible & (np.arange(self.max_length) < len(video.features))
 
   def _segments(self, video_id: str) -> dict[str, np.ndarray]:
-    """Grid units (n, 2) by the names of visible classes, empty ones too."""
+    """Returns segments (n, 2) in grid units by visible class name."""
     info, grid = self._infos[video_id], self._features[video_id].grid
     none = np.zeros((0, 2))
     segments = dict.fromkeys(self._visible_names, none)
@@ -128,7 +129,7 @@ class EpisodeVideos:
     return segments
 
   def counts(self) -> dict[str, dict[str, int]]:
-    """Segments of every class by video, of those that can be seen."""
+    """Returns the number of visible segments by video and class."""
     counts = {}
     for info in self.examples:
       mask = self._mask(info.id)
@@ -162,11 +163,11 @@ class EpisodeVideos:
 
   @property
   def max_segments(self) -> int:
-    """Most segments that a query can have, of all classes together."""
+    """Returns the maximum number of segments of a query, over all classes."""
     return max(1, *(len(info.segments) for info in self.examples))
 
   def columns(self, classes: Sequence[str]) -> list[int]:
-    """Of the text cosines: the classes, then background."""
+    """Returns the columns of text cosines: classes, then background."""
     return [*(self._column[name] for name in classes), len(self._column)]
 
   def collate(
@@ -226,7 +227,7 @@ def _fill_segments(batch: EpisodeBatch, row: int, example) -> None:
 
 
 class TrainingEpisodes:
-  """Endless episodes over the training classes, with the query's segments."""
+  """Yields endless training episodes, with the query's segments."""
 
   def __init__(
     self, videos: EpisodeVideos, sampler: episodes_lib.EpisodeSampler
@@ -250,7 +251,7 @@ class TrainingEpisodes:
 
 
 class EvaluationEpisodes:
-  """A fixed list of episodes; the queries' segments are not in the batches."""
+  """Yields a fixed list of episodes, without the queries' segments."""
 
   def __init__(
     self, videos: EpisodeVideos, episodes: Sequence[episodes_lib.Episode]

@@ -5,13 +5,13 @@ support videos ("shots"). Here
 
 * every video that holds one of the classes is a query exactly once in a run;
 * no support video of an episode is its query;
-* an episode does not say which of its classes its query was drawn for: ways
-  stand in the order of their names.
+* an episode does not reveal for which class its query was drawn: ways are
+  sorted by name.
 
 The choices of the older protocol (`legacy_qat`) are kept for comparison with
 its numbers: 1-way, a class and then one of its videos at random, supports drawn
-with replacement that may include the query, and so another set of queries with
-every seed.
+with replacement that may include the query, hence a different set of queries
+for every seed.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ Counts = Mapping[str, Mapping[str, int]]  # video id -> class name -> segments
 class EpisodeOptions:
   """Options of an episode: ways, shots and instances.
 
-  `instances` says which videos count as examples of a class, as queries and as
-  support: those with exactly one segment of it ('single'), with more than one
-  ('multi'), or all.
+  `instances` selects the videos that count as examples of a class, both as
+  queries and as support: those with exactly one segment of it ('single'), with
+  more than one ('multi'), or all.
   """
 
   ways: int
@@ -67,7 +67,7 @@ class EpisodeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """An episode by ids and names; the query's own class is not part of it."""
+  """An episode by ids and names, without the query's own class."""
 
   query: str
   classes: tuple[str, ...]  # (n,), sorted
@@ -76,7 +76,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeSet:
-  """The runs of an evaluation, with all that they follow from."""
+  """The runs of an evaluation, with everything that determines them."""
 
   facts: dict[str, Any]  # seed, dataset, split, class split, options
   runs: tuple[tuple[Episode, ...], ...]
@@ -103,16 +103,16 @@ class EpisodeSet:
 
 
 class NotEnoughVideosError(ValueError):
-  """The classes have too few videos for the episodes asked for."""
+  """Raised if the classes have too few videos for the episodes."""
 
 
 class EpisodeSampler:
-  """Draws episodes over some classes of some videos."""
+  """Draws episodes over given classes and videos."""
 
   def __init__(
     self, counts: Counts, classes: Sequence[str], options: EpisodeOptions
   ):
-    """Lists which videos are examples of which class.
+    """Collects the example videos of each class.
 
     Raises:
       NotEnoughVideosError: there are fewer classes than ways, or too few of
@@ -149,7 +149,7 @@ class EpisodeSampler:
     )
 
   def run(self, seed: int) -> tuple[Episode, ...]:
-    """Every query once, in an order and with supports that follow `seed`."""
+    """Returns every query once, in the order and with supports of `seed`."""
     rng = np.random.Generator(np.random.PCG64(seed))
     if self.options.legacy_qat:
       return tuple(
@@ -159,13 +159,13 @@ class EpisodeSampler:
     return tuple(self._episode(query, rng) for query in shuffled)
 
   def episode(self, index: int, *, seed: int) -> Episode:
-    """Episode `index` of an endless training stream, queries in epochs."""
+    """Returns episode `index` of an endless stream, queries in epochs."""
     number = shuffle.shuffled(index, length=len(self.queries), seed=seed)
     rng = np.random.Generator(np.random.PCG64(shuffle.mix(seed, 3, index)))
     return self._episode(self.queries[number], rng)
 
   def _episode(self, query: str, rng: np.random.Generator) -> Episode:
-    """`target` ends here: the episode holds it among its sorted classes."""
+    """Makes an episode; hides `target` among its sorted classes."""
     own = self._classes_of[query]
     target = own[rng.integers(len(own))]
     others = [name for name in self._usable if name != target]
@@ -178,7 +178,7 @@ class EpisodeSampler:
     )
 
   def _support(self, name: str, query: str, rng) -> tuple[str, ...]:
-    """Different videos, none of them the query."""
+    """Draws distinct support videos other than the query."""
     videos = [video for video in self._videos[name] if video != query]
     drawn = rng.permutation(len(videos))[: self.options.shots]
     return tuple(videos[i] for i in drawn)
@@ -198,7 +198,7 @@ def draw(
   min_episodes: int,
   facts: Mapping[str, Any],
 ) -> EpisodeSet:
-  """Whole runs, at least two of them, until there are `min_episodes`."""
+  """Draws whole runs, at least two, until there are `min_episodes`."""
   first = sampler.run(shuffle.mix(seed, 0))
   num_runs = max(2, math.ceil(min_episodes / len(first)))
   runs = (
@@ -212,17 +212,17 @@ def draw(
 
 
 def write(path: pathlib.Path, episodes: EpisodeSet) -> str:
-  """Writes the file, its hash inside; returns the hash."""
+  """Writes the file including its hash; returns the hash."""
   document = episodes.to_dict() | {"sha256": episodes.sha256}
   output.write_text(path, json.dumps(document, indent=1) + "\n")
   return document["sha256"]
 
 
 def read(path: str | pathlib.Path) -> EpisodeSet:
-  """Reads a file that `write` wrote.
+  """Reads a file written by `write`.
 
   Raises:
-    ValueError: it is malformed, or was changed since.
+    ValueError: the file is malformed, or was changed since.
   """
   path = locations.at(path)
   try:

@@ -15,9 +15,9 @@ def caption_clips(
   hidden_classes: frozenset[int] = frozenset(),
   hidden_names: Collection[str] = (),
 ) -> list[ClipItem]:
-  """One clip per caption, in its middle, with its text: for retrieval.
+  """Returns one clip with text at the middle of each caption.
 
-  The class is that of the segment with the largest overlap, -1 without one.
+  The class is that of the segment with the largest overlap, -1 if none.
   """
   items = []
   for example in examples:

@@ -1,4 +1,4 @@
-"""Examples of a dataset: what a record holds of a video."""
+"""Defines the examples of a dataset: one record per video."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ _ALWAYS_PRESENT = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleInfo:
-  """One untrimmed video's metadata; times are seconds from its start."""
+  """Metadata of an untrimmed video; times are seconds from its start."""
 
   index: int  # position in the split
   id: str
@@ -34,16 +34,16 @@ class Example(ExampleInfo):
   video: bytes
 
   def info(self) -> ExampleInfo:
-    """The same without the video."""
+    """Returns the metadata without the video."""
     names = [field.name for field in dataclasses.fields(ExampleInfo)]
     return ExampleInfo(**{name: getattr(self, name) for name in names})
 
 
 def parse(data: bytes, index: int) -> Example:
-  """Reads the fields of a serialized tf.train.Example as TFDS names them.
+  """Parses a serialized tf.train.Example with TFDS's field names.
 
-  TFDS's own reader goes through its description of the features and takes five
-  times as long, which counts where a run starts with a million of them.
+  TFDS's own reader interprets its feature spec and takes five times as long,
+  which matters when a run starts with a million examples.
   """
   fields = tf_example_pb2.Example.FromString(data).features.feature
   if absent := _ALWAYS_PRESENT - fields.keys():

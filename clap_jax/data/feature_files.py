@@ -1,8 +1,7 @@
 """Reads published features: names, layouts and timing.
 
 A folder holds one or several files per video (.npy, .npz, .csv), or one HDF5
-file of all videos. Nothing in them says when a feature stands, so that a
-`FeatureFiles` does.
+file of all videos. The files carry no timing; `FeatureFiles` states it.
 """
 
 import collections
@@ -36,22 +35,21 @@ class FeatureFiles:
 
   Attributes:
     names: files of a video below the folder, with {id} for the video's id;
-      several (e.g. RGB and flow) are joined along the width and cut to the
-      shortest. A name without {id} is one HDF5 file of all videos.
-    key: the array within an .npz or HDF5 file, may hold {id}: "{id}" for TSP,
-      "{id}/c3d_features" for PCA-C3D; "" where there is only one.
+      several (e.g. RGB and flow) are concatenated along the width and cut to
+      the shortest. A name without {id} is one HDF5 file of all videos.
+    key: the array within an .npz or HDF5 file, may contain {id}: "{id}" for
+      TSP, "{id}/c3d_features" for PCA-C3D; "" if there is only one.
     axis_order: "td" for rows of time, "dt" for files that store (d, t).
-    timing: "frames": feature i stands for window_frames frames from
-      offset_frames + i * stride_frames on; "even": the features divide the
-      video evenly, as in files that were rescaled to a fixed number; "stored":
-      start_sec, stride_sec and clip_sec stand beside them in the .npz, as
-      `clap extract` writes them.
-    fps: frames per second of that count; None takes it from the annotations.
+    timing: "frames": feature i covers window_frames frames from offset_frames +
+      i * stride_frames on; "even": the features divide the video evenly, as in
+      files rescaled to a fixed number; "stored": the .npz also holds start_sec,
+      stride_sec and clip_sec, as `clap extract` writes them.
+    fps: frames per second of these frames; None uses that of the annotations.
       Features at fixed seconds have fps 1.
     stride_frames: frames from one feature to the next.
-    window_frames: frames that a feature is computed of.
+    window_frames: frames that a feature is computed from.
     offset_frames: first frame of the first feature.
-    encoder: what made the features, for the results.
+    encoder: name of the encoder of the features, for the results.
   """
 
   names: tuple[str, ...] = ("{id}.npz",)
@@ -96,7 +94,7 @@ class FeatureFiles:
       raise ValueError(f"fps must be above 0, got {self.fps}.")
 
   def describe(self) -> str:
-    """One line for an evaluation card."""
+    """Describes the features in one line for an evaluation card."""
     if self.timing != "frames":
       return f"{', '.join(self.names)}, timing {self.timing}"
     fps = "the annotations' fps" if self.fps is None else f"{self.fps:g} fps"
@@ -107,10 +105,10 @@ class FeatureFiles:
 
 
 class FileFeatures(Mapping[str, VideoFeatures]):
-  """The features of many videos, read when asked for.
+  """Features of many videos, read on access.
 
-  The features asked for last stay in memory, up to 2 GiB of them. All must have
-  one width.
+  Up to 2 GiB of the most recently used features stay in memory. All must have
+  the same width.
   """
 
   def __init__(
@@ -123,21 +121,21 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     covered_sec: Mapping[str, float] | None = None,
     on_missing: str = "raise",
   ):
-    """Looks which videos have their files; reads none.
+    """Finds the videos that have files; reads none.
 
     Args:
-      directory: where the files lie.
-      infos: the videos of a split.
+      directory: folder of the files.
+      infos: metadata of the videos of a split.
       files: see `FeatureFiles`.
-      num_steps: number of steps to bring each video to by linear
-        interpolation; None leaves the lengths.
-      covered_sec: seconds from the start that "even" features stand for, where
-        these are not the whole video.
+      num_steps: number of steps to resize each video to by linear
+        interpolation; None keeps the lengths.
+      covered_sec: seconds from the start that "even" features cover, where this
+        is not the whole video.
       on_missing: 'raise', naming the videos without files, or 'skip'.
 
     Raises:
       FeatureError: files are missing.
-      FileNotFoundError: the folder, or the HDF5 file of all videos, is.
+      FileNotFoundError: the folder, or the HDF5 file of all videos, is missing.
     """
     self._directory = locations.at(directory)
     self._files = files
@@ -176,11 +174,11 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return video_id in self._infos
 
   def __getitem__(self, video_id: str) -> VideoFeatures:
-    """Reads, checks and places one video's features.
+    """Reads and checks one video's features and assigns their times.
 
     Raises:
       KeyError: the video has no files.
-      FeatureError: they are damaged, or of another width than the others.
+      FeatureError: they are damaged, or differ in width from the others.
     """
     with self._lock:  # batches are read by several threads
       if video_id in self._cache:
@@ -198,7 +196,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return video
 
   def file_names(self) -> list[str]:
-    """The files of the videos that have features, below the folder."""
+    """Returns the files of the videos that have features."""
     return sorted(
       {
         name.format(id=file_id)
@@ -208,7 +206,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     )
 
   def _keep(self, video_id: str, video: VideoFeatures) -> None:
-    """Puts a video into the cache, in the place of those not asked for."""
+    """Caches a video; evicts the least recently used ones."""
     if video.features.nbytes > _MAX_CACHE_BYTES:
       return
     with self._lock:
@@ -221,13 +219,13 @@ class FileFeatures(Mapping[str, VideoFeatures]):
         self._num_cached_bytes -= oldest.features.nbytes
 
   def _available(self, video_ids: Sequence[str]) -> dict[str, str]:
-    """The name under which each video has its features, where it has any.
+    """Returns the name under which each video has its features.
 
-    That is its id or, where no other video has that id, the id with or without
-    `v_` or the ending of a file, or in another Unicode form.
+    This is its id or, if no other video has that id, the id with or without
+    `v_` or a file extension, or in another Unicode form.
 
     Raises:
-      FeatureError: the features of a video lie under two such names.
+      FeatureError: a video has features under two such names.
     """
     known = frozenset(video_ids)
     spellings = {
@@ -256,7 +254,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return found
 
   def _existing(self, names: Sequence[str]) -> set[str]:
-    """Selects the names with all files, or an entry of the one HDF5 file."""
+    """Selects the names with all files, or with an entry in the HDF5 file."""
     files = self._files.names
     if "{id}" in "".join(files):
       is_there = self._existence()
@@ -268,14 +266,14 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     return hdf5_ids(self._directory / files[0], names, key=self._files.key)
 
   def _existence(self) -> Callable[[locations.Location], bool]:
-    """Checks for a file; a bucket is listed once."""
+    """Returns a check for the existence of a file; lists a bucket once."""
     if not isinstance(self._directory, locations.ObjectPath):
       return lambda path: path.is_file()
     there = {self._directory / name for name in self._directory.infos_below()}
     return there.__contains__
 
   def _path(self, name: str, video_id: str) -> pathlib.Path:
-    """The file of a video; an id that leads out of the folder raises."""
+    """Returns the file of a video; raises if its id leaves the folder."""
     if "/" in video_id or "\\" in video_id or video_id.startswith("."):
       raise FeatureError(
         f"video id {video_id!r} is not a file name; expected no slash "
@@ -325,11 +323,11 @@ class FileFeatures(Mapping[str, VideoFeatures]):
 def hdf5_ids(
   path: pathlib.Path, video_ids: Sequence[str], *, key: str
 ) -> set[str]:
-  """Returns the videos that an HDF5 file of all videos holds.
+  """Returns the video ids in an HDF5 file of all videos.
 
   Raises:
     FileNotFoundError: there is no such file.
-    FeatureError: it is no HDF5 file.
+    FeatureError: it is not an HDF5 file.
   """
   if not path.is_file():
     raise FileNotFoundError(
@@ -343,11 +341,11 @@ def hdf5_ids(
 
 
 def resized(video: VideoFeatures, num_steps: int) -> VideoFeatures:
-  """Linear interpolation in time to `num_steps` features.
+  """Interpolates features linearly in time to `num_steps`.
 
-  A new feature is a cell of len / num_steps old strides, its value that at the
-  middle of the cell; before the first and after the last old feature the value
-  stays. The grid follows, so that seconds keep their meaning.
+  A new feature is a cell of len / num_steps old strides and takes the value at
+  the middle of the cell; values beyond the first and the last old feature are
+  constant. The grid is scaled accordingly, so that times in seconds are kept.
   """
   length, grid = len(video.features), video.grid
   share = length / num_steps

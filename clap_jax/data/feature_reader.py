@@ -32,11 +32,11 @@ HOLDOUT_SPLIT = "holdout"
 
 @dataclasses.dataclass(frozen=True)
 class FeatureData:
-  """The features and annotations of a head.
+  """Features and annotations of a head.
 
-  Annotations are those of a built dataset, or an ActivityNet-style JSON file;
-  features what `clap extract` wrote, or files that `files` describes. Either
-  goes with either.
+  Annotations come from a built dataset or an ActivityNet-style JSON file;
+  features from `clap extract` or from files that `files` describes. All
+  combinations are valid.
   """
 
   features_dir: str
@@ -93,7 +93,7 @@ class FeatureData:
       ) from None
 
   def check_plain(self, task: str) -> None:
-    """Raises a ValueError for what localization alone does with features."""
+    """Raises a ValueError for options that only localization supports."""
     if self.standardize or self.length == "windows":
       raise ValueError(
         f"{task} neither standardizes features nor cuts windows: got "
@@ -103,7 +103,7 @@ class FeatureData:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureReader:
-  """Annotations joined with features, split by split."""
+  """Joins annotations with features, split by split."""
 
   config: FeatureData
 
@@ -158,7 +158,7 @@ class FeatureReader:
     )
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
-    """The videos of a split; "holdout" is a part of the training split.
+    """Returns the videos of a split; "holdout" is a part of "train".
 
     Raises:
       ValueError: no video is left.
@@ -185,13 +185,13 @@ class FeatureReader:
   def features(self, split: str) -> Mapping[str, VideoFeatures]:
     """Returns the features of a split's videos.
 
-    Those are missing that extraction had to skip, whose features do not fit
-    their duration and, in training, whose annotations do not.
+    Excludes videos that extraction skipped, whose features disagree with their
+    duration and, in training, whose annotations do.
 
     Raises:
-      FeatureError: features are missing or damaged, or do not fit for more than
-        a few videos.
-      DataCheckError: annotations do not fit for more than a few videos.
+      FeatureError: features are missing or damaged, or disagree with the
+        durations of more than a few videos.
+      DataCheckError: more than a few videos have unusable annotations.
     """
     if split not in self._loaded:
       loaded, left_out = self._load(split), self.unfit_features
@@ -217,14 +217,14 @@ class FeatureReader:
 
   @functools.cached_property
   def unfit_features(self) -> dict[str, dict[str, str]]:
-    """Split -> video -> reason, of what `features` has loaded."""
+    """Returns the reason by split and video of features left out so far."""
     return {}
 
   def unfit_annotations(self, split: str) -> dict[str, str]:
-    """Video id -> what is wrong with its annotations.
+    """Returns the problem of the annotations of each video, by id.
 
     Raises:
-      DataCheckError: they are of more than a few videos.
+      DataCheckError: more than a few videos have problems.
     """
     infos = self.examples(split)
     return duration_checks.annotation_problems(
@@ -234,7 +234,7 @@ class FeatureReader:
     )
 
   def spans(self, split: str) -> dict[str, list[tuple[float, float]]]:
-    """Video id -> its labelled segments and captions, in seconds."""
+    """Returns labelled segments and captions by video id, in seconds."""
     return {
       info.id: [
         *((float(start), float(end)) for start, end in info.segments),
@@ -246,17 +246,17 @@ class FeatureReader:
   def check(
     self, count: Callable[[str], int], *, what: str, split: str | None = None
   ) -> None:
-    """Checks the splits that a run will read, before its first step.
+    """Checks the splits that a run reads, before its first step.
 
     Args:
-      count: split -> how many `what` it has to train on or to score against.
-      what: the items that are counted.
-      split: the only one to check, of `clap eval --split`; None for all that
+      count: maps a split to its number of items to train on or score.
+      what: name of the counted items.
+      split: the only split to check, for `clap eval --split`; None for all that
         the config names.
 
     Raises:
-      ValueError: a split is not there, has nothing to score, or its features
-        and annotations cannot be used; with every problem.
+      ValueError: lists every problem: a split is missing, has nothing to score,
+        or its features and annotations cannot be used.
     """
     flags = {"split": split}
     if split is None:
@@ -279,7 +279,7 @@ class FeatureReader:
     return tuple(self.dataset.splits)
 
   def num_segments(self, split: str) -> int:
-    """Labelled segments in videos that have features."""
+    """Returns the number of labelled segments in videos with features."""
     have = self.features(split)
     return sum(len(i.labels) for i in self.examples(split) if i.id in have)
 
@@ -310,7 +310,7 @@ class FeatureReader:
     }
 
   def num_queries(self, split: str) -> int:
-    """Queries on videos that have features.
+    """Returns the number of queries on videos with features.
 
     Raises:
       FeatureError: the text of a query has no vectors.
@@ -336,15 +336,15 @@ class FeatureReader:
     takes_any_length: bool = True,
     padded_length: Callable[[int], int] | None = None,
   ) -> list[feature_sources.LocalizationSource]:
-    """Sources whose windows cover the split; each of one padded length.
+    """Returns sources that cover the split, each of one padded length.
 
     Padded sequences keep their length. With the length mode "windows", and for
-    a head that does not take any length, they are cut to windows.
+    a head of fixed length, they are cut to windows.
 
     Args:
-      split: whose videos are meant.
-      takes_any_length: whether the head does.
-      padded_length: steps -> steps to which so many are padded; None for
+      split: the split to cover.
+      takes_any_length: whether the head takes sequences of any length.
+      padded_length: maps a number of steps to its padded length; None for
         max_length, doubled as often as needed.
     """
     if padded_length is None:
@@ -375,16 +375,16 @@ class FeatureReader:
     ]
 
   def standardization(self) -> dict[str, list[float]] | None:
-    """The training split's; None unless the config asks for it."""
+    """Returns the training split's statistics; None if not configured."""
     if not self.config.standardize:
       return None
     return features.standardization(self.features(self.config.train_split))
 
   def grounding_split(self, split: str) -> queries.GroundingSplit:
-    """The queries of a split.
+    """Returns the queries of a split.
 
     Raises:
-      ValueError: the config asks for what only localization does.
+      ValueError: the config has options that only localization supports.
     """
     self.config.check_plain("grounding")
     return queries.caption_split(self.examples(split))
@@ -411,7 +411,7 @@ class FeatureReader:
     return class_texts.load(path)
 
   def card(self, split: str, *, task: str, protocol: str, **facts) -> dict:
-    """The evaluation card of a split, with what made the features."""
+    """Returns the evaluation card of a split, including the encoder."""
     infos = self.examples(split)
     have = self.features(split)
     missing = tuple(info.id for info in infos if info.id not in have)
@@ -438,7 +438,7 @@ class FeatureReader:
     ).to_dict()
 
   def _note(self) -> str:
-    """Describes what made the features."""
+    """Describes the encoder of the features."""
     facts = self.extraction
     if self.config.files is not None:
       length = self.config.length

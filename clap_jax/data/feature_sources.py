@@ -29,7 +29,7 @@ class LocalizationExample(NamedTuple):
 
 
 class LocalizationSource:
-  """Videos with their labelled segments; for training and for evaluation.
+  """Yields videos with labelled segments, for training and evaluation.
 
   `item` draws videos in shuffled epochs with random crops, a function of
   (seed, index); `[i]` gives video i whole. Segments of `hidden_classes` are
@@ -46,21 +46,21 @@ class LocalizationSource:
     window_overlap: float | None = None,
     whole_share: float = 0.0,
   ):
-    """Videos without features are left out; the caller decides if they may be.
+    """Indexes the videos; those without features are left out.
 
     Args:
-      examples: the videos of a split.
-      features: theirs.
-      options: lengths and shares.
-      hidden_classes: labels that are left out.
+      examples: videos of a split.
+      features: features of the videos.
+      options: lengths and shares of sequences.
+      hidden_classes: labels to leave out.
       window_overlap: `[i]` gives windows of `max_length` that overlap by this
         share of it instead of whole videos; several items may then share a
         video. None for whole videos.
-      whole_share: with windows, `item` draws of those that hold at least this
-        share of a segment; 0 for crops at random.
+      whole_share: with windows, `item` draws among those that contain at least
+        this share of a segment; 0 for random crops.
 
     Raises:
-      FeatureError: no example has features, or no window such a segment.
+      FeatureError: no example has features, or no window has such a segment.
     """
     videos = [info for info in examples if info.id in features]
     if not videos:
@@ -92,7 +92,7 @@ class LocalizationSource:
     self.starts = [window.start for _, window in self._windows]
 
   def _keep_whole(self, share: float) -> None:
-    """Keeps the windows that hold this share of a segment."""
+    """Keeps the windows that contain this share of a segment."""
     kept = []
     for number, window in self._windows:
       low, high = self._segments[number][0].T

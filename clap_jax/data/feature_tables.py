@@ -1,4 +1,4 @@
-"""Reads features that are stored as a table of text."""
+"""Reads features stored as text tables."""
 
 import os
 import warnings
@@ -13,10 +13,10 @@ _MIN_COUNTED = 4
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-  """Rows of numbers as float32 (t, d); a header is left out.
+  """Reads rows of numbers as float32 (t, d); skips a header.
 
-  A first column without a name that counts the rows is the index of a table
-  of pandas or R, and left out with a warning.
+  An unnamed first column that counts the rows is an index written by pandas or
+  R; it is dropped with a warning.
 
   Raises:
     UntrustedFileError: not a file that can be opened safely.
@@ -56,7 +56,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _header(line: str, delimiter: str, path) -> list[str] | None:
-  """The names of the columns; None where the first row is features."""
+  """Returns the column names; None if the first row holds features."""
   cells = _cells(line, delimiter)
   numbers = [_is_number(cell, delimiter) for cell in cells]
   counted = cells if all(numbers) else cells[1:]
@@ -96,7 +96,7 @@ def _parse(lines: list[str], delimiter: str, path) -> np.ndarray:
 
 
 def _drops_index(header, body, rows, delimiter, path) -> bool:
-  """Whether the first column is an index; raises where that is unclear."""
+  """Returns True if the first column is an index; raises if ambiguous."""
   if rows.shape[1] < 2:
     return False
   count = np.arange(len(rows))

@@ -10,12 +10,12 @@ from clap_jax.data.features import FeatureError, VideoFeatures
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SequenceOptions:
-  """Options that bring sequences to one length.
+  """Options of bringing sequences to one length.
 
   In training a longer sequence is always cropped at random, a shorter one with
-  `crop_probability`; a crop is as long as `min_crop_share` to 1 times what
-  there is room for. A segment stays when at least `min_visible_share` of it
-  remains, cut to the window. In evaluation a longer sequence is an error.
+  `crop_probability`; the length of a crop is `min_crop_share` to 1 times the
+  maximum. A segment is kept, cut to the window, if at least `min_visible_share`
+  of it remains. In evaluation a longer sequence is an error.
   """
 
   max_length: int
@@ -38,7 +38,7 @@ class SequenceOptions:
 
 
 def doubled_length(num_steps: int, *, max_length: int) -> int:
-  """`max_length`, doubled until so many steps fit: few programs for all."""
+  """Doubles `max_length` until the steps fit, to compile few programs."""
   length = max_length
   while length < num_steps:
     length *= 2
@@ -55,7 +55,7 @@ class Window(NamedTuple):
 def whole_window(
   video: VideoFeatures, options: SequenceOptions, *, name: str
 ) -> Window:
-  """All features.
+  """Returns the window of all features.
 
   Raises:
     FeatureError: there are more than `max_length`.
@@ -80,14 +80,14 @@ def check_length(
 def windows_of(
   total: int, options: SequenceOptions, *, overlap: float | None
 ) -> list[Window]:
-  """Windows that cover a sequence, the last one flush with its end.
+  """Returns windows that cover a sequence, the last flush with its end.
 
   Args:
-    total: features of the sequence.
-    options: max_length is the windows' length; a shorter sequence has one
+    total: number of features of the sequence.
+    options: max_length is the length of windows; a shorter sequence has one
       window.
-    overlap: of neighbours, as a share of the length in [0, 1); None for one
-      window of all features.
+    overlap: overlap of neighbours as a share of the length, in [0, 1); None for
+      one window of all features.
   """
   size = options.max_length
   if overlap is None or total <= size:
@@ -104,13 +104,13 @@ def random_window(
   anchors: np.ndarray,
   rng: np.random.Generator,
 ) -> Window:
-  """A crop that keeps the middle of one anchor, drawn at random.
+  """Draws a crop that contains the middle of a random anchor.
 
   Args:
     video: the sequence.
     options: lengths and shares.
-    anchors: (n, 2) in grid units; with n = 0 the crop lies anywhere.
-    rng: a fixed number of values is drawn from it.
+    anchors: (n, 2) in grid units; if n = 0, the crop may lie anywhere.
+    rng: generator, from which a fixed number of values is drawn.
   """
   total = len(video.features)
   is_cropped, share, position, choice = rng.random(4)
@@ -135,13 +135,13 @@ def see_segments(
   total: int,
   min_visible_share: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Segments in the coordinates of a window, and which of them remain.
+  """Returns segments in the coordinates of a window, and their mask.
 
   Args:
     segments: (n, 2) in grid units of the whole sequence.
-    window: the part that is seen; the whole sequence changes nothing.
+    window: the visible part; with the whole sequence segments are unchanged.
     total: length of the whole sequence.
-    min_visible_share: least part of a segment, in (0, 1], for it to remain.
+    min_visible_share: minimum share of a segment, in (0, 1], to keep it.
 
   Returns:
     segments float32 (n, 2), cut to the window, and a mask bool (n,).
@@ -159,7 +159,7 @@ def see_segments(
 def pad_features(
   video: VideoFeatures, window: Window, max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A window's features float32 (max_length, d), zeros behind, and the mask."""
+  """Returns a window's features, zero-padded to max_length, and the mask."""
   padded = np.zeros((max_length, video.features.shape[1]), np.float32)
   stop = window.start + window.length
   padded[: window.length] = video.features[window.start : stop]

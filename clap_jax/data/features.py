@@ -1,8 +1,8 @@
-"""Dense features of videos: time grid and files.
+"""Defines dense features of videos: time grid and files.
 
-Feature i of a video stands for the clip [start_sec + i * stride_sec, +
-clip_sec). Grid coordinate g of a time x counts from the middle of clip 0 in
-strides: g = i is the middle of clip i.
+Feature i of a video covers the clip [start_sec + i * stride_sec, + clip_sec).
+Grid coordinates count strides from the middle of clip 0: g = i is the middle of
+clip i.
 """
 
 import concurrent.futures
@@ -27,12 +27,12 @@ _FILE_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
 
 class FeatureError(ValueError):
-  """Features that are missing, malformed or of another grid or width."""
+  """Raised for missing or malformed features, or another grid or width."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureGrid:
-  """The times of a video's features, in seconds."""
+  """Times of a video's features, in seconds."""
 
   start_sec: float
   stride_sec: float
@@ -55,7 +55,7 @@ class FeatureGrid:
     clip_frames: float,
     first_frame: float = 0,
   ) -> "FeatureGrid":
-    """The grid of features that were made of counted frames."""
+    """Returns the grid of features that were computed from frame windows."""
     return cls(
       start_sec=first_frame / fps,
       stride_sec=stride_frames / fps,
@@ -69,7 +69,7 @@ class FeatureGrid:
     return grid * self.stride_sec + self.start_sec + self.clip_sec / 2
 
   def num_features(self, duration_sec: float) -> int:
-    """Clips that lie in a video of this length; one in a shorter video."""
+    """Returns the number of clips in a video of this length, at least one."""
     slack_sec = duration_sec - self.start_sec - self.clip_sec
     return max(0, math.floor(slack_sec / self.stride_sec + 1e-6)) + 1
 
@@ -82,7 +82,7 @@ class VideoFeatures(NamedTuple):
 
 
 def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
-  """DIRECTORY/<video id>.npz; an id that could leave the directory raises."""
+  """Returns DIRECTORY/<video id>.npz; raises if the id would leave it."""
   if not _VIDEO_ID.fullmatch(video_id):
     raise FeatureError(
       f"video id {video_id!r} is not a file name; expected letters, digits and "
@@ -94,7 +94,7 @@ def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
 def save_features(
   directory: locations.PathLike, video_id: str, video: VideoFeatures
 ) -> pathlib.Path:
-  """Writes one video's file; it appears complete or not at all."""
+  """Writes one video's file atomically."""
   path = features_path(directory, video_id)
   path.parent.mkdir(parents=True, exist_ok=True)
   features = _checked(video.features, str(path))
@@ -111,10 +111,10 @@ def load_features(
 
 
 def load_file(path: pathlib.Path) -> VideoFeatures:
-  """Reads a file that `save_features` wrote.
+  """Reads a file written by `save_features`.
 
   Raises:
-    FeatureError: it is missing, damaged or lacks an entry.
+    FeatureError: the file is missing or damaged, or lacks an entry.
   """
   with _explained(), arrays.open_npz(path) as archive:
     missing = [key for key in _FILE_KEYS if key not in archive]
@@ -135,13 +135,13 @@ def load_split_features(
   *,
   on_missing: str = "raise",
 ) -> dict[str, VideoFeatures]:
-  """The features of many videos, all of one stride, clip length and width.
+  """Loads features of many videos, of one stride, clip length and width.
 
   Args:
-    directory: what `clap extract` wrote.
-    video_ids: the videos of a split.
-    on_missing: 'raise', naming all that are missing, or 'skip' to leave them
-      out (subset evaluation: the caller says so on the card).
+    directory: output folder of `clap extract`.
+    video_ids: ids of the videos of a split.
+    on_missing: 'raise' lists all missing ones; 'skip' leaves them out (subset
+      evaluation, which the caller states on the card).
 
   Raises:
     FeatureError: files are missing, damaged or disagree.
@@ -178,7 +178,7 @@ def load_split_features(
 def _present(
   directory: locations.PathLike, video_ids: Iterable[str]
 ) -> dict[str, None]:
-  """The videos that have their file, in order; a bucket is listed once."""
+  """Returns the videos that have a file, in order; lists a bucket once."""
   paths = {name: features_path(directory, name) for name in video_ids}
   root = locations.at(directory)
   if not isinstance(root, locations.ObjectPath):
@@ -193,13 +193,13 @@ def read_features(
   """Reads community features as float32 (t, d): .npy, .npz, HDF5 or .csv.
 
   Args:
-    path: the file; pickled kinds are refused.
+    path: the file; pickled content is refused.
     axis_order: 'td' for rows of time, 'dt' for files that store (d, t).
-    key: the entry of an .npz, the path of the data set within an .h5; None
-      where the file has only one array.
+    key: entry of an .npz, or path of the data set in an .h5; None if the file
+      has only one array.
 
   Raises:
-    FeatureError: another kind of file, or not a finite matrix.
+    FeatureError: the file is of another kind, or not a finite matrix.
   """
   path = locations.at(path)
   if axis_order not in ("td", "dt"):
@@ -251,7 +251,7 @@ def _checked(features: np.ndarray, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-  """Names a file that cannot be read as one of features."""
+  """Turns errors of reading into a FeatureError that names the file."""
   try:
     yield
   except FeatureError:
@@ -261,7 +261,7 @@ def _explained() -> Iterator[None]:
 
 
 def _load_hdf5(path: pathlib.Path, key: str | None) -> np.ndarray:
-  """One data set of a file; TSP keeps (t, d) at ID, PCA-C3D at ID/NAME."""
+  """Loads one data set; TSP has (t, d) at ID, PCA-C3D at ID/NAME."""
   with hdf5.open_hdf5(path) as file:
     return file.read(key)
 
@@ -291,7 +291,7 @@ def standardization(
 ) -> dict[str, list[float]]:
   """Computes the mean and deviation of each channel over all videos.
 
-  A channel that never changes keeps its scale.
+  A constant channel keeps its scale.
   """
   count, total, squares = 0, 0.0, 0.0
   for video in features.values():

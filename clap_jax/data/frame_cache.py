@@ -13,11 +13,11 @@ from clap_jax.media.decode import (
 
 
 class FrameCache:
-  """Whole decoded videos by key, up to a number of MiB; thread-safe.
+  """Caches whole decoded videos up to a size in MiB; thread-safe.
 
-  A video that no longer fits is not kept, and nothing is ever thrown out: in
-  shuffled epochs a full cache that evicts would decode everything again.
-  Each key is decoded by one thread while others that want it wait.
+  A video that no longer fits is not cached, and nothing is ever evicted: in
+  shuffled epochs a full cache with eviction would decode everything again. Each
+  key is decoded by one thread while others that request it wait.
   """
 
   def __init__(self, limit_mib: float):
@@ -42,13 +42,13 @@ class FrameCache:
     expected_bytes: int,
     decode: Callable[[], DecodedVideo],
   ) -> DecodedVideo | None:
-    """The decoded video, or None when it does not fit in the cache.
+    """Returns the decoded video, or None if it does not fit in the cache.
 
     Args:
       key: the video's record index.
-      expected_bytes: size of the decoded frames as far as known beforehand;
-        what does not fit is not decoded.
-      decode: makes the video; its frames must be uint8 (t, h, w, 3).
+      expected_bytes: estimated size of the decoded frames; a video that does
+        not fit is not decoded.
+      decode: decodes the video to frames uint8 (t, h, w, 3).
     """
     with self._lock:
       video = self._videos.get(key)
@@ -88,6 +88,6 @@ class FrameCache:
 def cut_clip(
   video: DecodedVideo, *, start_sec: float, clip_sec: float, num_frames: int
 ) -> np.ndarray:
-  """The clip that `decode_clip` would give, from an already decoded video."""
+  """Cuts the clip that `decode_clip` returns from a decoded video."""
   instants = clip_instants(start_sec, clip_sec, num_frames=num_frames)
   return video.frames[nearest_frames(video.timestamps, instants)]

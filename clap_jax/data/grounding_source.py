@@ -31,11 +31,11 @@ class GroundingExample(NamedTuple):
 
 
 class GroundingSource:
-  """Videos with some of their queries and some of other videos.
+  """Yields videos with some of their queries and some of other videos.
 
-  `item` draws videos in shuffled epochs with random crops, a function of
-  (seed, index). A crop keeps the middle of one moment; queries whose moments
-  it loses are not asked.
+  `item` draws videos in shuffled epochs with random crops, a function of (seed,
+  index). A crop contains the middle of one moment; queries whose moments it
+  loses are dropped.
   """
 
   def __init__(
@@ -48,18 +48,19 @@ class GroundingSource:
     queries_per_video: int,
     absent_per_video: int,
   ):
-    """Queries on videos without features are left out.
+    """Indexes the queries; those on videos without features are left out.
 
     Args:
-      split: queries and videos.
+      split: queries and their videos.
       features: by video id.
-      vectors: of every text of the split.
-      options: how sequences are brought to one length.
-      queries_per_video: own queries of a video, at most.
-      absent_per_video: queries of other videos, at most; see `NegativeQueries`.
+      vectors: vectors of every text of the split.
+      options: options of bringing sequences to one length.
+      queries_per_video: maximum number of own queries of a video.
+      absent_per_video: maximum number of queries of other videos; see
+        `NegativeQueries`.
 
     Raises:
-      FeatureError: no query is left, or texts have no vectors.
+      FeatureError: no query is left, or texts lack vectors.
     """
     self.queries = split.queries
     self._by_video: dict[str, list[int]] = {}
@@ -78,7 +79,7 @@ class GroundingSource:
     self._max_windows = max(len(query.windows) for query in self.queries)
 
   def __len__(self) -> int:
-    """Videos with features and queries."""
+    """Returns the number of videos with features and queries."""
     return len(self._videos)
 
   def item(self, index: int, *, seed: int) -> GroundingExample:
@@ -164,7 +165,7 @@ class GroundingSource:
 def text_rows(
   asked: Sequence[queries.GroundingQuery], vectors: queries.QueryVectors
 ) -> list[int]:
-  """The row of each query's text.
+  """Returns the row of each query's text.
 
   Raises:
     FeatureError: texts have no vectors.

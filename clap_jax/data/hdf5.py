@@ -1,9 +1,9 @@
 """Reads data sets of untrusted HDF5 files.
 
-An HDF5 file may take its numbers from any other file of the machine, name
-filters that are loaded as libraries, and claim sizes that it does not hold.
-Here a data set is read only where its numbers lie in the file itself, and its
-sizes are checked against what is stored before they are read.
+An HDF5 file may refer to data in any other file of the machine, name filters
+that are loaded as libraries, and claim sizes that it does not hold. This module
+reads only data sets stored in the file itself, and checks their sizes against
+the stored bytes before it reads them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _MAX_SOFT_LINKS = 8
 
 
 class Hdf5Error(ValueError):
-  """An HDF5 file that cannot be read, or asks for more than its numbers."""
+  """Raised for an HDF5 file that is unreadable or refers outside itself."""
 
 
 class Hdf5File:
@@ -44,10 +44,10 @@ class Hdf5File:
     """Returns a data set, or the only one of a group.
 
     Args:
-      key: its path; None for the only entry of the file.
+      key: path of the data set; None for the only entry of the file.
 
     Raises:
-      Hdf5Error: there is none, or it is not to be read.
+      Hdf5Error: the data set is missing or refused.
     """
     if key is None and len(self._file) == 1:
       key = next(iter(self._file))
@@ -98,11 +98,11 @@ class Hdf5File:
 
 @contextlib.contextmanager
 def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
-  """Yields an HDF5 file.
+  """Opens an HDF5 file in a with statement.
 
   Raises:
-    Hdf5Error: it is damaged, or no HDF5 file; in the block, too.
-    FileNotFoundError: there is no such file.
+    Hdf5Error: the file is damaged or not HDF5; may be raised in the block.
+    FileNotFoundError: the file does not exist.
   """
   try:
     with untrusted.open_file(path, max_bytes=_MAX_FILE_BYTES) as raw:
@@ -126,10 +126,10 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
 
 
 def _check(dataset: h5py.Dataset) -> list[int] | None:
-  """Filters of a data set in chunks; None for one in one piece.
+  """Returns the filters of a chunked data set; None if it is contiguous.
 
   Raises:
-    Hdf5Error: the reason why it is not read.
+    Hdf5Error: the data set is refused, with the reason.
   """
   properties = dataset.id.get_create_plist()
   layout = properties.get_layout()

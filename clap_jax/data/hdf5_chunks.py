@@ -1,8 +1,8 @@
-"""Unpacks the chunks of an HDF5 data set without libhdf5's filters.
+"""Decompresses chunks of an HDF5 data set without libhdf5's filters.
 
-The library crashes on damaged chunks and unpacks them to whatever size their
-streams have. Here it tells where the numbers lie, and they are read and
-unpacked within bounds.
+The library crashes on damaged chunks and decompresses them to whatever size
+their streams have. Here it only locates the chunks, which are read and
+decompressed within bounds.
 """
 
 import math
@@ -21,7 +21,7 @@ FILTERS = (SHUFFLE, DEFLATE, LZF, FLETCHER32)
 
 
 def read_contiguous(dataset: h5py.Dataset, raw: BinaryIO) -> np.ndarray:
-  """Reads numbers that lie in one piece."""
+  """Reads a contiguous data set."""
   place = dataset.id.get_offset()
   size = math.prod(dataset.shape) * dataset.dtype.itemsize
   content = b"" if place is None else os.pread(raw.fileno(), size, place)
@@ -33,7 +33,7 @@ def read_contiguous(dataset: h5py.Dataset, raw: BinaryIO) -> np.ndarray:
 def read_chunked(
   dataset: h5py.Dataset, raw: BinaryIO, filters: Sequence[int]
 ) -> np.ndarray:
-  """Reads numbers that lie in packed pieces, every one of which is there."""
+  """Reads a chunked data set, all chunks of which must exist."""
   shape, sides = dataset.shape, dataset.chunks
   found = np.empty(shape, dataset.dtype)
   size = math.prod(sides) * dataset.dtype.itemsize
@@ -79,11 +79,11 @@ def _unpacked(
   skipped: int,
   itemsize: int,
 ) -> bytes:
-  """A chunk of `size` bytes, its filters undone; bits of `skipped` name some.
+  """Undoes the filters of a chunk of `size` bytes, except `skipped` bits.
 
   Raises:
-    ValueError: it does not unpack to that size, or its checksum is wrong.
-    zlib.error: it is damaged.
+    ValueError: it does not decompress to that size, or its checksum is wrong.
+    zlib.error: the chunk is damaged.
   """
   for number, kind in reversed(list(enumerate(filters))):
     if skipped >> number & 1:
@@ -103,7 +103,7 @@ def _unpacked(
 
 
 def _checked(content: bytes) -> bytes:
-  """Returns the data before a Fletcher checksum of big-endian 16-bit words."""
+  """Verifies and strips a Fletcher checksum of big-endian 16-bit words."""
   body, stored = content[:-4], content[-4:]
   words = np.frombuffer(body + bytes(len(body) % 2), ">u2").astype(np.uint64)
   modulus = np.uint64(65535)
@@ -117,7 +117,7 @@ def _checked(content: bytes) -> bytes:
 
 
 def _decompress_lzf(content: bytes, size: int) -> bytes:
-  """Undoes Lehmann's LZF: runs of bytes, and copies of earlier ones."""
+  """Decompresses Lehmann's LZF: literal runs and back references."""
   made, place = bytearray(), 0
   while place < len(content) and len(made) <= size:
     control = content[place]

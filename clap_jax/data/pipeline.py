@@ -1,8 +1,8 @@
 """Loads batches in the background, ahead of the training loop.
 
 The batch of step n is a function of (seed, n): a run resumes by starting at
-another step, and every host takes its rows of the same global batch. Nothing
-has to be saved with a checkpoint but the step.
+another step, and every host takes its rows of the same global batch. A
+checkpoint needs only the step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _PLANNING_THREADS = 2
 
 
 class TrainingSource(Protocol[BatchT_co]):
-  """Endless items, each a function of (seed, index)."""
+  """An endless source of items, each a function of (seed, index)."""
 
   def item(self, index: int, *, seed: int) -> Any: ...
 
@@ -36,14 +36,14 @@ class EvaluationSource(Protocol[BatchT_co]):
 
 
 class BatchIterator(Generic[BatchT_co]):
-  """Iterates over batches; close it, or use it in a with statement."""
+  """An iterator over batches; close it, or use it in a with statement."""
 
   def __init__(
     self,
     dataset: grain.IterDataset,
     processes: decoding.DecodingProcesses | None = None,
   ):
-    """Starts the threads; owns the processes that the batches come from."""
+    """Starts the threads; takes ownership of the decoding processes."""
     self._processes = processes
     self._iterator = iter(dataset)
     self._is_closed = False
@@ -57,7 +57,7 @@ class BatchIterator(Generic[BatchT_co]):
     return next(self._iterator)
 
   def close(self) -> None:
-    """Ends threads and processes and lets the buffered batches go."""
+    """Ends threads and processes and releases the buffered batches."""
     if not self._is_closed:
       self._is_closed = True
       if self._processes is not None:
@@ -65,7 +65,7 @@ class BatchIterator(Generic[BatchT_co]):
       self._iterator.close()
 
   def scalars(self) -> dict[str, float]:
-    """Counts for the record of the run."""
+    """Returns counts to log with the run's metrics."""
     if self._processes is None:
       return {}
     return {"perf/decoder_restarts": float(self._processes.num_restarts)}
@@ -96,20 +96,21 @@ def training_batches(
   """Yields this host's rows of the global batches of steps start_step, ...
 
   Args:
-    item_source: where items come from.
-    batch_size: rows of the global batch, over all hosts.
-    seed: of the order and of every random choice.
-    start_step: first step, e.g. that of the checkpoint.
-    stop_step: the step to stop before; None goes on without end.
-    num_threads: background threads; 0 reads in the caller's.
-    num_processes: that decode, of a data.clip_source.ClipSource; the batches
-      are those of threads. 0 or 1: the threads decode.
-    buffer_size: batches that may wait, at least `num_threads`.
-    rows: of each global batch that this host loads, in the order in which
-      they come; see training.mesh.batch_rows. None: all.
+    item_source: source of the items.
+    batch_size: number of rows of the global batch, over all hosts.
+    seed: seed of the order and of every random choice.
+    start_step: first step, e.g. the step of the checkpoint.
+    stop_step: step to stop before; None for an endless iterator.
+    num_threads: number of background threads; 0 reads in the caller's.
+    num_processes: number of decoding processes of a
+      data.clip_source.ClipSource; batches do not depend on it. 0 or 1: the
+      threads decode.
+    buffer_size: maximum number of prefetched batches, at least `num_threads`.
+    rows: rows of each global batch that this host loads, in order; see
+      training.mesh.batch_rows. None for all.
 
   Raises:
-    ValueError: sizes that do not fit each other.
+    ValueError: the sizes are inconsistent.
   """
   rows = _checked_rows(rows, batch_size)
 
@@ -141,20 +142,20 @@ def evaluation_batches(
   buffer_size: int = 4,
   rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
-  """Every example exactly once over all hosts, the rest of a batch padded.
+  """Yields every example exactly once over all hosts, with padding.
 
-  All hosts get the same number of batches, as collectives need; a host whose
+  All hosts get the same number of batches, as collectives require; a host whose
   rows of the last batch lie beyond the end gets padding only.
 
   Args:
-    source: what is evaluated.
-    batch_size: rows of the global batch, over all hosts.
+    source: examples to evaluate.
+    batch_size: number of rows of the global batch, over all hosts.
     num_threads: see `training_batches`.
     buffer_size: see `training_batches`.
     rows: see `training_batches`.
 
   Raises:
-    ValueError: sizes that do not fit each other, or nothing to evaluate.
+    ValueError: the sizes are inconsistent, or there is nothing to evaluate.
   """
   rows = _checked_rows(rows, batch_size)
   if not len(source):

@@ -1,4 +1,4 @@
-"""Text queries with their moments and token vectors."""
+"""Defines text queries with their moments and token vectors."""
 
 import collections
 import dataclasses
@@ -25,13 +25,13 @@ class GroundingQuery:
 
   Attributes:
     id: unique in its split.
-    video_id: the video that was watched when the text was written.
+    video_id: the video that the text was written for.
     text: a raw sentence.
     windows: (start_sec, end_sec) of every moment, at least one.
     saliency: float32 (clips, annotators), scores from 0 to `TOP_SALIENCY` of
-      the successive clips of `SALIENCY_CLIP_SEC`; None where nobody scored.
-    labels: classes of the actions that happen in the windows; None where the
-      dataset has no classes.
+      the successive clips of `SALIENCY_CLIP_SEC`; None if there are no scores.
+    labels: classes of the actions in the windows; None if the dataset has no
+      classes.
   """
 
   id: str
@@ -43,7 +43,7 @@ class GroundingQuery:
 
 
 class QueryVectors(NamedTuple):
-  """Token vectors of a frozen text tower, one row per different text."""
+  """Token vectors of a frozen text tower, one row per distinct text."""
 
   texts: tuple[str, ...]  # (m,)
   vectors: np.ndarray  # float32 (m, l, e)
@@ -51,7 +51,7 @@ class QueryVectors(NamedTuple):
 
 
 def read_vectors(path: str | pathlib.Path) -> QueryVectors:
-  """Reads texts with their token vectors, as `clap extract` writes them."""
+  """Reads texts and token vectors as written by `clap extract`."""
   with arrays.open_npz(path, max_bytes=_MAX_TEXTS_BYTES) as archive:
     missing = {"texts", "vectors", "mask"} - archive.keys()
     if missing:
@@ -67,11 +67,12 @@ def read_vectors(path: str | pathlib.Path) -> QueryVectors:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundingSplit:
-  """Queries of a split and what their videos are like.
+  """Queries of a split and facts of their videos.
 
   Attributes:
-    queries: of all videos of the split, those without features too.
-    duration_sec: of each video.
+    queries: queries of all videos of the split, including those without
+      features.
+    duration_sec: duration of each video.
     video_labels: classes that occur in a video; empty without classes.
   """
 
@@ -83,10 +84,10 @@ class GroundingSplit:
 
 
 def caption_queries(examples: Sequence[ExampleInfo]) -> list[GroundingQuery]:
-  """One query per caption.
+  """Returns one query per caption.
 
-  Several annotators may have written the same of the same moment (TACoS): each
-  is a query, the second and further ones with a number in their id.
+  Several annotators may have written the same text for the same moment (TACoS):
+  each is a query, with a number in the id from the second on.
   """
   found: list[GroundingQuery] = []
   seen: collections.Counter[str] = collections.Counter()
@@ -107,7 +108,7 @@ def caption_queries(examples: Sequence[ExampleInfo]) -> list[GroundingQuery]:
 
 
 def caption_split(examples: Sequence[ExampleInfo]) -> GroundingSplit:
-  """The captions of built examples as queries."""
+  """Returns the captions of built examples as queries."""
   return GroundingSplit(
     tuple(caption_queries(examples)),
     {info.id: info.duration_sec for info in examples},
@@ -126,16 +127,16 @@ def _labels_within(
 
 
 def unique_texts(queries: Sequence[GroundingQuery]) -> tuple[str, ...]:
-  """The different texts in order of first use; what the tower has to encode."""
+  """Returns the distinct texts in order of first use, for the tower."""
   return tuple(dict.fromkeys(query.text for query in queries))
 
 
 class NegativeQueries:
-  """Negative queries: queries of other videos that a video surely lacks.
+  """Draws negative queries: those of other videos that a video lacks.
 
-  No annotation says so, hence a rule: the same text must not be among the
-  video's own, and where classes are known the query must tell of an action
-  none of whose classes occurs in the video.
+  Annotations do not state absence, hence a rule: the text must not be among the
+  video's own and, if classes are known, the query must describe an action none
+  of whose classes occurs in the video.
   """
 
   def __init__(self, split: GroundingSplit):
@@ -147,7 +148,7 @@ class NegativeQueries:
       own.add(normalize_text(query.text))
 
   def is_stranger(self, query: GroundingQuery, video_id: str) -> bool:
-    """Whether the video surely lacks what the query says."""
+    """Returns True if the video surely lacks the described moment."""
     own = self._texts.get(video_id, ())
     if query.video_id == video_id or normalize_text(query.text) in own:
       return False
@@ -159,7 +160,7 @@ class NegativeQueries:
   def draw(
     self, video_id: str, *, count: int, rng: np.random.Generator
   ) -> list[int]:
-    """Up to `count` positions of different queries; fewer if luck runs out."""
+    """Draws up to `count` positions of distinct queries, possibly fewer."""
     found: list[int] = []
     tried = rng.integers(0, len(self._queries), size=16 * max(count, 1))
     for index in map(int, tried):
@@ -177,8 +178,8 @@ def swapped_queries(
 ) -> dict[str, list[int]]:
   """Draws as many negative queries for each video as it has queries of its own.
 
-  A function of the split and the seed alone, so that every head and encoder is
-  asked the same.
+  The result depends on the split and the seed alone, so that every head and
+  encoder is evaluated on the same queries.
   """
   strangers = NegativeQueries(split)
   counts: dict[str, int] = {}
@@ -197,9 +198,9 @@ def swapped_queries(
 def snippet_saliency(
   query: GroundingQuery, middle_sec: np.ndarray
 ) -> np.ndarray:
-  """(t,) in [0, 1]: how well the snippet around each time answers the query.
+  """Returns saliency (t,) in [0, 1] of the snippet around each time.
 
-  The annotators' mean, or one inside the moments where nobody scored.
+  This is the annotators' mean or, without scores, one inside the moments.
   """
   if query.saliency is None:
     inside = np.zeros(len(middle_sec), np.bool_)
@@ -214,7 +215,7 @@ def snippet_saliency(
 def clip_saliency(
   saliency: np.ndarray, middle_sec: np.ndarray, *, duration_sec: float
 ) -> np.ndarray:
-  """Scores of snippets (t,) to those of whole clips of `SALIENCY_CLIP_SEC`.
+  """Interpolates snippet scores (t,) to clips of `SALIENCY_CLIP_SEC`.
 
   Linear in time between the middles of the snippets.
   """

@@ -1,4 +1,4 @@
-"""Reads queries of language grounding from annotation files.
+"""Reads grounding queries from annotation files.
 
 See annotations.given_file for the forms: captions by video (ActivityNet
 Captions, TACoS, MMN's Charades-STA), JSON lines of queries (QVHighlights with
@@ -25,7 +25,7 @@ _CUT_CLIP = re.compile(r"_[0-9.]+_[0-9.]+$")
 
 
 def read_sentences(path: str | pathlib.Path) -> tuple[str, ...]:
-  """The different sentences of a file, what a text tower has to encode."""
+  """Reads the distinct sentences of a file, for a text tower."""
   file = _read(path)
   return tuple(
     dict.fromkeys(
@@ -46,7 +46,7 @@ def read_split(
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: listing what is malformed, with its place.
+    ValueError: lists malformed entries with their locations.
   """
   file = _read(path)
   duration_sec = {
@@ -85,7 +85,7 @@ def _read(path: str | pathlib.Path) -> given_file.GivenFile:
 
 
 def _queries(file: given_file.GivenFile) -> Iterable[GroundingQuery]:
-  """The queries in the order of the file."""
+  """Returns the queries in the order of the file."""
   for query, spans in file.spans_of_queries().items():
     # A few published windows end before they start: nothing can hit them.
     windows = tuple(
@@ -111,7 +111,7 @@ def _queries(file: given_file.GivenFile) -> Iterable[GroundingQuery]:
 
 
 def read_durations(path: pathlib.Path) -> dict[str, float]:
-  """Video id -> seconds, of a table with the columns id and length."""
+  """Reads seconds by video id from a table with columns id and length."""
   if not path.is_file():
     raise FileNotFoundError(
       f"{path} is missing; give a CSV with the columns id and length."
@@ -134,10 +134,10 @@ def read_durations(path: pathlib.Path) -> dict[str, float]:
 
 
 def read_ids(name: str) -> frozenset[str]:
-  """Ids of a file, one a line, or of a list that the package publishes.
+  """Reads ids from a file, one per line, or from a list in the package.
 
   Raises:
-    FileNotFoundError: it is neither.
+    FileNotFoundError: neither exists.
   """
   path = locations.at(name)
   published = importlib.resources.files("clap_jax.data") / "held_out"
@@ -155,7 +155,7 @@ def read_ids(name: str) -> frozenset[str]:
 def divided(
   split: GroundingSplit, held_out: frozenset[str]
 ) -> tuple[GroundingSplit, GroundingSplit]:
-  """(the rest, the held-out part), by video id or by what it begins with.
+  """Divides into (rest, held-out part) by video id or its prefix.
 
   A held-out id also covers the clips that were cut from that video, named
   "<id>_<start>_<end>" as in QVHighlights.

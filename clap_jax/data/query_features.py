@@ -22,11 +22,11 @@ _MAX_MANY_BYTES = 64 << 30
 def read(
   pattern: str, asked: Iterable[queries.GroundingQuery]
 ) -> queries.QueryVectors:
-  """Reads the .npz of every query that has one.
+  """Reads the .npz file of every query that has one.
 
   Args:
-    pattern: name of a file, with {id} for the query's id.
-    asked: the queries; those of one text share the vectors of the first.
+    pattern: file name, with {id} for the query's id.
+    asked: the queries; those of equal text share the vectors of the first.
 
   Raises:
     FeatureError: no query has a file, or a file holds no token vectors of the
@@ -63,11 +63,11 @@ def read_texts(
   """Reads the vectors (n, l, e) of n texts and their mask (n, l).
 
   Args:
-    path: what `clap texts` wrote, or a published file of one query.
-    texts: different; a file of one query stands for whichever is asked.
+    path: output of `clap texts`, or a published file of one query.
+    texts: distinct texts; a file of one query matches any text.
 
   Raises:
-    ValueError: the file has no vectors of a text, or is neither.
+    ValueError: the file lacks vectors of a text, or is of neither kind.
   """
   with arrays.open_npz(path, max_bytes=_MAX_MANY_BYTES) as archive:
     if not archive.keys() >= set(_MANY):

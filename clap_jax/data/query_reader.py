@@ -20,17 +20,17 @@ SELECTION_SPLIT = "selection"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryFiles:
-  """Annotations as their authors publish them; see data.query_annotations.
+  """Annotation files as published; see data.query_annotations.
 
   Attributes:
     files: the annotation file of each split.
-    texts: what `clap texts` wrote for all sentences of these files, or files of
+    texts: output of `clap texts` for all sentences of these files, or files of
       each query's token vectors by its {id}, see data.query_features.
-    durations: CSV files with the columns id and length, where the annotations
-      have no durations.
-    held_out: where there is no validation split: a file of video ids, or a
-      published list by name, whose videos leave the training split and become
-      the split "selection".
+    durations: CSV files with the columns id and length, for annotations without
+      durations.
+    held_out: without a validation split: a file of video ids, or a published
+      list by name, whose videos move from the training split to the split
+      "selection".
   """
 
   files: dict[str, str]
@@ -48,7 +48,7 @@ class QueryFiles:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroundingData(feature_reader.FeatureData):
-  """Features, and how many queries are asked of each video of a batch."""
+  """Features, and the number of queries per video of a batch."""
 
   queries_per_video: int = config_lib.ranged(minimum=1)
   absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
@@ -82,7 +82,7 @@ class GroundingData(feature_reader.FeatureData):
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-  """A named dataset without records: its splits are whole."""
+  """A named dataset without records; its splits are complete."""
 
   name: str
 
@@ -92,11 +92,11 @@ class _Named:
     return ()
 
   def subset_note(self, split: str) -> None:
-    """Nothing was left out."""
+    """Returns no note: nothing was left out."""
 
 
 class QueryReader(feature_reader.FeatureReader):
-  """Annotation files joined with feature files, split by split."""
+  """Joins annotation files with feature files, split by split."""
 
   config: GroundingData
 
@@ -105,7 +105,7 @@ class QueryReader(feature_reader.FeatureReader):
     return _Named(self.config.dataset)
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
-    """The videos that are asked of; no actions are known."""
+    """Returns the videos of the queries; they have no actions."""
     return tuple(
       records.ExampleInfo(
         index=index,
@@ -132,7 +132,7 @@ class QueryReader(feature_reader.FeatureReader):
     return (*self.config.queries.files, *own)
 
   def spans(self, split: str) -> dict[str, list[tuple[float, float]]]:
-    """Video id -> the moments of its queries, in seconds."""
+    """Returns the moments of queries by video id, in seconds."""
     asked = self.grounding_split(split)
     spans = {video: [] for video in asked.duration_sec}
     for query in asked.queries:
@@ -141,14 +141,14 @@ class QueryReader(feature_reader.FeatureReader):
 
   @functools.cached_property
   def _splits(self) -> dict[str, queries.GroundingSplit]:
-    """Read when first asked for; the held-out videos apart."""
+    """Reads the splits on first use; held-out videos are separated."""
     return {}
 
   def grounding_split(self, split: str) -> queries.GroundingSplit:
-    """The queries of a split.
+    """Returns the queries of a split.
 
     Raises:
-      ValueError: there is no file of it.
+      ValueError: the split has no file.
     """
     if split not in self._splits:
       self._splits |= self._read(split)
@@ -197,7 +197,7 @@ class QueryReader(feature_reader.FeatureReader):
 
 
 class CaptionReader(feature_reader.FeatureReader):
-  """Captions of a dataset or an annotation file, joined with features."""
+  """Joins captions of a dataset or an annotation file with features."""
 
   config: GroundingData
 
@@ -214,5 +214,5 @@ class CaptionReader(feature_reader.FeatureReader):
 
 
 def open_reader(config: GroundingData) -> feature_reader.FeatureReader:
-  """The reader of the config's kind of data."""
+  """Returns the reader for the config's kind of data."""
   return (CaptionReader if config.queries is None else QueryReader)(config)

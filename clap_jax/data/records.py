@@ -31,14 +31,14 @@ _NAME = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class MetadataTable:
-  """All readable examples of a split without their videos, in split order."""
+  """Metadata of all readable examples of a split, in split order."""
 
   examples: tuple[ExampleInfo, ...]
   corrupt: tuple[CorruptRecordError, ...]  # the records that were left out
 
 
 class RecordSource:
-  """The examples of one split by position; thread-safe."""
+  """Random access to the examples of one split; thread-safe."""
 
   def __init__(
     self,
@@ -53,12 +53,12 @@ class RecordSource:
     """Opens the shards.
 
     Args:
-      shards: their files within the folder.
-      name: of the split, for messages.
-      folder: of the dataset.
-      metadata: file of the same records without their videos.
-      sizes: of the shards in a bucket, by name; they are opened side by side.
-      index: of the shards, by name; without it their own are read.
+      shards: shard files within the folder.
+      name: name of the split, for messages.
+      folder: folder of the dataset.
+      metadata: file of the records without videos.
+      sizes: sizes of shards in a bucket, by name; opened concurrently.
+      index: index by shard name; None reads the sidecar of each shard.
     """
     self.name = name
     self._folder = folder
@@ -96,7 +96,7 @@ class RecordSource:
     return tuple(self._shards)
 
   def locate(self, index: int) -> tuple[ShardReader, int]:
-    """The shard that holds record `index`, and its number there."""
+    """Returns the shard of record `index`, and its number in the shard."""
     if not 0 <= index < len(self):
       raise IndexError(f"record {index} of {self.name}, which has {len(self)}")
     shard = int(np.searchsorted(self._ends, index, side="right"))
@@ -109,7 +109,7 @@ class RecordSource:
     Raises:
       IndexError: `index` is outside the split.
       CorruptRecordError: a checksum fails, the record does not parse, or it
-        is another one than the metadata, once read, says.
+        disagrees with metadata that was read before.
     """
     shard, number = self.locate(index)
     example = self._parse(shard, number, index=index)
@@ -126,10 +126,10 @@ class RecordSource:
   def open_video(
     self, index: int, *, start_sec: float, last_sec: float
   ) -> Iterator[bytes | VideoBlocks]:
-    """Yields the video of record `index` for frames between two times.
+    """Opens the video of record `index` for frames between two times.
 
-    Where the dataset has an index, only what their decoding needs is read and
-    checked, otherwise the record. Errors as `self[index]`.
+    If the dataset has an index, only the blocks needed for decoding are read
+    and checked, otherwise the whole record. Errors as `self[index]`.
     """
     shard, number = self.locate(index)
     known = self._index.get(shard.path.name)
@@ -156,7 +156,7 @@ class RecordSource:
       raise
 
   def expect_id(self, index: int, video_id: str) -> None:
-    """Makes record `index` count as damaged if it is not of that video."""
+    """Treats record `index` as damaged if it has another video id."""
     self._ids[index] = video_id
 
   def _parse(self, shard: ShardReader, number: int, *, index: int) -> Example:
@@ -172,14 +172,14 @@ class RecordSource:
       ) from error
 
   def metadata(self, *, on_corrupt: str = "raise") -> MetadataTable:
-    """Every example without its video; read once, then kept in memory.
+    """Returns every example without its video; read once, then cached.
 
-    Where the builder wrote the records without videos too, only those are
-    read: whether a video is damaged then turns out when it is read.
+    If the builder also wrote the records without videos, only those are read: a
+    damaged video is then detected when it is read.
 
     Args:
-      on_corrupt: 'raise', or 'skip' to leave damaged records out and name
-        them in the table's `corrupt`.
+      on_corrupt: 'raise', or 'skip' to leave damaged records out and list them
+        in the table's `corrupt`.
     """
     if on_corrupt not in ("raise", "skip"):
       raise ValueError(f"on_corrupt is {on_corrupt!r}; choose raise or skip")
@@ -240,7 +240,7 @@ class Dataset:
     return tuple(self._shard_lengths)
 
   def class_ids(self, names: list[str] | tuple[str, ...]) -> frozenset[int]:
-    """Ids of the named classes; unknown names raise and list the choices."""
+    """Returns ids of classes by name; unknown names raise with the choices."""
     unknown = sorted(set(names) - set(self.label_names))
     if unknown:
       raise DatasetError(
@@ -261,10 +261,10 @@ class Dataset:
       ) from error
 
   def absent(self, split: str) -> tuple[str, ...]:
-    """Ids of annotated videos that are not in the dataset.
+    """Returns the ids of annotated videos that are not in the dataset.
 
-    Missing files, those that could not be decoded, and those left out by the
-    builder, in this order; a score is then one of a subset.
+    These are missing files, undecodable ones, and those left out by the
+    builder, in this order; scores are then of a subset.
     """
     manifest = self.manifest(split)
     return (
@@ -274,14 +274,14 @@ class Dataset:
     )
 
   def damaged(self, split: str) -> tuple[CorruptRecordError, ...]:
-    """The records whose annotations cannot be read, by their errors."""
+    """Returns the errors of records with unreadable annotations."""
     return self.split(split).metadata(on_corrupt="skip").corrupt
 
   def subset_note(self, split: str) -> str | None:
     """Returns the card's note on missing videos; None if none is missing.
 
-    That is annotated videos that are not in the dataset, and spans of those
-    that are which the builder had to leave out.
+    It counts annotated videos that are not in the dataset, and spans of the
+    others that the builder left out.
     """
     manifest = self.manifest(split)
     num_absent = len(self.absent(split))
@@ -308,10 +308,10 @@ class Dataset:
 
   @functools.cached_property
   def index(self) -> dict[str, record_index.ShardIndex]:
-    """The index by shards; none where the dataset has no such file.
+    """Returns the index by shard; empty if the dataset has no index file.
 
     Raises:
-      DatasetError: it is damaged.
+      DatasetError: the index is damaged.
     """
     try:
       return record_index.read(self.directory)
@@ -321,16 +321,16 @@ class Dataset:
       raise DatasetError(str(error)) from error
 
   def split(self, split: str, *, indexed: bool = True) -> RecordSource:
-    """The records of a split, its shards checked against dataset_info.json.
+    """Opens a split and checks its shards against dataset_info.json.
 
     Args:
-      split: its name.
-      indexed: use the dataset's index, where it has one.
+      split: name of the split.
+      indexed: whether to use the dataset's index, if it has one.
 
     Raises:
       DatasetError: the split is unknown, or shards are missing, extra, or of
         another length or size than the builder recorded.
-      CorruptRecordError: an index does not fit its shard.
+      CorruptRecordError: an index does not match its shard.
     """
     self._check_split(split)
     lengths = self._shard_lengths[split]
@@ -384,7 +384,7 @@ class Dataset:
     return source
 
   def _check_index(self, source: RecordSource) -> None:
-    """Refuses an index that is not of these shards."""
+    """Refuses an index that does not match the shards."""
     for shard in source.shards:
       known = self.index.get(shard.path.name)
       if known is None or known.num_bytes != shard.num_bytes:
@@ -394,7 +394,7 @@ class Dataset:
         )
 
   def _check_sizes(self, split: str, source: RecordSource) -> None:
-    """Refuses shards of another build that happen to have as many records."""
+    """Refuses shards of another build with the same number of records."""
     path = self.directory / split / dataset_files.MANIFEST_FILE
     known = {shard.path.name: shard.num_bytes for shard in source.shards}
     for entry in self.manifest(split).get("shards", ()):
@@ -423,12 +423,12 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
   """Opens the newest version of a built dataset.
 
   Args:
-    data_dir: the directory that `clap build` wrote to.
-    name: `<name>`, `<name>/<config>`, e.g. 'motion_sprites/demo', with
-      ':<version>' appended for a version that is not the newest.
+    data_dir: output directory of `clap build`.
+    name: `<name>` or `<name>/<config>`, e.g. 'motion_sprites/demo', with
+      ':<version>' appended for an older version.
 
   Raises:
-    DatasetError: nothing by that name; the message lists what is there.
+    DatasetError: no such dataset; the message lists those that exist.
   """
   base, _, version = name.partition(":")
   if not _NAME.fullmatch(base) or (

@@ -1,4 +1,4 @@
-"""Cuts held-out classes out of training sequences."""
+"""Removes held-out classes from training sequences."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from clap_jax.data.feature_windows import Window
 
 
 class SeenClassesSource(LocalizationSource):
-  """Training sequences of a class-agnostic localizer: every label is 0.
+  """Yields training sequences of a class-agnostic localizer: all labels 0.
 
-  Segments of the hidden classes are neither actions nor background: features
-  of clips that overlap one are masked, as if the video were torn there.
+  Segments of hidden classes are neither actions nor background: features of
+  clips that overlap one are masked.
   """
 
   def __init__(self, examples, features, *, hidden_classes, **others):

@@ -1,9 +1,9 @@
 """Computes shuffled orders without memory or state.
 
-Where item i of an endless, shuffled stream comes from is a function of
-(seed, i) alone: any number of hosts and workers agree on it, and a run resumes
-at any position at once. The arithmetic is written out here so that an order
-never changes with the version of a library.
+The position of item i of an endless, shuffled stream is a function of (seed, i)
+alone: any number of hosts and workers agree on it, and a run resumes at any
+position immediately. The arithmetic is implemented here so that the order never
+depends on a library's version.
 """
 
 _MASK = (1 << 64) - 1
@@ -11,7 +11,7 @@ _NUM_ROUNDS = 6
 
 
 def mix(*values: int) -> int:
-  """A 64-bit hash of integers (the finaliser of splitmix64, chained)."""
+  """Computes a 64-bit hash of integers (chained splitmix64 finalisers)."""
   state = 0x9E3779B97F4A7C15
   for value in values:
     state = (state ^ (value & _MASK)) & _MASK
@@ -23,10 +23,10 @@ def mix(*values: int) -> int:
 
 
 def permute(index: int, *, length: int, seed: int) -> int:
-  """Position `index` of a pseudo-random permutation of range(length).
+  """Returns entry `index` of a pseudo-random permutation of range(length).
 
-  A Feistel network over the smallest even number of bits that holds the
-  length; values beyond the length are sent round again (cycle walking).
+  A Feistel network over the smallest even number of bits that holds the length;
+  values beyond the length are permuted again (cycle walking).
 
   Raises:
     ValueError: `index` is not in [0, length).
@@ -46,7 +46,7 @@ def permute(index: int, *, length: int, seed: int) -> int:
 
 
 def shuffled(index: int, *, length: int, seed: int) -> int:
-  """Item `index` of endless epochs over range(length), each shuffled anew."""
+  """Returns item `index` of endless reshuffled epochs of range(length)."""
   if length < 1:
     raise ValueError("there is nothing to shuffle: length is 0")
   epoch, position = divmod(index, length)

@@ -11,10 +11,10 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def split_statistics(dataset: Dataset, split: str) -> dict:
-  """Numbers of one split as JSON types; lengths in seconds.
+  """Computes statistics of a split as JSON types; lengths in seconds.
 
-  `action_share` is the part of the footage that some segment covers. Quantiles
-  are the least, the quarters and the greatest; None where there is nothing.
+  `action_share` is the share of the footage covered by segments. Quantiles are
+  the minimum, the quartiles and the maximum; None if there are no values.
   """
   table = dataset.split(split).metadata(on_corrupt="skip")
   infos = table.examples
@@ -62,7 +62,7 @@ def _lengths(groups: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _covered_sec(spans: np.ndarray) -> float:
-  """Length of the union of spans."""
+  """Returns the length of the union of spans."""
   covered, reached = 0.0, 0.0
   for start, end in sorted(spans.tolist()):
     covered += max(0.0, end - max(start, reached))
@@ -83,6 +83,6 @@ def _counts(values) -> dict[str, int]:
 def evenly_chosen(
   infos: Sequence[ExampleInfo], *, at_most: int
 ) -> list[ExampleInfo]:
-  """Examples at equal distances of the split, always the same ones."""
+  """Returns examples evenly spaced in the split, deterministically."""
   kept = min(at_most, len(infos))
   return [infos[int((k + 0.5) * len(infos) / kept)] for k in range(kept)]

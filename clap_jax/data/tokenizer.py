@@ -30,13 +30,13 @@ def train(
 
   Args:
     texts: the training texts, repetitions counted.
-    vocab_size: at most this many pieces; fewer where the corpus does not
-      support as many, unless `strict_vocab_size`.
-    path: the model file, replaced at once when complete.
-    strict_vocab_size: raise rather than settle for fewer pieces.
+    vocab_size: maximum number of pieces; fewer if the corpus does not support
+      as many, unless `strict_vocab_size`.
+    path: the model file, replaced atomically.
+    strict_vocab_size: whether to raise rather than use fewer pieces.
 
   Raises:
-    ValueError: no text, or the vocabulary does not fit the corpus.
+    ValueError: there is no text, or the corpus does not support the vocabulary.
   """
   corpus = sorted(text.strip() for text in texts if text.strip())
   if not corpus:
@@ -78,10 +78,10 @@ def train_on_split(
   vocab_size: int,
   overwrite: bool = False,
 ) -> "Tokenizer":
-  """Trains SentencePiece on a split's captions and the class names.
+  """Trains SentencePiece on a split's captions and class names.
 
   Raises:
-    FileExistsError: if `out` is there and `overwrite` is off.
+    FileExistsError: `out` exists and `overwrite` is off.
   """
   out = locations.at(out)
   if out.exists() and not overwrite:
@@ -97,12 +97,12 @@ class Tokenizer:
   """Encodes texts; thread-safe.
 
   Attributes:
-    hash: sha256 of the model, to tell whether two runs share a vocabulary.
-    vocab_size: number of pieces, pad (0), unknown, begin and end included.
+    hash: sha256 of the model, to compare the vocabularies of runs.
+    vocab_size: number of pieces, including pad (0), unknown, begin and end.
   """
 
   def __init__(self, model: bytes):
-    """Raises ValueError when `model` is not a model that `train` wrote."""
+    """Loads a model; raises a ValueError if `train` did not write it."""
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
       special = (
@@ -128,7 +128,7 @@ class Tokenizer:
     """Reads a model file.
 
     Raises:
-      ValueError: the file is no model that `train` wrote.
+      ValueError: the file is not a model written by `train`.
     """
     try:
       return cls(untrusted.read_bytes(locations.at(path), max_bytes=MAX_BYTES))
@@ -138,7 +138,7 @@ class Tokenizer:
   def encode(
     self, texts: Sequence[str], *, length: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int32 (n, length) and mask bool (n, length), True = a token.
+    """Returns tokens int32 (n, length) and a mask bool (n, length).
 
     Every row begins with the begin piece and ends with the end piece, also
     when it is cut to the length; an empty text is these two alone.
@@ -157,7 +157,7 @@ class Tokenizer:
 def framed(
   pieces: Sequence[Sequence[int]], *, length: int, begin_id: int, end_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pieces of n texts as tokens int32 (n, length) and mask bool (n, length).
+  """Returns the pieces of texts as tokens and mask, (n, length) each.
 
   Every row begins with the begin piece and ends with the end piece, also when
   it is cut to the length.

@@ -1,9 +1,9 @@
-"""Training history of an encoder: the classes and captions it has seen.
+"""Tracks which classes and captions an encoder has been trained on.
 
-Few-shot and open-vocabulary numbers are of classes that nothing has learned
-from before. What a stage has seen is written beside its parameters, goes on
-into every stage that starts from them and into the features they make, and is
-compared with the class split when a head is judged.
+Few-shot and open-vocabulary results require classes that no stage has trained
+on. The history of a stage is stored with its parameters, carried over to every
+stage that starts from them and to their features, and compared with the class
+split when a head is evaluated.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,16 +23,16 @@ def after_stage(
   """Extends a training history by one stage.
 
   Args:
-    before: the facts of the run that the stage started from; {} if it wrote
-      none; None for a start from random parameters.
-    dataset: that the stage trained on.
-    classes: whose segments it saw.
+    before: facts of the run that the stage started from; {} if it has none;
+      None for random initial parameters.
+    dataset: name of the stage's training dataset.
+    classes: classes whose segments it saw.
     hidden: classes whose segments and names it did not see.
-    reads_captions: whether it learned from sentences that people wrote.
+    reads_captions: whether it trained on captions written by people.
 
   Returns:
-    {"seen_classes": names, "captions": [{"dataset", "hidden"}]}, with None
-    where nobody knows because a stage before has not said.
+    {"seen_classes": names, "captions": [{"dataset", "hidden"}]}, with None if
+      an earlier stage has no history.
   """
   start = {"seen_classes": [], "captions": []} if before is None else before
   seen, captions = start.get("seen_classes"), start.get("captions")
@@ -47,10 +47,10 @@ def after_stage(
 def problem(
   training: Mapping[str, Any], split: class_splits.ClassSplit
 ) -> str | None:
-  """Describes why an encoder may have seen the novel classes; None if not.
+  """Describes why an encoder may have seen novel classes; None if it has not.
 
   Classes of other datasets are compared by their words, "Rope skipping" with
-  "skipping rope"; captions count as speaking of all that was not hidden.
+  "skipping rope"; captions are assumed to mention every class not hidden.
   """
   seen, captions = training.get("seen_classes"), training.get("captions")
   if seen is None:

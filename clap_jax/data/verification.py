@@ -1,4 +1,4 @@
-"""Checks a built dataset against itself, byte by byte and count by count."""
+"""Verifies the integrity and consistency of a built dataset."""
 
 import dataclasses
 import pathlib
@@ -48,12 +48,12 @@ def verify(
   decode: bool = False,
   on_progress: Progress = lambda done, total: None,
 ) -> Verification:
-  """Checks hashes of all files, CRCs and sense of all records, and counts.
+  """Verifies hashes of files, CRCs and content of records, and counts.
 
   Args:
     dataset: an opened dataset.
-    decode: decode every video too, and count its frames.
-    on_progress: called with (records read, records in all).
+    decode: whether to decode every video and count its frames.
+    on_progress: called with (records read, total records).
   """
   problems: list[str] = []
   hashes, num_bytes = _check_files(dataset.directory, problems)
@@ -102,7 +102,7 @@ def verify(
 def _check_files(
   directory: pathlib.Path, problems: list[str]
 ) -> tuple[dict[str, str], int]:
-  """Compares every file with SHA256SUMS; (its hashes by name, bytes seen)."""
+  """Compares files with SHA256SUMS; returns hashes by name and bytes read."""
   path = directory / CHECKSUMS
   try:
     text = untrusted.read_text(CHECKSUMS, folder=directory)
@@ -150,7 +150,7 @@ def _split_line(line: str) -> tuple[str, str, str]:
 def _read_all(
   source: RecordSource, problems: list[str]
 ) -> Iterator[Example | None]:
-  """Every example; None for one that cannot be read, which is noted."""
+  """Reads every example; None, with a recorded problem, if unreadable."""
   for index in range(len(source)):
     try:
       yield source[index]
@@ -191,7 +191,7 @@ def _example_problems(example: Example) -> Iterator[str]:
 def _index_problems(
   source: RecordSource, example: Example, place: str
 ) -> Iterator[str]:
-  """Compares the video with what is read of it by the index."""
+  """Compares the video with the blocks that the index addresses."""
   try:
     with source.open_video(example.index, start_sec=0.0, last_sec=0.0) as video:
       content = video if isinstance(video, bytes) else video.read()

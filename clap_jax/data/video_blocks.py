@@ -1,4 +1,4 @@
-"""A video in a record, of which only the blocks that are decoded are read."""
+"""Reads only those blocks of a record's video that are decoded."""
 
 import bisect
 import io
@@ -15,18 +15,18 @@ _READ_THROUGH_BYTES = 32 << 10
 
 
 class VideoBlocks(io.BufferedIOBase):
-  """A file whose bytes are those of the record's video, checked block by block.
+  """A file view of a record's video, verified block by block.
 
-  A block that the decoder wants and that was not asked for before is read
-  then, so that a wrong plan costs a request and no frame.
+  A block that the decoder needs and that was not prefetched is read on demand,
+  so that a wrong plan costs a request but no frame.
 
   Attributes:
-    failure: the error of a reading inside the decoder, which names it in other
-      words or not at all.
+    failure: the error of a read inside the decoder, which reports it
+      differently or not at all.
   """
 
   def __init__(self, shard: ShardReader, index: ShardIndex, number: int):
-    """Reads nothing yet; `number` is that of the record in its shard."""
+    """Creates the file; `number` is the record's number in its shard."""
     self._shard = shard
     self._start = int(index.records["video"][number])
     self._offset = int(index.records["offset"][number])
@@ -40,11 +40,11 @@ class VideoBlocks(io.BufferedIOBase):
     self.failure: Exception | None = None
 
   def load(self, wanted: np.ndarray) -> None:
-    """Reads the blocks that a mask names; neighbours by one request.
+    """Reads the blocks of a mask; adjacent ones by one request.
 
     Raises:
-      CorruptRecordError: a checksum does not match, also when read again.
-      ObjectStorageError: a bucket did not give them.
+      CorruptRecordError: a checksum does not match, even after a retry.
+      ObjectStorageError: the bucket did not deliver them.
     """
     spans: list[list[int]] = []
     for number in np.flatnonzero(wanted).tolist():
@@ -84,7 +84,7 @@ class VideoBlocks(io.BufferedIOBase):
         self._content[number] = content
 
   def read(self, size: int | None = -1, /) -> bytes:
-    """Up to `size` bytes, of one block; with a negative size all the rest."""
+    """Reads up to `size` bytes of one block; a negative size reads all."""
     if size is None or size < 0:
       return b"".join(iter(lambda: self.read(1 << 30), b""))
     if self._position >= self._bounds[-1]:

@@ -1,8 +1,8 @@
 """Tokenizes texts for imported text towers with `tokenizers`.
 
-A text tower knows only the pieces that it was trained with. CLIP's byte pairs
-and BERT's word pieces are kept as the library's JSON; `load` tells such a file
-from a SentencePiece model.
+A text tower supports only the pieces that it was trained with. CLIP's byte
+pairs and BERT's word pieces are stored as the library's JSON; `load`
+distinguishes such a file from a SentencePiece model.
 """
 
 import contextlib
@@ -33,16 +33,16 @@ _PROBE = "A ﬁne Ünïcode tëxt, 12 ½ ａｂｃ \u200b\U0001f600\n"
 
 
 class ForeignTokenizer:
-  """Encodes texts as data.tokenizer.Tokenizer does; thread-safe.
+  """Encodes texts like data.tokenizer.Tokenizer; thread-safe.
 
   Attributes:
     model: the JSON, as bytes.
-    hash: sha256 of it.
-    vocab_size: number of pieces, added ones included.
+    hash: sha256 of the model.
+    vocab_size: number of pieces, including added ones.
   """
 
   def __init__(self, model: bytes):
-    """Raises a ValueError if the model is not a tokenizer that frames texts."""
+    """Loads a model; raises a ValueError if it does not frame texts."""
     with _explained("not a tokenizer of `tokenizers`"):
       self._tokenizer = tokenizers.Tokenizer.from_buffer(model)
       self._tokenizer.no_padding()
@@ -63,7 +63,7 @@ class ForeignTokenizer:
   def encode(
     self, texts: Sequence[str], *, length: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int32 (n, length) and mask bool (n, length), True = a token."""
+    """Returns tokens int32 (n, length) and a mask bool (n, length)."""
     return tokenizer_lib.framed(
       [self._pieces(text) for text in texts],
       length=length,
@@ -79,10 +79,10 @@ class ForeignTokenizer:
 
 @contextlib.contextmanager
 def _explained(problem: str) -> Iterator[None]:
-  """Turns whatever the library raises into a ValueError.
+  """Turns errors of the library into a ValueError.
 
-  It raises nothing more specific than Exception, and where its own code fails
-  on a file a PanicException, which is not even that.
+  The library raises plain Exception, and PanicException, which is not even an
+  Exception, where its own code fails on a file.
   """
   try:
     yield
@@ -100,8 +100,8 @@ def load(path: str | os.PathLike) -> Vocabulary:
   """Reads a model file of `clap tokenizer` or the JSON of an imported tower.
 
   Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if it is neither.
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is neither.
   """
   path = locations.at(path)
   model = _read(path)
@@ -117,8 +117,8 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
   alone (*.txt.gz) as OpenAI published those of CLIP.
 
   Raises:
-    FileNotFoundError: if a file is missing.
-    ValueError: if it is none of these.
+    FileNotFoundError: a file is missing.
+    ValueError: the file is none of these.
   """
   path = locations.at(path)
   if not path.exists():
@@ -145,7 +145,7 @@ def _read(path: pathlib.Path) -> bytes:
 
 
 def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
-  """BERT's, uncased where the vocabulary has no upper case."""
+  """Makes BERT's tokenizer, uncased if the vocabulary has no upper case."""
   text = untrusted.read_text(path, max_bytes=tokenizer_lib.MAX_BYTES)
   words = text.splitlines()
   vocabulary = {word: index for index, word in enumerate(words)}
@@ -168,7 +168,7 @@ def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
-  """CLIP's: byte pairs of lower-cased words that end in </w>."""
+  """Makes CLIP's tokenizer: byte pairs of lower-cased words with </w>."""
   merges = path.with_name("merges.txt")
   if not merges.exists():
     raise FileNotFoundError(f"There is no merges.txt beside {path}.")
@@ -183,7 +183,7 @@ def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
-  """CLIP's of the first merges, in whose order the pieces are numbered."""
+  """Makes CLIP's tokenizer from merges, which number the pieces."""
   with (
     untrusted.open_file(path, max_bytes=tokenizer_lib.MAX_BYTES) as file,
     gzip.open(file) as unpacked,
@@ -203,7 +203,7 @@ def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _letters() -> list[str]:
-  """Returns the letters that CLIP writes for bytes, in its order."""
+  """Returns the characters that CLIP maps bytes to, in its order."""
   shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
   hidden = sorted(set(range(256)) - set(shown))
   return [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]
