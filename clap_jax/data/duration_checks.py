@@ -218,17 +218,17 @@ def check_counts(
   what: str,
   choices: Sequence[str],
 ) -> None:
-  """Checks that every split that keys of the config name has something.
+  """Checks that no split that the config names is empty.
 
   Args:
-    flags: key -> split; None is no split.
-    count: split -> how many `what` it has.
-    what: the items that are trained on or scored against.
-    choices: splits, for the error.
+    flags: split by config key; None for no split.
+    count: maps a split to its number of items.
+    what: name of the items to train on or score against.
+    choices: existing splits, for the error.
 
   Raises:
-    ValueError: with every problem: a split is not there, has nothing to score
-      or, by a ValueError of `count`, cannot be used.
+    ValueError: lists every problem: a split is missing, has nothing to score
+      or, if `count` raises a ValueError, cannot be used.
   """
   keys_of: dict[str, list[str]] = {}
   for key, split in flags.items():

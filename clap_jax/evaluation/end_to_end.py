@@ -33,7 +33,7 @@ _FAILED = -2  # less the number of a video that does not decode
 
 @dataclasses.dataclass(frozen=True)
 class EncodedVideos(feature_reader.FeatureReader):
-  """Features of the tower as it is now, in the place of files."""
+  """Features of the current tower, in place of feature files."""
 
   encoded: Mapping[str, Mapping[str, features.VideoFeatures]]  # split -> id
   facts: Mapping[str, Any]  # as `clap extract` notes them
@@ -48,7 +48,7 @@ class EncodedVideos(feature_reader.FeatureReader):
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-  """The records of the config, split by split."""
+  """Opens the videos that the config names, split by split."""
 
   config: Any  # EndToEndConfig
   facts: dict  # encoder.json: the shape of a clip
@@ -94,7 +94,7 @@ class Videos:
 
 
 class Evaluator(localization.Evaluator):
-  """mAP of parameters on a split; every clip of every video is encoded."""
+  """Computes the mAP of parameters on a split; encodes every clip."""
 
   def __init__(self, config, facts, videos: Videos, task):
     super().__init__(config, videos, task.localizer, videos.dataset.label_names)
@@ -113,7 +113,7 @@ class Evaluator(localization.Evaluator):
     )
 
   def __call__(self, params, split: str):
-    """Metrics and the detections that they score."""
+    """Returns metrics and the detections that they score."""
     self._reader = self._read(params["tower"], split)
     return super().__call__(params["localizer"], split)
 
@@ -164,16 +164,16 @@ def encode_all(
   encode: predictor_lib.Predictor,
   tower,
 ) -> dict[str, features.VideoFeatures]:
-  """Features of every video that decodes, a few clips at a time.
+  """Encodes every decodable video, a few clips at a time.
 
-  Of several processes each decodes its share of the videos and gets the
-  features of all. Every row of a batch has the number of its video beside it,
-  so that no process has to look at the videos of another.
+  Each process decodes its share of the videos and gets the features of all.
+  Every row of a batch carries the number of its video, so that no process reads
+  the videos of another.
 
   Args:
-    source: the videos.
+    source: source of the videos.
     encode: (tower, {"clips", "video"}) -> {"features", "video"}.
-    tower: its parameters.
+    tower: parameters of the tower.
   """
   tower = encode.place(tower)
   share, num_shares = encode.share
@@ -205,7 +205,7 @@ def encode_all(
 def _numbered_clips(
   source: clip_sequences.ClipSequenceSource, numbers: Iterable[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-  """(number of the video, clip); (_FAILED - number, None) once one failed."""
+  """Yields (video number, clip); (_FAILED - number, None) on failure."""
   for number in numbers:
     info = source.examples[number]
     try:
@@ -217,7 +217,7 @@ def _numbered_clips(
 
 
 def _batch(waiting, source: clip_sequences.ClipSequenceSource, size: int):
-  """The clips with their videos' numbers, padded to `size` rows."""
+  """Stacks clips and their video numbers, padded to `size` rows."""
   clips = np.zeros((size, *source.clip_shape), np.uint8)
   video = np.full(size, _NO_VIDEO, np.int32)
   for row, (number, clip) in enumerate(waiting):
@@ -228,7 +228,7 @@ def _batch(waiting, source: clip_sequences.ClipSequenceSource, size: int):
 
 
 def _leave_out(source: clip_sequences.ClipSequenceSource, info) -> None:
-  """Notes what another process could not decode; the own is noted already."""
+  """Records videos that another process could not decode."""
   if info.id not in source.bad_videos.reasons:
     source.leave_out(
       info, errors.VideoError("another process cannot decode it")

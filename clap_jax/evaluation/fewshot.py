@@ -29,7 +29,7 @@ Found = tuple[np.ndarray, np.ndarray, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingShape:
-  """The episodes that training draws."""
+  """Ways, shots and instances of training episodes."""
 
   ways: int = config_lib.ranged(minimum=1)
   shots: int = config_lib.ranged(minimum=1)
@@ -38,7 +38,7 @@ class TrainingShape:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """The episodes of an evaluation: ways times shots times instances."""
+  """Episodes of an evaluation: all ways, shots and instances combined."""
 
   ways: tuple[int, ...] = config_lib.ranged(minimum=1)
   shots: tuple[int, ...] = config_lib.ranged(minimum=1)
@@ -56,14 +56,14 @@ class EvaluationConfig:
 
 
 class Setting(NamedTuple):
-  """The ways, shots and instances behind one number."""
+  """Ways, shots and instances of one result."""
 
   ways: int
   shots: int
   instances: str
 
   def __str__(self) -> str:
-    """As rows and files call it; "all" instances go without saying."""
+    """Returns the name in rows and files; "all" instances are implicit."""
     suffix = "" if self.instances == "all" else f"_{self.instances}"
     return f"{self.ways}way_{self.shots}shot{suffix}"
 
@@ -113,7 +113,7 @@ class Evaluator:
     setting: Setting,
     min_episodes: int,
   ) -> episodes_lib.EpisodeSet:
-    """Episodes over one part of the class split."""
+    """Draws episodes over one part of the class split."""
     config = self._config.evaluation
     options = episodes_lib.EpisodeOptions(
       **setting._asdict(), legacy_qat=config.legacy_qat
@@ -134,7 +134,7 @@ class Evaluator:
     )
 
   def draw_all(self, split: str) -> dict[str, episodes_lib.EpisodeSet]:
-    """The novel classes' episodes of all settings, by their names."""
+    """Draws the episodes of the novel classes of all settings, by name."""
     config = self._config.evaluation
     settings = itertools.product(config.ways, config.shots, config.instances)
     drawn = {
@@ -158,7 +158,7 @@ class Evaluator:
     return drawn
 
   def _num_ground_truths(self, drawn, split: str) -> list[int]:
-    """Segments that each run is scored against."""
+    """Returns the number of ground-truth segments of each run."""
     return [len(self._ground_truth(drawn, run, split)) for run in drawn.runs]
 
   def _ground_truth(
@@ -167,7 +167,7 @@ class Evaluator:
     run: Sequence[episodes_lib.Episode],
     split: str,
   ) -> tables.SegmentTable:
-    """The segments of the queries; each episode is a video of its own."""
+    """Returns the segments of the queries, each episode as its own video."""
     infos = {info.id: info for info in self._reader.examples(split)}
     label_names = self._reader.dataset.label_names
     min_share = legacy_min_share(drawn.facts)
@@ -218,9 +218,9 @@ class Evaluator:
         ) from error
 
   def _draw_selection(self, split: str):
-    """Videos, and two runs of one setting over the validation classes.
+    """Draws two runs of one setting over the validation classes.
 
-    The novel classes are masked: nobody may look at them before the end.
+    The novel classes are masked: they must not influence model selection.
     """
     config = self._config.evaluation
     setting = Setting(config.ways[0], config.shots[0], config.instances[0])
@@ -231,7 +231,7 @@ class Evaluator:
     return setting, videos, drawn
 
   def selection(self, task, params, split: str) -> dict[str, float]:
-    """The trained method on the validation classes."""
+    """Evaluates the trained method on the validation classes."""
     if not self._classes.validation:
       return {}
     setting, videos, drawn = self._draw_selection(split)
@@ -244,7 +244,7 @@ class Evaluator:
   def rows(
     self, task, params, split: str, *, workdir: pathlib.Path | None = None
   ) -> list[dict]:
-    """Result rows of every setting and method on the novel classes."""
+    """Returns result rows of all settings and methods on the novel classes."""
     videos, rows = self._videos_of_novel(split), []
     methods = {
       fewshot_methods.method_name(task): self._methods.trained(
@@ -263,12 +263,12 @@ class Evaluator:
   def run_metrics(
     self, drawn: episodes_lib.EpisodeSet, found: Sequence[Found], split: str
   ) -> dict[str, list[float]]:
-    """Each metric's value in every run: mAP over all queries of the run.
+    """Computes each metric per run: mAP over all queries of the run.
 
     Args:
       drawn: the episodes.
-      found: what was predicted for each of them, run after run.
-      split: of the queries.
+      found: predictions for each episode, run after run.
+      split: split of the queries.
     """
     values: dict[str, list[float]] = {}
     start = 0
@@ -337,7 +337,7 @@ class Evaluator:
 
 
 def legacy_min_share(facts: Mapping) -> float:
-  """The least share of the video that an instance of an episode set has."""
+  """Returns the minimum share of its video of an instance in a set."""
   if not facts["legacy_qat"] or facts["instances"] == "single":
     return 0.0
   return _LEGACY_MIN_SHARE.get(facts["shots"], 0.0)
@@ -359,5 +359,5 @@ def _predictions(run, found) -> tables.DetectionTable:
 
 
 def _keys(run) -> list[str]:
-  """A name per episode: under the older protocol a query may come twice."""
+  """Returns a unique name per episode: older protocols repeat queries."""
   return [f"{number}/{episode.query}" for number, episode in enumerate(run)]

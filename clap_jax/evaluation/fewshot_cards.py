@@ -1,4 +1,4 @@
-"""Evaluation cards of few-shot results."""
+"""Makes evaluation cards of few-shot results."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,8 @@ def check_seen(
   """Checks which hidden classes the encoder has seen, for the card.
 
   Raises:
-    ValueError: novel classes, or nobody knows, unless `allow` is on.
+    ValueError: it has seen novel classes, or its history is unknown, unless
+      `allow` is on.
   """
   training = extraction.get("training", {})
   problem = training_history.problem(training, split)
@@ -51,10 +52,10 @@ def check_seen(
 def facts_of(
   drawn: episodes_lib.EpisodeSet, *, without_features: list[str]
 ) -> dict:
-  """The fields of a card that follow from the episodes.
+  """Returns the fields of a card that follow from the episodes.
 
   Args:
-    drawn: the episodes.
+    drawn: episodes of the evaluation.
     without_features: videos of the classes that could not be queries.
   """
   queries = {episode.query for run in drawn.runs for episode in run}
@@ -77,7 +78,7 @@ def facts_of(
 def notes(
   drawn: episodes_lib.EpisodeSet, split: class_splits.ClassSplit, *, seen: str
 ) -> Iterator[str]:
-  """Returns further notes of the card; `seen` is the result of `check_seen`."""
+  """Returns further notes of the card; `seen` is from `check_seen`."""
   yield (
     f"class split {split.name}: {len(split.base)} base, "
     f"{len(split.validation)} validation, {len(split.novel)} novel classes; "

@@ -1,4 +1,4 @@
-"""Few-shot localization methods: the trained matcher and its baselines."""
+"""Defines few-shot localization methods: the matcher and its baselines."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Method(NamedTuple):
 
 
 class Methods:
-  """The trained matcher and its baselines, and what they find."""
+  """Runs the trained matcher and its baselines on episodes."""
 
   def __init__(self, config: Any, reader: feature_reader.FeatureReader):
     """Takes a FewshotConfig and a reader of its data."""
@@ -32,7 +32,7 @@ class Methods:
     self._reader = reader
 
   def trained(self, task, params, videos) -> Method:
-    """The trained matcher, with all videos encoded."""
+    """Returns the trained matcher, with all videos encoded."""
     encoded = encode_videos(
       predictor_lib.of_config(task.encode, self._config),
       params,
@@ -73,7 +73,7 @@ class Methods:
     }
 
   def find(self, method: Method, videos, drawn) -> list[tuple]:
-    """(segments in seconds, scores, class names) of each episode in order."""
+    """Returns (segments in seconds, scores, class names) per episode."""
     flat = [episode for run in drawn.runs for episode in run]
     info_of = {info.id: info for info in videos.examples}
     found: list[tuple] = [()] * len(flat)
@@ -99,7 +99,7 @@ class Methods:
 
 
 def method_name(task) -> str:
-  """The trained method as rows and cards call it."""
+  """Returns the name of the trained method in rows and cards."""
   return "text_assisted" if task.model.config.use_text else "prototypes"
 
 
@@ -110,16 +110,16 @@ def encode_videos(
   *,
   batch_size: int,
 ) -> dict[str, Any]:
-  """The levels of every video's pyramid by its id, as NumPy.
+  """Encodes every video; returns its pyramid levels by id, as NumPy.
 
-  The support of an evaluation comes back in hundreds of episodes; the trunk of
-  the matcher sees one video at a time and gives the same for each of them.
+  Support videos recur in hundreds of episodes; the trunk of the matcher encodes
+  one video at a time, with the same result in each of them.
 
   Args:
-    predictor: of a FewshotTask's `encode`.
-    params: of the task.
-    videos: to encode, all of them.
-    batch_size: videos at a time, not more than the predictor takes.
+    predictor: predictor of a FewshotTask's `encode`.
+    params: parameters of the task.
+    videos: videos to encode.
+    batch_size: videos at a time, at most the predictor's batch size.
   """
   ids = [info.id for info in videos.examples]
 
@@ -139,7 +139,7 @@ def encode_videos(
 
 
 class EncodedEpisodes(episode_batches.EvaluationEpisodes):
-  """A fixed list of episodes for `Matcher.match`."""
+  """Yields a fixed list of episodes for `Matcher.match`."""
 
   def __init__(
     self,

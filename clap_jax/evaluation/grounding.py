@@ -34,7 +34,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitPredictions:
-  """Answers of a split by query id, and those of swapped queries."""
+  """Predictions for a split by query id, and for swapped queries."""
 
   split: queries.GroundingSplit
   answers: dict[str, Answer]  # videos without features are missing
@@ -46,16 +46,16 @@ class SplitPredictions:
 
 
 class Evaluator:
-  """Metrics of parameters on a split."""
+  """Computes metrics of parameters on a split."""
 
   def __init__(self, config, reader, search: moment_retrieval.MomentSearch):
-    """Takes a GroundingConfig, a reader of its data and what answers."""
+    """Takes a GroundingConfig, a reader of its data and a moment search."""
     self._config = config
     self._reader = reader
     self._search = search
 
   def measure(self, params, split: str) -> dict[str, float]:
-    """Numbers to watch during training."""
+    """Returns metrics to monitor during training."""
     found = self.find(params, split)
     values = _moment_metrics(found, self._config.protocol)
     if len(found.swapped_logits):
@@ -66,9 +66,9 @@ class Evaluator:
     return values
 
   def calibrate(self, params, split: str) -> dict | None:
-    """Facts of the absence score, fitted on `split`; None if it cannot be.
+    """Fits the absence score on `split`; returns None if impossible.
 
-    The split is the selection split: what is reported never chooses.
+    `split` is the selection split, never the one that results are reported on.
     """
     found = self.find(params, split)
     logits, is_absent = _both(found)
@@ -88,7 +88,7 @@ class Evaluator:
     }
 
   def find(self, params, split: str) -> SplitPredictions:
-    """Asks every query on its own video, and negative queries on each."""
+    """Runs every query on its own video, and negative queries on each."""
     params = _on_one_device(params)
     # During training the run's mesh is the ambient one; this is not for it.
     with mesh_lib.alone(jax.local_devices()[0]):
@@ -104,7 +104,7 @@ class Evaluator:
   def rows(
     self, params, split: str, *, absence: dict | None
   ) -> tuple[list[dict], SplitPredictions]:
-    """Result rows of a split with their cards, and what they score."""
+    """Returns result rows of a split with cards, and the predictions."""
     found = self.find(params, split)
     values = _moment_metrics(found, self._config.protocol)
     rows = self._rows(values, split, self._card(split, found))
@@ -183,7 +183,7 @@ class Evaluator:
 
 
 def _on_one_device(params):
-  """Head parameters are small: the evaluation runs on one device, whole."""
+  """Puts parameters on one device, which suffices for small heads."""
 
   def local(leaf):
     if not isinstance(leaf, jax.Array):
@@ -203,7 +203,7 @@ def _replicated(leaf: jax.Array) -> jax.sharding.Sharding:
 def _both(
   found: SplitPredictions,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Absence logits of own and swapped queries, and which are swapped."""
+  """Returns absence logits of own and swapped queries, and labels."""
   logits = np.concatenate([found.own_logits, found.swapped_logits])
   return logits, np.arange(len(logits)) >= len(found.answers)
 
@@ -234,7 +234,7 @@ def check_scored(split: queries.GroundingSplit, protocol: str) -> None:
   """Checks that the protocol can score every query of a split.
 
   Raises:
-    ValueError: QVHighlights' protocol, and a query without saliency scores.
+    ValueError: a query lacks the saliency scores of QVHighlights' protocol.
   """
   for query in split.queries if protocol == QVHIGHLIGHTS else ():
     if query.saliency is None:
@@ -277,15 +277,15 @@ def find_moments(
   vectors: queries.QueryVectors,
   seed: int,
 ) -> SplitPredictions:
-  """Every video encoded once, asked its own queries and the swapped ones.
+  """Encodes every video once; runs its own and the swapped queries.
 
   Args:
-    search: of the task.
-    params: of the task.
-    split: queries and videos.
+    search: moment search of the task.
+    params: parameters of the task.
+    split: queries and their videos.
     features: VideoFeatures by video id; other videos are left out.
-    vectors: of every text.
-    seed: of the choice of swapped queries.
+    vectors: token vectors of every text.
+    seed: seed of the choice of swapped queries.
   """
   rows = grounding_source.text_rows(split.queries, vectors)
   own: dict[str, list[int]] = {}
@@ -332,7 +332,7 @@ def _answer(output, row, query, grid, duration_sec) -> Answer:
 
 
 def whole_clips(answer: Answer) -> np.ndarray:
-  """Windows (k, 3) rounded to clips of two seconds, at least one clip long.
+  """Rounds windows (k, 3) to whole two-second clips, at least one each.
 
   Source: the post-processing of Moment-DETR.
   """
@@ -350,7 +350,7 @@ def whole_clips(answer: Answer) -> np.ndarray:
 
 
 def calibration_of(absence: dict) -> calibration.AbsenceCalibration:
-  """The calibration among the facts of a model."""
+  """Returns the calibration from the facts of a model."""
   return calibration.AbsenceCalibration(
     absence["slope"], absence["offset"], absence["threshold"]
   )
@@ -359,7 +359,7 @@ def calibration_of(absence: dict) -> calibration.AbsenceCalibration:
 def write_predictions(
   found: SplitPredictions, workdir: pathlib.Path, *, absence: dict | None
 ) -> None:
-  """One entry per query, best moments first; `clap score` reads both files."""
+  """Writes an entry per query, best moments first, for `clap score`."""
   fitted = absence and calibration_of(absence)
   document = [
     {

@@ -26,7 +26,7 @@ PREDICTIONS_FILE = "predictions.json"
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
-  """An outside classifier of whole videos, in place of the head's classes."""
+  """An external classifier of whole videos, in place of the head's classes."""
 
   path: str = ""  # see metrics/video_classifier.py; "" is off
   top_classes: int = config_lib.ranged(default=2, minimum=1)
@@ -36,7 +36,7 @@ class ClassifierConfig:
 
 
 class Evaluator:
-  """mAP of parameters on a split."""
+  """Computes the mAP of parameters on a split."""
 
   def __init__(self, config: Any, reader: Any, task: Any, label_names):
     """Takes a trainer's config and a feature_reader.FeatureReader."""
@@ -56,13 +56,13 @@ class Evaluator:
     self._predictor = predictor_lib.of_config(task.predict, config)
 
   def __call__(self, params, split: str):
-    """Metrics and the detections that they score."""
+    """Returns metrics and the detections that they score."""
     table = with_class_source(self.find(params, split), self._config.classifier)
     truth = ground_truth(self._reader, split)
     return detection.evaluate(table, truth, self._protocol), table
 
   def find(self, params, split: str) -> tables.DetectionTable:
-    """The detections of the head itself."""
+    """Returns the detections of the head itself."""
     return detections(
       self._reader,
       self._predictor,
@@ -75,7 +75,7 @@ class Evaluator:
     )
 
   def card_facts(self) -> dict[str, Any]:
-    """What the evaluation card states of the source of classes."""
+    """Returns facts of the class source for the evaluation card."""
     classifier = self._config.classifier
     if not classifier.path:
       return {"class_source": "the localizer's own class head"}
@@ -83,7 +83,7 @@ class Evaluator:
     return {"class_source": source}
 
   def rows(self, params, split: str):
-    """Result rows, each with its card, and the detections that they score."""
+    """Returns result rows with cards, and the detections that they score."""
     metrics, table = self(params, split)
     config, reader = self._config, self._reader
     facts = {
@@ -125,7 +125,7 @@ class Evaluator:
 def with_class_source(
   table: tables.DetectionTable, classifier: ClassifierConfig
 ) -> tables.DetectionTable:
-  """Detections under the classes of the source that is configured."""
+  """Labels detections with classes of the configured source."""
   if not classifier.path:
     return table
   return video_classifier.classify(
@@ -147,19 +147,19 @@ def detections(
   padded_length: Callable[[int], int] | None = None,
   label_names: Sequence[str] | None = None,
 ) -> tables.DetectionTable:
-  """Detections of a split's videos in seconds, cut to the videos.
+  """Returns detections of a split in seconds, clipped to the videos.
 
-  Those of the windows of one video are merged by `decode`'s soft-NMS.
+  Detections of the windows of one video are merged by `decode`'s soft-NMS.
 
   Args:
-    reader: of the features.
-    predictor: of the head.
-    params: of the head.
-    split: whose videos are meant.
-    decode: how windows are merged.
+    reader: reader of the features.
+    predictor: predictor of the head.
+    params: parameters of the head.
+    split: split of the videos.
+    decode: options of merging windows.
     takes_any_length: see localizers.FeatureTask.
     padded_length: see feature_reader.FeatureReader.evaluation_sources.
-    label_names: classes of the head; None for the dataset's.
+    label_names: classes of the head; None for those of the dataset.
   """
   loaded = reader.features(split)
   found: dict[str, list[types.Detections]] = {}
@@ -206,9 +206,9 @@ def merged(
   decode: SuppressionConfig,
   num_windows: int,
 ) -> types.Detections:
-  """The detections of a video's windows, (k, ...) each, as one list.
+  """Merges the detections of a video's windows, (k, ...) each.
 
-  Padded to `num_windows` so that one program serves all videos.
+  Windows are padded to `num_windows`, so that one program serves all videos.
   """
   if len(parts) == 1:
     return parts[0]
@@ -239,7 +239,7 @@ def _suppress(
 
 
 def ground_truth(reader, split: str) -> tables.SegmentTable:
-  """Every labelled segment of a split, of videos without features too."""
+  """Returns all labelled segments of a split, features or not."""
   truth = truth_of(reader.examples(split), reader.dataset.label_names)
   if not len(truth):
     raise ValueError(
@@ -250,7 +250,7 @@ def ground_truth(reader, split: str) -> tables.SegmentTable:
 
 
 def truth_of(infos, names) -> tables.SegmentTable:
-  """The labelled segments of videos, class numbers as names."""
+  """Returns the labelled segments of videos with class names."""
   rows = [
     (info.id, *segment, names[label])
     for info in infos
@@ -271,7 +271,7 @@ def truth_of(infos, names) -> tables.SegmentTable:
 
 
 def write_predictions(table: tables.DetectionTable, path) -> None:
-  """ActivityNet's form: {"results": {video: [{label, score, segment}]}}."""
+  """Writes {"results": {video: [{label, score, segment}]}} (ActivityNet)."""
   found: dict[str, list] = {name: [] for name in table.video_names}
   for video, label, segment, score in zip(
     table.video, table.label, table.segments, table.score, strict=True

@@ -19,7 +19,7 @@ class EncodedVideo(NamedTuple):
 
 
 class Answers(NamedTuple):
-  """Moments of q queries, best first, in the grid units of the video."""
+  """Moments for q queries, best first, in grid units of the video."""
 
   segments: np.ndarray  # float32 (q, k, 2)
   scores: np.ndarray  # float32 (q, k)
@@ -29,11 +29,11 @@ class Answers(NamedTuple):
 
 
 class MomentSearch:
-  """Compiled once per length of video and number of queries, each doubling.
+  """Retrieves moments; compiled per doubled video length and query count.
 
-  A grounder that takes any length sees a video whole; another one sees windows
-  that overlap by half, whose moments are merged before suppression: a query is
-  absent only where every window says so.
+  A grounder that takes any length processes a video whole; another one
+  processes windows that overlap by half, whose moments are merged before
+  suppression: a query is absent only if it is absent from every window.
   """
 
   def __init__(self, task, *, queries_per_call: int = 32):
@@ -77,7 +77,7 @@ class MomentSearch:
     query: np.ndarray,  # float32 (q, l, e)
     query_mask: np.ndarray,  # bool (q, l)
   ) -> Answers:
-    """Answers every query on the encoded video."""
+    """Retrieves moments for every query in the encoded video."""
     parts = []
     for start in range(0, len(query), self._queries_per_call):
       take = slice(start, start + self._queries_per_call)
@@ -107,7 +107,7 @@ class MomentSearch:
 
 
 def _stitched(saliency: np.ndarray, video: EncodedVideo) -> np.ndarray:
-  """Windows (w, q, t) to the whole video (q, steps), means where they meet."""
+  """Stitches windows (w, q, t) to (q, steps), averaging overlaps."""
   total = np.zeros((saliency.shape[1], video.num_steps), np.float32)
   count = np.zeros(video.num_steps, np.float32)
   for row in np.flatnonzero(video.valid):

@@ -14,7 +14,7 @@ from clap_jax.storage import locations
 
 
 class Evaluator(localization.Evaluator):
-  """mAP of parameters on a split: of seen and of unseen classes."""
+  """Computes the mAP of seen and of unseen classes on a split."""
 
   def __init__(
     self,
@@ -32,16 +32,16 @@ class Evaluator(localization.Evaluator):
   def __call__(
     self, params, split: str, *, unseen: Sequence[str] | None = None
   ):
-    """Metrics and the detections among all classes.
+    """Returns metrics, and the detections among all classes.
 
     The metrics are those of the seen and of the unseen classes when all
     classes of the dataset compete for a proposal, of the unseen ones when they
     alone compete ("unseen_alone/..."), and of both together.
 
     Args:
-      params: of the task.
-      split: of the videos.
-      unseen: classes; None for the novel ones.
+      params: parameters of the task.
+      split: split of the videos.
+      unseen: unseen classes; None for the novel ones.
     """
     unseen = self._classes.novel if unseen is None else unseen
     label = functools.partial(

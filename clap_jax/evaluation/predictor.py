@@ -1,4 +1,4 @@
-"""Predicts on a stream of batches, each row exactly once."""
+"""Predicts on a stream of batches, counting each row exactly once."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,11 +11,11 @@ from clap_jax.training import paths, processes, sharding
 
 
 class Predictor:
-  """`predict(params, batch)`, compiled once and split over the mesh.
+  """Runs `predict(params, batch)`, compiled once, over the mesh.
 
   A batch of any size up to `batch_size` is padded to it by repeating its last
-  row; the rows of the padding never come back. Of several processes each is
-  given the whole batch, computes its share of the rows and gets the outputs of
+  row; padding rows are removed from the outputs. Each of several processes
+  takes the whole batch, computes its share of the rows and gets the outputs of
   all: every example counts once, whatever the number of processes.
   """
 
@@ -33,9 +33,9 @@ class Predictor:
     self._batch_size = batch_size
 
   def place(self, params: Any) -> Any:
-    """NumPy parameters on every device of the mesh; others as they are.
+    """Puts NumPy parameters on every device of the mesh; keeps others.
 
-    Without it each call would send them again.
+    Otherwise each call would transfer them again.
     """
     whole = sharding.replicated(self._mesh)
     return jax.tree.map(
@@ -46,10 +46,10 @@ class Predictor:
     )
 
   def __call__(self, params: Any, batch: Any) -> Any:
-    """Outputs (b, ...) as NumPy for a batch of b <= batch_size rows.
+    """Returns outputs (b, ...) as NumPy for a batch of b rows.
 
     Raises:
-      ValueError: if the batch is larger, or an output is not one row per row.
+      ValueError: b exceeds `batch_size`, or an output has not b rows.
     """
     padded, valid_mask = pad_batch(batch, self._batch_size)
     with jax.set_mesh(self._mesh):
@@ -63,12 +63,12 @@ class Predictor:
 
   @property
   def rows(self) -> list[int]:
-    """The rows of a whole batch that this process brings to `of_rows`."""
+    """Returns the rows of a batch that this process passes to `of_rows`."""
     return mesh_lib.batch_rows(self._mesh, self._batch_size)
 
   @property
   def share(self) -> tuple[int, int]:
-    """(number of this process's share of the rows, how many shares)."""
+    """Returns (index of this process's share of the rows, number of shares)."""
     shares = sorted(
       {
         tuple(
@@ -80,10 +80,11 @@ class Predictor:
     return shares.index(tuple(self.rows)), len(shares)
 
   def of_rows(self, params: Any, batch: Any) -> Any:
-    """Outputs of all rows of a batch of which each process has its `rows`.
+    """Returns outputs of all rows; each process passes its `rows`.
 
     Raises:
-      ValueError: if those are not `rows`, or an output is not one row per row.
+      ValueError: the batch has not `rows`, or an output has another number of
+        rows.
     """
     with jax.set_mesh(self._mesh):
       batch_shards = sharding.put_batch(batch, self._mesh)
@@ -114,7 +115,7 @@ class Predictor:
 
 
 def of_config(predict: Callable[[Any, Any], Any], config: Any) -> Predictor:
-  """The Predictor on the mesh and with the batches of a trainer's config."""
+  """Makes a Predictor with the mesh and batch size of a config."""
   return Predictor(
     predict,
     mesh=mesh_lib.make_mesh(config.mesh),
@@ -138,7 +139,7 @@ def pad_batch(batch: Any, size: int) -> tuple[Any, np.ndarray]:
     (the padded batch, bool (size,) that is True for the rows given).
 
   Raises:
-    ValueError: if the batch is empty, larger, or of unequal first axes.
+    ValueError: the batch is empty, larger, or of unequal first axes.
   """
   sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
   if len(sizes) != 1 or not all(sizes):

@@ -1,4 +1,4 @@
-"""results.json: rows of numbers, each with its evaluation card."""
+"""Reads and writes results.json: rows with evaluation cards."""
 
 import pathlib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def rows_of(
   task: str,
   card: Mapping[str, Any],
 ) -> list[dict]:
-  """One row per metric, in the shape that results.json promises."""
+  """Returns one row per metric, in the format of results.json."""
   return [
     {
       "encoder": encoder,
@@ -37,23 +37,23 @@ def rows_of(
 
 
 def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
-  """Writes <directory>/results.json whole or not at all."""
+  """Writes <directory>/results.json atomically."""
   path = locations.at(directory) / RESULTS_FILE
   write_json(path, {"rows": rows})
   return path
 
 
 def write_json(path: pathlib.Path, document: Any) -> None:
-  """Writes a document as `metadata.write_json`; the first process alone."""
+  """Writes JSON with `metadata.write_json`, on the first process only."""
   if processes.is_first():
     metadata.write_json(path, document)
 
 
 def read(directory: str | pathlib.Path) -> list[dict]:
-  """Reads the rows of <directory>/results.json; none without that file.
+  """Reads the rows of <directory>/results.json; none if it is missing.
 
   Raises:
-    ValueError: the file holds something else.
+    ValueError: the file has other content.
   """
   path = locations.at(directory) / RESULTS_FILE
   if not path.is_file():

@@ -12,7 +12,7 @@ from clap_jax.training import processes
 
 
 class Evaluator:
-  """Retrieval between the clips and the captions of a split."""
+  """Evaluates retrieval between the clips and captions of a split."""
 
   def __init__(self, config: Any, reader: clip_reader.ClipReader, task: Any):
     """Takes a PretrainConfig, a reader of its data, and a PretrainTask."""
@@ -42,7 +42,7 @@ class Evaluator:
     )
 
   def rows(self, params, split: str) -> list[dict]:
-    """Retrieval; a row that states what is left out, without captions."""
+    """Returns retrieval rows, or one on the omission without captions."""
     config = self._config
     if self._reader.num_captions(split):
       task, metrics, notes = "retrieval", self(params, split), ()

@@ -20,7 +20,7 @@ _BATCH = 64
 def class_vectors(
   directory: str | pathlib.Path,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-  """Class names -> unit vectors (c, p): the mean over the label prompts.
+  """Encodes class names to unit vectors (c, p), averaged over prompts.
 
   Raises as `text_vectors`.
   """
@@ -33,12 +33,12 @@ def class_vectors(
 def text_vectors(
   directory: str | pathlib.Path,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-  """Texts -> unit vectors (n, p).
+  """Encodes texts to unit vectors (n, p).
 
-  The pooled output of the tower is taken, before any projection.
+  These are the pooled outputs of the tower, before any projection.
 
   Raises:
-    FileNotFoundError: no imported weights there.
+    FileNotFoundError: the directory has no imported weights.
     ValueError: the weights have no text tower.
   """
   directory = cache.directory_of(directory)
@@ -74,10 +74,10 @@ def in_batches(
   tokens: np.ndarray,
   mask: np.ndarray,
 ) -> np.ndarray:
-  """Vectors (n, ...) of texts (n, l), so many at a time that one program does.
+  """Encodes texts (n, l) to (n, ...) in batches of one compiled size.
 
   Args:
-    embed: a compiled (tokens, mask) -> (b, ...).
+    embed: compiled function (tokens, mask) -> (b, ...).
     tokens: int (n, l).
     mask: bool (n, l).
   """

@@ -1,11 +1,12 @@
-"""Zero-shot classification of features by class names.
+"""Classifies features by class names, zero-shot.
 
-Towers that were trained together have such a space. For any other features and
-text tower it is learned on the seen classes: a ridge regression from the mean
-feature of a segment to the vector of its class. Everything then lies nearer to
-the classes that it was fitted to than to others, so that their similarity is
-lowered by a constant. Both, and the sharpness of the softmax, are chosen on
-classes that the regression has not seen, never on those that are reported.
+Towers that were trained together share a space. For any other features and text
+tower it is learned on the seen classes: a ridge regression from the mean
+feature of a segment to the vector of its class. Features then lie nearer to the
+fitted classes than to others, hence the similarity of the former is lowered by
+a constant. The penalty, the constant and the temperature of the softmax are
+chosen on classes that the regression has not seen, never on those that are
+reported.
 
 Sources: Romera-Paredes and Torr, ICML 2015, for a linear map to descriptions of
 classes in closed form; Chao et al., ECCV 2016, for the constant.
@@ -31,7 +32,7 @@ _NUM_FOLDS = 4
 
 
 class Segments(NamedTuple):
-  """Labelled segments by the mean of their features."""
+  """Labelled segments, represented by the mean of their features."""
 
   features: np.ndarray  # (n, d)
   labels: np.ndarray  # int (n,)
@@ -45,7 +46,7 @@ class Segments(NamedTuple):
 
 
 class TextProjection(NamedTuple):
-  """An affine map of features, and how cosines with texts become scores."""
+  """An affine map of features, and the conversion of cosines to scores."""
 
   kernel: np.ndarray  # float32 (d, p)
   offset: np.ndarray  # float32 (p,)
@@ -56,10 +57,10 @@ class TextProjection(NamedTuple):
   def probabilities(
     self, vectors: np.ndarray, texts: np.ndarray, *, seen_mask: np.ndarray
   ) -> np.ndarray:
-    """(k, c) shares of the classes for features (k, d).
+    """Returns class probabilities (k, c) of features (k, d).
 
     Args:
-      vectors: features, means over segments.
+      vectors: mean features of segments.
       texts: class vectors (c, p).
       seen_mask: bool (c,).
     """
@@ -73,7 +74,7 @@ class TextProjection(NamedTuple):
 
 
 def of_towers(texts: class_texts.ClassTexts, *, scale: float) -> TextProjection:
-  """The space that both towers share; `scale` 0 takes their own."""
+  """Returns the space shared by both towers; `scale` 0 uses their own."""
   width = texts.video_projection.shape[1]
   nothing = np.zeros(width, np.float32)
   return TextProjection(
@@ -82,9 +83,9 @@ def of_towers(texts: class_texts.ClassTexts, *, scale: float) -> TextProjection:
 
 
 def mean_features(sequence: np.ndarray, segments: np.ndarray) -> np.ndarray:
-  """Means (k, d) of features (t, d) over segments (k, 2) in grid units.
+  """Averages features (t, d) over segments (k, 2) in grid units: (k, d).
 
-  Of the steps that lie in the segment, at least the nearest one.
+  Averages the steps within the segment, or takes the nearest one.
   """
   width = sequence.shape[1]
   total = np.concatenate(
@@ -102,7 +103,7 @@ def mean_features(sequence: np.ndarray, segments: np.ndarray) -> np.ndarray:
 def collect(
   infos: Iterable[ExampleInfo], sequences: Mapping[str, features.VideoFeatures]
 ) -> Segments:
-  """The annotated segments of the videos that have features."""
+  """Collects the annotated segments of videos with features."""
   means, labels = [], []
   for info in infos:
     if info.id in sequences and len(info.labels):
@@ -118,10 +119,10 @@ def collect(
 def fit(
   segments: Segments, texts: np.ndarray, *, classes: Sequence[int], ridge: float
 ) -> TextProjection:
-  """The regression on the segments of `classes`; scale 1, no penalty.
+  """Fits the regression on the segments of `classes`.
 
   Raises:
-    ValueError: no segment of these classes.
+    ValueError: there is no segment of these classes.
   """
   segments = segments.of(classes)
   if not len(segments.labels):
@@ -146,7 +147,7 @@ def fit(
 
 
 class Fold(NamedTuple):
-  """Segments to train on and to validate on, some of unseen classes."""
+  """Segments to train and to validate on, some of unseen classes."""
 
   train: Segments
   val: Segments
@@ -157,7 +158,7 @@ class Fold(NamedTuple):
 def folds_of(
   even: Segments, odd: Segments, *, seen: Sequence[int]
 ) -> list[Fold]:
-  """Every seen class is unseen once, trained and validated on other videos.
+  """Makes folds in which every seen class is held out once.
 
   Args:
     even: segments of one half of the training videos.
@@ -185,7 +186,7 @@ class Choice(NamedTuple):
 def choose(
   folds: Sequence[Fold], texts: np.ndarray, *, top_classes: int
 ) -> Choice:
-  """Chooses the options that serve seen and unseen classes of the folds best.
+  """Chooses the best options for seen and unseen classes of the folds.
 
   Raises:
     ValueError: a fold has no segment of seen or of unseen classes.
@@ -218,13 +219,13 @@ def balanced_precision(
   seen_mask: np.ndarray,
   top_classes: int,
 ) -> float:
-  """Harmonic mean of the mean AP of seen and that of unseen classes.
+  """Computes the harmonic mean of the mAP of seen and unseen classes.
 
-  The segments of a class are ranked among all segments by its share, of those
-  that have it among their `top_classes` (0: all).
+  For each class, segments are ranked by its probability, among those that have
+  it in their `top_classes` (0: all).
 
   Raises:
-    ValueError: no segment of a seen, or of an unseen class.
+    ValueError: there is no segment of a seen, or of an unseen class.
   """
   num_classes = share.shape[1]
   best = best_classes(share, top_classes)
@@ -250,7 +251,7 @@ def balanced_precision(
 
 
 def best_classes(share: np.ndarray, top_classes: int) -> np.ndarray:
-  """(k, n) the classes of the largest shares (k, c), best first; 0: all."""
+  """Returns the most probable classes (k, n), best first; 0 for all."""
   count = min(top_classes or share.shape[1], share.shape[1])
   return np.argsort(-share, axis=1, kind="stable")[:, :count]
 
@@ -260,10 +261,10 @@ def save(path: pathlib.Path, space: TextProjection) -> None:
 
 
 def load(path: pathlib.Path) -> TextProjection:
-  """Loads what `save` wrote.
+  """Loads a file written by `save`.
 
   Raises:
-    FileNotFoundError: there is none: an earlier revision trained the run.
+    FileNotFoundError: the file is missing: an earlier revision trained the run.
   """
   if not path.is_file():
     raise FileNotFoundError(
@@ -279,7 +280,7 @@ def load(path: pathlib.Path) -> TextProjection:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZeroShotClassifier:
-  """Classifies segments by class names: a zero-shot classifier."""
+  """A zero-shot classifier of segments by class names."""
 
   space: TextProjection
   vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)
@@ -289,7 +290,7 @@ class ZeroShotClassifier:
   def best(
     self, sequence: np.ndarray, segments: np.ndarray, names: Sequence[str]
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The best classes (k, n) of segments (k, 2) in grid units, and shares."""
+    """Returns the best classes (k, n) and probabilities of segments (k, 2)."""
     share = self.space.probabilities(
       mean_features(sequence, segments),
       self.vectors(names),
@@ -306,15 +307,15 @@ def classified(
   classifier: ZeroShotClassifier,
   names: Sequence[str],
 ) -> tables.DetectionTable:
-  """Gives every proposal its best classes out of `names`.
+  """Labels every proposal with its best classes out of `names`.
 
-  The score is the proposal's times the class's share.
+  The score is that of the proposal times the class probability.
 
   Args:
-    proposals: segments with scores; their labels are ignored.
+    proposals: segments with scores; labels are ignored.
     sequences: features of their videos.
-    classifier: of segments.
-    names: the classes that compete.
+    classifier: classifier of segments.
+    names: the competing classes.
   """
   columns: dict[str, list[np.ndarray]] = {
     key: [] for key in ("video", "label", "start_sec", "end_sec", "score")

@@ -1,4 +1,4 @@
-"""Shapes of a train step without data, for compiling ahead.
+"""Describes a train step without data, for compiling ahead of time.
 
 Every trainer has `abstract_run(config, facts)`: its task and the shapes of its
 global batch, without a dataset, features or a device.
@@ -16,7 +16,7 @@ from clap_jax.training import task as task_lib
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-  """Facts that training reads from the data; assumed where there is none."""
+  """Facts that training reads from the data; assumed without data."""
 
   vocab_size: int = config_lib.ranged(default=32_768, minimum=1)
   num_classes: int = config_lib.ranged(default=200, minimum=1)
@@ -34,10 +34,10 @@ class AbstractRun(NamedTuple):
 
 
 def parse_facts(text: str) -> DataFacts:
-  """Facts from "vocab_size=512,num_classes=20"; others keep their defaults.
+  """Parses "vocab_size=512,num_classes=20"; others keep their defaults.
 
   Raises:
-    ValueError: for an unknown name or a value that is no positive number.
+    ValueError: a name is unknown, or a value is not a positive number.
   """
   values: dict[str, Any] = {}
   for item in filter(None, text.split(",")):
@@ -47,11 +47,11 @@ def parse_facts(text: str) -> DataFacts:
 
 
 def batch_of(cls: type, **sizes: int) -> Any:
-  """Shapes of a batch of types.py, from the annotations of its arrays.
+  """Derives the shapes of a batch of types.py from its annotations.
 
   Args:
-    cls: the batch.
-    **sizes: of its axes by name.
+    cls: class of the batch.
+    **sizes: sizes of axes by name.
   """
   shapes = {}
   for name, hint in typing.get_type_hints(cls, include_extras=True).items():

@@ -1,4 +1,4 @@
-"""Encoders: their config, their encoder.json, and their initial parameters."""
+"""Defines the config, encoder.json and initial parameters of encoders."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The towers, in the words of DualEncoderConfig; the data adds the rest."""
+  """Options of the towers; the data completes a DualEncoderConfig."""
 
   video_size: str = config_lib.choice(*variants.VIDEO_SIZES)
   text_size: str = config_lib.choice(*variants.TEXT_SIZES)
@@ -71,7 +71,7 @@ def towers(
   vocab_size: int,
   num_classes: int,
 ) -> dual_encoder.DualEncoderConfig:
-  """The config of both towers; `num_classes` of 0 leaves class heads out."""
+  """Returns the config of both towers; `num_classes` 0: no class heads."""
   return dual_encoder.DualEncoderConfig(
     **dataclasses.asdict(model),
     num_frames=clip.num_frames,
@@ -84,7 +84,7 @@ def towers(
 def described(
   facts: dict,
 ) -> tuple[clip_reader.ClipShape, dual_encoder.DualEncoderConfig]:
-  """The shape of a clip and the towers that an encoder.json describes."""
+  """Returns the clip shape and the towers described by an encoder.json."""
   clip = config_lib.resolve(clip_reader.ClipShape, facts["clip"], "clip")
   towers_config = towers_of(facts["model"])
   if clip.num_frames * clip.image_size**2 > _MAX_CLIP_PIXELS:
@@ -99,7 +99,7 @@ def described(
 
 
 def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
-  """The towers that the section "model" of an encoder.json describes."""
+  """Returns the towers of the section "model" of an encoder.json."""
   config = config_lib.resolve(dual_encoder.DualEncoderConfig, model, "model")
   checked = {
     "vocab_size": config.vocab_size >= 1,
@@ -118,15 +118,15 @@ def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
 
 
 def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
-  """Parameters of both towers: those that the run itself evaluated.
+  """Restores parameters of both towers, as evaluated by the run.
 
-  That is the moving average of a run that kept one. An encoder.json without
-  "use_ema" is of a revision that evaluated the last parameters, or holds
-  imported weights. A run that is not finished has none, and its evaluations
+  These are the moving average if the run kept one. An encoder.json without
+  "use_ema" is of a revision that evaluated the last parameters, or describes
+  imported weights. An unfinished run has no encoder.json, and its evaluations
   during training used the average if there was one.
 
   Raises:
-    FileNotFoundError: if there is no complete checkpoint.
+    FileNotFoundError: there is no complete checkpoint.
   """
   directory = locations.at(directory)
   use_ema = None
@@ -154,11 +154,11 @@ class StartConfig:
 def starter(
   start: StartConfig, model: dual_encoder.DualEncoderConfig
 ) -> Prepare | None:
-  """Returns the function that starts a state from parameters, or None.
+  """Returns a function that starts a state from parameters, or None.
 
   Raises:
-    FileNotFoundError: if that run has no checkpoint, or a directory no weights.
-    ValueError: if imported weights are of other towers than the config's.
+    FileNotFoundError: the run has no checkpoint, or the directory no weights.
+    ValueError: imported weights do not match the config's towers.
   """
   steps = []
   if start.workdir:
@@ -184,7 +184,7 @@ def check_settings(
   settings: dict,
   model: dual_encoder.DualEncoderConfig,
 ) -> None:
-  """Raises a ValueError that lists the config keys imported weights need."""
+  """Raises a ValueError listing config keys that imported weights need."""
   here = config_lib.as_dict(model)
   wrong = [
     f"  {flag_of(key, value, directory)} (here: {_written(here[key])})"
@@ -210,5 +210,5 @@ def flag_of(key: str, value, directory) -> str:
 
 
 def _written(value) -> str:
-  """A value as it is written on the command line."""
+  """Formats a value for the command line."""
   return repr(tuple(value)) if isinstance(value, list | tuple) else str(value)

@@ -2,8 +2,8 @@
 
 The video tower encodes every clip of a video in micro-batches that are computed
 again in the backward pass, so that the number of clips does not multiply the
-memory; the gradient is that of all clips at once. What of the tower stays
-frozen is said by `optimizer.groups`.
+memory; the gradient is that of all clips at once. `optimizer.groups` states
+which parts of the tower stay frozen.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _TOWER = "video_tower"
 
 @dataclasses.dataclass(frozen=True)
 class VideoData:
-  """The videos, and the sampling of their sequences of clips."""
+  """Options of the videos and of sampling their clip sequences."""
 
   dataset: str  # as `clap build` names it
   data_dir: str
@@ -44,13 +44,13 @@ class VideoData:
 
   @property
   def length(self) -> str:
-    """The length mode of the head, as in feature_reader.FeatureData."""
+    """Returns the length mode, as feature_reader.FeatureData does."""
     return "pad"
 
 
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
-  """The origin of the tower and the memory that it takes."""
+  """Options of the tower: its origin and its memory use."""
 
   workdir: str  # of a finished `clap train` of a pretrain config
   # Clips of each video encoded together, and again in the backward pass; the
@@ -63,7 +63,7 @@ class TowerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EndToEndConfig(localizers.LocalizationConfig):
-  """Everything `clap train` reads of an end-to-end config."""
+  """Config of `clap train` for end-to-end localization."""
 
   data: VideoData
   tower: TowerConfig
@@ -84,7 +84,7 @@ class EndToEndConfig(localizers.LocalizationConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EndToEndTask:
-  """Clips of whole videos to detections; a Task of training/task.py.
+  """Task from clips of whole videos to detections; see training/task.py.
 
   Parameters: {"tower": the video tower's, "localizer": the localizer's}.
   """
@@ -102,7 +102,7 @@ class EndToEndTask:
     }
 
   def encode(self, tower, clips: jax.Array) -> jax.Array:
-    """Clips uint8 (m, t, height, width, 3) to features float32 (m, d)."""
+    """Encodes clips uint8 (m, t, height, width, 3) to float32 (m, d)."""
     # The temperature belongs to the module's root; no feature depends on it.
     unused = {"logit_scale": jnp.zeros(()), "logit_bias": jnp.zeros(())}
     return self.encoder.apply(
@@ -110,7 +110,7 @@ class EndToEndTask:
     )
 
   def features(self, params, clips: jax.Array) -> jax.Array:
-    """Clips (b, n, t, height, width, 3) to features (b, n, d)."""
+    """Encodes clips (b, n, t, height, width, 3) to features (b, n, d)."""
     return long_video.encode_clips(
       params["tower"],
       clips,
@@ -135,10 +135,10 @@ class EndToEndTask:
 def abstract_run(
   config: EndToEndConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its batch; see trainers/abstract.py.
+  """Returns the task and its batch shapes; see trainers/abstract.py.
 
   Raises:
-    FileNotFoundError: `tower.workdir`, which says what the tower is, holds no
+    FileNotFoundError: `tower.workdir`, which defines the tower, holds no
       finished pre-training.
   """
   start, _ = metadata_lib.load(
@@ -159,12 +159,12 @@ def abstract_run(
 
 
 def train(config: EndToEndConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows.
+  """Trains or resumes the run in `workdir`; returns its result rows.
 
   Raises:
     FileNotFoundError: `tower.workdir` holds no finished pre-training, or
       `tower.localizer_workdir` no finished localization run.
-    ValueError: the localizer to start from is built otherwise.
+    ValueError: the localizer to start from has another architecture.
   """
   workdir = locations.at(workdir)
   start, _ = metadata_lib.load(
@@ -203,7 +203,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
 
 
 def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   model = locations.at(workdir) / MODEL_DIRECTORY
   facts = metadata_lib.read(model / "encoder", encoders.ENCODER_FILE)
   videos = evaluation.Videos(config, facts)
@@ -216,7 +216,7 @@ def evaluate(config: EndToEndConfig, workdir, *, split=None) -> list[dict]:
 
 
 def make_task(config, facts: dict, label_names) -> EndToEndTask:
-  """The task for the tower that `facts`, an encoder.json, describes."""
+  """Makes the task for the tower of `facts`, an encoder.json."""
   encoder = dual_encoder.DualEncoder(encoders.towers_of(facts["model"]))
   if not video_tower.is_patched(encoder.config.video_tower):
     raise ValueError(
@@ -235,11 +235,11 @@ def make_task(config, facts: dict, label_names) -> EndToEndTask:
 
 
 def _trained_head(config, start, videos, task) -> dict:
-  """{"localizer": parameters} of `tower.localizer_workdir`; {} without one.
+  """Restores {"localizer": parameters} of `tower.localizer_workdir`, or {}.
 
   Raises:
     FileNotFoundError: it holds no finished localization run.
-    ValueError: its head is built otherwise or knows other classes.
+    ValueError: its head has another architecture or other classes.
   """
   workdir = config.tower.localizer_workdir
   if not workdir:
@@ -265,7 +265,7 @@ def _trained_head(config, start, videos, task) -> dict:
 
 
 def _init_encoder(encoder: dual_encoder.DualEncoder, rng) -> dict:
-  """Fresh parameters of both towers."""
+  """Initializes the parameters of both towers."""
   config = encoder.config
   side, length = config.image_size, config.max_text_length
   return encoder.init(
@@ -284,7 +284,7 @@ def _feature_width(encoder: dual_encoder.DualEncoder) -> int:
 
 
 def _write_model(config, workdir, params, *, task, start, tower) -> None:
-  """Writes the model that `clap predict` and `clap extract` take."""
+  """Writes the model for `clap predict` and `clap extract`."""
   directory = workdir / MODEL_DIRECTORY
   encoder, head = directory / "encoder", directory / "localization"
   whole = tower["params"] | {_TOWER: params["tower"][_TOWER]}

@@ -1,8 +1,8 @@
 """Trains few-shot temporal localization on frozen features.
 
-Training draws episodes over the base classes; the validation classes are for
-choices of the method; the novel classes are met at the end alone, with an
-encoder that has never seen them.
+Training draws episodes over the base classes; the validation classes serve
+model selection; the novel classes are used only in the final evaluation, with
+an encoder that has never seen them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ MODEL_FILE = "fewshot.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FewshotConfig(config_lib.RunConfig):
-  """Everything `clap train` reads of a few-shot config."""
+  """Config of `clap train` for few-shot localization."""
 
   data: feature_reader.FeatureData
   class_split: str  # a name of data/class_splits.py, or a .json file
@@ -59,7 +59,7 @@ class FewshotConfig(config_lib.RunConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FewshotTask:
-  """Episodes to detections; a Task of training/task.py."""
+  """Task from episodes to detections; see training/task.py."""
 
   model: fewshot_matcher.Matcher
   loss_config: losses.PointLossConfig
@@ -96,27 +96,27 @@ class FewshotTask:
     return sum(metrics.values()), metrics
 
   def predict(self, params, batch: types.EpisodeBatch) -> types.Detections:
-    """Detections of the queries; a label is a position among the ways."""
+    """Detects segments in the queries; labels are indices of ways."""
     predictions = self.model.apply(params, batch)
     return localizer.decode(predictions, config=self.decode_config)
 
   def encode(self, params, videos):
-    """Videos (features, mask) for `predict_encoded`; see Matcher.encode."""
+    """Encodes videos (features, mask) for `predict_encoded`."""
     return self.model.apply(params, *videos, method="encode")
 
   def predict_encoded(
     self, params, batch: types.EpisodeBatch
   ) -> types.Detections:
-    """As `predict`, for videos that `encode` has seen."""
+    """Runs `predict` on videos encoded by `encode`."""
     predictions = self.model.apply(params, batch, method="match")
     return localizer.decode(predictions, config=self.decode_config)
 
 
 def train(config: FewshotConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows.
+  """Trains or resumes the run in `workdir`; returns its result rows.
 
   Raises:
-    ValueError: if the encoder saw novel classes, or nobody knows what it saw,
+    ValueError: the encoder has seen novel classes, or its history is unknown,
       and `allow_seen_classes` is off.
   """
   workdir = locations.at(workdir)
@@ -151,7 +151,7 @@ def train(config: FewshotConfig, workdir) -> list[dict]:
 
 
 def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   _, task, params = fit.restored(
     workdir, MODEL_FILE, make_task, decode=config.decode
   )
@@ -166,7 +166,7 @@ def evaluate(config: FewshotConfig, workdir, *, split=None) -> list[dict]:
 def abstract_run(
   config: FewshotConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its global batch; see trainers/abstract.py."""
+  """Returns the task and its batch shapes; see trainers/abstract.py."""
   task = make_task(
     model_metadata(config, facts.feature_width), loss_config=config.loss
   )
@@ -192,7 +192,7 @@ def model_metadata(config: FewshotConfig, feature_width: int) -> dict:
 def make_task(
   facts: dict, *, loss_config: losses.PointLossConfig | None = None
 ) -> FewshotTask:
-  """The task that `model_metadata` describes; for inference without a loss."""
+  """Makes the task from `model_metadata`; for inference without a loss."""
   *parts, decode = config_lib.resolve_sections(
     FewshotConfig, facts, "pyramid", "head", "matcher", "decode"
   )

@@ -32,24 +32,24 @@ def fit(
   num_processes: int = 0,
   prepare: Callable | None = None,
 ) -> tuple[Any, dict]:
-  """Trains `task` on `source` by the sections of a trainer's config.
+  """Trains `task` on `source` with a trainer's config.
 
   Args:
-    task: what is learned.
+    task: task to train.
     config: a trainer's resolved config, with data, optimizer, loop,
       checkpoint and mesh sections.
-    workdir: of this run alone.
-    source: where training items come from.
-    measure: (params, split) -> metrics; called on the selection split only;
-      None if there is nothing to measure on it.
-    title: of the progress bar.
-    data_seed: of the order of the items; None for the loop's seed.
+    workdir: directory of this run alone.
+    source: source of training items.
+    measure: function (params, split) -> metrics; called on the selection split
+      only; None if there is nothing to measure.
+    title: title of the progress bar.
+    data_seed: seed of the order of items; None for the loop's seed.
     num_processes: see pipeline.training_batches.
     prepare: see training.fit.Run.
 
   Returns:
-    The parameters to apply, the moving average if there is one, and what the
-    model's metadata states of that for `restored`.
+    The parameters to apply, the moving average if there is one, and the entries
+      of the model's metadata that tell `restored` which they are.
   """
   workdir = locations.at(workdir)
   processes.first_decides(
@@ -96,7 +96,7 @@ def fit(
 
 
 def write_metadata(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
-  """Writes the metadata of a model; the first process alone."""
+  """Writes the metadata of a model, on the first process only."""
   if processes.is_first():
     metadata_lib.write(path, facts)
 
@@ -108,16 +108,16 @@ def restored(
   *,
   decode: Any = None,
 ) -> tuple[dict, T, Any]:
-  """The facts of a finished run, the task that they describe, its parameters.
+  """Restores a finished run: its facts, their task and its parameters.
 
-  The directory of an imported head counts as one.
+  The directory of an imported head counts as a finished run.
 
   Args:
-    workdir: of the run.
-    model_file: of its facts.
-    make_task: makes the task of the facts.
-    decode: the section `decode` to evaluate with, which may be another one than
-      the run's; None takes the run's.
+    workdir: directory of the run.
+    model_file: file name of its facts.
+    make_task: makes the task from the facts.
+    decode: the section `decode` to evaluate with, which may differ from the
+      run's; None for the run's.
 
   Raises:
     FileNotFoundError: the run is not finished, or the directory holds none.

@@ -31,7 +31,7 @@ MODEL_FILE = "grounder.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroundingConfig(config_lib.RunConfig):
-  """Everything `clap train` reads of a grounding config."""
+  """Config of `clap train` for language grounding."""
 
   kind: str = config_lib.choice(*grounding_heads.KINDS)
   data: query_reader.GroundingData
@@ -72,7 +72,7 @@ class GroundingConfig(config_lib.RunConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GroundingTask:
-  """Features and queries' token vectors to moments; a Task."""
+  """Task from features and token vectors of queries to moments."""
 
   model: Any  # a grounder of grounding_heads.KINDS
   kind: grounding_heads.Kind
@@ -97,7 +97,7 @@ class GroundingTask:
     )
 
   def loss(self, params, batch: types.GroundingBatch, rng):
-    """Each video encoded once, all its queries asked together."""
+    """Encodes each video once and scores all its queries together."""
     encode_rng, score_rng = jax.random.split(rng)
     encoded = self.model.apply(
       params,
@@ -128,16 +128,16 @@ class GroundingTask:
     return sum(scalars.values()), scalars
 
   def encode(self, params, features, mask):
-    """Windows (w, t, d) of one video, for `answer`."""
+    """Encodes windows (w, t, d) of one video for `answer`."""
     return self.model.apply(params, features, mask, method="encode_video")
 
   def answer(self, params, windows, *, query, query_mask):
-    """Moments of q queries on the w encoded windows of one video.
+    """Predicts moments of q queries in the w encoded windows of a video.
 
     Args:
-      params: of the model.
-      windows: (what `encode` returned, int32 (w,) grid positions of their
-        starts, bool (w,) that is False for padding).
+      params: parameters of the model.
+      windows: (output of `encode`, int32 (w,) grid positions of window starts,
+        bool (w,), False for padding).
       query: (q, l, e).
       query_mask: bool (q, l).
 
@@ -182,7 +182,7 @@ class GroundingTask:
     }
 
   def predict(self, params, batch: types.GroundingBatch):
-    """`answer` for every query of a batch, each video one whole window."""
+    """Runs `answer` on every query of a batch, each video as one window."""
 
     def one_video(features, mask, query, query_mask):
       encoded = self.encode(params, features[None], mask[None])
@@ -197,7 +197,7 @@ class GroundingTask:
 def abstract_run(
   config: GroundingConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its batch; see trainers/abstract.py."""
+  """Returns the task and its batch shapes; see trainers/abstract.py."""
   data = config.data
   batch = abstract.batch_of(
     types.GroundingBatch,
@@ -220,7 +220,7 @@ def abstract_run(
 
 
 def train(config: GroundingConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows."""
+  """Trains or resumes the run in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = query_reader.open_reader(config.data)
   for split in {config.data.selection_split, config.data.eval_split}:
@@ -260,7 +260,7 @@ def train(config: GroundingConfig, workdir) -> list[dict]:
 
 
 def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   facts, task, params = fit.restored(
     workdir, MODEL_FILE, make_task, decode=config.decode
   )
@@ -273,7 +273,7 @@ def evaluate(config: GroundingConfig, workdir, *, split=None) -> list[dict]:
 
 
 def make_source(config: GroundingConfig, reader):
-  """The training batches of the config's data."""
+  """Makes the source of training batches of the config's data."""
   data = config.data
   return grounding_source.GroundingSource(
     reader.grounding_split(data.train_split),
@@ -303,7 +303,7 @@ def model_metadata(
 def make_task(
   facts: dict, *, loss_config: losses.GroundingLossConfig | None = None
 ) -> GroundingTask:
-  """The task that `model_metadata` describes; for inference without a loss."""
+  """Makes the task from `model_metadata`; for inference without a loss."""
   kind = grounding_heads.KINDS[facts["kind"]]
   return GroundingTask(
     kind.make(grounding_heads.parts_of(facts)),

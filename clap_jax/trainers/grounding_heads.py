@@ -1,4 +1,4 @@
-"""Kinds of grounders behind one interface, each with its loss."""
+"""Defines the kinds of grounders behind one interface, with losses."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from clap_jax.models import (
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """The model sections of a grounding config; a kind reads what it needs."""
+  """Model sections of a grounding config; each kind reads some of them."""
 
   pyramid: pyramid.PyramidConfig
   fusion: fusion.FusionConfig
@@ -32,7 +32,7 @@ class Parts:
 
 
 def parts_of(facts: Mapping[str, Any]) -> Parts:
-  """The sections among the facts of a head; the defaults of missing ones."""
+  """Returns the model sections of a head's facts, with defaults."""
   names = [field.name for field in dataclasses.fields(Parts)]
   given = {name: facts[name] for name in names if name in facts}
   return config_lib.resolve(Parts, given)
@@ -40,15 +40,16 @@ def parts_of(facts: Mapping[str, Any]) -> Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """A kind of grounder: its model, its loss, and its use on long videos.
+  """A kind of grounder: its model, loss, and handling of long videos.
 
   Attributes:
-    make: Parts -> the flax module, with `encode_video` and `score`.
-    loss: (output, targets, config, rng) -> sums, see losses/query_targets.py.
-    takes_any_length: whether one pass takes a video of any length; else it is
-      cut into overlapping windows of the trained length.
-    highlights: logits of saliency -> the scores that are reported.
-    scores_highlights: whether every head of the kind has learned them.
+    make: function Parts -> flax module with `encode_video` and `score`.
+    loss: function (output, targets, config, rng) -> sums, see
+      losses/query_targets.py.
+    takes_any_length: whether one pass takes a video of any length; otherwise it
+      is cut into overlapping windows of the trained length.
+    highlights: function from saliency logits to reported scores.
+    scores_highlights: whether every head of the kind is trained on highlights.
   """
 
   make: Callable[[Parts], Any]
@@ -91,7 +92,7 @@ def _map_loss(output, targets, config, rng) -> Sums:
 
 
 def _shared_losses(output, targets: QueryTargets, config) -> Sums:
-  """The losses of saliency and absence."""
+  """Computes the losses of saliency and absence."""
   return losses.saliency_loss(
     output.saliency_logits, targets, config=config
   ) | losses.absence_loss(

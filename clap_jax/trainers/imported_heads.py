@@ -1,7 +1,7 @@
 """Loads heads imported from public checkpoints.
 
-It has the facts and the config of a run, and its parameters as weights in the
-place of checkpoints.
+Such a directory has the facts and the config of a run, and weights in place of
+checkpoints.
 """
 
 import dataclasses
@@ -51,20 +51,20 @@ _WIDTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class HeadStart:
-  """The imported head that training starts from."""
+  """Options of the imported head that training starts from."""
 
   imported: str = ""  # directory of `clap import`; "": random parameters
 
 
 def is_imported(directory: str | pathlib.Path) -> bool:
-  """Whether the parameters of a directory are imported and not trained."""
+  """Returns True if a directory holds an imported head."""
   directory = locations.at(directory)
   has_checkpoints = (directory / checkpoint.CHECKPOINT_DIRECTORY).is_dir()
   return (directory / weights.MANIFEST_FILE).is_file() and not has_checkpoints
 
 
 def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
-  """The parameters of an imported head, nested."""
+  """Restores the nested parameters of an imported head."""
   arrays, _ = weights.read(directory)
   return paths.nest(arrays)
 
@@ -72,12 +72,12 @@ def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
 def numbered_names(
   names: Mapping[int, str], num_classes: int
 ) -> tuple[str, ...]:
-  """The names of all classes of a head; of one without, its number."""
+  """Returns all class names of a head; numbers stand in for missing ones."""
   return tuple(names.get(i, f"class {i}") for i in range(num_classes))
 
 
 class NamedClasses(Protocol):
-  """A dataset, as far as its classes go."""
+  """Classes of a dataset."""
 
   label_names: Sequence[str]
   label_ids: Mapping[int, str]  # number -> class, where annotations state it
@@ -86,19 +86,19 @@ class NamedClasses(Protocol):
 def class_names(
   facts: Mapping[str, Any], dataset: NamedClasses, *, place: str
 ) -> tuple[str, ...]:
-  """The classes of a head by their names in a dataset.
+  """Returns the classes of a head by their names in a dataset.
 
-  An import that was not given names has the classes whose numbers the
-  annotations state; without such numbers, those of the dataset in its order.
-  Which it is is printed on standard error.
+  An import without names uses the class numbers stated in the annotations or,
+  without such numbers, the order of the dataset's classes. The choice is
+  printed on standard error.
 
   Args:
     facts: of the head.
-    dataset: whose names they are.
-    place: of the head, for errors.
+    dataset: dataset that has the names.
+    place: location of the head, for errors.
 
   Raises:
-    ValueError: there are more or fewer classes than the dataset has.
+    ValueError: the number of classes differs from the dataset's.
   """
   own = tuple(facts["label_names"])
   if facts.get(NAMES_STATED, True) or len(own) == 1:
@@ -132,17 +132,17 @@ def starter(
   model_file: str,
   dataset: NamedClasses | None = None,
 ) -> Prepare | None:
-  """Returns the function that starts a state from an imported head, or None.
+  """Returns a function that starts a state from an imported head, or None.
 
   Args:
-    start: of the run.
-    facts: of the run's model.
-    model_file: of the facts of such a head.
-    dataset: that the run trains on; None for a head without classes.
+    start: options of the imported head.
+    facts: facts of the run's model.
+    model_file: file name of the facts of such a head.
+    dataset: training dataset; None for a head without classes.
 
   Raises:
     FileNotFoundError: the directory holds no imported head.
-    ValueError: it is of another model, or of other classes.
+    ValueError: the head is of another model or has other classes.
   """
   if not start.imported:
     return None
@@ -165,7 +165,7 @@ def starter(
 def _order(
   names: Sequence[str], here: Sequence[str], *, place: str
 ) -> list[int]:
-  """Number in `names` of each class here; others of `names` are dropped."""
+  """Returns the index in `names` of each class; drops other names."""
   if len(names) == len(here) == 1:
     return [0]
   added = sorted(set(here) - set(names))
@@ -186,7 +186,7 @@ def _order(
 
 
 def _check_same_model(found, facts, *, place: str) -> None:
-  """Raises a ValueError that lists the flags which an imported head needs."""
+  """Raises a ValueError listing the flags that an imported head needs."""
   there, here = (
     next(one[key] for key in _KINDS if key in one) for one in (found, facts)
   )
@@ -220,7 +220,7 @@ def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
 
   Args:
     facts: of the head.
-    *keys: of the facts; none for all that have a place in a config.
+    *keys: keys of the facts; none for all that are config keys.
   """
   made = []
   for key in keys or [key for key in _PLACES if key in facts]:

@@ -1,8 +1,8 @@
 """Fingerprints the inputs of a run.
 
 A run is compared with its directory by the content of its inputs, not by their
-paths: data that moved is the same, other data under the same path is not.
-`inputs.json` in the run's directory has the path and the SHA-256 of each.
+paths: moved data is the same, other data under the same path is not.
+`inputs.json` in the run's directory has the path and SHA-256 of each input.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ Fingerprints = dict[str, dict[str, str]]  # key -> {"path", "sha256"}
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-  """Lists how a run differs from the one in its directory, line by line."""
+  """Differences between a run and the one in its directory, as lines."""
 
   training: tuple[str, ...] = ()  # it would have learned something else
   evaluation: tuple[str, ...] = ()  # it would be evaluated in another way
@@ -44,8 +44,8 @@ class Differences:
 def compare(workdir: pathlib.Path, config: Any) -> Differences:
   """Compares a resolved config and its inputs with the run in `workdir`.
 
-  An input without a fingerprint on either side, of an earlier revision or no
-  longer there, is compared by its path.
+  An input without a fingerprint on either side (an earlier revision, or a
+  missing file) is compared by its path.
   """
   if not (workdir / workdir_lib.CONFIG_FILE).is_file():
     return Differences()
@@ -73,7 +73,7 @@ def compare(workdir: pathlib.Path, config: Any) -> Differences:
 
 
 def check(workdir: pathlib.Path, differences: Iterable[str]) -> None:
-  """Raises a ValueError that lists the differences, if there are any."""
+  """Raises a ValueError that lists the differences, if any."""
   lines = "".join(f"\n  {line}" for line in differences)
   if lines:
     raise ValueError(
@@ -83,7 +83,7 @@ def check(workdir: pathlib.Path, differences: Iterable[str]) -> None:
 
 
 def take(workdir: pathlib.Path, config: Any) -> None:
-  """Compares with the run in `workdir` and records the inputs of this one.
+  """Compares with the run in `workdir` and records this run's inputs.
 
   Raises:
     ValueError: the directory belongs to a run of another config or other data.
@@ -115,12 +115,12 @@ def _read(workdir: pathlib.Path) -> Fingerprints:
 
 
 def _key(name: str) -> str:
-  """The config key of an entry: "data.features_dir" of ...[training]."""
+  """Returns the config key of an entry, without "[training]"."""
   return name.partition("[")[0]
 
 
 def _is_scored_only(name: str, config: Any) -> bool:
-  """Whether an input is only read to evaluate a trained model."""
+  """Returns True if an input is only read for evaluation."""
   if _key(name) == "classifier.path":
     return True
   section, _, split = name.rpartition(".")
@@ -128,7 +128,7 @@ def _is_scored_only(name: str, config: Any) -> bool:
 
 
 def fingerprints(config: Any) -> Fingerprints:
-  """The path and the SHA-256 of every input; what is not there is left out.
+  """Returns the path and SHA-256 of every existing input.
 
   Args:
     config: a trainer's resolved config.
@@ -153,7 +153,7 @@ def fingerprints(config: Any) -> Fingerprints:
 
 
 def _file(config: Any, path: str) -> dict[str, str]:
-  """A file; a name of the package's own, such as of a class split, is none."""
+  """Fingerprints a file; None for a name within the package."""
   del config
   return {"": hash_file(path)} if locations.at(path).is_file() else {}
 
@@ -164,7 +164,7 @@ def _files(config: Any, paths: list[str]) -> dict[str, str]:
 
 
 def _dataset(config: Any, data_dir: str) -> dict[str, str]:
-  """A built dataset, by the checksums that its builder wrote of all files."""
+  """Fingerprints a built dataset by the checksums of its files."""
   if config.data.dataset is None or getattr(config.data, "queries", None):
     return {}
   try:
@@ -183,7 +183,7 @@ def _dataset(config: Any, data_dir: str) -> dict[str, str]:
 
 
 def _features(config: Any, folder: str) -> dict[str, str]:
-  """Features and texts of the videos of each split that the run reads."""
+  """Fingerprints features and texts of each split that the run reads."""
   data, directory = config.data, locations.at(folder)
   if not directory.is_dir():
     return {}
@@ -207,7 +207,7 @@ def _features(config: Any, folder: str) -> dict[str, str]:
 
 
 def _feature_names(data: feature_reader.FeatureData, infos) -> list[str]:
-  """The files of the videos, below the folder; those that are there."""
+  """Returns the existing feature files of the videos."""
   if data.files is not None and data.files.timing != "stored":
     return feature_files.FileFeatures(
       data.features_dir, infos, files=data.files, on_missing="skip"
@@ -217,7 +217,7 @@ def _feature_names(data: feature_reader.FeatureData, infos) -> list[str]:
 
 
 def _run(config: Any, workdir: str) -> dict[str, str]:
-  """The newest checkpoint of a run, by its manifest."""
+  """Fingerprints the newest checkpoint of a run by its manifest."""
   del config
   directory = locations.at(workdir) / checkpoint.CHECKPOINT_DIRECTORY
   if not directory.is_dir():
@@ -233,7 +233,7 @@ def _run(config: Any, workdir: str) -> dict[str, str]:
 
 
 def _weights(config: Any, directories: str) -> dict[str, str]:
-  """Directories of imported weights, whose manifest has their hash."""
+  """Fingerprints imported weights by the hash in their manifest."""
   folders = [part.strip() for part in directories.split(",") if part.strip()]
   files = [
     str(cache.directory_of(folder) / weights.MANIFEST_FILE)
@@ -267,11 +267,11 @@ _INPUTS: Mapping[str, Callable[[Any, Any], dict[str, str]]] = {
 
 
 def hash_file(path: str | pathlib.Path, *, ends_only: bool = False) -> str:
-  """The SHA-256 of a file, kept for as long as its size and time stay.
+  """Returns the SHA-256 of a file, cached by its size and mtime.
 
   Args:
     path: the file.
-    ends_only: hash its size and its first and last 64 KiB.
+    ends_only: whether to hash only the size and the first and last 64 KiB.
   """
   path = locations.at(path)
   status = path.stat()

@@ -14,7 +14,7 @@ make_task = localizers.make_task
 def abstract_run(
   config: localizers.AnyLocalizationConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its batch; see trainers/abstract.py."""
+  """Returns the task and its batch shapes; see trainers/abstract.py."""
   names = config.class_names([str(i) for i in range(facts.num_classes)])
   described = localizers.model_metadata(config, names, facts.feature_width)
   task = localizers.make_task(described, loss_config=config.loss)
@@ -29,7 +29,7 @@ def abstract_run(
 
 
 def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows."""
+  """Trains or resumes the run in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = feature_reader.FeatureReader(config.data)
   reader.check(reader.num_segments, what="labelled segment")
@@ -61,7 +61,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
 def evaluate(
   config: localizers.AnyLocalizationConfig, workdir, *, split=None
 ) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   facts, task, params = fit.restored(
     workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )

@@ -1,7 +1,7 @@
-"""Heads of the localization trainer behind one interface.
+"""Defines the heads of the localization trainer behind one interface.
 
-A head is a task (see training/task.py) with `detect`, made from its sections of
-the config in training and from its facts, plain JSON, in inference.
+A head is a task (see training/task.py) with `detect`, made from config sections
+in training and from its facts, plain JSON, in inference.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ ANY_ACTION = "action"  # the class of a head that does not tell them apart
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnyLocalizationConfig(config_lib.RunConfig):
-  """The config sections of every head; subclasses add the rest."""
+  """Config sections common to all heads; subclasses add the rest."""
 
   data: feature_reader.FeatureData
   protocol: str = config_lib.choice(*protocols.PROTOCOLS)
@@ -46,14 +46,14 @@ class AnyLocalizationConfig(config_lib.RunConfig):
   )
 
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
-    """The classes of the head, of a dataset with these."""
+    """Returns the classes of the head, given those of the dataset."""
     return tuple(dataset_names)
 
   def starter(self, facts: dict, **options):
-    """Returns the change of a fresh state before the first step, or None.
+    """Returns a function applied to the initial state, or None.
 
     Args:
-      facts: of the run's model.
+      facts: facts of the run's model.
       **options: see imported_heads.starter.
     """
     del facts, options
@@ -61,7 +61,7 @@ class AnyLocalizationConfig(config_lib.RunConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalizationConfig(AnyLocalizationConfig):
-  """The anchor-free pyramid."""
+  """Config of the anchor-free pyramid."""
 
   pyramid: pyramid.PyramidConfig
   head: heads.HeadConfig
@@ -75,7 +75,7 @@ class LocalizationConfig(AnyLocalizationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubgraphConfig(AnyLocalizationConfig):
-  """Boundary matching over a graph of steps, in the class of G-TAD."""
+  """Config of the sub-graph localizer, similar to G-TAD."""
 
   graph: gtad.GtadConfig
   loss: proposal_losses.ProposalLossConfig
@@ -90,7 +90,7 @@ class SubgraphConfig(AnyLocalizationConfig):
       )
 
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
-    """The classes of the head, of a dataset with these."""
+    """Returns the classes of the head, given those of the dataset."""
     if not self.graph.has_classes:
       return (ANY_ACTION,)
     return super().class_names(dataset_names)
@@ -98,7 +98,7 @@ class SubgraphConfig(AnyLocalizationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActionFormerConfig(AnyLocalizationConfig):
-  """ActionFormer as published; its public checkpoints fit."""
+  """Config of ActionFormer, compatible with its public checkpoints."""
 
   model: actionformer_config.ActionFormerConfig
   loss: losses.NormalizedLossConfig
@@ -114,27 +114,26 @@ class ActionFormerConfig(AnyLocalizationConfig):
     actionformer_config.check_length(self.model, self.data.max_length)
 
   def class_names(self, dataset_names: Sequence[str]) -> tuple[str, ...]:
-    """The classes of the head, of a dataset with these."""
+    """Returns the classes of the head, given those of the dataset."""
     if self.class_agnostic:
       return (ANY_ACTION,)
     return super().class_names(dataset_names)
 
   def starter(self, facts: dict, **options):
-    """Takes over an imported head; see `AnyLocalizationConfig`."""
+    """Starts from an imported head; see `AnyLocalizationConfig`."""
     return imported_heads.starter(self.start, facts, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureTask:
-  """Feature sequences to detections: what the heads have in common.
+  """Base task of heads, from feature sequences to detections.
 
   Attributes:
-    takes_any_length: whether one pass takes a sequence of any length; else a
-      longer one than `max_length` is cut to windows of it.
-    max_length: steps of a training sequence.
-    feature_width: channels of a feature.
-    channels: (means, deviations) that the features are standardized with, or
-      None.
+    takes_any_length: whether one pass takes a sequence of any length; otherwise
+      one longer than `max_length` is cut to windows.
+    max_length: number of steps of a training sequence.
+    feature_width: number of channels of a feature.
+    channels: (means, deviations) to standardize features with, or None.
   """
 
   takes_any_length: ClassVar[bool] = True
@@ -154,11 +153,11 @@ class FeatureTask:
     return self.detect(params, batch.features, batch.mask)
 
   def padded_length(self, num_steps: int) -> int:
-    """Steps to which inference pads a sequence, of a head for any length."""
+    """Returns the padded length of a sequence in inference."""
     return feature_windows.doubled_length(num_steps, max_length=self.max_length)
 
   def standardized(self, features: jax.Array) -> jax.Array:
-    """Features (b, t, d) as the model wants them."""
+    """Standardizes features (b, t, d) for the model."""
     if self.channels is None:
       return features
     mean, deviation = (jnp.asarray(values) for values in self.channels)
@@ -167,7 +166,7 @@ class FeatureTask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PointTask(FeatureTask):
-  """The anchor-free pyramid as a task."""
+  """Task of the anchor-free pyramid."""
 
   model: localizer.Localizer
   loss_config: losses.PointLossConfig
@@ -201,14 +200,14 @@ class PointTask(FeatureTask):
     return sum(metrics.values()), metrics
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detections of features (b, t, d) with a mask (b, t)."""
+    """Detects segments in features (b, t, d) with a mask (b, t)."""
     predictions = self.model.apply(params, self.standardized(features), mask)
     return localizer.decode(predictions, config=self.decode_config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActionFormerTask(FeatureTask):
-  """ActionFormer as a task; its loss keeps an average of positive points."""
+  """Task of ActionFormer; its loss tracks the mean of positive points."""
 
   # Public inference takes any video whole. Longer ones, of hours, are cut.
   whole_steps: ClassVar[int] = 1 << 16
@@ -258,13 +257,13 @@ class ActionFormerTask(FeatureTask):
     return loss, task_lib.Tracked(metrics, tracked)
 
   def padded_length(self, num_steps: int) -> int:
-    """Steps to which public inference pads a sequence."""
+    """Returns the padded length of a sequence in the public code."""
     return actionformer_config.padded_length(
       num_steps, self.model.config, max_length=self.max_length
     )
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detections of features (b, t, d) with a mask (b, t)."""
+    """Detects segments in features (b, t, d) with a mask (b, t)."""
     return actionformer_decoding.decode(
       self._apply(params, features, mask),
       num_levels=len(self.model.config.windows),
@@ -282,7 +281,7 @@ class ActionFormerTask(FeatureTask):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SubgraphTask(FeatureTask):
-  """The sub-graph localizer as a task."""
+  """Task of the sub-graph localizer."""
 
   # Its proposals and its graph grow with the square of the length.
   takes_any_length: ClassVar[bool] = False
@@ -317,7 +316,7 @@ class SubgraphTask(FeatureTask):
     return sum(metrics.values()), metrics
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detections of features (b, t, d) with a mask (b, t)."""
+    """Detects segments in features (b, t, d) with a mask (b, t)."""
     predictions = self.model.apply(params, self.standardized(features), mask)
     return gtad_decoding.decode(predictions, config=self.decode_config)
 
@@ -331,10 +330,10 @@ LOCALIZERS = {
 
 
 def config_class(config) -> type[AnyLocalizationConfig]:
-  """The dataclass of the head that a config names.
+  """Returns the config dataclass of the head that a config names.
 
   Raises:
-    config.ConfigError: there is no such head.
+    config.ConfigError: the head is unknown.
   """
   name = {key: config[key] for key in config}.get("localizer", "points")
   if name not in LOCALIZERS:
@@ -360,7 +359,7 @@ def model_metadata(
 
 
 def make_task(facts: dict, *, loss_config: Any = None) -> FeatureTask:
-  """The task that `model_metadata` describes; for inference without a loss."""
+  """Makes the task from `model_metadata`; for inference without a loss."""
   channels = facts["standardization"]
   if channels is not None:
     channels = (tuple(channels["mean"]), tuple(channels["deviation"]))

@@ -4,7 +4,7 @@ The anchor-free localizer, trained on the seen classes as one class "action",
 finds the segments. A zero-shot classifier names them: a proposal's features are
 compared with the mean text of each class name under the prompt templates, in
 the space that clips and texts share or in one learned on the seen classes; the
-softmax over the classes asked for is the class score.
+softmax over the requested classes is the class score.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _PROPOSAL_LABELS = ("action",)
 
 @dataclasses.dataclass(frozen=True)
 class TextClasses:
-  """The seen classes, and the options of zero-shot classification."""
+  """Options of the seen classes and of zero-shot classification."""
 
   class_split: str  # a name or a file, see data/class_splits.py
   # Labels per proposal, 0 for all: a class is ranked among the proposals that
@@ -54,7 +54,7 @@ class TextClasses:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenVocabularyConfig(localizers.LocalizationConfig):
-  """Everything `clap train` reads of an open-vocabulary config."""
+  """Config of `clap train` for open-vocabulary localization."""
 
   classes: TextClasses
 
@@ -71,14 +71,14 @@ class OpenVocabularyConfig(localizers.LocalizationConfig):
 def abstract_run(
   config: OpenVocabularyConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its batch; see trainers/abstract.py."""
+  """Returns the task and its batch shapes; see trainers/abstract.py."""
   return localization.abstract_run(
     config, dataclasses.replace(facts, num_classes=len(_PROPOSAL_LABELS))
   )
 
 
 def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows."""
+  """Trains or resumes the run in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = feature_reader.FeatureReader(config.data)
   split = _class_split(config, reader)
@@ -128,7 +128,7 @@ def train(config: OpenVocabularyConfig, workdir) -> list[dict]:
 def evaluate(
   config: OpenVocabularyConfig, workdir, *, split=None
 ) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   _, task, params = fit.restored(
     workdir, MODEL_FILE, localizers.make_task, decode=config.decode
   )
@@ -147,7 +147,7 @@ def evaluate(
 
 
 def _dataset_vectors(classes: TextClasses, reader) -> np.ndarray:
-  """Vectors (c, p) of the dataset's class names, by class number."""
+  """Returns vectors (c, p) of class names, by class number."""
   names = reader.dataset.label_names
   if classes.text_model:
     return text_models.class_vectors(classes.text_model)(names)
@@ -158,7 +158,7 @@ def _dataset_vectors(classes: TextClasses, reader) -> np.ndarray:
 def _make_space(
   config, reader, split: class_splits.ClassSplit, vectors: np.ndarray
 ) -> tuple[zero_shot_classifier.TextProjection, dict]:
-  """The space, and what was chosen for it, by which classes."""
+  """Makes the shared space; returns it with the choices made for it."""
   classes, data = config.classes, config.data
   if classes.projection == "towers":
     space = zero_shot_classifier.of_towers(

@@ -27,7 +27,7 @@ from clap_jax.training import processes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig(config_lib.RunConfig):
-  """Everything `clap train` reads of a pretrain config."""
+  """Config of `clap train` for pre-training."""
 
   encoder: str  # the row's name in results.json
   data: clip_reader.ClipData
@@ -79,7 +79,7 @@ class PretrainConfig(config_lib.RunConfig):
 def abstract_run(
   config: PretrainConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
-  """The task and the shapes of its batch; see trainers/abstract.py."""
+  """Returns the task and its batch shapes; see trainers/abstract.py."""
   towers = _towers(
     config, vocab_size=facts.vocab_size, num_classes=facts.num_classes
   )
@@ -98,7 +98,7 @@ def abstract_run(
 
 
 def train(config: PretrainConfig, workdir) -> list[dict]:
-  """Trains, or goes on training, in `workdir`; returns its result rows."""
+  """Trains or resumes the run in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = open_reader(config)
   duration_checks.check_counts(
@@ -138,7 +138,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
 
 
 def evaluate(config: PretrainConfig, workdir, *, split=None) -> list[dict]:
-  """Result rows of a finished run, by default on its `eval_split`."""
+  """Evaluates a finished run, by default on its `eval_split`."""
   reader = open_reader(config)
   evaluator = retrieval.Evaluator(config, reader, _make_task(config, reader))
   params = encoders.restore_params(workdir)
@@ -158,7 +158,7 @@ def open_reader(config: PretrainConfig) -> clip_reader.ClipReader:
 def _check_texts(
   config: PretrainConfig, reader: clip_reader.ClipReader
 ) -> None:
-  """Raises a ValueError if a loss has nothing to learn from in the data."""
+  """Raises a ValueError if a loss has no training signal in the data."""
   loss, data = config.loss, config.data
   if loss.class_weight and not reader.dataset.label_names:
     raise ValueError(
@@ -188,7 +188,7 @@ def _make_task(
 def model_config(
   config: PretrainConfig, reader: clip_reader.ClipReader
 ) -> dual_encoder.DualEncoderConfig:
-  """The towers' config, with what the data decides."""
+  """Returns the towers' config, completed with facts of the data."""
   return _towers(
     config,
     vocab_size=reader.tokenizer.vocab_size,
@@ -209,9 +209,10 @@ def _towers(config: PretrainConfig, *, vocab_size: int, num_classes: int):
 def training_history_of(
   config: PretrainConfig, reader: clip_reader.ClipReader
 ) -> dict:
-  """Returns the training history up to this stage; see training_history.
+  """Returns the training history including this stage.
 
-  A run of no steps has seen nothing, others' weights do not say.
+  A run of no steps has seen nothing; the history of imported weights is
+  unknown.
   """
   before = None
   if config.start.directories:
@@ -236,7 +237,7 @@ def training_history_of(
 def _write_encoder(
   config, model_config, workdir, *, skipped_records, seen, average
 ) -> None:
-  """Writes the metadata that `load_encoder` needs, last of all."""
+  """Writes the metadata for `load_encoder`, after all other files."""
   if processes.is_first():
     output.copy(config.data.tokenizer, workdir / encoders.TOKENIZER_FILE)
   facts = {

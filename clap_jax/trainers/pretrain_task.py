@@ -1,4 +1,4 @@
-"""The contrastive, class and region losses of pre-training."""
+"""Defines the contrastive, class and region losses of pre-training."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from clap_jax.training import task as task_lib
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """Weights of the losses; a weight of 0 leaves its loss out."""
+  """Weights of the losses; a weight of 0 disables its loss."""
 
   contrastive_weight: float = config_lib.ranged(minimum=0.0)
   class_weight: float = config_lib.ranged(minimum=0.0)
@@ -53,7 +53,7 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainTask:
-  """Clips and texts to a loss; a Task of training/task.py."""
+  """Pre-training task on clips and texts; see training/task.py."""
 
   model: dual_encoder.DualEncoder
   loss_config: LossConfig
@@ -86,7 +86,7 @@ class PretrainTask:
     return total, task_lib.Tracked(metrics, tracked) if tracked else metrics
 
   def sliced(self) -> deterministic.Sliced | None:
-    """The same loss in two parts, if the run is to be deterministic."""
+    """Returns the loss in two parts, if the run is deterministic."""
     if not self.loss_config.deterministic:
       return None
 
@@ -102,7 +102,7 @@ class PretrainTask:
     )
 
   def _objective(self, output, pairs, *, axis_names=mesh_lib.BATCH_AXES):
-    """(loss, metrics) of the outputs of a whole batch."""
+    """Computes (loss, metrics) of the outputs of a whole batch."""
     config = self.loss_config
     total, metrics = 0.0, {}
     share = pairs.action_share
@@ -145,7 +145,7 @@ class PretrainTask:
     return total, metrics
 
   def _encode(self, params, part: types.ClipBatch):
-    """The model's output but for what is not item by item."""
+    """Returns the per-item outputs of the model."""
     output = self.model.apply(params, part.frames, part.tokens, part.token_mask)
     return output._replace(logit_scale=None, logit_bias=None)
 
@@ -154,7 +154,7 @@ class PretrainTask:
     return output._replace(logit_scale=scale, logit_bias=bias)
 
   def _in_microbatches(self, params, batch: types.ClipBatch):
-    """The model's output, in the memory of one microbatch of the towers."""
+    """Returns the model's output within the memory of one microbatch."""
     output = microbatches.encode_in_slices(
       self._encode,
       params,
@@ -171,7 +171,7 @@ class PretrainTask:
 
 
 def _cross_entropy(logits, targets, weights):
-  """Mean cross-entropy and accuracy; 0 where all weights are.
+  """Computes mean cross-entropy and accuracy; 0 if all weights are 0.
 
   Args:
     logits: float32 (b, c).

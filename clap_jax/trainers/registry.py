@@ -51,22 +51,22 @@ def train(
   connection: processes.Connection | None = None,
   profiler_port: int | None = None,
 ) -> list[dict]:
-  """Runs the trainer that the ConfigDict names; returns its result rows.
+  """Runs the trainer that a ConfigDict names; returns its result rows.
 
-  A finished run is left as it is and its rows are returned, unless the
-  evaluation is configured in another way: then it is evaluated again.
+  A finished run is left unchanged and its rows are returned, unless the config
+  of the evaluation differs: then it is evaluated again.
 
   Args:
     config: see configs/.
-    workdir: of this run alone.
-    connection: to the other processes of the run, joined once the config has
-      been found right; None for one process.
-    profiler_port: to capture profiles from while the run goes on, see
-      profiler.port_of_process; None for none.
+    workdir: directory of this run alone.
+    connection: connection to the other processes of the run, joined once the
+      config is validated; None for one process.
+    profiler_port: port to capture profiles from during the run, see
+      profiler.port_of_process; None to disable.
 
   Raises:
-    ValueError: if the config is wrong anywhere, before a device is touched, or
-      the run in `workdir` is of another config or other data.
+    ValueError: the config is invalid, detected before a device is used, or the
+      run in `workdir` has another config or other data.
   """
   resolved = resolve(config)
   if profiler_port is not None:
@@ -93,19 +93,19 @@ def train(
 
 
 def resolve(config) -> Any:
-  """The frozen dataclass of a trainer's ConfigDict.
+  """Converts a trainer's ConfigDict to its frozen dataclass.
 
   Raises:
-    ValueError: if the ConfigDict is wrong anywhere.
+    ValueError: the ConfigDict is invalid.
   """
   return config_lib.resolve(config_class(config), config)
 
 
 def config_class(config) -> type:
-  """The dataclass that `resolve` makes of a trainer's ConfigDict.
+  """Returns the dataclass for a trainer's ConfigDict.
 
   Raises:
-    ValueError: there is no such trainer.
+    ValueError: the trainer is unknown.
   """
   name = config.get("trainer")
   if name not in TRAINERS:
@@ -116,19 +116,19 @@ def config_class(config) -> type:
 
 
 def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
-  """Compiles the train step of a ConfigDict for a TPU slice that is not here.
+  """Compiles the train step of a ConfigDict for an absent TPU slice.
 
   Args:
     config: as for `train`.
     topology: a name like "v5e:16x16".
-    facts: what the data would say, like "vocab_size=512"; see DataFacts.
+    facts: facts of the data, like "vocab_size=512"; see DataFacts.
 
   Returns:
-    See training.compile_ahead.compile_step; with the facts that were assumed.
+    See training.compile_ahead.compile_step; includes the assumed facts.
 
   Raises:
-    ValueError: if config, topology or facts are wrong.
-    FileNotFoundError: without the TPU compiler.
+    ValueError: config, topology or facts are invalid.
+    FileNotFoundError: the TPU compiler is not installed.
   """
   resolved = resolve(config)
   assumed = abstract.parse_facts(facts)
@@ -144,16 +144,16 @@ def compile_ahead(config, *, topology: str, facts: str = "") -> dict:
 
 
 def compile_for_smallest(config, *, facts: str = "") -> dict:
-  """`compile_ahead` for one v5e slice after the other, until the step fits.
+  """Runs `compile_ahead` on growing v5e slices until the step fits.
 
-  Slices that mesh and batch cannot be spread over are passed by.
+  Slices that mesh and batch cannot be split over are skipped.
 
   Args:
     config: as for `train`.
     facts: see `compile_ahead`.
 
   Raises:
-    ValueError: if the step fits none, or as of `compile_ahead`.
+    ValueError: the step fits no slice, or as `compile_ahead`.
   """
   mesh = resolve(config).mesh
   tried = []
@@ -180,16 +180,16 @@ def compile_for_smallest(config, *, facts: str = "") -> dict:
 
 
 def is_finished(workdir: str | pathlib.Path) -> bool:
-  """Whether a `clap train` ran to its end there."""
+  """Returns True if `workdir` holds a finished `clap train` run."""
   return (locations.at(workdir) / results.RESULTS_FILE).is_file()
 
 
 def _look_at(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
-  """Whether the run is finished, and how its evaluation differs.
+  """Returns whether the run is finished, and how its evaluation differs.
 
   Raises:
     ValueError: the directory belongs to a run of another config or other data,
-      or its results could not be written.
+      or its results cannot be written.
   """
   differences = inputs.compare(workdir, resolved)
   inputs.check(workdir, differences.training)
@@ -202,16 +202,16 @@ def _look_at(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
 
 
 def check_same(workdir: pathlib.Path, resolved: Any) -> None:
-  """Raises a ValueError if a finished run is of another config or data."""
+  """Raises a ValueError if a finished run has another config or data."""
   found = inputs.compare(workdir, resolved)
   inputs.check(workdir, (*found.training, *found.evaluation))
 
 
 def config_of(workdir) -> dict:
-  """The config of a run, plain JSON.
+  """Returns the config of a run as plain JSON.
 
   Raises:
-    FileNotFoundError: if `workdir` holds no run.
+    FileNotFoundError: `workdir` holds no run.
   """
   path = locations.at(workdir) / "config.json"
   if not path.is_file():
@@ -223,9 +223,9 @@ def config_of(workdir) -> dict:
 
 
 def evaluation_keys(workdir) -> tuple[str, ...]:
-  """Keys of the config that may differ when a run is evaluated.
+  """Returns the config keys that may differ in an evaluation.
 
-  The config of an imported head names data where its authors had them.
+  The config of an imported head has the data paths of its authors.
   """
   keys = workdir_lib.EVALUATION_KEYS
   return (*keys, "data") if imported_heads.is_imported(workdir) else keys
@@ -238,12 +238,12 @@ def evaluate(
 
   Args:
     workdir: of the run.
-    split: None for the one that its config names.
-    config: the run's own but for what workdir.EVALUATION_KEYS name; None for
-      just that.
+    split: split to evaluate on; None for that of the config.
+    config: the run's config except for workdir.EVALUATION_KEYS; None for the
+      run's own.
 
   Raises:
-    FileNotFoundError: if `workdir` holds no run.
+    FileNotFoundError: `workdir` holds no run.
   """
   resolved = resolve(config_of(workdir) if config is None else config)
   trainer = TRAINERS[resolved.trainer]

@@ -1,8 +1,8 @@
 """Saves and restores checkpoints through Orbax, with verified manifests.
 
 Layout: `<directory>/<step>/{params,rest}/` by Orbax and `manifest.json` written
-last. A step that cannot be trusted is moved to `<directory>.damaged/`. The
-directory may be one of a bucket: "moved" is then copied inside it and deleted.
+last. A damaged step is moved to `<directory>.damaged/`. The directory may be in
+a bucket: a move is then a copy within it and a deletion.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ _PARAMS_PREFIX, _EMA_PREFIX = "params/", "ema/"
 
 
 class CheckpointError(RuntimeError):
-  """There are checkpoints, but none that can be restored."""
+  """Raised if there are checkpoints, but none can be restored."""
 
 
 class SaveError(RuntimeError):
-  """A checkpoint could not be written; those before it are as they were."""
+  """Raised if a checkpoint cannot be written; earlier ones are intact."""
 
 
 class TreeMismatchError(ValueError):
-  """A checkpoint of another model, optimizer or precision."""
+  """Raised for a checkpoint of another model, optimizer or precision."""
 
 
 class Restored(NamedTuple):
@@ -43,12 +43,12 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """Saves in the background, keeps the newest, restores what is verified.
+  """Saves in the background, keeps the newest, restores verified ones.
 
-  At most one save is under way. Call `poll` every step: it finishes a save that
-  is done and raises an error of the background. An older checkpoint is deleted
-  only after a newer one has its manifest. A full disk, lost rights and their
-  like are a SaveError of `save`, `poll`, `wait` or `close`.
+  At most one save is in progress. Call `poll` every step: it finalizes a
+  completed save and raises background errors. An older checkpoint is deleted
+  only after a newer one has its manifest. A full disk, lost permissions and
+  similar errors raise a SaveError in `save`, `poll`, `wait` or `close`.
   """
 
   def __init__(
@@ -58,12 +58,12 @@ class Checkpoints:
     keep: int,
     check: Callable[[], None] | None = None,
   ):
-    """Removes what was interrupted.
+    """Opens the directory and removes interrupted saves.
 
     Args:
-      directory: of the checkpoints; made if it is missing.
-      keep: how many of the newest are kept.
-      check: raises an OSError where nothing may be written any more.
+      directory: directory of the checkpoints, created if missing.
+      keep: number of newest checkpoints to keep.
+      check: raises an OSError if writing is no longer allowed.
     """
     self._check = check
     # Through a link, folders of the user would be cleaned up.
@@ -88,11 +88,11 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """Complete checkpoints, oldest first."""
+    """Returns the steps of complete checkpoints, oldest first."""
     return complete_steps(self._directory)
 
   def save(self, step: int, state: Any, *, metadata: Mapping) -> None:
-    """Starts to save `state`; one that is complete already is left alone."""
+    """Starts to save `state`, unless its checkpoint is complete."""
     self.wait()
     if step in self._saved:
       return
@@ -117,7 +117,7 @@ class Checkpoints:
     self._pending = (step, tree, record)
 
   def poll(self) -> None:
-    """Finishes a save that is done, without waiting."""
+    """Finalizes a completed save, without blocking."""
     with self._explained():
       self._raise_sealing_error()
       self._manager.check_for_errors()
@@ -125,7 +125,7 @@ class Checkpoints:
       self._start_sealing()
 
   def wait(self) -> None:
-    """Returns when nothing is under way."""
+    """Waits until no save is in progress."""
     with self._explained():
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
@@ -145,16 +145,16 @@ class Checkpoints:
   def restore(self, abstract_state: Any) -> Restored | None:
     """Restores the newest intact state; None if there is no checkpoint.
 
-    A damaged checkpoint is moved away, said so on standard error, and the one
-    before it is taken.
+    A damaged checkpoint is moved away, with a message on standard error, and
+    the previous one is used.
 
     Args:
-      abstract_state: a pytree of jax.ShapeDtypeStruct; their shardings are the
-        restored arrays' shardings, whatever they were when saved.
+      abstract_state: a pytree of jax.ShapeDtypeStruct with the shardings of the
+        restored arrays, whatever they were when saved.
 
     Raises:
-      CheckpointError: if all checkpoints are damaged.
-      TreeMismatchError: if the newest good one is of another tree.
+      CheckpointError: all checkpoints are damaged.
+      TreeMismatchError: the newest intact one has another tree.
     """
     self.wait()
     step = processes.first_decides("find a good checkpoint", self._newest_good)
@@ -168,7 +168,7 @@ class Checkpoints:
     return Restored(state, step, body["metadata"])
 
   def discard_from(self, step: int) -> int | None:
-    """Deletes the checkpoints of `step` and later; returns the newest left."""
+    """Deletes the checkpoints from `step` on; returns the newest remaining."""
     self.wait()
 
     def discard():
@@ -202,7 +202,7 @@ class Checkpoints:
     return self.steps()
 
   def _newest_good(self) -> int | None:
-    """The newest step whose bytes are right; moves away those that are not."""
+    """Returns the newest intact step; moves damaged ones away."""
     reasons = []
     for step in reversed(self.steps()):
       directory = self._directory / str(step)
@@ -223,7 +223,7 @@ class Checkpoints:
     return None
 
   def _start_sealing(self) -> None:
-    """Writes the manifest in a thread: it reads all that was saved."""
+    """Writes the manifest in a thread, since it reads the whole save."""
     step, tree, metadata = self._pending
     self._pending = None
     self._sealing = threading.Thread(
@@ -250,10 +250,10 @@ class Checkpoints:
 
 
 def write_params(directory: locations.Location, params: Any) -> None:
-  """Writes parameters alone, for `restore_params`; what is there is replaced.
+  """Writes parameters only, for `restore_params`; replaces existing ones.
 
   Args:
-    directory: of a run; the checkpoint goes where a run's would.
+    directory: directory of a run, which gets the checkpoint.
     params: nested dict of arrays.
   """
   target = locations.at(directory) / CHECKPOINT_DIRECTORY
@@ -267,7 +267,7 @@ def write_params(directory: locations.Location, params: Any) -> None:
 
 
 def complete_steps(directory: locations.Location) -> list[int]:
-  """Steps with a manifest, oldest first."""
+  """Returns the steps with a manifest, oldest first."""
   return sorted(
     int(path.name)
     for path in step_folders.step_directories(directory)
@@ -278,23 +278,23 @@ def complete_steps(directory: locations.Location) -> list[int]:
 def restore_params(
   directory: pathlib.Path, *, use_ema: bool | None = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Parameters of the newest good checkpoint, for inference.
+  """Restores parameters of the newest intact checkpoint, for inference.
 
-  Nothing is moved or changed; a damaged checkpoint is passed over with a line
-  on standard error.
+  Nothing is moved or changed; a damaged checkpoint is skipped with a message on
+  standard error.
 
   Args:
-    directory: that of the checkpoints, or the run's own.
-    use_ema: the moving average rather than the parameters; None for the
-      average if the checkpoint holds one.
+    directory: directory of the checkpoints or of the run.
+    use_ema: whether to restore the moving average; None restores it if the
+      checkpoint has one.
 
   Returns:
     (nested dict of NumPy arrays, metadata of the checkpoint).
 
   Raises:
-    FileNotFoundError: if there is no complete checkpoint.
-    CheckpointError: if all are damaged.
-    ValueError: if there is no moving average in it.
+    FileNotFoundError: there is no complete checkpoint.
+    CheckpointError: all are damaged.
+    ValueError: the checkpoint has no moving average.
   """
   directory = locations.at(directory).absolute()
   if (directory / CHECKPOINT_DIRECTORY).is_dir():
@@ -332,7 +332,7 @@ def restore_params(
 def tree_differences(
   saved: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> list[str]:
-  """One line per array that is missing, unexpected, or of other shape."""
+  """Lists arrays that are missing, unexpected, or of another shape."""
   lines = []
   for name in sorted(saved.keys() | expected.keys()):
     before, now = saved.get(name), expected.get(name)
@@ -363,7 +363,7 @@ def _read_state(directory, abstract_state, tree) -> Any:
 
 
 def _read_item(directory, targets, tree) -> dict[str, Any]:
-  """The arrays of one item by name; those without a target as NumPy."""
+  """Reads the arrays of an item by name; as NumPy without a target."""
   item = directory.name
   members = {
     n: _as_numpy_target(s) for n, s in tree.items() if _item(n) == item
@@ -381,10 +381,10 @@ def _read_item(directory, targets, tree) -> dict[str, Any]:
 
 
 def _check_stored(checkpointer, directory, tree) -> None:
-  """Compares the arrays' own headers with the manifest, before reading.
+  """Compares the headers of arrays with the manifest, before reading.
 
   Raises:
-    CheckpointError: an array has another shape than its manifest says.
+    CheckpointError: the shape of an array differs from the manifest.
   """
   stored = checkpointer.metadata(
     step_folders.for_orbax(directory)
@@ -406,7 +406,7 @@ def _restore_args(target) -> ocp.RestoreArgs:
 
 
 def _as_numpy_target(spec) -> np.ndarray:
-  """Returns a placeholder of an array to read as NumPy; it takes no memory."""
+  """Returns a placeholder, without memory, of an array to read as NumPy."""
   shape, dtype = spec
   return np.broadcast_to(np.zeros((), np.dtype(dtype)), shape)
 

@@ -1,8 +1,8 @@
-"""Keeps compiled programs on disk for the next process.
+"""Caches compiled programs on disk for later processes.
 
-They are machine code, which jax runs without any check. They therefore lie in
-the user's own cache and never in the folder of a run, which may have been
-received from others.
+They are machine code, which JAX runs unchecked. They are therefore kept in the
+user's own cache and never in the folder of a run, which may come from a third
+party.
 """
 
 import os
@@ -13,12 +13,12 @@ import jax
 
 
 def keep_programs() -> None:
-  """Shares the programs of the user's runs, and those of a rerun.
+  """Enables a compilation cache shared by all runs of the user.
 
-  A folder that the user has chosen (JAX_COMPILATION_CACHE_DIR) is kept.
+  A folder set by the user (JAX_COMPILATION_CACHE_DIR) takes precedence.
 
   Raises:
-    PermissionError: the cache folder is not the user's own.
+    PermissionError: the cache folder does not belong to the user.
   """
   if jax.config.values["jax_compilation_cache_dir"]:
     return

@@ -23,7 +23,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class TracedStep(NamedTuple):
-  """A train step and all that it was traced for."""
+  """A traced train step and its inputs."""
 
   plan: plan_lib.Plan
   batch: Any  # of jax.ShapeDtypeStruct with shardings
@@ -42,14 +42,14 @@ def trace_step(
   """Traces the step that `fit` would run on `devices`, present or not.
 
   Args:
-    task: what is learned.
+    task: task to train.
     batch: jax.ShapeDtypeStruct of the global batch.
-    devices: to run on.
-    config: of the run.
+    devices: devices to run on.
+    config: config of the run.
     sharding_rules: see sharding.partition_specs.
 
   Raises:
-    ValueError: if mesh, batch and devices do not fit together.
+    ValueError: mesh, batch and devices do not match.
   """
   device_mesh = mesh_lib.make_mesh(config.mesh, devices=devices)
   mesh_lib.check_batch_size(jax.tree.leaves(batch)[0].shape[0], device_mesh)
@@ -88,20 +88,19 @@ def compile_step(
   """Compiles the step that `fit` would run on `topology`; plain JSON values.
 
   Args:
-    task: what is learned.
+    task: task to train.
     batch: jax.ShapeDtypeStruct of the global batch.
-    config: of the run.
+    config: config of the run.
     topology: from topology.describe.
     sharding_rules: see sharding.partition_specs.
 
   Returns:
     fits, peak_bytes_per_chip, limit_bytes_per_chip, missing_bytes_per_chip,
-    flops_per_step (over all chips), collectives, roofline_step_sec and what
-    they were made from. A step that does not fit has the compiler's words as
-    `reason`.
+    flops_per_step (over all chips), collectives, roofline_step_sec and their
+      inputs. A step that does not fit has the compiler's message as `reason`.
 
   Raises:
-    ValueError: if mesh, batch and topology do not fit together.
+    ValueError: mesh, batch and topology do not match.
   """
   step = trace_step(
     task,
@@ -148,7 +147,7 @@ def compile_step(
 
 
 def _split_parameters(params: Any, devices_per_chip: int) -> dict[str, dict]:
-  """By the mesh axes that split them: arrays, bytes, and the largest one."""
+  """Summarizes parameters by mesh axes: arrays, bytes, the largest one."""
   groups: dict[str, dict[str, Any]] = {}
   for path, leaf in paths.flatten(params).items():
     spec = leaf.sharding.spec
@@ -169,7 +168,7 @@ def _split_parameters(params: Any, devices_per_chip: int) -> dict[str, dict]:
 
 
 def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
-  """Memory and traffic of a device, and collectives; or why there are none."""
+  """Returns memory, traffic and collectives of a device, or the error."""
   try:
     with warnings.catch_warnings():
       # A program for other chips can be kept on disk but not read back.
@@ -203,10 +202,10 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
 
 
 def _wanted_bytes(message: str, resident_bytes: int) -> int:
-  """What the compiler's complaint says a device would need.
+  """Returns the bytes a device would need, from the compiler's error.
 
-  It names either all that the program uses or its temporaries alone; then the
-  state and the batch come on top.
+  The error states either the program's total or its temporaries alone, to which
+  the state and the batch are added.
   """
   used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
   if used:
@@ -221,16 +220,16 @@ def _wanted_bytes(message: str, resident_bytes: int) -> int:
 
 
 def _roofline(document, chip, moved) -> dict:
-  """Seconds that a step takes at the stated peaks, and what bounds it.
+  """Computes the seconds of a step at peak rates, and its bottleneck.
 
   A lower bound: computation, memory and both networks overlap perfectly, and
-  what one of two devices of a chip sends goes to the other one or stands for
+  traffic of one of two devices of a chip goes to the other one or represents
   both, so that it has all links of the chip.
 
   Args:
-    document: of compile_step, whose collectives are those of one device.
-    chip: the peaks.
-    moved: bytes of memory that a device reads and writes; None if unknown.
+    document: result of compile_step, with the collectives of one device.
+    chip: peaks of the chip.
+    moved: bytes that a device reads and writes; None if unknown.
   """
   sent = {
     network: sum(

@@ -1,14 +1,14 @@
 """A train step with bit-equal results on 1, 2, 4, ... devices.
 
-The compiler builds a program for two devices in another way than the same
-program for one, and rounds it otherwise. Here the batch is cut into a fixed
-number of slices, whatever the number of devices, and everything that rounds is
-a program for a single device, the same one everywhere. Between devices bits are
+The compiler compiles a program for two devices differently from the same
+program for one, with different rounding. Here the batch is cut into a fixed
+number of slices, whatever the number of devices, and all arithmetic runs in
+programs for a single device, the same everywhere. Between devices bits are
 copied, or added along one fixed binary tree.
 
-The price: a second forward pass of the encoder, the loss and the update of the
-whole batch on every device, parameters whole on every device, and a compilation
-for each device. Nothing runs ahead of the host.
+The cost: a second forward pass of the encoder, the loss and the update of the
+whole batch on every device, replicated parameters, and a compilation for each
+device. Nothing is dispatched ahead of the host.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,14 +28,14 @@ TrainState = step_lib.TrainState
 
 
 class Sliced(NamedTuple):
-  """A loss in two parts: item by item, then over all items at once.
+  """A loss in two parts: per item, then over all items at once.
 
   Attributes:
-    divide: batch -> (what is encoded, what only the objective needs).
-    encode: (params, items) -> embeddings, each of its own item alone.
-    objective: (params, embeddings, rest) -> (loss, metrics), over the whole
-      batch on one device: it must look at no mesh.
-    num_slices: of the batch; a power of two.
+    divide: function batch -> (items to encode, inputs of the objective).
+    encode: function (params, items) -> embeddings, each of one item alone.
+    objective: function (params, embeddings, rest) -> (loss, metrics), over the
+      whole batch on one device; must not use the mesh.
+    num_slices: number of slices of the batch, a power of two.
   """
 
   divide: Callable[[Any], tuple[Any, Any]]
@@ -45,7 +45,7 @@ class Sliced(NamedTuple):
 
 
 class DeterministicStep:
-  """A (state, batch) -> (state, metrics), as `make_train_step` makes one."""
+  """A train step (state, batch) -> (state, metrics); see `make_train_step`."""
 
   def __init__(
     self,
@@ -57,11 +57,11 @@ class DeterministicStep:
     ema_decay: float | None,
     outlier_deviations: float | None,
   ):
-    """Compiles nothing yet.
+    """Creates the step without compiling it.
 
     Raises:
-      ValueError: if the mesh splits parameters, or its devices do not share
-        the slices evenly.
+      ValueError: the mesh splits parameters, or its devices cannot share the
+        slices evenly.
     """
     check(sliced.num_slices, mesh, state_shardings)
     self._sliced = sliced
@@ -113,7 +113,7 @@ class DeterministicStep:
     )
 
   def prepare(self, state: TrainState, batch: Any) -> None:
-    """Compiles what one device does, so that no process waits for another."""
+    """Compiles the programs of one device before processes synchronize."""
     size = jax.tree.leaves(batch)[0].shape[0]
     _, rest = self._sliced.divide(batch)
     for device, params in _per_device(state.params).items():
@@ -174,7 +174,7 @@ class DeterministicStep:
     return jax.block_until_ready(self._global(results, self._whole))
 
   def _pieces(self, batch) -> dict[Device, list]:
-    """The slices of each device of this process, in the batch's order."""
+    """Returns the slices of each local device, in the batch's order."""
     items, _ = self._sliced.divide(batch)
     size = jax.tree.leaves(items)[0].shape[0] // self._sliced.num_slices
     count = self._sliced.num_slices // self._num_shards
@@ -192,7 +192,7 @@ class DeterministicStep:
     return shard.index[0].start or 0
 
   def _tree_sum(self, grads: list) -> Any:
-    """(1, ...) each: sums of neighbours, then of the sums, and so on."""
+    """Sums arrays (1, ...) along a binary tree of neighbours."""
     # Addition of floats is not associative. The order is a tree over slices,
     # fixed by their number alone: a device sums the subtree of its slices, and
     # `_butterfly` the upper levels, whatever the number of devices.
@@ -203,7 +203,7 @@ class DeterministicStep:
     return jax.tree.map(lambda leaf: leaf[None], grads[0])
 
   def _butterfly(self, tree):
-    """Finishes the tree over devices; a + b = b + a: all end with one value."""
+    """Finishes the tree over devices; all get the same bits: a + b = b + a."""
     axes = mesh_lib.BATCH_AXES
     for level in range(self._num_shards.bit_length() - 1):
       pairs = [(i, i ^ (1 << level)) for i in range(self._num_shards)]
@@ -214,7 +214,7 @@ class DeterministicStep:
     return tree
 
   def _global(self, trees: Mapping[Device, Any], sharding: NamedSharding):
-    """One global array of the arrays of single devices, leaf by leaf."""
+    """Assembles global arrays from arrays of single devices, per leaf."""
 
     def joined(*leaves):
       shape = leaves[0].shape
@@ -227,15 +227,15 @@ class DeterministicStep:
     return jax.tree.map(joined, *trees.values())
 
   def _everywhere(self, tree) -> dict[Device, Any]:
-    """The whole of global arrays on each device of this process."""
+    """Gathers whole global arrays on each local device."""
     return _per_device(self._copies(tree))
 
 
 def on_one_device(make: Callable, shardings: Any) -> Callable:
-  """`make`, run on one device; what it returns is copied to where it belongs.
+  """Runs `make` on one device; copies the result to its shardings.
 
-  Initial parameters would otherwise be rounded in as many ways as there are
-  numbers of devices.
+  Otherwise the rounding of initial parameters would depend on the number of
+  devices.
   """
 
   def made(*arguments):
@@ -250,7 +250,7 @@ def on_one_device(make: Callable, shardings: Any) -> Callable:
 def check(
   num_slices: int, mesh: jax.sharding.Mesh, state_shardings: Any
 ) -> None:
-  """Raises a ValueError for a mesh that cannot give the promised bits."""
+  """Raises a ValueError for a mesh that cannot be deterministic."""
   num_shards = mesh_lib.num_batch_shards(mesh)
   powers = all(n & (n - 1) == 0 for n in (num_slices, num_shards))
   if not powers or num_slices % num_shards or mesh.size != num_shards:
@@ -273,7 +273,7 @@ def check(
 
 
 def _per_device(tree: Any) -> dict[Device, Any]:
-  """This process's shards of global arrays, device by device."""
+  """Returns the local shards of global arrays, device by device."""
   leaves, structure = jax.tree.flatten(tree)
   shards = [leaf.addressable_shards for leaf in leaves]
   return {

@@ -1,4 +1,4 @@
-"""Batches on the devices, brought there by a thread of their own."""
+"""Transfers batches to the devices in a background thread."""
 
 import queue
 import threading
@@ -9,10 +9,10 @@ AHEAD = 2  # batches on the devices besides the one that a step reads
 
 
 class DeviceBatches:
-  """Iterates over batches that wait on the devices; close it.
+  """An iterator over batches on the devices; close it after use.
 
   An error of the batches is raised in their place. With `ahead` 0 there is no
-  thread: a batch is made when it is asked for.
+  thread: a batch is transferred on request.
   """
 
   def __init__(
@@ -22,7 +22,7 @@ class DeviceBatches:
     *,
     ahead: int = AHEAD,
   ):
-    """Starts; `put_batch` makes device batches of host batches."""
+    """Starts the thread; `put_batch` transfers a host batch."""
     self._batches = batches
     self._put_batch = put_batch
     self._room = threading.Semaphore(ahead)
@@ -51,11 +51,11 @@ class DeviceBatches:
     return batch
 
   def scalars(self) -> dict[str, float]:
-    """Counts of the host's batches, where they have any."""
+    """Returns the counts of the host's batches, if they have any."""
     return getattr(self._batches, "scalars", dict)()
 
   def close(self) -> None:
-    """Ends the thread after the batch that it is at, and the batches."""
+    """Ends the thread after its current batch and closes the batches."""
     self._is_closed = True
     if self._has_thread:
       self._room.release()

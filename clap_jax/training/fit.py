@@ -1,4 +1,4 @@
-"""Trains a run: lock, mesh, state, restore, steps with their hooks, save."""
+"""Runs training: lock, mesh, state, restore, steps with hooks, save."""
 
 import contextlib
 import dataclasses
@@ -37,34 +37,34 @@ EVALUATION_PREFIX = "eval/"  # of the scalars of an evaluation
 
 
 class RunFailedError(RuntimeError):
-  """The system refused what a run needs, in the middle of it."""
+  """Raised if the system refuses reads or writes during a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-  """A training run: what is learned, how, how long and where it is kept.
+  """A training run: its task, data, duration and directory.
 
   Attributes:
-    task: what is learned.
-    workdir: of this run alone; holds config.json, environment.json,
+    task: task to train.
+    workdir: directory of this run alone; holds config.json, environment.json,
       metrics.jsonl and checkpoints/.
-    config: the trainer's whole resolved config; a run can only be continued
-      with the same (see workdir.CHANGEABLE_KEYS for exceptions).
-    batches_from: steps done -> iterator over the host batches of the steps
-      after that; the rows of mesh.batch_rows for the ambient mesh. A pure
-      function of its argument.
-    batches_ahead: of the step, on the devices; 0 brings each when it is due.
-    evaluate: (params, steps done) -> scalars by path, below EVALUATION_PREFIX;
-      called every loop.eval_every and after the last step, each time once the
-      checkpoint that is due then has been saved; gets the moving average if
+    config: the trainer's whole resolved config; a run can only be resumed with
+      the same (except for workdir.CHANGEABLE_KEYS).
+    batches_from: function from the number of completed steps to an iterator
+      over the host batches of the following steps, with the rows of
+      mesh.batch_rows for the ambient mesh. A pure function.
+    batches_ahead: number of batches prefetched to the devices; 0 for none.
+    evaluate: function (params, completed steps) -> scalars by path, below
+      EVALUATION_PREFIX; called every loop.eval_every and after the last step,
+      each time after the checkpoint of that step; gets the moving average if
       there is one.
-    prepare: changes the state before the first step, for example to start
-      from other parameters; not called when the run is continued.
-    steps_per_epoch: for durations in epochs.
+    prepare: changes the state before the first step, e.g. to start from other
+      parameters; not called when a run is resumed.
+    steps_per_epoch: steps of an epoch, for durations in epochs.
     sharding_rules: see sharding.partition_specs.
-    devices: to use; None for all.
-    title: of the progress bar.
-    show_progress: whether to report on standard error.
+    devices: devices to use; None for all.
+    title: title of the progress bar.
+    show_progress: whether to report progress on standard error.
   """
 
   task: task_lib.Task
@@ -82,24 +82,24 @@ class Run:
 
 
 def fit(run: Run) -> TrainState:
-  """Trains, or continues, a run to its end.
+  """Trains a run to its end, resuming it if it has checkpoints.
 
-  Killed anywhere and called again with the same arguments, it ends with the
-  same parameters, bit for bit. A finished run is restored and returned at once,
-  unless its last evaluation is missing: that is then made.
-  A run of no steps saves its initial parameters.
+  If killed at any point and called again with the same arguments, it ends with
+  bit-identical parameters. A finished run is restored and returned immediately,
+  after its last evaluation if that is missing. A run of no steps saves its
+  initial parameters.
 
   Returns:
     The state after the last step.
 
   Raises:
-    workdir.WorkdirBusyError: if another trainer is at work there.
-    preemption.Preempted: after SIGTERM, once the state is saved. It is a
-      SystemExit with code 0.
-    hooks.SkipLimitError: if the guard gave up once too often.
-    RunFailedError: if writing or reading is refused on the way.
-    ValueError: for a config that does not fit the workdir, the mesh, the
-      checkpoint or the parameters.
+    workdir.WorkdirBusyError: another trainer uses the directory.
+    preemption.Preempted: after SIGTERM, once the state is saved; a SystemExit
+      with code 0.
+    hooks.SkipLimitError: the guard exceeded the limit of rollbacks.
+    RunFailedError: a read or write failed during the run.
+    ValueError: the config does not match the workdir, the mesh, the checkpoint
+      or the parameters.
   """
   steps = _resolve_steps(run)
   with contextlib.ExitStack() as stack:
@@ -152,7 +152,7 @@ def fit(run: Run) -> TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class _Steps:
-  """The run's durations, in steps."""
+  """Durations of the run in steps."""
 
   last: int
   log_every: int
@@ -162,7 +162,7 @@ class _Steps:
 
 @dataclasses.dataclass
 class _Trainer:
-  """Runs the steps of one start of a run, with its hooks and rollbacks."""
+  """Runs one start of a run, with its hooks and rollbacks."""
 
   run: Run
   steps: _Steps
@@ -178,7 +178,7 @@ class _Trainer:
 
   @property
   def metadata(self) -> dict[str, Any]:
-    """Facts that a checkpoint records with the state."""
+    """Returns facts that a checkpoint records with the state."""
     return {
       "seed": self.run.config.loop.seed,
       "config_hash": config_lib.config_hash(self.run.config),
@@ -190,7 +190,7 @@ class _Trainer:
   def train(
     self, state: TrainState, start_step: int, *, evaluates_first: bool
   ) -> TrainState:
-    """Runs the steps, and again from a checkpoint where the guard gives up."""
+    """Runs the steps; rolls back to a checkpoint if the guard gives up."""
     run, loop = self.run, self.run.config.loop
     with contextlib.ExitStack() as stack:
       self.tracker = goodput.GoodputTracker(run.workdir, start_step=start_step)
@@ -226,16 +226,16 @@ class _Trainer:
     return state
 
   def _run_steps(self, state: TrainState, start_step: int) -> TrainState:
-    """Trains from `start_step` steps done to the last step; donates `state`.
+    """Trains from `start_step` to the last step; donates `state`.
 
     The metrics of a step are fetched after the next step has been dispatched,
-    so that the device does not wait for the host; only before hooks that need
-    the state is the step waited for.
+    so that the device does not wait for the host; the host waits for a step
+    only before hooks that need the state.
 
     Raises:
-      preemption.Preempted: after a stop request; hooks have seen the state.
-      hooks.SkipLimitError: from the guard; the state is lost.
-      ValueError: if the batches end too early.
+      preemption.Preempted: after a stop request; hooks have run on the state.
+      hooks.SkipLimitError: raised by the guard; the state is lost.
+      ValueError: the batches end too early.
     """
     batches = device_batches.DeviceBatches(
       iter(self.run.batches_from(start_step)),
@@ -307,7 +307,7 @@ class _Trainer:
     return batch
 
   def _deliver(self, step: int, metrics, clock, batches) -> None:
-    """Waits for a step's metrics and hands them to the hooks that want them."""
+    """Waits for a step's metrics and passes them to the hooks."""
     wanting = [hook for hook in self.hooks if hook.wants_metrics(step)]
     # Even if unwanted: a host that ran ahead would fill the memory.
     jax.block_until_ready(metrics["loss"])
@@ -320,7 +320,7 @@ class _Trainer:
       hook.on_metrics(step, host)
 
   def _make_hooks(self, writer, *, start_step: int) -> list[hooks_lib.Hook]:
-    """Returns the hooks in the order they are called, the evaluation last."""
+    """Returns the hooks in calling order, the evaluation last."""
     run, steps, loop = self.run, self.steps, self.run.config.loop
     hooks: list[hooks_lib.Hook] = [
       hooks_lib.MetricsLog(
@@ -372,10 +372,10 @@ class _Trainer:
 
 @contextlib.contextmanager
 def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns the errors of the system into those of a run, not of a command.
+  """Converts system errors to a RunFailedError.
 
   Raises:
-    RunFailedError: for an OSError, unless it says that a file is not there.
+    RunFailedError: for an OSError other than a FileNotFoundError.
   """
   try:
     yield
@@ -391,10 +391,10 @@ def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
 def _evaluation_is_missing(
   workdir: pathlib.Path, steps: _Steps, start_step: int
 ) -> bool:
-  """Whether the evaluation after `start_step` was due and is not recorded.
+  """Returns True if the evaluation due at `start_step` is not recorded.
 
-  So it is if the evaluation failed, or the process ended, after the checkpoint
-  that the run now goes on from.
+  This happens if the evaluation failed, or the process ended, after the
+  checkpoint that the run resumes from.
   """
   every = steps.eval_every
   is_due = start_step == steps.last or (every and start_step % every == 0)
@@ -416,14 +416,14 @@ def _close_tracker(tracker: goodput.GoodputTracker, *, show: bool) -> None:
 
 
 def _take(stack: contextlib.ExitStack, workdir, config) -> Callable[[], None]:
-  """Takes the directory; returns what raises once it is held no more."""
+  """Locks the directory; returns a check that raises if the lock is lost."""
   check = stack.enter_context(workdir_lib.locked(workdir))
   workdir_lib.write_config(workdir, config)
   return check
 
 
 def _closing(checkpoints: checkpoint_lib.Checkpoints) -> Callable:
-  """Closes at the end of a block; a failed run waits for no other process."""
+  """Closes at the end of a block; a failed run does not wait for others."""
 
   def close(error_type, *_):
     failed = error_type is not None and issubclass(error_type, Exception)

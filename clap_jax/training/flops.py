@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Count(NamedTuple):
-  """Operations of matrix products and convolutions; nothing else is counted."""
+  """Operations of matrix products and convolutions only."""
 
   flops: int  # over all devices; a multiply and an add are two
   unknown_loops: int  # loops whose length the program does not tell
@@ -52,14 +52,14 @@ def _length(params) -> int:
 
 
 def _num_shards(params) -> int:
-  """Each shard along the manual axes runs the body."""
+  """Returns the number of shards along manual axes, which run the body."""
   # Called newly_manual_axes by some versions of jax.
   (axes,) = (v for k, v in params.items() if k.endswith("manual_axes"))
   return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
 def _inner_jaxprs(params):
-  """Yields the jaxprs of an equation; of a custom derivative the function."""
+  """Yields the jaxprs of an equation; for custom derivatives the primal."""
   for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
     if name in params:
       yield params[name]

@@ -1,7 +1,7 @@
 """Tracks the time of a run over all its starts: goodput.json.
 
-Goodput is the time of the steps whose result was kept over all time that
-processes were at work. Steps done again after a kill count once.
+Goodput is the time of steps whose results were kept over the total running
+time. Steps repeated after a kill count once.
 """
 
 import contextlib
@@ -17,10 +17,9 @@ KINDS = ("start", "steps", "input_wait", "evaluation", "saving")
 
 
 class GoodputTracker:
-  """Counts the seconds of one start of a run; earlier ones are in the file.
+  """Tracks the seconds of one start of a run; the file has earlier ones.
 
-  `input_wait` is a part of `steps`. Time is counted from the making of the
-  object.
+  `input_wait` is a part of `steps`. Time is counted from construction on.
   """
 
   def __init__(self, workdir: pathlib.Path, *, start_step: int):
@@ -50,7 +49,7 @@ class GoodputTracker:
     self._now["last_step"] = step
 
   def went_back(self, step: int, to_step: int) -> None:
-    """The work of the steps after `to_step` up to `step` was thrown away."""
+    """Records that the steps after `to_step` up to `step` were discarded."""
     num_steps = max(step - self._now["start_step"], 1)
     lost = min(step - to_step, num_steps) / num_steps
     self._now["steps_sec"] *= 1 - lost
@@ -64,7 +63,7 @@ class GoodputTracker:
     )
 
   def summary(self) -> str:
-    """One line for the end of a run."""
+    """Returns a summary line for the end of a run."""
     starts = [*self._earlier, self._now]
     total = {
       kind: sum(start[f"{kind}_sec"] for start in starts) for kind in KINDS
@@ -81,13 +80,13 @@ class GoodputTracker:
 
 
 def goodput(starts: list[dict]) -> float:
-  """Kept step time over all time, 0 to 1; 0 before any time has passed."""
+  """Returns kept step time over total time, in [0, 1]; initially 0."""
   wall_sec = sum(start["wall_sec"] for start in starts)
   return _kept_sec(starts) / wall_sec if wall_sec else 0.0
 
 
 def _kept_sec(starts: list[dict]) -> float:
-  """Step time of each start up to where the next one took over."""
+  """Returns the step time of each start up to the resume point."""
   kept_sec = 0.0
   for number, start in enumerate(starts):
     last = start["last_step"]

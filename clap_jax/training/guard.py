@@ -10,12 +10,12 @@ _LEAST_SPREAD = 0.05  # of the median: a loss that hardly moves may move again
 
 
 def no_history() -> jax.Array:
-  """The values before the first step: float32 (WINDOW_STEPS,) of NaN."""
+  """Returns the initial history: float32 (WINDOW_STEPS,) of NaN."""
   return jnp.full((WINDOW_STEPS,), jnp.nan, jnp.float32)
 
 
 def remember(recent: jax.Array, value: jax.Array, ok: jax.Array) -> jax.Array:
-  """`recent` with `value` as the newest where `ok`, else as it is."""
+  """Appends `value` to `recent` where `ok`, else returns it unchanged."""
   value = jnp.asarray(value, jnp.float32)
   return jnp.where(ok, jnp.append(recent[1:], value), recent)
 
@@ -23,16 +23,16 @@ def remember(recent: jax.Array, value: jax.Array, ok: jax.Array) -> jax.Array:
 def is_outlier(
   value: jax.Array, recent: jax.Array, *, deviations: float
 ) -> jax.Array:
-  """Whether `value` () lies far above the `recent` ones (w,).
+  """Returns True if `value` () is far above the `recent` ones (w,).
 
-  The measure is the median absolute deviation, which outliers cannot stretch,
-  but at least 5 % of the median. Never so among fewer than 32 values, nor
-  where they are all 0.
+  The scale is the median absolute deviation, which is robust to outliers, but
+  at least 5 % of the median. Always False for fewer than 32 values, or if they
+  are all 0.
 
   Args:
-    value: the newest; only large ones are outliers.
-    recent: accepted values; NaN where there is none yet.
-    deviations: how many standard deviations are too many.
+    value: the newest value; only large ones are outliers.
+    recent: accepted values; NaN for missing ones.
+    deviations: threshold in standard deviations.
   """
   median = jnp.nanmedian(recent)
   spread = _MAD_TO_DEVIATION * jnp.nanmedian(jnp.abs(recent - median))

@@ -1,9 +1,9 @@
-"""Counts what an optimised XLA program sends between devices.
+"""Counts the traffic between devices of an optimised XLA program.
 
-The source is the program's text. Within a TPU slice devices talk over the
-inter-chip interconnect (ICI). Between slices the compiler replaces a collective
-by transfers of the host to the data-center network (DCN): a `send` and a `recv`
-of each device's part, with the kind of the collective as an attribute.
+The source is the program's text. Within a TPU slice devices communicate over
+the inter-chip interconnect (ICI). Between slices the compiler replaces a
+collective by host transfers over the data-center network (DCN): a `send` and a
+`recv` of each device's part, with the kind of the collective as an attribute.
 """
 
 import math
@@ -49,7 +49,7 @@ _TRANSFERS = {
 
 
 class Collective(NamedTuple):
-  """All calls of one kind over groups of one size, per step and device."""
+  """Calls of one collective and group size, per step and device."""
 
   kind: str
   group_size: int  # devices that take part together; over DCN: slices
@@ -63,19 +63,19 @@ def collectives(
 ) -> list[Collective]:
   """Returns the collectives of a compiled program, largest first.
 
-  A loop's body counts as often as its bound says, an integer constant in the
-  loop's condition; a loop without one counts once. A collective that the TPU
-  compiler spreads over several fusions stands in each of them, with one shape,
-  channel and origin, and counts once. Elsewhere a channel means nothing: all
-  that comes from `shard_map` shares the first.
+  A loop's body is multiplied by its bound, an integer constant in the loop's
+  condition, or by one without a bound. A collective that the TPU compiler
+  spreads over several fusions occurs in each of them, with one shape, channel
+  and origin, and counts once. Elsewhere channels are meaningless: all
+  collectives of `shard_map` share the first.
 
   Args:
     text: `compiled.as_text()`.
-    num_devices: of one slice; the group of collectives that name none.
-    num_slices: that the program runs on.
+    num_devices: devices of one slice, the group of collectives without one.
+    num_slices: number of slices that the program runs on.
 
   Raises:
-    ValueError: the text is no program, or holds an unknown DCN transfer.
+    ValueError: the text is not a program, or has an unknown DCN transfer.
   """
   bodies, entry = computations(text)
   fusions = set(_FUSION.findall(text))
@@ -106,7 +106,7 @@ def collectives(
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Name -> lines of instructions, and the name of the entry."""
+  """Returns instruction lines by computation, and the entry's name."""
   bodies: dict[str, list[str]] = {}
   entry = current = ""
   for line in text.splitlines():
@@ -150,7 +150,7 @@ def multiplicities(bodies, entry: str) -> dict[str, int]:
 
 
 def _calls(line: str, bodies) -> list[tuple[str, int]]:
-  """Computations that an instruction runs, with how often."""
+  """Returns the computations that an instruction runs, with counts."""
   callees = [
     name
     for group in _CALLED.findall(line)
@@ -168,9 +168,8 @@ def _calls(line: str, bodies) -> list[tuple[str, int]]:
 def _dcn_transfer_of(line: str, num_slices: int):
   """Returns (kind, slices, bytes sent, DCN) of a host transfer, or None.
 
-  Only the `send` counts: the `recv` beside it is its other end. The operand is
-  the part of one device, which is smaller than the result where parts are
-  gathered.
+  Only `send` counts: the matching `recv` is its other end. The operand is the
+  part of one device, which is smaller than the result of a gather.
   """
   _, equals, right = line.partition(" = ")
   opcode = _OPCODE.search(right) if equals else None

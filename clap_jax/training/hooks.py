@@ -19,7 +19,7 @@ from clap_jax.training import writer as writer_lib
 
 
 class SkipLimitError(RuntimeError):
-  """The guard skipped too many updates in a row."""
+  """Raised if the guard skips too many updates in a row."""
 
   def __init__(
     self, *, step: int, in_a_row: int, total: int, num_rollbacks: int
@@ -37,10 +37,10 @@ class SkipLimitError(RuntimeError):
 
 
 class Hook:
-  """Does nothing; hooks override what they need.
+  """Base class of hooks; its methods do nothing.
 
   `on_metrics` gets host scalars one step late, `on_state` the live state before
-  the next step takes it: a hook must not keep it.
+  the next step donates it: a hook must not keep it.
   """
 
   def __init__(self, *, every_steps: int | None = None, last_step: int = 0):
@@ -60,12 +60,12 @@ class Hook:
     return False
 
   def on_state(self, step: int, state: Any, *, stopping: bool) -> None:
-    """Called where wanted, and at the end, which `stopping` makes an early one.
+    """Called on due steps, and on the last one or an early stop.
 
     Args:
-      step: steps done.
-      state: after that step.
-      stopping: True if the process was asked to end soon.
+      step: number of completed steps.
+      state: state after that step.
+      stopping: whether the run stops early after this step.
     """
 
   def close(self) -> None:
@@ -73,7 +73,7 @@ class Hook:
 
 
 class MetricsLog(Hook):
-  """Writes every `every_steps`-th step's metrics, the first and the last."""
+  """Writes metrics every `every_steps` steps, and of the first and last."""
 
   def __init__(self, writer: writer_lib.MetricsWriter, **steps: int):
     super().__init__(**steps)
@@ -168,7 +168,7 @@ class Stragglers(Hook):
 
 
 class Progress(Hook):
-  """A bar on a terminal, a line now and then anywhere else."""
+  """Shows a progress bar on a terminal, occasional lines elsewhere."""
 
   def __init__(
     self, *, title: str, start_step: int, last_step: int, every_steps: int
@@ -218,7 +218,7 @@ class Progress(Hook):
 
 
 class Profile(Hook):
-  """Traces some steps for TensorBoard or Perfetto, once the run is warm."""
+  """Profiles some steps for TensorBoard or Perfetto, after warm-up."""
 
   _WARM_UP_STEPS = 10
 
@@ -230,13 +230,13 @@ class Profile(Hook):
     start_step: int,
     last_step: int,
   ):
-    """Traces nothing yet.
+    """Plans the trace.
 
     Args:
-      directory: where the trace goes.
-      num_steps: how many to trace.
-      start_step: steps done.
-      last_step: of the run; a short one is traced from its middle.
+      directory: directory of the trace.
+      num_steps: number of steps to trace.
+      start_step: number of completed steps.
+      last_step: last step of the run; a short one is traced from its middle.
     """
     self._directory = directory
     self._scratch: tempfile.TemporaryDirectory | None = None
@@ -280,7 +280,7 @@ class Profile(Hook):
 
 
 class Evaluation(Hook):
-  """Writes what `evaluate(params, step)` returns, every so often and last."""
+  """Writes scalars of `evaluate(params, step)` periodically and at the end."""
 
   def __init__(
     self,
@@ -307,10 +307,10 @@ class Evaluation(Hook):
 
 
 class Checkpointing(Hook):
-  """Saves every so often and at the end.
+  """Saves checkpoints periodically and at the end.
 
-  Must come after the hooks that write what a step measured, and before the
-  evaluation: one that fails then costs no step.
+  Must run after the hooks that write metrics and before the evaluation, so that
+  a failed evaluation loses no step.
   """
 
   def __init__(

@@ -3,12 +3,12 @@
 A checkpoint without a manifest was interrupted; one whose files differ from its
 manifest is damaged. Orbax itself restores flipped bits silently.
 
-CRC32C alone would not do: Orbax's files end with their own CRC32C, so that all
-intact ones have one and the same checksum, and two that were swapped would go
-unnoticed. Hence SHA-256 beside it.
+CRC32C alone is insufficient: Orbax's files end with their own CRC32C, so that
+all intact ones have the same checksum, and swapped files would go unnoticed.
+Hence SHA-256 is stored as well.
 
-Of objects in a bucket nothing is read back: their sizes and what the store
-keeps of their contents, an MD5 or the version, come with a listing.
+Objects in a bucket are not read back: a listing has their sizes and a
+fingerprint of their content, an MD5 or the version.
 """
 
 import hashlib
@@ -38,18 +38,18 @@ _MAX_TYPE_NAME = 20
 
 
 class DamagedCheckpointError(RuntimeError):
-  """A checkpoint whose bytes are not those that were written."""
+  """Raised for a checkpoint whose bytes differ from those written."""
 
 
 def write_manifest(
   directory: locations.Location, *, tree: Mapping[str, Any], metadata: Mapping
 ) -> None:
-  """Records every file below `directory`, after bringing it to the disk.
+  """Records every file below `directory`, after syncing it to disk.
 
   Args:
     directory: a complete checkpoint without a manifest.
     tree: name of each array -> [shape, dtype].
-    metadata: JSON values to keep with it.
+    metadata: JSON values to store with it.
   """
   if isinstance(directory, ObjectPath):
     files = {
@@ -72,10 +72,10 @@ def write_manifest(
 
 
 def read_manifest(directory: locations.Location) -> dict[str, Any]:
-  """The manifest's `files`, `tree` and `metadata`.
+  """Reads the manifest's `files`, `tree` and `metadata`.
 
   Raises:
-    DamagedCheckpointError: if the manifest itself is damaged.
+    DamagedCheckpointError: the manifest itself is damaged.
   """
   path = directory / MANIFEST_FILE
   try:
@@ -101,7 +101,7 @@ def read_manifest(directory: locations.Location) -> dict[str, Any]:
 
 
 def _is_sane(body: Mapping[str, Any]) -> bool:
-  """Whether it describes files and arrays; both are made and opened later."""
+  """Returns True if a manifest validly describes files and arrays."""
   return (
     all(
       isinstance(entry, dict) and type(entry.get("size")) is int
@@ -119,7 +119,7 @@ def _is_sane(body: Mapping[str, Any]) -> bool:
 
 
 def _itemsize(dtype: Any) -> int:
-  """Returns the bytes of a number of a dtype; 0 for anything else."""
+  """Returns the item size of a dtype in bytes; 0 for anything else."""
   if not isinstance(dtype, str) or len(dtype) > _MAX_TYPE_NAME:
     return 0
   try:
@@ -139,8 +139,8 @@ def verify(directory: locations.Location) -> dict[str, Any]:
   """Reads every file and returns the manifest.
 
   Raises:
-    DamagedCheckpointError: naming the first file that is missing, has another
-      size or other bytes, or does not belong there.
+    DamagedCheckpointError: names the first file that is missing, unexpected, or
+      differs in size or content.
   """
   body = read_manifest(directory)
   infos = None
@@ -181,7 +181,7 @@ def verify(directory: locations.Location) -> dict[str, Any]:
 
 
 def _files_below(directory: locations.Location) -> list[str]:
-  """All that are no folders: links, pipes and devices as well."""
+  """Returns all entries but folders, including links, pipes and devices."""
   return sorted(
     path.relative_to(directory).as_posix()
     for path in directory.rglob("*")
@@ -201,14 +201,14 @@ def _fingerprint(
   size: int = -1,
   like: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Size and hashes of a file; of another size than `size`, the size alone.
+  """Returns size and hashes of a file; only the size if it is not `size`.
 
   Args:
-    directory: of the checkpoint.
-    name: of the file below it.
-    sync: bring it to the disk.
-    size: that is expected; -1 for any.
-    like: an entry whose kind of hash is wanted, such as a bucket's.
+    directory: directory of the checkpoint.
+    name: name of the file below it.
+    sync: whether to sync the file to disk.
+    size: expected size; -1 for any.
+    like: an entry that determines the kind of hash, such as a bucket's.
   """
   wants_md5 = "md5" in (like or ())
   checksum = 0
@@ -230,7 +230,7 @@ def _fingerprint(
 
 
 def _listed(info: objects.Info) -> dict[str, Any]:
-  """Size and fingerprint of an object, as its listing has them."""
+  """Returns size and fingerprint of an object from its listing."""
   kind, value = info.fingerprint
   return {"size": info.size, kind: value}
 

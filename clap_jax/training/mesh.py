@@ -1,4 +1,4 @@
-"""The device mesh: axes `data`, `fsdp`, `tensor`."""
+"""Defines the device mesh with axes `data`, `fsdp`, `tensor`."""
 
 import math
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ def make_mesh(
   processes, `tensor` fastest, so that its groups share a host where they can.
 
   Args:
-    config: devices per axis.
-    devices: to use; by default all devices of all processes.
+    config: number of devices per axis.
+    devices: devices to use; by default all devices of all processes.
 
   Raises:
-    ValueError: if the axis sizes do not multiply to the number of devices, or
+    ValueError: the axis sizes do not multiply to the number of devices, or
       `fsdp` and `tensor` do not fit into one slice.
   """
   devices = jax.devices() if devices is None else list(devices)
@@ -77,7 +77,7 @@ def _check_slices(sizes, slices) -> None:
 
 
 def _arranged(shape: tuple[int, ...], devices: list[Device]) -> np.ndarray:
-  """Arranges the devices of one slice, or devices that are no TPUs."""
+  """Arranges the devices of one slice, or devices other than TPUs."""
   if devices[0].platform == "tpu":
     # An axis of the mesh may need a part of an axis of the torus, such as
     # tensor=2 on v6e:16x16.
@@ -97,10 +97,10 @@ def alone(device: Device):
 def mesh_sizes(
   config: config_lib.MeshConfig, num_devices: int
 ) -> tuple[int, int, int]:
-  """Devices per axis, in the order of AXES.
+  """Returns the number of devices per axis, in the order of AXES.
 
   Raises:
-    ValueError: if the axis sizes do not multiply to the number of devices.
+    ValueError: the axis sizes do not multiply to the number of devices.
   """
   sizes = [config.data, config.fsdp, config.tensor]
   if -1 in sizes:
@@ -116,7 +116,7 @@ def mesh_sizes(
 
 
 def num_batch_shards(mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts a batch is split."""
+  """Returns the number of shards of a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
@@ -151,7 +151,7 @@ def batch_rows(
   """Returns the rows of each global batch that a process loads, in order.
 
   Raises:
-    ValueError: if the batch cannot be split evenly over the mesh.
+    ValueError: the batch cannot be split evenly over the mesh.
   """
   check_batch_size(global_batch_size, mesh)
   size = global_batch_size // num_batch_shards(mesh)

@@ -1,4 +1,4 @@
-"""Optax transformations from an OptimizerConfig, with groups by path."""
+"""Makes Optax transformations from an OptimizerConfig."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _DECAYED_NAMES = frozenset({"kernel", "embedding"})
 
 
 class Optimizer(NamedTuple):
-  """An optax transformation with the schedule and groups of a step."""
+  """An Optax transformation with its schedule and parameter groups."""
 
   init: Callable
   update: Callable
@@ -25,7 +25,7 @@ class Optimizer(NamedTuple):
   multipliers: Any  # a float per parameter; 0 is frozen
 
   def stop_frozen(self, params):
-    """`params` such that no gradient reaches the frozen ones."""
+    """Stops gradients of the frozen parameters."""
     return jax.tree.map(
       lambda p, m: p if m > 0 else jax.lax.stop_gradient(p),
       params,
@@ -40,20 +40,19 @@ def make_optimizer(
   total_steps: int,
   steps_per_epoch: int | None = None,
 ) -> Optimizer:
-  """Clip, adapt, decay, scale.
+  """Makes an optimizer: clip, adapt, decay, scale.
 
   Weight decay applies to `decayed`, with "adam" to every parameter. Frozen
-  parameters have no moments and no
-  part in the norm.
+  parameters have no moments and are excluded from the norm.
 
   Args:
-    config: see its comments.
+    config: see the comments of OptimizerConfig.
     params: the parameters or their shapes.
     total_steps: the length of the run, to which a cosine decays.
-    steps_per_epoch: for a warm-up given in epochs.
+    steps_per_epoch: steps of an epoch, for a warm-up in epochs.
 
   Raises:
-    ValueError: if a group's regex matches no parameter, or all are frozen.
+    ValueError: a group's regex matches no parameter, or all are frozen.
   """
   schedule = make_schedule(
     config, total_steps=total_steps, steps_per_epoch=steps_per_epoch
@@ -83,13 +82,13 @@ def make_optimizer(
 
 
 def decayed(params: Any) -> Any:
-  """Selects the parameters that weight decay applies to: True or False each.
+  """Returns a mask of the parameters that weight decay applies to.
 
   These are the weights of linear maps and convolutions, "kernel", and the
-  vectors of tokens, "embedding". Everything else is spared: biases, scales of
+  vectors of tokens, "embedding". Everything else is excluded: biases, scales of
   norms, learned positions, class tokens and pooling queries, temperatures and
-  other scalars. The name decides and not the number of axes, because layers
-  under a scan are stacked: their biases have two axes.
+  other scalars. The criterion is the name and not the number of axes, because
+  layers under a scan are stacked: their biases have two axes.
   """
 
   def is_decayed(name):
@@ -104,9 +103,9 @@ def make_schedule(
   total_steps: int,
   steps_per_epoch: int | None = None,
 ) -> Callable:
-  """Steps done -> learning rate: linear warm-up, then cosine to 0 or flat.
+  """Makes a schedule: linear warm-up, then cosine to 0, steps or constant.
 
-  "step" is flat but for its falls.
+  "step" is constant between its drops.
   """
   warmup_steps = config.warmup.in_steps(
     total_steps=total_steps, steps_per_epoch=steps_per_epoch
@@ -150,12 +149,12 @@ def make_schedule(
 
 
 def group_multipliers(config: config_lib.OptimizerConfig, params: Any) -> Any:
-  """A learning-rate multiplier for each parameter, 1 outside of all groups.
+  """Returns learning-rate multipliers of parameters, 1 outside groups.
 
   Tracked collections belong to no group and have 0.
 
   Raises:
-    ValueError: if a regex matches no parameter; all such are named.
+    ValueError: a regex matches no parameter; lists all such.
   """
   names = paths.names(params)
   matched = set()
@@ -185,7 +184,7 @@ def group_multipliers(config: config_lib.OptimizerConfig, params: Any) -> Any:
 
 
 def _scale_by(multipliers: Any) -> optax.GradientTransformation:
-  """Scales each update by its own constant; frozen leaves are absent here."""
+  """Scales each update by a constant; frozen leaves are absent."""
 
   def update(updates, state, params=None):
     del params

@@ -9,20 +9,20 @@ SEPARATOR = "/"
 
 
 def name_of(key_path: tuple) -> str:
-  """The name of one leaf; the empty path is named ""."""
+  """Returns the name of a leaf; that of the empty path is ""."""
   return jax.tree_util.keystr(key_path, simple=True, separator=SEPARATOR)
 
 
 def names(tree: Any) -> Any:
-  """The same tree with each leaf replaced by its name."""
+  """Returns the tree with each leaf replaced by its name."""
   return jax.tree_util.tree_map_with_path(lambda path, _: name_of(path), tree)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Name -> leaf, in the tree's own order.
+  """Returns the leaves by name, in the order of the tree.
 
   Raises:
-    ValueError: if two leaves have one name.
+    ValueError: two leaves have the same name.
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   flat = {name_of(path): leaf for path, leaf in leaves}
@@ -32,7 +32,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Name -> leaf as nested dicts, the inverse of `flatten` for such trees."""
+  """Nests leaves by name into dicts, the inverse of `flatten`."""
   nested: dict[str, Any] = {}
   for name, leaf in flat.items():
     *parents, last = name.split(SEPARATOR)

@@ -1,7 +1,7 @@
 """Plans a run: shapes, shardings and the step function.
 
-What `fit` trains and what `compile_ahead` compiles for another machine is made
-here, so that they are the same program.
+Both `fit` and `compile_ahead` use this plan, so that they run and compile the
+same program.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from clap_jax.training import task as task_lib
 
 
 class Plan(NamedTuple):
-  """The state before it exists, and the step that changes it."""
+  """Shapes and shardings of the state, and the step function."""
 
   abstract: state_lib.TrainState  # of jax.ShapeDtypeStruct with shardings
   shardings: state_lib.TrainState
@@ -68,14 +68,14 @@ def plan_run(
   """Plans a run on `mesh`, which must be the ambient one as well.
 
   Args:
-    task: what is learned.
-    config: of the run.
-    mesh: of the devices that will run it, present or not.
-    steps_per_epoch: for durations in epochs.
+    task: task to train.
+    config: config of the run.
+    mesh: mesh of the devices, which need not be present.
+    steps_per_epoch: steps of an epoch, for durations in epochs.
     sharding_rules: see sharding.partition_specs.
 
   Raises:
-    ValueError: for settings that do not fit the mesh or the parameters.
+    ValueError: settings do not match the mesh or the parameters.
   """
   optimizer = config.optimizer
   update = optimizer_lib.make_optimizer(

@@ -1,4 +1,4 @@
-"""On SIGTERM, stops all processes after the same step and saves."""
+"""Stops all processes after the same step on SIGTERM and saves."""
 
 import contextlib
 import signal
@@ -11,14 +11,14 @@ from clap_jax.training import processes
 
 
 class Preempted(SystemExit):
-  """The run was asked to stop, has saved, and continues when run again.
+  """Raised after a requested stop; the run is saved and can resume.
 
-  It is a SystemExit with code 0: left alone it ends the process as a success,
-  since nothing is lost. A caller with stages must not go on to the next one.
+  It is a SystemExit with code 0: uncaught it ends the process successfully,
+  since nothing is lost. A caller with stages must not start the next one.
   """
 
   def __init__(self, step: int | None):
-    """`step` is None where none was under way."""
+    """Creates the exception; `step` is None outside of training steps."""
     super().__init__(0)
     self.step = step
 
@@ -28,16 +28,16 @@ class Preempted(SystemExit):
 
 
 class StopRequest:
-  """Whether the run has been asked to stop."""
+  """Tracks whether the run has been asked to stop."""
 
   def __init__(self):
     self._event = threading.Event()
 
   def is_due(self, step: int) -> bool:
-    """Whether to stop after `step`; to be asked after every step.
+    """Returns True if the run must stop after `step`; call it every step.
 
-    If one of several processes is asked, all are to stop at one step that none
-    of them has passed.
+    If one of several processes gets the signal, all stop at a common step that
+    none of them has passed.
     """
     if processes.count() > 1:
       return multihost_utils.reached_preemption_sync_point(step)
@@ -49,10 +49,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def watch_sigterm() -> Iterator[StopRequest]:
-  """Turns SIGTERM into a request until the end of the block.
+  """Turns SIGTERM into a stop request until the end of the block.
 
   In a run of several processes the coordinator's client has done so since they
-  met. Outside of the main thread, where signals cannot be handled, it watches
+  joined. Outside of the main thread, where signals cannot be handled, it does
   nothing.
   """
   stop = StopRequest()
@@ -62,11 +62,11 @@ def watch_sigterm() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def leave_on_sigterm() -> Iterator[None]:
-  """SIGTERM before the first step or after the last one leaves at once.
+  """Exits at once on SIGTERM before the first or after the last step.
 
-  What steps have made is saved, files appear whole or not at all, and the next
-  run makes the rest. `watch_sigterm` inside takes over for the steps. Several
-  processes, which may not leave one by one, finish what they are at.
+  The results of steps are saved, files are written atomically, and the next run
+  completes the rest. `watch_sigterm` inside takes over for the steps. Several
+  processes, which must not exit one by one, finish their current work.
   """
 
   def leave():
@@ -78,7 +78,7 @@ def leave_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-  """Calls `action` at SIGTERM, in the main thread of a run of one process."""
+  """Calls `action` on SIGTERM, in the main thread of a one-process run."""
   in_main_thread = threading.current_thread() is threading.main_thread()
   if processes.count() > 1 or not in_main_thread:
     yield

@@ -15,19 +15,18 @@ from clap_jax.training.state import TrainState
 def start_from(
   state: TrainState, source: Mapping[str, Any], *, patterns: tuple[str, ...]
 ) -> TrainState:
-  """A fresh state with those of `source`'s parameters that a pattern matches.
+  """Copies the parameters of `source` that match a pattern into a state.
 
-  Parameters that only one of the two has keep their place: a new head stays
-  random, an old one is not taken over. The optimizer starts from zero.
+  Parameters that only one of the two has are ignored: a new head stays random,
+  an old one is dropped. The optimizer starts from zero.
 
   Args:
-    state: before the first step, on its devices.
+    state: initial state, on its devices.
     source: nested parameters, as `checkpoint.restore_params` gives them.
     patterns: regexes on parameter names, searched anywhere in the name.
 
   Raises:
-    ValueError: listing every parameter of another shape, or if nothing at all
-      would be taken over.
+    ValueError: lists parameters of another shape, or no parameter matches.
   """
   flat = paths.flatten(source)
   wanted = {
@@ -58,15 +57,15 @@ def start_from(
 def take_over(
   state: TrainState, *, source: Mapping[str, Any], name: str
 ) -> TrainState:
-  """A fresh state with all of `source`, which must fit as a whole.
+  """Copies all of `source`, which must match completely, into a state.
 
   Args:
-    state: before the first step, on its devices.
-    source: parameter's name -> array.
-    name: where they come from, for messages.
+    state: initial state, on its devices.
+    source: arrays by parameter name.
+    name: origin of the parameters, for messages.
 
   Raises:
-    ValueError: listing every parameter that is not here or of another shape.
+    ValueError: lists parameters that are unknown or of another shape.
   """
   target = paths.flatten(state.params)
   wrong = [
@@ -89,13 +88,13 @@ def check_fits(
   name: str,
   whole: bool = False,
 ) -> None:
-  """Compares parameters with those of the model that they are to be used in.
+  """Checks that parameters match a model.
 
   Args:
     params: nested parameters, as `checkpoint.restore_params` gives them.
-    init: makes the model's own; it is traced, nothing is allocated.
+    init: initializes the model's parameters; it is only traced.
     name: the file that describes the model, for messages.
-    whole: whether a parameter that is missing is an error.
+    whole: whether a missing parameter is an error.
 
   Raises:
     ValueError: the model cannot be built, or a parameter has another shape.

@@ -1,9 +1,9 @@
 """Connects the processes of one run and stops them together.
 
-Every process runs the same program on its own rows of each batch. Process 0
-alone writes files that are not checkpoints. What happens to one must end all: a
-collective waits for ever for a process that left, and the heartbeats of the
-coordinator do not notice one that is alive and stuck.
+Every process runs the same program on its own rows of each batch. Only process
+0 writes files other than checkpoints. A failure of one must end all: a
+collective waits forever for a process that left, and the heartbeats of the
+coordinator do not detect one that is alive but stuck.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ _monitor: "_Monitor | None" = None
 
 
 class PeerError(RuntimeError):
-  """Another process of the run failed, and said why."""
+  """Raised if another process of the run failed, with its reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-  """Addresses of a run's processes; all None: JAX detects them."""
+  """Addresses of a run's processes; if all are None, JAX detects them."""
 
   coordinator: str | None = None  # HOST:PORT of process 0
   num_processes: int | None = None
@@ -69,13 +69,12 @@ def connection(
 ) -> Connection | None:
   """Parses the flags of several processes; None for a run of one.
 
-  A TPU slice of several hosts that names them in its environment is joined
-  without being asked.
+  A multi-host TPU slice that lists its hosts in the environment is joined
+  automatically.
 
   Raises:
-    ValueError: for flags that do not fit together, a job of Slurm without a
-      step, or a coordinator that strangers could reach: its port asks nobody
-      who they are.
+    ValueError: the flags are inconsistent, a Slurm job has no step, or the
+      coordinator would listen on a public address: its port is unauthenticated.
   """
   given = (coordinator, num_processes, process_id)
   if given == (None, None, None):
@@ -118,9 +117,9 @@ def _check_private(host: str) -> None:
 
 
 def join(how: Connection | None) -> None:
-  """Meets the other processes of the run; nothing for a run of one.
+  """Connects to the other processes of the run, if any.
 
-  Must come before the first use of a device.
+  Must be called before the first use of a device.
 
   Raises:
     ValueError: processes of one node cannot share its GPUs evenly.
@@ -156,7 +155,7 @@ def _own_gpus(how: Connection) -> list[int] | None:
 
 
 def index() -> int:
-  """This process's number, known before a device is touched."""
+  """Returns this process's index, without initializing devices."""
   return distributed.global_state.process_id or 0
 
 
@@ -165,24 +164,24 @@ def count() -> int:
 
 
 def is_first() -> bool:
-  """Whether this process writes what the run writes once."""
+  """Returns True on the process that writes the files of the run."""
   return index() == 0
 
 
 def say(text: str) -> None:
-  """Tells the user, once for all processes."""
+  """Prints a message on the first process only."""
   if is_first():
     print(text, file=sys.stderr, flush=True)
 
 
 def first_decides(what: str, function: Callable[[], Any]) -> Any:
-  """The JSON value that `function` returns in process 0, in all of them.
+  """Returns process 0's JSON result of `function` on all processes.
 
   All processes must call it in the same order; only process 0 runs the
-  function, so that one sees the files and all agree.
+  function, so that all agree on one view of the files.
 
   Raises:
-    PeerError: in the other processes, if the function raises; process 0 gets
+    PeerError: on the other processes, if the function raises; process 0 raises
       the exception itself.
   """
   client = distributed.global_state.client
@@ -204,14 +203,14 @@ def first_decides(what: str, function: Callable[[], Any]) -> Any:
 
 
 def compiled_by_all(function: Any, *arguments: Any) -> Callable:
-  """`function` compiled for the arguments, once all processes have done so.
+  """Compiles `function` and waits until all processes have compiled it.
 
-  Between CPUs the first collective of a program waits for its peers for half a
-  minute only, and compiling may take one process much longer than another.
+  On CPUs the first collective of a program waits only half a minute for its
+  peers, and compile times may differ much between processes.
 
   Args:
-    function: a jitted one, to be called with arguments of the same shapes.
-    *arguments: what it will be called with; they stay as they are.
+    function: jitted function, to be called with arguments of the same shapes.
+    *arguments: its arguments, which are not modified.
   """
   if count() == 1:
     return function
@@ -225,7 +224,7 @@ def compiled_by_all(function: Any, *arguments: Any) -> Callable:
 
 
 def meet(where: str) -> None:
-  """Returns when all processes are here; at once in a run of one."""
+  """Waits for all processes; returns at once in a run of one."""
   client = distributed.global_state.client
   if client is not None:
     number = next(_decisions)
@@ -240,7 +239,7 @@ def publish(progress: Mapping[str, Any]) -> None:
 
 
 def published() -> dict[int, dict]:
-  """The latest progress of every process that has published any."""
+  """Returns the latest progress of every process that published any."""
   client = distributed.global_state.client
   if client is None:
     return {}
@@ -251,7 +250,7 @@ def published() -> dict[int, dict]:
 
 
 def finish() -> None:
-  """Leaves a run that went well, when all its processes have come this far."""
+  """Leaves a successful run once all its processes have finished."""
   client = distributed.global_state.client
   if client is None:
     return
@@ -262,7 +261,7 @@ def finish() -> None:
 
 
 def fail(code: int, reason: str) -> int:
-  """Ends a failed process of several with `code`, and the others with 3.
+  """Exits a failed process of several with `code`, the others with 3.
 
   In a run of one process it returns the code.
   """
@@ -278,9 +277,9 @@ def fail(code: int, reason: str) -> int:
 
 
 def end_all(code: int, reason: str) -> None:
-  """Tells the other processes why, and ends this one at once.
+  """Publishes the failure to the other processes and exits at once.
 
-  Python's own way out would wait for the others first.
+  Python's normal exit would wait for the others first.
   """
   client = distributed.global_state.client
   if client is not None:
@@ -295,7 +294,7 @@ def end_all(code: int, reason: str) -> None:
 
 
 def _leave(client) -> None:
-  """Says that this process goes; the first, which keeps the keys, goes last."""
+  """Announces the exit; process 0, which serves the keys, leaves last."""
   _set(client, f"{_LEFT_KEY}/{index()}", True)
   deadline_sec = time.monotonic() + _LEAVE_SEC
   while is_first() and time.monotonic() < deadline_sec:

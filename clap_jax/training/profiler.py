@@ -1,4 +1,4 @@
-"""A port through which TensorBoard captures profiles of a running process."""
+"""Opens a port to capture profiles of a running process."""
 
 import contextlib
 import os
@@ -10,13 +10,13 @@ from clap_jax.training import slurm
 
 
 def port_of_process(first_port: int) -> int:
-  """Returns the port of this process: processes of one node need their own.
+  """Returns the port of this process, distinct among those of a node.
 
   Args:
-    first_port: of the node's first process.
+    first_port: port of the node's first process.
 
   Raises:
-    ValueError: there is no such port, or it is taken.
+    ValueError: the port is invalid or in use.
   """
   port = first_port + slurm.index_on_node(os.environ)
   if not 1024 <= port < 1 << 16:
@@ -38,8 +38,8 @@ def port_of_process(first_port: int) -> int:
 
 
 def serve(port: int) -> None:
-  """Opens the port until the process ends, for all networks of the host.
+  """Opens the port until the process ends, on all interfaces.
 
-  It must come after the processes of a run have met.
+  Must be called after the processes of a run have joined.
   """
   jax.profiler.start_server(port)

@@ -1,9 +1,10 @@
 """Rolls back to the last good checkpoint and skips the batches since.
 
-Skipping an update is enough for a single bad batch. When update after update is
-skipped the parameters may be to blame, so the run takes up those of the last
-checkpoint before the trouble, leaves out the batches between, and goes on with
-the batch after the last one skipped. The step number never goes back.
+Skipping an update is enough for a single bad batch. If many updates in a row
+are skipped, the parameters may be the cause, so the run restores those of the
+last checkpoint before the first skip, drops the batches in between, and
+continues with the batch after the last one skipped. The step number never
+decreases.
 """
 
 import dataclasses
@@ -31,22 +32,21 @@ def roll_back(
   fresh: Callable[[], state_lib.TrainState],
   maximum: int,
 ) -> tuple[state_lib.TrainState, int]:
-  """The state to go on with at `error.step`, and the step it comes from.
+  """Returns the state to resume from at `error.step`, and its step.
 
   The batches are recorded in WORKDIR/skipped_batches.json: batch n is consumed
   by step n + 1 and holds the items from n times the batch size on.
 
   Args:
-    error: from the guard.
-    workdir: of the run.
-    checkpoints: of the run; those of the trouble are deleted.
+    error: error raised by the guard.
+    workdir: directory of the run.
+    checkpoints: checkpoints of the run; those since the first skip are deleted.
     abstract: see Checkpoints.restore.
-    fresh: makes the state before the first step, where no checkpoint is older
-      than the trouble.
-    maximum: of rollbacks in a run.
+    fresh: makes the initial state, for when no checkpoint is old enough.
+    maximum: maximum number of rollbacks in a run.
 
   Raises:
-    hooks.SkipLimitError: `error`, if there have been `maximum` already.
+    hooks.SkipLimitError: `error`, if `maximum` is reached.
   """
   first_bad = error.step - error.in_a_row + 1
   final = error.num_rollbacks >= maximum

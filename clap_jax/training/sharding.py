@@ -1,4 +1,4 @@
-"""Shardings of parameters, moments and batches."""
+"""Computes shardings of parameters, moments and batches."""
 
 import math
 import re
@@ -17,7 +17,7 @@ Rule = tuple[str, tuple[str, ...]]
 
 
 class ReplicatedArray(NamedTuple):
-  """An array of which every device holds the whole."""
+  """An array that every device holds as a whole."""
 
   path: str
   shape: tuple[int, ...]
@@ -40,10 +40,10 @@ def partition_specs(
   rules: tuple[Rule, ...] = (),
   fsdp_min_size: int,
 ) -> Any:
-  """A PartitionSpec per parameter.
+  """Returns a PartitionSpec per parameter.
 
   The first rule whose regex is found in the path names the array's last axes;
-  those that types.MESH_AXES knows are split as it says. An array of at least
+  those listed in types.MESH_AXES are split accordingly. An array of at least
   `fsdp_min_size` elements is then split over `fsdp` along its largest axis that
   is left and divides (of equal ones the first). An axis before the named ones,
   which is the depth of a stack of layers, is never split.
@@ -79,10 +79,10 @@ def partition_specs(
 
 
 def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
-  """Shardings of a whole TrainState from those of its parameters.
+  """Derives shardings of a TrainState from those of its parameters.
 
   A leaf whose path ends with the path of a parameter of the same shape (the
-  parameter, its moments, its moving average) lies where the parameter lies; all
+  parameter, its moments, its moving average) is sharded like the parameter; all
   others are replicated.
 
   Args:
@@ -110,7 +110,7 @@ def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Makes global arrays, split over the mesh, of this process's rows.
+  """Makes global arrays, split over the mesh, from this process's rows.
 
   Args:
     batch: a pytree of NumPy arrays (rows, ...), the rows those of
@@ -118,8 +118,8 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     mesh: the mesh.
 
   Raises:
-    ValueError: if the arrays differ in their first axis, have none, or do not
-      hold equally many rows of each shard.
+    ValueError: the arrays differ in their first axis, have none, or do not hold
+      equally many rows of each shard.
   """
   leaves = paths.flatten(batch)
   sizes = {name: np.shape(leaf)[:1] for name, leaf in leaves.items()}
@@ -151,7 +151,7 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
-  """An array that every process has the whole of, as a global one."""
+  """Makes a replicated global array from one that every process has."""
   array = np.asarray(array)
   return jax.make_array_from_callback(
     array.shape, sharding, lambda index: array[index]
@@ -161,7 +161,7 @@ def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
 def largest_replicated(
   tree: Any, shardings: Any, *, count: int
 ) -> list[ReplicatedArray]:
-  """The `count` largest arrays of which every device holds a whole copy."""
+  """Returns the `count` largest replicated arrays."""
   flat, flat_shardings = paths.flatten(tree), jax.tree.leaves(shardings)
   whole = [
     ReplicatedArray(name, leaf.shape, leaf.size * leaf.dtype.itemsize)
@@ -172,7 +172,7 @@ def largest_replicated(
 
 
 def bytes_per_device(tree: Any) -> int:
-  """Bytes of one device's shards of arrays, or of their shapes."""
+  """Returns the bytes of one device's shards of arrays or shapes."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -184,7 +184,7 @@ def _spec_leaves(specs: Any) -> list[PartitionSpec]:
 
 
 def _named_axes(name, shape, pattern, axes, mesh) -> tuple[str | None, ...]:
-  """One mesh axis or None per axis of an array that a rule names."""
+  """Returns a mesh axis or None per axis of an array that a rule names."""
   if len(axes) > len(shape):
     raise ValueError(
       f"Sharding rule {pattern!r} names {len(axes)} axes, but {name} has shape "
@@ -204,7 +204,7 @@ def _named_axes(name, shape, pattern, axes, mesh) -> tuple[str | None, ...]:
 
 
 def _with_fsdp(taken, shape, mesh, min_size: int, num_named) -> PartitionSpec:
-  """`taken`, and `fsdp` on the largest other one of the last axes."""
+  """Adds `fsdp` to `taken` on the largest free one of the last axes."""
   ways = mesh.shape["fsdp"]
   free = [
     axis

@@ -1,9 +1,9 @@
 """Assigns the GPUs of a node to the processes of a Slurm step.
 
-JAX by itself takes one per process, the one whose number is that of the process
-on its node. One process for a whole node would leave all but the first GPU
-idle, and where each task sees only its own (--gpus-per-task) that number does
-not exist.
+By default JAX uses one GPU per process, whose index is that of the process on
+its node. One process for a whole node would leave all but the first GPU idle,
+and if each task sees only its own GPUs (--gpus-per-task) that index does not
+exist.
 """
 
 import re
@@ -23,7 +23,7 @@ def check_step(environment: Mapping[str, str]) -> None:
   """Checks that a process of a Slurm job was started by srun.
 
   Raises:
-    ValueError: in the script of a job itself, which is one process of none.
+    ValueError: the process runs in the job script itself, outside a step.
   """
   if _JOB in environment and _STEP_NODES not in environment:
     raise ValueError(
@@ -33,14 +33,14 @@ def check_step(environment: Mapping[str, str]) -> None:
 
 
 def process_index(environment: Mapping[str, str]) -> int | None:
-  """Returns the number of this process in its step; None outside of Slurm."""
+  """Returns the index of this process in its step; None without Slurm."""
   if not _in_step(environment):
     return None
   return int(environment[_PROCESS])
 
 
 def index_on_node(environment: Mapping[str, str]) -> int:
-  """Returns the number of this process on its node; 0 outside of Slurm."""
+  """Returns the index of this process on its node; 0 without Slurm."""
   return int(environment[_LOCAL]) if _in_step(environment) else 0
 
 
@@ -51,15 +51,15 @@ def _in_step(environment: Mapping[str, str]) -> bool:
 
 
 def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
-  """Returns the GPUs of this process, counted among those that it sees.
+  """Returns the indices of this process's GPUs among its visible ones.
 
   Processes that see the same GPUs share them evenly, in order.
 
   Args:
-    environment: as Slurm has set it.
+    environment: environment variables set by Slurm.
 
   Returns:
-    Their numbers; an empty list for all; None outside of a step of Slurm.
+    The indices; an empty list for all; None outside of a Slurm step.
 
   Raises:
     ValueError: the processes of the node cannot share its GPUs evenly.

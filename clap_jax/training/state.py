@@ -1,4 +1,4 @@
-"""The training state as one pytree."""
+"""Defines the training state as one pytree."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ _INIT_STREAM = 2**32 - 1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """The state after `step` steps; a checkpoint holds exactly this.
+  """The state after `step` steps, as saved in a checkpoint.
 
   The position in the data is `step` as well: batch n is consumed by step n + 1.
   """
@@ -34,11 +34,11 @@ class TrainState:
 
 
 def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
-  """The state before the first step; to be traced under jit.
+  """Makes the initial state; to be traced under jit.
 
   Args:
     task: a training.task.Task.
-    optimizer: anything with optax's `init`.
+    optimizer: an object with Optax's `init`.
     seed: uint32 ().
     ema: whether to keep a moving average of the parameters.
   """
@@ -60,5 +60,5 @@ def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
 
 
 def step_rng(state: TrainState) -> jax.Array:
-  """The key of the step that leads on from `state`."""
+  """Returns the random key of the step that follows `state`."""
   return jax.random.fold_in(jax.random.key(state.seed), state.step)

@@ -1,4 +1,4 @@
-"""The train step: gradient, guard, update, moving average."""
+"""Defines the train step: gradient, guard, update, moving average."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,21 +25,21 @@ def make_train_step(
   outlier_deviations: float | None = None,
   state_shardings: Any = None,
 ) -> StepFunction:
-  """A jitted (state, batch) -> (state, metrics); the given state is donated.
+  """Makes a jitted (state, batch) -> (state, metrics); donates the state.
 
   Metrics are scalars on the device: `loss`, `grad_norm` (of the trainable
   parameters, before clipping), `learning_rate`, `guard/skipped`,
   `guard/skipped_in_a_row`, `guard/rollbacks`, and those of the task.
 
-  A step whose loss or gradient norm is not finite, or an outlier, changes
-  neither parameters, optimizer nor moving average, to the bit; it is counted
-  and the step number goes on, so that the next step sees the next batch.
+  A step whose loss or gradient norm is not finite, or an outlier, leaves
+  parameters, optimizer and moving average bit-identical; it is counted and the
+  step number increases, so that the next step gets the next batch.
 
   Args:
-    task: what is learned.
-    optimizer: from `make_optimizer`, for the same parameters.
-    ema_decay: of the moving average of the parameters; None for none.
-    outlier_deviations: see guard.is_outlier; None for no such guard.
+    task: task to train.
+    optimizer: result of `make_optimizer` for the same parameters.
+    ema_decay: decay of the moving average of parameters; None for none.
+    outlier_deviations: see guard.is_outlier; None disables this guard.
     state_shardings: TrainState of shardings of the result; None leaves them to
       the compiler.
   """
@@ -84,10 +84,10 @@ def apply_gradient(
   """Applies a gradient to the state; see `make_train_step`.
 
   Args:
-    state: before the step.
+    state: state before the step.
     loss: float ().
-    extra: as the task's loss returned it.
-    grads: of the loss by `state.params`.
+    extra: auxiliary output of the task's loss.
+    grads: gradient of the loss with respect to `state.params`.
     optimizer: see make_train_step.
     ema_decay: see make_train_step.
     outlier_deviations: see make_train_step.

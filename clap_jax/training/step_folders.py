@@ -43,7 +43,7 @@ def remove(directory: locations.Location) -> None:
 
 
 def move_away(directory: locations.Location) -> locations.Location:
-  """Moves the folder of a damaged step beside the checkpoints."""
+  """Moves the folder of a damaged step next to the checkpoints."""
   root = directory.parent.with_name(f"{directory.parent.name}.damaged")
   output.make_folder(root)
   target = root / f"{directory.name}-{len(list(root.iterdir()))}"
@@ -55,5 +55,5 @@ def move_away(directory: locations.Location) -> locations.Location:
 
 
 def for_orbax(directory: locations.Location) -> pathlib.Path | str:
-  """Returns the path for Orbax, which takes buckets by their addresses."""
+  """Returns the path for Orbax, which takes buckets as addresses."""
   return str(directory) if isinstance(directory, ObjectPath) else directory

@@ -1,4 +1,4 @@
-"""The interface between the training engine and a task."""
+"""Defines the interface between the training engine and a task."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,40 +18,40 @@ TRACKED_COLLECTIONS = ("batch_stats", "loss_stats")
 
 
 class Tracked(NamedTuple):
-  """Metrics of a loss together with what its forward pass has renewed."""
+  """Metrics of a loss with the collections its forward pass updated."""
 
   metrics: Mapping[str, jax.Array]
   collections: Mapping[str, Any]  # entries of TRACKED_COLLECTIONS
 
 
 class Task(Protocol):
-  """A stateless description of what is learned.
+  """A stateless training task.
 
-  A task never sees the optimizer, the step counter or the writer. Its methods
-  are traced under jit, with the run's mesh as the ambient one; arrays are
-  global, so a mean over the batch is a mean over all devices.
+  A task has no access to the optimizer, the step counter or the writer. Its
+  methods are traced under jit, with the run's mesh as the ambient one; arrays
+  are global, so a mean over the batch is a mean over all devices.
   """
 
   def init(self, rng: jax.Array) -> Params:
-    """Fresh parameters, a function of the key alone."""
+    """Initializes parameters, as a function of the key alone."""
 
   def loss(
     self, params: Params, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, Mapping[str, jax.Array] | Tracked]:
-    """The loss () to descend and further scalars to log by name.
+    """Computes the loss () to minimize and scalars to log by name.
 
-    A task whose forward pass renews tracked collections returns both as a
-    `Tracked`; a step that is skipped does not take them over.
+    A task whose forward pass updates tracked collections returns both as a
+    `Tracked`; a skipped step discards the update.
     """
     ...
 
   def predict(self, params: Params, batch: Batch) -> Any:
-    """A pytree of arrays (b, ...), one row per row of the batch."""
+    """Returns a pytree of arrays (b, ...), one row per row of the batch."""
 
 
 @runtime_checkable
 class SlicedTask(Task, Protocol):
-  """A task that can train with the same bits on any number of devices."""
+  """A task with bit-identical training on any number of devices."""
 
   def sliced(self) -> Any:
     """Returns its loss in two parts, a deterministic.Sliced, or None."""
@@ -59,12 +59,12 @@ class SlicedTask(Task, Protocol):
 
 
 def is_tracked(name: str) -> bool:
-  """Whether a parameter's path lies in a tracked collection."""
+  """Returns True if a parameter's path is in a tracked collection."""
   return name.split("/", maxsplit=1)[0] in TRACKED_COLLECTIONS
 
 
 def num_parameters(params: Params) -> int:
-  """Numbers that are learned: those of tracked collections do not count."""
+  """Counts trained parameters, excluding tracked collections."""
   return sum(
     leaf.size
     for name, leaf in paths.flatten(params).items()
@@ -75,10 +75,10 @@ def num_parameters(params: Params) -> int:
 def split_tracked(
   extra: Mapping[str, jax.Array] | Tracked,
 ) -> tuple[Mapping[str, jax.Array], Mapping[str, Any]]:
-  """(metrics, renewed collections) of what a loss returned beside its value.
+  """Splits a loss's auxiliary output into (metrics, collections).
 
   Raises:
-    ValueError: if the task renews what is not a tracked collection.
+    ValueError: the task updates other than tracked collections.
   """
   if not isinstance(extra, Tracked):
     return extra, {}

@@ -3,8 +3,7 @@
 The TPU compiler comes with the package `libtpu` (extra `tpu-compile`) and needs
 no TPU. Figures of the chips: Google Cloud's documentation of TPU v4, v5e, v5p,
 v6e and TPU7x; bandwidth into the data-center network is that of a host or pod
-divided by its chips. The memory that a program may use is what the compiler
-itself states.
+divided by its chips. The usable memory is as stated by the compiler.
 """
 
 import importlib.util
@@ -69,7 +68,7 @@ class Name(NamedTuple):
 
   @property
   def one_slice(self) -> str:
-    """The compiler's name of one of the slices."""
+    """Returns the compiler's name of one of the slices."""
     return f"{self.generation}:{'x'.join(map(str, self.sides))}"
 
   @property
@@ -94,7 +93,7 @@ def parse_name(name: str) -> Name:
   """Parses a name like "v5e:16x16", or "2xv5e:16x16" for two such slices.
 
   Raises:
-    ValueError: for a name of another form or an unknown generation.
+    ValueError: the name is malformed or has an unknown generation.
   """
   match = re.fullmatch(r"(?:(\d+)x)?(\w+):(\d+(?:x\d+){1,2})", name)
   generation = _ALIASES.get(match[2], match[2]) if match else None
@@ -120,7 +119,7 @@ def parse_name(name: str) -> Name:
 
 
 def library_path() -> str | None:
-  """Path of libtpu.so; None if it is not installed. Nothing is imported."""
+  """Returns the path of libtpu.so without importing it, or None."""
   path = os.environ.get("TPU_LIBRARY_PATH")
   if path:
     return path
@@ -131,11 +130,11 @@ def library_path() -> str | None:
 
 
 def describe(name: str) -> Topology:
-  """Describes the devices of slices, none of which need to exist.
+  """Describes the devices of slices, which need not exist.
 
   Raises:
-    ValueError: for a name that is none, or that the compiler refuses.
-    FileNotFoundError: without libtpu.
+    ValueError: the name is malformed or refused by the compiler.
+    FileNotFoundError: libtpu is not installed.
   """
   parsed = parse_name(name)
   chip, sides = parsed.chip, parsed.sides

@@ -1,4 +1,4 @@
-"""Measures the speed of a run: steps per second, model FLOP utilization."""
+"""Measures steps per second and model FLOP utilization of a run."""
 
 import collections
 import time
@@ -30,15 +30,15 @@ PEAK_FLOPS_PER_SEC = {
 
 
 class Utilization:
-  """The arithmetic of one step, to be divided by its time."""
+  """Computes utilization from the operations and time of a step."""
 
   def __init__(self, step_function: Any, state: Any, batch: Any):
-    """Traces the step; a later call of a jitted one does not trace it again.
+    """Traces the step; a jitted step is not traced again later.
 
     Args:
       step_function: (state, batch) -> (state, metrics), jitted.
-      state: as it will be called with.
-      batch: likewise, over all processes.
+      state: state that the step will be called with.
+      batch: global batch that the step will be called with.
     """
     leaves = jax.tree.leaves(batch)
     self._num_examples = leaves[0].shape[0]
@@ -53,11 +53,11 @@ class Utilization:
     self._peak = None if peak is None else peak * len(devices)
 
   def read(self, steps_per_sec: float) -> dict[str, float]:
-    """The scalars: always examples per second; MFU where the peak is known.
+    """Returns examples per second and, if the peak is known, MFU.
 
     `perf/mfu` is model FLOP utilization: the matrix products and convolutions
-    of the step as it is written, rematerialization included, over the bfloat16
-    peak of all devices.
+    of the traced step, including rematerialization, over the bfloat16 peak of
+    all devices.
     """
     scalars = {"perf/examples_per_sec": self._num_examples * steps_per_sec}
     if self._flops is not None:
@@ -68,9 +68,9 @@ class Utilization:
 
 
 class Clock:
-  """Steps per second and the share of it spent waiting for input.
+  """Measures steps per second and the share of time waiting for input.
 
-  Over the last `window_steps` finished steps, so without the first one, which
+  Covers the last `window_steps` finished steps, excluding the first one, which
   compiles.
   """
 
@@ -87,7 +87,7 @@ class Clock:
     self._input_wait_sec += seconds
 
   def exclude(self, seconds: float) -> None:
-    """Takes out time that was not spent on training."""
+    """Excludes time that was not spent on training."""
     self._excluded_sec += seconds
 
   def finish_step(self) -> None:
@@ -101,7 +101,7 @@ class Clock:
     self._finished.append((now_sec, self._input_wait_sec))
 
   def read(self) -> dict[str, float]:
-    """The scalars; none before two steps are done."""
+    """Returns the scalars; none before two steps are done."""
     if len(self._finished) < 2:
       return {}
     first, last = self._finished[0], self._finished[-1]

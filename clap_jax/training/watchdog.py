@@ -1,7 +1,7 @@
-"""A watchdog that ends a run without progress and reports where it hangs.
+"""Ends a run without progress and reports where it hangs.
 
-Progress is what counts and not a heartbeat: a process that is alive and stuck
-looks well, and all others wait for it in a collective.
+It monitors progress rather than a heartbeat: a process that is alive but stuck
+still has one, and all others wait for it in a collective.
 """
 
 import collections
@@ -29,9 +29,9 @@ _C_CODE_SEC = 5.0  # longer than the limit, so that this thread comes first
 
 
 class Watchdog:
-  """Watches from a thread of its own; use it in a with statement.
+  """A watchdog thread; use it in a with statement.
 
-  `enter` is called by the loop whenever it goes on to something else.
+  The loop calls `enter` at the start of every phase.
   """
 
   def __init__(
@@ -41,12 +41,12 @@ class Watchdog:
     on_stall: Callable[[str], None] | None = None,
     poll_sec: float = 0.5,
   ):
-    """Does not watch yet.
+    """Creates the watchdog without starting it.
 
     Args:
-      stall_timeout_sec: see LoopConfig; None watches nothing.
+      stall_timeout_sec: see LoopConfig; None disables the watchdog.
       on_stall: called with the report instead of ending all processes.
-      poll_sec: how often to look.
+      poll_sec: polling interval.
     """
     self._timeout_sec = stall_timeout_sec
     self._on_stall = on_stall or _end_all
@@ -73,7 +73,7 @@ class Watchdog:
       self._thread.join()
 
   def enter(self, phase: str, step: int) -> None:
-    """Progress: the loop is now at `phase` of the step after `step`."""
+    """Records that the loop entered `phase` of the step after `step`."""
     now_sec = time.monotonic()
     if phase == INPUT:
       began_sec = self._step_began_sec
@@ -86,7 +86,7 @@ class Watchdog:
     self._idle_sec = 0.0
 
   def spent(self, host_sec: float) -> None:
-    """Records this host's own time of the last step, waiting excluded."""
+    """Records this host's own time of the last step, without waiting."""
     self._host_sec += 0.1 * (host_sec - self._host_sec)
 
   def limit_sec(self) -> float:
@@ -151,10 +151,10 @@ class Watchdog:
 
 
 def stuck_processes(everyone: Mapping[int, Mapping]) -> str:
-  """Names the processes that the others wait for.
+  """Returns the processes that the others wait for.
 
-  A process that waits for its devices has handed over its part of the step, so
-  the ones that have not, at the earliest step, are to blame.
+  A process that waits for its devices has dispatched its part of the step, so
+  the cause is those that have not, at the earliest step.
   """
   blame = {DEVICE: 2, DISPATCH: 1}  # a dispatch may wait for the others too
   first_step = min(one["step"] for one in everyone.values())
@@ -169,7 +169,7 @@ def stuck_processes(everyone: Mapping[int, Mapping]) -> str:
 
 
 def slowest(everyone: Mapping[int, Mapping]) -> tuple[int, float]:
-  """(the process of most own time per step, how many times the median)."""
+  """Returns (process with the longest own step time, ratio to median)."""
   times = {i: one["host_sec"] for i, one in everyone.items()}
   process = max(times, key=times.__getitem__)
   median = float(np.median(list(times.values())))

@@ -1,8 +1,8 @@
-"""Writes parameters to a directory that other programs can read.
+"""Writes and reads parameters in a portable directory.
 
-`weights.safetensors` holds the arrays under the names they have here
-("params/text_tower/norm/scale"), `manifest.json` what they are: the towers'
-settings, where they come from, and the file's own sha256.
+`weights.safetensors` holds the arrays under their names in this package
+("params/text_tower/norm/scale"), `manifest.json` the towers' settings, the
+origin of the weights, and the file's sha256.
 """
 
 import json
@@ -23,10 +23,10 @@ def write(
   weights: Mapping[str, np.ndarray],
   facts: Mapping[str, Any],
 ) -> None:
-  """Writes both files; the manifest last, so that it vouches for the other.
+  """Writes both files, the manifest last, as it certifies the other.
 
   Raises:
-    FileExistsError: if the directory holds weights already.
+    FileExistsError: the directory already holds weights.
   """
   directory = locations.at(directory)
   if (directory / MANIFEST_FILE).exists():
@@ -45,11 +45,11 @@ def write(
 def read(
   directory: locations.PathLike,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """(name -> array, manifest) of a directory that `write` made.
+  """Reads arrays by name and the manifest from a directory of `write`.
 
   Raises:
-    FileNotFoundError: if there is none.
-    ValueError: if the weights are not those the manifest vouches for.
+    FileNotFoundError: the directory holds no weights.
+    ValueError: the weights do not match the manifest.
   """
   directory = locations.at(directory)
   manifest, path = directory / MANIFEST_FILE, directory / WEIGHTS_FILE
@@ -72,5 +72,5 @@ def read(
 
 
 def sha256(path: locations.PathLike, **options: Any) -> str:
-  """Returns the hash of a file of weights; options as `hash_file`."""
+  """Returns the SHA-256 of a weights file; options as `hash_file`."""
   return untrusted.hash_file(path, max_bytes=tensors.MAX_BYTES, **options)

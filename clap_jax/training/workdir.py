@@ -1,4 +1,4 @@
-"""A run's workdir: lock, config and environment."""
+"""Manages a run's directory: lock, config and environment."""
 
 import contextlib
 import dataclasses
@@ -77,21 +77,21 @@ _PACKAGES = ("clap_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class WorkdirBusyError(RuntimeError):
-  """Another trainer is at work in the directory."""
+  """Raised if another trainer uses the directory."""
 
 
 @contextlib.contextmanager
 def locked(workdir: locations.Location) -> Iterator[Callable[[], None]]:
-  """Holds the directory for this process; made if it is missing.
+  """Locks the directory for this process; creates it if missing.
 
-  The lock of a local directory belongs to the process: a killed trainer leaves
-  none behind. The lease of one in a bucket runs out.
+  The lock of a local directory belongs to the process: a killed trainer
+  releases it. The lease of a directory in a bucket expires.
 
   Yields:
-    A function that raises an OSError if the directory is held no more.
+    A function that raises an OSError if the lock is lost.
 
   Raises:
-    WorkdirBusyError: if another process, or another call, holds it.
+    WorkdirBusyError: another process, or another call, holds the lock.
   """
   if isinstance(workdir, locations.ObjectPath):
     with contextlib.ExitStack() as stack:
@@ -127,15 +127,15 @@ def _holder(file: BinaryIO) -> str:
 
 
 def write_config(workdir: pathlib.Path, config: Any) -> None:
-  """Writes config.json, or compares with the one that is there.
+  """Writes config.json, or compares with the existing one.
 
   Args:
     workdir: the run's directory.
     config: a resolved dataclass, or plain values.
 
   Raises:
-    ValueError: if the directory belongs to a run with another config, with
-      every key that differs.
+    ValueError: the directory belongs to a run with another config; lists every
+      key that differs.
   """
   path = workdir / CONFIG_FILE
   if path.exists():
@@ -152,7 +152,7 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
 def run_differences(
   workdir: pathlib.Path, config: Any, *, only: tuple[str, ...] | None = None
 ) -> list[str]:
-  """Lines of `config_differences` between a run's config.json and `config`."""
+  """Returns `config_differences` of a run's config.json and `config`."""
   path = workdir / CONFIG_FILE
   before = untrusted.read_json(path) if path.is_file() else {}
   if dataclasses.is_dataclass(config):
@@ -165,12 +165,12 @@ def run_differences(
 def config_differences(
   before: Any, after: Any, *, only: tuple[str, ...] | None = None
 ) -> list[str]:
-  """One line per key that differs.
+  """Returns one line per key that differs.
 
   Args:
     before: plain values.
     after: plain values.
-    only: keys that count; None for all that must not change on resume.
+    only: keys to compare; None for all that must not change on resume.
   """
   old, new = flattened(before), flattened(after)
   return [
@@ -186,12 +186,12 @@ def config_differences(
 
 
 def is_below(key: str, names: tuple[str, ...]) -> bool:
-  """Whether a key is one of `names` or lies in a section of that name."""
+  """Returns True if a key is one of `names` or in a section of these."""
   return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
-  """Records what the run runs on; of the latest start only."""
+  """Records the environment of the latest start of the run."""
   device = mesh.devices.flat[0]
   record = {
     "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -214,12 +214,12 @@ def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Replaces the file at once: a reader sees the old or the new one."""
+  """Replaces the file atomically."""
   output.write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
 def _revision() -> str | None:
-  """The commit of the source, with "-dirty" if it was changed since."""
+  """Returns the commit of the source, with "-dirty" if modified."""
   command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
   command += ["--exclude=*"]  # no tag names
   try:
@@ -244,7 +244,7 @@ def _version(package: str) -> str | None:
 
 
 def flattened(value: Any, key: str = "") -> dict[str, Any]:
-  """Nested plain values by dotted keys."""
+  """Flattens nested plain values to dotted keys."""
   if not isinstance(value, dict) or not value:
     return {key: value}
   flat = {}

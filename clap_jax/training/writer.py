@@ -22,18 +22,18 @@ _UPLOAD_SEC = 30.0
 
 
 class _Lines(Protocol):
-  """The file of metrics, one JSON object a line."""
+  """The metrics file, with one JSON object per line."""
 
   def append(self, line: bytes) -> None: ...
 
   def flush(self) -> None:
-    """Returns when all lines are safe."""
+    """Waits until all lines are written."""
 
   def close(self) -> None: ...
 
 
 class _FileLines:
-  """A file that is appended to."""
+  """A local file that lines are appended to."""
 
   def __init__(self, path: pathlib.Path, *, step: int):
     _drop_lines_after(path, step)
@@ -52,7 +52,7 @@ class _FileLines:
 
 
 class _ObjectLines(line_parts.LineParts):
-  """Objects that are joined when they are read."""
+  """Objects in a bucket that are joined when read."""
 
   def __init__(self, workdir: locations.ObjectPath, *, step: int):
     super().__init__(
@@ -64,7 +64,7 @@ class _ObjectLines(line_parts.LineParts):
 
 
 class _Events:
-  """TensorBoard's event files; those for a bucket are sent now and then."""
+  """TensorBoard event files; those for a bucket are uploaded periodically."""
 
   def __init__(self, workdir: locations.Location, *, step: int):
     self._target = workdir / TENSORBOARD_DIRECTORY
@@ -104,12 +104,11 @@ class _Events:
 
 
 class MetricsWriter:
-  """Appends one JSON object per write: `step` and path-named scalars.
+  """Appends one JSON object per write, with `step` and scalars by path.
 
-  Lines of steps after `step` are removed when the file is opened, and so is a
-  line that a crash cut short: a run resumed at that step writes them again.
-  A value that is not finite is written as null. The event files of TensorBoard
-  get the same, without what is not finite.
+  Lines of steps after `step`, and a line truncated by a crash, are removed when
+  the file is opened: a run resumed at that step writes them again. Non-finite
+  values are written as null, and omitted from TensorBoard's event files.
   """
 
   def __init__(
@@ -129,7 +128,7 @@ class MetricsWriter:
       self._events.add(int(step), plain)
 
   def sync(self) -> None:
-    """Returns when all lines are on the disk, or in the bucket."""
+    """Waits until all lines are on disk, or in the bucket."""
     self._lines.flush()
     if self._events is not None:
       self._events.flush()
@@ -141,7 +140,7 @@ class MetricsWriter:
 
 
 class NoWriter:
-  """In all processes but the first: what it gets is written there."""
+  """A writer of processes other than the first; discards its input."""
 
   def write(self, step: int, scalars: Mapping[str, Any]) -> None:
     pass
@@ -156,14 +155,14 @@ class NoWriter:
 def open_writer(
   workdir: locations.Location, *, step: int, tensorboard: bool
 ) -> MetricsWriter | NoWriter:
-  """The writer of this process."""
+  """Opens the writer of this process."""
   if not processes.is_first():
     return NoWriter()
   return MetricsWriter(workdir, step=step, tensorboard=tensorboard)
 
 
 def read_metrics(workdir: locations.Location) -> list[dict[str, Any]]:
-  """All records of a run, in the order they were written."""
+  """Reads all records of a run, in the order of writing."""
   if isinstance(workdir, locations.ObjectPath):
     content = line_parts.read(workdir / PARTS_FOLDER)
   else:
@@ -175,7 +174,7 @@ def read_metrics(workdir: locations.Location) -> list[dict[str, Any]]:
 
 
 def has_scalars(workdir: locations.Location, step: int, *, prefix: str) -> bool:
-  """Whether the record holds a scalar of that prefix, written at `step`."""
+  """Returns True if a scalar of this prefix was recorded at `step`."""
   is_local = not isinstance(workdir, locations.ObjectPath)
   if is_local and not (workdir / METRICS_FILE).is_file():
     return False
@@ -200,7 +199,7 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
 
 
 def _is_kept(line: bytes, step: int) -> bool:
-  """Whether a line is whole, and of a step up to `step`."""
+  """Returns True if a line is complete and of a step up to `step`."""
   try:
     record = orjson.loads(line)
   except orjson.JSONDecodeError:
