@@ -1,4 +1,4 @@
-"""Reads objects of annotated videos, ActivityNet's form and its relatives.
+"""Reads objects of annotated videos in ActivityNet's and similar forms.
 
 {"database": {video: {"subset", "duration", "annotations": [{"segment", "label",
 "caption"}]}}} with "videos" or nothing in the place of "database" (BMN), in
@@ -39,10 +39,10 @@ def read_videos(
   name: PathLike,
   subset: str | None = None,
 ) -> None:
-  """Adds the videos of a document; `subset` is that of all, else their own.
+  """Adds the videos of a document; `subset` overrides their own.
 
   Raises:
-    ValueError: it is not an object of videos; `name` says of which file.
+    ValueError: it is not an object of videos; the message has `name`.
   """
   root = _root_of(document, name, has_lists=file.is_strict)
   videos = document[root] if root else document
@@ -62,7 +62,7 @@ def read_videos(
 
 
 def _root_of(document, name, *, has_lists) -> str | None:
-  """The key of the object of videos; None where the document is that."""
+  """Returns the key of the object of videos; None for the document."""
   if isinstance(document, dict):
     for key in _ROOTS:
       if isinstance(document.get(key), dict):
@@ -89,7 +89,7 @@ def _root_of(document, name, *, has_lists) -> str | None:
 
 
 def note_label_ids(videos: Iterable[Any], file: AnnotationFile) -> None:
-  """Notes which names annotations state beside the numbers of classes."""
+  """Records the names of class numbers in annotations."""
   for video in videos:
     given = video.get("annotations") if isinstance(video, dict) else None
     for item in given if isinstance(given, list) else ():
@@ -140,7 +140,7 @@ def read_video(
 
 
 def _state_length(entry: Entry, value: Mapping[str, Any]) -> None:
-  """Notes lengths; BMN's features stand for the first `feature_frame`."""
+  """Records lengths; BMN's features cover the first `feature_frame`."""
 
   def stated(*keys):
     found = (annotation_file.positive(value.get(key)) for key in keys)
@@ -158,9 +158,9 @@ def _state_length(entry: Entry, value: Mapping[str, Any]) -> None:
 
 
 def times_of(item: Mapping[str, Any]) -> tuple:
-  """(start, end) of one annotation, under any name that people use.
+  """Returns (start, end) of an annotation, under any common key.
 
-  In the place of each is a SpanError if it has none.
+  A missing annotation yields a SpanError in place of each.
   """
   for key in ("segment", "timestamp"):
     if key in item:
@@ -179,7 +179,7 @@ def times_of(item: Mapping[str, Any]) -> tuple:
 
 
 def _read_items(value, file, entry, where, *, has_labels=True, depth=0):
-  """Adds a list of annotations, or one list for each annotator."""
+  """Adds a list of annotations, or one list per annotator."""
   if isinstance(value, dict) and "timestamps" in value:
     _read_timestamps(value, file, entry, where)
   elif isinstance(value, dict) and depth < 2:
@@ -225,7 +225,7 @@ def _read_actions(value, file, entry, where):
 
 
 def _read_timestamps(value, file, entry, where):
-  """Adds captions by parallel lists; the ids of queries are <video>_<index>."""
+  """Adds captions from parallel lists; query ids are <video>_<index>."""
   times = value["timestamps"]
   texts = value.get("sentences", times)
   per_sec = 1.0
@@ -268,5 +268,5 @@ def _in_seconds(time, per_sec):
 
 
 def query_video(name: str) -> str:
-  """The name by which queries go for their video."""
+  """Returns the name of a video in query ids."""
   return name.removesuffix(".avi").removesuffix(".mp4")

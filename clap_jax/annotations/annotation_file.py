@@ -1,9 +1,8 @@
 """Reads annotation files of all datasets into one form.
 
-A reader adds every span of its files with `AnnotationFile.add`; what cannot be
-used is rejected with its place and stops nothing. The numbers of what the
-files hold, usable or not, are kept per split, so that they can be compared
-with the published ones.
+A reader adds every span of its files with `AnnotationFile.add`; unusable spans
+are rejected with their location without stopping. All annotations, usable or
+not, are counted per split, for comparison with published numbers.
 """
 
 import dataclasses
@@ -36,9 +35,10 @@ _SPLIT = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A labelled or captioned span as the file has it, unchecked against the
-  video; `end_sec` is WHOLE_VIDEO_SEC for the whole video. Captions with one
-  `query` id are the windows of one query."""
+  """A labelled or captioned span as stated in the file.
+
+  It is not checked against the video; `end_sec` is WHOLE_VIDEO_SEC for the
+  whole video. Captions with the same `query` id are windows of one query."""
 
   start_sec: float
   end_sec: float
@@ -49,7 +49,7 @@ class Span:
 
 @dataclasses.dataclass
 class Entry:
-  """The annotations of one video.
+  """Annotations of a video.
 
   `ambiguous` spans are neither action nor background. The `expected_*` are
   what the dataset's authors state of the video, None where they do not, as are
@@ -71,12 +71,12 @@ class Entry:
 
 
 class SpanError(ValueError):
-  """A span that cannot be used; the message is the reason."""
+  """Raised for an unusable span; the message is the reason."""
 
 
 @dataclasses.dataclass
 class AnnotationFile:
-  """The videos of the files in their order, and what could not be used.
+  """Videos of annotation files in order, with rejected annotations.
 
   Entries go by the names that `name_of` makes of those in the files, and where
   `splits_share_videos` by <split>/<name>. `rejected` are spans, {"where",
@@ -122,17 +122,17 @@ class AnnotationFile:
     )
 
   def count(self, split: str, kind: str, number: int = 1) -> None:
-    """Adds to `annotated`: videos, segments, captions, ambiguous, queries."""
+    """Increments counts in `annotated`, such as videos or segments."""
     counts = self.annotated.setdefault(split, {})
     counts[kind] = counts.get(kind, 0) + number
 
   def count_of(self, entry: Entry, kind: str, number: int = 1) -> None:
-    """Adds to `annotated` what moves with the video."""
+    """Returns the counts in `annotated` that belong to a video."""
     self.count(entry.subset, kind, number)
     entry.counted[kind] = entry.counted.get(kind, 0) + number
 
   def move(self, entry: Entry, subset: str) -> None:
-    """Takes a video to another split, with its counts and rejected spans."""
+    """Moves a video to another split, with its counts and rejected spans."""
     for kind, number in entry.counted.items():
       self.count(entry.subset, kind, -number)
       self.count(subset, kind, number)
@@ -142,7 +142,7 @@ class AnnotationFile:
     entry.subset = subset
 
   def entry(self, name: str, subset: str, where: str) -> Entry:
-    """The entry of a video, made and counted when it is new.
+    """Returns the entry of a video; creates and counts a new one.
 
     Raises:
       ValueError: the video is in another split as well.
@@ -162,7 +162,7 @@ class AnnotationFile:
     return entry
 
   def same_entry(self, name: str, subset: str, where: str) -> Entry:
-    """As `entry`, for a file that may name a video again and again.
+    """Returns `entry`, for a file that may repeat a video.
 
     Raises:
       SpanError: the video is in another split as well.
@@ -177,7 +177,7 @@ class AnnotationFile:
   def note_query(
     self, query: object, where: str, record: dict | None = None
   ) -> None:
-    """Keeps the record of a query under its id."""
+    """Records a query by its id."""
     if self.is_strict and str(query) in self.queries:
       self.reject(
         where, "", f"got the query id {query} again; expected each once"
@@ -185,7 +185,7 @@ class AnnotationFile:
     self.queries[str(query)] = record or {}
 
   def merge(self, entry: Entry, other: Entry) -> None:
-    """Adds the spans of the same video under another name, counted once."""
+    """Merges the spans of a video under another name; counts it once."""
     self.count(other.subset, "videos", -1)
     for kind, number in other.counted.items():
       if kind != "videos":
@@ -202,7 +202,7 @@ class AnnotationFile:
         spans.append(span)
 
   def exclude(self, key: str, reason: str) -> None:
-    """Takes a video out of the dataset; it stays counted as annotated."""
+    """Excludes a video from the dataset; it still counts as annotated."""
     entry = self.entries.pop(key)
     self.excluded.append(
       {"id": entry.name, "split": entry.subset, "reason": reason}
@@ -219,8 +219,8 @@ class AnnotationFile:
   ) -> None:
     """Adds (start, end, text) to entry.<kind>, or rejects it.
 
-    Either way it is counted. `kind` is segments, captions or ambiguous. A
-    SpanError in the place of a time is the reason to reject the span.
+    It is counted in both cases. `kind` is segments, captions or ambiguous. A
+    SpanError in place of a time is the reason to reject the span.
     """
     self.count_of(entry, kind)
     try:
@@ -236,16 +236,16 @@ class AnnotationFile:
     getattr(entry, kind).append(good)
 
   def checked(self, kind: str, start, end, text, where: str) -> Span:
-    """As `make_span`."""
+    """Calls `make_span`."""
     del kind
     return make_span(start, end, text, where)
 
   def split_of(self, value: object) -> str:
-    """As the function `split_of`."""
+    """Calls the function `split_of`."""
     return split_of(value)
 
   def label_of(self, item: Mapping[str, Any]) -> object:
-    """The label of an annotation's fields, None where it has none."""
+    """Returns the label in an annotation's fields, or None."""
     label = next((item[k] for k in ("label", "label_id") if k in item), None)
     if type(label) is int:
       names = self.label_ids.get(label, ())
@@ -255,11 +255,11 @@ class AnnotationFile:
     return label
 
   def numbered_labels(self) -> dict[int, str]:
-    """Class names by the number that annotations state as "label_id".
+    """Returns class names by the annotations' "label_id".
 
     Raises:
-      ValueError: a number is no whole number or of two classes, or a class has
-        two.
+      ValueError: a number is not an integer or has two classes, or a class has
+        two numbers.
     """
     names = {}
     for number, labels in self.label_ids.items():
@@ -277,7 +277,7 @@ class AnnotationFile:
     return names
 
   def labels(self) -> list[str]:
-    """The class names in order."""
+    """Returns the class names in order."""
     if self.class_names is not None:
       return list(self.class_names)
     found = {s.text for e in self.entries.values() for s in e.segments}
@@ -295,7 +295,7 @@ def _check_duplicate(span, known):
 
 
 def seconds(value: object) -> float:
-  """As `text_tables.seconds`; a SpanError in the place of a time is raised."""
+  """Calls `text_tables.seconds`; raises a SpanError given as a time."""
   if isinstance(value, SpanError):
     raise value
   try:
@@ -305,13 +305,13 @@ def seconds(value: object) -> float:
 
 
 def pair(value: Any) -> tuple:
-  """(start, end) of a list of two; (None, None) for anything else."""
+  """Returns (start, end) of a list of two, else (None, None)."""
   is_pair = isinstance(value, (list, tuple)) and len(value) == 2
   return tuple(value) if is_pair else (None, None)
 
 
 def number(value: object) -> float | None:
-  """The finite number that a file states, None for anything else."""
+  """Returns a value that is a finite number, else None."""
   try:
     return seconds(value)
   except SpanError:
@@ -319,16 +319,16 @@ def number(value: object) -> float | None:
 
 
 def positive(value: object) -> float | None:
-  """The number above 0 that a file states, None for anything else."""
+  """Returns a value that is a positive number, else None."""
   found = number(value)
   return found if found is not None and found > 0 else None
 
 
 def make_span(start: object, end: object, text: object, where: str) -> Span:
-  """Checks one span; times in seconds, as numbers, text or clock times.
+  """Validates a span; times are seconds, as numbers, text or clock times.
 
   Raises:
-    SpanError: for anything that is not a forward span with a text.
+    SpanError: it is not a forward span with a text.
   """
   start_sec, end_sec = seconds(start), seconds(end)
   if end_sec <= start_sec:
@@ -349,10 +349,10 @@ def make_span(start: object, end: object, text: object, where: str) -> Span:
 
 
 def split_of(value: object) -> str:
-  """The split that a subset's name means, in any case; train for none.
+  """Returns the split of a subset's name, in any case; train for none.
 
   Raises:
-    SpanError: if it is none.
+    SpanError: the name is unknown.
   """
   name = "" if value is None else str(value).strip().lower()
   name = SPLITS.get(name, name)

@@ -80,7 +80,7 @@ _NAMES = {
 def named(
   item: Mapping[str, Any], *, keys: Collection[str] = tuple(COLUMNS)
 ) -> dict[str, Any]:
-  """The fields of an object as of a row: those of `keys` by these names."""
+  """Returns the fields of an object by column names of `keys`."""
   row: dict[str, Any] = {}
   for key, value in item.items():
     name = _NAMES.get(text_tables.fold(key))
@@ -90,16 +90,16 @@ def named(
 
 @dataclasses.dataclass(frozen=True)
 class AnnotationTable:
-  """A table with a video and a span in every row."""
+  """A table with a video and a span per row."""
 
   table: text_tables.Table
   in_milliseconds: bool
 
   def times(self, row: text_tables.Row) -> tuple[float, float]:
-    """(start, end) of a row in seconds.
+    """Returns (start, end) of a row in seconds.
 
     Raises:
-      ValueError: one of them is no time.
+      ValueError: one of them is not a time.
     """
     end, unit = ("_ms", _MS_PER_SEC) if self.in_milliseconds else ("", 1.0)
     start_sec, end_sec = (
@@ -121,16 +121,16 @@ def read(
   more: tuple[str, ...] = (),
   encoding: str | None = None,
 ) -> AnnotationTable:
-  """Reads a table of `COLUMNS`; others are ignored.
+  """Reads a table of `COLUMNS`; ignores others.
 
   Args:
     path: the file.
-    needs: columns one of which must be there besides video, start and end.
-    more: other columns, any of which stands in for `needs`.
+    needs: columns of which one is required in addition to video, start and end.
+    more: other columns, any of which can replace `needs`.
     encoding: see `text_tables.read_text`.
 
   Raises:
-    UntrustedFileError: not a file of text.
+    UntrustedFileError: it is not a text file.
     TableError: a column is missing, doubled, or in frames.
     OSError: the file cannot be opened.
   """

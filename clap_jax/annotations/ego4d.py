@@ -17,7 +17,7 @@ from clap_jax.storage import locations
 
 
 def holds_clips(document: Any) -> bool:
-  """Whether a document has this form."""
+  """Returns True if a document has this form."""
   videos = document.get("videos") if isinstance(document, dict) else None
   return isinstance(videos, list) and any(
     isinstance(video, dict) and "clips" in video for video in videos
@@ -31,13 +31,13 @@ def read_moments(
   path: locations.Location,
   subset: str | None = None,
 ) -> None:
-  """Adds every annotator's labels of the taxonomy's primary activities.
+  """Adds all annotators' labels of the taxonomy's primary activities.
 
   Args:
-    document: the content of the file.
-    file: what is added to.
-    path: for places and errors.
-    subset: of all clips; None for the "split" of their videos.
+    document: content of the file.
+    file: annotations to add to.
+    path: path of the file, for locations and errors.
+    subset: subset of all clips; None for the "split" of their videos.
 
   Raises:
     ValueError: there is no list of videos.
@@ -56,7 +56,7 @@ def read_queries(
   subset: str,
   are_answered: bool,
 ) -> None:
-  """Adds the questions; arguments and errors as `read_moments`."""
+  """Adds the queries; arguments and errors as `read_moments`."""
   key = "language_queries"
   for entry, item, where in _items(document, file, path, subset, key):
     file.count_of(entry, "queries")
@@ -69,7 +69,7 @@ def read_queries(
 def _items(
   document, file, path, subset, key
 ) -> Iterator[tuple[Entry, dict, str]]:
-  """The objects of the lists under `key` of all annotations of all clips."""
+  """Yields the objects in lists under `key` of all annotations."""
   videos = document.get("videos") if isinstance(document, dict) else None
   if not isinstance(videos, list):
     raise ValueError(f"{path} is not an object with a list of videos")

@@ -1,8 +1,8 @@
-"""Reads annotation files as they are, for scoring and for training.
+"""Reads annotation files unmodified, for scoring and training.
 
-Every form is read that own_files reads, and a folder of THUMOS14's text. Other
-than in builds a file with anything that cannot be used is an error, and nothing
-is left out or put right: scores follow the files as published.
+It reads every form that own_files reads, and a folder of THUMOS14's text.
+Unlike in builds, a file with unusable entries is an error, and nothing is
+omitted or corrected: scores are computed on the files as published.
 """
 
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ _SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
 
 
 class GivenFile(AnnotationFile):
-  """Annotations as they are; subsets keep their names, "" stands for none.
+  """Unmodified annotations; subsets keep their names, "" if none.
 
-  Spans may be empty, reversed or repeated. What is rejected is a problem of the
+  Spans may be empty, reversed or repeated. A rejected span is a problem of the
   whole file.
   """
 
@@ -45,9 +45,9 @@ class GivenFile(AnnotationFile):
     needs_label: bool = True,
     **options,
   ):
-    """Takes `label_field`, which label of EPIC-KITCHENS counts, and others.
+    """Takes `label_field`, the label of EPIC-KITCHENS to use, and options.
 
-    Without `needs_label` segments may have none; they are `NO_LABEL`.
+    Without `needs_label` segments may lack a label and get `NO_LABEL`.
     """
     super().__init__(**options)
     self.log = ProblemLog(path)
@@ -83,7 +83,7 @@ class GivenFile(AnnotationFile):
     return Span(start_sec, end_sec, str(text), where)
 
   def spans_of_queries(self) -> dict[str, list[tuple[Entry, Span]]]:
-    """The windows of each query, queries in the order of the file.
+    """Returns the windows of each query, in the order of the file.
 
     Raises:
       MalformedFileError: there is no query, or a caption has no id.
@@ -105,7 +105,7 @@ class GivenFile(AnnotationFile):
 
 
 def _label(item, field):
-  """EPIC-KITCHENS's fields, else the label; None where there is none."""
+  """Returns EPIC-KITCHENS's fields, else the label, else None."""
   if field == "action":
     verb, noun = _label(item, "verb"), _label(item, "noun")
     if any(key.startswith("verb") for key in item) and verb and noun:
@@ -119,7 +119,7 @@ def _label(item, field):
 
 
 def same_subset(first: str, second: str) -> bool:
-  """True for equal names, without case, and for known synonyms."""
+  """Returns True for names equal up to case, and for known synonyms."""
   first, second = (
     annotation_file.SPLITS.get(name.lower(), name.lower()) if name else ""
     for name in (first, second)
@@ -131,7 +131,7 @@ def read(path: locations.Location, **options) -> GivenFile:
   """Reads a file; options as of `GivenFile`.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: lists every problem.
     OSError: the file cannot be opened.
   """
   file = GivenFile(path, **options)
@@ -163,7 +163,7 @@ def read(path: locations.Location, **options) -> GivenFile:
 
 
 def _end_whole_labels(entry: Entry, file: GivenFile) -> None:
-  """Ends the labels of whole videos with the videos, whose length it takes."""
+  """Sets the end of whole-video labels to the length of the videos."""
   for index, span in enumerate(entry.segments):
     if span.end_sec == WHOLE_VIDEO_SEC:
       end_sec = entry.expected_duration_sec
@@ -174,12 +174,12 @@ def _end_whole_labels(entry: Entry, file: GivenFile) -> None:
 
 
 def saliency(record: Mapping[str, Any]) -> np.ndarray | None:
-  """(clips, annotators) of a query of QVHighlights; zero in other clips.
+  """Returns QVHighlights' scores (clips, annotators), 0 in other clips.
 
-  None where nobody scored.
+  Returns None if there are no scores.
 
   Raises:
-    ValueError: the record's scores do not fit its duration.
+    ValueError: the record's scores do not match its duration.
   """
   scores = record.get("saliency_scores")
   if not scores:

@@ -1,11 +1,11 @@
-"""Reads annotation files by their ending: JSON, JSON lines, tables and text.
+"""Reads annotation files: JSON, JSON lines, tables and text.
 
 Besides objects of videos (see activitynet) JSON may have rows: lists or lines
 of objects, each a span with a video, start, end, label or caption under any of
 the names of `annotation_tables.COLUMNS`, or a query with its windows
 (QVHighlights; TimeChat's {"annotations": [...]}). Text has lines VIDEO START
-END##SENTENCE (Charades-STA). What cannot be used is rejected with its place in
-the file.
+END##SENTENCE (Charades-STA). Unusable entries are rejected with their location
+in the file.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,11 +31,11 @@ _DURATION_COLUMNS = frozenset(
 
 
 def read(files: source_files.SourceFiles) -> AnnotationFile:
-  """Reads a file of one's own: .json, .jsonl, or a table.
+  """Reads a custom file: .json, .jsonl, or a table.
 
   Raises:
-    ValueError: for other endings, files that are too large or not in shape.
-    FileNotFoundError: if it is not there.
+    ValueError: the extension is unknown, or the file too large or malformed.
+    FileNotFoundError: the file does not exist.
   """
   path = files.root
   if not path.is_file():
@@ -64,7 +64,7 @@ def read(files: source_files.SourceFiles) -> AnnotationFile:
 def read_json(
   path: locations.Location, file: AnnotationFile, *, subset: str | None = None
 ) -> AnnotationFile:
-  """Adds what a document holds; `subset` is that of all, else their own.
+  """Adds the content of a document; `subset` overrides those stated.
 
   Raises:
     ValueError: it is not JSON of a known form.
@@ -89,7 +89,7 @@ def read_json(
 
 
 def _begins_with_an_object(path) -> bool:
-  """Whether the first line is a whole object, as in JSON lines."""
+  """Returns True if the first line is a complete object (JSON lines)."""
   _, line = next(iter(source_files.load_lines(path)), ("", ""))
   try:
     return isinstance(untrusted.parse_json(line, name=path), dict)
@@ -100,7 +100,7 @@ def _begins_with_an_object(path) -> bool:
 def read_json_lines(
   path: locations.Location, file: AnnotationFile, *, subset: str | None = None
 ) -> AnnotationFile:
-  """Adds one JSON object per line, each a row; see `read_json`."""
+  """Adds a row per line, each a JSON object; see `read_json`."""
   _read_records(_parsed_lines(path, file), file, subset)
   return file
 
@@ -116,7 +116,7 @@ def _parsed_lines(path, file):
 def _read_records(
   records: Iterable[tuple[str, Any]], file: AnnotationFile, subset: str | None
 ) -> None:
-  """Rows as objects: a span, a query, or a video with its annotations."""
+  """Adds objects: spans, queries, or videos with annotations."""
   for where, item in records:
     if not isinstance(item, dict):
       file.reject(where, "", "not an object")
@@ -155,7 +155,7 @@ def _read_records(
 
 
 def _read_query(row, file, where, *, video, query, subset):
-  """Adds a caption for each window of a query."""
+  """Adds a caption per window of a query."""
   windows = next((row[k] for k in _WINDOW_KEYS if k in row), [])
   if not isinstance(windows, list):
     file.reject(where, video, f"got {str(windows)[:40]!r}; expected windows")
@@ -195,7 +195,7 @@ def _add_row(
   subset: str | None = None,
   decimal_comma: bool = False,
 ) -> None:
-  """Adds the label and the caption of one row, or rejects it whole."""
+  """Adds the label and the caption of a row, or rejects both."""
   start, end = times
   texts = {"segments": file.label_of(row), "captions": row.get("caption")}
   try:
@@ -218,7 +218,7 @@ def _add_row(
 
 
 def _state_duration(row, entry, *, decimal_comma):
-  """Notes the length of the row's video, where a column states it."""
+  """Records the duration of the row's video, if a column states it."""
   for key, text in row.items():
     if text and text_tables.fold(str(key)) in _DURATION_COLUMNS:
       known_sec = entry.expected_duration_sec
@@ -241,7 +241,7 @@ def read_table(
   """Adds the rows of a table of `annotation_tables.COLUMNS`.
 
   Raises:
-    ValueError: if the header lacks a column, or it is not text.
+    ValueError: the header lacks a column, or the file is not text.
   """
   try:
     table = annotation_tables.read(
@@ -278,7 +278,7 @@ def read_table(
 def read_sentences(
   path: locations.Location, file: AnnotationFile, *, subset: str
 ) -> None:
-  """Adds lines VIDEO START END##SENTENCE; queries go by their line from 0."""
+  """Adds lines VIDEO START END##SENTENCE; query ids are lines from 0."""
   lines = text_tables.read_lines(path, max_bytes=source_files.MAX_FILE_BYTES)
   for number, line in lines:
     where = f"{path.name} line {number}"

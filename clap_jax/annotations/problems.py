@@ -8,12 +8,12 @@ _MAX_PROBLEMS = 1000  # of a file; with millions, listing them takes all memory
 
 
 class MalformedFileError(ValueError):
-  """A file cannot be used; nothing of it was.
+  """Raised for an unusable file, none of which has been used.
 
   Attributes:
     path: the file.
-    problems: every problem as "location: what was got; what was expected", or
-      the first ones of very many.
+    problems: every problem as "location: got; expected", or the first of very
+      many.
   """
 
   def __init__(self, path: PathLike, problems: list[str]):
@@ -30,7 +30,7 @@ class MalformedFileError(ValueError):
 
 
 class ProblemLog:
-  """Collects problems while a file is read."""
+  """A log of problems while a file is read."""
 
   def __init__(self, path: PathLike):
     self.path = path
@@ -41,29 +41,29 @@ class ProblemLog:
     return len(self.problems) >= _MAX_PROBLEMS
 
   def add(self, location: str, message: str) -> None:
-    """Notes a problem.
+    """Adds a problem.
 
     Raises:
-      MalformedFileError: there are so many that the rest is not read.
+      MalformedFileError: the maximum number of problems is reached.
     """
     self.problems.append(f"{location}: {message}" if location else message)
     if self.is_full:
       self.raise_if_any()
 
   def fail(self, location: str, message: str) -> NoReturn:
-    """Notes a problem after which nothing can be read, and raises it.
+    """Adds a fatal problem and raises.
 
     Raises:
-      MalformedFileError: always, with all that was added.
+      MalformedFileError: always, with all problems added so far.
     """
     self.add(location, message)
     raise MalformedFileError(self.path, self.problems)
 
   def raise_if_any(self) -> None:
-    """Ends the reading of a file.
+    """Raises if there are problems, at the end of a file.
 
     Raises:
-      MalformedFileError: something was added.
+      MalformedFileError: there are problems.
     """
     if self.problems:
       raise MalformedFileError(self.path, self.problems)

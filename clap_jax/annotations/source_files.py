@@ -1,4 +1,4 @@
-"""The files of annotations that somebody put into a folder."""
+"""Finds and reads user-provided annotation files."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _MAX_HASHED_BYTES = 1 << 50
 
 
 def hash_file(path: pathlib.Path) -> str:
-  """SHA-256 of a file's bytes, hexadecimal; of a video of any size."""
+  """Returns the hexadecimal SHA-256 of a file of any size."""
   return untrusted.hash_file(path, max_bytes=_MAX_HASHED_BYTES)
 
 
@@ -18,18 +18,18 @@ def load_json(path: locations.Location) -> object:
   """Parses a JSON file.
 
   Raises:
-    ValueError: if it is not JSON, or an object has a key twice (of two videos
-      of one id the first would be lost silently).
+    ValueError: it is not JSON, or an object has a key twice (of two videos with
+      one id the first would be lost silently).
   """
   text = text_tables.read_text(path, max_bytes=MAX_FILE_BYTES)
   return untrusted.parse_json(text, name=path)
 
 
 def load_lines(path: locations.Location) -> Iterator[tuple[str, str]]:
-  """Yields (place, line) of the lines that are not blank.
+  """Yields (location, line) of the non-blank lines.
 
   Raises:
-    ValueError: if the file is not text.
+    ValueError: the file is not text.
   """
   for number, line in text_tables.read_lines(path, max_bytes=MAX_FILE_BYTES):
     yield f"{path.name} line {number}", line
@@ -38,10 +38,10 @@ def load_lines(path: locations.Location) -> Iterator[tuple[str, str]]:
 def load_rows(
   path: pathlib.Path, *, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, dict]]:
-  """Yields (place, row) of a table with a header; others' columns as well.
+  """Yields (location, row) of a table with a header, with all columns.
 
   Raises:
-    ValueError: if the header lacks one of `columns`, or it is not a table.
+    ValueError: the header lacks one of `columns`, or it is not a table.
   """
   table = text_tables.read_table(path, columns=columns, required=columns)
   for row in table:
@@ -49,7 +49,7 @@ def load_rows(
 
 
 class SourceFiles:
-  """The annotation files that somebody put into a folder."""
+  """User-provided annotation files."""
 
   def __init__(
     self,
@@ -58,12 +58,12 @@ class SourceFiles:
     known: dict[str, str] | None = None,
     encoding: str | None = None,
   ):
-    """Looks at a file or a folder of files.
+    """Lists a file or a folder of files.
 
     Args:
       root: the file or folder.
-      known: SHA-256 of published files -> their names.
-      encoding: of a table that is neither UTF-8 nor UTF-16; see
+      known: names of published files by SHA-256.
+      encoding: encoding of a table that is neither UTF-8 nor UTF-16; see
         `text_tables.read_text`.
     """
     self.root = pathlib.Path(root)
@@ -74,11 +74,11 @@ class SourceFiles:
       raise FileNotFoundError(f"no folder of annotations at {self.root}")
 
   def find(self, *patterns: str) -> pathlib.Path:
-    """The one file that matches the first pattern that anything matches.
+    """Returns the only file that matches the first matching pattern.
 
     Raises:
-      FileNotFoundError: if nothing matches.
-      ValueError: if several files match, or it is too large.
+      FileNotFoundError: no file matches.
+      ValueError: several files match, or the file is too large.
     """
     path = self.find_optional(*patterns)
     if path is None:
@@ -89,7 +89,7 @@ class SourceFiles:
     return path
 
   def find_optional(self, *patterns: str) -> pathlib.Path | None:
-    """`find`, or None when nothing matches."""
+    """Returns `find`, or None if no file matches."""
     for pattern in patterns:
       found = self.find_all(pattern)
       if len(found) > 1:
@@ -103,7 +103,7 @@ class SourceFiles:
     return None
 
   def find_all(self, pattern: str) -> list[pathlib.Path]:
-    """Every file of the pattern in order of its path; see `use`."""
+    """Returns every file of the pattern, sorted by path; see `use`."""
     if self.root.is_file():
       return [self.root] if self.root.match(pattern) else []
     return sorted(p for p in self.root.rglob(pattern) if p.is_file())
@@ -112,7 +112,7 @@ class SourceFiles:
     return self.root.parent if self.root.is_file() else self.root
 
   def use(self, path: pathlib.Path) -> pathlib.Path:
-    """Notes that a file is read; returns its path."""
+    """Records that a file is read; returns its path."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
       raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes")

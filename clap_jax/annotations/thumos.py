@@ -1,4 +1,4 @@
-"""Reads THUMOS14's text: a file <class>_<val or test>.txt for each class."""
+"""Reads THUMOS14's text: a file <class>_<val or test>.txt per class."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from clap_jax.storage import locations
 def read_lines(
   path: locations.Location, file: AnnotationFile
 ) -> Iterator[tuple[str, str, str, str]]:
-  """Yields (place, video, start, end) of the lines; others are rejected."""
+  """Yields (location, video, start, end) of the lines; rejects others."""
   for where, line in source_files.load_lines(path):
     fields = line.split()
     if len(fields) == 3:
@@ -23,7 +23,7 @@ def read_lines(
 def read_class(
   path: locations.Location, file: AnnotationFile, subset: str
 ) -> None:
-  """Adds the segments of one file, which is called by its class."""
+  """Adds the segments of a file named by its class."""
   label = path.stem.rpartition("_")[0]
   for where, video, start, end in read_lines(path, file):
     entry = file.entry(video, subset, where)

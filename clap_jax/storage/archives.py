@@ -1,9 +1,9 @@
 """Reads untrusted zip archives within limits.
 
-An archive of a few kilobytes may claim any number of members, unpack to any
-size, or name the same bytes many times. The bounds follow from the size of the
-archive: what lies in it as it is takes no more than that, and what is packed
-unpacks to a limited multiple.
+An archive of a few kilobytes may claim any number of members, decompress to any
+size, or refer to the same bytes many times. The bounds follow from the size of
+the archive: stored members take no more than that, and compressed ones
+decompress to a limited multiple.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Archive:
   """An opened zip archive.
 
   Attributes:
-    names: of its members, in order.
+    names: names of the members, in order.
   """
 
   def __init__(self, archive: zipfile.ZipFile, *, name: str, size: int):
@@ -56,16 +56,16 @@ class Archive:
   def open(
     self, member: str, *, max_bytes: int, stored: bool = False
   ) -> Iterator[tuple[BinaryIO, int]]:
-    """Yields (file, its size) of a member; reading beyond the size ends.
+    """Opens a member; yields (file, size), with reads limited to the size.
 
     Args:
       member: one of `names`.
       max_bytes: the largest size accepted.
-      stored: refuse a member that is packed.
+      stored: whether to refuse a compressed member.
 
     Raises:
-      UntrustedFileError: it is damaged, too large, or packed in a way that
-        NumPy and PyTorch never use.
+      UntrustedFileError: it is damaged, too large, or compressed by a method
+        that NumPy and PyTorch never use.
     """
     info = self._archive.getinfo(member)
     is_stored = info.compress_type == zipfile.ZIP_STORED
@@ -112,9 +112,9 @@ class Archive:
 
 
 class _SmallReads:
-  """A file whose single reads are bounded.
+  """A file with a bound on the size of each read.
 
-  zipfile reads the list of members in one go, whatever size it claims.
+  zipfile reads the central directory at once, whatever size it claims.
   """
 
   def __init__(self, file: BinaryIO):
@@ -134,14 +134,14 @@ class _SmallReads:
 
 @contextlib.contextmanager
 def open_archive(file: BinaryIO, *, name: str) -> Iterator[Archive]:
-  """Yields an archive.
+  """Opens an archive in a with statement.
 
   Args:
-    file: opened by `untrusted.open_file`.
-    name: of the file, for messages.
+    file: file opened by `untrusted.open_file`.
+    name: name of the file, for messages.
 
   Raises:
-    UntrustedFileError: it is no zip archive, or a damaged one.
+    UntrustedFileError: the file is not a zip archive, or damaged.
   """
   placeholders.check(file, name=name)
   size = untrusted.size_of(file)
@@ -159,7 +159,7 @@ def read_into(file: BinaryIO, target: memoryview) -> None:
   """Fills `target` from a file, block by block.
 
   Raises:
-    EOFError: the file ends before.
+    EOFError: the file is too short.
   """
   filled = 0
   while filled < len(target):

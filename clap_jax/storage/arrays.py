@@ -1,8 +1,8 @@
 """Reads .npy and .npz files within limits and writes them atomically.
 
-`numpy.load` allocates whatever a header claims, unpacks whatever an archive
-holds and waits for a pipe's writer. Here the header is checked against the
-bytes that are there before anything is allocated.
+`numpy.load` allocates whatever a header claims, decompresses whatever an
+archive holds and blocks on pipes. Here the header is checked against the file's
+size before anything is allocated.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"(\d{1,15})L?")
 
 
 class NpzArchive(Mapping[str, np.ndarray]):
-  """The arrays of an .npz by name, each read when asked for."""
+  """Arrays of an .npz by name, each read on access."""
 
   def __init__(self, archive: archives.Archive, *, name: str, max_bytes: int):
     self._archive = archive
@@ -52,8 +52,8 @@ class NpzArchive(Mapping[str, np.ndarray]):
     """Reads one array.
 
     Raises:
-      KeyError: there is none of this name.
-      UntrustedFileError: it is damaged, or no array of numbers or texts.
+      KeyError: there is no array of this name.
+      UntrustedFileError: it is damaged, or not an array of numbers or texts.
     """
     member = self._members[key]
     with self._archive.open(member, max_bytes=self._max_bytes) as (file, size):
@@ -71,7 +71,7 @@ def read_npy(
   Arguments as `untrusted.open_file`.
 
   Raises:
-    UntrustedFileError: it is damaged, or no array of numbers or texts.
+    UntrustedFileError: it is damaged, or not an array of numbers or texts.
     OSError: it cannot be opened.
   """
   with untrusted.open_file(path, folder=folder, max_bytes=max_bytes) as file:
@@ -86,7 +86,7 @@ def open_npz(
   folder: PathLike | None = None,
   max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Iterator[NpzArchive]:
-  """Yields the arrays of an .npz file; arguments and errors as `read_npy`."""
+  """Opens the arrays of an .npz file; arguments and errors as `read_npy`."""
   with (
     untrusted.open_file(path, folder=folder, max_bytes=max_bytes) as file,
     archives.open_archive(file, name=str(path)) as archive,
@@ -103,7 +103,7 @@ def read_npz(path: PathLike, **options: Any) -> dict[str, np.ndarray]:
 def map_npy(path: PathLike, *, folder: PathLike | None = None) -> np.ndarray:
   """Maps the array of an .npy file into memory, read-only.
 
-  Arguments and errors as `read_npy`; nothing but the header is read.
+  Arguments and errors as `read_npy`; only the header is read.
   """
   with untrusted.open_file(
     path, folder=folder, max_bytes=_MAX_MAPPED_BYTES
@@ -143,7 +143,7 @@ def _read_array(file: BinaryIO, size: int, *, name: str) -> np.ndarray:
 
 
 def _read_header(file: BinaryIO, *, name: str):
-  """(type, shape, "C" or "F", where the numbers begin) of an array."""
+  """Reads (type, shape, "C" or "F", data offset) of an array."""
 
   def read(count: int) -> bytes:
     content = file.read(count)

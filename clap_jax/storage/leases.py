@@ -1,9 +1,9 @@
-"""Leases: allow one process at a time to write below a bucket's name.
+"""Grants one process at a time the right to write below a bucket prefix.
 
-A bucket has no locks. Here the holder is who made the object of the highest
-number, NAME/<number>.json, with the time until which it holds; it writes that
-object again well before. To take over, one makes the object of the next number,
-which a store lets one process alone do. The clocks of the machines must agree
+A bucket has no locks. The holder is the process that created the object of the
+highest number, NAME/<number>.json, with the expiry time; it renews that object
+well before it expires. To take over, a process creates the object of the next
+number, which the store allows only once. The clocks of the machines must agree
 within a few seconds, as those of a cluster do.
 """
 
@@ -30,10 +30,10 @@ _NAME = re.compile(r"(\d{8})\.json")
 
 
 class LeaseHeldError(RuntimeError):
-  """Another process holds the lease.
+  """Raised if another process holds the lease.
 
   Attributes:
-    holder: who, in words.
+    holder: description of the holder.
   """
 
   def __init__(self, holder: str):
@@ -42,7 +42,7 @@ class LeaseHeldError(RuntimeError):
 
 
 class LeaseLostError(OSError):
-  """The lease ran out, or another process took it over."""
+  """Raised if the lease expired or was taken over by another process."""
 
 
 @contextlib.contextmanager
@@ -51,19 +51,19 @@ def held(
 ) -> Iterator[Callable[[], None]]:
   """Holds the lease `folder` until the block ends.
 
-  If a holder does not renew its lease, as after it was killed, the call waits
-  until the lease runs out.
+  If a holder does not renew its lease, e.g. after it was killed, the call waits
+  until the lease expires.
 
   Args:
-    folder: holds the objects of the lease and nothing else.
-    duration_sec: how long it holds after the holder is gone; None for
+    folder: prefix of the objects of the lease and of nothing else.
+    duration_sec: time until the lease of a dead holder expires; None for
       DURATION_SEC.
 
   Yields:
     A function that raises a LeaseLostError once the lease is lost.
 
   Raises:
-    LeaseHeldError: another process is at work.
+    LeaseHeldError: another process holds the lease.
   """
   lease = _Lease(folder, DURATION_SEC if duration_sec is None else duration_sec)
   lease.take()
@@ -149,10 +149,10 @@ class _Lease:
     return number == self._number and record.get("nonce") == self._mine["nonce"]
 
   def _newest(self) -> tuple[int, dict[str, Any]]:
-    """The highest number and its record; one that has ended if there is none.
+    """Returns the highest number and its record, or an expired record.
 
     Raises:
-      LeaseHeldError: its record cannot be read.
+      LeaseHeldError: the record cannot be read.
     """
     numbers = [
       int(match[1])

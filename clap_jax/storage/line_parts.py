@@ -1,9 +1,9 @@
 """Appends lines in a bucket as objects that are joined when read.
 
-Nothing can be appended to an object. Lines are kept until some seconds have
-passed and then written as one more object, FIRST-LAST.txt, whose numbers count
-the writes. Once there are many, one object FIRST-LAST takes the place of those
-that it joins; they are passed over from the moment it is there.
+Objects cannot be appended to. Lines are buffered for some seconds and then
+written as another object, FIRST-LAST.txt, whose numbers count the writes. Once
+there are many, one object FIRST-LAST replaces those that it joins; they are
+ignored as soon as it exists.
 """
 
 import re
@@ -19,10 +19,10 @@ _NAME = re.compile(r"(\d{8})-(\d{8})\.txt")
 
 
 class LineParts:
-  """Appends lines to the parts below a name; one process at a time may."""
+  """Appends lines to the parts below a name, from one process at a time."""
 
   def __init__(self, folder: ObjectPath, *, keep: Callable[[bytes], bool]):
-    """Removes the lines that `keep` refuses, and begins after the others."""
+    """Removes the lines that `keep` rejects, and appends after the others."""
     self._folder = folder
     self._lines: list[bytes] = []
     self._flushed_sec = time.monotonic()
@@ -36,13 +36,13 @@ class LineParts:
         _write(folder, part, kept)
 
   def append(self, line: bytes) -> None:
-    """Adds a line, which is written with others after a while."""
+    """Buffers a line, to be written together with others."""
     self._lines.append(line)
     if time.monotonic() - self._flushed_sec >= FLUSH_SEC:
       self.flush()
 
   def flush(self) -> None:
-    """Returns when all lines are in the bucket."""
+    """Waits until all lines are in the bucket."""
     self._flushed_sec = time.monotonic()
     if not self._lines:
       return
@@ -64,12 +64,12 @@ class LineParts:
 
 
 def read(folder: ObjectPath) -> bytes:
-  """All lines in their order; nothing where there are no parts."""
+  """Reads all lines in order; empty if there are no parts."""
   return b"".join(_read(folder, part) for part in _parts(folder))
 
 
 def _parts(folder: ObjectPath) -> list[tuple[int, int]]:
-  """(first, last) of the parts in order, without those that were joined."""
+  """Returns (first, last) of the parts in order, without joined ones."""
   found = sorted(
     (int(match[1]), -int(match[2]))
     for name, _ in objects.iter_names(folder.scheme, folder.key)

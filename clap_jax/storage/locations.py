@@ -1,8 +1,8 @@
-"""Paths of files, local or in a bucket, behind the methods of pathlib.Path.
+"""Defines local and bucket paths with the interface of pathlib.Path.
 
 `at("runs/a")` is a pathlib.Path. `at("gs://bucket/runs/a")` has the same
-methods for what the package does with paths; it is no os.PathLike, so that
-nothing can take it for the name of a local file by mistake.
+methods as far as the package uses them; it is not an os.PathLike, so that it
+cannot be mistaken for a local file.
 """
 
 import fnmatch
@@ -29,10 +29,10 @@ class Status(NamedTuple):
 
 
 class ObjectPath:
-  """The address of an object, or of what counts as a folder, in a bucket.
+  """The address of an object, or of a prefix treated as a folder.
 
-  There are no folders in a bucket: one "is there" if an object lies below it,
-  and `mkdir` makes nothing. There are no links either.
+  A bucket has no folders: a folder "exists" if there is an object below it, and
+  `mkdir` does nothing. There are no links either.
   """
 
   __slots__ = ("_key", "_scheme")
@@ -41,7 +41,7 @@ class ObjectPath:
     """Parses an address.
 
     Raises:
-      AddressError: it is none of gs:// or s3://, or names no bucket.
+      AddressError: the scheme is not gs:// or s3://, or there is no bucket.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None or match[1] not in objects.SCHEMES:
@@ -72,7 +72,7 @@ class ObjectPath:
 
   @property
   def key(self) -> str:
-    """The bucket and the name in it, separated by a slash."""
+    """Returns the bucket and the name in it, separated by a slash."""
     return self._key
 
   @property
@@ -81,7 +81,7 @@ class ObjectPath:
 
   @property
   def name(self) -> str:
-    """The last part; nothing for a bucket."""
+    """Returns the last part; empty for a bucket."""
     return self._key.rpartition("/")[2] if "/" in self._key else ""
 
   @property
@@ -165,7 +165,7 @@ class ObjectPath:
     return False
 
   def info(self) -> objects.Info | None:
-    """Facts of the object; None if there is none."""
+    """Returns facts of the object; None if it does not exist."""
     if not self.name:
       return None
     return objects.find_info(self._scheme, self._key)
@@ -181,7 +181,7 @@ class ObjectPath:
       yield self / name
 
   def folders(self) -> list["ObjectPath"]:
-    """Lists the folders directly below, by one listing."""
+    """Lists the immediate subfolders by one listing."""
     return [
       self / name
       for name, is_folder in objects.iter_names(self._scheme, self._key)
@@ -189,7 +189,7 @@ class ObjectPath:
     ]
 
   def infos_below(self) -> dict[str, objects.Info]:
-    """Relative name -> facts of all objects below, by one listing."""
+    """Returns facts of all objects below by relative name, in one listing."""
     prefix = f"{self._key}/"
     return {
       info.key[len(prefix) :]: info
@@ -197,7 +197,7 @@ class ObjectPath:
     }
 
   def glob(self, pattern: str) -> Iterator["ObjectPath"]:
-    """Objects, not folders, whose relative names match part by part."""
+    """Yields objects, not folders, whose relative names match by part."""
     wanted = pattern.split("/")
     for name in self.infos_below():
       parts = name.split("/")
@@ -207,13 +207,13 @@ class ObjectPath:
         yield self / name
 
   def rglob(self, pattern: str) -> Iterator["ObjectPath"]:
-    """Objects, not folders, at any depth, whose last part matches."""
+    """Yields objects, not folders, at any depth, whose last part matches."""
     for name in self.infos_below():
       if fnmatch.fnmatchcase(name.rpartition("/")[2], pattern):
         yield self / name
 
   def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
-    """Makes nothing: objects need no folder."""
+    """Does nothing, as objects need no folder."""
 
   def unlink(self, *, missing_ok: bool = False) -> None:
     try:
@@ -228,12 +228,12 @@ PathLike = str | os.PathLike | ObjectPath  # what `at` takes
 
 
 def is_address(text: object) -> bool:
-  """Whether a text is written as SCHEME://..., of any scheme."""
+  """Returns True if a text has the form SCHEME://..., with any scheme."""
   return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
 def is_object(path: object) -> bool:
-  """Whether a path, or its text, lies in a bucket."""
+  """Returns True if a path, or its text, is in a bucket."""
   return isinstance(path, ObjectPath) or (
     isinstance(path, str)
     and path.partition("://")[0] in objects.SCHEMES
@@ -244,10 +244,10 @@ def is_object(path: object) -> bool:
 def at(
   path: "str | os.PathLike | ObjectPath", *parts: str | os.PathLike
 ) -> Location:
-  """The location that a text names: a local path, gs:// or s3://.
+  """Returns the location of a text: a local path, gs:// or s3://.
 
   Raises:
-    AddressError: an address of another scheme, or one that names no bucket.
+    AddressError: the address has another scheme or no bucket.
   """
   if not isinstance(path, ObjectPath):
     text = os.fspath(path)

@@ -1,8 +1,8 @@
-"""Metadata files of runs and indexes: formats, checks and reading.
+"""Reads, checks and writes metadata files of runs and indexes.
 
-Each is one JSON object with the number of its format. A reader that would
-misread the files of earlier revisions raises that number in FORMATS; files
-without one are from before there were numbers and count as 1.
+Each is one JSON object with the number of its format. A change that would
+misread files of earlier revisions increments that number in FORMATS; files
+without a number predate it and count as 1.
 """
 
 import dataclasses
@@ -59,12 +59,12 @@ T = TypeVar("T")
 
 
 class FormatError(ValueError):
-  """A facts file that this revision cannot read."""
+  """Raised for a facts file that this revision cannot read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """The format of one kind of file that this revision reads and writes."""
+  """The format of a kind of file in this revision."""
 
   number: int
   keys: tuple[str, ...]  # that every reader needs
@@ -145,9 +145,9 @@ FORMATS = {
 
 
 def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
-  """Writes metadata with the number of its format, as write_json does.
+  """Writes metadata with the number of its format; see `write_json`.
 
-  What the config.json beside the metadata of a head states is left out.
+  Entries that a head's config.json next to it contains are omitted.
   """
   number = FORMATS[path.name].number
   if path.name in _HEADS and (path.parent / _CONFIG_FILE).is_file():
@@ -157,9 +157,9 @@ def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
 
 
 def write_json(path: pathlib.Path, document: Any) -> None:
-  """Writes a file atomically; a file of the same content stays as it is.
+  """Writes a file atomically; a file with equal content is not touched.
 
-  What is not finite becomes null: JSON has no NaN.
+  Non-finite numbers become null, as JSON has no NaN.
   """
   text = json.dumps(without_nan(document), indent=1, allow_nan=False) + "\n"
   if path.is_file() and untrusted.read_text(path) == text:
@@ -168,7 +168,7 @@ def write_json(path: pathlib.Path, document: Any) -> None:
 
 
 def without_nan(document: Any) -> Any:
-  """JSON values with null for every number that is not finite."""
+  """Replaces non-finite numbers in JSON values by null."""
   if isinstance(document, Mapping):
     return {key: without_nan(value) for key, value in document.items()}
   if isinstance(document, list | tuple):
@@ -179,17 +179,17 @@ def without_nan(document: Any) -> Any:
 
 
 def read(directory: str | pathlib.Path, name: str) -> dict:
-  """The metadata of a finished run, without the number of its format.
+  """Reads the metadata of a finished run, without its format number.
 
-  That of a head is joined with the config of its run, beside it.
+  That of a head is merged with the config of its run in the same folder.
 
   Args:
-    directory: that holds the file.
-    name: of the file, a key of FORMATS.
+    directory: directory of the file.
+    name: name of the file, a key of FORMATS.
 
   Raises:
     FileNotFoundError: the run is not finished, or the directory holds none.
-    FormatError: the file is of another format or damaged.
+    FormatError: the file has another format or is damaged.
   """
   path = locations.at(directory) / name
   if not path.is_file():
@@ -212,7 +212,7 @@ def read(directory: str | pathlib.Path, name: str) -> dict:
 
 
 def of_config(config: Mapping[str, Any]) -> dict:
-  """The part of a head's config, plain JSON, that describes its model."""
+  """Returns the part of a head's config (JSON) that describes its model."""
   facts = {key: config[key] for key in _MODEL_KEYS if key in config}
   data = config.get("data")
   if isinstance(data, Mapping):
@@ -226,7 +226,7 @@ def parse(facts: Any, path: pathlib.Path) -> dict:
   """Checks the JSON document of a facts file; see `read`.
 
   Raises:
-    FormatError: it is of another format or damaged.
+    FormatError: it has another format or is damaged.
   """
   expected = FORMATS[path.name]
   if not isinstance(facts, dict):
@@ -253,8 +253,8 @@ def parse(facts: Any, path: pathlib.Path) -> dict:
 def encoder_metadata(extraction: Mapping) -> dict:
   """Describes the features of a head: their encoder, files and timing.
 
-  Values are None where they are unknown; "files" is None for features of
-  `clap extract`, "stride_sec" and "clip_sec" for others.
+  Unknown values are None; "files" is None for features of `clap extract`,
+  "stride_sec" and "clip_sec" for others.
   """
   return {
     "encoder_directory": extraction.get("encoder_directory"),
@@ -268,12 +268,12 @@ def encoder_metadata(extraction: Mapping) -> dict:
 def load(
   directory: str | pathlib.Path, name: str, make: Callable[[dict], T]
 ) -> tuple[dict, T]:
-  """The facts and what `make` builds of them.
+  """Loads the facts and builds a model from them by `make`.
 
   Raises:
     FileNotFoundError: see `read`.
-    FormatError: see `read`; or a section has keys that `make` does not know
-      or misses, or values of another type or an absurd size.
+    FormatError: see `read`; or a section has unknown or missing keys, or values
+      of another type or an absurd size.
   """
   facts = read(directory, name)
   path = locations.at(directory) / name
@@ -291,9 +291,9 @@ def build(
 
   Args:
     facts: the document.
-    make: builds the model that it describes.
-    path: of the file, for messages.
-    remake: what writes the file again, for messages.
+    make: builds the model that the facts describe.
+    path: path of the file, for messages.
+    remake: command that recreates the file, for messages.
 
   Raises:
     FormatError: see `load`.
@@ -311,7 +311,7 @@ def build(
 
 
 def _check_sizes(value: Any, key: str = "") -> None:
-  """Raises a ValueError for a number that no model has."""
+  """Raises a ValueError for a number too large for any model."""
   if isinstance(value, Mapping):
     for name, child in value.items():
       if name not in _UNSIZED:
@@ -328,7 +328,7 @@ def _check_sizes(value: Any, key: str = "") -> None:
 
 
 def _check_shared(facts: Mapping[str, Any]) -> None:
-  """Raises a ValueError for keys of several heads with unusable values."""
+  """Raises a ValueError for unusable values of keys common to heads."""
   for key in _POSITIVE:
     value = facts.get(key, 1)
     if type(value) is not int or value < 1:

@@ -1,8 +1,8 @@
 """Reads, writes and lists whole objects of gs:// and s3:// buckets.
 
-An object appears whole or not at all, so that there is no partial file and no
-rename; nothing is ever appended to. Requests that fail for a passing reason
-are made again, a bounded number of times and after a random wait.
+Object writes are atomic, so that there are no partial files and no renames;
+objects are never appended to. Requests with transient failures are retried a
+bounded number of times, with random delays.
 """
 
 import base64
@@ -37,16 +37,16 @@ _PASSING_CODES = frozenset((408, 429, *range(500, 600)))
 
 
 class AddressError(ValueError):
-  """An address that names no object, or that cannot be used here."""
+  """Raised for an address that is invalid or cannot be used here."""
 
 
 class ObjectStorageError(OSError):
-  """The bucket refused a request, or did not answer in time."""
+  """Raised if the bucket refuses a request or does not answer in time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """One object of a listing."""
+  """An object of a listing."""
 
   key: str  # bucket/name
   size: int
@@ -72,7 +72,7 @@ def check_package(scheme: str) -> None:
 
 @functools.cache
 def file_system(scheme: str) -> Any:
-  """fsspec's file system of a scheme; it keeps no listings."""
+  """Returns fsspec's file system of a scheme, without listing cache."""
   check_package(scheme)
   if scheme == "gs":
     # Otherwise each new bucket is asked for its kind over gRPC, which waits a
@@ -92,8 +92,8 @@ def read(scheme: str, key: str, start: int = 0, end: int | None = None):
   """Returns the bytes [start, end) of an object.
 
   Raises:
-    FileNotFoundError: there is no such object.
-    ObjectStorageError: it could not be read.
+    FileNotFoundError: the object does not exist.
+    ObjectStorageError: the object cannot be read.
   """
   files = file_system(scheme)
   if end is not None and end <= start:
@@ -109,13 +109,13 @@ def read(scheme: str, key: str, start: int = 0, end: int | None = None):
 
 
 def read_start(scheme: str, key: str, num_bytes: int) -> bytes:
-  """Returns the first bytes of an object; all of one that has no more.
+  """Returns the first bytes of an object, or all of a shorter one.
 
-  One request where the object is not empty.
+  Takes one request unless the object is empty.
 
   Raises:
-    FileNotFoundError: there is no such object.
-    ObjectStorageError: it could not be read.
+    FileNotFoundError: the object does not exist.
+    ObjectStorageError: the object cannot be read.
   """
   try:
     return read(scheme, key, 0, num_bytes)
@@ -127,11 +127,11 @@ def read_start(scheme: str, key: str, num_bytes: int) -> bytes:
 
 
 def download(scheme: str, key: str, file, *, size: int) -> None:
-  """Writes an object of a given size to an opened file, piece by piece.
+  """Downloads an object of known size to an open file, in chunks.
 
   Raises:
-    FileNotFoundError: there is no such object.
-    ObjectStorageError: it could not be read, or its size changed meanwhile.
+    FileNotFoundError: the object does not exist.
+    ObjectStorageError: the object cannot be read, or its size changed.
   """
   piece = 64 << 20
   for start in range(0, size, piece):
@@ -145,23 +145,23 @@ def download(scheme: str, key: str, file, *, size: int) -> None:
 
 
 def write(scheme: str, key: str, content: bytes) -> None:
-  """Writes an object whole; one that is there is replaced."""
+  """Writes an object atomically; replaces an existing one."""
   files = file_system(scheme)
   _retried(f"{scheme}://{key}", lambda: files.pipe_file(key, content))
 
 
 def upload(scheme: str, key: str, path: str) -> None:
-  """Writes the content of a local file to an object."""
+  """Uploads a local file to an object."""
   files = file_system(scheme)
   _retried(f"{scheme}://{key}", lambda: files.put_file(path, key))
 
 
 def create(scheme: str, key: str, content: bytes) -> None:
-  """Writes an object that must not be there yet.
+  """Writes an object that must not exist yet.
 
   Raises:
-    FileExistsError: it is there, and has other content. With the same content
-      it counts as written: the answer to an earlier try may have been lost.
+    FileExistsError: it exists with other content. With equal content it counts
+      as written: the answer to an earlier try may have been lost.
   """
   files = file_system(scheme)
   try:
@@ -175,7 +175,7 @@ def create(scheme: str, key: str, content: bytes) -> None:
 
 
 def find_info(scheme: str, key: str) -> Info | None:
-  """Facts of an object; None if there is none of this name."""
+  """Returns facts of an object; None if it does not exist."""
   files = file_system(scheme)
   try:
     entry = _retried(f"{scheme}://{key}", lambda: files.info(key))
@@ -185,7 +185,7 @@ def find_info(scheme: str, key: str) -> Info | None:
 
 
 def holds_objects(scheme: str, key: str) -> bool:
-  """Whether there are objects below a name, which counts as a folder."""
+  """Returns True if there are objects below a name."""
   if "/" in key:  # not of a bucket, whose facts many may not ask for
     files = file_system(scheme)
     try:
@@ -198,7 +198,7 @@ def holds_objects(scheme: str, key: str) -> bool:
 
 
 def iter_names(scheme: str, key: str) -> Iterator[tuple[str, bool]]:
-  """(name, whether it is a folder) of what lies directly below a name."""
+  """Yields (name, is folder) of the entries directly below a name."""
   files = file_system(scheme)
   try:
     entries = _retried(
@@ -214,7 +214,7 @@ def iter_names(scheme: str, key: str) -> Iterator[tuple[str, bool]]:
 
 
 def find_below(scheme: str, key: str) -> list[Info]:
-  """Facts of all objects below a name, at any depth, in order."""
+  """Returns facts of all objects below a name, at any depth, sorted."""
   files = file_system(scheme)
   prefix = f"{key.rstrip('/')}/"
   try:
@@ -234,7 +234,7 @@ def remove(scheme: str, key: str) -> None:
   """Removes an object.
 
   Raises:
-    FileNotFoundError: there is none, also before.
+    FileNotFoundError: the object does not exist.
   """
   if find_info(scheme, key) is None:
     raise missing(scheme, key)
@@ -242,7 +242,7 @@ def remove(scheme: str, key: str) -> None:
 
 
 def remove_all(scheme: str, keys: list[str]) -> None:
-  """Removes objects; one that is not there, or not any more, is passed over."""
+  """Removes objects; ignores missing ones."""
   files = file_system(scheme)
 
   def remove_one(key: str) -> None:
@@ -255,7 +255,7 @@ def remove_all(scheme: str, keys: list[str]) -> None:
 
 
 def copy_all(scheme: str, source: str, target: str) -> None:
-  """Copies all objects below one name to another, inside the store."""
+  """Copies all objects below a name to another, within the store."""
   files = file_system(scheme)
 
   def copy_one(info: Info) -> None:
@@ -267,13 +267,13 @@ def copy_all(scheme: str, source: str, target: str) -> None:
 
 
 def check_bucket(scheme: str, bucket: str) -> None:
-  """Checks before the work that a bucket is there.
+  """Checks in advance that a bucket exists.
 
-  Who may write objects need not be allowed to ask for the bucket's own facts:
-  a refusal says nothing.
+  Permission to write objects does not imply permission to query the bucket: a
+  refusal is therefore ignored.
 
   Raises:
-    AddressError: there is no such bucket, or the package is missing.
+    AddressError: the bucket does not exist, or the package is missing.
   """
   files = file_system(scheme)
   try:
@@ -288,7 +288,7 @@ def check_bucket(scheme: str, bucket: str) -> None:
 
 
 def _retried(address: str, function: Callable[[], T]) -> T:
-  """Calls `function`, and again after what passes; errors are OSErrors."""
+  """Calls `function`, retrying transient failures; raises OSErrors."""
   for attempt in range(_NUM_ATTEMPTS):
     if attempt:
       # At random, so that the workers of a pod do not come back together.
@@ -323,7 +323,7 @@ def _retried(address: str, function: Callable[[], T]) -> T:
 
 
 def _code_of(error: Exception) -> int | None:
-  """The HTTP status behind an error of gcsfs, s3fs or aiohttp."""
+  """Returns the HTTP status of an error of gcsfs, s3fs or aiohttp."""
   for name in ("code", "status"):
     if str(getattr(error, name, "")).isdigit():
       return int(getattr(error, name))
@@ -337,7 +337,7 @@ def _code_of(error: Exception) -> int | None:
 
 
 def is_refusal(error: Exception) -> bool:
-  """Whether an error of another library is one of its requests to a bucket."""
+  """Returns True if another library's error is a refused bucket request."""
   module = type(error).__module__.partition(".")[0]
   return module in ("gcsfs", "s3fs", "aiohttp", "botocore", "google")
 
@@ -366,7 +366,7 @@ def _brief(error: Exception) -> str:
 
 
 def missing(scheme: str, key: str) -> FileNotFoundError:
-  """The error of an object that is not there."""
+  """Makes the error for a missing object."""
   return FileNotFoundError(
     errno.ENOENT, "there is no such object", f"{scheme}://{key}"
   )
@@ -386,7 +386,7 @@ def _to_info(entry: dict) -> Info:
 
 
 def _fingerprint(entry: dict) -> tuple[str, str] | None:
-  """("md5", hexadecimal) where the store has it, else its name of a version."""
+  """Returns ("md5", hexadecimal) if the store has it, else its version."""
   if entry.get("md5Hash"):
     return "md5", base64.b64decode(entry["md5Hash"]).hex()
   tag = str(entry.get("ETag", "")).strip('"')

@@ -1,8 +1,8 @@
-"""Writes files and objects whole or not at all, without following links.
+"""Writes files and objects atomically, without following links.
 
-A folder that was received from others may hold a link under the name of a
-file that is about to be written, or under a predictable temporary name. Every
-file that is not appended to is written here.
+A folder from a third party may hold a link under the name of a file to be
+written, or under a predictable temporary name. All files other than appended
+ones are written by this module.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ _MAX_SENT_AT_ONCE = 32 << 20
 
 
 class OutputError(ValueError):
-  """A file must not be written where it was asked for."""
+  """Raised if a file must not be written to the requested path."""
 
 
 def check_writable(
   path: PathLike, *, folder: PathLike | None = None, overwrite: bool = True
 ) -> None:
-  """Checks before the work that a file can be written after it.
+  """Checks in advance that a file can be written.
 
   Args:
     path: the file.
@@ -38,8 +38,8 @@ def check_writable(
     overwrite: whether a regular file may already be there.
 
   Raises:
-    OutputError: a link or a folder is in the way, the file exists and
-      `overwrite` is false, or its folder is missing or not writable.
+    OutputError: the path is a link or a folder, the file exists and `overwrite`
+      is False, or its folder is missing or not writable.
   """
   path = locations.at(path)
   if isinstance(path, ObjectPath):
@@ -104,9 +104,9 @@ def writing(
 ) -> Iterator[BinaryIO]:
   """Yields a binary file that appears as `path` when the block ends.
 
-  Until then the bytes lie under a random name in the same folder. If the block
-  raises, they are removed and `path` stays as it was. File and folder are
-  synchronized to the disk.
+  Until then the bytes are in a file of random name in the same folder. If the
+  block raises, it is removed and `path` is unchanged. File and folder are
+  synced to disk.
 
   Args:
     path: the file; its folder exists.
@@ -116,9 +116,9 @@ def writing(
 
   Raises:
     OutputError: as `check_writable`.
-    OSError: the disk takes no more, or the folder cannot be written.
+    OSError: the disk is full, or the folder is not writable.
 
-  An object is sent when the block ends, from a file without a name.
+  An object is uploaded when the block ends, from an unnamed file.
   """
   path = locations.at(path)
   if isinstance(path, ObjectPath):
@@ -167,11 +167,11 @@ def _writing_object(path: ObjectPath, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def open_appending(path: PathLike) -> BinaryIO:
-  """Opens a file to be read and appended to; it is made if it is missing.
+  """Opens a file for reading and appending; creates it if missing.
 
   Raises:
     OutputError: it is a link, a pipe or another special file, or an object,
-      to which nothing can be appended.
+      which cannot be appended to.
     OSError: it cannot be opened.
   """
   if isinstance(path, ObjectPath):
@@ -189,14 +189,14 @@ def open_appending(path: PathLike) -> BinaryIO:
 def make_folder(
   path: PathLike, *, folder: PathLike | None = None
 ) -> locations.Location:
-  """Makes a folder to write to, with those above it, and returns its path.
+  """Creates an output folder with its parents and returns its path.
 
   Args:
     path: the folder.
     folder: a folder above it; nothing below it may be a link.
 
   Raises:
-    OutputError: a link or a file is in the way.
+    OutputError: part of the path is a link or a file.
   """
   path = locations.at(path)
   check_links(path, folder)
@@ -208,7 +208,7 @@ def make_folder(
 
 
 def remove_tree(folder: PathLike) -> None:
-  """Removes a folder, or all objects below a name, with what lies below.
+  """Removes a folder with its content, or all objects below a name.
 
   Raises:
     OSError: something cannot be removed.
@@ -233,9 +233,9 @@ def copy(source: PathLike, target: PathLike, **options: Any) -> None:
 
 
 def rename(source: PathLike, target: PathLike) -> None:
-  """Gives a finished file its name, in its folder or another of the disk.
+  """Renames a finished file within its disk.
 
-  A regular file that has the name is replaced.
+  An existing regular file of that name is replaced.
 
   Raises:
     OutputError: as `check_writable`.
@@ -248,7 +248,7 @@ def rename(source: PathLike, target: PathLike) -> None:
 
 
 def sync_folder(folder: PathLike) -> None:
-  """Synchronizes the names in a folder to the disk; objects need nothing."""
+  """Syncs the entries of a folder to disk; does nothing for objects."""
   if isinstance(folder, ObjectPath):
     return
   descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -265,7 +265,7 @@ def write_bytes(path: PathLike, content: bytes, **options: Any) -> None:
 
 
 def write_text(path: PathLike, text: str, **options: Any) -> None:
-  """Writes UTF-8 text with its line ends; options and errors as `writing`."""
+  """Writes UTF-8 text, keeping line ends; options and errors as `writing`."""
   write_bytes(path, text.encode("utf-8"), **options)
 
 

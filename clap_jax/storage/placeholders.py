@@ -1,4 +1,4 @@
-"""Detects placeholders of files: a Git LFS pointer, a page of a website."""
+"""Detects placeholders of files: Git LFS pointers and web pages."""
 
 from typing import BinaryIO
 
@@ -29,11 +29,11 @@ def check(file: BinaryIO, *, name: object) -> None:
   """Refuses a placeholder in place of a file.
 
   Args:
-    file: at its beginning, where it is left.
-    name: of the file, for the message.
+    file: file at its beginning, where it is left.
+    name: name of the file, for the message.
 
   Raises:
-    UntrustedFileError: it is a Git LFS pointer or a page of a website.
+    UntrustedFileError: it is a Git LFS pointer or a web page.
   """
   head = file.read(_HEAD_BYTES)
   file.seek(0)

@@ -1,8 +1,8 @@
-"""Reads byte ranges of objects by TensorStore, one request each.
+"""Reads byte ranges of objects with TensorStore, one request each.
 
 Connections are pooled and requests are made in C++, so that many threads read
-at once; those that fail for a passing reason are repeated there, a bounded
-number of times and after a random wait.
+at once; transient failures are retried there a bounded number of times, with
+random delays.
 """
 
 import functools
@@ -27,14 +27,14 @@ def read(path: ObjectPath, start: int, num_bytes: int) -> bytes:
   """Returns bytes [start, start + num_bytes); fewer at the object's end.
 
   Raises:
-    FileNotFoundError: there is no such object.
-    ObjectStorageError: it could not be read, also not when asked again.
+    FileNotFoundError: the object does not exist.
+    ObjectStorageError: the object cannot be read, even after retries.
   """
   return read_all(path, [(start, num_bytes)])[0]
 
 
 def read_all(path: ObjectPath, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-  """Returns the bytes of (start, number of bytes) spans, read side by side.
+  """Reads (start, number of bytes) spans concurrently.
 
   Errors as `read`.
   """
@@ -52,7 +52,7 @@ def read_all(path: ObjectPath, spans: Sequence[tuple[int, int]]) -> list[bytes]:
 
 
 def _finish(path: ObjectPath, request, answer, start, num_bytes) -> bytes:
-  """Waits for an answer; asks again, a few times, where it is none."""
+  """Waits for an answer; retries a few times on failure."""
   for attempt in range(_CUT_ATTEMPTS):
     if attempt:
       time.sleep(_FIRST_WAIT_SEC * 2**attempt * random.random())
@@ -91,7 +91,7 @@ def _is_final(error: Exception) -> bool:
 
 @functools.cache
 def _store(scheme: str, bucket: str) -> Any:
-  """TensorStore's key-value store of a bucket."""
+  """Returns TensorStore's key-value store of a bucket."""
   objects.check_package(scheme)
   tensorstore = importlib.import_module("tensorstore")
   spec: dict[str, Any] = {"bucket": bucket, "path": ""}

@@ -1,10 +1,10 @@
-"""The index of a built dataset: one file with every offset of its records.
+"""Reads and writes the index of a built dataset: all record offsets.
 
-`records.index` lies beside the shards. With it, a dataset opens without a
-request per shard, and parts of a video are read and checked by themselves: each
-video is divided into blocks at key frames, and every block has a checksum.
-Nothing in it is new, all of it can be computed from the shards again; a dataset
-without it is read by whole records.
+`records.index` is stored next to the shards. With it, a dataset opens without a
+request per shard, and parts of a video are read and verified separately: each
+video is divided into blocks at key frames, and every block has a checksum. The
+index can be recomputed from the shards; a dataset without it is read by whole
+records.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ _ROUNDING_SEC = 1e-3  # of times in float32
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-  """The records of a shard and the blocks of their videos."""
+  """Records of a shard and the blocks of their videos."""
 
   name: str
   num_bytes: int
@@ -49,7 +49,7 @@ class ShardIndex:
   blocks: np.ndarray  # of BLOCK; those of all records, one after the other
 
   def __post_init__(self):
-    """Raises a ValueError if the tables do not fit each other."""
+    """Raises a ValueError if the tables are inconsistent."""
     self._check_records()
     if self._first_block[-1] != len(self.blocks):
       raise ValueError("it has another number of blocks than its records state")
@@ -57,7 +57,7 @@ class ShardIndex:
 
   @functools.cached_property
   def _first_block(self) -> np.ndarray:
-    """The number of the first block of each record, and of all blocks."""
+    """Returns the first block number of each record, and the total."""
     return np.append(0, np.cumsum(self.records["num_blocks"], dtype=np.int64))
 
   def _check_records(self) -> None:
@@ -87,17 +87,17 @@ class ShardIndex:
       raise ValueError("its blocks do not lie within their records")
 
   def blocks_of(self, number: int) -> np.ndarray:
-    """The blocks of the video of a record, of BLOCK."""
+    """Returns the video blocks of a record, of dtype BLOCK."""
     first, end = self._first_block[number : number + 2]
     return self.blocks[first:end]
 
   def wanted_blocks(
     self, number: int, *, start_sec: float, last_sec: float
   ) -> np.ndarray:
-    """Which blocks a decoder needs for the frames nearest to some instants.
+    """Returns the blocks needed to decode the frames nearest to instants.
 
-    A block counts from its key frame to that of the next one. The frame before
-    a block may be decoded `reach_sec` before the block begins, not later.
+    A block spans from its key frame to that of the next one. The frame before a
+    block may be decoded up to `reach_sec` before the block begins.
     """
     start = self.blocks_of(number)["start_sec"]
     end = np.nan_to_num(np.append(start[1:], np.inf), nan=np.inf)
@@ -108,7 +108,7 @@ class ShardIndex:
 
 
 def to_bytes(shards: Iterable[ShardIndex]) -> bytes:
-  """A line of JSON, the tables of all shards, a checksum of all that."""
+  """Serializes a JSON line, the tables of all shards, and a checksum."""
   shards = list(shards)
   facts = [
     [shard.name, shard.num_bytes, len(shard.records), len(shard.blocks)]
@@ -121,10 +121,10 @@ def to_bytes(shards: Iterable[ShardIndex]) -> bytes:
 
 
 def parse(content: bytes) -> dict[str, ShardIndex]:
-  """The inverse of `to_bytes`; shards by name.
+  """Parses the output of `to_bytes`; returns shards by name.
 
   Raises:
-    ValueError: it is damaged, or of another format.
+    ValueError: the data is damaged, or of another format.
   """
   body, footer = (
     content[: -framing.FOOTER.size],
@@ -154,11 +154,11 @@ def parse(content: bytes) -> dict[str, ShardIndex]:
 
 
 def read(folder: locations.Location, name: str = FILE) -> dict[str, ShardIndex]:
-  """The index of a dataset, by the names of the shards.
+  """Reads the index of a dataset, by shard name.
 
   Raises:
-    FileNotFoundError: there is none.
-    UntrustedFileError: it is no regular file, damaged, or of another format.
+    FileNotFoundError: the dataset has no index.
+    UntrustedFileError: it is not a regular file, damaged, or of another format.
   """
   content = untrusted.read_bytes(name, folder=folder, max_bytes=_MAX_BYTES)
   try:

@@ -1,7 +1,7 @@
 """Reads safetensors files within limits.
 
-A file is the length of a JSON header, the header with type, shape and place of
-every tensor, and the numbers, which must fill the rest without gaps.
+A file has the length of a JSON header, the header with type, shape and offsets
+of every tensor, and the data, which must fill the rest without gaps.
 """
 
 import math
@@ -43,8 +43,7 @@ def read(
   Arguments as `untrusted.open_file`.
 
   Raises:
-    UntrustedFileError: it is damaged, or holds numbers of a type that is not
-      read.
+    UntrustedFileError: it is damaged, or holds numbers of an unsupported type.
     OSError: it cannot be opened.
   """
   name = str(path)
@@ -82,7 +81,7 @@ def read(
 
 
 def _read_header(file: BinaryIO, *, name: str) -> tuple[dict[str, Any], int]:
-  """(key -> entry of every tensor, where the numbers begin)."""
+  """Reads (entries of tensors by key, data offset)."""
   prefix = file.read(8)
   if len(prefix) != 8:
     raise UntrustedFileError(
@@ -104,7 +103,7 @@ def _read_header(file: BinaryIO, *, name: str) -> tuple[dict[str, Any], int]:
 
 
 def _place_of(key: str, entry: Any, *, name: str):
-  """(key, type, shape, first byte, byte after the last) of a tensor."""
+  """Returns (key, type, shape, first byte, end byte) of a tensor."""
   where = f"{name}: {key!r:.100}"
   try:
     kind, shape = entry["dtype"], entry["shape"]

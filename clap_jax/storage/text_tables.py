@@ -2,8 +2,8 @@
 
 Byte order marks, UTF-16, every kind of line end, comma, semicolon, tab or bar
 between the cells, a line `sep=;` before the header, quotes, decimal commas,
-clock times, and header names in any case are understood here, once for all
-readers. What is ambiguous is refused with the file, the line and the choice.
+clock times, and header names in any case are supported here for all readers.
+Ambiguous content is refused with the file, the line and the alternatives.
 """
 
 import codecs
@@ -44,22 +44,22 @@ _FRAME_CLOCK = re.compile(r"\d+:\d+:\d+[:;]\d+")
 
 
 class TableError(ValueError):
-  """A table cannot be read; the message names the file and the place."""
+  """Raised for an unreadable table; names the file and location."""
 
 
 class EncodingError(TableError):
-  """A text has bytes of another encoding."""
+  """Raised for a text with bytes of another encoding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row that is not empty.
+  """A non-empty row.
 
   Attributes:
-    line: number of its last line in the file, from 1.
-    cells: text by column, without surrounding spaces; columns that were asked
-      for under the name they were asked by, all others under their own.
-    surplus: cells beyond the header that are not empty.
+    line: number of the row's last line in the file, from 1.
+    cells: stripped text by column; requested columns have the requested names,
+      others their own.
+    surplus: non-empty cells beyond the header.
   """
 
   line: int
@@ -69,7 +69,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table with a header; the rows are parsed while they are iterated."""
+  """A table with a header; rows are parsed during iteration."""
 
   name: str
   header: tuple[str, ...]  # as in the file
@@ -81,7 +81,7 @@ class Table:
 
   @property
   def decimal_comma(self) -> bool:
-    """True if "1,5" is a number: the comma does not part the cells."""
+    """Returns True if "1,5" is a number: the delimiter is not a comma."""
     return self.delimiter != ","
 
   def __iter__(self) -> Iterator[Row]:
@@ -106,18 +106,19 @@ def read_text(
   encoding: str | None = None,
   max_bytes: int = untrusted.DEFAULT_MAX_BYTES,
 ) -> str:
-  """Returns the text of a file, by default UTF-8 or UTF-16 with a mark.
+  """Returns the text of a file, by default UTF-8 or UTF-16 with a BOM.
 
   Args:
     path: the file; see `untrusted.open_file`.
-    folder: where it must lie.
-    encoding: of the bytes, such as cp1252; None for the default.
+    folder: folder that must contain it.
+    encoding: encoding of the bytes, such as cp1252; None for the default.
     max_bytes: the largest size accepted.
 
   Raises:
     UntrustedFileError: not a file that can be opened safely.
-    EncodingError: bytes of another encoding; names the line.
-    TableError: a spreadsheet, UTF-16 without a mark, an unknown encoding.
+    EncodingError: the bytes have another encoding; names the line.
+    TableError: it is a spreadsheet, UTF-16 without a BOM, or the encoding is
+      unknown.
     OSError: the file cannot be opened.
   """
   content = untrusted.read_bytes(path, folder=folder, max_bytes=max_bytes)
@@ -156,12 +157,12 @@ def _decode_as(content: bytes, encoding: str, path: PathLike) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-  """The lines of a text, whichever way they end."""
+  """Splits a text into lines at any kind of line end."""
   return _LINE_END.split(text)
 
 
 def read_lines(path: PathLike, **options) -> list[tuple[int, str]]:
-  """(number from 1, line) of the lines that are not blank, stripped.
+  """Returns (number from 1, stripped line) of the non-blank lines.
 
   Options and errors as `read_text`.
   """
@@ -170,10 +171,10 @@ def read_lines(path: PathLike, **options) -> list[tuple[int, str]]:
 
 
 def fold(name: str) -> str:
-  """A column's name for comparison: "Start (s)", "start_s" are one.
+  """Normalizes a column name: "Start (s)" and "start_s" are equal.
 
-  Case, spaces, underscores and hyphens do not count. A unit in brackets
-  follows the name; seconds are left out.
+  Case, spaces, underscores and hyphens are ignored. A unit in brackets follows
+  the name; seconds are omitted.
   """
   name = unicodedata.normalize("NFKC", name).strip().casefold()
   unit = _UNIT.search(name)
@@ -210,13 +211,13 @@ def parse_table(
   Args:
     text: the whole file.
     name: of the file, for messages.
-    columns: names of the columns that matter, with other names they go by.
-      The column of the very name counts before one of another name.
-    required: which of them must be there.
+    columns: names of the relevant columns, with synonyms. A column of the exact
+      name takes precedence over a synonym.
+    required: names of required columns.
 
   Raises:
-    TableError: no header, a required column is missing, or two columns have
-      names of the same meaning.
+    TableError: there is no header, a required column is missing, or two columns
+      have synonymous names.
   """
   if not isinstance(columns, Mapping):
     columns = {column: () for column in columns}
@@ -254,7 +255,7 @@ def _accepted(column: str, names: Sequence[str]) -> str:
 
 
 def split_preamble(text: str) -> tuple[str | None, str, int]:
-  """(delimiter, text, lines skipped) after Excel's line `sep=;`, if any."""
+  """Returns (delimiter, text, skipped lines) after Excel's `sep=;` line."""
   first, end, rest = text.partition("\n")
   match = _SEP_LINE.fullmatch(first.rstrip("\r"))
   if match is None or not end:
@@ -263,7 +264,7 @@ def split_preamble(text: str) -> tuple[str | None, str, int]:
 
 
 def _keys_of(header, columns, name) -> tuple[str, ...]:
-  """The name under which each column's cells are given."""
+  """Returns the key of each column in `Row.cells`."""
   folded = [fold(cell) for cell in header]
   keys = list(header)
   for column, names in columns.items():
@@ -283,10 +284,10 @@ def _keys_of(header, columns, name) -> tuple[str, ...]:
 
 
 def sniff_delimiter(line: str, *, known: frozenset[str] | set[str]) -> str:
-  """The delimiter of a header or, without one, of a row of numbers.
+  """Detects the delimiter of a header or of a row of numbers.
 
-  The one under which most cells are known names; of equal ones, tab before
-  semicolon before comma, since a decimal comma parts no cells.
+  Picks the one with which most cells are known names; ties are resolved as tab,
+  semicolon, comma, since a decimal comma is not a delimiter.
   """
 
   def num_known(delimiter):
@@ -317,17 +318,17 @@ def parse_rows(
   first_line: int = 1,
   quotes: bool = True,
 ) -> Iterator[tuple[int, list[str]]]:
-  """Yields (line number, stripped cells) of the rows that are not empty.
+  """Yields (line number, stripped cells) of the non-empty rows.
 
   Args:
-    text: the file from line `first_line` on.
+    text: content of the file from line `first_line` on.
     name: of the file, for messages.
-    delimiter: between the cells.
+    delimiter: delimiter of cells.
     first_line: number of the text's first line.
     quotes: whether quoted cells may hold delimiters and line ends.
 
   Raises:
-    TableError: a quote that is not closed.
+    TableError: a quote is not closed.
   """
   read: list[str] = []  # lines of the row that is parsed
 
@@ -356,21 +357,21 @@ def parse_rows(
 
 
 def _check_closed(lines: list[str], delimiter: str) -> None:
-  """Raises csv.Error if a quote of a row would take in a line after it."""
+  """Raises csv.Error if a quoted cell would extend over the next line."""
   lines = [*lines[:-1], lines[-1] + "\n", "end"]
   if len(list(_reader(lines, delimiter))) == 1:
     raise csv.Error("a quote is not closed")
 
 
 def seconds(value: object, *, decimal_comma: bool = False) -> float:
-  """Seconds of a number or of "12.5", "1:02.5", "01:02:03.456", "1m 2.5s".
+  """Converts a number, "12.5", "1:02.5" or "1m 2.5s" to seconds.
 
   Args:
-    value: a number, or the text of one or of a clock time.
-    decimal_comma: whether "1,5" is one and a half.
+    value: a number, or text of a number or a clock time.
+    decimal_comma: whether "1,5" means one and a half.
 
   Raises:
-    ValueError: it is neither; the message is the reason.
+    ValueError: the value is neither; the message is the reason.
   """
   shown = repr(str(value)[:40])
   if isinstance(value, bool) or not isinstance(value, (int, float, str)):

@@ -1,9 +1,9 @@
-"""Reads TFRecord shards at random, without TensorFlow, with checksums.
+"""Reads TFRecord shards with random access and checksums.
 
 Records are framed as storage/framing.py describes. A sidecar `<shard>.idx`
 holds the byte offset of each record as raw little-endian uint64, so that record
-i costs one `pread`, whatever the size of the shard, and one request where the
-shard is an object of a bucket.
+i costs one `pread`, whatever the size of the shard, or one request if the shard
+is an object in a bucket. TensorFlow is not needed.
 """
 
 import os
@@ -20,12 +20,12 @@ _MAX_SHARD_BYTES = 1 << 44
 
 
 class CorruptRecordError(ValueError):
-  """A record that cannot be trusted; names the shard and the byte offset.
+  """Raised for a damaged record; names the shard and the byte offset.
 
   Attributes:
     shard: path of the shard file, as text.
     offset: byte offset of the record in the shard.
-    reason: what is wrong with it.
+    reason: description of the damage.
   """
 
   def __init__(self, shard: locations.PathLike, offset: int, reason: str):
@@ -39,12 +39,12 @@ class CorruptRecordError(ValueError):
 
 
 class ShardReader:
-  """Records of one shard by number; thread-safe, one open file descriptor.
+  """Reads records of a shard by number; thread-safe, one file descriptor.
 
-  Of a shard in a bucket no more is read than the records that are asked for,
-  each by one request; `copied` reads it whole, once.
+  In a bucket only requested records are read, by one request each; with
+  `copied` the shard is read once as a whole.
 
-  Without the sidecar index the record headers are walked once, in memory.
+  Without the sidecar index, the record headers are scanned once.
   """
 
   def __init__(
@@ -60,18 +60,19 @@ class ShardReader:
     """Opens a shard and its index.
 
     Args:
-      path: of the shard; relative to `folder` where one is given.
+      path: path of the shard, relative to `folder` if that is given.
       folder: see `untrusted.open_file`.
-      max_record_bytes: the longest record accepted.
-      copied: read an object whole instead of by ranges, if all is wanted.
-      size: of an object, where a listing has it.
-      offsets: of the records, uint64, where they are known and checked.
+      max_record_bytes: maximum accepted length of a record.
+      copied: whether to read an object as a whole instead of by ranges.
+      size: size of an object, if known from a listing.
+      offsets: uint64 offsets of the records, if known and verified.
 
     Raises:
-      FileNotFoundError: there is no such shard.
-      UntrustedFileError: one of the two is no regular file within the folder.
-      CorruptRecordError: the index does not fit the shard, or, without an
-        index, a record header cannot be trusted.
+      FileNotFoundError: the shard does not exist.
+      UntrustedFileError: the shard or index is not a regular file within the
+        folder.
+      CorruptRecordError: the index does not match the shard or, without an
+        index, a record header is damaged.
     """
     if isinstance(path, locations.ObjectPath):
       path, folder = path.name, path.parent
@@ -101,7 +102,7 @@ class ShardReader:
     return len(self.offsets)
 
   def read(self, number: int) -> bytes:
-    """The data of record `number`, both checksums verified.
+    """Reads the data of record `number` and verifies both checksums.
 
     Raises:
       IndexError: `number` is not in [0, len(self)).
@@ -124,16 +125,16 @@ class ShardReader:
       return self._read_fetched(offset, end)
 
   def read_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of (offset, number of bytes) spans; nothing is checked.
+    """Reads (offset, number of bytes) spans without verification.
 
-    Of an object each span is a request, and all are under way at once.
+    For an object each span is a request, all made concurrently.
     """
     if self._by_ranges:
       return ranges.read_all(self.path, spans)
     return [self._pread(num_bytes, offset) for offset, num_bytes in spans]
 
   def _read_fetched(self, offset: int, end: int) -> bytes:
-    """Reads a record of an object by one request."""
+    """Reads a record of an object in one request."""
     limit = HEADER.size + self._max_record_bytes + FOOTER.size
     record = ranges.read(self.path, offset, min(end - offset, limit))
 
@@ -145,7 +146,7 @@ class ShardReader:
   def _read_record(
     self, offset: int, end: int, read: Callable[[int, int], bytes]
   ) -> bytes:
-    """Checks a record that `read` (number of bytes, offset) returns."""
+    """Reads and verifies a record through `read` (number of bytes, offset)."""
     length = self._read_length(offset, read)
     expected = end - offset - HEADER.size - FOOTER.size
     if length != expected:
@@ -199,7 +200,7 @@ class ShardReader:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
   def _read_length(self, offset: int, read: Callable[[int, int], bytes]) -> int:
-    """Length of the record's data; refused before any allocation if wrong."""
+    """Reads and verifies a record's length before any allocation."""
     header = read(HEADER.size, offset)
     if len(header) != HEADER.size:
       raise self._error(offset, "the file ends inside the record header")

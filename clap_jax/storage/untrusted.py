@@ -1,11 +1,11 @@
-"""Opens files and objects that were received from others.
+"""Opens files and objects of untrusted origin.
 
-A received file may be a link, a pipe, a device or far larger than it should
-be, and a received folder may name files outside itself. Every file that this
-project did not write in the same process is opened here. An object of a bucket
-is copied to a file without a name first, so that all that is promised of files
-holds of it; a text that looks like an address is refused all the same, since a
-received document must not name what is read (see `locations.at`).
+An untrusted file may be a link, a pipe, a device or far larger than expected,
+and an untrusted folder may refer to files outside itself. Every file that this
+project did not write in the same process is opened here. An object in a bucket
+is first copied to an unnamed file, so that all guarantees for files hold; a
+text that looks like an address is refused nevertheless, since an untrusted
+document must not choose what is read (see `locations.at`).
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _SMALL_OBJECT_BYTES = 4 << 20  # that one request brings, whatever its size
 
 
 class UntrustedFileError(ValueError):
-  """A file cannot be opened safely; the message names the file."""
+  """Raised for a file that cannot be opened safely; names the file."""
 
 
 def open_file(
@@ -41,9 +41,9 @@ def open_file(
   Args:
     path: a local path, or an address as an ObjectPath. With `folder`, a path
       relative to it.
-    folder: where the file must lie. No component of `path` may be a link or
-      lead out of the folder; the folder itself may be a link.
-    max_bytes: the largest size accepted, checked before anything is read.
+    folder: folder that must contain the file. No component of `path` may be a
+      link or lead out of the folder; the folder itself may be a link.
+    max_bytes: maximum accepted size, checked before anything is read.
 
   Raises:
     UntrustedFileError: not a local path, not a regular file, too large, or
@@ -86,7 +86,7 @@ def open_file(
 
 
 def _open_object(path: ObjectPath, *, max_bytes: int) -> BinaryIO:
-  """Returns a copy of an object, which no other process can name."""
+  """Returns a private, unnamed copy of an object."""
   if not path.name:
     raise UntrustedFileError(f"{path} names a bucket, expected an object in it")
   limit = min(max_bytes, _SMALL_OBJECT_BYTES)
@@ -133,7 +133,7 @@ def _open_inside(name: str, folder: PathLike, flags: int) -> int:
 
 
 def _check_inside(name: str, folder: PathLike) -> tuple[str, ...]:
-  """The components of a relative path that does not lead upwards."""
+  """Returns the components of a relative path that does not lead upwards."""
   parts = pathlib.PurePosixPath(name).parts
   if not parts or parts[0] == "/" or ".." in parts:
     raise UntrustedFileError(
@@ -177,7 +177,8 @@ def decode_text(content: bytes, *, name: PathLike) -> str:
   """Decodes UTF-8, or UTF-16 or UTF-8 with a byte order mark.
 
   Raises:
-    UntrustedFileError: other bytes; the message names `name` and the line.
+    UntrustedFileError: the bytes are of another encoding; the message has
+      `name` and the line.
   """
   has_utf16_mark = content.startswith((b"\xff\xfe", b"\xfe\xff"))
   encoding = "utf-16" if has_utf16_mark else "utf-8-sig"
@@ -210,8 +211,8 @@ def parse_json(text: str, *, name: PathLike) -> Any:
   """Parses one JSON document.
 
   Raises:
-    UntrustedFileError: not JSON, nested too deeply, or an object repeats a
-      key, of whose values one would be lost silently.
+    UntrustedFileError: the text is not JSON, is nested too deeply, or an object
+      repeats a key, which would silently drop a value.
   """
   try:
     return json.loads(text, object_pairs_hook=_unique_keys)

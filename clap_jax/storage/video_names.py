@@ -1,8 +1,8 @@
 """Resolves video names and converts names to safe ids.
 
-An annotation may name `a.mp4` by `a`, `./a.mp4`, `C:\\videos\\a.mp4`,
-`A.MP4`, `v_a` (as ActivityNet does) or in another Unicode form. A name that
-could mean two videos is refused, never guessed.
+An annotation may name `a.mp4` by `a`, `./a.mp4`, `C:\\videos\\a.mp4`, `A.MP4`,
+`v_a` (as ActivityNet does) or in another Unicode form. A name that matches two
+videos is refused, never guessed.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ _MAX_ID_LENGTH = 128
 
 
 class AmbiguousNameError(ValueError):
-  """A name means several videos; the message lists them."""
+  """Raised if a name matches several videos; lists them."""
 
 
 def normalize(name: str) -> str:
-  """NFC, with `/` between folders, without `./` and drive letters."""
+  """Normalizes to NFC, with `/`, without `./` and drive letters."""
   name = unicodedata.normalize("NFC", name.strip())
   if _DRIVE.match(name) or ("\\" in name and "/" not in name):
     name = _DRIVE.sub("", name, count=1).replace("\\", "/")
@@ -31,17 +31,17 @@ def normalize(name: str) -> str:
 
 
 def base(name: str) -> str:
-  """The part after the last folder, normalized."""
+  """Returns the normalized part after the last folder."""
   return normalize(name).rpartition("/")[2]
 
 
 def stem(name: str) -> str:
-  """The normalized name without the ending of a file."""
+  """Returns the normalized name without its file extension."""
   return _ENDING.sub("", normalize(name))
 
 
 def toggled(name: str) -> str:
-  """With ActivityNet's `v_` before the base name, or without it."""
+  """Adds or removes ActivityNet's `v_` before the base name."""
   folder, slash, last = name.rpartition("/")
   last = last.removeprefix("v_") if last.startswith("v_") else f"v_{last}"
   return f"{folder}{slash}{last}"
@@ -80,15 +80,15 @@ _NUM_EXACT_STAGES = len(_STAGES) - 2
 
 
 class NameIndex:
-  """Videos by every name that means exactly one of them."""
+  """An index of videos by every unambiguous name."""
 
   def __init__(self, names: Iterable[str], *, any_case: bool = True):
-    """Takes the names of the videos.
+    """Indexes the names of the videos.
 
     Args:
       names: files below a folder, or ids.
-      any_case: whether `A.MP4` means `a.mp4`; not so for ids that differ by
-        case alone, such as YouTube's.
+      any_case: whether `A.MP4` matches `a.mp4`; False for ids that differ by
+        case only, such as YouTube's.
     """
     self._names = tuple(dict.fromkeys(names))
     self._known = frozenset(self._names)
@@ -96,10 +96,10 @@ class NameIndex:
     self._by_key: dict[int, dict[str, list[str]]] = {}
 
   def find(self, name: str) -> str | None:
-    """The known name that `name` means, None where it means none.
+    """Returns the known name that `name` matches, or None.
 
     Raises:
-      AmbiguousNameError: it means several.
+      AmbiguousNameError: it matches several.
     """
     if name in self._known:
       return name
@@ -126,7 +126,7 @@ class NameIndex:
 
 
 def is_own(name: str, file_name: str) -> bool:
-  """Whether a name is that of a file, but for its folders, ending and `v_`."""
+  """Returns True if a name matches a file up to folders, extension, `v_`."""
   of_file = stem(file_name)
   forms = {of_file, base(of_file)}
   forms |= {toggled(form) for form in forms}
@@ -134,11 +134,11 @@ def is_own(name: str, file_name: str) -> bool:
 
 
 def same_video(first: str, second: str) -> bool:
-  """Whether two names of one file can both be meant for it.
+  """Returns True if two names can refer to the same file.
 
-  They can where their base names are one and the folders of one end those of
-  the other: `a.mp4`, `x/a` and `/home/me/x/A.mp4`, but not `x/a.mp4` and
-  `y/a.mp4`.
+  They can if their base names are equal and the folders of one are a suffix of
+  those of the other: `a.mp4`, `x/a` and `/home/me/x/A.mp4`, but not `x/a.mp4`
+  and `y/a.mp4`.
   """
   if _base_stem(first).casefold() != _base_stem(second).casefold():
     return False
@@ -153,7 +153,7 @@ def same_video(first: str, second: str) -> bool:
 
 
 def spellings(name: str) -> tuple[str, ...]:
-  """Names under which a video's own files may lie, the surest first."""
+  """Returns possible names of a video's files, the most likely first."""
   forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
   forms = [name, *forms]
   forms += [_ENDING.sub("", form) for form in forms]
@@ -162,10 +162,10 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def slug(name: str) -> str:
-  """Letters, digits, `_` and `-` of a name; a hash tells other scripts apart.
+  """Reduces a name to ASCII; a hash distinguishes other scripts.
 
-  `a/b c` gives `a_b_c`. Where letters of another script are left out, eight
-  digits of a hash of the NFC form follow.
+  `a/b c` becomes `a_b_c`. If letters of another script are dropped, eight
+  digits of a hash of the NFC form are appended.
   """
   name = unicodedata.normalize("NFC", name)
   text = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
