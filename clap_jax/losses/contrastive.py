@@ -1,4 +1,4 @@
-"""The dense masked contrastive loss: the reference implementation.
+"""Reference implementation of the dense masked contrastive loss.
 
 A global batch of b clips, some of which have a text. With L2-normalised
 projections v_i (clips) and u_j (texts), s_ij = scale * v_i . u_j in float32:
@@ -47,7 +47,7 @@ OBJECTIVES = ("softmax", "sigmoid")
 
 @dataclasses.dataclass(frozen=True)
 class MaskRules:
-  """Rules for pairs of a clip and another clip's text that are not negatives.
+  """Rules that exclude pairs of a clip and another clip's text as negatives.
 
   Attributes:
     same_class: two action clips of one class.
@@ -107,11 +107,11 @@ class PerMask(NamedTuple):
 
 
 def text_groups(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
-  """Makes `text_id` name the group of mutual positives; call once per batch.
+  """Sets `text_id` to the group of mutual positives; call once per batch.
 
-  Under `same_text` that is what it already names. Otherwise every item is its
-  own group, numbered by its place in the global batch, so it must be called
-  before the batch is cut into slices.
+  Under `same_text` it already is. Otherwise every item is its own group,
+  numbered by its position in the global batch, so this must be called before
+  the batch is cut into slices.
   """
   if rules.same_text:
     return pairs
@@ -121,12 +121,12 @@ def text_groups(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
 def pair_masks(
   rows: PairMetadata, columns: PairMetadata, *, rules: MaskRules
 ) -> PairMasks:
-  """Masks of one tile: clips of `rows` against texts of `columns`.
+  """Computes the masks of a tile: clips of `rows`, texts of `columns`.
 
   Args:
     rows: a slice of what `text_groups` returned, (r,) each.
     columns: another slice of the same, (c,) each.
-    rules: which pairs are no trusted negatives.
+    rules: rules of which pairs are not trusted negatives.
 
   Returns:
     Masks (r, c). A row that is padding and a column that is padding or has no
@@ -161,14 +161,14 @@ def pair_masks(
 
 
 def dot_precision(embedding: jax.Array) -> jax.lax.Precision:
-  """Full precision for float32 embeddings, the platform's for narrower ones."""
+  """Returns full precision for float32 embeddings, else the default."""
   if embedding.dtype == jnp.float32:
     return jax.lax.Precision.HIGHEST
   return jax.lax.Precision.DEFAULT
 
 
 def similarity(video: jax.Array, text: jax.Array) -> jax.Array:
-  """Inner products (r, d), (c, d) -> float32 (r, c), accumulated in float32."""
+  """Computes inner products (r, d), (c, d) -> (r, c) in float32."""
   return jax.lax.dot_general(
     video,
     text,
@@ -179,17 +179,17 @@ def similarity(video: jax.Array, text: jax.Array) -> jax.Array:
 
 
 def caption_weights(pairs: PairMetadata) -> jax.Array:
-  """float32 (b,): 1 for a valid clip with text, else 0."""
+  """Returns float32 (b,): 1 for a valid clip with text, else 0."""
   return (pairs.valid & pairs.has_text).astype(jnp.float32)
 
 
 def safe_divide(total: jax.Array, count: jax.Array) -> jax.Array:
-  """total / count, and 0 where the count is 0."""
+  """Computes total / count, and 0 where the count is 0."""
   return total / jnp.maximum(count, 1.0)
 
 
 class LogSums(NamedTuple):
-  """A log-sum-exp kept as peak + log(total); of no entries if total is 0."""
+  """A log-sum-exp stored as peak + log(total); empty if total is 0."""
 
   peak: jax.Array  # float32 (n,), without gradient
   total: jax.Array  # float32 (n,)
@@ -198,7 +198,7 @@ class LogSums(NamedTuple):
 def masked_log_sums(
   logits: jax.Array, mask: jax.Array, *, axis: int
 ) -> LogSums:
-  """The log-sum-exp over the entries of the mask along an axis."""
+  """Computes the log-sum-exp over masked entries along an axis."""
   peak = jnp.max(logits, axis=axis, where=mask, initial=NO_ENTRY)
   peak = jax.lax.stop_gradient(peak)
   shifted = logits - jnp.expand_dims(peak, axis)
@@ -209,9 +209,9 @@ def masked_log_sums(
 def item_gaps(
   positive: LogSums, negative: LogSums, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """log n - log p of each item, and whether it has a loss at all.
+  """Returns log n - log p of each item, and whether it has a loss.
 
-  Without weight or without negatives it has none, and the gap is 0. Peaks are
+  Without weight or negatives it has none, and the gap is 0. Peaks are
   subtracted first: a log-sum-exp near 100 would be rounded by 4e-6.
   """
   active = (negative.total > 0) & (weights > 0)
@@ -225,7 +225,7 @@ def item_gaps(
 def item_losses(
   positive: LogSums, negative: LogSums, weights: jax.Array
 ) -> jax.Array:
-  """Weighted -log(p / (p + n)) of each item; 0 for one without a loss.
+  """Computes weighted -log(p / (p + n)) per item; 0 without a loss.
 
   Written as softplus(log n - log p), which is exact also when p is almost 1.
   """
@@ -236,7 +236,7 @@ def item_losses(
 def direction_sum(
   logits: jax.Array, masks: PairMasks, weights: jax.Array, *, axis: int
 ) -> jax.Array:
-  """Weighted sum of the items' softmax losses along one direction.
+  """Computes the weighted sum of softmax losses along one direction.
 
   Args:
     logits: float32 (rows, columns).
@@ -253,7 +253,7 @@ def direction_sum(
 def pairwise_sum(
   logits: jax.Array, masks: PairMasks
 ) -> tuple[jax.Array, jax.Array]:
-  """Sigmoid losses summed over the positives and over the negatives."""
+  """Sums sigmoid losses over the positives and over the negatives."""
   positive = jnp.where(masks.positive, jax.nn.softplus(-logits), 0.0)
   negative = jnp.where(masks.negative, jax.nn.softplus(logits), 0.0)
   return jnp.sum(positive), jnp.sum(negative)
@@ -269,7 +269,7 @@ def dense_loss(
   rules: MaskRules,
   objective: str,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """The loss with the whole b x b matrix in memory.
+  """Computes the loss with the whole b x b matrix in memory.
 
   Returns:
     The loss and its two parts, all (): video -> text and text -> video for the

@@ -1,16 +1,16 @@
-"""The tiled contrastive loss over a mesh axis with a custom backward pass.
+"""Tiled contrastive loss over a mesh axis with a custom backward pass.
 
 Two schedules of the same sweep over tiles, all with linear memory:
 
-* ring: clips stay where they are, texts go round by `ppermute`; with them go
-  what the mask rules know of them and the log-sum-exps of their columns. After
-  one round everything is home. The backward pass is one more ring, which
-  carries the texts, their residuals and their gradient. Nothing of a ring is
-  saved: the residuals are the embeddings and a few numbers per item.
-* tiled: all texts are gathered on every device, which then works alone; the
-  column statistics are merged and the text gradient is reduce-scattered.
-  Fewer, larger messages, for memory that grows with the global batch, not with
-  a device's share of it.
+* ring: clips stay in place, texts rotate by `ppermute`, together with their
+  inputs of the mask rules and the log-sum-exps of their columns. After one
+  round all are back. The backward pass is another ring, which carries the
+  texts, their residuals and their gradient. No intermediate of a ring is saved:
+  the residuals are the embeddings and a few numbers per item.
+* tiled: all texts are gathered on every device, which then computes
+  independently; the column statistics are merged and the text gradient is
+  reduce-scattered. It needs fewer, larger messages, but memory that grows with
+  the global batch rather than a device's share of it.
 
 The derivative is defined outside of `shard_map`, on global arrays, so that no
 collective is ever transposed.
@@ -69,7 +69,7 @@ def _gather(plan, tree):
 
 
 def _to_next_device(plan, tree):
-  """Hands every leaf to the next device of the ring."""
+  """Sends every leaf to the next device of the ring."""
   if not plan.axes:
     return tree
   size = plan.num_shards
@@ -89,7 +89,7 @@ def _own_slice(plan, tree, size):
 
 
 def _merge_over_devices(plan, state):
-  """Log-sum-exps over the entries that different devices have seen."""
+  """Merges log-sum-exps over the entries of different devices."""
 
   def merge(sums):
     peak = jax.lax.pmax(sums.peak, plan.axes)
@@ -206,7 +206,7 @@ def _shard(plan, batch, scalars):
 
 
 def _forward_shard(plan, batch, scalars):
-  """The two parts of the loss, and the residuals of this device's items."""
+  """Computes the two parts of the loss, and this device's residuals."""
   row_state, column_state = _FORWARD_SWEEPS[plan.schedule](
     plan, _shard(plan, batch, scalars)
   )
@@ -230,7 +230,7 @@ def _forward_shard(plan, batch, scalars):
 
 
 def _backward_shard(plan, batch, scalars, residuals, cotangent):
-  """The gradient of this device's embeddings and of the scalars."""
+  """Computes the gradient of this device's embeddings and the scalars."""
   video, text, _ = batch
   size, width = video.shape
   zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
@@ -260,8 +260,8 @@ def _backward_shard(plan, batch, scalars, residuals, cotangent):
 def _over_devices(plan, shard, in_batch, out_batch) -> Callable[..., Any]:
   """Applies shard_map; the flags mark arguments and results split by the batch.
 
-  Nothing differentiates through it, so the check of replication, which the
-  carries of the loops would need casts for, buys nothing.
+  It is never differentiated, so the replication check, for which the loop
+  carries would need casts, has no benefit.
   """
   if not plan.axes:
     return shard
@@ -308,7 +308,7 @@ def sweep_loss(
   pairs: PairMetadata,  # (b,) each, as text_groups returned it
   scalars: tiles.Scalars,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """`contrastive.dense_loss` without ever holding a b x b array.
+  """Computes `contrastive.dense_loss` without any b x b array.
 
   The two parts are for reporting: no gradient flows through them.
   """

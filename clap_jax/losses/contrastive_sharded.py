@@ -1,6 +1,6 @@
-"""The masked contrastive loss across the devices of a mesh.
+"""Computes the masked contrastive loss across the devices of a mesh.
 
-`contrastive_loss` is what a trainer calls; `contrastive.py` defines the value.
+Trainers call `contrastive_loss`; `contrastive.py` defines the value.
 """
 
 import functools
@@ -36,7 +36,7 @@ def batch_axes(axis_names: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def num_shards(axes: tuple[str, ...]) -> int:
-  """Number of slices that the ambient mesh cuts the batch into."""
+  """Returns the number of batch shards of the ambient mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   size = 1
   for name in axes:
@@ -45,7 +45,7 @@ def num_shards(axes: tuple[str, ...]) -> int:
 
 
 def _gathered_column_sum(logits, masks, weights, axes):
-  """direction_sum over columns whose entries are spread over devices."""
+  """Computes direction_sum over columns that are sharded over devices."""
 
   def merge(sums):
     peak = jax.lax.pmax(sums.peak, axes)
@@ -61,7 +61,7 @@ def _gathered_column_sum(logits, masks, weights, axes):
 def _gathered_shard(
   video, text, pairs, logit_scale, logit_bias, *, rules, objective, axes
 ):
-  """One device's clips against the texts of all devices.
+  """Computes the loss of one device's clips and all devices' texts.
 
   One product per device gives both directions: the rows are complete here, the
   columns are completed by a sum over devices. Gradients flow back through the
@@ -93,7 +93,7 @@ def _gathered_shard(
 def gathered_loss(
   video, text, *, pairs, logit_scale, logit_bias, rules, objective, axes
 ):
-  """`dense_loss` with the rows of the matrix spread over `axes`."""
+  """Computes `dense_loss` with the rows of the matrix sharded over `axes`."""
   rows, whole = PartitionSpec(axes), PartitionSpec()
   shard = functools.partial(
     _gathered_shard, rules=rules, objective=objective, axes=axes
@@ -108,7 +108,7 @@ def gathered_loss(
 def resolve_implementation(
   implementation: str, *, batch: int, width: int, shards: int
 ) -> str:
-  """Resolves `auto` to an implementation; others stay.
+  """Resolves `auto` to an implementation; keeps others.
 
   On one device `gathered` is `dense` and `ring` is `tiled`.
   """
@@ -168,7 +168,7 @@ def contrastive_loss(
   implementation: str = "auto",
   tile_size: int = 512,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The masked contrastive loss of a global batch; see `contrastive`.
+  """Computes the masked contrastive loss of a global batch.
 
   Call it inside jit under `jax.set_mesh(mesh)` with the batch spread over the
   mesh axes `axis_names` (those the mesh has; all other axes hold copies). With
@@ -177,7 +177,7 @@ def contrastive_loss(
   Args:
     video: clip projections.
     text: text projections; rows without text are ignored, but must be finite.
-    pairs: what the mask rules know of each clip.
+    pairs: inputs of the mask rules for each clip.
     logit_scale: multiplies the cosines.
     rules: a value of `contrastive.PRESETS`, or your own.
     objective: `softmax` or `sigmoid`.

@@ -1,4 +1,4 @@
-"""Per-row and per-column states of the tiled contrastive loss.
+"""Defines per-row and per-column states of the tiled contrastive loss.
 
 A forward sweep updates what is known of every row and every column (`LogSums`,
 or plain sums for the sigmoid objective). From these comes, for every item, what
@@ -57,7 +57,7 @@ def initial_states(
 
 
 def _along(masks, pair, axis):
-  """Each entry's own value of two vectors, one per mask."""
+  """Selects each entry's value from two vectors, one per mask."""
   positive, negative = (jnp.expand_dims(vector, axis) for vector in pair)
   return jnp.where(masks.positive, positive, negative)
 
@@ -107,7 +107,7 @@ def update_states(
 def finish_sigmoid(
   row_state: PerMask, count: jax.Array
 ) -> tuple[PerMask, jax.Array]:
-  """Losses of each row, before the normaliser, and the rows' residual."""
+  """Returns unnormalised losses of rows, and their residual."""
   inverse = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1.0), 0.0)
   return row_state, jnp.broadcast_to(inverse, row_state.positive.shape)
 
@@ -115,10 +115,10 @@ def finish_sigmoid(
 def finish_softmax(
   state: PerMask, weights: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, PerMask]:
-  """Weighted losses of each item, before the normaliser, and its factors.
+  """Returns unnormalised weighted losses of items, and their factors.
 
-  The factors are 0, and so is the gradient, exactly, where an item has no
-  weight or no negatives.
+  The factors, and hence the gradient, are exactly 0 for an item without weight
+  or negatives.
   """
   losses = contrastive.item_losses(*state, weights)
   gap, active = contrastive.item_gaps(*state, weights)
@@ -147,7 +147,7 @@ def tile_gradient(
   row_residual: Any,
   column_residual: Any,
 ) -> jax.Array:
-  """dL / ds of one tile, float32 (r, c); exactly 0 where masked."""
+  """Computes dL / ds of a tile, float32 (r, c); exactly 0 where masked."""
   if objective == "sigmoid":
     signed = jnp.where(masks.positive, -logits, logits)
     values = jax.nn.sigmoid(signed) * row_residual[:, None]

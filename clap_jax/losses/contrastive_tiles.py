@@ -1,4 +1,4 @@
-"""The loops of the tiled contrastive loss over one block; no collectives.
+"""Loops of the tiled contrastive loss over one block, without collectives.
 
 A block is a set of rows (clips) against a set of columns (texts). It is visited
 in tiles, so that only one tile of the matrix, of its masks and of its gradient
@@ -23,7 +23,7 @@ class TilePlan:
   """Static settings of a sweep.
 
   Attributes:
-    rules: which pairs are no trusted negatives.
+    rules: rules of which pairs are not trusted negatives.
     objective: `softmax` or `sigmoid`.
     tile_size: upper limit of a tile's side, in items.
   """
@@ -56,7 +56,7 @@ class BlockGradient(NamedTuple):
 
 
 def needed_pairs(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
-  """Drops the leaves that no rule reads, so that they are not sent around."""
+  """Drops leaves that no rule reads, so that they are not transferred."""
   unread = {"action_share"}
   if not rules.same_class:
     unread |= {"class_id"}
@@ -71,15 +71,15 @@ def needed_pairs(pairs: PairMetadata, rules: MaskRules) -> PairMetadata:
 
 
 def tile_shape(num_items: int, tile_size: int) -> tuple[int, int]:
-  """(number of tiles, items per tile): equal tiles with little padding."""
+  """Returns (number of tiles, items per tile) with little padding."""
   num_tiles = max(1, math.ceil(num_items / tile_size))
   return num_tiles, math.ceil(num_items / num_tiles)
 
 
 def into_tiles(tree: Any, tile_size: int) -> Any:
-  """(n, ...) leaves -> (tiles, items per tile, ...), zero-padded at the end.
+  """Reshapes leaves (n, ...) to (tiles, items per tile, ...), zero-padded.
 
-  Zero padding is what invalid items look like: `valid` is False.
+  Zero padding makes invalid items: `valid` is False.
   """
 
   def split(leaf):
@@ -93,7 +93,7 @@ def into_tiles(tree: Any, tile_size: int) -> Any:
 
 
 def from_tiles(tree: Any, num_items: int) -> Any:
-  """The inverse of `into_tiles`."""
+  """Inverts `into_tiles`."""
   return jax.tree.map(
     lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_items], tree
   )
@@ -119,7 +119,7 @@ def _put(tree, index, values):
 def _visit_tiles(shape, visit, *, by_row, by_column):
   """Calls visit(i, j, row i, column j) -> (row i, column j) on every tile.
 
-  Columns are the outer loop: a column's values stay at hand while its rows are
+  Columns are the outer loop: a column's values are reused while its rows are
   visited.
   """
   num_rows, num_columns = shape
@@ -194,7 +194,7 @@ def backward_block(
   gradient: BlockGradient,
   scalars: Scalars,
 ) -> BlockGradient:
-  """Adds a block's share to the gradient, recomputing each tile once."""
+  """Adds a block's contribution to the gradient, recomputing each tile once."""
   num_rows, num_columns = len(rows.embedding), len(columns.embedding)
   size = plan.tile_size
   row_tiles, column_tiles = into_tiles(

@@ -1,6 +1,6 @@
-"""Losses of grounders: moments and their absence.
+"""Computes losses of grounders: moments and their absence.
 
-All take and return what query_targets.py describes. The criterion of detr lies
+Inputs and outputs are described in query_targets.py. The criterion of detr is
 in moment_detr.py.
 """
 
@@ -26,14 +26,14 @@ from clap_jax.ops.points import PointPredictions
 class GroundingLossConfig:
   """Hyper-parameters of the grounding loss.
 
-  The listwise, absence and saliency losses are of the pyramid and the map.
+  The listwise, absence and saliency losses apply to the pyramid and the map.
 
   Attributes:
     detr: the criterion of detr.
     points: focal and boundary loss of the pyramid's points.
     listwise_weight: weight of the cross entropy that makes the moments of a
-      video compete for the query, beside their independent loss; 0 turns it
-      off.
+      video compete for the query, in addition to their independent loss; 0
+      disables it.
     absence_weight: weight of the loss of the absence score.
     saliency_weight: weight of the loss of the snippets' saliency.
     absent_moments: whether all moments of an absent query are negatives of the
@@ -81,7 +81,7 @@ def point_grounding_loss(
   *,
   config: GroundingLossConfig,
 ) -> Sums:
-  """Point, boundary and (if weighted) listwise loss of the pyramid.
+  """Computes point, boundary and (if weighted) listwise loss.
 
   Returns:
     {"class", "offset", "listwise"}: the first two count positive points, the
@@ -126,7 +126,7 @@ def map_grounding_loss(
   mask: jax.Array,  # bool (q, c)
   config: GroundingLossConfig,
 ) -> Sums:
-  """Cross entropy of a moment map against scaled IoU, and the ends' error.
+  """Computes cross entropy of a moment map to scaled IoU, and boundary loss.
 
   A candidate's target grows from zero to one between the two IoUs of the
   config, as in 2D-TAN (equation 4). The shifted ends of candidates with a
@@ -187,10 +187,10 @@ def saliency_loss(
   *,
   config: GroundingLossConfig,
 ) -> Sums:
-  """Cross entropy of every snippet's saliency; {} where it has no weight.
+  """Computes the cross entropy of snippet saliency; {} without weight.
 
-  Each query is the mean over its snippets; absent queries count as nowhere
-  salient.
+  Each query is averaged over its snippets; absent queries have no salient
+  snippet.
   """
   if not config.saliency_weight:
     return {}
@@ -212,7 +212,7 @@ def listwise_loss(
   *,
   point_mask: jax.Array,  # bool (q, p)
 ) -> jax.Array:  # (q,)
-  """Cross entropy between the softmax over points and the positive ones.
+  """Computes the cross entropy of the softmax over points.
 
   The target is uniform over the positive points; a query without any has
   loss zero.
@@ -231,7 +231,7 @@ def absence_loss(
   valid: jax.Array,  # bool (q,)
   config: GroundingLossConfig,
 ) -> Sums:
-  """Cross entropy of the absence score; {} where it has no weight."""
+  """Computes the cross entropy of the absence score; {} without weight."""
   if not config.absence_weight:
     return {}
   sign = jnp.where(is_absent, 1.0, -1.0)

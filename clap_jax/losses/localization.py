@@ -1,8 +1,7 @@
-"""Losses of the anchor-free localizer: classes and segments.
+"""Computes losses of the anchor-free localizer: classes and segments.
 
-Elementwise losses come first; `localization_loss` puts them together and
-returns sums with counts, so that the caller may add them over devices before
-it divides.
+`localization_loss` combines the elementwise losses and returns sums with
+counts, so that the caller can add them over devices before it divides.
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ class PointLossConfig:
     focal_gamma: exponent that fades out easy examples, >= 0.
     label_smoothing: share of a class target spread over c + 1 classes, [0, 1).
     offset_similarity: "iou", "giou" or "diou".
-    offset_weight: weight of the boundary loss beside the class loss.
+    offset_weight: weight of the boundary loss relative to the class loss.
   """
 
   center_radius: float = 1.5
@@ -69,8 +68,8 @@ class NormalizedLossConfig(PointLossConfig):
   Attributes:
     center_radius, focal_alpha, focal_gamma, label_smoothing, offset_similarity:
       see `PointLossConfig`.
-    offset_weight: weight of the boundary loss beside the class loss; 0 or less
-      gives it the weight at which both are equal.
+    offset_weight: weight of the boundary loss relative to the class loss; 0 or
+      less uses the weight at which both are equal.
     normalizer_start: the average before the first step, in positive points.
     normalizer_momentum: share of the average that a step keeps, [0, 1).
   """
@@ -103,11 +102,12 @@ def sigmoid_focal_loss(
   alpha: float,
   gamma: float,
 ) -> jax.Array:  # (*b)
-  """Binary cross entropy, faded by |target - probability|^gamma, elementwise.
+  """Computes the elementwise sigmoid focal loss.
 
-  For targets 0 and 1 this is the focal loss; between them, its continuous
-  extension. The weight is alpha for a target of one and 1 - alpha for zero,
-  or one for both if alpha is negative.
+  This is binary cross entropy times |target - probability|^gamma: for targets 0
+  and 1 the focal loss; between them, its continuous extension. The weight is
+  alpha for a target of one and 1 - alpha for zero, or one for both if alpha is
+  negative.
 
   Source: Lin et al., ICCV 2017, equation 5.
   """
@@ -127,7 +127,7 @@ def sigmoid_focal_loss(
 
 
 def sum_in_chunks(values: jax.Array) -> jax.Array:
-  """The sum of values (b, ...), of each video alone and then of all.
+  """Sums values (b, ...) per video first, then over all videos.
 
   At the start of training most values are nearly equal, and a chain of equal
   terms rounds the same way again and again. How long XLA's chains are depends
@@ -148,7 +148,7 @@ def offset_loss(
   *,
   similarity: str,
 ) -> jax.Array:  # (*b)
-  """One less the IoU, GIoU or DIoU of two segments around one point."""
+  """Computes 1 - IoU, GIoU or DIoU of two segments around one point."""
   position = jnp.zeros(offsets.shape[:-1], offsets.dtype)
   return 1 - SIMILARITIES[similarity](
     segment_ops.from_offsets(position, offsets),
@@ -164,7 +164,7 @@ def assign_batch(
   segment_mask: jax.Array,  # bool (b, n)
   center_radius: float,
 ) -> point_ops.PointTargets:  # every field with a leading b
-  """`assign_targets` for every video of a batch."""
+  """Runs `assign_targets` on every video of a batch."""
   assign = functools.partial(
     point_ops.assign_targets,
     predictions.points,
@@ -182,7 +182,7 @@ def point_loss(
   *,
   config: PointLossConfig,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Sums of the class and the boundary loss over points, for given targets.
+  """Sums the class and the boundary loss over points for given targets.
 
   Returns:
     {"class": (sum, count), "offset": (sum, count)}, float32 scalars. The
@@ -224,7 +224,7 @@ def localization_loss(
   *,
   config: PointLossConfig,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Class and boundary loss of a batch; see `point_loss` for the result.
+  """Computes class and boundary loss of a batch, as `point_loss` does.
 
   Padding videos (video_index -1) add nothing.
   """
@@ -251,7 +251,7 @@ def normalized_loss(
   normalizer: jax.Array,  # float32 (), the average of the steps before
   config: NormalizedLossConfig,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-  """The loss of a batch, both parts of it, and the average after it.
+  """Computes the loss of a batch, its two parts, and the new average.
 
   Source: the training of ActionFormer's public checkpoints.
   """

@@ -30,7 +30,7 @@ def encode_in_slices(
   num_microbatches: int,
   axis_names: tuple[str, ...] | None = ("data", "fsdp"),
 ) -> Embeddings:
-  """encode(params, batch), slice by slice, differentiable in `params`.
+  """Runs encode(params, batch) in slices, differentiable in `params`.
 
   Gradients are summed in the dtype of the parameters.
 
@@ -38,13 +38,13 @@ def encode_in_slices(
     encode: (params, slice of the batch) -> embeddings, item by item: an item's
       embedding may not depend on its neighbours. It runs twice on every slice,
       so anything random must come from keys in the batch.
-    params: of the encoder.
-    batch: of all devices.
-    num_microbatches: slices that every device cuts its share into.
+    params: parameters of the encoder.
+    batch: global batch of all devices.
+    num_microbatches: number of slices of each device's shard.
     axis_names: mesh axes of the batch, as for `contrastive_loss`.
 
   Raises:
-    ValueError: if the slices do not divide the batch.
+    ValueError: the number of slices does not divide the batch.
   """
   axes = contrastive_sharded.batch_axes(axis_names)
   size = jax.tree.leaves(batch)[0].shape[0]
@@ -65,7 +65,7 @@ def encode_in_slices(
 
 
 def _slicing(num_slices, axes):
-  """(split, join) of arrays; every slice holds an equal part of each device."""
+  """Returns (split, join); each slice has an equal part of each device."""
   shards = contrastive_sharded.num_shards(axes)
 
   def split(leaf):  # (b, ...) -> (slices, b / slices, ...), moving nothing

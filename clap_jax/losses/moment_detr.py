@@ -1,4 +1,4 @@
-"""Moment-DETR's loss: matched moments, labels and highlights.
+"""Computes Moment-DETR's loss: matched moments, labels and highlights.
 
 Returns sums and counts, see query_targets.py.
 """
@@ -66,7 +66,7 @@ def detr_loss(
   asked: jax.Array,  # bool (q,): the others have no loss
   rng: jax.Array,
 ) -> Sums:
-  """The whole criterion.
+  """Computes the whole criterion.
 
   Windows beyond `max_windows` and the pairs of highlights are drawn by `rng`.
 
@@ -111,9 +111,9 @@ def match(
   mask: jax.Array,  # bool (q, n)
   config: DetrLossConfig,
 ) -> jax.Array:  # int32 (q, n)
-  """The moment of each window in the matching of the least total cost.
+  """Matches windows to moments at minimum total cost.
 
-  Windows outside the mask get moments that no other has.
+  Windows outside the mask get unused moments.
 
   Raises:
     ValueError: there are more windows than moments.
@@ -154,7 +154,7 @@ def layer_loss(
   asked: jax.Array,  # bool (q,)
   config: DetrLossConfig,
 ) -> Sums:
-  """Matches the moments of one decoder layer and compares them."""
+  """Matches the moments of one decoder layer and computes their losses."""
   moments = match(logits, spans, windows, mask=mask, config=config)
   count = jnp.sum(mask).astype(jnp.float32)
   matched = jnp.take_along_axis(spans, moments[..., None], axis=1)
@@ -196,7 +196,7 @@ def layer_loss(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-  """Steps of which the first should score higher than the second."""
+  """Pairs of steps, the first of which should score higher."""
 
   positives: jax.Array  # int32 (q, k)
   negatives: jax.Array  # int32 (q, k)
@@ -210,7 +210,7 @@ def pair_loss(
   has_pairs: jax.Array,  # bool (q,)
   config: DetrLossConfig,
 ) -> Sums:
-  """Margin loss of the pairs; twice their mean, as in the public program."""
+  """Computes the margin loss of pairs: twice their mean, as published."""
   higher, lower = (
     jnp.take_along_axis(saliency, steps, axis=1)
     for steps in (pairs.positives, pairs.negatives)
@@ -224,7 +224,7 @@ def pair_loss(
 def draw_pairs(
   rng: jax.Array, targets: QueryTargets, *, annotated: bool
 ) -> Pairs:
-  """Two pairs of steps within and without the windows of each query.
+  """Draws two pairs of steps inside and outside the windows per query.
 
   Args:
     rng: of the steps that are drawn.
@@ -261,7 +261,7 @@ def draw_pairs(
 
 
 def _drawn_steps(rng, pool: jax.Array, *, count: int) -> jax.Array:
-  """Different steps (q, count) of a pool (q, t); one twice if it has one."""
+  """Draws distinct steps (q, count) of a pool (q, t), if it has enough."""
   order = jnp.where(pool, jax.random.uniform(rng, pool.shape), -1.0)
   best, steps = jax.lax.top_k(order, count)
   return jnp.where(best >= 0, steps, steps[:, :1])
@@ -270,7 +270,7 @@ def _drawn_steps(rng, pool: jax.Array, *, count: int) -> jax.Array:
 def _drawn_windows(
   rng, windows: jax.Array, mask: jax.Array, *, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """At most `count` of the windows (q, n, 2), and their mask."""
+  """Draws at most `count` of the windows (q, n, 2), with their mask."""
   if windows.shape[1] <= count:
     return windows, mask
   order = jnp.where(mask, jax.random.uniform(rng, mask.shape), -1.0)

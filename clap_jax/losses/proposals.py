@@ -1,4 +1,4 @@
-"""Losses of the sub-graph localizer: boundaries, overlaps, classes.
+"""Computes losses of the sub-graph localizer.
 
 Source: G-TAD (Xu et al., CVPR 2020), section 3.4, and BMN (Lin et al., ICCV
 2019), section 3.3, for the balanced cross entropy.
@@ -80,7 +80,7 @@ def proposal_targets(
   *,
   boundary_span_steps: float,
 ) -> ProposalTargets:
-  """Targets of every video of a batch."""
+  """Computes the targets of every video of a batch."""
   num_steps, logits = predictions.mask.shape[-1], predictions.class_logits
   near = functools.partial(
     proposal_ops.boundary_targets,
@@ -113,10 +113,10 @@ def proposal_targets(
 def balanced_cross_entropy(
   logits: jax.Array, positive: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Mean binary cross entropy, positives and negatives of equal weight.
+  """Computes mean binary cross entropy with balanced classes.
 
   With n valid elements, p of them positive, each positive weighs n / 2p and
-  each negative n / 2(n - p). Where all are of one kind the other adds nothing.
+  each negative n / 2(n - p). If all are of one kind, the other adds nothing.
 
   Args:
     logits: (b, ...).
@@ -137,7 +137,7 @@ def balanced_cross_entropy(
 def overlap_loss(
   logits: jax.Array, overlap: jax.Array, mask: jax.Array, *, rng: jax.Array
 ) -> jax.Array:
-  """Half the mean squared error of the IoU over a balanced draw of candidates.
+  """Computes half the mean squared IoU error over balanced candidates.
 
   All with an IoU above 0.7 count, and of those between 0.3 and 0.7, and of
   those above 0 and up to 0.3, as many at random as there are of the first.
@@ -169,10 +169,11 @@ def proposal_loss(
   config: ProposalLossConfig,
   rng: jax.Array,
 ) -> dict[str, jax.Array]:
-  """The weighted terms of a batch by name; the loss is their sum.
+  """Computes the weighted loss terms of a batch by name.
 
-  Balance is over the whole batch, so that the terms are no sums over videos.
-  Padding videos (video_index -1) add nothing.
+  The loss is the sum of the terms. Balancing is over the whole batch, so that
+  the terms are not sums over videos. Padding videos (video_index -1) add
+  nothing.
   """
   targets = proposal_targets(
     predictions, batch, boundary_span_steps=config.boundary_span_steps
@@ -209,7 +210,7 @@ def proposal_loss(
 
 
 def _class_loss(logits, classes, mask, *, config):
-  """Focal loss of the classes of steps, over the steps within an action."""
+  """Computes the focal loss of classes over the steps within actions."""
   per_class = sigmoid_focal_loss(
     logits, classes, alpha=config.focal_alpha, gamma=config.focal_gamma
   )

@@ -1,4 +1,4 @@
-"""Inputs and outputs of the losses of grounders.
+"""Defines inputs and outputs of the losses of grounders.
 
 All take the queries of a batch as rows, see `query_targets`, and return
 {name: (sum, count)} as float32 scalars with the weight already in the sum; the
@@ -17,7 +17,7 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class QueryTargets(NamedTuple):
-  """The truth of q queries, whatever video each belongs to."""
+  """Ground truth of q queries of any videos."""
 
   segments: jax.Array  # float32 (q, n, 2), grid units
   segment_mask: jax.Array  # bool (q, n)
@@ -28,7 +28,7 @@ class QueryTargets(NamedTuple):
 
 
 def query_targets(batch: GroundingBatch) -> QueryTargets:
-  """The queries of all videos of a batch as rows, video by video."""
+  """Flattens the queries of all videos of a batch to rows."""
   num_queries = batch.valid.shape[1]
   return QueryTargets(
     segments=_rows(batch.segments),

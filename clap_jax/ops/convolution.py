@@ -1,4 +1,4 @@
-"""Convolutions over clips, by the fastest form per platform.
+"""Computes convolutions over clips in the fastest form per platform.
 
 XLA's convolutions are the slow part of a convolutional tower on a CPU, where
 the same product over gathered neighbours runs several times faster; on an
@@ -24,7 +24,7 @@ RESULT = "convolution"
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x: jax.Array, kernel: jax.Array, strides: Sides) -> jax.Array:
-  """Convolution with half a kernel of zeros around the clip.
+  """Computes a convolution, zero-padded by half a kernel.
 
   The backward pass keeps the input and the kernel only: the gathered
   neighbours, many times the input, are gathered again.
@@ -39,7 +39,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sides) -> jax.Array:
     (b, t', height', width', out), each side divided by its stride, rounded up.
 
   Raises:
-    ValueError: for a kernel that is not factorised or has an even side.
+    ValueError: the kernel is not factorised or has an even side.
   """
   return _forward(x, kernel, strides)
 
@@ -75,7 +75,7 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def as_product(x: jax.Array, kernel: jax.Array, *, strides: Sides) -> jax.Array:
-  """`convolve` as matrix products over gathered neighbours, tile by tile."""
+  """Computes `convolve` by matrix products over gathered neighbours."""
   padded = _pad(x, kernel)
   lengths = _output_lengths(x, strides)
   tile = _tile(x.shape[0], lengths)
@@ -93,7 +93,7 @@ def as_product(x: jax.Array, kernel: jax.Array, *, strides: Sides) -> jax.Array:
 
 
 def _pull_back_product(x, kernel, cotangent, *, strides):
-  """The gradients of `as_product` by `x` and `kernel`, tile by tile."""
+  """Computes gradients of `as_product` by `x` and `kernel`, in tiles."""
   padded = _pad(x, kernel)
   lengths = cotangent.shape[1:4]
   tile = _tile(x.shape[0], lengths)
@@ -132,7 +132,7 @@ def _pull_back_product(x, kernel, cotangent, *, strides):
 
 
 def _transposed(product, x, kernel, cotangent):
-  """Gradients of a product that is linear in each factor.
+  """Computes gradients of a product that is linear in each factor.
 
   Unlike `jax.vjp` it leaves no product of the factors themselves behind, which
   the compiler drops, but the count of operations would not.
@@ -193,7 +193,7 @@ def _window(padded, kernel, corner, tile: Sides, strides: Sides):
 
 
 def _product(padded, kernel, lengths: Sides, strides: Sides):
-  """(b, *lengths, out) of an input that reaches half a kernel further."""
+  """Computes (b, *lengths, out) of an input padded by half a kernel."""
   neighbours = []
   for offset in itertools.product(*(range(side) for side in kernel.shape[:3])):
     take = tuple(
@@ -214,9 +214,9 @@ def _product(padded, kernel, lengths: Sides, strides: Sides):
 def as_convolution(
   x: jax.Array, kernel: jax.Array, *, strides: Sides
 ) -> jax.Array:
-  """`convolve` as a two-dimensional convolution over space or over time.
+  """Computes `convolve` as a 2D convolution over space or over time.
 
-  Three-dimensional ones are slower wherever they were measured.
+  Three-dimensional convolutions were slower in all measurements.
   """
   batch, frames, height, width, channels = x.shape
   kt, features = kernel.shape[0], kernel.shape[-1]

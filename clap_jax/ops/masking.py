@@ -1,7 +1,7 @@
-"""Reductions over the entries where a mask is True.
+"""Computes reductions over the entries where a mask is True.
 
-What stands where the mask is False never matters, not even a NaN or an
-infinity, neither for the value nor for the gradient.
+Entries where the mask is False, even NaN or infinity, affect neither the value
+nor the gradient.
 """
 
 import jax
@@ -16,14 +16,14 @@ def keep(x: jax.Array, mask: jax.Array) -> jax.Array:
 def masked_sum(
   x: jax.Array, mask: jax.Array, *, axis: int | tuple[int, ...] | None
 ) -> jax.Array:
-  """Sum of the valid elements; the mask broadcasts against x."""
+  """Computes the sum of valid elements; the mask broadcasts against x."""
   return jnp.sum(jnp.where(mask, x, 0), axis=axis)
 
 
 def masked_mean(
   x: jax.Array, mask: jax.Array, *, axis: int | tuple[int, ...] | None
 ) -> jax.Array:
-  """Mean of the valid elements, zero where there is none."""
+  """Computes the mean of valid elements, zero if there are none."""
   mask = jnp.broadcast_to(mask, x.shape)
   count = jnp.sum(mask, axis=axis)
   return masked_sum(x, mask, axis=axis) / jnp.maximum(count, 1)
@@ -32,7 +32,7 @@ def masked_mean(
 def masked_max(
   x: jax.Array, mask: jax.Array, *, axis: int, empty: float
 ) -> jax.Array:
-  """Maximum of the valid elements, `empty` where there is none."""
+  """Computes the maximum of valid elements, `empty` if there are none."""
   mask = jnp.broadcast_to(mask, x.shape)
   lowest = jnp.finfo(x.dtype).min
   largest = jnp.max(jnp.where(mask, x, lowest), axis=axis)
@@ -42,7 +42,7 @@ def masked_max(
 def masked_softmax(
   logits: jax.Array, mask: jax.Array, *, axis: int
 ) -> jax.Array:
-  """Softmax among the valid elements; zeros elsewhere, or if none is valid."""
+  """Computes the softmax over valid elements; zeros elsewhere."""
   lowest = jnp.finfo(logits.dtype).min
   # The maximum is finite even when nothing is valid, so no inf - inf arises.
   safe = jnp.where(mask, logits, lowest)
@@ -52,7 +52,7 @@ def masked_softmax(
 def masked_log_softmax(
   logits: jax.Array, mask: jax.Array, *, axis: int
 ) -> jax.Array:
-  """Log softmax among the valid elements; zeros elsewhere."""
+  """Computes the log softmax over valid elements; zeros elsewhere."""
   lowest = jnp.finfo(logits.dtype).min
   safe = jnp.where(mask, logits, lowest)
   return jnp.where(mask, jax.nn.log_softmax(safe, axis=axis), 0)

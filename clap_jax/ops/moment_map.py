@@ -1,4 +1,4 @@
-"""Candidate moments of the two-dimensional map (start clip, end clip).
+"""Makes candidate moments of the 2D map (start clip, end clip).
 
 Clip j of a sequence covers the `steps_per_clip` snippets from j *
 steps_per_clip on, the grid interval from half a step before the first to half
@@ -11,7 +11,7 @@ import numpy as np
 def sparse_candidates(
   num_clips: int, *, pooling_counts: tuple[int, ...]
 ) -> np.ndarray:
-  """int32 (c, 2): first and last clip of every candidate, sorted.
+  """Returns int32 (c, 2): first and last clip of candidates, sorted.
 
   All moments of one clip are candidates, and then, level by level, as many
   longer lengths as the level's count says, the step between lengths and
@@ -43,7 +43,7 @@ def sparse_candidates(
 def candidate_segments(
   candidates: np.ndarray, *, steps_per_clip: int
 ) -> np.ndarray:
-  """(c, 2) first and last clips to float32 (c, 2) segments in grid units."""
+  """Converts first and last clips (c, 2) to segments in grid units."""
   starts = candidates[:, 0] * steps_per_clip - 0.5
   ends = (candidates[:, 1] + 1) * steps_per_clip - 0.5
   return np.stack([starts, ends], axis=-1).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Greedy suppression of overlapping segments, with fixed sizes inside XLA.
+"""Suppresses overlapping segments greedily, with static shapes.
 
-All functions treat one video; vmap over a batch. They keep exactly `num_kept`
-places, best first, and mask those without a segment (zero segment, score and
-label). Equal scores: the segment that stands first in the input wins.
+All functions process one video; vmap over a batch. They return exactly
+`num_kept` entries, best first, and mask those without a segment (zero segment,
+score and label). Ties are broken by input order.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def soft_nms(
   class_wise: bool,
   least_iou: jax.Array | None = None,
 ) -> Candidates:
-  """Gaussian soft-NMS: each pick multiplies the others by exp(-IoU^2 / sigma).
+  """Computes Gaussian soft-NMS: picks decay others by exp(-IoU^2 / sigma).
 
   Kept scores are the decayed ones and never increase. Class-wise, the result
   equals running each class by itself and merging by decayed score, because
@@ -45,9 +45,9 @@ def soft_nms(
 
   Args:
     candidates: n scored segments.
-    num_kept: places k of the result.
+    num_kept: number k of segments of the result.
     sigma: width of the decay; > 0.
-    min_score: segments whose decayed score is less are not kept.
+    min_score: minimum decayed score of kept segments.
     class_wise: whether only segments of one label decay each other.
     least_iou: (n,), of each segment the IoU above which it decays others; None
       for 0.
@@ -96,7 +96,7 @@ def vote(
 def best_candidates(
   candidates: Candidates, *, num_kept: int, min_score: float
 ) -> Candidates:
-  """The best `num_kept` without any suppression."""
+  """Returns the best `num_kept` candidates without suppression."""
   return _greedy(
     candidates,
     num_kept=num_kept,

@@ -1,4 +1,4 @@
-"""Points of a temporal pyramid and the segments that each must predict.
+"""Defines points of a temporal pyramid and their target segments.
 
 Level l of a pyramid over t steps holds ceil(t / 2^l) points at the grid
 positions 0, 2^l, 2 * 2^l, ... A point predicts class scores and its distances
@@ -20,7 +20,7 @@ LENGTH_TIE = 1e-3
 
 
 class Points(NamedTuple):
-  """The points of all levels, finest level first. All (p,)."""
+  """Points of all levels, finest level first. All (p,)."""
 
   position: Array  # float32, grid units
   stride: Array  # float32, grid units between points of the level
@@ -47,14 +47,14 @@ class PointTargets(NamedTuple):
 
 
 def level_sizes(num_steps: int, *, num_levels: int) -> tuple[int, ...]:
-  """Number of points of each level."""
+  """Returns the number of points of each level."""
   return tuple(-(-num_steps // 2**level) for level in range(num_levels))
 
 
 def regression_ranges(
   num_levels: int, *, range_factor: float
 ) -> tuple[tuple[float, float], ...]:
-  """(low, high) reach of each level in grid units.
+  """Returns the (low, high) regression range of levels in grid units.
 
   A level's greatest reach is range_factor times its stride, its least reach
   the greatest of the level below; the coarsest level has no upper bound. With
@@ -68,7 +68,7 @@ def regression_ranges(
 def pyramid_points(
   num_steps: int, *, num_levels: int, range_factor: float
 ) -> Points:
-  """The points of a pyramid over `num_steps` steps, as NumPy constants."""
+  """Returns pyramid points over `num_steps` steps, as NumPy constants."""
   return points_in_ranges(
     num_steps, regression_ranges(num_levels, range_factor=range_factor)
   )
@@ -77,7 +77,7 @@ def pyramid_points(
 def points_in_ranges(
   num_steps: int, ranges: Sequence[tuple[float, float]]
 ) -> Points:
-  """`pyramid_points` with the (low, high) reach of every level given."""
+  """Returns `pyramid_points` for given (low, high) ranges of levels."""
   sizes = level_sizes(num_steps, num_levels=len(ranges))
   strides = [2**level for level in range(len(ranges))]
 
@@ -95,7 +95,7 @@ def points_in_ranges(
 
 
 def point_segments(predictions: PointPredictions) -> jax.Array:
-  """The segment each point predicts, (b, p, 2) in grid units."""
+  """Computes the predicted segments of points, (b, p, 2) in grid units."""
   position = jnp.asarray(predictions.points.position)
   return segment_ops.from_offsets(
     jnp.broadcast_to(position, predictions.offsets.shape[:-1]),
@@ -113,14 +113,14 @@ def assign_targets(
   num_classes: int,
   center_radius: float,
 ) -> PointTargets:
-  """Gives each point of one video at most one segment; vmap over videos.
+  """Assigns at most one segment to each point of a video; vmap over videos.
 
   A segment is a candidate of a point that lies strictly inside it and less than
   `center_radius` strides from its middle, if the farther boundary lies in the
   reach of the point's level (both ends included). The shortest candidate wins,
   the first of equal ones; the classes of all candidates within `LENGTH_TIE` of
   the shortest are targets. A segment without any point inside, i.e. shorter
-  than one grid step between two points, is nobody's target. Labels outside
+  than one grid step between two points, is not a target. Labels outside
   0..num_classes-1 give no class target.
 
   Source: ActionFormer, section 3.3, after FCOS (ICCV 2019).

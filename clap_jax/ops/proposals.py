@@ -1,7 +1,7 @@
-"""Proposal segments of a grid and their coordinates.
+"""Defines proposal segments of a grid and their coordinates.
 
-Proposal (s, d) reaches over the steps s ... s + d - 1, in grid units from
-s - 0.5 to s + d - 0.5.
+Proposal (s, d) covers the steps s ... s + d - 1, in grid units from s - 0.5 to
+s + d - 0.5.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class ProposalPredictions(NamedTuple):
 
 
 def all_proposals(num_steps: int, *, max_duration: int) -> Proposals:
-  """The proposals that end within the grid."""
+  """Returns the proposals that end within the grid."""
   longest = min(max_duration, num_steps)
   duration, start = np.divmod(np.arange(longest * num_steps), num_steps)
   duration += 1
@@ -47,13 +47,13 @@ def all_proposals(num_steps: int, *, max_duration: int) -> Proposals:
 
 
 def proposal_segments(proposals: Proposals) -> np.ndarray:  # float32 (m, 2)
-  """Proposals as segments in grid units."""
+  """Converts proposals to segments in grid units."""
   low = proposals.start - 0.5
   return np.stack([low, low + proposals.duration], axis=-1).astype(np.float32)
 
 
 def read_spans(proposals: Proposals, *, share: float) -> np.ndarray:
-  """Spans float32 (m, 2), in grid units, in which proposals are read.
+  """Returns the sampled spans float32 (m, 2) of proposals in grid units.
 
   From the middle of the first step to that of the last, longer by `share` of
   the proposal's length to each side. One step more of both ends would be the
@@ -67,7 +67,7 @@ def read_spans(proposals: Proposals, *, share: float) -> np.ndarray:
 def align_weights(
   segments: np.ndarray, *, num_steps: int, num_bins: int
 ) -> jax.Array:  # float32 (m, num_bins, num_steps)
-  """Weights with which each bin of a segment reads a sequence of steps.
+  """Computes the weights of steps in each bin of a segment.
 
   A segment is at least one step long. Each of its equal bins is the mean of
   ceil(length / num_bins) evenly spaced samples, linearly interpolated between
@@ -102,11 +102,11 @@ def align_weights(
 def sample_weights(
   spans: np.ndarray, *, num_steps: int, num_bins: int
 ) -> jax.Array:  # float32 (m, num_bins, num_steps)
-  """Weights with which each bin of a span reads a sequence, as in BMN.
+  """Computes the weights of steps in each bin of a span, as in BMN.
 
-  Samples stand at equal distances from end to end, three to a bin, linearly
-  interpolated. Those less than a step before the first one are the first; what
-  lies farther out is zero.
+  Samples are evenly spaced from end to end, three per bin, linearly
+  interpolated. Those less than a step before the first step take its value;
+  samples farther out are zero.
 
   Source: BMN (Lin et al., ICCV 2019), section 3.2, and its public code.
   """
@@ -138,8 +138,8 @@ def boundary_targets(
 ) -> jax.Array:  # (num_steps,), in [0, 1]
   """Computes the share of each step's span that is near a boundary.
 
-  Near are the `width` steps around it; the best of all boundaries counts. A
-  span begins half a step before its step and is `span_steps` long.
+  The `width` steps around a boundary are near; the maximum over boundaries is
+  used. A span begins half a step before its step and is `span_steps` long.
 
   Source: BSN (Lin et al., ECCV 2018); spans of two steps in G-TAD and BMN on
   ActivityNet, of one step in G-TAD on THUMOS14.
@@ -159,7 +159,7 @@ def proposal_overlaps(
   segments: jax.Array,  # (n, 2), grid units
   segment_mask: jax.Array,  # bool (n,)
 ) -> jax.Array:  # (m,), in [0, 1]
-  """The greatest IoU of each proposal with any segment."""
+  """Computes the maximum IoU of each proposal with any segment."""
   overlap = segment_ops.pairwise(
     segment_ops.iou, jnp.asarray(proposal_segments(proposals)), other=segments
   )
@@ -185,7 +185,7 @@ def step_classes(
 
 
 def mean_over_proposals(values: jax.Array, proposals: Proposals) -> jax.Array:
-  """Means of values (t, c) over the steps of each proposal: (m, c)."""
+  """Averages values (t, c) over the steps of each proposal: (m, c)."""
   total = jnp.concatenate(
     [jnp.zeros_like(values[:1]), jnp.cumsum(values, axis=0)]
   )
@@ -194,9 +194,9 @@ def mean_over_proposals(values: jax.Array, proposals: Proposals) -> jax.Array:
 
 
 def boundary_peaks(probability: jax.Array, mask: jax.Array) -> jax.Array:
-  """Steps that may be boundaries: bool (t,).
+  """Returns bool (t,), True for steps that may be boundaries.
 
-  Local maxima, and whatever exceeds half of the greatest probability.
+  These are local maxima, and steps above half of the maximum probability.
 
   Source: BSN, section 3.3.
   """

@@ -1,8 +1,7 @@
-"""Operations on temporal segments [start, end) in any unit.
+"""Defines operations on temporal segments [start, end) in any unit.
 
-A segment whose end does not lie after its start has length zero and overlaps
-nothing, not even itself. Every function is differentiable with finite
-gradients there as well.
+A segment that does not end after its start has length zero and overlaps
+nothing, not even itself. All functions have finite gradients there as well.
 """
 
 from collections.abc import Callable
@@ -15,12 +14,12 @@ SHORTEST = 1e-12
 
 
 def lengths(segments: jax.Array) -> jax.Array:  # (*b, 2) -> (*b,)
-  """Lengths, zero for a reversed segment."""
+  """Computes lengths, zero for a reversed segment."""
   return jnp.maximum(segments[..., 1] - segments[..., 0], 0)
 
 
 def centers(segments: jax.Array) -> jax.Array:  # (*b, 2) -> (*b,)
-  """Midpoints."""
+  """Computes midpoints."""
   return 0.5 * (segments[..., 0] + segments[..., 1])
 
 
@@ -30,7 +29,7 @@ def clip(
   lower: jax.Array | float,  # (*b,) or a number
   upper: jax.Array | float,
 ) -> jax.Array:  # (*b, 2)
-  """Cuts segments to [lower, upper]; one wholly outside becomes empty."""
+  """Clips segments to [lower, upper]; one outside becomes empty."""
   shape = segments.shape[:-1]
   lower = jnp.broadcast_to(lower, shape)[..., None]
   upper = jnp.broadcast_to(upper, shape)[..., None]
@@ -38,7 +37,7 @@ def clip(
 
 
 def from_offsets(position: jax.Array, offsets: jax.Array) -> jax.Array:
-  """Distances (left, right) of a point to its boundaries, to a segment.
+  """Converts distances (left, right) from a point to a segment.
 
   Args:
     position: (*b,).
@@ -53,19 +52,19 @@ def from_offsets(position: jax.Array, offsets: jax.Array) -> jax.Array:
 
 
 def intersection(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Length of the common part: (*b, 2), (*b, 2) -> (*b,)."""
+  """Computes intersection lengths: (*b, 2), (*b, 2) -> (*b,)."""
   start = jnp.maximum(a[..., 0], b[..., 0])
   return jnp.maximum(jnp.minimum(a[..., 1], b[..., 1]) - start, 0)
 
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Intersection over union in [0, 1]: (*b, 2), (*b, 2) -> (*b,)."""
+  """Computes IoU in [0, 1]: (*b, 2), (*b, 2) -> (*b,)."""
   common = intersection(a, b)
   return _divide(common, lengths(a) + lengths(b) - common)
 
 
 def giou(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Generalized IoU in [-1, 1]: IoU less the hull's share that is uncovered.
+  """Computes generalized IoU in [-1, 1]: IoU - uncovered share of the hull.
 
   Source: Rezatofighi et al., CVPR 2019, in one dimension.
   """
@@ -76,7 +75,7 @@ def giou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def diou(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Distance IoU in (-1, 1]: IoU less (centre distance / hull length)^2.
+  """Computes distance IoU: IoU - (centre distance / hull length)^2.
 
   Source: Zheng et al., AAAI 2020, in one dimension.
   """
@@ -90,7 +89,7 @@ def pairwise(
   *,
   other: jax.Array,  # (*b, m, 2)
 ) -> jax.Array:  # (*b, n, m)
-  """An elementwise similarity of every segment of `a` with every of `other`."""
+  """Computes a similarity of all pairs of segments of `a` and `other`."""
   return similarity(a[..., :, None, :], other[..., None, :, :])
 
 
@@ -100,7 +99,7 @@ def _hull(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-  """The quotient, zero where the denominator is (nearly) not positive."""
+  """Divides, with zero where the denominator is (nearly) not positive."""
   positive = denominator > SHORTEST
   # Both branches of a `where` are differentiated: divide by one, not by zero.
   quotient = numerator / jnp.where(positive, denominator, 1)

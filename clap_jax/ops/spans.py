@@ -1,4 +1,4 @@
-"""Moments as shares of a video: (center, width), and sets of them."""
+"""Defines moments as shares of a video: (center, width)."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ FOREGROUND, BACKGROUND = 0, 1  # logits of a moment in a set
 
 
 class SpanPredictions(NamedTuple):
-  """A set of moments for each query by every decoder layer, the last last."""
+  """Moments for each query from every decoder layer, in order."""
 
   logits: jax.Array  # float32 (layers, q, m, 2), see FOREGROUND
   spans: jax.Array  # float32 (layers, q, m, 2): center, width
@@ -20,13 +20,13 @@ class SpanPredictions(NamedTuple):
 
 
 def ends(spans: jax.Array) -> jax.Array:  # (*b, 2) -> (*b, 2)
-  """(center, width) to (start, end)."""
+  """Converts (center, width) to (start, end)."""
   center, width = spans[..., 0], spans[..., 1]
   return jnp.stack([center - width / 2, center + width / 2], axis=-1)
 
 
 def to_grid(spans: jax.Array, num_steps: jax.Array) -> jax.Array:
-  """Spans (q, m, 2) to segments in grid units.
+  """Converts spans (q, m, 2) to segments in grid units.
 
   Step i of the grid is the middle of feature i, so that the first feature
   begins at -0.5.
@@ -35,7 +35,7 @@ def to_grid(spans: jax.Array, num_steps: jax.Array) -> jax.Array:
 
 
 def from_grid(segments: jax.Array, num_steps: jax.Array) -> jax.Array:
-  """The inverse of `to_grid`."""
+  """Inverts `to_grid`."""
   share = (segments + 0.5) / jnp.maximum(num_steps, 1)[:, None, None]
   width = share[..., 1] - share[..., 0]
   return jnp.stack([segment_ops.centers(share), width], axis=-1)
