@@ -109,8 +109,8 @@ class AnnotationFile:
   ) -> None:
     if len(self.rejected) >= _MAX_REJECTED:
       raise ValueError(
-        f"{where}: {reason}; {_MAX_REJECTED} others are rejected before it, "
-        "and no more are read: correct the annotations"
+        f"{where}: {reason}; {_MAX_REJECTED} others were rejected before it, "
+        "and reading stopped: correct the annotations"
       )
     self.rejected.append(
       {

@@ -256,7 +256,7 @@ def read_table(
     if row.surplus:
       reason = "more cells than the header has columns"
       if not table.decimal_comma:
-        reason += " (a decimal comma is written as a point, text in quotes)"
+        reason += " (use decimal points, and quotes around text)"
       file.reject(where, video, reason)
       continue
     try:

@@ -84,7 +84,7 @@ class SourceFiles:
     if path is None:
       raise FileNotFoundError(
         f"no annotation file {' or '.join(patterns)} under {self.root}; "
-        "download it from the dataset's site and put it there"
+        "download it from the dataset's site and save it there"
       )
     return path
 

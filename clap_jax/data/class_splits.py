@@ -29,7 +29,7 @@ class ClassSplit:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
       raise ValueError(
-        f"class split {self.name}: {repeated} stand in it twice; base, "
+        f"class split {self.name}: {repeated} appear twice; base, "
         "validation and novel classes must differ"
       )
 

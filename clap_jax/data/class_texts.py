@@ -53,7 +53,7 @@ def load(path: pathlib.Path) -> ClassTexts:
   with arrays.open_npz(path) as archive:
     missing = set(ClassTexts._fields) - archive.keys()
     if missing:
-      raise ValueError(f"{path} lacks {sorted(missing)}; make it again")
+      raise ValueError(f"{path} lacks {sorted(missing)}; recreate it")
     return ClassTexts(
       tuple(str(name) for name in archive["names"]),
       archive["vectors"],

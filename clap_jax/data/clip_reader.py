@@ -101,7 +101,7 @@ class ClipReader:
       return vocabulary.load(path)
     except FileNotFoundError as error:
       raise FileNotFoundError(
-        f"data.tokenizer: there is no file {path!r}; write it with `clap "
+        f"data.tokenizer: found no file {path!r}; write it with `clap "
         f"tokenizer --data {self.data.dataset} --data_dir "
         f"{self.data.data_dir} --out {path}`"
       ) from error

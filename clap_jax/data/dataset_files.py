@@ -151,7 +151,7 @@ def check_feature_classes(directory: locations.Location) -> None:
     ) from None
   if foreign:
     raise DatasetError(
-      f"{path} names the classes {foreign}; expected ones of "
+      f"{path} names the classes {foreign}; expected classes of "
       f"{_TFDS_CLASSES}* alone. Build the dataset again."
     )
 

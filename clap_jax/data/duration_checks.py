@@ -92,7 +92,7 @@ def annotation_problems(
   )
   raise DataCheckError(
     f"{place}: the annotations of {len(problems)} of {len(spans)} videos do "
-    f"not fit their videos:{listed(problems)}\n{hint}"
+    f"not match their videos:{listed(problems)}\n{hint}"
   )
 
 
@@ -260,13 +260,13 @@ def notes(reader: Any, split: str) -> list[str]:
   for name, found in reader.unfit_features.items():
     if found and name in (split, train):
       lines.append(
-        f"left out of {name}, features do not fit:{listed(found, count=20)}"
+        f"left out of {name}, features do not match:{listed(found, count=20)}"
       )
   if train in reader.unfit_features and train != split:
     found = reader.unfit_annotations(train)
     if found:
       lines.append(
-        "left out of training, annotations do not fit:"
+        "left out of training, annotations do not match:"
         + listed(found, count=20)
       )
   found = all_annotation_problems(
@@ -275,7 +275,7 @@ def notes(reader: Any, split: str) -> list[str]:
   )
   if found:
     verb = "left out" if split == train else "scored as they are"
-    lines.append(f"annotations do not fit, {verb}:{listed(found, count=20)}")
+    lines.append(f"annotations do not match, {verb}:{listed(found, count=20)}")
   return lines
 
 

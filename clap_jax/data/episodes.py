@@ -61,7 +61,7 @@ class EpisodeOptions:
     if self.legacy_qat and self.ways != 1:
       raise ValueError(
         f"legacy_qat is a 1-way protocol, got {self.ways} ways; it writes the "
-        "query's own class on what it finds"
+        "query's own class on its detections"
       )
 
 

@@ -136,7 +136,7 @@ class FeatureReader:
     if not facts.get("finished", True):
       raise ValueError(
         f"`clap extract` has not finished {self.config.features_dir}: run it "
-        "again; what is there is kept."
+        "again; existing files are kept."
       )
     # Ids alone would not tell: every size of a dataset counts from zero. An
     # annotation file has no name to compare.

@@ -207,8 +207,8 @@ def read_features(
   suffix = path.suffix.lower()
   if suffix in _REFUSED_SUFFIXES:
     raise FeatureError(
-      f"{path}: {suffix} files are pickles, and loading one can run any code "
-      "that its author put there; convert it to .npz where you trust it: "
+      f"{path}: {suffix} files are pickles, and loading one can run arbitrary "
+      "code; convert it to .npz where you trust it: "
       "np.savez(name, features=array), e.g. for a dictionary of videos one "
       "file each"
     )

@@ -90,8 +90,8 @@ class Hdf5File:
         node = node[part]
       else:
         raise Hdf5Error(
-          f"{self._path}: {key!r:.100} is a link that leads out of the file, "
-          "which is not followed"
+          f"{self._path}: {key!r:.100} is a link that leads out of the file; "
+          "it is not followed"
         )
     return node
 
@@ -134,9 +134,9 @@ def _check(dataset: h5py.Dataset) -> list[int] | None:
   properties = dataset.id.get_create_plist()
   layout = properties.get_layout()
   if properties.get_external_count():
-    raise Hdf5Error("keeps its numbers in other files, which are not opened")
+    raise Hdf5Error("stores its data in other files, which are not opened")
   if layout == h5py.h5d.VIRTUAL:
-    raise Hdf5Error("is put together from other files, which are not opened")
+    raise Hdf5Error("is assembled from other files, which are not opened")
   kind = dataset.dtype
   if kind.kind not in "fiu":
     raise Hdf5Error(f"is of type {kind}; expected numbers")
@@ -150,7 +150,7 @@ def _check(dataset: h5py.Dataset) -> list[int] | None:
   ]
   if filters != [known for known in hdf5_chunks.FILTERS if known in filters]:
     raise Hdf5Error(
-      f"was packed with the filters {filters}, of which not all are read; "
+      f"was compressed with the filters {filters}, some of them unsupported; "
       "write it again with gzip, or without compression"
     )
   size = math.prod(dataset.shape) * kind.itemsize
@@ -161,12 +161,12 @@ def _check(dataset: h5py.Dataset) -> list[int] | None:
       "stored"
     )
   if size and not stored:
-    raise Hdf5Error("holds no numbers, only their shape")
+    raise Hdf5Error("holds no numbers, only a shape")
   if layout == h5py.h5d.CHUNKED:
     chunk = math.prod(dataset.chunks) * kind.itemsize
     if chunk > max(4 * size, _FREE_BYTES):
       raise Hdf5Error(f"claims chunks of {chunk} bytes for {size}")
     return filters
   if layout != h5py.h5d.CONTIGUOUS:
-    raise Hdf5Error("lies in its header; write it again in one piece")
+    raise Hdf5Error("is stored in its header; write it again contiguously")
   return None

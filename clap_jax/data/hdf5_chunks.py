@@ -98,7 +98,7 @@ def _unpacked(
       rows = np.frombuffer(content, np.uint8).reshape(itemsize, -1)
       content = rows.T.tobytes()
   if len(content) != size:
-    raise ValueError(f"a chunk unpacks to {len(content)} bytes, not {size}")
+    raise ValueError(f"a chunk expands to {len(content)} bytes, not {size}")
   return content
 
 

@@ -79,7 +79,7 @@ def _read(path: str | pathlib.Path) -> given_file.GivenFile:
       if not span.text:
         file.log.add(span.where, "got no sentence; expected one")
   if not any(entry.captions for entry in file.entries.values()):
-    file.log.add("", "there is no query; expected sentences with their moments")
+    file.log.add("", "found no query; expected sentences with their moments")
   file.log.raise_if_any()
   return file
 

@@ -163,7 +163,7 @@ class QueryReader(feature_reader.FeatureReader):
     name = train if is_held_out else split
     if name not in given.files:
       raise ValueError(
-        f"there is no annotation file of the split {name!r}; queries.files "
+        f"found no annotation file of the split {name!r}; queries.files "
         f"has {', '.join(given.files)}."
       )
     found = query_annotations.read_split(

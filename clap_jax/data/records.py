@@ -351,7 +351,7 @@ class Dataset:
     if missing or extra:
       raise DatasetError(
         f"split {split} of {self.directory}: shards missing {missing}, "
-        f"unexpected {extra}; remove what does not belong or build it again"
+        f"unexpected {extra}; remove unexpected files or build it again"
       )
 
     def is_there(name: str) -> bool:
@@ -390,7 +390,7 @@ class Dataset:
       if known is None or known.num_bytes != shard.num_bytes:
         raise DatasetError(
           f"{self.directory / record_index.FILE} is not of {shard.path.name}, "
-          f"of {shard.num_bytes} bytes; `clap data upgrade` makes it anew"
+          f"of {shard.num_bytes} bytes; `clap data upgrade` recreates it"
         )
 
   def _check_sizes(self, split: str, source: RecordSource) -> None:
@@ -407,7 +407,7 @@ class Dataset:
       if known[name] != expected:
         raise DatasetError(
           f"{self.directory / name} has {known[name]} bytes, {path} says "
-          f"{expected}: it is of another build or was cut; copy it again or "
+          f"{expected}: it is of another build or truncated; copy it again or "
           "build it again"
         )
 
@@ -444,6 +444,6 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
     versions = {key: path for key, path in versions.items() if key == version}
   if not versions:
     found = ", ".join(dataset_files.list_datasets(root)) or "no built dataset"
-    raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
+    raise DatasetError(f"no dataset {name!r} in {root}; found {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(versions[newest], name=base)

@@ -48,6 +48,6 @@ def permute(index: int, *, length: int, seed: int) -> int:
 def shuffled(index: int, *, length: int, seed: int) -> int:
   """Returns item `index` of endless reshuffled epochs of range(length)."""
   if length < 1:
-    raise ValueError("there is nothing to shuffle: length is 0")
+    raise ValueError("cannot shuffle: length is 0")
   epoch, position = divmod(index, length)
   return permute(position, length=length, seed=mix(seed, epoch))

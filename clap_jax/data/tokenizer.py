@@ -85,7 +85,7 @@ def train_on_split(
   """
   out = locations.at(out)
   if out.exists() and not overwrite:
-    raise FileExistsError(f"{out} is there already; pass --overwrite.")
+    raise FileExistsError(f"{out} already exists; pass --overwrite.")
   infos = dataset.split(split).metadata(on_corrupt="skip").examples
   texts = [text for info in infos for _, _, text in info.captions]
   texts += dataset.label_names

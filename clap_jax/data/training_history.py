@@ -54,14 +54,14 @@ def problem(
   """
   seen, captions = training.get("seen_classes"), training.get("captions")
   if seen is None:
-    return "what classes this encoder was trained on is not recorded"
+    return "the classes this encoder was trained on are not recorded"
   other = set(seen) - {*split.base, *split.validation}
   if novel := sorted(
     n for n in other if class_leakage.names_a_class(n, split.novel)
   ):
     return f"this encoder was trained on the novel classes {novel}"
   if captions is None:
-    return "what captions this encoder was trained on is not recorded"
+    return "the captions this encoder was trained on are not recorded"
   for read in captions:
     if not set(split.novel) <= set(read["hidden"]):
       return (

@@ -79,7 +79,7 @@ def verify(
       counts["captions"] += len(example.captions)
       place = f"{split} record {example.index} ({example.id})"
       if example.id in ids:
-        problems.append(f"{place}: the id stands twice in the split")
+        problems.append(f"{place}: the id occurs twice in the split")
       ids.add(example.id)
       infos[example.index] = example.info()
       problems += [f"{place}: {text}" for text in _example_problems(example)]
@@ -107,7 +107,7 @@ def _check_files(
   try:
     text = untrusted.read_text(CHECKSUMS, folder=directory)
   except FileNotFoundError:
-    problems.append(f"{path} is missing; build the dataset again to have it")
+    problems.append(f"{path} is missing; build the dataset again to create it")
     return {}, 0
   except untrusted.UntrustedFileError as error:
     problems.append(f"{path}: {error}")

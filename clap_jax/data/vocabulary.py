@@ -122,7 +122,7 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
   """
   path = locations.at(path)
   if not path.exists():
-    raise FileNotFoundError(f"There is no tokenizer file {path}.")
+    raise FileNotFoundError(f"The tokenizer file {path} is missing.")
   try:
     with _explained("no vocabulary"):
       if path.name == "vocab.txt":
@@ -171,7 +171,7 @@ def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
   """Makes CLIP's tokenizer: byte pairs of lower-cased words with </w>."""
   merges = path.with_name("merges.txt")
   if not merges.exists():
-    raise FileNotFoundError(f"There is no merges.txt beside {path}.")
+    raise FileNotFoundError(f"{path} has no merges.txt in the same folder.")
   pieces = untrusted.read_json(path, max_bytes=tokenizer_lib.MAX_BYTES)
   lines = untrusted.read_text(merges, max_bytes=tokenizer_lib.MAX_BYTES)
   pairs = [
@@ -190,11 +190,11 @@ def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
   ):
     content = unpacked.read(tokenizer_lib.MAX_BYTES + 1)
   if len(content) > tokenizer_lib.MAX_BYTES:
-    raise ValueError(f"{path} unpacks to more than {tokenizer_lib.MAX_BYTES}.")
+    raise ValueError(f"{path} expands to more than {tokenizer_lib.MAX_BYTES}.")
   lines = untrusted.decode_text(content, name=path).splitlines()
   pairs = [tuple(line.split(" ")) for line in lines[1 : _CLIP_MERGES + 1]]
   if not pairs or any(len(pair) != 2 for pair in pairs):
-    raise ValueError(f"{path} holds no merges of CLIP, two pieces a line.")
+    raise ValueError(f"{path} holds no merges of CLIP, two pieces per line.")
   letters = _letters()
   names = [*letters, *(f"{letter}</w>" for letter in letters)]
   names += ["".join(pair) for pair in pairs] + [_CLIP_BEGIN, _CLIP_END]

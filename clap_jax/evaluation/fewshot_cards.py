@@ -42,7 +42,7 @@ def check_seen(
     return f"allow_seen_classes is on: {problem}"
   raise ValueError(
     f"{problem[0].upper()}{problem[1:]}: few-shot numbers would be of classes "
-    "known before. Pre-train with sampling.class_split="
+    "seen before. Pre-train with sampling.class_split="
     f"{split.name!r} (in pretrain_sprites.py: `base_only`), the run it starts "
     "from too, and extract again; or set allow_seen_classes=True, which the "
     "card then states."

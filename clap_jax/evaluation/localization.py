@@ -49,7 +49,7 @@ class Evaluator:
       print(
         f"The data has none of the head's classes ({', '.join(label_names[:3])}"
         f"{', ...' if label_names[3:] else ''}): every score will be 0. Give "
-        "--config.classifier.path, an outside classifier of the videos, see "
+        "--config.classifier.path, an external classifier of the videos, see "
         "docs/localization.md.",
         file=sys.stderr,
       )

@@ -48,7 +48,7 @@ class Evaluator:
       task, metrics, notes = "retrieval", self(params, split), ()
     else:
       task, metrics = "pretraining", {"num_captions": 0.0}
-      notes = (f"retrieval is left out: {split} has no captions",)
+      notes = (f"retrieval is skipped: {split} has no captions",)
       processes.say(notes[0])
     return results.rows_of(
       metrics,

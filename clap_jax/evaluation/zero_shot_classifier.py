@@ -243,8 +243,8 @@ def balanced_precision(
   parts = [precision[mask & (count > 0)] for mask in (seen_mask, ~seen_mask)]
   if not all(map(len, parts)):
     raise ValueError(
-      "classes cannot be weighed against each other: no segment of a seen, or "
-      "of an unseen class, is left; give the split more classes or videos"
+      "seen and unseen classes cannot be balanced: there is no segment of a "
+      "seen, or of an unseen class; give the split more classes or videos"
     )
   seen, unseen = (part.mean() for part in parts)
   return 2 * seen * unseen / max(seen + unseen, 1e-12)

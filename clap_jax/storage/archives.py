@@ -50,7 +50,7 @@ class Archive:
     self._num_bytes_read = 0
     self.names = archive.namelist()
     if len(set(self.names)) < len(self.names):
-      raise UntrustedFileError(f"{name} holds two members of one name")
+      raise UntrustedFileError(f"{name} has two members of the same name")
 
   @contextlib.contextmanager
   def open(
@@ -71,8 +71,8 @@ class Archive:
     is_stored = info.compress_type == zipfile.ZIP_STORED
     if not is_stored and (stored or info.compress_type != zipfile.ZIP_DEFLATED):
       raise UntrustedFileError(
-        f"{self._name}: {member!r:.100} is compressed in a way that is not "
-        "read (method "
+        f"{self._name}: {member!r:.100} has an unsupported compression "
+        "(method "
         f"{info.compress_type}); write the file again without compression"
       )
     if info.file_size > max_bytes:
@@ -86,7 +86,7 @@ class Archive:
       limit = max(_MAX_RATIO * self._size, _FREE_BYTES)
     if self._num_bytes_read > limit:
       raise UntrustedFileError(
-        f"{self._name} has {self._size} bytes and would unpack to "
+        f"{self._name} has {self._size} bytes and would decompress to "
         f"{self._num_bytes_read} or more; at most {limit} are read"
       )
     with self.explained(), self._archive.open(info) as file:
@@ -149,7 +149,7 @@ def open_archive(file: BinaryIO, *, name: str) -> Iterator[Archive]:
     archive = zipfile.ZipFile(_SmallReads(file))
   except (*_DAMAGE, ValueError) as error:
     raise UntrustedFileError(
-      f"{name} is damaged, or no zip archive: {error}"
+      f"{name} is damaged, or not a zip archive: {error}"
     ) from error
   with archive:
     yield Archive(archive, name=name, size=size)

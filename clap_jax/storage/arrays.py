@@ -170,7 +170,7 @@ def _read_header(file: BinaryIO, *, name: str):
   fields = dict(zip(parts[::2], parts[1::2], strict=True))
   if fields.keys() != {"descr", "fortran_order", "shape"}:
     raise UntrustedFileError(
-      f"{name} holds no plain array: its header is {header!r:.100}; expected "
+      f"{name} is not a plain array: its header is {header!r:.100}; expected "
       "numbers or texts of one type"
     )
   dtype = _type_of(fields["descr"][1:-1], name=name)
@@ -182,7 +182,7 @@ def _read_header(file: BinaryIO, *, name: str):
 
 def _type_of(text: str, *, name: str) -> np.dtype:
   if not re.fullmatch(r"[<>|=]?[?a-zA-Z]\d{0,9}", text):
-    raise UntrustedFileError(f"{name} has the type {text!r:.60}, not read here")
+    raise UntrustedFileError(f"{name} has the type {text!r:.60}, unsupported")
   try:
     dtype = np.dtype(text)
   except (TypeError, ValueError) as error:

@@ -134,8 +134,8 @@ class _Lease:
       lost = "it was not renewed in time"
     if lost:
       raise LeaseLostError(
-        f"the lease of {self._folder.parent} is lost ({lost}); nothing more is "
-        "written there"
+        f"the lease of {self._folder.parent} is lost ({lost}); writing there "
+        "has stopped"
       )
 
   def release(self) -> None:
@@ -173,8 +173,8 @@ class _Lease:
       return self._newest()
     except (KeyError, TypeError, ValueError) as error:
       raise LeaseHeldError(
-        f"whoever wrote {path}, which is damaged ({error}); remove it if "
-        "nobody is at work there"
+        f"the writer of {path}, which is damaged ({error}); remove it if "
+        "no process uses it"
       ) from error
 
   def _path(self, number: int) -> ObjectPath:

@@ -52,7 +52,7 @@ class ObjectPath:
     parts = match[2].rstrip("/").split("/")
     if not _BUCKET.fullmatch(parts[0]):
       raise AddressError(
-        f"{address!r:.200} names no bucket, of 3 characters or more"
+        f"{address!r:.200} has no bucket name of 3 characters or more"
       )
     if any(part in ("", ".", "..") for part in parts):
       raise AddressError(
@@ -131,7 +131,7 @@ class ObjectPath:
     if str(self) == str(other):
       return pathlib.PurePosixPath()
     if not str(self).startswith(prefix):
-      raise ValueError(f"{self} does not lie below {other}")
+      raise ValueError(f"{self} is not below {other}")
     return pathlib.PurePosixPath(str(self)[len(prefix) :])
 
   def as_posix(self) -> str:

@@ -59,7 +59,7 @@ def check_package(scheme: str) -> None:
   """Raises an AddressError if the scheme's package is not installed."""
   if scheme not in _PACKAGES:
     raise AddressError(
-      f"{scheme}:// is not read or written; expected a local path, "
+      f"{scheme}:// is not supported; expected a local path, "
       f"{' or '.join(f'{name}://' for name in SCHEMES)}"
     )
   module, extra = _PACKAGES[scheme]
@@ -102,7 +102,7 @@ def read(scheme: str, key: str, start: int = 0, end: int | None = None):
   def once():
     content = files.cat_file(key, start=start or None, end=end)
     if end is not None and len(content) > end - start:
-      raise ConnectionError(f"{len(content)} bytes came for {end - start}")
+      raise ConnectionError(f"{len(content)} bytes received for {end - start}")
     return content
 
   return _retried(f"{scheme}://{key}", once)
@@ -282,8 +282,8 @@ def check_bucket(scheme: str, bucket: str) -> None:
     return
   except FileNotFoundError as error:
     raise AddressError(
-      f"{scheme}://{bucket}: there is no such bucket, or it is not yours to "
-      "read; make it first, and check the credentials"
+      f"{scheme}://{bucket}: there is no such bucket, or you may not "
+      "read it; create it first, and check the credentials"
     ) from error
 
 
@@ -298,7 +298,7 @@ def _retried(address: str, function: Callable[[], T]) -> T:
       return function()
     except FileExistsError as error:
       raise FileExistsError(
-        errno.EEXIST, "the object is there already", address
+        errno.EEXIST, "the object already exists", address
       ) from error
     except FileNotFoundError as error:
       raise FileNotFoundError(
@@ -312,7 +312,7 @@ def _retried(address: str, function: Callable[[], T]) -> T:
         ) from error
       if code == 412:  # of a write that must not replace anything
         raise FileExistsError(
-          errno.EEXIST, "the object is there already", address
+          errno.EEXIST, "the object already exists", address
         ) from error
       if not _is_passing(error, code) or attempt == _NUM_ATTEMPTS - 1:
         raise ObjectStorageError(

@@ -53,7 +53,7 @@ def check_writable(
       raise OutputError(f"{path} exists; name another file or remove it")
   parent = path.absolute().parent
   if not parent.is_dir():
-    raise OutputError(f"cannot write {path}: there is no folder {parent}")
+    raise OutputError(f"cannot write {path}: the folder {parent} is missing")
   if not os.access(parent, os.W_OK | os.X_OK):
     raise OutputError(f"cannot write {path}: {parent} is not writable")
 
@@ -175,7 +175,7 @@ def open_appending(path: PathLike) -> BinaryIO:
     OSError: it cannot be opened.
   """
   if isinstance(path, ObjectPath):
-    raise OutputError(f"{path} is an object, to which nothing is appended")
+    raise OutputError(f"{path} is an object, which cannot be appended to")
   if pathlib.Path(path).exists() or pathlib.Path(path).is_symlink():
     check_writable(path)
   flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

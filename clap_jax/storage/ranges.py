@@ -72,7 +72,7 @@ def _finish(path: ObjectPath, request, answer, start, num_bytes) -> bytes:
     if len(result.value) == num_bytes:
       return result.value
   raise ObjectStorageError(
-    f"{path}, bytes {start} to {start + num_bytes}: {len(result.value)} came, "
+    f"{path}, bytes {start} to {start + num_bytes}: {len(result.value)} read, "
     f"{_CUT_ATTEMPTS} times"
   )
 

@@ -69,7 +69,7 @@ class ShardIndex:
     if offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
       raise ValueError("its offsets are not increasing from 0")
     if offsets[-1] >= self.num_bytes:
-      raise ValueError("its offsets lead beyond the end of the shard")
+      raise ValueError("its offsets exceed the end of the shard")
 
   def _check_blocks(self) -> None:
     has_blocks = self.records["num_blocks"] > 0
@@ -84,7 +84,7 @@ class ShardIndex:
       & (starts + video_bytes + np.uint64(framing.FOOTER.size) <= ends)
     )
     if not is_inside[has_blocks].all() or not self.blocks["num_bytes"].all():
-      raise ValueError("its blocks do not lie within their records")
+      raise ValueError("its blocks are not within their records")
 
   def blocks_of(self, number: int) -> np.ndarray:
     """Returns the video blocks of a record, of dtype BLOCK."""
@@ -165,5 +165,5 @@ def read(folder: locations.Location, name: str = FILE) -> dict[str, ShardIndex]:
     return parse(content)
   except (ValueError, KeyError, TypeError) as error:
     raise untrusted.UntrustedFileError(
-      f"{folder / name} is damaged: {error}; `clap data upgrade` makes it anew"
+      f"{folder / name} is damaged: {error}; `clap data upgrade` recreates it"
     ) from error

@@ -127,7 +127,7 @@ def _place_of(key: str, entry: Any, *, name: str):
   size = math.prod(shape) * np.dtype(_TYPES[kind]).itemsize
   if end - begin != size:
     raise UntrustedFileError(
-      f"{where} of shape {shape} takes {size} bytes, its place has "
+      f"{where} of shape {shape} takes {size} bytes, its range has "
       f"{end - begin}"
     )
   return key, kind, tuple(shape), begin, end

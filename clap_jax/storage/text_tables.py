@@ -234,7 +234,7 @@ def parse_table(
   missing = [column for column in required if column not in keys]
   if missing:
     raise TableError(
-      f"{name} has the header {header} (cells parted by a "
+      f"{name} has the header {header} (cells separated by a "
       f"{_DELIMITER_NAMES.get(delimiter, repr(delimiter))}); it lacks "
       + "; ".join(_accepted(column, columns[column]) for column in missing)
     )
@@ -274,7 +274,7 @@ def _keys_of(header, columns, name) -> tuple[str, ...]:
       if len(found) > 1:
         raise TableError(
           f"{name} has several columns that mean {column!r}: "
-          f"{[header[i] for i in found]}; rename the one that counts to "
+          f"{[header[i] for i in found]}; rename the one to use to "
           f"{column!r} and the others to something else"
         )
       if found:
@@ -394,7 +394,7 @@ def _parse_seconds(value, decimal_comma, shown) -> float:
   if _DECIMAL_COMMA.fullmatch(text):
     if decimal_comma:
       return float(text.replace(",", "."))
-    raise ValueError(f"a decimal comma in {shown}; write a point")
+    raise ValueError(f"a decimal comma in {shown}; use a point")
   if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
     return math.nan
   clock = _CLOCK.fullmatch(text)
@@ -417,6 +417,6 @@ def _parse_seconds(value, decimal_comma, shown) -> float:
   sign, hours, minutes, rest = clock.groups()
   rest = float(rest.replace(",", "."))
   if rest >= 60 or (hours is not None and int(minutes) >= 60):
-    raise ValueError(f"not a time of a clock: {shown} has 60 or more")
+    raise ValueError(f"not a clock time: {shown} has 60 or more")
   total = rest + int(minutes) * 60 + int(hours or 0) * 3600
   return -total if sign == "-" else total

@@ -151,7 +151,7 @@ class ShardReader:
     expected = end - offset - HEADER.size - FOOTER.size
     if length != expected:
       raise self._error(
-        offset, f"{length} bytes of data where the index leaves {expected}"
+        offset, f"{length} bytes of data where the index has {expected}"
       )
     # Two reads: cutting the checksum off one would copy the data again.
     data = read(length, offset + HEADER.size)
@@ -243,7 +243,7 @@ class ShardReader:
     if offsets[-1] >= self._size:
       raise self._error(
         self._size,
-        f"{name} points beyond the end of the file "
+        f"{name} exceeds the end of the file "
         f"({offsets[-1]} of {self._size} bytes)",
       )
     return offsets

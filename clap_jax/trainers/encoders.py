@@ -113,7 +113,7 @@ def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
   wrong = [name for name, is_right in checked.items() if not is_right]
   if wrong:
     values = {name: getattr(config, name) for name in wrong}
-    raise ValueError(f"the section model has {values}, which no tower takes")
+    raise ValueError(f"the section model has {values}, which no tower supports")
   return config
 
 

@@ -254,7 +254,7 @@ def _trained_head(config, start, videos, task) -> dict:
     if facts.get(key) != json.loads(json.dumps(ours[key]))
   ]
   if facts["standardization"] is not None:
-    wrong.append("  its features were standardized; these are not")
+    wrong.append("  its features were standardized, the current ones are not")
   if wrong:
     raise ValueError(
       f"tower.localizer_workdir {workdir} holds another localizer:\n"

@@ -66,7 +66,7 @@ class GroundingConfig(config_lib.RunConfig):
       )
     if self.start.imported and self.kind != "detr":
       raise ValueError(
-        f"start.imported belongs to kind detr, the config has {self.kind!r}."
+        f"start.imported requires kind detr, the config has {self.kind!r}."
       )
 
 

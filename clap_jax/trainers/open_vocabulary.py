@@ -43,7 +43,7 @@ class TextClasses:
     if self.text_model and self.projection == "towers":
       raise ValueError(
         f"classes.text_model is {self.text_model!r}, whose texts the towers' "
-        "own projection does not meet; set classes.projection to 'learned'."
+        "own projection does not support; set classes.projection to 'learned'."
       )
     if self.text_scale and self.projection == "learned":
       raise ValueError(

@@ -85,7 +85,7 @@ def train(
     return results.read(workdir)
   if found["evaluation"]:
     processes.say(
-      f"{workdir} is evaluated in another way than before:"
+      f"{workdir} has another evaluation config than before:"
       + "".join(f"\n  {line}" for line in found["evaluation"])
     )
   with preemption.leave_on_sigterm():
@@ -172,7 +172,7 @@ def compile_for_smallest(config, *, facts: str = "") -> dict:
     missing = document["missing_bytes_per_chip"] / 2**20
     tried.append(f"{name} lacks {missing:,.0f} MiB per chip")
     processes.say(tried[-1])
-  why = "; ".join(tried) or "mesh and batch suit none"
+  why = "; ".join(tried) or "mesh and batch match none"
   raise ValueError(
     f"The step fits no v5e slice ({why}): set mesh.fsdp, "
     "loss.num_microbatches or a smaller data.batch_size."

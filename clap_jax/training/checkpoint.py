@@ -157,7 +157,7 @@ class Checkpoints:
       TreeMismatchError: the newest intact one has another tree.
     """
     self.wait()
-    step = processes.first_decides("find a good checkpoint", self._newest_good)
+    step = processes.first_decides("find a checkpoint", self._newest_good)
     self._manager.reload()
     if step is None:
       return None
@@ -193,7 +193,7 @@ class Checkpoints:
         raise
       raise SaveError(
         f"The checkpoint of step {self._latest} in {self._directory} could not "
-        f"be written: {error}\nThe ones before it are untouched: run the same "
+        f"be written: {error}\nEarlier checkpoints are intact: run the same "
         "command again once the cause is gone."
       ) from error
 
@@ -213,7 +213,7 @@ class Checkpoints:
         moved = step_folders.move_away(directory)
         print(
           f"checkpoint of step {step} is damaged ({error}); moved to {moved}, "
-          "falling back to the one before",
+          "falling back to the previous one",
           file=sys.stderr,
         )
         continue

@@ -214,8 +214,7 @@ def _wanted_bytes(message: str, resident_bytes: int) -> int:
   if temporary:
     return int(float(temporary[1]) * _UNITS[temporary[2]]) + resident_bytes
   raise ValueError(
-    "The compiler ran out of memory without saying how much it wanted:\n"
-    f"{message}"
+    f"The compiler ran out of memory without stating its need:\n{message}"
   )
 
 

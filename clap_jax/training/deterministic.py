@@ -267,7 +267,7 @@ def check(
   ]
   if split:
     raise ValueError(
-      f"A deterministic run keeps parameters whole, but {len(split)} arrays "
+      f"A deterministic run replicates parameters, but {len(split)} arrays "
       "are split over mesh.fsdp: set mesh.fsdp to 1."
     )
 

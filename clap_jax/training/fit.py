@@ -297,7 +297,7 @@ class _Trainer:
     batch = next(batches, None)
     if batch is None:
       raise ValueError(
-        f"The batches ended after step {step - 1}; the run is to have "
+        f"The batches ended after step {step - 1}; the run has "
         f"{self.steps.last} steps: the source must repeat."
       )
     input_sec = time.perf_counter() - begin_sec
@@ -383,8 +383,8 @@ def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
     raise
   except OSError as error:
     raise RunFailedError(
-      f"The run in {workdir} cannot go on: {error}. Its complete checkpoints "
-      "are untouched: run the same command again once the cause is gone."
+      f"The run in {workdir} cannot continue: {error}. Its complete "
+      "checkpoints are intact: fix the cause and run the same command again."
     ) from error
 
 

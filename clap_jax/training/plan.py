@@ -49,11 +49,11 @@ class Plan(NamedTuple):
     if num_devices > 1:
       largest = sharding_lib.largest_replicated(state, self.shardings, count=3)
       lines += [
-        f"  whole on every device: {array.path} {list(array.shape)}, "
+        f"  replicated on every device: {array.path} {list(array.shape)}, "
         f"{array.num_bytes / 2**20:,.1f} MiB"
         for array in largest
         if array.num_bytes >= 2**20
-      ] or ["  nothing of 1 MiB or more is whole on every device"]
+      ] or ["  no array of 1 MiB or more is replicated on every device"]
     return "\n".join(lines)
 
 

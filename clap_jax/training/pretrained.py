@@ -76,7 +76,7 @@ def take_over(
   ]
   if wrong:
     raise ValueError(
-      f"The weights in {name} do not fit:\n  " + "\n  ".join(wrong)
+      f"The weights in {name} do not match:\n  " + "\n  ".join(wrong)
     )
   return _replaced(state, source)
 

@@ -86,9 +86,9 @@ def connection(
     detect or coordinator is None or num_processes is None or process_id is None
   ):
     raise ValueError(
-      "--coordinator, --num_processes and --process_id go together, and "
-      "--distributed goes alone (it finds all three on TPU slices, Slurm and "
-      "Open MPI)."
+      "--coordinator, --num_processes and --process_id must be given "
+      "together, and --distributed alone (it detects all three on TPU slices, "
+      "Slurm and Open MPI)."
     )
   if num_processes < 1 or not 0 <= process_id < num_processes:
     raise ValueError(
@@ -111,8 +111,8 @@ def _check_private(host: str) -> None:
     return  # a name
   if address.is_global or address.is_unspecified:
     raise ValueError(
-      f"--coordinator: {host} can be reached from anywhere, and the port asks "
-      "nobody who they are. Give an address of a private network."
+      f"--coordinator: {host} is reachable from anywhere, and the port is "
+      "unauthenticated. Give an address of a private network."
     )
 
 
@@ -330,7 +330,7 @@ class _Monitor:
       if failure["process"] == index():
         return  # this process is on its way out already
       print(
-        f"process {index()}: leaving, because process {failure['process']} "
+        f"process {index()}: exiting, because process {failure['process']} "
         f"failed: {failure['reason']}\nwhere it was:",
         file=sys.stderr,
         flush=True,

@@ -61,7 +61,7 @@ def roll_back(
   )
   processes.say(
     f"{error}\ngoing back to the parameters of step {good_step} and on with "
-    f"step {error.step + 1}; the batches between are left out, see "
+    f"step {error.step + 1}; the batches between are skipped, see "
     f"{workdir / RECORD_FILE}"
   )
   counts = {

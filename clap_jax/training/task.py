@@ -85,7 +85,7 @@ def split_tracked(
   unknown = sorted(set(extra.collections) - set(TRACKED_COLLECTIONS))
   if unknown:
     raise ValueError(
-      f"The task renews {unknown}; only {TRACKED_COLLECTIONS} are renewed "
+      f"The task updates {unknown}; only {TRACKED_COLLECTIONS} are renewed "
       "without a gradient."
     )
   return extra.metrics, extra.collections

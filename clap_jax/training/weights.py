@@ -31,7 +31,7 @@ def write(
   directory = locations.at(directory)
   if (directory / MANIFEST_FILE).exists():
     raise FileExistsError(
-      f"{directory} holds weights already; give another directory."
+      f"{directory} already holds weights; give another directory."
     )
   directory.mkdir(parents=True, exist_ok=True)
   arrays = {name: np.asarray(leaf, order="C") for name, leaf in weights.items()}
@@ -61,12 +61,12 @@ def read(
       )
   facts = untrusted.read_json(MANIFEST_FILE, folder=directory)
   if not isinstance(facts, dict) or "weights_sha256" not in facts:
-    raise ValueError(f"{manifest} names no weights_sha256: make it again.")
+    raise ValueError(f"{manifest} has no weights_sha256: recreate it.")
   found = sha256(WEIGHTS_FILE, folder=directory)
   if found != facts["weights_sha256"]:
     raise ValueError(
       f"{path} has sha256 {found}, its manifest says "
-      f"{facts['weights_sha256']!r:.80}: the file is damaged, make it again."
+      f"{facts['weights_sha256']!r:.80}: the file is damaged, recreate it."
     )
   return tensors.read(WEIGHTS_FILE, folder=directory), facts
 

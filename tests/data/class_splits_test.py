@@ -98,7 +98,7 @@ def test_a_file_of_three_lists(tmp_path):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ('{"base": ["a"], "validation": [], "novel": ["a"]}', "stand in it twice"),
+    ('{"base": ["a"], "validation": [], "novel": ["a"]}', "appear twice"),
     ('{"base": ["a"], "validation": [], "novel": []}', "base and novel"),
     ('{"base": ["a"], "novel": ["b"]}', "expected lists of names"),
     ('{"base": "a", "validation": [], "novel": ["b"]}', "expected lists"),

@@ -113,7 +113,7 @@ def test_bytes_of_another_encoding_are_named(tmp_path):
                       "sentences": ["x"]}}, r"v\.timestamps\[0\].*'x'"),
     ("a.json", {"v": {"duration": 9, "timestamps": [[0, 1]],
                       "sentences": [" "]}}, r"s\[0\]: got no sentence"),
-    ("a.json", {"v": {"duration": 9, "annotations": []}}, "there is no query"),
+    ("a.json", {"v": {"duration": 9, "annotations": []}}, "found no query"),
     ("a.jsonl", '{"qid": 1}\nx',
      r"line 1: got[^\n]*\n  line 2: it is not JSON"),
     ("a.jsonl", "[" * 100_000, "line 1: .* nested too deeply"),

@@ -132,5 +132,5 @@ def test_merges_that_unpack_without_end(tmp_path, monkeypatch):
   monkeypatch.setattr(tokenizer, "MAX_BYTES", 1000)
   path = tmp_path / "bpe.txt.gz"
   path.write_bytes(gzip.compress(b"a b\n" * 10_000, 9))
-  with pytest.raises(ValueError, match="unpacks"):
+  with pytest.raises(ValueError, match="expands"):
     vocabulary.from_vocabulary(path)

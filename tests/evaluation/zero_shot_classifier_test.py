@@ -127,7 +127,7 @@ def test_seen_classes_are_held_back_where_that_helps(world):
   )
   chosen = zero_shot_classifier.choose(folds, texts, top_classes=1)
   assert chosen.seen_penalty > 0  # without it one label is a seen class's
-  with pytest.raises(ValueError, match="cannot be weighed"):
+  with pytest.raises(ValueError, match="cannot be balanced"):
     zero_shot_classifier.choose(
       [folds[0]._replace(val=halves[1].of(folds[0].seen))],
       texts,

@@ -169,7 +169,9 @@ def test_a_full_disk_stops_with_the_reason(command, clean, tmp_path, figure):
   )
   finished = cluster.run(arguments, faults="full@13,every@1=0.1")
   assert finished.codes == [3], finished.logs
-  said = rf"clap train: The .*{workdir}.* (cannot go on|could not be written)"
+  said = (
+    rf"clap train: The .*{workdir}.* (cannot continue|could not be written)"
+  )
   assert re.search(said, finished.logs[0])
   assert "File too large" in finished.logs[0]
   intact = checkpoint.complete_steps(workdir / "checkpoints")[-1]

@@ -155,7 +155,7 @@ def test_refuses_many_arrays_that_unpack_to_too_much(tmp_path):
   assert path.stat().st_size < 100_000
   with arrays.open_npz(path) as archive:
     assert not archive["0"].any()
-    with pytest.raises(UntrustedFileError, match="would unpack to"):
+    with pytest.raises(UntrustedFileError, match="would decompress to"):
       dict(archive)
 
 

@@ -59,7 +59,7 @@ def test_replaces_nothing_where_that_is_not_wanted(tmp_path):
 
 
 def test_checks_the_place_before_the_work(tmp_path):
-  with pytest.raises(output.OutputError, match="there is no folder"):
+  with pytest.raises(output.OutputError, match="missing is missing"):
     output.check_writable(tmp_path / "missing" / "a.txt")
   with pytest.raises(output.OutputError, match="not a regular file"):
     output.check_writable(tmp_path)

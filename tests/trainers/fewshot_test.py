@@ -152,9 +152,9 @@ def test_a_run_from_features_to_rows_with_cards(
       {"seen_classes": ["slides", "spins"]},
       r"on the novel classes \['spins'\]",
     ),
-    ({"seen_classes": None}, "is not recorded"),
-    ({}, "is not recorded"),
-    ({"seen_classes": ["slides"]}, "captions .* is not recorded"),
+    ({"seen_classes": None}, "are not recorded"),
+    ({}, "are not recorded"),
+    ({"seen_classes": ["slides"]}, "captions .* are not recorded"),
     (
       {
         "seen_classes": [],

@@ -277,6 +277,6 @@ def test_system_errors_fail_the_run_not_the_command(tmp_path):
     raise PermissionError(13, "Permission denied", "/somewhere")
 
   with pytest.raises(
-    fit_lib.RunFailedError, match=r"cannot go on: .*/somewhere"
+    fit_lib.RunFailedError, match=r"cannot continue: .*/somewhere"
   ):
     tiny_run.run(tmp_path, num_steps=4, batches_from=batches_from)

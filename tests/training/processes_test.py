@@ -27,8 +27,8 @@ def test_one_process_several_and_detection(monkeypatch):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (("h:1", 2, None), "go together"),
-    ((None, 2, 0), "go together"),
+    (("h:1", 2, None), "must be given together"),
+    ((None, 2, 0), "must be given together"),
     (("h:1", 2, 2), "0 to one less"),
     (("h:1", 0, 0), "0 to one less"),
     (("h:1", 2, -1), "0 to one less"),
@@ -47,7 +47,7 @@ def test_wrong_flags(arguments, message):
 
 
 def test_detection_goes_alone():
-  with pytest.raises(ValueError, match="goes alone"):
+  with pytest.raises(ValueError, match="--distributed alone"):
     connection("h:1", 2, 0, detect=True)
 
 

@@ -167,5 +167,5 @@ class _RenamingTask(_TrackingTask):
 def test_only_tracked_collections_are_renewed():
   config = config_lib.OptimizerConfig(learning_rate=0.1)
   state, train_step = make(config, task=_RenamingTask())
-  with pytest.raises(ValueError, match=r"renews \['tower'\]"):
+  with pytest.raises(ValueError, match=r"updates \['tower'\]"):
     train_step(state, next(tiny_task.batches_from(0)))
