@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from clap_jax.storage import text_tables
 
 MAX_TEXT_CHARACTERS = 2_000
-# Each is kept for the manifest; more are a file of nothing but faults.
+# Each is kept for the manifest; a file with more is entirely faulty.
 _MAX_REJECTED = 1 << 20
 WHOLE_VIDEO_SEC = 1e9  # the end of a label without a segment; clipped later
 DUPLICATE_SEC = 1e-3  # ends this near and the same label: one segment twice

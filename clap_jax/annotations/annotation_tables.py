@@ -7,7 +7,7 @@ from typing import Any
 from clap_jax.storage import text_tables
 from clap_jax.storage.locations import PathLike
 
-# The columns, and the other names that they go by.
+# Columns and their synonyms.
 COLUMNS: dict[str, tuple[str, ...]] = {
   "video": (
     "file",

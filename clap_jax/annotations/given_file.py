@@ -76,7 +76,7 @@ class GivenFile(AnnotationFile):
 
   def checked(self, kind: str, start, end, text, where: str) -> Span:
     start_sec, end_sec = map(annotation_file.seconds, (start, end))
-    if kind == "captions":  # a query may be told by its id alone
+    if kind == "captions":  # a query may have only an id
       text = " ".join(str(text or "").split())
     elif text is None:
       raise SpanError(f"got no {self._label_field}; expected one")

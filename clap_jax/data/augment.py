@@ -49,7 +49,7 @@ def augment_clip(
 def cut_at_random(frames: np.ndarray, size: int, *, seed: int) -> np.ndarray:
   """Cuts the same random square of `size` px from all frames (t, h, w, 3)."""
   height, width = frames.shape[1:3]
-  # A stream of its own: `augment_clip` draws from that of the bare seed.
+  # A separate stream: `augment_clip` draws from that of the bare seed.
   down, right = np.random.Generator(np.random.PCG64((seed, 1))).random(2)
   top = int(down * (height - size + 1))
   left = int(right * (width - size + 1))

@@ -13,7 +13,7 @@ from clap_jax.data.records import ExampleInfo
 Span = tuple[float, float]
 
 _ENDINGS = ("ing", "ed", "es", "s", "e")
-_LEAST_STEM = 3  # letters that an ending must leave
+_LEAST_STEM = 3  # minimum number of letters left by an ending
 # Words that a class name shares with any sentence.
 _EMPTY_WORDS = frozenset(
   (

@@ -197,8 +197,8 @@ _MOTION_SPRITES = ClassSplit(
   novel=_names("darts, shrinks, wobbles, jitters, loops"),
 )
 
-# For choices of the method: its "novel" classes are the validation classes of
-# motion_sprites, so that nothing is chosen on the novel ones.
+# For model selection: its "novel" classes are the validation classes of
+# motion_sprites, so that nothing is selected on the novel ones.
 _MOTION_SPRITES_CHOOSING = ClassSplit(
   "motion_sprites_choosing",
   base=_MOTION_SPRITES.base,
@@ -206,7 +206,7 @@ _MOTION_SPRITES_CHOOSING = ClassSplit(
   novel=_MOTION_SPRITES.validation,
 )
 
-# Of the variant motion_sprites/tiny-classes_6, whose few videos show all six.
+# For the variant motion_sprites/tiny-classes_6, whose few videos have all six.
 _MOTION_SPRITES_SIX = ClassSplit(
   "motion_sprites_six",
   base=_names("slides, rolls, hops, bounces"),
@@ -223,8 +223,8 @@ CLASS_SPLITS = {
     _MOTION_SPRITES_SIX,
   )
 }
-# The classes of a split divided anew, ten times: SPLIT_0 to SPLIT_9, seen and
-# unseen ones in the ratio that the name says. A line of
+# Ten random divisions of the classes of a split, SPLIT_0 to SPLIT_9, with seen
+# and unseen classes in the ratio of the name. Each line of
 # unseen_classes/SPLIT.txt has the unseen classes of one.
 REDIVIDED = {
   "motion_sprites_75_25": _MOTION_SPRITES,

@@ -15,8 +15,8 @@ class ClassTexts(NamedTuple):
 
   names: tuple[str, ...]  # (c,)
   vectors: np.ndarray  # float32 (c, p), unit vectors
-  background: np.ndarray  # float32 (p,): a sentence that says "background"
-  video_projection: np.ndarray  # float32 (d, p): takes features there
+  background: np.ndarray  # float32 (p,): a sentence about "background"
+  video_projection: np.ndarray  # float32 (d, p), applied to features
   logit_scale: float  # learned with the towers
 
   def similarities(self, features: np.ndarray) -> np.ndarray:

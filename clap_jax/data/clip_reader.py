@@ -25,12 +25,12 @@ class ClipData:
   data_dir: str
   tokenizer: str  # a model file of `clap tokenizer`
   train_split: str
-  selection_split: str  # looked at during training
-  eval_split: str  # looked at once, at the end
+  selection_split: str  # evaluated during training
+  eval_split: str  # evaluated once, at the end
   batch_size: int = config_lib.ranged(minimum=1)  # clips, over all devices
   cache_mib: float = config_lib.ranged(minimum=0.0)  # decoded videos; 0: none
   num_threads: int = config_lib.ranged(minimum=0)  # decoding ahead
-  # Processes that decode instead, for more than one; None: by the cores.
+  # Decoding processes, if more than one; None: by the number of cores.
   num_processes: int | None = config_lib.ranged(default=None, minimum=0)
 
   def __post_init__(self):
@@ -58,9 +58,9 @@ class Sampling:
   action_only: bool
   same_video_background: bool
   clips_per_video: int = config_lib.ranged(minimum=1)
-  stream: int = config_lib.ranged(minimum=0)  # another one, other clips
+  stream: int = config_lib.ranged(minimum=0)  # selects different clips
   hidden_classes: tuple[str, ...]  # names that training must not see
-  # "", or a split of data/class_splits.py whose base classes alone are seen.
+  # "", or a split of data/class_splits.py to restrict to its base classes.
   class_split: str = ""
   # Share of the action clips that cross a boundary of their action.
   boundary_share: float = config_lib.ranged(
@@ -76,7 +76,7 @@ class ClipShape:
   clip_sec: float = config_lib.ranged(above=0.0)
   num_frames: int = config_lib.ranged(minimum=1)
   image_size: int = config_lib.ranged(minimum=8)  # pixels, both sides
-  # How frames come to that size; see frames.FrameConverter.
+  # How frames are resized; see frames.FrameConverter.
   resize: str = config_lib.choice("squash", "crop", "tsp", default="squash")
 
 

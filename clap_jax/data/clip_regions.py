@@ -11,7 +11,7 @@ from clap_jax.data import class_leakage
 from clap_jax.data.records import ExampleInfo
 
 NO_CLASS_ID = -1
-# Of a clip across a boundary, how much is action: less is as good as none.
+# Minimum share of action in a clip across a boundary.
 _CROSSING_SHARES = (0.2, 0.8)
 
 
@@ -23,7 +23,7 @@ class Region:
   start_sec: float
   end_sec: float
   class_id: int
-  # No clip may leave this span: beyond it a hidden class is seen.
+  # Clips must stay in this span: hidden classes are visible beyond it.
   free_start_sec: float = 0.0
   free_end_sec: float = math.inf
   is_captioned: bool = False  # an action that has a caption and no class

@@ -101,7 +101,7 @@ class ClipSequenceSource:
       VideoError: many videos in a row cannot be decoded.
     """
     for attempt in range(_MAX_TRIES):
-      # Steps of a whole epoch and one: another video, whatever the order.
+      # A step of one epoch and one item yields another video in any order.
       number = index + attempt * (len(self) + 1)
       example = self._windows.item(number, seed=seed)
       info = self.examples[example.video_index]
@@ -163,7 +163,7 @@ class ClipSequenceSource:
         chosen.append(clip.frames)
       if len(chosen) == len(wanted):
         return np.stack(chosen)
-    # The file is a little shorter than its record says.
+    # The file is slightly shorter than its record states.
     last = chosen[-1] if chosen else clip.frames
     return np.stack([*chosen, *[last] * (len(wanted) - len(chosen))])
 

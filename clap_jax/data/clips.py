@@ -39,7 +39,7 @@ NO_TEXT_ID = -1
 _ACTION_TAG, _BACKGROUND_TAG, _ITEM_TAG = 1, 2, 3
 _SHARE_DENOMINATOR = 1000
 # A caption with at least this IoU with an action segment describes it; if
-# several actions overlap, the others' captions are then not considered.
+# several actions overlap, captions of the other ones are then ignored.
 _OWN_CAPTION_IOU = 0.75
 
 Caption = tuple[float, float, str]
@@ -239,7 +239,7 @@ class ClipSampler:
     video = self._videos[
       shuffle.shuffled(group, length=len(self._videos), seed=seed)
     ]
-    # Of this group alone, before this place.
+    # Within this group, before this position.
     number = int(index * self._share) - int((index - place) * self._share)
     regions, tag = self._backgrounds_of.get(video), _BACKGROUND_TAG
     if not is_background:

@@ -32,7 +32,7 @@ from clap_jax.media.errors import VideoError
 from clap_jax.storage.tfrecord import CorruptRecordError
 
 MAX_MESSAGE_BYTES = 1 << 16
-# Of a worker's errors, those that are raised again as what they are.
+# Errors of a worker that are raised again with their own type.
 ERRORS = (
   CorruptRecordError,
   VideoError,
@@ -40,8 +40,8 @@ ERRORS = (
   OSError,
   ValueError,
 )
-_AT_ONCE = 2  # clips that a worker has: it need not wait for the next one
-_MAX_DEATHS = 3  # of workers at one clip
+_AT_ONCE = 2  # clips queued per worker, so that it does not wait
+_MAX_DEATHS = 3  # deaths of workers at one clip
 _MIN_CORES, _CORES_LEFT, _MAX_DEFAULT = 4, 2, 32
 
 

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  # A stop is for the trainer, which needs the batches under way to come to it.
+  # The trainer handles a stop, for which it needs the pending batches.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   try:

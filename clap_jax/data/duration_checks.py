@@ -16,12 +16,12 @@ from clap_jax.data.records import ExampleInfo
 # Published annotations exceed their videos by up to 1.6 s.
 _ANNOTATION_SLACK_SEC = 2.0
 _ANNOTATION_SLACK_SHARE = 0.05
-# A run goes on without the videos concerned if they are at most this share.
+# A run continues without misfit videos if they are at most this share.
 FEW_SHARE = 0.1
-# Of a split; of a larger one the first and a random sample is read.
+# Bytes read per split; larger splits are sampled.
 _MAX_PROBED_BYTES = 1 << 30
 _MIN_PROBED_VIDEOS = 32
-# Videos shorter than so many strides say little about the frame rate.
+# Shorter videos, in strides, are poor evidence of the frame rate.
 _MIN_STRIDES = 10
 _MAX_LISTED = 5
 

@@ -20,7 +20,7 @@ class EpisodeVideo(NamedTuple):
   """A padded video; segments in grid units by class name."""
 
   features: np.ndarray  # float32 (t, d)
-  mask: np.ndarray  # bool (t,); False too where a hidden class is seen
+  mask: np.ndarray  # bool (t,); also False where a hidden class is visible
   text: np.ndarray  # float32 (t, c + 1), cosines with all class names
   segments: Mapping[str, np.ndarray]  # (n, 2)
 
@@ -94,9 +94,9 @@ class EpisodeVideos:
     self._visible_names = [n for n in label_names if n not in set(hidden_names)]
     self._hidden_ids = frozenset(map(self.label_names.index, hidden_names))
     options = feature_windows.SequenceOptions(max_length=max_length)
-    for info in self.examples:  # one that does not fit is found out now
+    for info in self.examples:  # detects misfits early
       feature_windows.whole_window(features[info.id], options, name=info.id)
-    # Padded, with cosines for every class, they are large: few are kept.
+    # Padded videos with cosines for every class are large: few are cached.
     self.video = functools.lru_cache(maxsize=_NUM_KEPT)(self._make_video)
 
   def _make_video(self, video_id: str) -> EpisodeVideo:

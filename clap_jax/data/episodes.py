@@ -127,7 +127,7 @@ class EpisodeSampler:
       )
       for name in sorted(set(classes))
     }
-    # One video more than the shots: none is support and query at once.
+    # One video more than shots, as no video is both support and query.
     needed = options.shots + (not options.legacy_qat)
     self._usable = [n for n, v in self._videos.items() if len(v) >= needed]
     if len(self._usable) < options.ways:

@@ -210,7 +210,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     if video.features.nbytes > _MAX_CACHE_BYTES:
       return
     with self._lock:
-      if video_id in self._cache:  # another thread has read it as well
+      if video_id in self._cache:  # another thread has read it, too
         return
       self._cache[video_id] = video
       self._num_cached_bytes += video.features.nbytes

@@ -41,8 +41,8 @@ class FeatureData:
 
   features_dir: str
   train_split: str
-  selection_split: str | None  # looked at during training; None for nothing
-  eval_split: str  # looked at once, at the end
+  selection_split: str | None  # evaluated during training; None for none
+  eval_split: str  # evaluated once, at the end
   batch_size: int = config_lib.ranged(minimum=1)
   max_length: int = config_lib.ranged(minimum=8)  # snippets
   crop_probability: float = config_lib.ranged(minimum=0.0, maximum=1.0)
@@ -60,7 +60,7 @@ class FeatureData:
   # this share of a segment; 0 for crops at random.
   whole_share: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
   min_crop_share: float = config_lib.ranged(default=0.9, above=0.0, maximum=1.0)
-  # Of a segment, for a crop of training to keep it.
+  # Minimum share of a segment for a training crop to keep it.
   min_visible_share: float = config_lib.ranged(
     default=0.5, above=0.0, maximum=1.0
   )
@@ -138,7 +138,7 @@ class FeatureReader:
         f"`clap extract` has not finished {self.config.features_dir}: run it "
         "again; existing files are kept."
       )
-    # Ids alone would not tell: every size of a dataset counts from zero. An
+    # Ids alone are ambiguous: every size of a dataset counts from zero. An
     # annotation file has no name to compare.
     built = self.config.annotations is None
     if built and facts["dataset"] != self.dataset.name:

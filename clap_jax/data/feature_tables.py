@@ -8,7 +8,7 @@ import numpy as np
 from clap_jax.storage import text_tables
 
 _UNNAMED = ("", "Unnamed: 0")
-# Fewer numbers that happen to count 0, 1, 2 can be features.
+# Fewer numbers that count 0, 1, 2 by chance can be features.
 _MIN_COUNTED = 4
 
 

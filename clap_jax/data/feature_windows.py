@@ -149,7 +149,7 @@ def see_segments(
   moved = segments - window.start
   if window == Window(0, total):
     return moved.astype(np.float32), np.ones(len(segments), np.bool_)
-  # Each feature stands for half a stride to either side of its middle.
+  # Each feature covers half a stride on either side of its middle.
   cut = moved.clip(-0.5, window.length - 0.5)
   lengths = (moved[:, 1] - moved[:, 0]).clip(1e-6, window.length)
   visible = (cut[:, 1] - cut[:, 0]) / lengths

@@ -19,7 +19,7 @@ import numpy as np
 from clap_jax.data import feature_tables, hdf5
 from clap_jax.storage import arrays, locations
 
-# "@" stands in the names of Flickr's videos, as in DiDeMo.
+# "@" occurs in the names of Flickr's videos, as in DiDeMo.
 _VIDEO_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.@-]{0,254}")
 _REFUSED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 _READ_AT_ONCE = 16
@@ -77,7 +77,7 @@ class FeatureGrid:
 class VideoFeatures(NamedTuple):
   features: np.ndarray  # float32 (t, d)
   grid: FeatureGrid
-  # Starts of the shots but the first, (n,); not stored with the features.
+  # Starts of shots except the first, (n,); not stored with the features.
   cuts_sec: np.ndarray = np.zeros(0)
 
 

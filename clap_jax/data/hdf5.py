@@ -21,8 +21,8 @@ from clap_jax.storage import placeholders, untrusted
 
 _MAX_FILE_BYTES = 1 << 40  # one file may hold the features of all videos
 _MAX_BYTES = 4 << 30  # of a data set
-_MAX_RATIO = 100  # of what is read to what is stored
-_FREE_BYTES = 64 << 20  # that any data set may take
+_MAX_RATIO = 100  # of read to stored bytes
+_FREE_BYTES = 64 << 20  # allowed for any data set
 _MAX_SOFT_LINKS = 8
 
 

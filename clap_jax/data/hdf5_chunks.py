@@ -16,7 +16,7 @@ import numpy as np
 
 DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 LZF, FLETCHER32 = h5py.h5z.FILTER_LZF, h5py.h5z.FILTER_FLETCHER32
-# The order in which they are applied when written; every one at most once.
+# In the order of application when written; each at most once.
 FILTERS = (SHUFFLE, DEFLATE, LZF, FLETCHER32)
 
 

@@ -87,7 +87,7 @@ def _read(path: str | pathlib.Path) -> given_file.GivenFile:
 def _queries(file: given_file.GivenFile) -> Iterable[GroundingQuery]:
   """Returns the queries in the order of the file."""
   for query, spans in file.spans_of_queries().items():
-    # A few published windows end before they start: nothing can hit them.
+    # A few published windows end before they start and cannot be matched.
     windows = tuple(
       (span.start_sec, span.end_sec)
       for _, span in spans

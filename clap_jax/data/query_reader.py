@@ -53,8 +53,8 @@ class GroundingData(feature_reader.FeatureData):
   queries_per_video: int = config_lib.ranged(minimum=1)
   absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
   queries: QueryFiles | None = None  # instead of a built dataset's captions
-  # What `clap texts` wrote for the captions of `annotations`; None for what
-  # `clap extract` wrote beside the features.
+  # Output of `clap texts` for the captions of `annotations`; None for the texts
+  # that `clap extract` wrote with the features.
   texts: str | None = None
 
   def __post_init__(self):

@@ -164,8 +164,8 @@ class RecordSource:
     try:
       return examples.parse(data, index)
     except Exception as error:
-      # Protobuf raises many kinds, and missing values others; for a caller
-      # they are all one thing, a record that cannot be used.
+      # Protobuf raises many kinds, and missing values others; callers treat
+      # them alike, as an unusable record.
       reason = f"it does not parse ({type(error).__name__}: {error})"
       raise CorruptRecordError(
         shard.path, int(shard.offsets[number]), reason

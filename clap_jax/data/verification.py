@@ -262,7 +262,7 @@ def _metadata_problems(
   for info in table.examples:
     example = infos.get(info.index)
     if example is None:
-      continue  # unreadable, and named already
+      continue  # unreadable and already reported
     for field in dataclasses.fields(info):
       values = getattr(info, field.name), getattr(example, field.name)
       if not np.array_equal(*(np.asarray(v, dtype=object) for v in values)):

@@ -10,7 +10,7 @@ from clap_jax.storage.framing import masked_crc32c
 from clap_jax.storage.record_index import ShardIndex
 from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 
-# FFmpeg reads on instead of seeking where the way is not longer.
+# FFmpeg reads ahead instead of seeking over shorter distances.
 _READ_THROUGH_BYTES = 32 << 10
 
 
@@ -59,7 +59,7 @@ class VideoBlocks(io.BufferedIOBase):
     try:
       self._fetch_once(spans)
     except CorruptRecordError:
-      # It may have been damaged on its way.
+      # It may have been damaged in transfer.
       self._fetch_once(spans)
 
   def _fetch_once(self, spans: list[list[int]]) -> None:
@@ -91,7 +91,7 @@ class VideoBlocks(io.BufferedIOBase):
       return b""
     number = bisect.bisect_right(self._bounds, self._position) - 1
     if number not in self._content:
-      # Ever more, should the decoder walk on.
+      # Grows if the decoder reads on sequentially.
       end = min(number + self._num_ahead, len(self._checksums))
       self._num_ahead *= 2
       try:

@@ -28,7 +28,7 @@ _CLIP_WORDS = (
 _CLIP_MERGES = 48_894  # 49,408 pieces with those of one byte and the frame
 
 
-# Texts that reach the parts of a file that are used late.
+# Texts that exercise parts of a file that are loaded lazily.
 _PROBE = "A ﬁne Ünïcode tëxt, 12 ½ ａｂｃ \u200b\U0001f600\n"
 
 

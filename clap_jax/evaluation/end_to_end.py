@@ -26,9 +26,9 @@ from clap_jax.storage import tfrecord
 from clap_jax.training import mesh as mesh_lib
 
 _LENGTH_MULTIPLE = 16
-# What stands for the number of a video in a row without a clip of one.
+# Placeholders of a video number in rows without a clip.
 _NO_VIDEO = -1  # padding
-_FAILED = -2  # less the number of a video that does not decode
+_FAILED = -2  # minus the number of an undecodable video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Videos:
   @functools.cached_property
   def _cache(self) -> dict[str, frame_cache.FrameCache]:
     data = self.config.data
-    # What the other two splits leave is for training, which reads most.
+    # Training, which reads most, gets the rest of the other two splits.
     shares = collections.Counter()
     for split in (data.train_split, data.selection_split, data.eval_split):
       shares[split] += 1

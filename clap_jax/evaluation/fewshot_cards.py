@@ -6,7 +6,7 @@ from clap_jax.data import class_splits, training_history
 from clap_jax.data import episodes as episodes_lib
 from clap_jax.metrics import card
 
-REPORTED_EPISODES = 1000  # fewer are no number to report
+REPORTED_EPISODES = 1000  # fewer must not be reported
 METHODS = {
   "prototypes": "prototypes adapted on the support, attention over the query; "
   "trained on base-class episodes",

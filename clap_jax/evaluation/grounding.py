@@ -38,7 +38,7 @@ class SplitPredictions:
 
   split: queries.GroundingSplit
   answers: dict[str, Answer]  # videos without features are missing
-  swapped_logits: np.ndarray  # float64 (s,): absence where it is the truth
+  swapped_logits: np.ndarray  # float64 (s,), of queries that are absent
 
   @property
   def own_logits(self) -> np.ndarray:
@@ -90,7 +90,7 @@ class Evaluator:
   def find(self, params, split: str) -> SplitPredictions:
     """Runs every query on its own video, and negative queries on each."""
     params = _on_one_device(params)
-    # During training the run's mesh is the ambient one; this is not for it.
+    # During training the run's mesh is ambient; evaluation does not use it.
     with mesh_lib.alone(jax.local_devices()[0]):
       return find_moments(
         self._search,

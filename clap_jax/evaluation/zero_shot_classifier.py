@@ -52,7 +52,7 @@ class TextProjection(NamedTuple):
   offset: np.ndarray  # float32 (p,)
   centre: np.ndarray  # float32 (p,), subtracted from class vectors
   scale: float  # of the softmax over classes
-  seen_penalty: float  # cosine that seen classes lose
+  seen_penalty: float  # subtracted from cosines of seen classes
 
   def probabilities(
     self, vectors: np.ndarray, texts: np.ndarray, *, seen_mask: np.ndarray

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 
 from clap_jax.types import PairMetadata
 
-# A finite stand-in for the maximum of nothing: -inf - -inf would be NaN.
+# A finite maximum of an empty set: -inf - -inf would be NaN.
 NO_ENTRY = -1e30
 OBJECTIVES = ("softmax", "sigmoid")
 

@@ -113,7 +113,7 @@ def _forward_ring(plan, shard):
 
   # Each device keeps its rows; the columns travel with their own states, so
   # that after `num_shards` hops every pair was seen once and every column is
-  # home again, complete, without any reduction over devices.
+  # back and complete, without any reduction over devices.
   def hop(_, carry):
     columns, row_state, column_state = carry
     row_state, column_state = tiles.forward_block(

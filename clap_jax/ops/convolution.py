@@ -109,7 +109,7 @@ def _pull_back_product(x, kernel, cotangent, *, strides):
       (x.shape[0], *tile, cotangent.shape[-1]),
     )
     # Windows of neighbouring tiles overlap by half a kernel: their gradients
-    # are added to what is there, not written over it.
+    # are added, not overwritten.
     by_window, more = _transposed(product, window, kernel, part)
     at = (0, *corner, 0, 0)
     by_window += jax.lax.dynamic_slice(by_padded, at, window.shape)

@@ -80,7 +80,7 @@ def align_weights(
   length = np.maximum(segments[:, 1] - segments[:, 0], 1.0)
   num_samples = np.ceil(length / num_bins - 1e-6)
   most = int(num_samples.max())
-  # Computed when the program runs: as a constant it would be of its size.
+  # Computed at run time: as a constant it would enlarge the program.
   start, length, count = jax.lax.optimization_barrier(
     tuple(
       jnp.asarray(values, jnp.float32)[:, None, None]

@@ -18,9 +18,9 @@ from clap_jax.storage.untrusted import UntrustedFileError
 
 # Names, sizes and places of 90,000 members.
 _MAX_DIRECTORY_BYTES = 4 << 20
-# Floats pack to a half; masks and counts of zeros to a hundredth.
+# Floats compress to a half; masks and zeros to a hundredth.
 _MAX_RATIO = 100
-_FREE_BYTES = 64 << 20  # that any archive may unpack to
+_FREE_BYTES = 64 << 20  # allowed for any archive
 _BLOCK_BYTES = 1 << 20
 _DAMAGE = (
   zipfile.BadZipFile,

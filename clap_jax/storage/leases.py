@@ -140,7 +140,7 @@ class _Lease:
 
   def release(self) -> None:
     """Ends the lease at once, so that the next process need not wait."""
-    with contextlib.suppress(OSError):  # it ends by itself otherwise
+    with contextlib.suppress(OSError):  # it expires otherwise
       if not self._lost and self._is_mine():
         self._write(self._number, ended=True)
 
@@ -169,7 +169,7 @@ class _Lease:
         "owner": str(record["owner"])[:200],
         "nonce": str(record["nonce"]),
       }
-    except FileNotFoundError:  # a newer one was made meanwhile
+    except FileNotFoundError:  # a newer one was created meanwhile
       return self._newest()
     except (KeyError, TypeError, ValueError) as error:
       raise LeaseHeldError(

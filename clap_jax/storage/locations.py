@@ -17,7 +17,7 @@ from clap_jax.storage.objects import AddressError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{2,220}")
-# A name with them would be another object's for some of the libraries.
+# Some libraries map a name with them to another object.
 _REFUSED = re.compile(r"[\x00-\x1f\x7f#?]")
 
 

@@ -16,8 +16,8 @@ from clap_jax.storage import locations, output, untrusted
 
 FORMAT_KEY = "format"
 _MAX_BYTES = 256 << 20  # the index of a million videos
-# What a model may ask for, far above what any has. A model that was received
-# is refused before its sizes are allocated or its layers traced.
+# Limits far above the size of any model. An untrusted model is refused before
+# its sizes are allocated or its layers traced.
 _MAX_SIZE = 1 << 22
 _MAX_FRAME = 1 << 13  # frames of a clip, pixels of a side
 _MAX_LAYERS = 256
@@ -37,7 +37,7 @@ _MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
   )
 )
 _POSITIVE = ("max_length", "feature_width", "query_length", "query_width")
-# Sections and keys that shape nothing.
+# Sections and keys that affect no shape.
 _UNSIZED = ("training", "files", "seed")
 # Keys of a head's config that describe its model.
 _MODEL_KEYS = (
@@ -339,6 +339,6 @@ def _check_shared(facts: Mapping[str, Any]) -> None:
   for name in names:
     if not isinstance(name, str) or not name.strip():
       raise ValueError(f"label_names has {name!r}; expected texts")
-    name.encode()  # half a character cannot be printed or written
+    name.encode()  # a lone surrogate cannot be printed or written
   if len(set(names)) < len(names):
     raise ValueError("label_names has a name twice")

@@ -30,7 +30,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 # Scheme -> (module of fsspec's file system, extra of this package).
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 SCHEMES = tuple(_PACKAGES)
-_NUM_ATTEMPTS = 4  # beside those that the file system makes itself
+_NUM_ATTEMPTS = 4  # in addition to those of the file system itself
 _NUM_REQUESTS_AT_ONCE = 16
 _FIRST_WAIT_SEC = 0.5
 _PASSING_CODES = frozenset((408, 429, *range(500, 600)))
@@ -81,7 +81,7 @@ def file_system(scheme: str) -> Any:
   # What it reports of a request reaches the caller as an error.
   logging.getLogger(_PACKAGES[scheme][0]).setLevel(logging.CRITICAL)
   fsspec = importlib.import_module("fsspec")
-  # For Orbax as well, whose listings would hold what was removed here.
+  # For Orbax as well, whose listings would have removed objects.
   for protocol in (scheme, "gcs"):
     settings = fsspec.config.conf.setdefault(protocol, {})
     settings.setdefault("use_listings_cache", False)
@@ -246,7 +246,7 @@ def remove_all(scheme: str, keys: list[str]) -> None:
   files = file_system(scheme)
 
   def remove_one(key: str) -> None:
-    # It may be gone by a request whose answer was lost.
+    # A request whose answer was lost may have removed it.
     with contextlib.suppress(FileNotFoundError):
       _retried(f"{scheme}://{key}", lambda: files.rm_file(key))
 
@@ -291,7 +291,7 @@ def _retried(address: str, function: Callable[[], T]) -> T:
   """Calls `function`, retrying transient failures; raises OSErrors."""
   for attempt in range(_NUM_ATTEMPTS):
     if attempt:
-      # At random, so that the workers of a pod do not come back together.
+      # Randomized, so that the workers of a pod do not retry at once.
       wait_sec = _FIRST_WAIT_SEC * 2 ** (attempt - 1)
       time.sleep(wait_sec * (0.5 + random.random()))
     try:

@@ -121,7 +121,7 @@ class ShardReader:
     try:
       return self._read_fetched(offset, end)
     except CorruptRecordError:
-      # It may have been damaged on its way.
+      # It may have been damaged in transfer.
       return self._read_fetched(offset, end)
 
   def read_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:

@@ -65,7 +65,7 @@ def open_file(
   if isinstance(folder, ObjectPath):
     _check_inside(name, folder)
     return _open_object(folder / name, max_bytes=max_bytes)
-  # Without O_NONBLOCK, opening a pipe would wait for its writer for ever.
+  # Without O_NONBLOCK, opening a pipe would wait for its writer forever.
   flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
   if folder is None:
     descriptor = os.open(name, flags)
@@ -165,7 +165,7 @@ def read_bytes(
 ) -> bytes:
   """Returns the bytes of a file; arguments and errors as `open_file`."""
   with open_file(path, folder=folder, max_bytes=max_bytes) as file:
-    # Reading sets aside what it is asked for, and a file may grow meanwhile.
+    # Reads allocate the requested size, and a file may grow meanwhile.
     size = size_of(file)
     content = file.read(size + 1)
   if len(content) > size:

@@ -33,8 +33,8 @@ class VideoData:
   dataset: str  # as `clap build` names it
   data_dir: str
   train_split: str
-  selection_split: str  # looked at during training
-  eval_split: str  # looked at once, at the end
+  selection_split: str  # evaluated during training
+  eval_split: str  # evaluated once, at the end
   stride_sec: float = config_lib.ranged(above=0.0)  # between clips
   batch_size: int = config_lib.ranged(minimum=1)  # videos
   max_length: int = config_lib.ranged(minimum=8)  # clips of a training window

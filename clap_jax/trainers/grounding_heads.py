@@ -116,7 +116,7 @@ KINDS: dict[str, Kind] = {
   "pyramid": Kind(_make_pyramid, _pyramid_loss, takes_any_length=True),
   # The candidates grow with the square of the length.
   "map": Kind(_make_map, _map_loss, takes_any_length=False),
-  # Moments are shares of a whole of the trained length; scores have no bounds.
+  # Moments are shares of the trained length; scores are unbounded.
   "detr": Kind(
     _make_detr,
     _detr_loss,

@@ -20,7 +20,7 @@ from clap_jax.training import state as state_lib
 
 Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
 
-# Of the facts: whether the import was given the names of the classes.
+# Key of the facts: whether the import had class names.
 NAMES_STATED = "label_names_stated"
 _CLASS_OUTPUTS = (
   "params/class_head/out/dense/kernel",
@@ -40,9 +40,9 @@ _PLACES = {
   "model": "model",  # of ActionFormer
   "detr": "detr",
 }
-# Of the facts: what kind of head it is, of a localizer and of a grounder.
+# Keys of the facts: kind of a localizer and of a grounder.
 _KINDS = ("localizer", "kind")
-# Of the facts: width of what the head takes -> where it comes from.
+# Keys of the facts: input width -> config keys of its source.
 _WIDTHS = {
   "feature_width": ("features", "data.features_dir or data.files"),
   "query_width": ("token vectors", "data.queries.texts or data.texts"),
@@ -147,7 +147,7 @@ def starter(
   if not start.imported:
     return None
   arrays, _ = weights.read(start.imported)
-  # The averages of a new training start as its own config says.
+  # The averages of a new training start from its own config.
   arrays = {n: a for n, a in arrays.items() if n.startswith("params/")}
   found = metadata_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)

@@ -25,7 +25,7 @@ from clap_jax.training import checkpoint, manifest, weights
 from clap_jax.training import workdir as workdir_lib
 
 INPUTS_FILE = "inputs.json"
-# Of features; of more the names, the sizes and the ends of the files count.
+# Bytes of features to hash; beyond, names, sizes and ends of files are used.
 _MAX_HASHED_BYTES = 1 << 30
 _END_BYTES = 1 << 16
 _hashes: dict[tuple[str, int, int, bool], str] = {}  # of this process
@@ -37,8 +37,8 @@ Fingerprints = dict[str, dict[str, str]]  # key -> {"path", "sha256"}
 class Differences:
   """Differences between a run and the one in its directory, as lines."""
 
-  training: tuple[str, ...] = ()  # it would have learned something else
-  evaluation: tuple[str, ...] = ()  # it would be evaluated in another way
+  training: tuple[str, ...] = ()  # differences that change training
+  evaluation: tuple[str, ...] = ()  # differences that change evaluation
 
 
 def compare(workdir: pathlib.Path, config: Any) -> Differences:
@@ -197,7 +197,7 @@ def _features(config: Any, folder: str) -> dict[str, str]:
       infos = () if split is None else reader.examples(split)
       there = _feature_names(data, infos)
     except (ValueError, OSError):
-      continue  # the trainer says what is wrong
+      continue  # the trainer reports the error
     if there:
       found[split] = _folder_digest(directory, there)
   for name in (feature_reader.TEXTS_FILE, feature_reader.CLASSES_FILE):

@@ -104,7 +104,7 @@ class ActionFormerConfig(AnyLocalizationConfig):
   loss: losses.NormalizedLossConfig
   decode: actionformer_decoding.ActionFormerDecodeConfig
   localizer: str = config_lib.choice("actionformer")
-  # One class for all segments; an outside classifier names the detections.
+  # One class for all segments; an external classifier labels detections.
   class_agnostic: bool = False
   start: imported_heads.HeadStart = dataclasses.field(
     default_factory=imported_heads.HeadStart
@@ -245,7 +245,7 @@ class ActionFormerTask(FeatureTask):
       deterministic=False,
       rngs={"dropout": rng},
     )
-    if self.model.num_classes == 1:  # every labelled segment is of it
+    if self.model.num_classes == 1:  # it covers every labelled segment
       batch = batch._replace(labels=jnp.zeros_like(batch.labels))
     loss, metrics, normalizer = losses.normalized_loss(
       predictions,

@@ -107,7 +107,7 @@ class PretrainTask:
     total, metrics = 0.0, {}
     share = pairs.action_share
     if config.contrastive_weight:
-      # A caption is half true of a clip across a boundary: no pair at all.
+      # A caption is only half true of a clip across a boundary: no pair.
       is_crossing = (share > 0) & (share < 1)
       value, metrics = contrastive_sharded.contrastive_loss(
         output.video,

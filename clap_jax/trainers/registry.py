@@ -34,7 +34,7 @@ TRAINERS = {
   "fewshot": fewshot,
   "grounding": grounding,
 }
-# The config of each trainer, but for localization, whose head decides.
+# The config of each trainer except localization, where the head decides.
 _CONFIGS = {
   "pretrain": pretrain.PretrainConfig,
   "localization_end_to_end": end_to_end.EndToEndConfig,

@@ -66,21 +66,21 @@ class Checkpoints:
       check: raises an OSError if writing is no longer allowed.
     """
     self._check = check
-    # Through a link, folders of the user would be cleaned up.
+    # Cleaning up through a link would remove other folders of the user.
     self._directory = output.make_folder(locations.at(directory).absolute())
     self._keep = keep
     self._pending: tuple[int, dict, dict] | None = None
     self._sealing: threading.Thread | None = None
     self._sealing_error: BaseException | None = None
     self._latest: int | None = None  # step whose save was begun last
-    # Steps that are not to be saved again. Process 0 looks, all agree.
+    # Steps not to be saved again. Process 0 lists them for all.
     self._saved = set(
       processes.first_decides("clean up the checkpoints", self._clean_up)
     )
     self._manager = ocp.CheckpointManager(
       step_folders.for_orbax(self._directory),
       options=ocp.CheckpointManagerOptions(
-        # Whether and what to keep is decided here, by the manifests.
+        # This class decides what to keep, by the manifests.
         max_to_keep=None,
         should_save_fn=lambda *_: True,
         cleanup_tmp_directories=True,

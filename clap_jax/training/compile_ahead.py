@@ -171,7 +171,7 @@ def _compiled(lowered, resident_bytes: int, *, num_slices: int) -> dict:
   """Returns memory, traffic and collectives of a device, or the error."""
   try:
     with warnings.catch_warnings():
-      # A program for other chips can be kept on disk but not read back.
+      # A program for other chips can be cached on disk but not read back.
       warnings.filterwarnings("ignore", "Error reading persistent compilation")
       compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:

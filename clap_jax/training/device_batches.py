@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-AHEAD = 2  # batches on the devices besides the one that a step reads
+AHEAD = 2  # batches on the devices in addition to that of the step
 
 
 class DeviceBatches:

@@ -252,7 +252,7 @@ class _Trainer:
             step_function, state, batch
           )
           step_function = processes.compiled_by_all(step_function, state, batch)
-        # By this mark a profile tells one step from the next.
+        # Profiles delimit steps by this annotation.
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
           state, metrics = step_function(state, batch)
         self.watchdog.enter(watchdog.DEVICE, step)
@@ -309,7 +309,7 @@ class _Trainer:
   def _deliver(self, step: int, metrics, clock, batches) -> None:
     """Waits for a step's metrics and passes them to the hooks."""
     wanting = [hook for hook in self.hooks if hook.wants_metrics(step)]
-    # Even if unwanted: a host that ran ahead would fill the memory.
+    # Even without hooks: a host that runs ahead would fill the memory.
     jax.block_until_ready(metrics["loss"])
     clock.finish_step()
     if not wanting:

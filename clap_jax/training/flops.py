@@ -12,7 +12,7 @@ class Count(NamedTuple):
   """Operations of matrix products and convolutions only."""
 
   flops: int  # over all devices; a multiply and an add are two
-  unknown_loops: int  # loops whose length the program does not tell
+  unknown_loops: int  # loops of unknown length
 
 
 def count(jaxpr: Any) -> Count:
@@ -77,7 +77,7 @@ def _of_convolution(equation) -> int:
   _, in_channels, *window = equation.params["dimension_numbers"].rhs_spec
   per_output = kernel[in_channels] * math.prod(kernel[a] for a in window)
   outputs = math.prod(equation.outvars[0].aval.shape)
-  # The gradient by the input of a strided convolution is one over an input
-  # with gaps of zeros, which nobody need multiply.
+  # The gradient by the input of a strided convolution is one over an input with
+  # gaps of zeros, which need not be multiplied.
   gaps = math.prod(equation.params["lhs_dilation"])
   return 2 * per_output * outputs // gaps

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-WINDOW_STEPS = 64  # accepted updates that say what is ordinary
-_ENOUGH_STEPS = 32  # before that nothing is called an outlier
+WINDOW_STEPS = 64  # accepted updates to compare with
+_ENOUGH_STEPS = 32  # with fewer, nothing is an outlier
 _MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-_LEAST_SPREAD = 0.05  # of the median: a loss that hardly moves may move again
+_LEAST_SPREAD = 0.05  # of the median, for a loss that hardly changes
 
 
 def no_history() -> jax.Array:
@@ -38,5 +38,5 @@ def is_outlier(
   spread = _MAD_TO_DEVIATION * jnp.nanmedian(jnp.abs(recent - median))
   spread = jnp.maximum(spread, _LEAST_SPREAD * jnp.abs(median))
   enough = jnp.sum(~jnp.isnan(recent)) >= _ENOUGH_STEPS
-  # Not `value > limit`: against NaN, where nothing is known, nothing is far.
+  # Not `value > limit`: compared with NaN, no value is an outlier.
   return enough & (spread > 0) & (value > median + deviations * spread)

@@ -35,7 +35,7 @@ _FUSION = re.compile(r" fusion\(.*?calls=%?([\w.\-]+)")
 _CHANNEL_AND_ORIGIN = re.compile(
   r'channel_id=\d+|op_name="[^"]*"|stack_frame_id=\d+'
 )
-# Fusions of an all-reduce and a slice: what is sent is a reduce-scatter's.
+# Fusions of an all-reduce and a slice send as much as a reduce-scatter.
 _SCATTERING = "all-reduce-scatter"
 ICI, DCN = "ici", "dcn"
 _TRANSFER = re.compile(r'_xla_megascale_transfer_type="([A-Z_]+)"')

@@ -139,7 +139,7 @@ class Stragglers(Hook):
   """Reports the process that the others wait for."""
 
   _SLOW_TIMES = 1.5  # the median
-  _SLOW_SHARE = 0.1  # of a whole step: less is not worth a line
+  _SLOW_SHARE = 0.1  # of a whole step; less is not reported
 
   def __init__(self, writer: writer_lib.MetricsWriter, **steps: int):
     super().__init__(**steps)
@@ -300,7 +300,7 @@ class Evaluation(Hook):
 
   def on_state(self, step, state, *, stopping):
     if stopping:
-      return  # there is time to save and for nothing else
+      return  # there is only time to save
     params = state.params if state.ema is None else state.ema
     with self._tracker.measured("evaluation"):
       self._writer.write(step, self._evaluate(params, step))
@@ -329,7 +329,7 @@ class Checkpointing(Hook):
     self._tracker = tracker
 
   def wants_state(self, step):
-    self._checkpoints.poll()  # errors of the background surface here
+    self._checkpoints.poll()  # raises background errors
     return self._is_due(step)
 
   def on_state(self, step, state, *, stopping):

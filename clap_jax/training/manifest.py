@@ -61,9 +61,8 @@ def write_manifest(
       for name in _files_below(directory)
     }
   # The manifest is the seal and comes last. Written before its files are on the
-  # disk, it could survive a power cut that they do not.
-  # The names as well: of those in a folder that was not brought to the disk a
-  # power cut may leave none.
+  # disk, it could survive a power cut that they do not. So must the names: a
+  # power cut may lose those of an unsynced folder.
   for folder in (*_folders_below(directory), directory, directory.parent):
     output.sync_folder(folder)
   body = {"files": files, "tree": dict(tree), "metadata": dict(metadata)}

@@ -141,7 +141,7 @@ def make_schedule(
   if not warmup_steps:
     return after
 
-  # From peak / n and not from 0: the first step is a step.
+  # From peak / n rather than 0, so that the first step has an effect.
   def warmup(count):
     return peak * (count + 1) / warmup_steps
 

@@ -80,7 +80,7 @@ def plan_run(
   optimizer = config.optimizer
   update = optimizer_lib.make_optimizer(
     optimizer,
-    # Traced, key and all: the ambient mesh may be of devices that are not here.
+    # Traced, including the key: the ambient mesh may have absent devices.
     jax.eval_shape(lambda: task.init(jax.random.key(0))),
     total_steps=config.loop.length.in_steps(steps_per_epoch=steps_per_epoch),
     steps_per_epoch=steps_per_epoch,

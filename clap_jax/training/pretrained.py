@@ -101,7 +101,7 @@ def check_fits(
   """
   try:
     expected = paths.flatten(jax.eval_shape(init, jax.random.key(0)))
-  except Exception as error:  # whatever a size that fits nothing leads to
+  except Exception as error:  # wrong sizes raise many types
     reason = str(error).partition("\n")[0]
     raise ValueError(
       f"{name} describes a model that cannot be built "

@@ -28,7 +28,7 @@ from jax._src import distributed
 from clap_jax.training import slurm
 
 FAILED_CODE = 3
-# Not sys.stderr: threads are dumped also where that was replaced.
+# Not sys.stderr: threads are dumped even if that is replaced.
 STDERR = sys.__stderr__ or sys.stderr
 _FAILURE_KEY = "clap/failure"
 _LEFT_KEY = "clap/left"
@@ -39,7 +39,7 @@ _START_SEC = 300
 _DECISION_SEC = 1800  # to verify and to copy large checkpoints
 _END_SEC = 1800  # until the last process is done
 _SHUTDOWN_SEC = 20
-_LEAVE_SEC = 8  # process 0 waits so long for the others to read why
+_LEAVE_SEC = 8  # process 0 waits for the others to read the reason
 _CHOSEN_GPUS = "JAX_LOCAL_DEVICE_IDS"
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
@@ -132,7 +132,7 @@ def join(how: Connection | None) -> None:
     how.num_processes,
     how.process_id,
     _own_gpus(how),
-    # Given all three, nothing of the environment is to change them.
+    # With all three given, the environment must not change them.
     "deactivate" if how.coordinator else None,
     initialization_timeout=_START_SEC,
     heartbeat_timeout_seconds=_HEARTBEAT_SEC,
@@ -269,8 +269,8 @@ def fail(code: int, reason: str) -> int:
   if client is None:
     return code
   if code == FAILED_CODE:
-    # A peer that left may have failed this one's collective before anybody
-    # was told who is to blame: then this is all that is known of it.
+    # A peer that left may have failed this one's collective before it published
+    # the cause: then this error is all that is known.
     faulthandler.dump_traceback(file=STDERR, all_threads=True)
   end_all(code, reason)
   return code
@@ -328,7 +328,7 @@ class _Monitor:
         continue
       failure = json.loads(text)
       if failure["process"] == index():
-        return  # this process is on its way out already
+        return  # this process is already exiting
       print(
         f"process {index()}: exiting, because process {failure['process']} "
         f"failed: {failure['reason']}\nwhere it was:",

@@ -83,7 +83,7 @@ def roll_back(
 def _record(workdir, error, first_bad: int, good_step: int | None) -> None:
   path = workdir / RECORD_FILE
   entries = untrusted.read_json(path) if path.is_file() else []
-  # A run that was killed right after comes here again.
+  # A run that was killed right afterwards repeats this.
   entries = [entry for entry in entries if entry["step"] != error.step]
   batches: dict[str, Any] = {
     "bad_batches": list(range(first_bad - 1, error.step)),

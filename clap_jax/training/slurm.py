@@ -77,7 +77,7 @@ def local_device_ids(environment: Mapping[str, str]) -> list[int] | None:
     num_visible = num_on_node
   if num_tasks == 1:
     return []
-  if num_visible is None:  # no GPUs were asked for
+  if num_visible is None:  # no GPUs were requested
     return [local]
   is_bound = num_visible == 1 or num_visible < (num_on_node or 0)
   if is_bound:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from clap_jax.training import guard
 
-# Folded into the seed's key for the initial parameters; steps fold in their
-# own number, which never gets here.
+# Folded into the seed's key for the initial parameters; steps fold in their own
+# number, which is always smaller.
 _INIT_STREAM = 2**32 - 1
 
 

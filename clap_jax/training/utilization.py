@@ -45,7 +45,7 @@ class Utilization:
     self._flops = None
     if hasattr(step_function, "trace"):  # else it is several programs
       count = flops_lib.count(step_function.trace(state, batch).jaxpr)
-      # Of a loop without end nobody knows how often it was gone round.
+      # The number of iterations of an unbounded loop is unknown.
       self._flops = None if count.unknown_loops else count.flops
     devices = leaves[0].sharding.device_set
     kind = next(iter(devices)).device_kind

@@ -18,7 +18,7 @@ import numpy as np
 
 from clap_jax.training import processes
 
-# What the loop does; in the first three a step is under way.
+# Phases of the loop; in the first three a step is in progress.
 INPUT, DISPATCH, DEVICE, HOOKS = "input", "dispatch", "device", "hooks"
 _WINDOW_STEPS = 200
 _TIMES_P95 = 10.0
@@ -79,7 +79,7 @@ class Watchdog:
       began_sec = self._step_began_sec
       if began_sec is not None and self._is_warm and self._phase != HOOKS:
         self._steps.append(now_sec - began_sec)
-      # The first step compiles, and says nothing about the others.
+      # The first step compiles and is not representative.
       self._is_warm = self._step_began_sec is not None
       self._step_began_sec = now_sec
     self._phase, self._step, self._since_sec = phase, step, now_sec
@@ -113,14 +113,14 @@ class Watchdog:
   def _run(self) -> None:
     publish_sec = before_sec = time.monotonic()
     while not self._stopped.wait(self._poll_sec):
-      # C code that never lets this thread run is caught by a thread without
-      # Python, which is wound up again at every look.
+      # C code that never releases the interpreter is detected by a native
+      # thread, whose timer is reset at every poll.
       patience_sec = self.limit_sec() + _C_CODE_SEC
       faulthandler.dump_traceback_later(
         patience_sec, exit=True, file=processes.STDERR
       )
       now_sec = time.monotonic()
-      # A process that was halted and goes on has not been stuck meanwhile.
+      # A process that was suspended and resumed was not stuck meanwhile.
       self._idle_sec += min(now_sec - before_sec, 4 * self._poll_sec)
       before_sec = now_sec
       try:

@@ -23,8 +23,8 @@ CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = ".lock"
 LEASE_FOLDER = ".lease"  # in a bucket, which has no locks
-# Each key below stands for itself and all that is below it. These decide how a
-# trained model is evaluated; a run may change them and is evaluated again.
+# Each key includes all keys below it. These configure the evaluation of a
+# trained model; a run may change them and is evaluated again.
 EVALUATION_KEYS = (
   "allow_seen_classes",
   "classifier",
@@ -34,7 +34,7 @@ EVALUATION_KEYS = (
   "evaluation",
   "protocol",
 )
-# Where a run reads. The content is compared, not the path; see trainers/inputs.
+# Inputs of a run. Their content is compared, not the path; see trainers/inputs.
 INPUT_KEYS = (
   "class_split",
   "classes.class_split",
@@ -156,7 +156,7 @@ def run_differences(
   path = workdir / CONFIG_FILE
   before = untrusted.read_json(path) if path.is_file() else {}
   if dataclasses.is_dataclass(config):
-    with contextlib.suppress(ValueError):  # what cannot be read differs
+    with contextlib.suppress(ValueError):  # an unreadable file differs
       # A file of an earlier revision lacks keys that have a default since.
       before = config_lib.as_dict(config_lib.resolve(type(config), before))
   return config_differences(before, config_lib.as_dict(config), only=only)
