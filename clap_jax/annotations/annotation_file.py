@@ -81,11 +81,11 @@ class AnnotationFile:
   Entries go by the names that `name_of` makes of those in the files, and where
   `splits_share_videos` by <split>/<name>. `rejected` are spans, {"where",
   "video", "split", "reason"}, the split None where it is unknown; `excluded`
-  are whole videos, {"id", "split", "reason"}.
-  `class_names` fixes the order of the classes; None stands for all labels,
-  sorted. `annotated` counts, per split, everything the files hold. `sources`
-  has size and SHA-256 of each file. `label_ids` has the names that annotations
-  state beside each class number, and `queries` the record of each query id.
+  are whole videos, {"id", "split", "reason"}. `class_names` fixes the order of
+  the classes; None stands for all labels, sorted. `annotated` counts, per
+  split, everything the files hold. `sources` has size and SHA-256 of each file.
+  `label_ids` has the names that annotations state for each class number, and
+  `queries` the record of each query id.
   """
 
   # Whether every annotation of the file must be usable; see GivenFile.

@@ -52,7 +52,7 @@ class GroundingSource:
 
     Args:
       split: queries and their videos.
-      features: by video id.
+      features: features by video id.
       vectors: vectors of every text of the split.
       options: options of bringing sequences to one length.
       queries_per_video: maximum number of own queries of a video.

@@ -113,7 +113,7 @@ def load(path: str | os.PathLike) -> Vocabulary:
 
 
 def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
-  """Reads tokenizer.json, vocab.txt, vocab.json beside merges.txt, or merges
+  """Reads tokenizer.json, vocab.txt, vocab.json with merges.txt, or merges
   alone (*.txt.gz) as OpenAI published those of CLIP.
 
   Raises:

@@ -240,8 +240,8 @@ def direction_sum(
 
   Args:
     logits: float32 (rows, columns).
-    masks: which entries are positives and trusted negatives.
-    weights: of the items that are normalised: rows for axis 1, else columns.
+    masks: masks of the positives and the trusted negatives.
+    weights: weights of the normalised items: rows for axis 1, else columns.
     axis: the axis that the softmax runs over.
   """
   positive, negative = (

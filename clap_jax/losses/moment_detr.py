@@ -20,15 +20,15 @@ class DetrLossConfig:
   """Hyper-parameters of the criterion.
 
   Attributes:
-    span_weight: of the distance of center and width.
-    iou_weight: of the generalized IoU.
-    label_weight: of the cross entropy of foreground and background.
-    saliency_weight: of the margin loss of highlights.
-    background_weight: of the moments without a window, in the cross entropy.
-    saliency_margin: by which a highlight's score must exceed another.
-    span_cost: of the distance, in the matching.
-    iou_cost: of the generalized IoU, in the matching.
-    label_cost: of the foreground's probability, in the matching.
+    span_weight: weight of the distance of center and width.
+    iou_weight: weight of the generalized IoU.
+    label_weight: weight of the cross entropy of foreground and background.
+    saliency_weight: weight of the margin loss of highlights.
+    background_weight: weight of unmatched moments in the cross entropy.
+    saliency_margin: margin by which a highlight's score must exceed another.
+    span_cost: cost of the distance in the matching.
+    iou_cost: cost of the generalized IoU in the matching.
+    label_cost: cost of the foreground's probability in the matching.
     every_layer: whether each decoder layer is matched and has a loss.
     max_windows: windows of a query that are matched, drawn where it has more.
     annotated_pairs: whether one of two pairs of highlights is that of the best
@@ -227,8 +227,8 @@ def draw_pairs(
   """Draws two pairs of steps inside and outside the windows per query.
 
   Args:
-    rng: of the steps that are drawn.
-    targets: of q queries.
+    rng: key to draw the steps.
+    targets: targets of q queries.
     annotated: whether the first pair is that of the best and the worst step
       within, by the annotators' scores; a query without a step outside has
       this pair twice.

@@ -26,16 +26,16 @@ class ProposalLossConfig:
   """Hyper-parameters of the loss.
 
   Attributes:
-    boundary_weight: of the start and end probabilities of steps.
-    overlap_weight: of the regression of each candidate's IoU.
-    quality_weight: of the classification of candidates with a high IoU.
-    class_weight: of the classes of steps; 0 where the classes of another model
-      are used.
-    quality_iou: a candidate of a greater IoU is a good one.
+    boundary_weight: weight of the start and end probabilities of steps.
+    overlap_weight: weight of the regression of each candidate's IoU.
+    quality_weight: weight of the classification of candidates by IoU.
+    class_weight: weight of the classes of steps; 0 to use the classes of
+      another model.
+    quality_iou: IoU above which a candidate is positive.
     boundary_span_steps: length of a step's span, of which more than half must
       lie near a boundary; see ops.proposals.boundary_targets.
-    focal_alpha: of the classes; see `PointLossConfig`.
-    focal_gamma: of the classes.
+    focal_alpha: alpha of the class loss; see `PointLossConfig`.
+    focal_gamma: gamma of the class loss.
   """
 
   boundary_weight: float = 1.0
@@ -146,7 +146,7 @@ def overlap_loss(
     logits: (b, m) of the predicted IoU.
     overlap: (b, m) true IoU.
     mask: bool (b, m).
-    rng: of the draw.
+    rng: key of the draw.
   """
   high = mask & (overlap > _HIGH)
   middle = mask & (overlap > _LOW) & (overlap <= _HIGH)

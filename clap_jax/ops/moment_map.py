@@ -14,9 +14,9 @@ def sparse_candidates(
   """Returns int32 (c, 2): first and last clip of candidates, sorted.
 
   All moments of one clip are candidates, and then, level by level, as many
-  longer lengths as the level's count says, the step between lengths and
-  between starts being 2^level: long moments are sampled as coarsely as their
-  length allows. With 64 clips and counts 15, 8, 8 there are 1,104.
+  longer lengths as the level's count, the step between lengths and between
+  starts being 2^level: long moments are sampled as coarsely as their length
+  allows. With 64 clips and counts 15, 8, 8 there are 1,104.
 
   Source: Zhang et al., "Learning 2D Temporal Adjacent Networks", AAAI 2020,
   section 3.2.

@@ -210,7 +210,7 @@ def parse_table(
 
   Args:
     text: the whole file.
-    name: of the file, for messages.
+    name: name of the file, for messages.
     columns: names of the relevant columns, with synonyms. A column of the exact
       name takes precedence over a synonym.
     required: names of required columns.
@@ -322,7 +322,7 @@ def parse_rows(
 
   Args:
     text: content of the file from line `first_line` on.
-    name: of the file, for messages.
+    name: name of the file, for messages.
     delimiter: delimiter of cells.
     first_line: number of the text's first line.
     quotes: whether quoted cells may hold delimiters and line ends.

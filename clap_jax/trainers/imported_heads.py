@@ -93,7 +93,7 @@ def class_names(
   printed on standard error.
 
   Args:
-    facts: of the head.
+    facts: facts of the head.
     dataset: dataset that has the names.
     place: location of the head, for errors.
 
@@ -219,7 +219,7 @@ def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
   """Returns the flags that set the sizes of a head.
 
   Args:
-    facts: of the head.
+    facts: facts of the head.
     *keys: keys of the facts; none for all that are config keys.
   """
   made = []

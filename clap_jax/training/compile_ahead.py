@@ -91,7 +91,7 @@ def compile_step(
     task: task to train.
     batch: jax.ShapeDtypeStruct of the global batch.
     config: config of the run.
-    topology: from topology.describe.
+    topology: result of topology.describe.
     sharding_rules: see sharding.partition_specs.
 
   Returns:

@@ -130,7 +130,7 @@ def batch_shards(
   shard, as when `tensor` spans hosts, each load its rows.
 
   Args:
-    mesh: from make_mesh.
+    mesh: result of make_mesh.
     process_index: the process; by default this one.
   """
   process = jax.process_index() if process_index is None else process_index

@@ -50,7 +50,7 @@ def partition_specs(
 
   Args:
     params: arrays or their shapes.
-    mesh: from make_mesh.
+    mesh: result of make_mesh.
     rules: see above.
     fsdp_min_size: elements.
 
@@ -87,7 +87,7 @@ def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
 
   Args:
     state: TrainState of arrays or shapes.
-    param_specs: from `partition_specs`.
+    param_specs: result of `partition_specs`.
     mesh: the mesh.
   """
   spec_leaves = _spec_leaves(param_specs)
