@@ -28,6 +28,7 @@ def test_a_worker_killed_a_run_stopped_then_the_bits_of_threads(
   values |= {
     "data.tokenizer": str(tmp_path / "tokenizer.model"),
     "data.cache_mib": 0.0,
+    "optimizer.ema_decay": 0.9,  # both are compared
     "loop.steps": NUM_STEPS,
     "loop.log_every_steps": 1,
   }
