@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     return _fail(args, error, 2 if isinstance(error, _BAD_INPUT) else 3)
   except preemption.Preempted as preempted:
     if preempted.step is None:  # nobody has said so yet
-      processes.say(str(preempted))
+      processes.print_on_first(str(preempted))
     processes.finish()
     raise
   except workdir.WorkdirBusyError as error:

@@ -130,7 +130,7 @@ class ClipReader:
       self._loader(records_of, infos, is_training=True),
       tokenizer=self.tokenizer,
       text_length=self.max_text_length,
-      place=clip_source.RecordsPlace(
+      place=clip_source.RecordsLocation(
         str(self.dataset.directory), self.dataset.name, self.data.train_split
       ),
     )

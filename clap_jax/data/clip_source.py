@@ -218,7 +218,7 @@ class _ClipBatches:
     return ClipBatch(frames, tokens, mask, pair_metadata(items, batch_size))
 
 
-class RecordsPlace(NamedTuple):
+class RecordsLocation(NamedTuple):
   """The split of the records, for worker processes to open."""
 
   directory: str  # of the version of the dataset
@@ -242,7 +242,7 @@ class ClipSource(_ClipBatches):
     tokenizer: Tokenizer,
     text_length: int,
     on_bad: str = "skip",
-    place: RecordsPlace | None = None,
+    place: RecordsLocation | None = None,
   ):
     """Creates a source; `place` is the split of the loader's records."""
     if on_bad not in ("skip", "raise"):

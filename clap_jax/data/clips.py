@@ -206,7 +206,7 @@ class ClipSampler:
     elif not is_background:
       region = self._action_region(index - num_before, seed)
     else:
-      region = self._background_beside(index, num_before, seed)
+      region = self._same_video_background(index, num_before, seed)
     if region is not None:
       return region
     position = shuffle.shuffled(
@@ -216,7 +216,7 @@ class ClipSampler:
     )
     return self._backgrounds[position]
 
-  def _background_beside(
+  def _same_video_background(
     self, index: int, num_before: int, seed: int
   ) -> Region | None:
     """Returns background of the preceding action's video, if configured."""

@@ -114,7 +114,7 @@ class _Span:
     one_more_sec = self.grid.stride_sec + self.grid.clip_sec
     return max(tolerance * self.duration_sec, one_more_sec)
 
-  def is_misfit(self, tolerance: float, *, length: int | None = None) -> bool:
+  def is_mismatch(self, tolerance: float, *, length: int | None = None) -> bool:
     slack_sec = self.slack_sec(tolerance)
     distance_sec = abs(self.end_sec(length) - self.duration_sec)
     return max(distance_sec, self.grid.start_sec) > slack_sec + 1e-6
@@ -126,7 +126,7 @@ class _Span:
     )
 
 
-def misfits(
+def duration_mismatches(
   features: Mapping[str, VideoFeatures],
   infos: Sequence[ExampleInfo],
   *,
@@ -153,7 +153,7 @@ def misfits(
   problems = {
     video: span.describe()
     for video, span in spans.items()
-    if span.is_misfit(tolerance)
+    if span.is_mismatch(tolerance)
   }
   shares = [
     span.end_sec() / span.duration_sec
@@ -165,7 +165,7 @@ def misfits(
     problems |= {
       video: span.describe()
       for video, span in spans.items()
-      if span.is_misfit(tolerance / 2)
+      if span.is_mismatch(tolerance / 2)
     }
   if len(problems) <= FEW_SHARE * len(spans):
     return problems
@@ -177,7 +177,7 @@ def misfits(
 
 
 def _hint(spans: Sequence[_Span]) -> str:
-  if all(not span.is_misfit(0.0, length=span.shape[1]) for span in spans):
+  if all(not span.is_mismatch(0.0, length=span.shape[1]) for span in spans):
     return (
       "As many columns as these files have would cover the videos: they hold "
       "(width, time). Set data.files.axis_order=dt."
@@ -286,7 +286,7 @@ def listed(problems: Mapping[str, str], *, count: int = _MAX_LISTED) -> str:
   return "".join(lines[:count]) + more
 
 
-class WithoutVideos(Mapping[str, VideoFeatures]):
+class ExcludingVideos(Mapping[str, VideoFeatures]):
   """Features of a split without some videos."""
 
   def __init__(

@@ -94,7 +94,7 @@ class EpisodeVideos:
     self._visible_names = [n for n in label_names if n not in set(hidden_names)]
     self._hidden_ids = frozenset(map(self.label_names.index, hidden_names))
     options = feature_windows.SequenceOptions(max_length=max_length)
-    for info in self.examples:  # detects misfits early
+    for info in self.examples:  # detects mismatches of duration early
       feature_windows.whole_window(features[info.id], options, name=info.id)
     # Padded videos with cosines for every class are large: few are cached.
     self.video = functools.lru_cache(maxsize=_NUM_KEPT)(self._make_video)

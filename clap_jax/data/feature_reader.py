@@ -195,7 +195,7 @@ class FeatureReader:
     """
     if split not in self._loaded:
       loaded, left_out = self._load(split), self.unfit_features
-      left_out[split] = duration_checks.misfits(
+      left_out[split] = duration_checks.duration_mismatches(
         loaded,
         self.examples(split),
         tolerance=self.config.coverage_tolerance,
@@ -207,7 +207,7 @@ class FeatureReader:
       for video, reason in gone.items():
         print(f"left out of {split}: {video}: {reason}", file=sys.stderr)
       self._loaded[split] = (
-        duration_checks.WithoutVideos(loaded, gone) if gone else loaded
+        duration_checks.ExcludingVideos(loaded, gone) if gone else loaded
       )
     return self._loaded[split]
 

@@ -147,7 +147,7 @@ class NegativeQueries:
       own = self._texts.setdefault(query.video_id, set())
       own.add(normalize_text(query.text))
 
-  def is_stranger(self, query: GroundingQuery, video_id: str) -> bool:
+  def is_absent(self, query: GroundingQuery, video_id: str) -> bool:
     """Returns True if the video surely lacks the described moment."""
     own = self._texts.get(video_id, ())
     if query.video_id == video_id or normalize_text(query.text) in own:
@@ -166,9 +166,7 @@ class NegativeQueries:
     for index in map(int, tried):
       if len(found) == count:
         break
-      if index not in found and self.is_stranger(
-        self._queries[index], video_id
-      ):
+      if index not in found and self.is_absent(self._queries[index], video_id):
         found.append(index)
     return found
 

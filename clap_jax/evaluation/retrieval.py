@@ -49,7 +49,7 @@ class Evaluator:
     else:
       task, metrics = "pretraining", {"num_captions": 0.0}
       notes = (f"retrieval is skipped: {split} has no captions",)
-      processes.say(notes[0])
+      processes.print_on_first(notes[0])
     return results.rows_of(
       metrics,
       encoder=config.encoder,

@@ -172,7 +172,9 @@ def starter(
     arrays, facts = weights.read(directory)
     check_settings(directory, facts["settings"], model)
     steps.append(
-      functools.partial(pretrained.take_over, source=arrays, name=directory)
+      functools.partial(
+        pretrained.load_parameters, source=arrays, name=directory
+      )
     )
   if not steps:
     return None

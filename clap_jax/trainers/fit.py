@@ -52,7 +52,7 @@ def fit(
       of the model's metadata that tell `restored` which they are.
   """
   workdir = locations.at(workdir)
-  processes.first_decides(
+  processes.broadcast_from_first(
     f"use {workdir}", lambda: inputs.take(workdir, config)
   )
   data, selection = config.data, config.data.selection_split

@@ -158,7 +158,7 @@ def starter(
     for name in _CLASS_OUTPUTS:
       arrays[name] = np.ascontiguousarray(arrays[name][..., order])
   return functools.partial(
-    pretrained.take_over, source=arrays, name=start.imported
+    pretrained.load_parameters, source=arrays, name=start.imported
   )
 
 

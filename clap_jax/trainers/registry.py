@@ -75,16 +75,16 @@ def train(
   if profiler_port is not None:
     profiler.serve(profiler_port)
   workdir = locations.at(workdir)
-  found = processes.first_decides(
-    f"read {workdir}", lambda: _look_at(workdir, resolved)
+  found = processes.broadcast_from_first(
+    f"read {workdir}", lambda: _inspect_data(workdir, resolved)
   )
   if found["is_finished"] and not found["evaluation"]:
-    processes.say(
+    processes.print_on_first(
       f"{workdir} holds this run, finished; delete it to start over."
     )
     return results.read(workdir)
   if found["evaluation"]:
-    processes.say(
+    processes.print_on_first(
       f"{workdir} has another evaluation config than before:"
       + "".join(f"\n  {line}" for line in found["evaluation"])
     )
@@ -171,7 +171,7 @@ def compile_for_smallest(config, *, facts: str = "") -> dict:
       return document
     missing = document["missing_bytes_per_chip"] / 2**20
     tried.append(f"{name} lacks {missing:,.0f} MiB per chip")
-    processes.say(tried[-1])
+    processes.print_on_first(tried[-1])
   why = "; ".join(tried) or "mesh and batch match none"
   raise ValueError(
     f"The step fits no v5e slice ({why}): set mesh.fsdp, "
@@ -184,7 +184,7 @@ def is_finished(workdir: str | pathlib.Path) -> bool:
   return (locations.at(workdir) / results.RESULTS_FILE).is_file()
 
 
-def _look_at(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
+def _inspect_data(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
   """Returns whether the run is finished, and how its evaluation differs.
 
   Raises:

@@ -75,7 +75,7 @@ class Checkpoints:
     self._latest: int | None = None  # step whose save was begun last
     # Steps not to be saved again. Process 0 lists them for all.
     self._saved = set(
-      processes.first_decides("clean up the checkpoints", self._clean_up)
+      processes.broadcast_from_first("clean up the checkpoints", self._clean_up)
     )
     self._manager = ocp.CheckpointManager(
       step_folders.for_orbax(self._directory),
@@ -157,7 +157,9 @@ class Checkpoints:
       TreeMismatchError: the newest intact one has another tree.
     """
     self.wait()
-    step = processes.first_decides("find a checkpoint", self._newest_good)
+    step = processes.broadcast_from_first(
+      "find a checkpoint", self._newest_good
+    )
     self._manager.reload()
     if step is None:
       return None
@@ -177,7 +179,7 @@ class Checkpoints:
           step_folders.remove(self._directory / str(later))
       return max(self.steps(), default=None)
 
-    newest = processes.first_decides("delete checkpoints", discard)
+    newest = processes.broadcast_from_first("delete checkpoints", discard)
     self._manager.reload()
     self._saved = {saved for saved in self._saved if saved < step}
     return newest

@@ -105,7 +105,7 @@ def fit(run: Run) -> TrainState:
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.watch_sigterm())
     holds: list[Callable[[], None]] = []  # of process 0
-    processes.first_decides(
+    processes.broadcast_from_first(
       f"use {run.workdir}",
       lambda: holds.append(_take(stack, run.workdir, run.config)),
     )
@@ -138,7 +138,7 @@ def fit(run: Run) -> TrainState:
     if processes.is_first():
       workdir_lib.write_environment(run.workdir, mesh)
     if run.show_progress and not is_trained:
-      processes.say(
+      processes.print_on_first(
         f"{run.title}: steps {start_step + 1} to {steps.last} in {run.workdir}"
         f"\n{plan.describe()}"
       )
@@ -221,7 +221,7 @@ class _Trainer:
             maximum=loop.max_rollbacks,
           )
           start_step = error.step
-          self.tracker.went_back(start_step, good_step)
+          self.tracker.record_rollback(start_step, good_step)
           self.save(start_step, state)
     return state
 
@@ -277,7 +277,7 @@ class _Trainer:
           clock.exclude(time.perf_counter() - begin_sec)
         if stopping:
           preempted = preemption.Preempted(step)
-          processes.say(str(preempted))
+          processes.print_on_first(str(preempted))
           raise preempted
       with self.tracker.measured("saving"):
         self.checkpoints.wait()
@@ -400,7 +400,7 @@ def _evaluation_is_missing(
   is_due = start_step == steps.last or (every and start_step % every == 0)
   if not is_due or start_step == 0:
     return False
-  return processes.first_decides(
+  return processes.broadcast_from_first(
     f"read the record in {workdir}",
     lambda: (
       not writer_lib.has_scalars(workdir, start_step, prefix=EVALUATION_PREFIX)
@@ -412,7 +412,7 @@ def _close_tracker(tracker: goodput.GoodputTracker, *, show: bool) -> None:
   if processes.is_first():
     tracker.write()
     if show:
-      processes.say(tracker.summary())
+      processes.print_on_first(tracker.summary())
 
 
 def _take(stack: contextlib.ExitStack, workdir, config) -> Callable[[], None]:

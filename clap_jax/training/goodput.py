@@ -48,7 +48,7 @@ class GoodputTracker:
   def reached(self, step: int) -> None:
     self._now["last_step"] = step
 
-  def went_back(self, step: int, to_step: int) -> None:
+  def record_rollback(self, step: int, to_step: int) -> None:
     """Records that the steps after `to_step` up to `step` were discarded."""
     num_steps = max(step - self._now["start_step"], 1)
     lost = min(step - to_step, num_steps) / num_steps

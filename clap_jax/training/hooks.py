@@ -119,7 +119,7 @@ class SkipLimit(Hook):
   def on_metrics(self, step, metrics):
     total = int(metrics["train/guard/skipped"])
     if total > self._total:
-      processes.say(
+      processes.print_on_first(
         f"step {step}: update skipped, loss {metrics['train/loss']:.4g}, "
         f"gradient norm {metrics['train/grad_norm']:.4g}: not finite or an "
         f"outlier ({total} so far)"
@@ -160,7 +160,7 @@ class Stragglers(Hook):
     host_sec = everyone[process]["host_sec"]
     share = host_sec * metrics.get("perf/steps_per_sec", 0.0)
     if times > self._SLOW_TIMES and share > self._SLOW_SHARE:
-      processes.say(
+      processes.print_on_first(
         f"step {step}: process {process} on {everyone[process]['host']} is "
         f"slow: {host_sec:.2f} s per step for its input, {times:.1f} times the "
         "median of all processes"
@@ -258,7 +258,7 @@ class Profile(Hook):
       self._tracing = True
     elif self._tracing:
       self.close()
-      processes.say(
+      processes.print_on_first(
         f"steps {self._first + 1} to {self._last} are traced in "
         f"{self._directory}"
       )

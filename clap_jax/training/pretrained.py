@@ -54,7 +54,7 @@ def start_from(
   return _replaced(state, {name: wanted[name] for name in shared})
 
 
-def take_over(
+def load_parameters(
   state: TrainState, *, source: Mapping[str, Any], name: str
 ) -> TrainState:
   """Copies all of `source`, which must match completely, into a state.

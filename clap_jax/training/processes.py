@@ -168,13 +168,13 @@ def is_first() -> bool:
   return index() == 0
 
 
-def say(text: str) -> None:
+def print_on_first(text: str) -> None:
   """Prints a message on the first process only."""
   if is_first():
     print(text, file=sys.stderr, flush=True)
 
 
-def first_decides(what: str, function: Callable[[], Any]) -> Any:
+def broadcast_from_first(what: str, function: Callable[[], Any]) -> Any:
   """Returns process 0's JSON result of `function` on all processes.
 
   All processes must call it in the same order; only process 0 runs the
@@ -216,14 +216,14 @@ def compiled_by_all(function: Any, *arguments: Any) -> Callable:
     return function
   if hasattr(function, "prepare"):  # a step of several programs
     function.prepare(*arguments)
-    meet("compiled")
+    barrier("compiled")
     return function
   compiled = function.lower(*arguments).compile()
-  meet("compiled")
+  barrier("compiled")
   return compiled
 
 
-def meet(where: str) -> None:
+def barrier(where: str) -> None:
   """Waits for all processes; returns at once in a run of one."""
   client = distributed.global_state.client
   if client is not None:

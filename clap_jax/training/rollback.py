@@ -59,7 +59,7 @@ def roll_back(
   state, good_step = (
     (restored.state, restored.step) if restored else (fresh(), 0)
   )
-  processes.say(
+  processes.print_on_first(
     f"{error}\ngoing back to the parameters of step {good_step} and on with "
     f"step {error.step + 1}; the batches between are skipped, see "
     f"{workdir / RECORD_FILE}"

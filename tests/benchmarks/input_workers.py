@@ -130,7 +130,7 @@ def store(
     clip_source.FrameLoader(of_split, form.frames, infos=infos),
     tokenizer=tokenizer,
     text_length=8,
-    place=clip_source.RecordsPlace(
+    place=clip_source.RecordsLocation(
       str(dataset.directory), dataset.name, "train"
     ),
   )

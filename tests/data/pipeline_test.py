@@ -15,7 +15,7 @@ from clap_jax.data.clip_source import (
   EvaluationClipSource,
   FrameLoader,
   FrameOptions,
-  RecordsPlace,
+  RecordsLocation,
 )
 from clap_jax.data.clips import ClipSampler, ClipSamplerOptions
 from clap_jax.data.evaluation_clips import caption_clips
@@ -47,7 +47,7 @@ def make_source(dataset, records, tokenizer, *, cache=None, on_bad="skip"):
     tokenizer=tokenizer,
     text_length=10,
     on_bad=on_bad,
-    place=RecordsPlace(str(dataset.directory), dataset.name, "train"),
+    place=RecordsLocation(str(dataset.directory), dataset.name, "train"),
   )
 
 

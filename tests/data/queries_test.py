@@ -32,9 +32,9 @@ def test_negative_queries_without_classes_differ_in_text():
     [ask("a", "A man runs."), ask("b", "a man  runs"), ask("b", "a dog sits")]
   )
   strangers = queries.NegativeQueries(split)
-  assert not strangers.is_stranger(split.queries[0], "a")
-  assert not strangers.is_stranger(split.queries[1], "a")  # equal text
-  assert strangers.is_stranger(split.queries[2], "a")
+  assert not strangers.is_absent(split.queries[0], "a")
+  assert not strangers.is_absent(split.queries[1], "a")  # equal text
+  assert strangers.is_absent(split.queries[2], "a")
 
 
 def test_negative_queries_with_classes_name_an_absent_action():
@@ -48,7 +48,7 @@ def test_negative_queries_with_classes_name_an_absent_action():
     {"a": frozenset([0]), "b": frozenset([0, 1])},
   )
   strangers = queries.NegativeQueries(split)
-  found = [strangers.is_stranger(query, "a") for query in split.queries]
+  found = [strangers.is_absent(query, "a") for query in split.queries]
   assert found == [False, False, True, False]
 
 

@@ -52,7 +52,7 @@ def test_detection_goes_alone():
 
 
 def test_a_run_of_one_process_decides_by_itself():
-  assert processes.first_decides("count", lambda: 3) == 3
+  assert processes.broadcast_from_first("count", lambda: 3) == 3
   assert processes.is_first()
   assert processes.fail(2, "why") == 2
   assert processes.published() == {}

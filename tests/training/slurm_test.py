@@ -126,7 +126,7 @@ how = processes.connection(
 processes.join(how)
 print(processes.index(), processes.count(), jax.process_count(),
       jax.config.values["jax_cuda_visible_devices"], flush=True)
-processes.meet("here")
+processes.barrier("here")
 processes.finish()
 """
 
