@@ -234,7 +234,7 @@ def sneeze_cough(folder, request) -> None:
   rows = [
     row
     for row in json.loads((source / "clips.json").read_text())
-    if row["person"] in ("S001", "S017", "S018", "S019", "S020")
+    if row["person"] in ("S001", "S007", "S017", "S018", "S019", "S020")
     and (row["view"], row["locomotion"]) == ("facing left", "walking")
     and row["label"] in _JOINED_LABELS
   ]
