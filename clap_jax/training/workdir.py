@@ -117,8 +117,8 @@ def locked(workdir: locations.Location) -> Iterator[Callable[[], None]]:
 
 def _busy(workdir: locations.Location, holder: str) -> WorkdirBusyError:
   return WorkdirBusyError(
-    f"Another trainer ({holder}) is at work in {workdir}: wait for it, stop "
-    "it, or use another directory."
+    f"Another trainer is at work in {workdir} (process {holder}): wait for "
+    "it, stop it, or use another directory."
   )
 
 

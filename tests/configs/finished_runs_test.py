@@ -32,7 +32,8 @@ def test_a_key_with_a_default_is_not_an_other_config(workdir):
 
 def test_another_value_is(workdir):
   config = pretrain_sprites.get_config("tiny")
-  config.clip.resize = "tsp"
+  with config.unlocked():
+    config.clip.resize = "tsp"
   with pytest.raises(ValueError, match=r"clip\.resize: was squash, now tsp"):
     registry.train(config, workdir)
 

@@ -60,7 +60,7 @@ def test_the_demo_dual_encoder():
 )
 def test_the_demo_heads(name, trainer, configs, arg):
   """Renamed parameters would leave every trained head behind."""
-  config = trainer.resolve(configs.get_config(arg))
+  config = registry.resolve(configs.get_config(arg))
   facts = abstract.DataFacts(feature_width=192, query_width=96)
   task = trainer.abstract_run(config, facts).task
   shapes = jax.eval_shape(task.init, jax.random.key(0))

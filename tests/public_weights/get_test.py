@@ -292,7 +292,7 @@ def test_places(site, tmp_path, monkeypatch, how):
   assert document["sha256"] == sha256(folder / file)
   assert document["source"].rstrip("/") == str(place).rstrip("/")
   stated = {f["name"]: f["hash_stated_by"] for f in document["files"]}
-  assert stated[file].startswith("nobody")
+  assert stated[file].startswith("no publisher")
 
 
 def test_wrong_bytes_are_removed_unread(
