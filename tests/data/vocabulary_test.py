@@ -119,7 +119,11 @@ def test_merges_alone_number_the_pieces_as_openai_does(tmp_path):
 
 @pytest.mark.parametrize(
   "content",
-  [b"no archive", gzip.compress(b""), gzip.compress(b"version\na b c\n")],
+  [
+    b"no archive",
+    gzip.compress(b"", mtime=0),
+    gzip.compress(b"version\na b c\n", mtime=0),
+  ],
 )
 def test_merges_that_are_none(tmp_path, content):
   path = tmp_path / "bpe.txt.gz"
