@@ -22,14 +22,15 @@ from clap_jax.data import (
   queries,
   records,
 )
-from clap_jax.inference import ahead, near_duplicates
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import near_duplicates
 from clap_jax.inference import texts as texts_lib
 from clap_jax.media import decode, errors, guard
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.models import long_video
 from clap_jax.storage import locations, output, tfrecord
 from clap_jax.storage import metadata as metadata_lib
+from clap_jax.training import ahead
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 _VIDEOS_AHEAD = 2  # that are decoded while one is encoded

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clap_jax.inference import ahead, extract
 from clap_jax.inference import encoder as encoder_lib
+from clap_jax.inference import extract
 from clap_jax.media import decode
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
+from clap_jax.training import ahead
 
 _CLIPS_AHEAD = 16
 

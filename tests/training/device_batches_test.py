@@ -16,6 +16,9 @@ class Counted:
     self._fails_at, self._last = fails_at, last
     self.changed = threading.Condition()
 
+  def __iter__(self):
+    return self
+
   def __next__(self):
     with self.changed:
       if self.made == self._fails_at:
