@@ -71,7 +71,7 @@ def run(
   compilation.keep_programs()
   before = results.read(store.workdir)
 
-  def write_results(state: orchestrator.State) -> list[dict]:
+  def write_results(state: orchestrator.State) -> None:
     made = [
       row
       for artifact in state.made
@@ -80,9 +80,7 @@ def run(
     ]
     # Rows of other encoders and seeds stay: their models are here as well.
     by_key = {tuple(row[k] for k in _KEYS): row for row in [*before, *made]}
-    rows = list(by_key.values())
-    results.write(store.workdir, rows)
-    return rows
+    results.write(store.workdir, list(by_key.values()))
 
   state = orchestrator.run(
     plan(size, seeds, encoders),
@@ -90,7 +88,7 @@ def run(
     jobs.InThisProcess(),
     on_change=write_results,
   )
-  rows = write_results(state)
+  rows = results.read(store.workdir)
   for seed in seeds:
     for encoder in encoders:
       _write_model(store, state, f"models/seed{seed}/{encoder}")

@@ -15,7 +15,7 @@ from clap_jax.training import workdir as workdir_lib
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """What is made of some artifacts so far, and what failed."""
+  """Progress of some artifacts: records of those made, reasons of failures."""
 
   artifacts: Sequence[Artifact]
   records: Mapping[str, dict]  # name -> record, of what is made
@@ -23,13 +23,16 @@ class State:
 
   @classmethod
   def of(cls, artifacts: Sequence[Artifact], store: ArtifactStore) -> "State":
-    made = [a.name for a in artifacts if store.has(a.name)]
+    names = [a.name for a in artifacts]
+    records = {name: store.record(name) for name in names if store.has(name)}
     reasons = [
-      (a.label, store.failure(a.name)) for a in artifacts if a.name not in made
+      (a.label, store.failure(a.name))
+      for a in artifacts
+      if a.name not in records
     ]
     return cls(
       artifacts,
-      {name: store.record(name) for name in made},
+      records,
       [(label, reason) for label, reason in reasons if reason is not None],
     )
 
@@ -92,7 +95,8 @@ def run(
     store: of the workdir, which may serve several studies.
     runner: of jobs.
     parallel: jobs at a time.
-    on_change: called before the first job and after every one.
+    on_change: called before the first job and after every one; the last call
+      gets the state that is returned.
 
   Raises:
     WorkdirBusyError: another call is at work there.
@@ -103,7 +107,8 @@ def run(
     console.print(f"{state} are made")
     for artifact in state.missing:  # tried again
       store.forget_failure(artifact.name)
-    on_change(State.of(artifacts, store))
+    state = State.of(artifacts, store)
+    on_change(state)
     for step in steps:
       waiting = [
         job
@@ -117,7 +122,6 @@ def run(
         on_change(state)
         if not runner.stopping:  # then the others end without a word
           console.print(f"{job.label}: {state}{_time_left(state, parallel)}")
-  state = State.of(artifacts, store)
   for label, reason in state.failed:
     console.print(f"failed: {label}: {reason}", markup=False)
   return state

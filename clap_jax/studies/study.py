@@ -50,14 +50,20 @@ def run(
     WorkdirBusyError: another study is at work there.
   """
   store = ArtifactStore(pathlib.Path(workdir))
-  state = orchestrator.run(
+  document: dict = {}
+
+  def write(state: orchestrator.State) -> None:
+    nonlocal document
+    document = _write(config, store, state)
+
+  orchestrator.run(
     planning.plan(config, read=read),
     store,
     runner,
     parallel=parallel,
-    on_change=lambda state: _write(config, store, state),
+    on_change=write,
   )
-  return _write(config, store, state)
+  return document
 
 
 def _write(

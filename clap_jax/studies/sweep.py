@@ -105,7 +105,7 @@ def flags(overrides: Overrides) -> list[str]:
 def outcome(
   run: Run, store: ArtifactStore, given_up: Collection[Run] = ()
 ) -> str:
-  """What became of a run: done, failed, given up or stopped."""
+  """Returns the outcome of a run: done, failed, given up or stopped."""
   if registry.is_finished(store.directory(run.artifact.name)):
     return sweep_table.DONE
   if store.failure(run.artifact.name) is not None:
