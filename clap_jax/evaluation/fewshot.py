@@ -182,16 +182,7 @@ class Evaluator:
       if label_names[int(label)] in episode.classes
       and end_sec - start_sec >= min_share * infos[episode.query].duration_sec
     ]
-    video, start_sec, end_sec, label = (
-      zip(*rows, strict=True) if rows else ((),) * 4
-    )
-    return tables.SegmentTable.from_columns(
-      video=video,
-      start_sec=start_sec,
-      end_sec=end_sec,
-      label=label,
-      video_names=tuple(_keys(run)),
-    )
+    return tables.SegmentTable.from_rows(rows, video_names=tuple(_keys(run)))
 
   def check(self) -> None:
     """Draws the episodes of the selection and the evaluation split.

@@ -258,15 +258,8 @@ def truth_of(infos, names) -> tables.SegmentTable:
       info.segments.astype(np.float64), info.labels, strict=True
     )
   ]
-  video, start_sec, end_sec, label = (
-    zip(*rows, strict=True) if rows else ((),) * 4
-  )
-  return tables.SegmentTable.from_columns(
-    video=video,
-    start_sec=start_sec,
-    end_sec=end_sec,
-    label=label,
-    video_names=tuple(info.id for info in infos),
+  return tables.SegmentTable.from_rows(
+    rows, video_names=tuple(info.id for info in infos)
   )
 
 

@@ -47,12 +47,12 @@ def read_ground_truth(
     for entry in file.entries.values()
     if not wanted or entry.subset in wanted
   ]
-  rows = [(entry.name, span) for entry in entries for span in entry.segments]
-  table = SegmentTable.from_columns(
-    video=[name for name, _ in rows],
-    start_sec=[span.start_sec for _, span in rows],
-    end_sec=[span.end_sec for _, span in rows],
-    label=[span.text for _, span in rows],
+  table = SegmentTable.from_rows(
+    [
+      (entry.name, span.start_sec, span.end_sec, span.text)
+      for entry in entries
+      for span in entry.segments
+    ],
     video_names=[entry.name for entry in entries],
   )
   is_table = path.suffix.lower() in own_files.TABLE_SUFFIXES

@@ -79,6 +79,25 @@ class SegmentTable:
     )
 
   @classmethod
+  def from_rows(
+    cls,
+    rows: Sequence[tuple[str, float, float, str]],
+    *,
+    video_names: Sequence[str] = (),
+  ) -> Self:
+    """Builds a table from rows (video, start_sec, end_sec, label)."""
+    video, start_sec, end_sec, label = (
+      zip(*rows, strict=True) if rows else ((),) * 4
+    )
+    return cls.from_columns(
+      video=video,
+      start_sec=start_sec,
+      end_sec=end_sec,
+      label=label,
+      video_names=video_names,
+    )
+
+  @classmethod
   def from_columns(
     cls,
     *,

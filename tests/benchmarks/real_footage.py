@@ -219,10 +219,7 @@ def chance_maps(videos: dict) -> list[float]:
   ]
   names = ("video", "start_sec", "end_sec", "label")
   columns = dict(zip(names, zip(*clips, strict=True), strict=True))
-  true_columns = dict(zip(names, zip(*truth, strict=True), strict=True))
-  segments = tables.SegmentTable.from_columns(
-    **true_columns, video_names=tuple(videos)
-  )
+  segments = tables.SegmentTable.from_rows(truth, video_names=tuple(videos))
   rng, values = np.random.default_rng(0), []
   for _ in range(CHANCE_DRAWS):
     detections = tables.DetectionTable.from_columns(
