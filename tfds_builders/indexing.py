@@ -22,7 +22,7 @@ _PARTS = ".indexing"  # of an index that is not finished
 
 
 class Indexed(NamedTuple):
-  """What became of the records of a dataset."""
+  """Counts of the records of an indexed dataset, and its errors."""
 
   records: int
   divided: int  # those whose clips are read by themselves

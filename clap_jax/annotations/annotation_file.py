@@ -127,7 +127,7 @@ class AnnotationFile:
     counts[kind] = counts.get(kind, 0) + number
 
   def count_of(self, entry: Entry, kind: str, number: int = 1) -> None:
-    """Returns the counts in `annotated` that belong to a video."""
+    """Increments counts in `annotated` that move with the video."""
     self.count(entry.subset, kind, number)
     entry.counted[kind] = entry.counted.get(kind, 0) + number
 
@@ -236,12 +236,12 @@ class AnnotationFile:
     getattr(entry, kind).append(good)
 
   def checked(self, kind: str, start, end, text, where: str) -> Span:
-    """Calls `make_span`."""
+    """Returns a validated span; raises a SpanError for an unusable one."""
     del kind
     return make_span(start, end, text, where)
 
   def split_of(self, value: object) -> str:
-    """Calls the function `split_of`."""
+    """Returns the split of a subset's name; raises a SpanError."""
     return split_of(value)
 
   def label_of(self, item: Mapping[str, Any]) -> object:

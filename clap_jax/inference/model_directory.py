@@ -71,7 +71,7 @@ class Model:
 
   @property
   def takes_any_label(self) -> bool:
-    """Whether any class name can be asked for, trained or not."""
+    """Returns True if predict takes any class name, trained or not."""
     if self.localizer is None:
       return self.is_encoder_alone
     return "text_classes" in self.localizer[1]

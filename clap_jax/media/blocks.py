@@ -1,4 +1,4 @@
-"""Where an encoded video may be cut, so that clips are read in parts."""
+"""Divides an encoded video into blocks that are read separately."""
 
 import io
 from typing import NamedTuple

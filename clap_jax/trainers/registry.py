@@ -76,7 +76,7 @@ def train(
     profiler.serve(profiler_port)
   workdir = locations.at(workdir)
   found = processes.broadcast_from_first(
-    f"read {workdir}", lambda: _inspect_data(workdir, resolved)
+    f"read {workdir}", lambda: _inspect(workdir, resolved)
   )
   if found["is_finished"] and not found["evaluation"]:
     processes.print_on_first(
@@ -184,7 +184,7 @@ def is_finished(workdir: str | pathlib.Path) -> bool:
   return (locations.at(workdir) / results.RESULTS_FILE).is_file()
 
 
-def _inspect_data(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
+def _inspect(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
   """Returns whether the run is finished, and how its evaluation differs.
 
   Raises:

@@ -146,7 +146,7 @@ def _processor_sec(pids: Sequence[int]) -> float:
 
 @dataclasses.dataclass
 class _Cost:
-  """What the clips of a way took, turn by turn, per clip."""
+  """Costs per clip of one way of decoding, turn by turn."""
 
   all_sec: list[float] = dataclasses.field(default_factory=list)
   own_sec: list[float] = dataclasses.field(default_factory=list)

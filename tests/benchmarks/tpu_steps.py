@@ -1,4 +1,4 @@
-"""What a train step costs on a TPU, by its compiler, beside the peers' steps.
+"""Compares train steps with those of peers by the TPU compiler's figures.
 
   python -m tests.benchmarks.tpu_steps [--quick] [--only WORD] --json OUT
 
@@ -79,7 +79,7 @@ QUICK = (
 
 
 class Cost(NamedTuple):
-  """What one step takes of one chip; None where it does not fit."""
+  """Resources of one step on one chip; None where it does not fit."""
 
   operations: int
   peak_bytes: int | None = None
