@@ -71,9 +71,9 @@ class Archive:
     is_stored = info.compress_type == zipfile.ZIP_STORED
     if not is_stored and (stored or info.compress_type != zipfile.ZIP_DEFLATED):
       raise UntrustedFileError(
-        f"{self._name}: {member!r:.100} has an unsupported compression "
-        "(method "
-        f"{info.compress_type}); write the file again without compression"
+        f"{self._name}: {member!r:.100} is compressed by method "
+        f"{info.compress_type}, which is not supported; write the file again "
+        "without compression"
       )
     if info.file_size > max_bytes:
       raise UntrustedFileError(

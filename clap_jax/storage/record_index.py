@@ -50,7 +50,7 @@ class ShardIndex:
 
   def __post_init__(self):
     """Raises a ValueError if the tables are inconsistent."""
-    self._check_records()
+    framing.check_offsets(self.records["offset"], num_bytes=self.num_bytes)
     if self._first_block[-1] != len(self.blocks):
       raise ValueError("it has another number of blocks than its records state")
     self._check_blocks()
@@ -59,17 +59,6 @@ class ShardIndex:
   def _first_block(self) -> np.ndarray:
     """Returns the first block number of each record, and the total."""
     return np.append(0, np.cumsum(self.records["num_blocks"], dtype=np.int64))
-
-  def _check_records(self) -> None:
-    offsets = self.records["offset"]
-    if not len(offsets):
-      if self.num_bytes:
-        raise ValueError("it has no record, the shard is not empty")
-      return
-    if offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
-      raise ValueError("its offsets are not increasing from 0")
-    if offsets[-1] >= self.num_bytes:
-      raise ValueError("its offsets exceed the end of the shard")
 
   def _check_blocks(self) -> None:
     has_blocks = self.records["num_blocks"] > 0

@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from clap_jax.storage import locations, ranges, untrusted
-from clap_jax.storage.framing import FOOTER, HEADER, masked_crc32c
+from clap_jax.storage.framing import (
+  FOOTER,
+  HEADER,
+  check_offsets,
+  masked_crc32c,
+)
 
 MAX_RECORD_BYTES = 2 << 30
 _MAX_SHARD_BYTES = 1 << 44
@@ -173,6 +178,10 @@ class ShardReader:
     if getattr(self, "_descriptor", None) is not None:
       self.close()
 
+  def corrupt(self, number: int, reason: str) -> CorruptRecordError:
+    """Returns the error of a damaged record."""
+    return self._error(int(self.offsets[number]), reason)
+
   def _error(self, offset: int, reason: str) -> CorruptRecordError:
     return CorruptRecordError(self.path, offset, reason)
 
@@ -234,16 +243,8 @@ class ShardReader:
     if len(data) % 8:
       raise self._error(0, f"{name} has {len(data)} bytes, not 8*n")
     offsets = np.frombuffer(data, dtype="<u8").astype(np.uint64)
-    if not len(offsets):
-      if self._size:
-        raise self._error(0, f"{name} is empty, the shard is not")
-      return offsets
-    if offsets[0] != 0 or np.any(offsets[1:] <= offsets[:-1]):
-      raise self._error(0, f"{name} is not increasing from 0")
-    if offsets[-1] >= self._size:
-      raise self._error(
-        self._size,
-        f"{name} exceeds the end of the file "
-        f"({offsets[-1]} of {self._size} bytes)",
-      )
+    try:
+      check_offsets(offsets, num_bytes=self._size)
+    except ValueError as error:
+      raise self._error(0, f"{name} has {error}") from None
     return offsets
