@@ -17,7 +17,6 @@ import math
 import mmap
 import os
 import queue
-import signal
 import socket
 import subprocess
 import sys
@@ -124,10 +123,7 @@ class _Worker:
     """Kills the worker if it is alive; describes how it ended."""
     self._socket.close()
     self._process.kill()
-    status = self._process.wait()
-    if status < 0:
-      return signal.Signals(-status).name
-    return f"exit status {status}"
+    return confinement.ended_by(self._process.wait())
 
 
 class DecodingProcesses:

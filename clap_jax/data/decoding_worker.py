@@ -19,6 +19,7 @@ from clap_jax.data import decoding, records
 from clap_jax.data.augment import AugmentOptions
 from clap_jax.data.clip_source import FrameLoader, FrameOptions
 from clap_jax.data.clips import ClipItem
+from clap_jax.media import confinement
 from clap_jax.storage import locations
 from clap_jax.storage.tfrecord import CorruptRecordError
 
@@ -44,10 +45,7 @@ class _Clips:
     item = ClipItem(**request["item"])
     self._records.expect_id(item.record_index, request["id"])
     frames = np.ascontiguousarray(self._loader.frames(item))
-    left, offset = frames.reshape(-1), request["offset"]
-    while len(left):
-      written = os.pwrite(file, left, offset)
-      left, offset = left[written:], offset + written
+    confinement.write_at(file, frames.reshape(-1), request["offset"])
 
 
 def _described(error: Exception) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import signal
 import sys
 
 import av.logging
+import numpy as np
 
 from clap_jax.media.limits import VideoLimits
 
@@ -33,6 +34,20 @@ def environment() -> dict[str, str]:
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
   }
+
+
+def ended_by(status: int) -> str:
+  """Returns what ended a process: the name of a signal, or its status."""
+  if status < 0:
+    return signal.Signals(-status).name
+  return f"exit status {status}"
+
+
+def write_at(file: int, content: memoryview | np.ndarray, offset: int) -> None:
+  """Writes all bytes of a flat array to a file at an offset."""
+  while len(content):
+    written = os.pwrite(file, content, offset)
+    content, offset = content[written:], offset + written
 
 
 def confine(limits: VideoLimits) -> None:

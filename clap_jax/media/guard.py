@@ -137,10 +137,7 @@ class _Child:
     status = self._process.returncode
     if status == -signal.SIGXCPU:
       return self._slow()
-    name = f"exit status {status}"
-    if status < 0:
-      name = signal.Signals(-status).name
-    return VideoError(f"the decoder died ({name})")
+    return VideoError(f"the decoder died ({confinement.ended_by(status)})")
 
   def end(self, *, patience_sec: float = 0.0) -> None:
     """Kills the child, unless it ends by itself within some time."""
@@ -298,9 +295,7 @@ def _descriptor(source: BinaryIO) -> Iterator[int]:
     return
   content = source.getbuffer()
   with _memory_file(len(content)) as file:
-    place = 0
-    while place < len(content):
-      place += os.pwrite(file, content[place:], place)
+    confinement.write_at(file, content, 0)
     yield file
 
 
