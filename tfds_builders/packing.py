@@ -1,7 +1,6 @@
 """Writes the records and manifests of every builder.
 
 Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
-Needs NumPy and the standard library only.
 """
 
 import json

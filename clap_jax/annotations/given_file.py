@@ -25,7 +25,7 @@ NO_LABEL = "proposal"  # of class-agnostic segments
 _SUFFIXES = (*own_files.TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".txt")
 # Of a video's saliency; a published one has 75 clips and 3 annotators.
 _MAX_SALIENCIES = 1 << 22
-_SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
+SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
 
 
 class GivenFile(AnnotationFile):
@@ -185,7 +185,7 @@ def saliency(record: Mapping[str, Any]) -> np.ndarray | None:
   if not scores:
     return None
   try:
-    num_clips = int(record["duration"] / _SALIENCY_CLIP_SEC)
+    num_clips = int(record["duration"] / SALIENCY_CLIP_SEC)
     if num_clips * len(scores[0]) > _MAX_SALIENCIES:
       raise ValueError(
         f"saliency of {num_clips} clips by {len(scores[0])} annotators; at "

@@ -99,11 +99,7 @@ class FrameLoader:
     self._options = options
     self._augment = augment
     self._cache = cache
-    self._ids = {info.index: info.id for info in infos}
-    height, width = frame_sides(options.size, options.decoded_mode)
-    self._expected_bytes = {
-      info.index: info.num_frames * height * width * 3 for info in infos
-    }
+    self._infos = {info.index: info for info in infos}
 
   @property
   def frame_shape(self) -> tuple[int, int, int, int]:
@@ -128,7 +124,7 @@ class FrameLoader:
       "seed": int(item.seed),
     }
     offset = row * math.prod(self.frame_shape)
-    video_id = self._ids[item.record_index]
+    video_id = self._infos[item.record_index].id
     return {"item": fields, "id": video_id, "offset": offset}
 
   def frames(self, item: ClipItem) -> np.ndarray:
@@ -162,8 +158,10 @@ class FrameLoader:
     return augment_clip(frames, self._augment, seed=item.seed)
 
   def _cached(self, record_index: int) -> DecodedVideo | None:
-    if self._cache is None or record_index not in self._expected_bytes:
+    if self._cache is None or record_index not in self._infos:
       return None
+    height, width = frame_sides(self._options.size, self._options.decoded_mode)
+    num_frames = self._infos[record_index].num_frames
 
     def decode() -> DecodedVideo:
       return decode_video(
@@ -175,7 +173,7 @@ class FrameLoader:
 
     return self._cache.get(
       record_index,
-      expected_bytes=self._expected_bytes[record_index],
+      expected_bytes=num_frames * height * width * 3,
       decode=decode,
     )
 

@@ -169,8 +169,7 @@ class FeatureReader:
     if config.annotations is not None:
       infos = self.dataset.examples(source)
     else:
-      table = self.dataset.split(source).metadata(on_corrupt="skip")
-      infos = table.examples
+      infos = self.dataset.split(source).metadata(on_corrupt="skip").examples
     if config.holdout is not None and source == config.train_split:
       found = {i.id for i in infos if re.search(config.holdout, i.id)}
       infos = [info for info in infos if (info.id in found) == is_holdout]

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clap_jax.annotations.given_file import SALIENCY_CLIP_SEC
 from clap_jax.data import shuffle
 from clap_jax.data.clips import normalize_text, visible_captions
 from clap_jax.data.records import ExampleInfo
 from clap_jax.storage import arrays
 
-SALIENCY_CLIP_SEC = 2.0  # what QVHighlights scores
 TOP_SALIENCY = 4.0  # "Very Good"
 _MAX_TEXTS_BYTES = 64 << 30  # vectors of all tokens of a dataset's sentences
 

@@ -141,7 +141,7 @@ class QueryReader(feature_reader.FeatureReader):
 
   @functools.cached_property
   def _splits(self) -> dict[str, queries.GroundingSplit]:
-    """Reads the splits on first use; held-out videos are separated."""
+    """Returns the splits read so far."""
     return {}
 
   def grounding_split(self, split: str) -> queries.GroundingSplit:

@@ -18,7 +18,6 @@ from clap_jax.data import dataset_files, examples
 from clap_jax.data.dataset_files import DatasetError
 from clap_jax.data.examples import Example, ExampleInfo
 from clap_jax.data.video_blocks import VideoBlocks
-from clap_jax.media.errors import VideoError
 from clap_jax.storage import framing, locations, record_index, untrusted
 from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
 
@@ -115,10 +114,8 @@ class RecordSource:
     example = self._parse(shard, number, index=index)
     expected = self._ids.get(index, example.id)
     if example.id != expected:
-      raise CorruptRecordError(
-        shard.path,
-        int(shard.offsets[number]),
-        f"it holds {example.id} where {METADATA_FILE} says {expected}",
+      raise shard.corrupt(
+        number, f"it holds {example.id} where {METADATA_FILE} says {expected}"
       )
     return example
 
@@ -131,29 +128,32 @@ class RecordSource:
     If the dataset has an index, only the blocks needed for decoding are read
     and checked, otherwise the whole record. Errors as `self[index]`.
     """
+    video = self.video_blocks(index)
+    if video is None:
+      yield self[index].video
+      return
+    video.load(start_sec=start_sec, last_sec=last_sec)
+    with video.raising_failures():
+      yield video
+
+  def video_blocks(self, index: int) -> VideoBlocks | None:
+    """Returns the video of record `index` by blocks; None without an index.
+
+    Raises:
+      CorruptRecordError: the index has another video.
+    """
     shard, number = self.locate(index)
     known = self._index.get(shard.path.name)
     if known is None or not len(known.blocks_of(number)):
-      yield self[index].video
-      return
+      return None
     expected = self._ids.get(index)
     id_checksum = int(known.records["id_checksum"][number])
     if expected and framing.masked_crc32c(expected.encode()) != id_checksum:
-      raise CorruptRecordError(
-        shard.path,
-        int(shard.offsets[number]),
+      raise shard.corrupt(
+        number,
         f"it holds another video than {expected}, which {METADATA_FILE} says",
       )
-    video = VideoBlocks(shard, known, number)
-    video.load(
-      known.wanted_blocks(number, start_sec=start_sec, last_sec=last_sec)
-    )
-    try:
-      yield video
-    except VideoError:
-      if video.failure is not None:
-        raise video.failure from None
-      raise
+    return VideoBlocks(shard, known, number)
 
   def expect_id(self, index: int, video_id: str) -> None:
     """Treats record `index` as damaged if it has another video id."""
@@ -167,9 +167,7 @@ class RecordSource:
       # Protobuf raises many kinds, and missing values others; callers treat
       # them alike, as an unusable record.
       reason = f"it does not parse ({type(error).__name__}: {error})"
-      raise CorruptRecordError(
-        shard.path, int(shard.offsets[number]), reason
-      ) from error
+      raise shard.corrupt(number, reason) from error
 
   def metadata(self, *, on_corrupt: str = "raise") -> MetadataTable:
     """Returns every example without its video; read once, then cached.
@@ -444,6 +442,6 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
     versions = {key: path for key, path in versions.items() if key == version}
   if not versions:
     found = ", ".join(dataset_files.list_datasets(root)) or "no built dataset"
-    raise DatasetError(f"no dataset {name!r} in {root}; found {found}")
+    raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(versions[newest], name=base)

@@ -1,11 +1,14 @@
 """Reads only those blocks of a record's video that are decoded."""
 
 import bisect
+import contextlib
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
+from clap_jax.media.errors import VideoError
 from clap_jax.storage.framing import masked_crc32c
 from clap_jax.storage.record_index import ShardIndex
 from clap_jax.storage.tfrecord import CorruptRecordError, ShardReader
@@ -28,6 +31,7 @@ class VideoBlocks(io.BufferedIOBase):
   def __init__(self, shard: ShardReader, index: ShardIndex, number: int):
     """Creates the file; `number` is the record's number in its shard."""
     self._shard = shard
+    self._index, self._number = index, number
     self._start = int(index.records["video"][number])
     self._offset = int(index.records["offset"][number])
     blocks = index.blocks_of(number)
@@ -39,13 +43,18 @@ class VideoBlocks(io.BufferedIOBase):
     self._num_ahead = 1
     self.failure: Exception | None = None
 
-  def load(self, wanted: np.ndarray) -> None:
-    """Reads the blocks of a mask; adjacent ones by one request.
+  def load(self, *, start_sec: float, last_sec: float) -> None:
+    """Reads the blocks of the frames nearest to instants between two times.
+
+    Adjacent blocks are read by one request.
 
     Raises:
       CorruptRecordError: a checksum does not match, even after a retry.
       ObjectStorageError: the bucket did not deliver them.
     """
+    wanted = self._index.wanted_blocks(
+      self._number, start_sec=start_sec, last_sec=last_sec
+    )
     spans: list[list[int]] = []
     for number in np.flatnonzero(wanted).tolist():
       gap = self._bounds[number] - self._bounds[spans[-1][1]] if spans else 0
@@ -54,6 +63,16 @@ class VideoBlocks(io.BufferedIOBase):
       else:
         spans.append([number, number + 1])
     self._fetch(spans)
+
+  @contextlib.contextmanager
+  def raising_failures(self) -> Iterator[None]:
+    """Raises an error of a read in place of the decoder's VideoError."""
+    try:
+      yield
+    except VideoError:
+      if self.failure is not None:
+        raise self.failure from None
+      raise
 
   def _fetch(self, spans: list[list[int]]) -> None:
     try:

@@ -159,30 +159,31 @@ class Evaluator:
 
   def _num_ground_truths(self, drawn, split: str) -> list[int]:
     """Returns the number of ground-truth segments of each run."""
-    return [len(self._ground_truth(drawn, run, split)) for run in drawn.runs]
+    return [len(truth) for truth in self._ground_truths(drawn, split)]
 
-  def _ground_truth(
-    self,
-    drawn: episodes_lib.EpisodeSet,
-    run: Sequence[episodes_lib.Episode],
-    split: str,
-  ) -> tables.SegmentTable:
-    """Returns the segments of the queries, each episode as its own video."""
+  def _ground_truths(
+    self, drawn: episodes_lib.EpisodeSet, split: str
+  ) -> list[tables.SegmentTable]:
+    """Returns each run's query segments, each episode as its own video."""
     infos = {info.id: info for info in self._reader.examples(split)}
     label_names = self._reader.dataset.label_names
     min_share = legacy_min_share(drawn.facts)
-    rows = [
-      (key, start_sec, end_sec, label_names[int(label)])
-      for key, episode in zip(_keys(run), run, strict=True)
-      for (start_sec, end_sec), label in zip(
-        infos[episode.query].segments.astype(np.float64),
-        infos[episode.query].labels,
-        strict=True,
-      )
-      if label_names[int(label)] in episode.classes
-      and end_sec - start_sec >= min_share * infos[episode.query].duration_sec
-    ]
-    return tables.SegmentTable.from_rows(rows, video_names=tuple(_keys(run)))
+
+    def truth_of(run: Sequence[episodes_lib.Episode]) -> tables.SegmentTable:
+      rows = [
+        (key, start_sec, end_sec, label_names[int(label)])
+        for key, episode in zip(_keys(run), run, strict=True)
+        for (start_sec, end_sec), label in zip(
+          infos[episode.query].segments.astype(np.float64),
+          infos[episode.query].labels,
+          strict=True,
+        )
+        if label_names[int(label)] in episode.classes
+        and end_sec - start_sec >= min_share * infos[episode.query].duration_sec
+      ]
+      return tables.SegmentTable.from_rows(rows, video_names=tuple(_keys(run)))
+
+    return [truth_of(run) for run in drawn.runs]
 
   def check(self) -> None:
     """Draws the episodes of the selection and the evaluation split.
@@ -263,13 +264,12 @@ class Evaluator:
     """
     values: dict[str, list[float]] = {}
     start = 0
-    for run in drawn.runs:
+    truths = self._ground_truths(drawn, split)
+    for run, truth in zip(drawn.runs, truths, strict=True):
       part = found[start : start + len(run)]
       start += len(run)
       metrics = detection.evaluate(
-        _predictions(run, part),
-        self._ground_truth(drawn, run, split),
-        self._protocol,
+        _predictions(run, part), truth, self._protocol
       )
       for name, value in metrics.items():
         values.setdefault(name, []).append(value)

@@ -78,7 +78,7 @@ def facts_of(
 def notes(
   drawn: episodes_lib.EpisodeSet, split: class_splits.ClassSplit, *, seen: str
 ) -> Iterator[str]:
-  """Returns further notes of the card; `seen` is from `check_seen`."""
+  """Yields further notes of the card; `seen` is from `check_seen`."""
   yield (
     f"class split {split.name}: {len(split.base)} base, "
     f"{len(split.validation)} validation, {len(split.novel)} novel classes; "

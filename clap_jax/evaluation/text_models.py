@@ -20,7 +20,9 @@ _BATCH = 64
 def class_vectors(
   directory: str | pathlib.Path,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-  """Encodes class names to unit vectors (c, p), averaged over prompts.
+  """Returns an encoder of class names to unit vectors (c, p).
+
+  A vector is the mean over prompts.
 
   Raises as `text_vectors`.
   """
@@ -33,7 +35,7 @@ def class_vectors(
 def text_vectors(
   directory: str | pathlib.Path,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-  """Encodes texts to unit vectors (n, p).
+  """Returns an encoder of texts to unit vectors (n, p).
 
   These are the pooled outputs of the tower, before any projection.
 
