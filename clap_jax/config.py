@@ -204,10 +204,8 @@ class RunConfig:
   trainer: str
   optimizer: OptimizerConfig
   loop: LoopConfig
-  checkpoint: CheckpointConfig = dataclasses.field(
-    default_factory=CheckpointConfig
-  )
-  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  mesh: MeshConfig = MeshConfig()
 
 
 def resolve(cls: type, config: Any, path: str = "") -> Any:

@@ -72,5 +72,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.loop = {"steps": 800, "seed": args["seed"], "log_every_steps": 50}
   arguments.update(config, DATASETS, "dataset", args["dataset"])
   grounders.resize(config, heads.BENCHMARK_SIZES, args)
-  config.fusion = {"num_heads": config.pyramid.get("num_heads", 4)}
+  config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

@@ -26,5 +26,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   }
   config.loop = {"steps": 400, "seed": args["seed"], "log_every_steps": 20}
   grounders.resize(config, heads.SIZES, args)
-  config.fusion = {"num_heads": config.pyramid.get("num_heads", 4)}
+  config.fusion = {"num_heads": config.pyramid.num_heads}
   return config.lock()

@@ -105,13 +105,14 @@ _EGO4D = {
   "decode.sigma": 0.9,
   "loop.epochs": 15.0,
 }
-# Two streams, joined before the model.
+# Three streams, each with a projection of its own.
 _EGO4D_TRIPLE = _EGO4D | {
   "data.features_dir": "features/ego4d",
   "model.width": 1024,
   "model.head_width": 1024,
   "model.num_heads": 16,
 }
+# Two streams, joined before the model.
 _EGO4D_PAIR = _EGO4D | {
   "data.features_dir": "features/ego4d",
   "model.width": 768,

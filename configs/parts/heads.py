@@ -10,6 +10,7 @@ def small(config) -> None:
   config.pyramid = {
     "width": 64,
     "block": "conv",  # conv | attention
+    "num_heads": 4,  # of attention; grounders fuse sentences with as many
     "num_stem_convs": 1,
     "window_steps": 7,
   }
