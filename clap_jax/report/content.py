@@ -3,7 +3,7 @@
 Whoever runs the stages fills these in; the other modules of this folder only
 draw them. Times are seconds from the start of a video, segments are
 [start, end), and every text may hold anything: it is escaped when drawn.
-Nothing here is required except a name.
+Fields without a default are required.
 """
 
 import dataclasses

@@ -93,8 +93,6 @@ def environment(folder: pathlib.Path = _FOLDER) -> jinja2.Environment:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  made.filters["seconds"] = metric_names.format_seconds
-  made.filters["number"] = metric_names.format_value
   made.filters["interval"] = _interval
   made.globals["encoder_class"] = palette.encoder_class
   made.globals["dash_of"] = curves.dash_of

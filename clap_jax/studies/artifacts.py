@@ -175,19 +175,19 @@ def _extract(
 
 def _train(artifact: Artifact, directory: pathlib.Path, inputs: Inputs) -> None:
   config = copy.deepcopy(artifact.config)
-  for key, value in places(inputs).items():
+  for key, value in places(artifact, inputs).items():
     section, name = key.split(".")
-    if name in config[section]:  # no head reads a tokenizer
-      config[section][name] = value
+    config[section][name] = value
   registry.train(config, directory)
 
 
-def places(inputs: Inputs) -> dict[str, str]:
-  """Keys of a config that name what a training run reads, by its inputs."""
+def places(artifact: Artifact, inputs: Inputs) -> dict[str, str]:
+  """Returns the paths of a training run's inputs by their config keys."""
   found = {}
   if "data" in inputs:
     found["data.data_dir"] = str(inputs["data"])
-    found["data.tokenizer"] = str(inputs["data"] / TOKENIZER_FILE)
+    if "tokenizer" in artifact.config["data"]:  # not of heads
+      found["data.tokenizer"] = str(inputs["data"] / TOKENIZER_FILE)
   if "features" in inputs:
     found["data.features_dir"] = str(inputs["features"])
   if "start" in inputs:

@@ -91,8 +91,8 @@ def run(
   rows = results.read(store.workdir)
   for seed in seeds:
     for encoder in encoders:
-      _write_model(store, state, f"models/seed{seed}/{encoder}")
-  best = f"models/seed{seeds[0]}/{encoders[-1]}"
+      _write_model(store, state, demo_page.model_name(encoder, seed))
+  best = demo_page.model_name(encoders[-1], seeds[0])
   if (store.directory(best) / model_directory.MODEL_FILE).is_file():
     _predict_unseen(store.workdir, size, best)
   if rows:
@@ -157,13 +157,12 @@ def _read(name: str):
   return importlib.import_module(module).get_config(argument)
 
 
-def _name_of(kind: str, *, row: str, seed: int, key: str) -> str:
-  del key
+def _name_of(kind: str, *, row: str, seed: int) -> str:
   if kind == artifacts.DATA:
     return "data"
   if kind == artifacts.START:
-    return f"models/seed{seed}/start/pretrain"
-  return f"models/seed{seed}/{row}/{kind}"
+    return f"{demo_page.model_name('start', seed)}/pretrain"
+  return f"{demo_page.model_name(row, seed)}/{kind}"
 
 
 def _command(
@@ -184,13 +183,11 @@ def _command(
       f"--data_dir {inputs['data']} --out {own}"
     )
   file, argument = artifact.kind, f"{size},seed={artifact.seed}"
-  values = artifacts.places(inputs)
-  if artifact.kind in _TASKS:
-    del values["data.tokenizer"]
-  else:
+  values = artifacts.places(artifact, inputs)
+  if artifact.kind not in _TASKS:
     file, argument = "pretrain", f"{argument},encoder={artifact.row or 'tac'}"
   if "start" in inputs:
-    values["sampling.stream"] = "1"
+    values["sampling.stream"] = str(artifact.config["sampling"]["stream"])
   flags = " ".join(f"--config.{key}={value}" for key, value in values.items())
   return (
     f"clap train --config=configs/{file}_sprites.py:{argument} "

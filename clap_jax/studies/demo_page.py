@@ -15,6 +15,7 @@ from clap_jax.report import content, page, result_table, run_files
 from clap_jax.storage import untrusted
 from clap_jax.studies import orchestrator
 from clap_jax.studies.artifacts import ArtifactStore
+from clap_jax.training import writer
 
 UNSEEN = "unseen"
 _NUM_FRAMES = 14  # of a timeline's strip
@@ -68,7 +69,8 @@ def write(
   )
 
 
-def _model(encoder: str, seed: int) -> str:
+def model_name(encoder: str, seed: int) -> str:
+  """Returns the folder of an encoder's model directory."""
   return f"models/seed{seed}/{encoder}"
 
 
@@ -79,7 +81,7 @@ def _first_models(
   seed = min(row["seed"] for row in rows)
   names = [r["encoder"] for r in rows if (r["seed"], r["task"]) == (seed, task)]
   return {
-    name: store.directory(_model(name, seed)) / task
+    name: store.directory(model_name(name, seed)) / task
     for name in dict.fromkeys(names)
   }
 
@@ -130,9 +132,9 @@ def _charts(store, rows) -> list[content.Chart]:
     ("grounding", "Grounding head, training loss"),
   ):
     paths = {
-      f"{encoder} seed {seed}": store.directory(_model(encoder, seed))
+      f"{encoder} seed {seed}": store.directory(model_name(encoder, seed))
       / stage
-      / "metrics.jsonl"
+      / writer.METRICS_FILE
       for encoder, seed in runs
       if not (stage == "pretrain" and encoder == "random")
     }

@@ -103,11 +103,11 @@ def run(
   """
   artifacts = planning.artifacts_of(steps)
   with workdir_lib.locked(store.workdir), runner.stopped_by_signals():
+    for artifact in artifacts:
+      if not store.has(artifact.name):  # tried again
+        store.forget_failure(artifact.name)
     state = State.of(artifacts, store)
     console.print(f"{state} are made")
-    for artifact in state.missing:  # tried again
-      store.forget_failure(artifact.name)
-    state = State.of(artifacts, store)
     on_change(state)
     for step in steps:
       waiting = [

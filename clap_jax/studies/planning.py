@@ -34,24 +34,19 @@ _FEATURE_MODULES = ("clap_jax.inference.extract",)
 _HEAD_SEED_STEP = 1000  # between the seeds of the heads of one encoder
 
 
-def name_by_key(kind: str, *, row: str, seed: int, key: str) -> str:
-  """The folder of an artifact: another one for whatever it depends on."""
-  del row, seed
-  return f"artifacts/{kind}-{key}"
-
-
 def plan(
   config: settings.StudyConfig,
   *,
   read: ReadConfig,
-  name_of: Callable[..., str] = name_by_key,
+  name_of: Callable[..., str] | None = None,
 ) -> Steps:
   """All that a study needs; the seeds outermost, so that each ends whole.
 
   Args:
     config: the study.
     read: reads the config files that it names.
-    name_of: gives an artifact its folder, see `name_by_key`.
+    name_of: function from kind, row and seed of an artifact to its folder; None
+      for a folder by the hash of all that the artifact depends on.
 
   Raises:
     ValueError: one of the configs is wrong anywhere.
@@ -96,7 +91,7 @@ class _Planner:
     self,
     config: settings.StudyConfig,
     read: ReadConfig,
-    name_of: Callable[..., str],
+    name_of: Callable[..., str] | None,
   ):
     self._config = config
     self._read = read
@@ -215,19 +210,23 @@ class _Planner:
     dataset="",
     head_seed=None,
   ) -> Artifact:
-    key = fingerprints.artifact_key(
-      kind=kind,
-      config=config,
-      inputs={role: read.key for role, read in inputs.items()},
-      modules=modules,
-    )
+    if self._name_of is not None:
+      key, name = "", self._name_of(kind, row=row, seed=seed)
+    else:
+      key = fingerprints.artifact_key(
+        kind=kind,
+        config=config,
+        inputs={role: read.key for role, read in inputs.items()},
+        modules=modules,
+      )
+      name = f"artifacts/{kind}-{key}"
     where = (dataset or inputs["data"].dataset).partition("/")[2]
     seeds = "" if kind == DATA else f"seed {seed}"
     seeds += f" head {head_seed}" if head_seed else ""
     parts = (kind, row, seeds, where)
     return Artifact(
       kind=kind,
-      name=self._name_of(kind, row=row, seed=seed, key=key),
+      name=name,
       label=" ".join(filter(None, parts)),
       row=row,
       seed=seed,

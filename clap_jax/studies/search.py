@@ -19,6 +19,7 @@ from clap_jax.studies import jobs, sweep
 from clap_jax.studies.artifacts import ArtifactStore
 from clap_jax.trainers import registry
 from clap_jax.training import workdir as workdir_lib
+from clap_jax.training import writer
 
 STUDY_FILE = "study.log"
 _POLL_SEC = 2.0
@@ -171,7 +172,7 @@ def _try(trial, run, runner, store, metric) -> bool:
 
 def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
   """Step -> the metric on the selection split, as far as it is written."""
-  path = workdir / "metrics.jsonl"
+  path = workdir / writer.METRICS_FILE
   if not path.is_file():
     return {}
   keys = [
@@ -204,7 +205,7 @@ def _result(run: sweep.Run, store: ArtifactStore, metric: str) -> float | None:
   if not found:
     names = sorted(
       key.rpartition("/")[2]
-      for key in run_files.scalar_keys(directory / "metrics.jsonl")
+      for key in run_files.scalar_keys(directory / writer.METRICS_FILE)
       if key.startswith("eval/")
     )
     raise ValueError(

@@ -24,6 +24,7 @@ from clap_jax.report import (
 from clap_jax.storage import output
 from clap_jax.studies.artifacts import Artifact, ArtifactStore, Job
 from clap_jax.trainers import registry
+from clap_jax.training import writer
 
 SUMMARY_CSV, SUMMARY_HTML = "summary.csv", "summary.html"
 _FOLDER = "runs"
@@ -203,7 +204,7 @@ def document(table: sweep_table.SweepTable) -> dict:
 def _entry(run: Run, store: ArtifactStore, result: str) -> sweep_table.Entry:
   directory = store.directory(run.artifact.name)
   curves = {}
-  record = directory / "metrics.jsonl"
+  record = directory / writer.METRICS_FILE
   if record.is_file():
     curves = {
       key: run_files.curve(record, key, name=run.artifact.label)
