@@ -73,6 +73,7 @@ def stream_clips(
   *,
   stride_sec: float,
   limits: VideoLimits = DEFAULT_LIMITS,
+  finds_cuts: bool = False,
 ) -> guard.ClipStream:
   """The encoder's clips of a video, bytes or a local path."""
   clip = encoder.clip
@@ -83,9 +84,7 @@ def stream_clips(
     size=clip.image_size,
     mode=clip.resize,
   )
-  return guard.ClipStream(
-    video, shape, limits=limits, finds_cuts=encoder.sees_single_frames
-  )
+  return guard.ClipStream(video, shape, limits=limits, finds_cuts=finds_cuts)
 
 
 def extract(

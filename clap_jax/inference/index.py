@@ -11,6 +11,7 @@ a matrix with a vector.
 """
 
 import dataclasses
+import functools
 import heapq
 import os
 import pathlib
@@ -188,7 +189,10 @@ def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
     )
   )
   best = heapq.nlargest(top, candidates, key=lambda moment: moment[0])
-  return [_moment(index, *moment) for moment in best]
+  cuts_of = functools.cache(
+    functools.partial(index_files.read_cuts, index.directory)
+  )
+  return [_moment(index, *moment, cuts_of=cuts_of) for moment in best]
 
 
 def _moments(
@@ -213,11 +217,13 @@ def _moments(
     yield score, first, last
 
 
-def _moment(index: Index, score, first: int, last: int, video) -> dict:
+def _moment(
+  index: Index, score, first: int, last: int, video, *, cuts_of
+) -> dict:
   ends = index.grid.to_seconds(np.array([[first - 0.5, last + 0.5]]))
   ((start_sec, end_sec),) = shots.snapped(
     np.clip(ends, 0.0, video.duration_sec),
-    index_files.read_cuts(index.directory, video.sha256),
+    cuts_of(video.sha256),
     stride_sec=index.stride_sec,
   )
   return {

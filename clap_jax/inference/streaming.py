@@ -53,7 +53,11 @@ def encode_video(
   """
 
   stream = extract.stream_clips(
-    encoder, video, stride_sec=stride_sec, limits=limits
+    encoder,
+    video,
+    stride_sec=stride_sec,
+    limits=limits,
+    finds_cuts=encoder.sees_single_frames,
   )
 
   def clips() -> Iterator[decode.DecodedClip]:
