@@ -28,7 +28,7 @@ _CALLED = re.compile(
   r"\b(?:calls|body|condition|to_apply|branch_computations|"
   r"called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
-_OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][a-z0-9\-]*)\(")
+OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _BOUND = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
 _NAME = re.compile(r"[\w.\-]+")
 _FUSION = re.compile(r" fusion\(.*?calls=%?([\w.\-]+)")
@@ -172,7 +172,7 @@ def _dcn_transfer_of(line: str, num_slices: int):
   part of one device, which is smaller than the result of a gather.
   """
   _, equals, right = line.partition(" = ")
-  opcode = _OPCODE.search(right) if equals else None
+  opcode = OPCODE.search(right) if equals else None
   if opcode is None or opcode[1] != "send":
     return None
   transfer = _TRANSFER.search(line)
@@ -193,7 +193,7 @@ def _dcn_transfer_of(line: str, num_slices: int):
 def _collective_of(line: str, num_devices: int, *, scatters: bool):
   """Returns (kind, group size, bytes sent, ICI) of an instruction, or None."""
   _, equals, right = line.partition(" = ")
-  opcode = _OPCODE.search(right) if equals else None
+  opcode = OPCODE.search(right) if equals else None
   if opcode is None:
     return None
   kind = opcode[1].removesuffix("-start")
@@ -213,9 +213,14 @@ def _collective_of(line: str, num_devices: int, *, scatters: bool):
   return kind, group_size, size * _SENT[kind](group_size), ICI
 
 
+def bits_of(dtype: str) -> int:
+  """Returns the size of an element in bits."""
+  return _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
+
+
 def _num_bytes(dtype: str, sides: str) -> int:
-  bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
-  return math.prod(int(side) for side in sides.split(",") if side) * bits // 8
+  count = math.prod(int(side) for side in sides.split(",") if side)
+  return count * bits_of(dtype) // 8
 
 
 def _group_size(line: str, num_devices: int) -> int:

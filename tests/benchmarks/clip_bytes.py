@@ -58,14 +58,11 @@ def two_minutes(source: pathlib.Path) -> bytes:
 
 def write_dataset(folder: pathlib.Path, video: bytes) -> pathlib.Path:
   """A dataset of this one video, with an index."""
-  original = built_dataset.make_example
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(
-      built_dataset,
-      "make_example",
-      lambda number: original(number) | {"video": video},
-    )
-    directory = built_dataset.write_dataset(folder, num_videos=1, num_shards=1)
+  directory = built_dataset.write_dataset(
+    folder,
+    num_shards=1,
+    examples=[built_dataset.make_example(0) | {"video": video}],
+  )
   shards = records.open_dataset(folder, "toy/small").split("train").shards
   indexing.index_dataset(directory, shards)
   return directory

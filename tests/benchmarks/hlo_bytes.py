@@ -15,7 +15,6 @@ from clap_jax.training import hlo
 
 _SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_OPCODE = re.compile(r"(?<=[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _CALLS = re.compile(r"\bcalls=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="(\w+)"')
@@ -183,7 +182,7 @@ def _reads(body, name, parsed) -> list[Array] | None:
 
 def _parse(line: str) -> Instruction:
   name, right = _INSTRUCTION.match(line).groups()
-  opcode = _OPCODE.search(right)
+  opcode = hlo.OPCODE.search(right)
   arrays = [_array(*found) for found in _SHAPE.findall(right[: opcode.start()])]
   inside = _inside(right[opcode.end() :])
   operands = re.findall(r"%([\w.\-]+)", inside)
@@ -201,8 +200,8 @@ def _inside(text: str) -> str:
 
 
 def _array(dtype: str, sides: str, layout: str) -> Array:
-  bits = {"pred": 8, "bf16": 16}.get(dtype) or int(re.findall(r"\d+", dtype)[0])
   shape = tuple(int(side) for side in sides.split(",") if side)
+  bits = hlo.bits_of(dtype)
   exact = math.prod(shape) * bits // 8
   order, _, tiling = layout.partition(":")
   padded = [shape[int(axis)] for axis in order.split(",") if axis]  # last first

@@ -28,7 +28,6 @@ from clap_jax.data.pipeline import training_batches
 from clap_jax.data.records import open_dataset
 from clap_jax.media import video_reader
 from clap_jax.media.decode import decode_clip, decode_video
-from clap_jax.media.errors import VideoError
 from clap_jax.storage.framing import frame_record
 from clap_jax.storage.tfrecord import ShardReader
 from tests.benchmarks import input_pipeline_peers as peers
@@ -38,7 +37,6 @@ from tfds_builders import encoding, transcoding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 _CLIP_FRAMES, _CLIP_SEC, _SIZE = 32, 3.2, 224
-_MIN_SOURCE_SEC = 9.0
 _LIMITS = transcoding.StoreLimits(max_fps=10.0)
 
 
@@ -82,15 +80,8 @@ def find_videos(folder: pathlib.Path | None, work: pathlib.Path):
 def make_stores(paths, work) -> list[Store]:
   """Transcodes what is long enough for random clips."""
   stores = []
-  for path in paths:
-    target = work / "stored.mp4"
-    try:
-      facts = transcoding.transcode_apart(path, target, limits=_LIMITS)
-    except VideoError:
-      continue
-    if facts["duration_sec"] < _MIN_SOURCE_SEC:
-      continue
-    h264 = target.read_bytes()
+  target = work / "stored.mp4"
+  for path, facts, h264 in input_workers.transcoded(paths, target, _LIMITS):
     transcoding.transcode_apart(
       path, target, limits=dataclasses.replace(_LIMITS, store="jpeg")
     )
@@ -387,7 +378,9 @@ def measure(
     def of_stores() -> list[dict]:
       stores = make_stores(paths, work)
       if not stores:
-        raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {videos}")
+        raise ValueError(
+          f"no video of {input_workers.MIN_SOURCE_SEC} s or more in {videos}"
+        )
       return [
         *measure_sizes(stores, kind, max_frames=60 if quick else 300),
         *measure_clips(stores, kind, rounds=rounds, clips=4 if quick else 12),

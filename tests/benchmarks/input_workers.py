@@ -9,11 +9,12 @@ cores alone.
 
 import concurrent.futures
 import dataclasses
+import itertools
 import multiprocessing
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import shared_memory
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.benchmarks import running
 from tests.data import built_dataset
 from tfds_builders import transcoding
 
-_MIN_SOURCE_SEC = 9.0
+MIN_SOURCE_SEC = 9.0  # of videos for random clips
 _MAX_VIDEOS = 4
 _BATCH = 8
 _WORKERS = 2
@@ -80,28 +81,37 @@ class Stored:
   jpegs: pathlib.Path  # a TFRecord file of a frame sequence per video
 
 
+def transcoded(
+  paths: Iterable[pathlib.Path],
+  target: pathlib.Path,
+  limits: transcoding.StoreLimits,
+) -> Iterator[tuple[pathlib.Path, dict, bytes]]:
+  """Yields (source, facts, content) of the videos that are long enough."""
+  for path in paths:
+    try:
+      facts = transcoding.transcode_apart(path, target, limits=limits)
+    except VideoError:
+      continue
+    if facts["duration_sec"] >= MIN_SOURCE_SEC:
+      yield path, facts, target.read_bytes()
+
+
 def store(
   paths: Sequence[pathlib.Path], form: Form, work: pathlib.Path
 ) -> Stored:
   """Writes a dataset of the videos that are long enough."""
   work.mkdir()
   examples, videos, sequences = [], [], []
-  for path in paths:
-    target = work / "stored.mp4"
-    try:
-      facts = transcoding.transcode_apart(path, target, limits=form.limits)
-    except VideoError:
-      continue
+  stored = transcoded(paths, work / "stored.mp4", form.limits)
+  for path, facts, content in itertools.islice(stored, _MAX_VIDEOS):
     seconds = facts["duration_sec"]
-    if seconds < _MIN_SOURCE_SEC or len(videos) == _MAX_VIDEOS:
-      continue
     videos.append((path, seconds))
     names = ("fps", "duration_sec", "num_frames", "height", "width")
     examples.append(
       {name: facts[name] for name in names}
       | {
         "id": path.stem,
-        "video": target.read_bytes(),
+        "video": content,
         "segments": [{"start_sec": 0.0, "end_sec": seconds, "label": 0}],
         "captions": [{"start_sec": 0.0, "end_sec": seconds, "text": "a b c"}],
         "background": [],
@@ -112,7 +122,7 @@ def store(
       peers.frame_sequence(peers.encode_jpegs(frames, _JPEG_QUALITY))
     )
   if not examples:
-    raise ValueError(f"no video of {_MIN_SOURCE_SEC} s or more in {paths}")
+    raise ValueError(f"no video of {MIN_SOURCE_SEC} s or more in {paths}")
   built_dataset.write_dataset(work, examples=examples, num_shards=1)
   built_dataset.write_shard(work / "jpegs.tfrecord", sequences)
   dataset = records.open_dataset(work, "toy/small")
