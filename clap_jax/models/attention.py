@@ -84,7 +84,8 @@ def _mlp(block: nn.Module) -> layers.MlpBlock:
 
 
 # What the forward pass keeps of each block besides its input; the rest is
-# computed again in the backward pass. "products": all but cheap operations.
+# computed again in the backward pass. "products": all but
+# cheap operations and products with batch dimensions.
 REMAT_POLICIES = {
   "nothing": None,
   "products": jax.checkpoint_policies.save_from_both_policies(

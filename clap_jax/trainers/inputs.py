@@ -153,7 +153,7 @@ def fingerprints(config: Any) -> Fingerprints:
 
 
 def _file(config: Any, path: str) -> dict[str, str]:
-  """Fingerprints a file; None for a name within the package."""
+  """Fingerprints a file; {} for a name within the package."""
   del config
   return {"": hash_file(path)} if locations.at(path).is_file() else {}
 
@@ -233,7 +233,7 @@ def _run(config: Any, workdir: str) -> dict[str, str]:
 
 
 def _weights(config: Any, directories: str) -> dict[str, str]:
-  """Fingerprints imported weights by the hash in their manifest."""
+  """Fingerprints imported weights by their manifests, which hold hashes."""
   folders = [part.strip() for part in directories.split(",") if part.strip()]
   files = [
     str(cache.directory_of(folder) / weights.MANIFEST_FILE)

@@ -32,7 +32,9 @@ def roll_back(
   fresh: Callable[[], state_lib.TrainState],
   maximum: int,
 ) -> tuple[state_lib.TrainState, int]:
-  """Returns the state to resume from at `error.step`, and its step.
+  """Returns the state to resume from and the step of its parameters.
+
+  The state itself is at `error.step`.
 
   The batches are recorded in WORKDIR/skipped_batches.json: batch n is consumed
   by step n + 1 and holds the items from n times the batch size on.

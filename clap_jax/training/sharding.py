@@ -151,7 +151,7 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def put_whole(array: Any, sharding: NamedSharding) -> jax.Array:
-  """Makes a replicated global array from one that every process has."""
+  """Makes a global array from one that every process has whole."""
   array = np.asarray(array)
   return jax.make_array_from_callback(
     array.shape, sharding, lambda index: array[index]

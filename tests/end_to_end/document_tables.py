@@ -41,9 +41,6 @@ NOT_RUN = {
   "source .venv/bin/activate": "changes the shell that it is typed in",
   "./launch.sh test": "is the suite that would run it",
   "./launch.sh install": "downloads packages; .ci/run starts with it",
-  "./launch.sh demo --seeds": (
-    "is three times the demo, which tests/end_to_end/demo_test.py runs"
-  ),
   "pip install": "downloads packages",
   "python -m tests.benchmarks.caption_ambiguity": "is a benchmark, run by hand",
   "python tests/benchmarks/real_footage.py": "takes an hour for a fold",
