@@ -390,24 +390,22 @@ class FeatureReader:
 
   @functools.cached_property
   def texts(self) -> queries.QueryVectors:
-    path = locations.at(self.config.features_dir) / TEXTS_FILE
-    if not path.is_file():
-      raise FileNotFoundError(
-        f"{path} is missing: the dataset has no captions, or `clap extract` "
-        "did not finish. Run it again."
-      )
-    return queries.read_vectors(path)
+    return queries.read_vectors(self._extracted(TEXTS_FILE))
 
   @functools.cached_property
   def class_texts(self) -> class_texts.ClassTexts:
-    path = locations.at(self.config.features_dir) / CLASSES_FILE
+    return class_texts.load(self._extracted(CLASSES_FILE))
+
+  def _extracted(self, name: str) -> locations.Location:
+    """Returns the place of a file of text vectors."""
+    path = locations.at(self.config.features_dir) / name
     if not path.is_file():
       raise FileNotFoundError(
-        f"{path} is missing: these features were extracted by an older "
-        "version, or `clap extract` did not finish. Run it again; what is "
-        "there is kept."
+        f"{path} is missing: the dataset has no such texts, or `clap extract` "
+        "did not finish or was of an older version. Run it again; existing "
+        "files are kept."
       )
-    return class_texts.load(path)
+    return path
 
   def card(self, split: str, *, task: str, protocol: str, **facts) -> dict:
     """Returns the evaluation card of a split, including the encoder."""
