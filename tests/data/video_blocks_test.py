@@ -324,7 +324,7 @@ def test_tables_that_lead_out_of_their_records_are_refused(change):
   tables[0]["num_blocks"], tables[1]["num_bytes"] = 1, 400
   record_index.ShardIndex("a", 1000, *tables)
   change(tables)
-  with pytest.raises(ValueError, match="offset|record|block|bytes"):
+  with pytest.raises(ValueError, match=r"offset|record|block"):
     record_index.ShardIndex("a", 1000, *tables)
 
 
