@@ -50,26 +50,6 @@ class ClipData:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-  """Options of clip sampling; see data/clips.py."""
-
-  text_source: str = config_lib.choice(*clips.TEXT_SOURCES)
-  background_share: float = config_lib.ranged(minimum=0.0, maximum=0.99)
-  action_only: bool
-  same_video_background: bool
-  clips_per_video: int = config_lib.ranged(minimum=1)
-  stream: int = config_lib.ranged(minimum=0)  # selects different clips
-  hidden_classes: tuple[str, ...]  # names that training must not see
-  # "", or a split of data/class_splits.py to restrict to its base classes.
-  class_split: str = ""
-  # Share of the action clips that cross a boundary of their action.
-  boundary_share: float = config_lib.ranged(
-    default=0.0, minimum=0.0, maximum=1.0
-  )
-  background_text: bool = True  # False: no background clip has a text
-
-
-@dataclasses.dataclass(frozen=True)
 class ClipShape:
   """Length, frames and size of a clip, shared by all stages of a tower."""
 
@@ -86,7 +66,7 @@ class ClipReader:
 
   data: ClipData
   clip: ClipShape
-  sampling: Sampling
+  sampling: clips.Sampling
   augment: augment.AugmentOptions
   max_text_length: int  # tokens
 
@@ -109,21 +89,12 @@ class ClipReader:
   def training_source(self) -> clip_source.ClipSource:
     records_of = self.dataset.split(self.data.train_split)
     infos = records_of.metadata(on_corrupt="skip").examples
-    sampling = self.sampling
     sampler = clips.ClipSampler(
       infos,
-      clips.ClipSamplerOptions(
-        clip_sec=self.clip.clip_sec,
-        text_source=sampling.text_source,
-        background_share=sampling.background_share,
-        action_only=sampling.action_only,
-        same_video_background=sampling.same_video_background,
-        clips_per_video=sampling.clips_per_video,
-        boundary_share=sampling.boundary_share,
-        background_text=sampling.background_text,
-        hidden_classes=self.dataset.class_ids(self.hidden_names),
-      ),
+      self.sampling,
+      clip_sec=self.clip.clip_sec,
       label_names=self.dataset.label_names,
+      hidden_classes=self.dataset.class_ids(self.hidden_names),
     )
     return clip_source.ClipSource(
       sampler,
@@ -184,7 +155,7 @@ class ClipReader:
     return clip_source.FrameLoader(
       records_of,
       options,
-      augment=self.augment if is_training else None,
+      augment=self.augment if is_training else augment.AugmentOptions(),
       cache=cache,
       infos=infos,
     )

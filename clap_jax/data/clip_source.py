@@ -82,7 +82,7 @@ class FrameLoader:
     records: RecordSource,
     options: FrameOptions,
     *,
-    augment: AugmentOptions | None = None,
+    augment: AugmentOptions = AugmentOptions(),
     cache: FrameCache | None = None,
     infos: Sequence[ExampleInfo] = (),
   ):
@@ -111,7 +111,7 @@ class FrameLoader:
     """Returns what decoding_worker.py needs besides the records' location."""
     return {
       "options": dataclasses.asdict(self._options),
-      "augment": dataclasses.asdict(self._augment or AugmentOptions()),
+      "augment": dataclasses.asdict(self._augment),
     }
 
   def request(self, item: ClipItem, *, row: int) -> dict[str, Any]:
@@ -153,8 +153,6 @@ class FrameLoader:
         )
     if options.decoded_mode != options.mode:
       frames = cut_at_random(frames, options.size, seed=item.seed)
-    if self._augment is None:
-      return frames
     return augment_clip(frames, self._augment, seed=item.seed)
 
   def _cached(self, record_index: int) -> DecodedVideo | None:
@@ -227,9 +225,8 @@ class RecordsLocation(NamedTuple):
 class ClipSource(_ClipBatches):
   """Yields training clips; item `index` is a function of (seed, index).
 
-  With `on_bad='skip'` a clip of an unreadable record is replaced by another
-  one, which depends on (seed, index) only, and the record is listed in
-  `bad_records`; with 'raise' the error is raised.
+  A clip of an unreadable record is replaced by another one, which depends on
+  (seed, index) only, and the record is listed in `bad_records`.
   """
 
   def __init__(
@@ -239,15 +236,11 @@ class ClipSource(_ClipBatches):
     *,
     tokenizer: Tokenizer,
     text_length: int,
-    on_bad: str = "skip",
     place: RecordsLocation | None = None,
   ):
     """Creates a source; `place` is the split of the loader's records."""
-    if on_bad not in ("skip", "raise"):
-      raise ValueError(f"on_bad is {on_bad!r}; choose skip or raise")
     super().__init__(loader, tokenizer=tokenizer, text_length=text_length)
     self._sampler = sampler
-    self._on_bad = on_bad
     self._place = place
     self.bad_records = BadRecords()
 
@@ -299,8 +292,6 @@ class ClipSource(_ClipBatches):
       try:
         return item, decode(item)
       except (CorruptRecordError, VideoError) as error:
-        if self._on_bad == "raise":
-          raise
         reason = str(error)
         self.bad_records.add(f"record {item.record_index}", reason)
     raise VideoError(

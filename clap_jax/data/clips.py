@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from clap_jax import config as config_lib
 from clap_jax.data import class_leakage, clip_regions, shuffle
 from clap_jax.data.clip_regions import NO_CLASS_ID, Region
 from clap_jax.data.records import ExampleInfo
@@ -78,15 +79,13 @@ class ClipItem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipSamplerOptions:
+class Sampling:
   """Options of clip sampling.
 
   `text_source` gives a clip the caption that describes it, a sentence made of
   its class name, that and a fixed sentence for background, or one of the first
-  two at random. `hidden_classes` (few-shot: the novel classes must not be seen)
-  removes the segments of these classes, every clip that would overlap one of
-  them in time, and every caption that overlaps one or names the class. Where no
-  example has a label, the spans of captions are the actions.
+  two at random. Where no example has a label, the spans of captions are the
+  actions.
   `same_video_background` takes each background clip from the video of the
   action item before it, where that video has background: the hardest negative.
   With `clips_per_video` above 1, as many items in a row come from one video,
@@ -98,16 +97,21 @@ class ClipSamplerOptions:
   since a caption is only half true of them, and record their share of action.
   """
 
-  clip_sec: float
-  text_source: str = "captions"
-  background_share: float = 0.5  # of all items, in [0, 1)
+  text_source: str = config_lib.choice(*TEXT_SOURCES, default="captions")
+  background_share: float = config_lib.ranged(
+    default=0.5, minimum=0.0, maximum=0.99
+  )  # of all items
   action_only: bool = False
-  hidden_classes: frozenset[int] = frozenset()
   same_video_background: bool = False
+  clips_per_video: int = config_lib.ranged(default=1, minimum=1)
+  stream: int = config_lib.ranged(default=0, minimum=0)  # of different clips
+  hidden_classes: tuple[str, ...] = ()  # names that training must not see
+  # "", or a split of data/class_splits.py to restrict to its base classes.
+  class_split: str = ""
+  boundary_share: float = config_lib.ranged(
+    default=0.0, minimum=0.0, maximum=1.0
+  )
   background_text: bool = True  # False: no background clip has a text
-  clips_per_video: int = 1
-  boundary_share: float = 0.0  # of the action clips, in [0, 1]
-  label_prompts: tuple[str, ...] = LABEL_PROMPTS
 
 
 class ClipSampler:
@@ -116,23 +120,32 @@ class ClipSampler:
   def __init__(
     self,
     examples: Sequence[ExampleInfo],
-    options: ClipSamplerOptions,
+    options: Sampling,
     *,
+    clip_sec: float,
     label_names: Sequence[str],
+    hidden_classes: frozenset[int] = frozenset(),
   ):
     """Lists the regions of all examples.
 
+    Args:
+      examples: videos of the training split.
+      options: options of sampling.
+      clip_sec: length of a clip.
+      label_names: names of the classes.
+      hidden_classes: classes that must not be seen (few-shot: the novel ones).
+        Their segments are left out, with every clip that would overlap one of
+        them in time and every caption that overlaps one or names the class.
+
     Raises:
-      ValueError: an option is out of range, or there is nothing to draw from.
+      ValueError: there is nothing to draw from.
     """
-    _check_options(options)
     self._options = options
-    limits = {
-      "clip_sec": options.clip_sec,
-      "hidden_classes": options.hidden_classes,
-    }
+    self._clip_sec = clip_sec
+    self._hidden_classes = hidden_classes
+    limits = {"clip_sec": clip_sec, "hidden_classes": hidden_classes}
     self._label_names = tuple(label_names)
-    self._hidden_names = [self._label_names[i] for i in options.hidden_classes]
+    self._hidden_names = [self._label_names[i] for i in hidden_classes]
     self._captions: dict[int, list[Caption]] = {}  # of videos drawn so far
     self._actions = clip_regions.action_regions(examples, **limits)
     if not any(len(example.labels) for example in examples):
@@ -144,7 +157,7 @@ class ClipSampler:
       raise ValueError(
         "no action segment or caption in "
         f"{len(examples)} examples after hiding "
-        f"{len(options.hidden_classes)} classes; check the split"
+        f"{len(hidden_classes)} classes; check the split"
       )
     share = fractions.Fraction(
       round(options.background_share * _SHARE_DENOMINATOR), _SHARE_DENOMINATOR
@@ -172,7 +185,7 @@ class ClipSampler:
     region = self._region(index, substitute)
     item_seed = shuffle.mix(substitute, _ITEM_TAG, index)
     rng = np.random.Generator(np.random.PCG64(item_seed))
-    clip_sec = self._options.clip_sec
+    clip_sec = self._clip_sec
     start_sec = clip_regions.draw_start(region, clip_sec, rng.random())
     crossing = self._crossing(region, rng)
     if crossing is not None:
@@ -195,7 +208,7 @@ class ClipSampler:
     share = self._options.boundary_share
     if not share or not region.is_action or rng.random() >= share:
       return None
-    return clip_regions.draw_crossing(region, self._options.clip_sec, rng)
+    return clip_regions.draw_crossing(region, self._clip_sec, rng)
 
   def _region(self, index: int, seed: int) -> Region:
     """Draws a region; background where its running count increases."""
@@ -274,7 +287,7 @@ class ClipSampler:
     """Returns visible captions, lazily: a run may have a million videos."""
     if example.index not in self._captions:
       self._captions[example.index] = visible_captions(
-        example, self._options.hidden_classes, hidden_names=self._hidden_names
+        example, self._hidden_classes, hidden_names=self._hidden_names
       )
     return self._captions[example.index]
 
@@ -296,8 +309,7 @@ class ClipSampler:
       start_sec, end_sec, text = found[rng.integers(len(found))]
       return _describe(item, start_sec, end_sec, text)
     if region.has_class:
-      prompts = options.label_prompts
-      prompt = prompts[rng.integers(len(prompts))]
+      prompt = LABEL_PROMPTS[rng.integers(len(LABEL_PROMPTS))]
       text = prompt.format(readable_label(self._label_names[region.class_id]))
       return _describe(item, *region.span, text)
     if source == "prompted_background" and not region.is_action:
@@ -371,28 +383,6 @@ def matching_captions(
     if _temporal_iou(caption, region) >= _OWN_CAPTION_IOU
   ]
   return own or found
-
-
-def _check_options(options: ClipSamplerOptions) -> None:
-  if options.text_source not in TEXT_SOURCES:
-    raise ValueError(
-      f"unknown text_source {options.text_source!r}; choose from "
-      f"{', '.join(TEXT_SOURCES)}"
-    )
-  if not options.clip_sec > 0:
-    raise ValueError(f"clip_sec is {options.clip_sec}; expected more than 0")
-  if options.clips_per_video < 1:
-    raise ValueError(
-      f"clips_per_video is {options.clips_per_video}; expected at least 1"
-    )
-  if not 0 <= options.boundary_share <= 1:
-    raise ValueError(
-      f"boundary_share is {options.boundary_share}; expected [0, 1]"
-    )
-  if not 0 <= options.background_share < 1:
-    raise ValueError(
-      f"background_share is {options.background_share}; expected [0, 1)"
-    )
 
 
 def _describe(

@@ -1,6 +1,5 @@
 """Reads JSON, JSON lines and text, noting problems with their locations."""
 
-import collections
 import contextlib
 import gc
 import itertools
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from clap_jax.annotations.problems import MalformedFileError, ProblemLog
-from clap_jax.storage import locations, text_tables
+from clap_jax.storage import locations, text_tables, untrusted
 
 _MAX_BYTES = 8 << 30  # files of millions of predictions are real
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
@@ -40,7 +39,7 @@ def read_text(path: locations.Location, log: ProblemLog) -> str:
     OSError: the file cannot be opened.
   """
   if path.suffix in _PICKLES:
-    log.add(
+    log.fail(
       "",
       f"got a pickle ({path.suffix}), which can run code when it is opened and "
       "is refused; expected JSON. Convert it where you trust it: load the "
@@ -48,12 +47,10 @@ def read_text(path: locations.Location, log: ProblemLog) -> str:
       "json.dump({key: list(map(float, value)) or list(value), ...}, file) "
       "with the keys video-id, t-start, t-end, label, score",
     )
-    log.raise_if_any()
   try:
     return text_tables.read_text(path, max_bytes=_MAX_BYTES)
   except ValueError as error:  # it names the file, and so does the log
-    log.add("", str(error).removeprefix(f"{path}, "))
-    raise MalformedFileError(path, log.problems) from error
+    log.fail("", str(error).removeprefix(f"{path}, "))
 
 
 def read_json(path: locations.Location, log: ProblemLog) -> Any:
@@ -135,52 +132,11 @@ def read_json_lines(
       log.add(location, f"got {kind(record)}; expected a JSON object")
 
 
-class _Repeated(dict):
-  """An object whose text gives a key more than once."""
-
-  repeated: tuple[str, ...] = ()
-
-
 def _parse(text: str, *, log: ProblemLog, location: str) -> Any:
-  found: list[_Repeated] = []
-
-  def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-      times = collections.Counter(key for key, _ in pairs)
-      result = _Repeated(result)
-      result.repeated = tuple(sorted(k for k, n in times.items() if n > 1))
-      found.append(result)
-    return result
-
   try:
-    value = json.loads(text, object_pairs_hook=without_repeats)
-  except json.JSONDecodeError as error:
-    where = f"line {error.lineno}, column {error.colno}"
-    at = f"{location}, column {error.colno}" if location else where
-    log.add(at, f"not JSON: {error.msg}")
-  except RecursionError:
-    log.add(location, "got JSON nested too deeply to be a prediction file")
-  except ValueError as error:  # an integer of thousands of digits
-    log.add(location, f"not JSON that can be read: {error}")
-  else:
-    for place, keys in _repeats(value, location) if found else ():
-      log.add(place, f"got the same key more than once: {list(keys)}")
-    return value
-  raise MalformedFileError(log.path, log.problems)
-
-
-def _repeats(value: Any, place: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Finds repeated keys of a document, with their places."""
-  if isinstance(value, _Repeated):
-    yield place, value.repeated
-  if isinstance(value, dict):
-    for key, inner in value.items():
-      step = key if not place and key.isidentifier() else f"[{key!r}]"
-      yield from _repeats(inner, place + step)
-  elif isinstance(value, list):
-    for index, inner in enumerate(value):
-      yield from _repeats(inner, f"{place}[{index}]")
+    return untrusted.parse_json(text, name="it")
+  except untrusted.UntrustedFileError as error:
+    log.fail(location, str(error))
 
 
 def kind(value: Any) -> str:

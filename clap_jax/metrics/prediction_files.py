@@ -171,14 +171,12 @@ class _Reader:
       return self.entries((f"{root}[{i}]", e) for i, e in enumerate(videos))
     if roots or any(map(entries_lib.holds_entries, videos.values())):
       return self._videos(videos, root)
-    self.log.add(
+    self.log.fail(
       "",
       f"got {got}; expected an object with 'results' "
       "(ActivityNet, OpenTAD), 'database' (ActionFormer), the columns "
       f"{', '.join(_COLUMNS)}, or lists of predictions by video",
     )
-    self.log.raise_if_any()
-    raise AssertionError("unreachable")
 
   def _videos(self, videos: dict[str, Any], root: str) -> DetectionTable:
     rows = _Rows(self.log)
@@ -240,10 +238,9 @@ class _Reader:
     log.raise_if_any()
     sizes = {name: len(content[name]) for name in needed}
     if len(set(sizes.values())) > 1:
-      log.add(
+      log.fail(
         "", f"got columns of different lengths {sizes}; expected one each"
       )
-      log.raise_if_any()
     rows = zip(*(content[name] for name in needed), strict=True)
     return self.entries(
       (f"row {row}", dict(zip(needed, values, strict=True)))
@@ -254,12 +251,11 @@ class _Reader:
     """Lines with a header of field names."""
     table = self._table(text)
     if not table.columns:
-      self.log.add(
+      self.log.fail(
         "",
         f"got the header {str(list(table.header))[:100]}; expected columns "
         "such as video, start, end, label, score",
       )
-      self.log.raise_if_any()
     return self.entries(
       (
         f"line {row.line}",
@@ -361,6 +357,4 @@ def _npz_columns(path: locations.Location, log: ProblemLog) -> dict[str, Any]:
   except FileNotFoundError:
     raise
   except Exception as error:  # damaged archives raise a dozen kinds
-    log.add("", f"not an .npz of plain columns: {error}")
-    log.raise_if_any()
-    raise AssertionError("unreachable") from error
+    log.fail("", f"not an .npz of plain columns: {error}")

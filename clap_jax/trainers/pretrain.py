@@ -13,6 +13,7 @@ from clap_jax import types
 from clap_jax.data import (
   augment,
   clip_reader,
+  clips,
   duration_checks,
   shuffle,
   training_history,
@@ -32,7 +33,7 @@ class PretrainConfig(config_lib.RunConfig):
   encoder: str  # the row's name in results.json
   data: clip_reader.ClipData
   clip: clip_reader.ClipShape
-  sampling: clip_reader.Sampling
+  sampling: clips.Sampling
   augment: augment.AugmentOptions
   model: encoders.ModelConfig
   loss: pretrain_task.LossConfig

@@ -134,7 +134,8 @@ def store(
   source = clip_source.ClipSource(
     clips.ClipSampler(
       infos,
-      clips.ClipSamplerOptions(clip_sec=form.clip_sec, background_share=0.0),
+      clips.Sampling(background_share=0.0),
+      clip_sec=form.clip_sec,
       label_names=dataset.label_names,
     ),
     clip_source.FrameLoader(of_split, form.frames, infos=infos),

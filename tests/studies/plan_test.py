@@ -101,8 +101,9 @@ def test_choices_are_made_on_other_seeds_videos_and_classes(claim):
       assert artifact.config["sampling"]["class_split"] == "motion_sprites"
     if artifact.kind == "fewshot":
       assert artifact.config["class_split"] == "motion_sprites_choosing"
-  known = class_splits.CLASS_SPLITS
-  report, choosing = known["motion_sprites"], known["motion_sprites_choosing"]
+  report, choosing = map(
+    class_splits.class_split, ("motion_sprites", "motion_sprites_choosing")
+  )
   assert choosing.novel == report.validation
   assert not {*choosing.base, *choosing.hidden} & {*report.novel}
   # A validation number of a report's seed is made from the same start.

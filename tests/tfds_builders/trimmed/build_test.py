@@ -80,9 +80,8 @@ def test_classification_draws_its_clips_from_it(ucf101):
   dataset, infos = examples(ucf101 / "data", "trimmed/ucf101", "train")
   sampler = clip_plans.ClipSampler(
     infos,
-    clip_plans.ClipSamplerOptions(
-      clip_sec=2.0, text_source="labels", action_only=True
-    ),
+    clip_plans.Sampling(text_source="labels", action_only=True),
+    clip_sec=2.0,
     label_names=dataset.label_names,
   )
   items = [sampler.item(i, seed=0) for i in range(8)]
