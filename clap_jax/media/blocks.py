@@ -8,27 +8,27 @@ import numpy as np
 from clap_jax.media import errors, structure
 from clap_jax.media.video_reader import open_video
 
-_MIN_BLOCK_SEC = 0.5  # of videos in which every frame is a key frame
+_MIN_BLOCK_SEC = 0.5  # matters if every frame is a key frame
 
 
 class Blocks(NamedTuple):
-  """Parts of a video, which follow each other and are all of it."""
+  """Consecutive parts of a video, which together make up the file."""
 
   ends: np.ndarray  # int64, in bytes
-  start_sec: np.ndarray  # of the key frames; NaN: read on opening
-  reach_sec: float  # from a frame to the block after it, at most
+  start_sec: np.ndarray  # times of the key frames; NaN: read on opening
+  reach_sec: float  # maximum time from a frame to the block after it
 
 
 def divide(video: bytes) -> Blocks | None:
-  """Cuts a video before key frames, and behind its header and its first frame.
+  """Divides a video at key frames, and after its header and first frame.
 
-  FFmpeg reads the first frame on opening. Files whose header is at the end have
-  another block there. None for other containers than mp4 and mov and for
-  fragmented files, of which nearly all is read on opening, and where there is
-  no key frame but the first.
+  FFmpeg reads the first frame on opening. A file whose header is at the end has
+  another block there. Returns None for containers other than mp4 and mov, for
+  fragmented files, nearly all of which is read on opening, and if only the
+  first frame is a key frame.
 
   Raises:
-    VideoError: it cannot be opened.
+    VideoError: the video cannot be opened.
   """
   with open_video(video) as opened:
     is_fragmented = structure.is_whole(io.BytesIO(video), "mov") is not None
@@ -57,10 +57,10 @@ def divide(video: bytes) -> Blocks | None:
 
 
 def _reach_sec(time_sec: np.ndarray, cuts: list[int]) -> float:
-  """The longest time from the last frame shown without a block to the block.
+  """Returns the longest time from the last frame shown before a block to it.
 
-  Where frames are stored in another order than they are shown in, a decoder
-  keeps as many back as the order may differ by.
+  If frames are not stored in presentation order, the decoder holds back as many
+  as the order may differ by.
   """
   rank = np.argsort(np.argsort(time_sec, kind="stable"), kind="stable")
   num_kept = int(np.max(np.arange(len(rank)) - rank))

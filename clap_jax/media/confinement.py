@@ -1,7 +1,7 @@
 """Starts a decoding process and limits its resources.
 
-Decoders crash, hang and swell on hostile files, so the process that a user
-started never decodes a file of unknown origin.
+Decoders crash, hang or exhaust memory on hostile files, so the user's own
+process never decodes a file of unknown origin.
 """
 
 import ctypes
@@ -22,12 +22,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def command(module: str, *arguments: str) -> list[str]:
-  """The command line of a module of this repository."""
+  """Returns the command line that runs a module of this repository."""
   return [sys.executable, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
-  """The little of this process's environment that a decoder needs."""
+  """Returns the environment variables that a decoder needs."""
   return {
     "PATH": os.environ.get("PATH", ""),
     "PYTHONPATH": str(_ROOT),
@@ -51,9 +51,10 @@ def write_at(file: int, content: memoryview | np.ndarray, offset: int) -> None:
 
 
 def confine(limits: VideoLimits) -> None:
-  """Called first in a decoding process: caps memory, dies with the parent.
+  """Caps this process's memory and ties its life to its parent's.
 
-  The parent is, to Linux, the thread that started the process.
+  Call it first in a decoding process. To Linux, the parent is the thread that
+  started the process.
   """
   if sys.platform == "linux":
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -64,7 +65,7 @@ def confine(limits: VideoLimits) -> None:
 
 
 def allow_seconds(limits: VideoLimits) -> None:
-  """Lets this process compute that much longer, for one more video."""
+  """Extends this process's CPU time limit for one more video."""
   usage = resource.getrusage(resource.RUSAGE_SELF)
   used_sec = usage.ru_utime + usage.ru_stime
   _, hard = resource.getrlimit(resource.RLIMIT_CPU)

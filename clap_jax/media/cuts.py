@@ -1,10 +1,9 @@
-"""Cuts between the shots of a video, found while its frames are decoded.
+"""Finds cuts between the shots of a video while its frames are decoded.
 
-A frame begins a shot where the picture changes much, and several times as much
-as at any of the frames around it. Motion and fades change it again and again, a
-flash changes it back, and frames that repeat hide the motion between them for
-no longer than that. No second pass is needed, and no more than one small
-picture is kept.
+A frame begins a shot if the picture changes much, and several times as much as
+at any neighbouring frame. Motion and fades change several frames in a row, a
+flash changes the picture back, and repeated frames hide motion only briefly. No
+second pass is needed, and only one small picture is kept.
 """
 
 import collections
@@ -16,14 +15,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from clap_jax.media import errors
 
 _SIDE_PX = 16
-# Mean over the picture, in levels of 255, and over the changes around it.
+# Mean change of the picture, in levels of 255, and its ratio to the others.
 _MIN_CHANGE = 12.0
 _MIN_RATIO = 3.0
 _NUM_AROUND = 4  # frames on each side
 
 
 class CutFinder:
-  """Is given all frames in their order, and finds those that begin a shot."""
+  """Finds the frames that begin a shot; takes all frames in order."""
 
   def __init__(self):
     self._reformatter = VideoReformatter()

@@ -1,12 +1,12 @@
 """Decodes clips and whole videos to RGB frames at exact times.
 
-Every function here picks frames by one rule: of all frames of the video, the
-one whose time stamp is nearest to a wanted instant, the earlier one on a tie,
-the first or last one outside the video. A clip of `num_frames` frames wants
-the instants start_sec + k * clip_sec / num_frames. So a clip decoded after a
-seek equals the same clip cut from a sequential decode, bit for bit. Before its
-first frame a video shows that frame. A frame that comes after a long still
-picture is not shown more than half a second early.
+Every function here selects frames by one rule: for each instant the frame of
+the video with the nearest time stamp, the earlier one on a tie, the first or
+last one outside of the video. The instants of a clip of `num_frames` frames are
+start_sec + k * clip_sec / num_frames. A clip decoded after a seek therefore
+equals the same clip cut from a sequential decode, bit for bit. Before its first
+frame a video shows that frame. A frame after a long still picture is selected
+at most half a second early.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.media.video_reader import OpenVideo, Video, open_video
 
 _GRID_TOLERANCE_SEC = 1e-6
-_MAX_EARLY_SEC = 0.5  # that a frame is shown before its time
+_MAX_EARLY_SEC = 0.5  # maximum time that a frame is shown early
 
 
 class DecodedVideo(NamedTuple):
@@ -39,7 +39,7 @@ class DecodedClip(NamedTuple):
 def clip_instants(
   start_sec: float, clip_sec: float, *, num_frames: int
 ) -> np.ndarray:
-  """The instants that a clip wants frames of; float64 (num_frames,)."""
+  """Returns the instants of a clip's frames; float64 (num_frames,)."""
   if num_frames < 1 or not clip_sec > 0:
     raise ValueError(
       f"a clip of {clip_sec} s with {num_frames} frames; expected a positive "
@@ -49,7 +49,7 @@ def clip_instants(
 
 
 def nearest_frames(timestamps: np.ndarray, instants: np.ndarray) -> np.ndarray:
-  """Index of the frame nearest to each instant; the earlier one on a tie."""
+  """Returns indices of the frames nearest to instants; the earlier on a tie."""
   right = np.searchsorted(timestamps, instants).clip(max=len(timestamps) - 1)
   left = (right - 1).clip(min=0)
   early_sec = timestamps[right] - instants
@@ -99,8 +99,8 @@ def decode_video(
       None for every frame as it is stored.
     size: height and width in px.
     mode: 'squash' or 'crop'.
-    max_frames: more frames than this raise, before they fill the memory.
-    limits: caps on what is decoded.
+    max_frames: maximum number of frames, to protect the memory.
+    limits: limits on the video.
 
   Raises:
     VideoError: the video cannot be decoded, or has more frames.
@@ -131,15 +131,15 @@ def iter_clips(
   mode: str = "squash",
   limits: VideoLimits = DEFAULT_LIMITS,
 ) -> Iterator[DecodedClip]:
-  """Streams the clips [i * stride_sec, + clip_sec) that lie in the video.
+  """Streams the clips [i * stride_sec, + clip_sec) within the video.
 
-  One pass and constant memory, whatever the length: only frames of clips that
-  are still open are held. A video shorter than `clip_sec` gives one clip, its
-  last frame repeated. Clips share no memory with each other.
+  This takes one pass and constant memory for any length: only frames of
+  incomplete clips are held. A video shorter than `clip_sec` yields one clip,
+  its last frame repeated. Clips share no memory with each other.
 
   Raises:
-    VideoError: the video cannot be decoded, or, after the last whole clip, was
-      cut short or has too many damaged frames.
+    VideoError: the video cannot be decoded or, after the last whole clip, is
+      truncated or has too many damaged frames.
   """
   shape = ClipShape(clip_sec, stride_sec, num_frames, size, mode)
   with open_video(video, limits=limits) as opened:
@@ -167,7 +167,7 @@ class ClipShape:
 
 @dataclasses.dataclass
 class _OpenClip:
-  """A clip that still waits for frames."""
+  """A clip that lacks frames."""
 
   start_sec: float
   instants: np.ndarray
@@ -183,7 +183,7 @@ class _OpenClip:
 
 
 class _Converted:
-  """A decoded frame whose pixels are made at most once, when first wanted."""
+  """A decoded frame whose pixels are converted once, on first access."""
 
   def __init__(
     self, time: float, frame: av.VideoFrame, converter: FrameConverter
@@ -203,7 +203,7 @@ class _Converted:
 def _nearer(
   previous: _Converted | None, current: _Converted, instant: float
 ) -> np.ndarray:
-  """The rule of `nearest_frames` for the two frames around an instant."""
+  """Applies the rule of `nearest_frames` to two frames around an instant."""
   if previous is None:
     return current.pixels
   early_sec = current.time - instant
@@ -217,7 +217,7 @@ def _choose(
   instants: Iterable[float],
   converter: FrameConverter,
 ) -> Iterator[np.ndarray]:
-  """Pixels of the frame nearest to each instant; the last one past the end."""
+  """Yields the pixels of each instant's frame; the last one past the end."""
   waiting = iter(instants)
   instant = next(waiting, None)
   previous = None
@@ -226,7 +226,7 @@ def _choose(
     while instant is not None and instant <= time:
       yield _nearer(previous, current, instant)
       instant = next(waiting, None)
-    if instant is None:  # before another frame is read
+    if instant is None:  # avoids reading another frame
       return
     previous = current
   while previous is not None and instant is not None:
@@ -239,7 +239,7 @@ def _resample(
   fps: float | None,
   converter: FrameConverter,
 ) -> Iterator[tuple[float, np.ndarray]]:
-  """(time, pixels) at instants k / fps up to the last frame, or all frames."""
+  """Yields (time, pixels) at instants k / fps, or of all frames."""
   if fps is not None and not fps > 0:
     raise ValueError(f"fps is {fps}; expected a positive number or None")
   previous = None
@@ -260,11 +260,11 @@ def stream_clips(
   shape: ClipShape,
   on_cut: Callable[[float], None] | None = None,
 ) -> Generator[DecodedClip, None, float]:
-  """The clips of an open video, as `iter_clips`; returns its duration.
+  """Yields the clips of an open video, as `iter_clips`; returns its duration.
 
   Args:
     opened: an open video.
-    shape: of the clips.
+    shape: shape of the clips.
     on_cut: called with the time of every cut between two shots.
   """
   find_cut = CutFinder() if on_cut else None
@@ -279,7 +279,7 @@ def stream_clips(
     previous = current
   duration_sec = opened.finish()
   assert previous is not None  # `finish` refuses a video without frames
-  # The last frame is on the screen until the end.
+  # The last frame is shown until the end.
   yield from clips.advance(duration_sec, previous, previous)
   if not clips.num_finished:
     yield clips.only_one(previous)
@@ -287,7 +287,7 @@ def stream_clips(
 
 
 class _ClipGrid:
-  """Clips of equal length and distance, filled as time goes on."""
+  """Clips of equal length and distance, filled frame by frame."""
 
   def __init__(self, shape: ClipShape):
     self._shape = shape
@@ -298,11 +298,11 @@ class _ClipGrid:
   def advance(
     self, time: float, previous: _Converted | None, current: _Converted
   ) -> Iterator[DecodedClip]:
-    """Clips that are complete at a time, for the frames around it."""
+    """Yields clips that are complete at a time, given the frames around it."""
     until = time + _GRID_TOLERANCE_SEC
     self._fill(time, previous, current)
     yield from self._pop(until)
-    # One after the other: between two distant frames there are many.
+    # One after the other: there may be many between two distant frames.
     while (start_sec := self._num_started * self._shape.stride_sec) <= time:
       instants = clip_instants(
         start_sec, self._shape.clip_sec, num_frames=self._shape.num_frames
@@ -329,7 +329,7 @@ class _ClipGrid:
       yield _finish(clip)
 
   def only_one(self, last: _Converted) -> DecodedClip:
-    """The clip of a video that is shorter than a clip."""
+    """Returns the clip of a video that is shorter than a clip."""
     clip = self._active[0]
     missing = len(clip.instants) - len(clip.frames)
     clip.frames.extend([last.pixels] * missing)

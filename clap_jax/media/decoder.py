@@ -1,7 +1,7 @@
-"""The child process that decodes untrusted videos; see guard.py.
+"""Child process that decodes untrusted videos; see guard.py.
 
-It is given open files and a piece of shared memory over a socket, one video
-after the other, and answers with JSON.
+It receives open files and shared memory over a socket, one video after the
+other, and answers with JSON.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def _send(connection: socket.socket, message: dict) -> None:
 
 
 def _serve(connection, request: dict, files: list[int], limits) -> None:
-  """Answers one request: facts, then clips and cuts, then the duration."""
+  """Answers a request: metadata, then clips and cuts, then the duration."""
   with (
     os.fdopen(files[0], "rb") as file,
     video_reader.open_video(file, limits=limits) as opened,
@@ -62,7 +62,7 @@ def _send_clips(connection, clips, slots) -> None:
       return
     while not free:
       if not connection.recv(1):
-        raise SystemExit(0)  # nobody listens any more
+        raise SystemExit(0)  # the other end is closed
       free += 1
     slots[number] = clip.frames
     _send(connection, {"slot": number, "start_sec": float(clip.start_sec)})
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
   """Serves requests until the socket is closed.
 
   Args:
-    argv: the socket's descriptor, and the limits as JSON.
+    argv: the socket's file descriptor, and the limits as JSON.
   """
   connection = socket.socket(fileno=int(argv[0]))
   limits = VideoLimits(**json.loads(argv[1]))
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     data, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 2)
     if not data:
       return 0
-    if data == CREDIT:  # for one of the last clips of the video before
+    if data == CREDIT:  # for one of the last clips of the previous video
       continue
     confinement.allow_seconds(limits)
     try:

@@ -1,4 +1,4 @@
-"""Words the decoder's errors for users."""
+"""Translates errors of the decoder for users."""
 
 import contextlib
 import errno
@@ -8,16 +8,16 @@ import av.error
 
 
 class VideoError(ValueError):
-  """A video that cannot be opened, is not acceptable, or breaks off."""
+  """Raised if a video cannot be opened, is not accepted, or is truncated."""
 
 
-# A decoder that meets what its binding has no name for raises LookupError.
+# The binding raises LookupError for values that it has no name for.
 _OTHERS = (MemoryError, OSError, LookupError, ValueError, OverflowError)
 
 
 @contextlib.contextmanager
 def named(what: str) -> Iterator[None]:
-  """Turns the many exceptions of FFmpeg into VideoError with a reason."""
+  """Turns the exceptions of FFmpeg into VideoErrors with a reason."""
   try:
     yield
   except VideoError:
@@ -30,7 +30,7 @@ _WORDS = (
   (av.error.EOFError, "the file ends too early"),
   (
     av.error.InvalidDataError,
-    "its data are damaged or not of the format that it claims",
+    "its data are damaged or not in the stated format",
   ),
   (
     av.error.PatchWelcomeError,
@@ -41,7 +41,7 @@ _WORDS = (
 
 
 def in_words(error: Exception) -> str:
-  """The reason of an error that FFmpeg or its binding raised."""
+  """Describes an error that FFmpeg or its binding raised."""
   if isinstance(error, MemoryError) or (
     getattr(error, "errno", None) == errno.ENOMEM
   ):

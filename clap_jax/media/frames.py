@@ -1,4 +1,4 @@
-"""Turns decoded frames into pixels of the size that a model takes."""
+"""Converts decoded frames to pixels of a model's input size."""
 
 import av
 import numpy as np
@@ -6,9 +6,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from clap_jax.media import errors
 
-# "tsp_whole" is what "tsp" cuts its centre from, for a random cut of one's own.
+# "tsp_whole" is "tsp" without its central crop, for random crops.
 RESIZE_MODES = ("squash", "crop", "tsp", "tsp_whole")
-# What TSP resizes a frame to before it cuts out 112 x 112 px.
+# TSP resizes frames to this size before it cuts out 112 x 112 px.
 _TSP_HEIGHT, _TSP_WIDTH, _TSP_SIZE = 128, 171, 112
 # Bit-exact scaling gives equal pixels on machines with other vector units.
 _INTERPOLATION = (
@@ -17,7 +17,7 @@ _INTERPOLATION = (
 
 
 def frame_sides(size: int, mode: str) -> tuple[int, int]:
-  """Height and width of what FrameConverter makes, in px."""
+  """Returns height and width of FrameConverter's results, in px."""
   if mode != "tsp_whole":
     return size, size
   return (
@@ -27,12 +27,12 @@ def frame_sides(size: int, mode: str) -> tuple[int, int]:
 
 
 class FrameConverter:
-  """Turns decoded frames into uint8 (size, size, 3) RGB arrays.
+  """Converts decoded frames to uint8 (size, size, 3) RGB arrays.
 
   Mode 'squash' ignores the aspect ratio; 'crop' scales the short side to the
   size and keeps the centre; 'tsp' resizes to 128 x 171 px, whatever the aspect
   ratio, and keeps the central 112 x 112 (other sizes in proportion), as TSP
-  (Alwassel et al.) does. A rotation stored beside the stream is applied.
+  (Alwassel et al.) does. A rotation stored with the stream is applied.
   """
 
   def __init__(self, *, size: int, mode: str = "squash"):

@@ -1,10 +1,9 @@
 """Decodes untrusted videos in a child process.
 
-A decoder that crashes, hangs or swells takes its video down and nothing else:
-the child has limits on memory and time, and dies with this process. It is
-given open files, never names. Clips come back through shared memory in a few
-slots, so that what waits does not grow with the video. A child serves one
-video after the other; one that died is replaced.
+A decoder that crashes, hangs or exhausts memory affects only its video: the
+child has limits on memory and time, and ends with this process. It receives
+open files, never names. Clips return through a fixed number of slots in shared
+memory. A child serves one video after the other; a dead one is replaced.
 """
 
 import atexit
@@ -38,14 +37,14 @@ from clap_jax.media import (
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
-_NUM_SLOTS = 4  # clips that wait in shared memory
-_MAX_IDLE = 4  # children that wait for another video
-# Without growing or shrinking, no access of ours can fail.
+_NUM_SLOTS = 4  # clips in shared memory
+_MAX_IDLE = 4  # children kept for another video
+# If the file can neither grow nor shrink, this process's accesses cannot fail.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def _is_message(message) -> TypeGuard[dict]:
-  """Whether this is one of the answers of decoder.py."""
+  """Returns True if this is a valid answer of decoder.py."""
   if not isinstance(message, dict):
     return False
   kinds = {name: type(value) for name, value in message.items()}
@@ -68,7 +67,7 @@ class _Child:
       socket.AF_UNIX, socket.SOCK_SEQPACKET
     )
     with theirs:
-      # The child dies with the thread that starts it; this one lives on.
+      # The child dies with the thread that starts it; this thread persists.
       self._process = _SPAWNER.submit(
         subprocess.Popen,
         confinement.command(
@@ -104,7 +103,7 @@ class _Child:
       raise self.died() from error
 
   def receive(self, left_sec: float) -> dict:
-    """The next message.
+    """Returns the next message.
 
     Raises:
       VideoError: the child died, or took too long.
@@ -122,9 +121,9 @@ class _Child:
       message = json.loads(data)
     except ValueError:
       message = None
-    if not _is_message(message):  # a hostile file may have taken it over
+    if not _is_message(message):  # a hostile file may control the child
       self.end()
-      raise VideoError("the decoder gave a wrong answer")
+      raise VideoError("the decoder's answer is malformed")
     return message
 
   def _slow(self) -> VideoError:
@@ -140,7 +139,7 @@ class _Child:
     return VideoError(f"the decoder died ({confinement.ended_by(status)})")
 
   def end(self, *, patience_sec: float = 0.0) -> None:
-    """Kills the child, unless it ends by itself within some time."""
+    """Kills the child unless it ends by itself in time."""
     self._socket.close()
     try:
       self._process.wait(timeout=patience_sec)
@@ -150,7 +149,7 @@ class _Child:
 
 
 class _Pool:
-  """Children that wait for another video; thread-safe."""
+  """Idle children to reuse; thread-safe."""
 
   def __init__(self):
     self._idle: list[_Child] = []
@@ -191,15 +190,15 @@ atexit.register(_POOL.close)
 
 
 def close() -> None:
-  """Ends the children that wait for another video."""
+  """Ends the idle children."""
   _POOL.close()
 
 
 class ClipStream:
   """Iterates once over the clips of a video, decoded by a child.
 
-  `info` holds what the container states; `duration_sec` and `cuts_sec`, the
-  starts of all shots but the first, are known after the last clip.
+  `info` is the container's metadata; `duration_sec` and `cuts_sec`, the starts
+  of all shots but the first, are complete after the last clip.
   """
 
   def __init__(
@@ -210,7 +209,7 @@ class ClipStream:
     limits: VideoLimits = DEFAULT_LIMITS,
     finds_cuts: bool = False,
   ):
-    """Does nothing yet; the first clip opens the video."""
+    """Stores the arguments; the first clip opens the video."""
     self._video = video
     self._shape = shape
     self._limits = limits
@@ -218,7 +217,7 @@ class ClipStream:
     self.cuts_sec: list[float] = []
     self.info: headers.VideoInfo | None = None
     self.duration_sec: float | None = None
-    self.child_pid: int | None = None  # of the process, once it decodes
+    self.child_pid: int | None = None  # set once the child decodes
     self._clips = self._decoded()
 
   def __iter__(self) -> Iterator[decode.DecodedClip]:
@@ -228,7 +227,7 @@ class ClipStream:
     return next(self._clips)
 
   def close(self) -> None:
-    """Ends the decoding, should it be under way."""
+    """Stops decoding."""
     self._clips.close()
 
   def _decoded(self) -> Generator[decode.DecodedClip, None, None]:
@@ -261,14 +260,14 @@ class ClipStream:
 def probe(
   video: video_reader.Video, *, limits: VideoLimits = DEFAULT_LIMITS
 ) -> headers.VideoInfo:
-  """Reads the container's statement in a child process; decodes nothing.
+  """Reads the container's metadata in a child process; decodes nothing.
 
   Raises:
-    VideoError: the video cannot be opened, or is beyond a limit.
+    VideoError: the video cannot be opened, or exceeds a limit.
   """
   for _, message in _answers(video, {"shape": None}, [], limits=limits):
     return headers.VideoInfo(**message["info"])
-  raise VideoError("the decoder gave no answer")
+  raise VideoError("the decoder did not answer")
 
 
 def _sides(shape: decode.ClipShape) -> tuple[int, int]:
@@ -277,7 +276,7 @@ def _sides(shape: decode.ClipShape) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _memory_file(num_bytes: int) -> Iterator[int]:
-  """A descriptor of anonymous memory of a fixed size."""
+  """Yields the file descriptor of anonymous memory of a fixed size."""
   file = os.memfd_create("clips", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
   try:
     os.ftruncate(file, num_bytes)
@@ -289,7 +288,7 @@ def _memory_file(num_bytes: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _descriptor(source: BinaryIO) -> Iterator[int]:
-  """A descriptor of a file, or of memory that holds its bytes."""
+  """Yields the descriptor of a file, or of memory with its bytes."""
   if not isinstance(source, io.BytesIO):
     yield source.fileno()
     return
@@ -306,10 +305,10 @@ def _answers(
   *,
   limits: VideoLimits,
 ) -> Iterator[tuple[_Child, dict]]:
-  """A child and its messages on one video.
+  """Yields a child and its messages on one video.
 
   Raises:
-    VideoError: with the child's reason, or because it died or took too long.
+    VideoError: the child refused the video, died, or took too long.
   """
   with (
     video_reader.open_source(video, limits=limits) as source,
@@ -322,7 +321,7 @@ def _answers(
       while not is_done:
         start = time.monotonic()
         message = child.receive(left_sec)
-        # The time that the listener takes is not the decoder's.
+        # The time that the caller spends does not count.
         left_sec -= time.monotonic() - start
         is_done = "duration_sec" in message or request["shape"] is None
         if "reason" in message:

@@ -10,7 +10,7 @@ import av.video.stream
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
 
-# The length is not stated but estimated from the end of the file.
+# Formats whose length is estimated from the end of the file, not stated.
 _ESTIMATED_FORMATS = ("mpegts", "mpeg", "ogg", "gif")
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _FALLBACK_FPS = 25.0
@@ -23,13 +23,13 @@ class VideoInfo:
   duration_sec: float | None  # from zero to the end; None if not stated
   fps: float  # on average
   frame_sec: float  # between two frames where the picture moves
-  num_frames: int  # stated, or duration times rate where not stated
+  num_frames: int  # duration times rate if not stated
   height: int
   width: int
   pixel_aspect: float  # width of a pixel by its height
   codec: str
   container: str
-  stream: int  # number in the file, of the default video stream
+  stream: int  # number of the default video stream in the file
 
 
 def is_default(stream: av.video.stream.VideoStream) -> bool:
@@ -45,17 +45,17 @@ def describe(
   demuxer: str,
   zero_sec: float,
 ) -> tuple[VideoInfo, float | None, bool]:
-  """The facts, and the end to compare with the frames.
+  """Returns the metadata, and the end to compare with the frames.
 
   Args:
-    container: just opened.
-    stream: of the video.
+    container: an opened container.
+    stream: the video stream.
     demuxer: name of the format.
     zero_sec: the player's time of the stream's tick 0.
 
   Returns:
-    The facts, the end that the file states, if it does, and whether that is of
-    the video stream alone: sound may outlast the picture.
+    The metadata; the stated end or None; and whether that end is of the video
+    stream alone: sound may outlast the picture.
   """
   average = float(stream.average_rate or stream.guessed_rate or 0)
   nominal = float(stream.guessed_rate or stream.average_rate or _FALLBACK_FPS)
@@ -63,7 +63,7 @@ def describe(
   is_own = True
   clock = _CLOCK.match(stream.metadata.get("DURATION", ""))
   if demuxer == "avi" and stream.frames and average:
-    # The stream's length shrinks with a file that is cut, the count does not.
+    # The length shrinks if the file is truncated, the count does not.
     end_sec = stream.frames / average
   elif clock and demuxer == "matroska":
     hours, minutes, seconds = (float(part) for part in clock.groups())
@@ -96,20 +96,22 @@ def check_claims(
   info: VideoInfo, limits: VideoLimits, *, has_length: bool
 ) -> None:
   if info.height < 1 or info.width < 1:
-    raise VideoError(f"frames of {info.width} x {info.height} pixels")
+    raise VideoError(
+      f"frames of {info.width} x {info.height} pixels; expected at least 1 x 1"
+    )
   if info.height * info.width > limits.max_pixels:
     raise VideoError(
-      f"frames of {info.width} x {info.height} pixels, the limit is "
-      f"{limits.max_pixels} in all; transcode the video to a smaller size"
+      f"frames of {info.width} x {info.height} pixels; the limit is "
+      f"{limits.max_pixels} in total; transcode the video to a smaller size"
     )
   if not has_length:
     return
   if info.num_frames > limits.max_frames:
     raise VideoError(
-      f"{info.num_frames} frames, the limit is {limits.max_frames}"
+      f"{info.num_frames} frames; the limit is {limits.max_frames}"
     )
   duration_sec = info.duration_sec or 0.0
   if not duration_sec <= limits.max_duration_sec:
     raise VideoError(
-      f"{duration_sec:.0f} s long, the limit is {limits.max_duration_sec} s"
+      f"{duration_sec:.0f} s long; the limit is {limits.max_duration_sec} s"
     )

@@ -6,17 +6,19 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoLimits:
-  """Caps on what is decoded; claims are checked before, facts during it."""
+  """Limits on videos; stated values are checked before decoding, real during.
 
-  max_pixels: int = 4096 * 4096  # of one frame
+  `max_gap_sec` is between two frames or before the first. Hours of 4K decode
+  slower than real time. `max_memory_bytes` is address space, of which the
+  decoding process uses a part.
+  """
+
+  max_pixels: int = 4096 * 4096  # per frame
   max_frames: int = 5_000_000
   max_duration_sec: float = 24 * 3600.0
-  # Between two frames, or before the first: a longer one is refused.
   max_gap_sec: float = 1800.0
   max_bytes: int = 64 << 30
-  # Of one video. Whole hours of 4K decode at less than real time.
-  max_decode_sec: float = 3600.0
-  # Of the decoding process: address space, of which it uses a part.
+  max_decode_sec: float = 3600.0  # per video
   max_memory_bytes: int = 3 << 29
 
   def __post_init__(self):
@@ -39,7 +41,7 @@ _HELP = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds a flag for every cap."""
+  """Adds a flag for every limit."""
   group = parser.add_argument_group("limits on each video")
   for name, text in _HELP.items():
     default = getattr(DEFAULT_LIMITS, name)
@@ -48,14 +50,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       type=type(default),
       default=default,
       metavar="N",
-      help=f"{text}, at most; default: {default}",
+      help=f"maximum {text}; default: {default}",
     )
 
 
 def from_args(args: argparse.Namespace) -> VideoLimits:
-  """The caps of the flags that `add_flags` added.
+  """Returns the limits that the flags of `add_flags` state.
 
   Raises:
-    ValueError: a cap is not positive.
+    ValueError: a limit is not positive.
   """
   return VideoLimits(**{name: getattr(args, name) for name in _HELP})

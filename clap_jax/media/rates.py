@@ -6,21 +6,21 @@ from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.media.video_reader import Video, open_video
 
-# An average rate this near to the nominal one means that the rate is constant.
+# The rate is constant if average and nominal rate differ by at most this share.
 _CONSTANT_SHARE = 0.05
-# Of the steps between frames, the share that may be faster than the rate.
+# Share of the steps between frames that may be faster than the rate.
 _FASTER_SHARE = 0.1
 
 
 def motion_rate(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> float:
-  """Frames per second of the moving parts of a video.
+  """Returns the frames per second of the moving parts of a video.
 
-  The average of a screen recording that stands still for minutes says nothing
-  of its motion. Where average and nominal rate differ, the distances between
-  all frames are looked at; nothing is decoded.
+  The average rate of a screen recording with long still parts does not describe
+  its motion. If average and nominal rate differ, the distances between all
+  frames decide; nothing is decoded.
 
   Raises:
-    VideoError: as `container.open_video`.
+    VideoError: as `video_reader.open_video`.
   """
   with open_video(video, limits=limits) as opened:
     nominal = 1.0 / opened.info.frame_sec

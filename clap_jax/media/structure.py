@@ -5,11 +5,11 @@ from typing import BinaryIO
 
 from clap_jax.media import formats
 
-_MAX_BOXES = 1_000_000  # a live recording has two for each second or less
+_MAX_BOXES = 1_000_000  # a live recording has at most two per second
 
 
 def is_whole(file: BinaryIO, demuxer: str) -> bool | None:
-  """Whether a file is as long as its parts state; None if they do not."""
+  """Returns True if a file is as long as its parts state; None if unstated."""
   if demuxer == "mov":
     return _boxes(file)[1]
   if demuxer == "matroska":
@@ -18,7 +18,7 @@ def is_whole(file: BinaryIO, demuxer: str) -> bool | None:
 
 
 def has_index(file: BinaryIO) -> bool:
-  """Whether an mp4 or mov file has its index among its outer boxes."""
+  """Returns True if an mp4 or mov file has an index as an outer box."""
   return _boxes(file)[0]
 
 
@@ -29,14 +29,14 @@ def _is_whole_matroska(file: BinaryIO) -> bool | None:
   place = head.find(b"\x18\x53\x80\x67")
   size = head[place + 4 : place + 12]
   if place < 0 or len(size) < 8 or size[0] != 1 or size[1:] == b"\xff" * 7:
-    return None  # the length is unknown, or in a form that is never written
+    return None  # the length is unknown, or in a form that nothing writes
   return place + 12 + int.from_bytes(size[1:], "big") <= num_bytes
 
 
 def _boxes(file: BinaryIO) -> tuple[bool, bool | None]:
-  """Whether there is an index, and whether the last of the fragments is whole.
+  """Returns whether an index exists, and whether the last fragment is whole.
 
-  Without fragments, the index states the length.
+  The latter is None without fragments: the index then states the length.
   """
   num_bytes, place, kinds = file.seek(0, os.SEEK_END), 0, set()
   kind = b""
@@ -55,5 +55,5 @@ def _boxes(file: BinaryIO) -> tuple[bool, bool | None]:
   file.seek(0)
   if b"moof" not in kinds:
     return b"moov" in kinds, None
-  # Other bytes behind the last fragment are no harm.
+  # Other bytes after the last fragment are harmless.
   return b"moov" in kinds, kind not in (b"moof", b"mdat") or place <= num_bytes

@@ -1,14 +1,14 @@
 """Opens untrusted video files and iterates over their frames.
 
-The decoder is given bytes or an open file, never a name: FFmpeg resolves names
+The decoder receives bytes or an open file, never a name: FFmpeg resolves names
 such as `http:` or `concat:` and playlists on its own. The container is
-recognised from its first bytes and its demuxer forced; nested files have no
-protocol to be opened with; size, frames, duration and gaps have caps.
+recognised by its first bytes and its demuxer forced; no protocol can open
+nested files; size, frames, duration and gaps are limited.
 
-Time counts from the zero of a player. In mp4, mov and Matroska that is the zero
-of the file's own timeline, after edit lists: a video stream may start later,
-and nothing is on the screen before. In the others, whose time stamps start
-anywhere, it is the earliest start of any stream.
+Time counts from a player's zero. In mp4, mov and Matroska that is the zero of
+the file's timeline, after edit lists: a video stream may start later, and
+nothing is shown before. In other formats, whose time stamps start anywhere, it
+is the earliest start of any stream.
 """
 
 import contextlib
@@ -32,32 +32,32 @@ from clap_jax.storage import placeholders, untrusted
 
 Video = bytes | str | os.PathLike | io.BufferedIOBase
 
-# Raised when a video gets other times or frames; what was kept is made anew.
+# Increased if a video gets other times or frames; invalidates caches.
 READER_VERSION = 2
-# More damaged frames than this share, and a video is not worth having.
+# A video with more damaged frames than this share is refused.
 MAX_DAMAGED_SHARE = 0.02
-# A video may end this much before the end that its header states.
+# A video may end this much before its stated end.
 _CUT_SHARE, _CUT_SEC = 0.05, 0.25
-# Steps back in time of up to this much are jitter, larger ones are a restart.
+# Steps back in time up to this are jitter, larger ones a restart.
 _JITTER_SEC = 0.5
 # In these formats a step forward of more than this is a restart too: recordings
 # that were joined byte by byte. FFmpeg's own tools assume the same.
 _JOINED_FORMATS, _JOIN_SEC = ("mpegts", "mpeg"), 10.0
 _OWN_ZERO_FORMATS = ("mov", "matroska")
-# Where the index names key frames; elsewhere frames are found by walking.
+# Formats with an index of key frames; others are decoded from the start.
 _SEEKABLE_FORMATS = ("mov", "matroska", "avi")
-# So many frames more than the share may be damaged before the end is reached.
+# Damaged frames tolerated beyond the share until the end is reached.
 _EARLY_DAMAGED = 10
 
 
 @dataclasses.dataclass
 class Findings:
-  """Findings of the decoding so far."""
+  """Counts and times found while decoding."""
 
   packets: int = 0
   decoded: int = 0
   lost: int = 0  # packets that do not decode
-  corrupt: int = 0  # frames that the decoder marks as damaged
+  corrupt: int = 0  # frames marked as damaged by the decoder
   hidden: int = 0  # frames that an edit list hides
   joins: int = 0  # restarts of the time stamps
   longest_gap_sec: float = 0.0  # between the starts of two frames
@@ -74,13 +74,13 @@ class PacketPlace(NamedTuple):
   """An encoded frame in its file."""
 
   time_sec: float
-  start: int  # in bytes; -1 where it is not known
+  start: int  # in bytes; -1 if unknown
   num_bytes: int
   is_key: bool
 
 
 class OpenVideo:
-  """An open container with one video stream; see the module for its zero."""
+  """An open container with one video stream; time is as in the module."""
 
   def __init__(
     self,
@@ -93,7 +93,7 @@ class OpenVideo:
     self._container = container
     self._limits = limits
     self._is_whole = is_whole
-    # That with the default flag, else the largest.
+    # The stream with the default flag, else the largest.
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
       raise VideoError("the file has no video stream")
@@ -108,7 +108,7 @@ class OpenVideo:
       container, self._stream, demuxer, self._to_sec(0)
     )
     self.found = Findings()
-    # An estimate of a file of joined recordings may be hours off.
+    # An estimate for joined recordings may be wrong by hours.
     is_claim = self.claimed_end_sec is not None
     headers.check_claims(self.info, limits, has_length=is_claim)
 
@@ -122,7 +122,7 @@ class OpenVideo:
       if s.start_time is not None and s.time_base
     ]
     start = min(starts, default=Fraction(0))
-    # A file that starts after hours is a piece of a longer recording.
+    # A file that starts hours late is a part of a longer recording.
     if demuxer in _OWN_ZERO_FORMATS and 0 <= start <= self._limits.max_gap_sec:
       return 0
     return round(start / self._time_base)
@@ -133,12 +133,12 @@ class OpenVideo:
     """Yields (time in seconds, frame) from a key frame at or before the start.
 
     The first frame yielded is not later than `start_sec` unless it is the
-    first of the video. Time never runs back: where the time stamps restart, as
-    in joined recordings, the pieces follow each other.
+    first of the video. Time never decreases: if time stamps restart, as in
+    joined recordings, the parts follow each other.
 
     Raises:
       VideoError: the data cannot be decoded, too many frames are damaged, or
-        a limit is passed.
+        a limit is exceeded.
     """
     if start_sec > 0 and self.info.container in _SEEKABLE_FORMATS:
       tick = self._zero_tick + int(start_sec / float(self._time_base))
@@ -149,7 +149,7 @@ class OpenVideo:
         yield first
         yield from walk
         return
-      # An index that lies, or a start beyond the end: take the long way.
+      # The index is wrong, or the start beyond the end: decode everything.
       walk.close()
       self._seek(self._zero_tick)
     yield from self._walk()
@@ -166,7 +166,7 @@ class OpenVideo:
     previous, shift_sec = 0.0, 0.0
     for frame in self._decoded():
       frame_sec = self._frame_sec(frame)
-      if frame.pts is None:  # right after the one before
+      if frame.pts is None:  # directly after the previous frame
         time = found.end_sec
       else:
         time = self._to_sec(frame.pts) + shift_sec
@@ -202,14 +202,14 @@ class OpenVideo:
     for gap_sec, what in ((time - previous, "before"), (frame_sec, "after")):
       if gap_sec > limits.max_gap_sec:
         raise VideoError(
-          f"no picture changes for {gap_sec:.0f} s {what} {time:.2f} s, the "
-          f"limit is {limits.max_gap_sec:.0f} s"
+          f"no new frame for {gap_sec:.0f} s {what} {time:.2f} s; the limit "
+          f"is {limits.max_gap_sec:.0f} s"
         )
     if time > limits.max_duration_sec:
       raise VideoError(f"longer than the limit of {limits.max_duration_sec} s")
 
   def _decoded(self) -> Iterator[av.VideoFrame]:
-    """Frames in order of presentation; steps over packets that are damaged."""
+    """Yields frames in presentation order; skips damaged packets."""
     for packet in self._packets():
       try:
         with errors.named("cannot decode the video"):
@@ -219,22 +219,22 @@ class OpenVideo:
           raise
         self.found.lost += 1
         if self.claimed_end_sec and self.info.num_frames:
-          # No need to go on to the end; a few may be those of a cut file.
+          # Fails early; a truncated file may have a few damaged frames.
           self._check_damage(self.info.num_frames, more=_EARLY_DAMAGED)
         continue
       for frame in frames:
         if frame.width * frame.height > self._limits.max_pixels:
           raise VideoError(
-            f"a frame has {frame.width} x {frame.height} pixels, the limit "
-            f"is {self._limits.max_pixels} in all"
+            f"a frame has {frame.width} x {frame.height} pixels; the limit "
+            f"is {self._limits.max_pixels} in total"
           )
         yield frame
 
   def _packets(self) -> Iterator[av.Packet]:
-    """Packets of the video stream, and at last an empty one.
+    """Yields the packets of the video stream, then an empty one.
 
-    All streams are read, to see where the file ends. An error of the container
-    ends the file, unless there is more behind it.
+    All streams are read, to find the end of the file. An error of the container
+    ends the file unless more packets follow it.
     """
     found, is_broken = self.found, False
     while True:
@@ -243,7 +243,7 @@ class OpenVideo:
           is_broken = False
           if packet.stream.index == self._stream.index:
             is_flush = packet.pts is None and packet.dts is None
-            # A packet without data repeats the frame before it.
+            # A packet without data repeats the previous frame.
             if packet.size or is_flush:
               found.packets += bool(packet.size)
               found.hidden += bool(packet.size) and packet.is_discard
@@ -260,7 +260,7 @@ class OpenVideo:
         found.lost += 1
 
   def list_packets(self) -> list[PacketPlace]:
-    """All frames in the order of the file; nothing is decoded."""
+    """Lists all frames in file order; decodes nothing."""
     self.found = Findings()
     return [
       PacketPlace(
@@ -284,19 +284,19 @@ class OpenVideo:
     damaged = self.found.damaged
     if damaged > MAX_DAMAGED_SHARE * num_frames + more:
       raise VideoError(
-        f"damaged: {damaged} of {num_frames} frames do not decode, at most "
-        f"{MAX_DAMAGED_SHARE:.0%} are borne"
+        f"damaged: {damaged} of {num_frames} frames do not decode; at most "
+        f"{MAX_DAMAGED_SHARE:.0%} are accepted"
       )
 
   def finish(self) -> float:
-    """The duration in seconds, once all frames were walked.
+    """Returns the duration in seconds after all frames were decoded.
 
-    It ends with the last frame, or where the stream states that the last frame
-    was shown until then.
+    The video ends with its last frame, or later if the stream states that the
+    last frame is shown longer.
 
     Raises:
-      VideoError: there was no frame, too many were damaged, or the file was
-        cut short.
+      VideoError: there is no frame, too many are damaged, or the file is
+        truncated.
     """
     found = self.found
     if not found.decoded:
@@ -310,12 +310,12 @@ class OpenVideo:
     if end_sec < claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC:
       if not self._reaches_end():
         raise VideoError(
-          f"cut short: it breaks off after {end_sec:.2f} of "
-          f"{claimed_sec:.2f} s; it may be half downloaded"
+          f"cut short: it ends after {end_sec:.2f} of {claimed_sec:.2f} s; "
+          "it may be partly downloaded"
         )
       if claimed_sec - end_sec > self._limits.max_gap_sec:
         raise VideoError(
-          f"the last picture stays for {claimed_sec - end_sec:.0f} s, the "
+          f"the last frame is shown for {claimed_sec - end_sec:.0f} s; the "
           f"limit is {self._limits.max_gap_sec:.0f} s"
         )
     self._check_damage(found.decoded + found.lost)
@@ -333,8 +333,8 @@ class OpenVideo:
     if self._is_whole and not is_mov:
       return True
     found, claimed_sec = self.found, self.claimed_end_sec or 0.0
-    # A cut file loses the ends of all its streams, and the index of an mp4 file
-    # tells the end of its video.
+    # A truncated file loses the ends of all its streams; the index of an mp4
+    # file states the end of its video.
     end_sec = found.packets_end_sec if is_mov else found.file_end_sec
     return end_sec >= claimed_sec * (1 - _CUT_SHARE) - _CUT_SEC
 
@@ -347,7 +347,7 @@ def open_video(
 
   Raises:
     VideoError: not a local regular file, not a known container, no video
-      stream, or beyond a limit.
+      stream, or a limit is exceeded.
   """
   with contextlib.ExitStack() as stack:
     file = stack.enter_context(open_source(video, limits=limits))
@@ -359,14 +359,14 @@ def open_video(
           file,
           mode="r",
           format=demuxer,
-          # No protocol of this name exists, so nothing nested can be opened.
+          # No protocol has this name, so nothing nested can be opened.
           options={"protocol_whitelist": "none", "format_whitelist": demuxer},
         )
     except VideoError as error:
       if demuxer == "mov" and not structure.has_index(file):
         raise VideoError(
-          "cut short: the file has no index (a moov box); it was not finished "
-          "or is half downloaded"
+          "cut short: the file has no index (a moov box); it is unfinished or "
+          "partly downloaded"
         ) from error
       raise
     stack.enter_context(container)
@@ -379,7 +379,7 @@ def open_video(
 
 @contextlib.contextmanager
 def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
-  """The bytes of a video as a file, after checks of its type and size.
+  """Opens the bytes of a video as a file, after checks of its type and size.
 
   Raises:
     VideoError: not a local regular file, or too large.
@@ -387,7 +387,7 @@ def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
   if isinstance(video, bytes | bytearray | memoryview):
     if len(video) > limits.max_bytes:
       raise VideoError(
-        f"the file has {len(video)} bytes, the limit is {limits.max_bytes}"
+        f"the file has {len(video)} bytes; the limit is {limits.max_bytes}"
       )
     yield io.BytesIO(video)
   elif isinstance(video, io.BufferedIOBase):
@@ -396,7 +396,7 @@ def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
     yield file
   else:
     if isinstance(video, str | os.PathLike) and os.path.isdir(video):
-      raise VideoError(f"{os.fspath(video)} is a folder; name its videos")
+      raise VideoError(f"{os.fspath(video)} is a folder; expected a video")
     try:
       file = untrusted.open_file(video, max_bytes=limits.max_bytes)
     except untrusted.UntrustedFileError as error:
@@ -410,7 +410,7 @@ def open_source(video: Video, *, limits: VideoLimits) -> Iterator[BinaryIO]:
 
 
 def probe(video: Video, *, limits: VideoLimits = DEFAULT_LIMITS) -> VideoInfo:
-  """Reads the container's statement of its video; decodes nothing.
+  """Reads the container's metadata of its video; decodes nothing.
 
   Raises:
     VideoError: as `open_video`.
@@ -431,7 +431,7 @@ def _sniff(file: BinaryIO) -> str:
     except untrusted.UntrustedFileError as error:
       raise VideoError(str(error)) from error
     raise VideoError(
-      f"not a known video container: it starts with {head[:8]!r}; known are "
+      f"not a known video container: it starts with {head[:8]!r}; expected "
       f"{', '.join(suffix[1:] for suffix in formats.SUFFIXES)}"
     )
   return name

@@ -202,5 +202,5 @@ def test_wrong_answers_of_a_child_lose_its_video_only(
   path.chmod(0o755)
   monkeypatch.setattr(sys, "executable", str(path))
   limits = VideoLimits(max_frames=1_000_004)
-  with pytest.raises(errors.VideoError, match="wrong answer"):
+  with pytest.raises(errors.VideoError, match="malformed"):
     list(guard.ClipStream(video, SHAPE, limits=limits))
