@@ -1,13 +1,13 @@
 """Finds moments in long videos.
 
-The Python interface; importing the package alone loads nothing else.
+Importing the package loads neither JAX nor SciPy; the first use of a name does.
 
   import clap_jax
 
   model = clap_jax.load_model("workdir/pretrain")
   found = model.predict("video.mp4", queries=["a red star spins"])
 
-See api.py for all of it, and docs/python_api.md.
+See clap_jax/api.py and docs/python_api.md for the whole interface.
 """
 
 import importlib
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-  """Loads the interface where a name of it is first used (PEP 562)."""
+  """Loads clap_jax.api at the first use of one of its names (PEP 562)."""
   if name not in __all__:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(importlib.import_module(f"{__name__}.api"), name)

@@ -1,8 +1,8 @@
 """The Python interface: loads a model and predicts segments of a video.
 
-Everything here is what the commands do: `Model.predict` answers as `clap
-predict`, `Model.index` as `clap index` and `VideoIndex.search` as `clap
-search`. `import clap_jax` gives these names without loading this module.
+`Model.predict`, `Model.index` and `VideoIndex.search` do what the commands
+`clap predict`, `clap index` and `clap search` do. The package `clap_jax`
+exports these names and loads this module at their first use.
 """
 
 import colorsys
@@ -39,7 +39,15 @@ _COLUMNS = ("video", "start_sec", "end_sec", "score", "label", "query")
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """One moment; it has a label or a query."""
+  """One predicted moment of a video.
+
+  Attributes:
+    start_sec: start in seconds.
+    end_sec: end in seconds.
+    score: confidence, higher for a better moment.
+    label: class of the moment; None for a moment of a query.
+    query: query that the moment answers; None for a moment of a class.
+  """
 
   start_sec: float
   end_sec: float
@@ -50,18 +58,18 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class VideoPredictions:
-  """The predictions of one video: its entry in the document of `clap predict`.
+  """The predictions of one video, as in the output of `clap predict`.
 
   Attributes:
-    video: as it was given.
-    duration_sec: of the video.
-    predictions: best first within labels, examples, and each query.
-    absent: whether the video lacks all queries; None without queries, or for
-      a model that cannot judge it.
-    absence: query -> {"probability", "absent"}; None as `absent`.
-    method: how it was found, where an encoder alone answered.
-    support: {"method", "shots", "skipped"} of the examples, if some were given.
-    entry: the JSON document itself.
+    video: path of the video, as given.
+    duration_sec: duration of the video in seconds.
+    predictions: moments, best first within labels, examples, and each query.
+    absent: True if no query occurs in the video; None without queries or if
+      the model cannot predict absence.
+    absence: maps each query to {"probability", "absent"}; None if `absent` is.
+    method: name of the zero-shot method if the model is an encoder alone.
+    support: {"method", "shots", "skipped"} of the support examples, if given.
+    entry: the video's entry in the JSON output.
   """
 
   video: str
@@ -74,18 +82,22 @@ class VideoPredictions:
   entry: Mapping[str, Any] = dataclasses.field(repr=False, compare=False)
 
   def to_dict(self) -> dict[str, Any]:
-    """The video's entry in the document of `clap predict`, a copy."""
+    """Returns a copy of the video's entry in the output of `clap predict`."""
     return copy.deepcopy(dict(self.entry))
 
   def to_json(self, *, indent: int | None = None) -> str:
-    """`to_dict` as text."""
+    """Returns `to_dict` as JSON text.
+
+    Args:
+      indent: spaces per level of nesting; None writes a single line.
+    """
     return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
   def to_dataframe(self) -> "pandas.DataFrame":
-    """One row per prediction.
+    """Returns a table with one row per prediction.
 
     Raises:
-      ImportError: pandas is not installed.
+      ImportError: if pandas is not installed.
     """
     try:
       import pandas  # noqa: PLC0415
@@ -103,14 +115,14 @@ class VideoPredictions:
     """Draws a timeline with one line per label and query.
 
     Args:
-      axes: to draw on; None makes a figure of its own.
+      axes: axes to draw on; None creates a figure.
 
     Returns:
-      The axes. Better moments are darker; the title of a query that is judged
-      absent states so.
+      The axes. Moments of higher score are darker; the name of a query that is
+      predicted absent ends in "(absent)".
 
     Raises:
-      ImportError: matplotlib is not installed.
+      ImportError: if matplotlib is not installed.
     """
     try:
       from matplotlib import pyplot  # noqa: PLC0415
@@ -122,7 +134,7 @@ class VideoPredictions:
       _, axes = pyplot.subplots(figsize=(9.0, height), layout="constrained")
     for place, line in enumerate(lines):
       colour = colorsys.hls_to_rgb(line["hue"] / 360.0, 0.4, 0.7)
-      for moment in reversed(line["moments"]):  # the best on top
+      for moment in reversed(line["moments"]):  # draws the best on top
         length_sec = moment["end_sec"] - moment["start_sec"]
         axes.broken_barh(
           [(moment["start_sec"], length_sec)],
@@ -141,14 +153,19 @@ class VideoPredictions:
 
 
 class EncodedVideo(NamedTuple):
-  """Vectors of the snippets of a video, and the middle of each in seconds."""
+  """The encoded snippets of a video.
 
-  features: np.ndarray  # float32 (t, d)
-  times_sec: np.ndarray  # float64 (t,)
+  Attributes:
+    features: float32 (t, d), one vector per snippet.
+    times_sec: float64 (t,), middle of each snippet in seconds.
+  """
+
+  features: np.ndarray
+  times_sec: np.ndarray
 
 
 class VideoIndex:
-  """Videos that are encoded, to be searched by text; see `Model.index`."""
+  """Encoded videos that can be searched by text; see `Model.index`."""
 
   def __init__(self, index: index_lib.Index, encoder: encoder_lib.Encoder):
     self._index = index
@@ -156,39 +173,43 @@ class VideoIndex:
 
   @property
   def directory(self) -> pathlib.Path:
+    """Returns the folder of the index."""
     return self._index.directory
 
   @property
   def videos(self) -> tuple[str, ...]:
-    """The files that can be searched."""
+    """Returns the paths of the videos in the index."""
     return tuple(video.path for video in self._index.videos)
 
   @property
   def failed(self) -> tuple[dict[str, str], ...]:
-    """{"video", "reason"} of files that could not be encoded."""
+    """Returns {"video", "reason"} of each file that could not be encoded."""
     return self._index.failed
 
   def search(self, text: str, *, top: int = 10) -> list[dict[str, Any]]:
-    """The best moments of all videos, as `clap search` lists them.
+    """Finds the best moments of all videos, as `clap search` does.
 
     Args:
-      text: describes the moment.
-      top: how many moments, of all videos together.
+      text: description of the moment.
+      top: maximum number of moments over all videos.
 
     Returns:
-      {"video", "start_sec", "end_sec", "score"} each, best first.
+      {"video", "start_sec", "end_sec", "score"} of each moment, best first.
+
+    Raises:
+      ValueError: if the text is empty or `top` is below 1.
     """
     if not text.strip():
-      raise ValueError("the text is empty; describe the moment in words.")
+      raise ValueError("text is empty; describe the moment in words.")
     vector = zero_shot.query_texts(self._encoder, [text]).vectors[0]
     return index_lib.search(self._index, vector, top=top)
 
 
 class Model:
-  """An encoder with the heads that were trained on its features, if any.
+  """An encoder and the heads that were trained on its features, if any.
 
-  Without heads it answers texts by their similarity with the video, which the
-  answer states as its method.
+  Without heads, moments are found by the similarity of snippets and texts
+  (zero-shot). `load_model` returns a model.
   """
 
   def __init__(self, parts: model_directory.Model):
@@ -196,12 +217,12 @@ class Model:
 
   @property
   def label_names(self) -> tuple[str, ...]:
-    """The classes that are reported when nothing else is asked for."""
+    """Returns the classes that `predict` reports by default."""
     return self._parts.label_names
 
   @property
   def stride_sec(self) -> float | None:
-    """Between the snippets of a video."""
+    """Returns the seconds between snippets; None if unknown."""
     return self._parts.stride_sec
 
   def predict(
@@ -218,24 +239,29 @@ class Model:
     """Finds moments in a video, as `clap predict` does.
 
     Args:
-      video: a local file of any length, or a file of features.
-      queries: texts, each answered with its own moments.
-      labels: classes to report. None for all of the model, where neither
-        queries nor a support are given.
-      support: folder of examples, one folder of clips per class or untrimmed
-        videos with a segments.csv.
-      max_predictions: best moments kept, per query too.
-      feature_timing: of a file of features: fps, stride_frames, window_frames,
-        offset_frames; None for what the head's metadata states.
-      texts: .npz of the token vectors of the queries, as `clap texts` writes
-        them, for a head on other features; None for those of the encoder.
+      video: local video of any length, or a feature file.
+      queries: texts; moments are found for each of them.
+      labels: classes to report. By default all classes of the model, or none
+        if queries or support examples are given.
+      support: folder of support examples: one folder of clips per class, or
+        untrimmed videos with a segments.csv.
+      max_predictions: maximum number of moments for the classes, for the
+        support examples, and for each query.
+      feature_timing: timing of a feature file in frames: fps, stride_frames,
+        window_frames, offset_frames. By default, the head's metadata.
+      texts: .npz with the token vectors of the queries, written by
+        `clap texts`. By default the model's encoder encodes the queries.
+
+    Returns:
+      The predictions of the video.
 
     Raises:
-      ValueError: the model cannot answer this, or the video is unusable.
-      FileNotFoundError: there is no such video or support.
+      ValueError: if the model lacks the head for the request, an argument is
+        invalid, or the video cannot be decoded.
+      FileNotFoundError: if the video or the support folder does not exist.
     """
     if not pathlib.Path(video).is_file():
-      raise FileNotFoundError(f"{video} is not a file; give one video.")
+      raise FileNotFoundError(f"{video} is not a file; pass one video file.")
     document = predict.predict(
       self._parts,
       [video],
@@ -270,14 +296,18 @@ class Model:
     """Encodes the snippets of a video of any length.
 
     Args:
-      video: a local file.
-      space: "shared" gives unit vectors whose products with those of
-        `encode_text` are cosines; "tower" what `clap extract` writes, which
-        heads are trained on.
-      stride_sec: between snippets; None for the model's.
+      video: local video file.
+      space: "shared" returns unit vectors of the space of `encode_text`, so
+        that inner products are cosines; "tower" returns the features that
+        `clap extract` writes and heads are trained on.
+      stride_sec: seconds between snippets. By default, the model's stride.
+
+    Returns:
+      The vectors of all snippets and their times.
 
     Raises:
-      ValueError: the video cannot be decoded, or an argument is wrong.
+      ValueError: if the video cannot be decoded, `space` is unknown, or the
+        model has no encoder.
     """
     if space not in (SHARED, TOWER):
       raise ValueError(f"space is {space!r}; choose {SHARED!r} or {TOWER!r}.")
@@ -294,10 +324,20 @@ class Model:
     return EncodedVideo(np.asarray(vectors, np.float32), times_sec)
 
   def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
-    """Texts to unit vectors (n, d) float32 of the shared space."""
+    """Encodes texts to unit vectors of the space shared with videos.
+
+    Args:
+      texts: one text or several.
+
+    Returns:
+      float32 (n, d), one row per text.
+
+    Raises:
+      ValueError: if there are no texts or the model has no encoder.
+    """
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
-      raise ValueError("texts is empty; give at least one.")
+      raise ValueError("texts is empty; pass at least one text.")
     return np.asarray(self._encoder.embed_texts(texts), np.float32)
 
   def index(
@@ -307,18 +347,23 @@ class Model:
     *,
     stride_sec: float | None = None,
   ) -> VideoIndex:
-    """Encodes videos once, as `clap index` does; a second call adds new ones.
+    """Encodes videos into an index for search, as `clap index` does.
+
+    Videos that an earlier call encoded into `out` are not encoded again.
 
     Args:
-      videos: a folder, or files and folders; a broken one is listed in
-        `failed` of the result.
+      videos: a folder, or files and folders. A video that cannot be decoded is
+        listed in `VideoIndex.failed`.
       out: folder of the index.
-      stride_sec: between snippets; None for what the encoder is made for.
+      stride_sec: seconds between snippets. By default, the encoder's stride.
+
+    Returns:
+      An index of exactly these videos.
 
     Raises:
-      FileNotFoundError: there is no such folder, or no video in it.
-      FileExistsError: `out` is an index of another encoder or stride, or no
-        index at all.
+      FileNotFoundError: if a folder does not exist or contains no video.
+      FileExistsError: if `out` is an index of another encoder or stride, or a
+        folder with other files.
     """
     given = [videos] if isinstance(videos, str | os.PathLike) else videos
     if stride_sec is None:
@@ -334,18 +379,24 @@ class Model:
     return VideoIndex(made, self._encoder)
 
   def open_index(self, directory: Path) -> VideoIndex:
-    """Opens what `index` or `clap index` wrote.
+    """Opens an index that `index` or `clap index` wrote.
+
+    Args:
+      directory: folder of the index.
+
+    Returns:
+      The index.
 
     Raises:
-      FileNotFoundError: it is not an index.
-      ValueError: the index is of another encoder.
+      FileNotFoundError: if the folder contains no complete index.
+      ValueError: if another encoder made the index, or a file is damaged.
     """
     index = index_lib.open_index(directory)
     if index.parameters != self._encoder.fingerprint:
       raise ValueError(
         f"{directory} was made by an encoder with the parameters "
-        f"{index.parameters}, the model's are {self._encoder.fingerprint}; "
-        "make it again with this model."
+        f"{index.parameters}, but the model's are {self._encoder.fingerprint}; "
+        "build an index with this model."
       )
     return VideoIndex(index, self._encoder)
 
@@ -353,8 +404,8 @@ class Model:
   def _encoder(self) -> encoder_lib.Encoder:
     if self._parts.encoder is None:
       raise ValueError(
-        "This model is a head without the encoder of its features: it takes "
-        "files of features only."
+        "The model is a head without the encoder of its features; load a model "
+        "with an encoder, or call `predict` on feature files."
       )
     return self._parts.encoder
 
@@ -364,22 +415,27 @@ class Model:
 
 
 def load_model(directory: Path) -> Model:
-  """Loads what the commands take as --model.
+  """Loads a model, as the commands do for --model.
 
   Args:
-    directory: a model directory, such as a demo's; the workdir of a head's
-      run; or an encoder alone: the workdir of a pre-training, imported weights
-      of both towers, or a name that `clap get` fetched, such as clip-vit-b-32.
+    directory: a model directory, for example that of a demo; the workdir of a
+      head; or an encoder alone, which is the workdir of a pre-training run,
+      imported weights of both towers, or the name of public weights fetched by
+      `clap get`, for example clip-vit-b-32.
+
+  Returns:
+    The model. Its encoder is missing if the head's features were imported.
 
   Raises:
-    FileNotFoundError: it is none of these, or the name was not fetched.
-    ValueError: a file in it is damaged, or parts do not belong together.
+    FileNotFoundError: if the directory contains no model, or the public
+      weights have not been fetched.
+    ValueError: if a file is damaged, or encoder and heads do not match.
   """
   return Model(model_directory.load_model(directory, needs_encoder=False))
 
 
 def _missing(package: str, extra: str) -> str:
   return (
-    f"{package} is not installed, which this needs: pip install {package}, or "
-    f"install clap_jax[{extra}]."
+    f"{package} is not installed; run `pip install {package}`, or install "
+    f"clap_jax[{extra}]."
   )

@@ -223,7 +223,7 @@ def test_index_and_search_are_clap_index_and_search(folder, model, tmp_path):
     (lambda m, f: clap_jax.load_model(f), FileNotFoundError, "no model"),
   ],
 )
-def test_what_is_refused(model, folder, call, error, message):
+def test_invalid_calls_raise(model, folder, call, error, message):
   with pytest.raises(error, match=message):
     call(model, folder)
 
@@ -294,7 +294,7 @@ def test_a_timeline_has_one_line_per_name():
 @pytest.mark.parametrize(
   ("package", "method"), [("pandas", "to_dataframe"), ("matplotlib", "plot")]
 )
-def test_a_package_that_is_missing_is_named(package, method, monkeypatch):
+def test_a_missing_package_is_named(package, method, monkeypatch):
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(ImportError, match=package):
     getattr(found_of(ENTRY), method)()
