@@ -1,4 +1,4 @@
-"""The console script `clap`: subcommands and flags.
+"""Finds moments in long videos: data, training, evaluation and prediction.
 
 Exit codes: 0 success, 2 bad input or usage, 3 a failed run.
 """
@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 
-# Lines of compiled libraries would bury the ones that matter.
+# The log of compiled libraries would bury our messages.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
@@ -32,12 +32,11 @@ from clap_jax.commands import (
 from clap_jax.public_weights import cache, download
 from clap_jax.storage import locations, metadata, objects, output
 
-# --help and wrong arguments are answered without JAX and all that needs it: it
-# is imported where a command, or this file, first uses a name of it.
+# Imported on first use, so that --help and usage errors do not wait for JAX.
 with epy.lazy_imports():
   from clap_jax.training import checkpoint, fit, preemption, processes, workdir
 
-# What the caller can mend: exit code 2 and a message, no traceback.
+# Errors of the user's input: exit code 2 and a message, no traceback.
 _BAD_INPUT = (
   ValueError,
   FileNotFoundError,
@@ -47,7 +46,7 @@ _BAD_INPUT = (
   PermissionError,
 )
 
-# Of any other OSError, such as for a loop of links or for a socket.
+# Codes of other OSErrors that are bad input: a loop of links, a socket.
 _BAD_PATHS = frozenset(
   {errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EROFS}
 )
@@ -100,14 +99,14 @@ def main(argv: list[str] | None = None) -> int:
   try:
     addresses.check(args)
     _find_model(args)
-    for name in ("json", "html"):  # found out before the work, not after it
+    for name in ("json", "html"):  # checked before the work, not after it
       if getattr(args, name, None):
         _check_writable(getattr(args, name), f"--{name}")
     document = args.run(args)
     code = _exit_code(args.command, document)
     if args.json and (_is_alone() or processes.is_first()):
       output.write_json(args.json, metadata.without_nan(document))
-    # Results are safe before anything is shown or written in other forms.
+    # Results are saved before anything is printed or exported.
     if "show" in args:
       code = max(code, args.show(args, document) or 0)
     if document.get("failed") and code == 2:
@@ -121,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
   except (*_BAD_INPUT, download.DownloadError) as error:
     return _fail(args, error, 2 if isinstance(error, _BAD_INPUT) else 3)
   except preemption.Preempted as preempted:
-    if preempted.step is None:  # nobody has said so yet
+    if preempted.step is None:  # not printed yet
       processes.print_on_first(str(preempted))
     processes.finish()
     raise
@@ -138,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _exit_code(command: str, document: dict) -> int:
-  """The code of a command that ran to its end; removes what it is read from."""
+  """Returns the exit code of a finished command; removes its keys."""
   failed_runs = document.pop("failed_runs", 0)
   all_failed = document.pop("all_failed", False)
   # The dataset is the bad input of `clap data`, which printed its problems.
@@ -148,7 +147,7 @@ def _exit_code(command: str, document: dict) -> int:
 
 
 def _is_alone() -> bool:
-  """Whether no module that joins several processes was ever needed."""
+  """Returns True if nothing has imported the module for many processes."""
   return "clap_jax.training.processes" not in sys.modules
 
 
@@ -159,7 +158,7 @@ def _fail(args, error: Exception, code: int) -> int:
 
 
 def _describe(error: Exception) -> str:
-  """The message of an error; "PATH: reason" for one of the system."""
+  """Returns the message of an error; "PATH: reason" for an OSError."""
   if not isinstance(error, OSError) or error.filename is None:
     return str(error)
   names = [error.filename, error.filename2]
@@ -170,14 +169,14 @@ def _describe(error: Exception) -> str:
 def _fail_unexpectedly(args, error: Exception) -> int:
   if isinstance(error, OSError) and error.errno in _BAD_PATHS:
     return _fail(args, error, 2)
-  traceback.print_exc()  # the last resort: print all of it and return 3
+  traceback.print_exc()
   return processes.fail(3, f"{type(error).__name__}: {error}")
 
 
 def _find_model(args) -> None:
-  """Puts the directory in the place of --model NAME.
+  """Replaces --model NAME by its directory.
 
-  A model that is missing is found out here, before seconds of imports.
+  A missing model fails here, before seconds of imports.
   """
   model = getattr(args, "model", None)
   if model and not locations.is_object(model):

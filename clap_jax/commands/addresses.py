@@ -1,7 +1,7 @@
 """Resolves arguments that are local paths, gs:// or s3:// addresses.
 
-All others would take an address for the name of a local file or folder; they
-are refused before anything is done.
+Other arguments would take an address for a local path; addresses in them are
+errors, raised before any work.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 
 from clap_jax.storage import locations, objects
 
-# Command -> names of its arguments.
+# Command -> arguments that take addresses.
 ACCEPTED: Mapping[str, frozenset[str]] = {
   command: frozenset(names.split())
   for command, names in {
@@ -24,19 +24,19 @@ ACCEPTED: Mapping[str, frozenset[str]] = {
     "train": "workdir json",
   }.items()
 }
-# Keys of configs, each with all that is below it.
+# Config keys that take addresses, each with the keys below it.
 ACCEPTED_KEYS = (
   "data.data_dir",
   "data.features_dir",
   "data.tokenizer",
   "start.workdir",
 )
-_CONFIGURED = ("train",)  # whose configs may name objects
-# Free texts, which may contain addresses, and what is not a path.
+_CONFIGURED = ("train",)  # commands whose configs take addresses
+# Arguments that are not paths: free texts may contain addresses.
 _TEXTS = frozenset(
   ("text", "query", "place", "overrides", "command", "run", "show")
 )
-# Orbax, which writes them, takes no endpoint of S3 and so was not tested there.
+# Orbax writes checkpoints and takes no S3 endpoint, so S3 is untested.
 _HOLDS_CHECKPOINTS = frozenset(("workdir", "model", "start.workdir"))
 _POSITIONAL = frozenset(
   (
@@ -51,11 +51,11 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def check(args: argparse.Namespace) -> None:
-  """Checks every argument of a command line, and its overrides.
+  """Checks every argument of a command line and its overrides.
 
   Raises:
-    AddressError: naming the argument that must not be an address, or the
-      package that reading or writing there needs.
+    AddressError: an argument must not be an address, or a package for its
+      scheme is missing.
   """
   accepted = ACCEPTED.get(args.command, frozenset())
   for name, value in vars(args).items():
@@ -72,7 +72,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-  """Checks the texts of a training config, but not the packages."""
+  """Checks the strings of a training config, but not the packages."""
   for key, text in _texts(config):
     _check_key("train", f"--config.{key}", text, uses=False)
 
@@ -94,17 +94,16 @@ def _check_one(
 ) -> None:
   if not accepted:
     raise locations.AddressError(
-      f"{flag}: {text} is an address, and files are read and written here by "
-      "their paths. Copy the files to a local folder, or mount the bucket "
-      "(gcsfuse), and give that folder; docs/storage.md lists what takes "
-      "addresses."
+      f"{flag}: got the address {text}, expected a local path. Copy the files "
+      "to a local folder, or mount the bucket (gcsfuse), and give that folder; "
+      "docs/storage.md lists the arguments that take addresses."
     )
   try:
     scheme, name = locations.at(text).scheme, flag.lstrip("-")
     if scheme == "s3" and name.removeprefix("config.") in _HOLDS_CHECKPOINTS:
       raise locations.AddressError(
-        f"{text}: checkpoints have not been tested on s3://; keep them in "
-        "gs:// or on a disk. Data, features and results may be in s3://"
+        f"{text}: checkpoints on s3:// are untested; keep them on gs:// or on "
+        "a disk. Data, features and results may be on s3://"
       )
     if uses:
       objects.check_package(text.partition("://")[0])

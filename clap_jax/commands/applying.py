@@ -36,15 +36,23 @@ def add_extract(commands) -> None:
     "`clap get`",
   )
   parser.add_argument("--data", required=True, help="dataset name")
-  parser.add_argument("--data_dir", default="data")
-  parser.add_argument("--split", action="append", help="default: all splits")
+  parser.add_argument(
+    "--data_dir", default="data", help="folder of all datasets (default: data)"
+  )
+  parser.add_argument(
+    "--split", action="append", help="repeatable (default: all splits)"
+  )
   parser.add_argument(
     "--stride_sec",
     type=float,
     help="seconds between clips (default: the encoder's own, else 0.5)",
   )
-  parser.add_argument("--out", required=True)
-  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument("--out", required=True, help="folder of the features")
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace features of other settings",
+  )
   limits.add_flags(parser)
   parser.set_defaults(run=_extract)
 
@@ -83,8 +91,8 @@ def add_texts(commands) -> None:
     "texts",
     help="encode the sentences of annotation files with the text tower",
     description="Writes the token vectors of every sentence of the files, for "
-    "grounding on features of another encoder. A second call adds what is "
-    "missing.",
+    "grounding on features of another encoder. A second call encodes only new "
+    "sentences.",
   )
   parser.add_argument(
     "--model", required=True, help="workdir of a pretrain run"
@@ -123,8 +131,8 @@ def add_predict(commands) -> None:
     "folder of trimmed clips per class, DIR/CLASS/*.mp4, or untrimmed videos "
     "and DIR/segments.csv with the columns video,start,end,label (seconds). "
     "Without a few-shot head the nearest prototype of the encoder's features "
-    "is used; the result names it. An encoder alone answers texts by their "
-    "similarity with the video (zero-shot).",
+    "is used; the result names it. An encoder alone scores texts by their "
+    "similarity to the video (zero-shot).",
   )
   parser.add_argument(
     "videos",
@@ -140,12 +148,18 @@ def add_predict(commands) -> None:
     "pretrain run, imported weights of both towers or a name of `clap get`",
   )
   parser.add_argument("--labels", help="file of class names, one per line")
-  parser.add_argument("--query", action="append", default=[], metavar="TEXT")
+  parser.add_argument(
+    "--query",
+    action="append",
+    default=[],
+    metavar="TEXT",
+    help="description of the moments to find; repeatable",
+  )
   parser.add_argument(
     "--texts",
     metavar="FILE.npz",
-    help="token vectors of the queries, for a head on other features: of "
-    "`clap texts`, or the published file of one query",
+    help="token vectors of the queries, for a head on features of another "
+    "encoder: from `clap texts`, or the published file of one query",
   )
   parser.add_argument(
     "--support", metavar="DIR", help="folder of examples by class"
@@ -153,15 +167,20 @@ def add_predict(commands) -> None:
   parser.add_argument(
     "--feature_timing",
     metavar="KEY=NUMBER,...",
-    help="timing of feature files, where it differs from the head's metadata: "
+    help="timing of feature files, if it differs from the head's metadata: "
     "fps=30,stride_frames=4,window_frames=16,offset_frames=0",
   )
-  parser.add_argument("--max_predictions", type=int, default=20)
+  parser.add_argument(
+    "--max_predictions",
+    type=int,
+    default=20,
+    help="maximum number of moments per video or query (default: 20)",
+  )
   parser.add_argument(
     "--export",
     metavar="DIR",
     help="also write CSV, ActivityNet and QVHighlights files and a page per "
-    "video that plays a moment at a click",
+    "video that plays a moment on click",
   )
   parser.add_argument(
     "--overwrite", action="store_true", help="replace exported files"
@@ -171,10 +190,10 @@ def add_predict(commands) -> None:
 
 
 def read_labels(path: str) -> list[str]:
-  """The class names of a file, one per line.
+  """Reads class names from a file, one per line.
 
   Raises:
-    ValueError: there is none, or it is not text.
+    ValueError: the file holds no class, or is not text.
   """
   labels = [line for _, line in text_tables.read_lines(path)]
   if not labels:
@@ -225,7 +244,11 @@ def _show_videos(what: str, entries: list[dict] | None) -> None:
 
 
 def _show_predictions(args, document: dict) -> int:
-  """Prints the best predictions and writes the export; 3 if it failed."""
+  """Prints the best predictions and writes the export.
+
+  Returns:
+    The exit code: 3 if a file of the export was not written, else 0.
+  """
   for video in document["videos"]:
     method = f" ({video['method']})" if "method" in video else ""
     table = rich.table.Table(
@@ -252,7 +275,7 @@ def _show_predictions(args, document: dict) -> int:
   _show_videos("example skipped", document.get("support", {}).get("skipped"))
   if document.get("skipped"):
     console.print(
-      f"{document['skipped']} files that are not videos are skipped"
+      f"{document['skipped']} files are skipped: they are not videos"
     )
   if not args.export:
     return 0

@@ -25,11 +25,11 @@ with epy.lazy_imports():
   from tfds_builders import build, indexing, transcoding
   from tfds_builders.trimmed import settings as trimmed_settings
 
-# The page of a dataset shows of a video:
+# Frames and captions of a video on the page of a dataset.
 _SHOWN_FRAMES = 10
 _SHOWN_PX = 96
 _SHOWN_CAPTIONS = 8
-_NUM_PRINTED = 3  # losses of a build; the manifests have all of them
+_NUM_PRINTED = 3  # printed losses of a build; the manifests list all
 
 
 def add_build(commands) -> None:
@@ -37,8 +37,8 @@ def add_build(commands) -> None:
     "build",
     help="pack videos and annotations into sharded TFRecords",
     description="Packs a dataset into DATA_DIR/NAME/VERSION: TFRecord shards, "
-    "their index and a manifest.json per split that lists what is missing or "
-    "broken. Nothing is downloaded.",
+    "their index and a manifest.json per split that lists missing and broken "
+    "videos. Nothing is downloaded.",
   )
   parser.add_argument("name", help=f"one of {', '.join(names.NAMES)}")
   parser.add_argument(
@@ -46,11 +46,11 @@ def add_build(commands) -> None:
   )
   parser.add_argument(
     "--manual_dir",
-    help="folder of videos and annotation files that you fetched",
+    help="folder of the videos and annotation files that you downloaded",
   )
   parser.add_argument("--videos", help="folder of videos")
   parser.add_argument(
-    "--annotations", help="annotation file, or folder of them"
+    "--annotations", help="annotation file, or folder of annotation files"
   )
   parser.add_argument(
     "--encoding",
@@ -64,9 +64,14 @@ def add_build(commands) -> None:
     "--selection_percent",
     type=int,
     default=0,
-    help="share of the training videos to move to a split `selection`",
+    help="percent of the training videos to move to a split `selection`",
   )
-  parser.add_argument("--store", default="h264", choices=names.STORES)
+  parser.add_argument(
+    "--store",
+    default="h264",
+    choices=names.STORES,
+    help="how videos are stored (default: h264)",
+  )
   parser.add_argument(
     "--short_side", type=int, help="short side of stored videos in pixels"
   )
@@ -76,15 +81,24 @@ def add_build(commands) -> None:
   parser.add_argument(
     "--crf", type=int, help="x264 quality, 0 to 51; lower is better and larger"
   )
-  parser.add_argument("--workers", type=int, help="shards to write in parallel")
-  parser.add_argument("--runner", default="threads", choices=names.RUNNERS)
+  parser.add_argument(
+    "--workers", type=int, help="number of shards to write in parallel"
+  )
+  parser.add_argument(
+    "--runner",
+    default="threads",
+    choices=names.RUNNERS,
+    help="threads of this machine or Apache Beam (default: threads)",
+  )
   parser.add_argument(
     "--runner_option",
     action="append",
     default=[],
     help="Beam pipeline option, e.g. --runner_option=--runner=FlinkRunner",
   )
-  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace a finished dataset"
+  )
   _add_trimmed_flags(parser)
   limits.add_flags(parser)
   parser.set_defaults(run=_build)
@@ -92,10 +106,10 @@ def add_build(commands) -> None:
 
 def _add_trimmed_flags(parser) -> None:
   group = parser.add_argument_group(
-    "trimmed", "options of the dataset `trimmed`, clips of one action each"
+    "trimmed", "options of the dataset `trimmed`: clips of one action each"
   )
   group.add_argument(
-    "--join", action="store_true", help="join clips to untrimmed recordings"
+    "--join", action="store_true", help="join clips into untrimmed recordings"
   )
   group.add_argument(
     "--constant",
@@ -139,7 +153,7 @@ def _add_trimmed_flags(parser) -> None:
 
 
 def _trimmed(args) -> "trimmed_settings.TrimmedSettings | None":
-  """The settings; None where no flag of them is given."""
+  """Returns the settings, or None if none of their flags is given."""
   given = {
     "split_by": args.split_by,
     "splits": args.splits,
@@ -186,14 +200,14 @@ def _build(args) -> dict:
   for name in report["altered"]:
     console.print(
       f"{name} is not the published file of that name: counts may differ from "
-      "others' (its sha256 is in manifest.json)"
+      "published ones (its sha256 is in manifest.json)"
     )
   console.print(f"written to {report['directory']}, as {report['name']}")
   return report
 
 
 def _print_losses(report) -> None:
-  """The first of what is left out, on stderr."""
+  """Prints the first spans and videos that are left out to stderr."""
   losses = report["losses"]
   for loss in losses[:_NUM_PRINTED]:
     print(f"clap build: left out: {one_line(loss)}", file=sys.stderr)
@@ -233,18 +247,26 @@ def _store_limits(args) -> "transcoding.StoreLimits":
 def add_data(commands) -> None:
   parser = commands.add_parser(
     "data",
-    help="look at a built dataset, check it, or add its index",
-    description="`inspect` counts what a dataset holds and writes a page with "
-    "sample videos on time lines; `verify` checks every hash, checksum, record "
-    "and count, and exits with 2 if anything is wrong; `upgrade` adds the "
-    "index with which clips are read without their whole record.",
+    help="inspect, verify or index a built dataset",
+    description="`inspect` counts videos, segments and captions and writes a "
+    "page with sample videos on time lines; `verify` checks every hash, "
+    "checksum, record and count, and exits with 2 if anything is wrong; "
+    "`upgrade` adds the index, which lets readers load a clip without its "
+    "whole record.",
   )
   parser.add_argument("action", choices=("inspect", "verify", "upgrade"))
   parser.add_argument("name", help="dataset name")
-  parser.add_argument("--data_dir", default="data")
-  parser.add_argument("--out", help="page to write; default: NAME.html")
   parser.add_argument(
-    "--videos", type=int, default=6, help="sample videos per split"
+    "--data_dir", default="data", help="folder of all datasets (default: data)"
+  )
+  parser.add_argument(
+    "--out", help="inspect: page to write (default: NAME.html)"
+  )
+  parser.add_argument(
+    "--videos",
+    type=int,
+    default=6,
+    help="inspect: number of sample videos per split (default: 6)",
   )
   parser.add_argument(
     "--decode", action="store_true", help="verify: decode every video too"
@@ -267,19 +289,19 @@ def _data(args) -> dict:
         dataset, out=out, num_videos=args.videos, on_progress=progress
       )
   if args.action == "inspect":
-    for split, facts in numbers.items():
+    for split, counts in numbers.items():
       console.print(
-        f"{split}: {facts['videos']} videos, {facts['hours']:.2f} h, "
-        f"{facts['segments']} segments of {facts['classes']} classes, "
-        f"{facts['captions']} captions; {facts['missing']} missing, "
-        f"{facts['corrupt']} corrupt"
+        f"{split}: {counts['videos']} videos, {counts['hours']:.2f} h, "
+        f"{counts['segments']} segments of {counts['classes']} classes, "
+        f"{counts['captions']} captions; {counts['missing']} missing, "
+        f"{counts['corrupt']} corrupt"
       )
     console.print(f"written to {out}")
     return {"page": str(out), "splits": numbers}
   console.print(
     f"{found.num_files} files, {found.num_records} records, "
     f"{found.num_bytes} bytes: "
-    + (f"{len(found.problems)} problems" if found.problems else "all good")
+    + (f"{len(found.problems)} problems" if found.problems else "no problems")
   )
   for problem in found.problems:
     print(f"clap data verify: {problem}", file=sys.stderr)
@@ -287,16 +309,16 @@ def _data(args) -> dict:
 
 
 def _upgrade(dataset: "records.Dataset") -> dict:
-  """Writes the index of a dataset, unless it has one that fits."""
+  """Writes the index of a dataset, unless it has a valid one."""
   path = dataset.directory / record_index.FILE
   try:
-    is_there = bool(dataset.index)
+    is_indexed = bool(dataset.index)
     sources = [dataset.split(split) for split in dataset.splits]
   except records.DatasetError:
-    is_there = False
+    is_indexed = False
     sources = [dataset.split(split, indexed=False) for split in dataset.splits]
-  if is_there:
-    console.print(f"{path} is there; nothing to do")
+  if is_indexed:
+    console.print(f"{path} exists and is valid; nothing to do")
     return {"index": str(path), "is_new": False}
   with Progress(f"upgrade {dataset.name}") as progress:
     found = indexing.index_dataset(
@@ -305,8 +327,8 @@ def _upgrade(dataset: "records.Dataset") -> dict:
       on_progress=progress,
     )
   console.print(
-    f"written to {path}: {found.divided} of {found.records} videos are read by "
-    f"clips, {len(found.damaged)} records are damaged"
+    f"written to {path}: {found.divided} of {found.records} videos can be read "
+    f"clip by clip, {len(found.damaged)} records are damaged"
   )
   for problem in found.damaged:
     print(f"clap data upgrade: {problem}", file=sys.stderr)
@@ -320,7 +342,7 @@ def inspect_dataset(
   num_videos: int,
   on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict]:
-  """Writes the page of a dataset; the statistics of its splits.
+  """Writes the page of a dataset; returns the statistics of its splits.
 
   Raises:
     ValueError: `num_videos` is negative, or the page would be too large.
@@ -342,7 +364,7 @@ def inspect_dataset(
 
 
 def _annotated_video(dataset, source, info) -> "content.VideoTimeline":
-  """A video's frames, segments and the first of its captions."""
+  """Returns a video's frames, segments and first captions."""
   shown = info.captions[:_SHOWN_CAPTIONS]
   note = f"{info.width} x {info.height} px, {info.fps:.4g} fps"
   if len(shown) < len(info.captions):
@@ -391,11 +413,20 @@ def add_tokenizer(commands) -> None:
     "split and on the class names.",
   )
   parser.add_argument("--data", required=True, help="dataset name")
-  parser.add_argument("--data_dir", required=True)
-  parser.add_argument("--split", default="train")
-  parser.add_argument("--vocab_size", type=int, default=512)
+  parser.add_argument(
+    "--data_dir", required=True, help="folder of all datasets"
+  )
+  parser.add_argument("--split", default="train", help="default: train")
+  parser.add_argument(
+    "--vocab_size",
+    type=int,
+    default=512,
+    help="number of pieces (default: 512)",
+  )
   parser.add_argument("--out", required=True, help="model file to write")
-  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace the model file"
+  )
   parser.set_defaults(run=_tokenizer)
 
 

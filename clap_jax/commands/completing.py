@@ -1,8 +1,8 @@
 """Fills a config with the defaults of its dataclasses.
 
-A dataclass's default is the only statement of a value that a config file does
-not change. A flag can only set a key that the ConfigDict holds with a type, so
-that every key is written out here before the flags are parsed.
+Defaults are stated in the dataclasses alone, but a flag can set a key only if
+the ConfigDict holds it with a type: so this module adds every key before the
+flags are parsed.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ def complete(
   data.files, appears only if one of `keys` is in it.
 
   Args:
-    config: what a config file returned; changed in place.
-    cls: the dataclass that `config.resolve` will make of it.
-    keys: what flags will set, as "section.key". A duration that is named in
-      one unit loses the units that are not.
+    config: result of a config file's get_config; changed in place.
+    cls: dataclass that `config.resolve` will build from it.
+    keys: keys that flags will set, as "section.key". If they set a duration in
+      one unit, its other units are cleared.
   """
   with config.unlocked():
     _complete_section(config, cls, [key.split(".") for key in keys])
@@ -66,7 +66,7 @@ def _complete_nested(section, field, cls: type, paths) -> None:
 
 
 def _complete_table(section, field, hint, paths) -> None:
-  """A dict of strings; flags may name entries that it does not have yet."""
+  """Completes a dict of strings, to which flags may add entries."""
   name, default = field.name, _default_of(field)
   wanted = [path[0] for path in paths if len(path) == 1]
   if section.get(name) is None:
@@ -92,7 +92,7 @@ def _complete_value(section, field, hint, *, is_named: bool) -> None:
     if section.get_type(name) is type(None):
       _replace(section, name, _empty(hint))
   elif hint is float and type(section[name]) is int:
-    # A flag could set nothing but whole numbers.
+    # Otherwise a flag could only set whole numbers.
     _replace(section, name, float(section[name]))
 
 
@@ -111,7 +111,7 @@ def _default_of(field) -> Any:
 
 
 def _without_none(hint):
-  """The X of X | None, and of X."""
+  """Returns X for the hints X | None and X."""
   if typing.get_origin(hint) not in (typing.Union, types.UnionType):
     return hint
   (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
@@ -119,7 +119,7 @@ def _without_none(hint):
 
 
 def _empty(hint):
-  """None of a type, so that a flag can set it."""
+  """Returns a typed None, which a flag can set."""
   kind = typing.get_origin(hint) or hint
   kind = object if kind is Any else kind
   return ml_collections.config_dict.placeholder(kind)
@@ -132,7 +132,7 @@ def _replace(section, name: str, value) -> None:
 
 
 def with_tuples(value):
-  """JSON's lists as the tuples that they were."""
+  """Converts the lists of parsed JSON back to tuples."""
   if isinstance(value, dict):
     return {key: with_tuples(value[key]) for key in value}
   if isinstance(value, list | tuple):

@@ -26,17 +26,16 @@ def read(name: str, overrides: list[str], *, cls: type | None = None):
   """Reads a config file and applies overrides.
 
   Args:
-    name: FILE.py[:argument], see `config_path`.
-    overrides: as on the command line, --config.KEY=VALUE. Every key of the
-      dataclasses may be set, also those that the file does not mention.
-    cls: the dataclass of the config; None for that of the trainer it names.
+    name: FILE.py[:argument]; see `config_path`.
+    overrides: flags --config.KEY=VALUE, for any key of the dataclasses.
+    cls: dataclass of the config; None: that of the trainer it names.
 
   Returns:
     An ml_collections.ConfigDict.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file or an override is wrong.
+    FileNotFoundError: the file does not exist.
+    ValueError: the file or an override is invalid.
   """
   config = load(name)
   if cls is None and "trainer" in config:
@@ -49,21 +48,21 @@ def read(name: str, overrides: list[str], *, cls: type | None = None):
 def of_run(
   document: Mapping, overrides: list[str], *, changeable: tuple[str, ...]
 ):
-  """The ConfigDict of a finished run's config, with overrides.
+  """Returns the ConfigDict of a finished run with overrides.
 
   Args:
     document: the run's config.json.
-    overrides: as on the command line.
-    changeable: keys that may be overridden, each with all that is below it.
+    overrides: flags --config.KEY=VALUE.
+    changeable: keys that may be overridden, each with the keys below it.
 
   Raises:
-    ValueError: any other key: the run was not trained so.
+    ValueError: an override sets another key.
   """
   for override in overrides:
     key = _key_of(override)
     if not any(f"{key}.".startswith(f"{name}.") for name in changeable):
       raise ValueError(
-        f"--config.{key}: a finished run is evaluated as it was trained; only "
+        f"--config.{key}: this key of a finished run is fixed; only "
         f"{', '.join(changeable)} may differ. Train another run."
       )
   if not isinstance(document, Mapping):
@@ -87,7 +86,7 @@ def _overridden(
   for override in overrides:
     _check_key(config, override)
   last = {override.partition("=")[0]: override for override in overrides}
-  # To ml_collections None is a text, or no number.
+  # ml_collections would parse None as a string or fail to parse a number.
   cleared = [flag for flag, text in last.items() if text == f"{flag}=None"]
   values = flags.FlagValues()
   arguments = ["clap"]
@@ -96,7 +95,7 @@ def _overridden(
     if text != "None" and flag not in cleared:
       arguments.append(override)
   try:
-    # Which keys are overridden is read from `sys_argv`, by default sys.argv.
+    # It finds the overridden keys in `sys_argv`, by default sys.argv.
     config_flags.DEFINE_config_dict(
       "config", config, flag_values=values, sys_argv=arguments
     )
@@ -109,7 +108,7 @@ def _overridden(
 
 
 def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
-  """Sets a key to None; `config.resolve` checks that it may be."""
+  """Sets a key to None; `config.resolve` checks that None is allowed."""
   *sections, key = keys
   section = functools.reduce(
     lambda section, name: section[name], sections, config
@@ -121,7 +120,7 @@ def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
 def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
   """Raises a ValueError if "--config.a.b=..." cannot set a key of the config.
 
-  The message names keys that are spelt alike or end alike.
+  The message lists similar keys.
   """
   flag, equals, _ = override.partition("=")
   section = config
@@ -133,16 +132,16 @@ def _check_key(config: ml_collections.ConfigDict, override: str) -> None:
       known = (f"did you mean {' or '.join(near)}? " if near else "") + (
         f"choose from {', '.join(sorted(section))}"
         if isinstance(section, ml_collections.ConfigDict)
-        else "the part before it is a value"
+        else "its parent is a value, not a section"
       )
-      raise ValueError(f"{flag}: there is no key {key!r}; {known}.")
+      raise ValueError(f"{flag}: unknown key {key!r}; {known}.")
     section = section[key]
   if not equals:
     raise ValueError(f"{flag}: got no value; give {flag}=VALUE.")
 
 
 def _near_keys(config: ml_collections.ConfigDict, wanted: str) -> list[str]:
-  """Keys that are spelt like `wanted`, or have its last part elsewhere."""
+  """Returns keys spelt like `wanted`, or with its last part elsewhere."""
   keys = list(_keys(config))
   last = wanted.rpartition(".")[2]
   found = [key for key in keys if key.rpartition(".")[2] == last]
@@ -159,7 +158,7 @@ def _keys(section, prefix: str = "") -> Iterator[str]:
 
 
 def load(name: str) -> ml_collections.ConfigDict:
-  """Returns what `get_config` of FILE.py[:argument] makes."""
+  """Returns the result of `get_config` of FILE.py[:argument]."""
   file, colon, argument = name.partition(":")
   module = load_module(file)
   if not hasattr(module, "get_config"):
@@ -174,13 +173,13 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 
 def config_path(file: str) -> pathlib.Path:
-  """The path of a config file.
+  """Returns the path of a config file.
 
-  A name that begins with configs/ and is not in the working directory is that
-  of a file which is installed with the package.
+  A name configs/FILE.py that is not in the working directory refers to the
+  file that is installed with the package.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
   """
   path = pathlib.Path(file)
   if path.suffix == ".py":
@@ -200,16 +199,16 @@ def config_path(file: str) -> pathlib.Path:
   )
   near = difflib.get_close_matches(file, names, n=3) or names
   raise FileNotFoundError(
-    f"--config: {file} is not a Python file; give FILE.py[:argument], for "
-    f"example {', '.join(near)}."
+    f"--config: {file} is not an existing Python file; give "
+    f"FILE.py[:argument], for example {', '.join(near)}."
   )
 
 
 def load_module(file: str):
-  """The Python module of a config file."""
+  """Imports a config file as a Python module."""
   path = config_path(file)
   if path != pathlib.Path(file):
-    print(f"--config: {file} is {path}", file=sys.stderr)
+    print(f"--config: {file} is read from {path}", file=sys.stderr)
   untrusted.open_file(path, max_bytes=_MAX_CONFIG_BYTES).close()
   spec = importlib.util.spec_from_file_location("clap_config", path)
   module = importlib.util.module_from_spec(spec)
@@ -230,7 +229,7 @@ def named_slice(name: str) -> str:
   slices = getattr(load_module(file), "SLICES", None)
   if not slices:
     raise ValueError(
-      f"--topology: {file} names no slice (SLICES); give one, or smallest."
+      f"--topology: {file} has no SLICES; give a topology, or smallest."
     )
   items = [item.removeprefix("size=") for item in argument.split(",")]
   size = next((item for item in items if item in slices), next(iter(slices)))

@@ -1,4 +1,4 @@
-"""`clap convert`: converts files of other programs."""
+"""`clap convert`: converts annotations of other tools to JSON."""
 
 import sys
 
@@ -13,17 +13,17 @@ _NUM_PRINTED = 3
 def add_convert(commands) -> None:
   parser = commands.add_parser(
     "convert",
-    help="make annotations of ELAN, BORIS, Label Studio, VIA or CVAT readable",
-    description="Turns the export of an annotation tool into ActivityNet-style "
-    "JSON for `clap build folder`. Read are ELAN's tab-delimited text and "
-    ".eaf, BORIS's tabular and aggregated events, Label Studio's JSON and "
-    "JSON-MIN, projects of VIA 3 and CVAT's XML. The annotations of a dataset "
-    "of `clap build`, by its name, become JSON for data.annotations: for "
-    "those who have its features and not its videos.",
+    help="convert annotations of ELAN, BORIS, Label Studio, VIA, CVAT to JSON",
+    description="Converts an annotation tool's export to ActivityNet-style "
+    "JSON for `clap build folder`: ELAN's tab-delimited text and .eaf, BORIS's "
+    "tabular and aggregated events, Label Studio's JSON and JSON-MIN, projects "
+    "of VIA 3 and CVAT's XML. Also converts the annotations of a `clap build` "
+    "dataset to JSON for data.annotations, for training on features without "
+    "the videos.",
   )
   parser.add_argument("what", choices=("annotations",))
   parser.add_argument(
-    "file", help="the export; of a dataset, the folder of its annotations"
+    "file", help="the export, or the folder of the dataset's annotations"
   )
   parser.add_argument(
     "--from",
@@ -40,7 +40,7 @@ def add_convert(commands) -> None:
     help="frames per second, for exports that count frames",
   )
   parser.add_argument(
-    "--video", help="the video's name, for exports of one that do not name it"
+    "--video", help="name of the video, for exports that do not contain it"
   )
   parser.add_argument("--encoding", help="encoding of a table, e.g. cp1252")
   parser.add_argument(
@@ -87,10 +87,10 @@ def _convert(args) -> dict:
 
 
 def _published(args) -> converting.Converted:
-  """The annotations of a dataset; options of exports are refused."""
+  """Converts the annotations of a dataset; rejects options of exports."""
   given = [f"--{n}" for n in ("fps", "video", "encoding") if getattr(args, n)]
   if given:
     raise ValueError(
-      f"{', '.join(given)}: only for {', '.join(converting.TOOLS)}"
+      f"{', '.join(given)}: only for --from {', '.join(converting.TOOLS)}"
     )
   return published.convert(args.file, args.tool)

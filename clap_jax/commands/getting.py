@@ -18,38 +18,40 @@ _OPTIONS = ("num_frames", "tubelet_frames", "max_text_length")
 def add_get(commands) -> None:
   parser = commands.add_parser(
     "get",
-    help="fetch public weights by name, for --model and to train from",
+    help="download public weights by name, for --model and for training",
     description="Downloads a public checkpoint, checks its SHA-256, imports it "
-    f"and keeps it in {cache.VARIABLE} (default: ~/.cache/clap_jax). A "
-    "broken download resumes where it stopped. Afterwards --model takes the "
-    "name: clap predict VIDEO --model NAME --query TEXT. No other command "
-    "downloads anything.",
+    f"and keeps it in {cache.VARIABLE} (default: ~/.cache/clap_jax). An "
+    "interrupted download resumes. Afterwards --model takes the name: clap "
+    "predict VIDEO --model NAME --query TEXT. No other command downloads "
+    "anything.",
   )
-  parser.add_argument("name", nargs="?", help="one of --list")
+  parser.add_argument("name", nargs="?", help="a name from --list")
   parser.add_argument(
-    "--list", action="store_true", help="names, licences, and what is there"
+    "--list",
+    action="store_true",
+    help="list names, licences and what is downloaded",
   )
   parser.add_argument(
-    "--out", metavar="DIR", help="import to this directory, not the cache's own"
+    "--out", metavar="DIR", help="directory to import to, instead of the cache"
   )
   parser.add_argument(
     "--from",
     dest="place",
     metavar="URL_OR_DIR",
-    help="a mirror, a local server or a folder in the place of the publisher's "
-    "address, or the weights there themselves",
+    help="mirror, local server or folder to read instead of the publisher's "
+    "address, or the weights file in it",
   )
   parser.add_argument(
     "--revision",
     default="",
-    help="a commit of the repository on the Hugging Face Hub, not the table's",
+    help="commit of the Hugging Face repository, instead of the listed one",
   )
   parser.add_argument(
     "--sha256",
     action="append",
     default=[],
     metavar="[FILE=]HEX",
-    help="expected hash of the weights, or of FILE, not the published one",
+    help="expected hash of the weights or of FILE, if not the published one",
   )
   for option in _OPTIONS:
     parser.add_argument(
@@ -60,7 +62,7 @@ def add_get(commands) -> None:
 
 def _get(args) -> dict:
   if args.list == bool(args.name):
-    raise ValueError("clap get takes a name or --list; see `clap get --list`.")
+    raise ValueError("expected either a name or --list.")
   if args.list:
     return {"models": [_described(entry) for entry in table.ENTRIES.values()]}
   entry = table.find(args.name)
@@ -77,7 +79,7 @@ def _get(args) -> dict:
       sha256=dict(_name_and_hash(text) for text in args.sha256),
       options=given,
       on_wait=lambda: console.print(
-        f"another `clap get {entry.name}` is at work; waiting for it"
+        f"waiting: another `clap get {entry.name}` is running"
       ),
       on_progress=lambda _, done, total: progress(
         done // _MIB, max(total, done) // _MIB
@@ -85,8 +87,8 @@ def _get(args) -> dict:
     )
   if got.imported is None:
     console.print(
-      f"{entry.name} is there already, in {got.directory}; remove "
-      f"{got.directory.parent} to fetch it anew",
+      f"{entry.name} is already in {got.directory}; remove "
+      f"{got.directory.parent} to download it again",
       soft_wrap=True,
     )
   else:
@@ -111,7 +113,7 @@ def _name_and_hash(text: str) -> tuple[str, str]:
 
 
 def _print_terms(entry: table.Entry, place: str | None) -> None:
-  """Prints what is to be fetched, and its licence."""
+  """Prints the name, size, licence and origin before the download."""
   for line in (
     f"{entry.name}: {entry.purpose}; about {entry.about_bytes / 1e6:,.0f} MB",
     f"licence: {entry.licence}, see {entry.page}",
@@ -154,7 +156,7 @@ def _show(args, document: dict) -> None:
     return
   shown = rich.table.Table()
   shown.add_column("name", no_wrap=True)
-  for column in ("MB", "licence", "for", "there"):
+  for column in ("MB", "licence", "for", "downloaded"):
     shown.add_column(column)
   for model in document["models"]:
     shown.add_row(

@@ -1,4 +1,4 @@
-"""Splits config flags off the command line, without heavy imports."""
+"""Joins config flags and their values, without heavy imports."""
 
 _PREFIX = "--config."
 
@@ -6,11 +6,11 @@ _PREFIX = "--config."
 def joined(arguments: list[str]) -> list[str]:
   """Writes "--config.KEY VALUE" as "--config.KEY=VALUE".
 
-  A flag that is followed by another flag, or by nothing, stays without a value;
+  A flag followed by another flag, or by nothing, stays without a value;
   `commands.configs` raises an error with the key's name.
   """
   result: list[str] = []
-  waiting = False  # whether the last flag lacks its value
+  waiting = False  # True if the last flag lacks its value
   for argument in arguments:
     if waiting and not argument.startswith("--"):
       result[-1] += f"={argument}"

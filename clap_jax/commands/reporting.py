@@ -1,4 +1,4 @@
-"""`clap score`, `clap report` and `clap demo`: write numbers and pages."""
+"""`clap score`, `clap report` and `clap demo`: write metrics and pages."""
 
 import rich.table
 from etils import epy
@@ -18,37 +18,49 @@ def add_score(commands) -> None:
     description="Reads ActivityNet, OpenTAD, ActionFormer, Moment-DETR and "
     "other prediction files and prints the metrics with an evaluation card.",
   )
-  parser.add_argument("predictions")
-  parser.add_argument("--ground_truth", required=True)
+  parser.add_argument("predictions", help="prediction file")
+  parser.add_argument(
+    "--ground_truth", required=True, help="annotations in the dataset's format"
+  )
   parser.add_argument(
     "--protocol",
     required=True,
     metavar="NAME[,NAME]",
-    help=f"of {', '.join(score.protocol_names())}",
+    help=f"one or more of {', '.join(score.protocol_names())}",
   )
-  parser.add_argument("--subset", help="default: the first protocol's own")
+  parser.add_argument(
+    "--subset", help="subset to score (default: the first protocol's)"
+  )
   parser.add_argument(
     "--blocked_videos", help="JSON list of videos to leave out (detection)"
   )
   parser.add_argument(
     "--class_source",
     default="not stated",
-    help="where the classes come from, for the card",
+    help="origin of the classes, printed on the card",
   )
   parser.add_argument(
     "--classifier",
-    help="label the proposals by a video-level classifier: a JSON file of "
+    help="label the proposals with a video-level classifier: a JSON file of "
     "scores, or the .npy matrix of THUMOS14 (off by default)",
   )
-  parser.add_argument("--top_classes", type=int, default=2, help="of it")
+  parser.add_argument(
+    "--top_classes",
+    type=int,
+    default=2,
+    help="number of the classifier's classes per video (default: 2)",
+  )
   parser.add_argument(
     "--combination",
     default="product",
     choices=video_classifier.COMBINATIONS,
-    help="of the proposal's and the classifier's score",
+    help="how to combine the scores of proposal and classifier (default: "
+    "product)",
   )
   parser.add_argument(
-    "--html", help="write a page: numbers, cards, diagnosis of the detections"
+    "--html",
+    metavar="PAGE",
+    help="page to write: metrics, cards, diagnosis of the detections",
   )
   parser.set_defaults(run=_score, show=_show_score)
 
@@ -96,12 +108,12 @@ def _show_score(args, document: dict) -> None:
 def add_report(commands) -> None:
   parser = commands.add_parser(
     "report",
-    help="write report.html for the workdir of a demo",
-    description="Writes DIR/report.html again from the files in DIR: results, "
-    "curves, timelines of the validation videos, stages. Nothing is computed, "
-    "so that the same files give the same page.",
+    help="write the report.html of a demo again",
+    description="Writes WORKDIR/report.html again from the files in WORKDIR: "
+    "results, curves, timelines of the validation videos, stages. Computes "
+    "nothing: the same files give the same page.",
   )
-  parser.add_argument("--workdir", required=True, help="of a `clap demo`")
+  parser.add_argument("--workdir", required=True, help="workdir of `clap demo`")
   parser.set_defaults(run=_report)
 
 
@@ -114,16 +126,27 @@ def _report(args) -> dict:
 def add_demo(commands) -> None:
   parser = commands.add_parser(
     "demo",
-    help="the whole path on the embedded dataset, with a report",
+    help="run every stage on the embedded dataset and write a report",
     description="Renders motion_sprites, packs it, pre-trains, extracts "
     "features, trains both heads, evaluates, predicts on an unseen video and "
-    "writes DIR/report.html. A second call goes on where the first stopped.",
+    "writes WORKDIR/report.html. A second call resumes the first.",
   )
-  parser.add_argument("--workdir", default="workdir/demo")
-  parser.add_argument("--size", default="demo", choices=("tiny", "demo"))
-  parser.add_argument("--seeds", default="0", help="comma-separated")
   parser.add_argument(
-    "--encoders", default="random,tac,clap", help="rows of the comparison"
+    "--workdir", default="workdir/demo", help="default: workdir/demo"
+  )
+  parser.add_argument(
+    "--size",
+    default="demo",
+    choices=("tiny", "demo"),
+    help="size of the dataset (default: demo)",
+  )
+  parser.add_argument(
+    "--seeds", default="0", help="comma-separated (default: 0)"
+  )
+  parser.add_argument(
+    "--encoders",
+    default="random,tac,clap",
+    help="encoders to compare (default: random,tac,clap)",
   )
   parser.set_defaults(run=_demo)
 
@@ -138,7 +161,7 @@ def _demo(args) -> dict:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-  """The seeds of --seeds."""
+  """Parses the seeds of --seeds."""
   try:
     return tuple(int(seed) for seed in text.split(","))
   except ValueError:
@@ -148,7 +171,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def _print_card(card: dict) -> None:
-  """The evaluation card, one line per fact; what is empty is left out."""
+  """Prints the evaluation card, one entry per line, without empty ones."""
   table = rich.table.Table("card", "", show_header=False)
   for name, value in card.items():
     if value not in ((), [], None, ""):

@@ -18,31 +18,33 @@ def add_train(commands) -> None:
   parser = commands.add_parser(
     "train",
     help="run the trainer that a config names",
-    description="Trains, or continues, the run in WORKDIR: pretrain, "
-    "localization or grounding, as the config says. Any value is overridden by "
-    "--config.KEY=VALUE, for example --config.loop.steps=100.",
+    description="Trains or resumes the run in WORKDIR with the config's "
+    "trainer: pre-training, localization, grounding or few-shot. "
+    "--config.KEY=VALUE overrides any value, for example "
+    "--config.loop.steps=100.",
   )
   parser.add_argument(
     "--config", required=True, help="configs/FILE.py[:argument]"
   )
-  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--workdir", required=True, help="folder of the run")
   group = parser.add_argument_group(
-    "several processes", "the same command in each of them"
+    "several processes", "start the same command in each process"
   )
   group.add_argument(
     "--distributed",
     action="store_true",
-    help="find the others by the environment: TPU slices, Slurm, Open MPI",
+    help="find the other processes by the environment: TPU slices, Slurm, "
+    "Open MPI",
   )
   group.add_argument("--coordinator", help="HOST:PORT of process 0")
-  group.add_argument("--num_processes", type=int)
+  group.add_argument("--num_processes", type=int, help="number of processes")
   group.add_argument("--process_id", type=int, help="0, 1, ...")
   parser.add_argument(
     "--profiler_port",
     type=int,
-    help="let TensorBoard capture profiles from this port while the run goes "
-    "on; the next process of a Slurm node takes the next port. It is open to "
-    "all networks of the host and asks nobody who they are",
+    help="port from which TensorBoard captures profiles during the run; each "
+    "further process of a Slurm node takes the next port. Any host on the "
+    "network can connect, without authentication",
   )
   parser.set_defaults(run=_train)
 
@@ -67,7 +69,7 @@ def _train(args) -> dict:
   for row in rows:
     table.add_row(row["task"], row["metric"], _number(row["value"]))
   console.print(table)
-  console.print(f"metrics, checkpoints and results lie in {args.workdir}")
+  console.print(f"metrics, checkpoints and results are in {args.workdir}")
   return {"rows": rows}
 
 
@@ -76,12 +78,12 @@ def add_eval(commands) -> None:
     "eval",
     help="evaluate a finished run again, on any split",
     description="Evaluates the last checkpoint of a `clap train` run and "
-    "prints its metrics with their evaluation card. What decides about the "
-    "evaluation alone may differ from the run: --config.data.eval_split=SPLIT, "
-    "--config.decode.KEY=VALUE, --config.evaluation.KEY=VALUE (other episodes "
-    "of a few-shot run), --config.classifier.path=FILE, --config.protocol=NAME",
+    "prints its metrics. Only settings of the evaluation may differ from the "
+    "run: --config.data.eval_split=SPLIT, --config.decode.KEY=VALUE, "
+    "--config.evaluation.KEY=VALUE (other episodes of a few-shot run), "
+    "--config.classifier.path=FILE, --config.protocol=NAME",
   )
-  parser.add_argument("--workdir", required=True)
+  parser.add_argument("--workdir", required=True, help="folder of the run")
   parser.add_argument("--split", help="default: the config's eval_split")
   parser.set_defaults(run=_eval)
 
@@ -107,25 +109,34 @@ def _number(value: float | None) -> str:
 def add_sweep(commands) -> None:
   parser = commands.add_parser(
     "sweep",
-    help="run every point that the sweep() of a config yields",
+    help="train every point of a config's sweep() or space()",
     description="Runs `clap train` once per override dict of the config's "
     "sweep(), each in WORKDIR/runs/NAME, and writes WORKDIR/summary.csv and "
-    "summary.html. A second call goes on where the first stopped; a run that "
-    "fails is listed and the others go on. --config.KEY=VALUE is passed on to "
-    "all runs.",
+    "summary.html. A second call resumes the first; a failed run is listed and "
+    "the others continue. --config.KEY=VALUE is passed to all runs.",
   )
   parser.add_argument(
     "--config", required=True, help="configs/FILE.py[:argument]"
   )
-  parser.add_argument("--workdir", required=True)
-  parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
-  parser.add_argument("--metric", help="to rank by; default: the first average")
+  parser.add_argument("--workdir", required=True, help="folder of the sweep")
+  parser.add_argument(
+    "--parallel",
+    type=int,
+    default=1,
+    help="number of simultaneous runs (default: 1)",
+  )
+  parser.add_argument(
+    "--metric", help="metric to rank by (default: the first average)"
+  )
   parser.add_argument(
     "--trials",
     type=int,
-    help="search the config's space() instead, with Optuna: so many runs",
+    help="number of runs of an Optuna search of the config's space(), instead "
+    "of its sweep(); needs --metric",
   )
-  parser.add_argument("--seed", type=int, default=0, help="of the search")
+  parser.add_argument(
+    "--seed", type=int, default=0, help="seed of the search (default: 0)"
+  )
   parser.set_defaults(run=_sweep)
 
 
@@ -181,11 +192,11 @@ def _sweep(args) -> dict:
 def add_compile(commands) -> None:
   parser = commands.add_parser(
     "compile",
-    help="compile a config's train step for TPU chips that are not here",
+    help="compile a config's train step for a TPU slice, without a TPU",
     description="Compiles the train step with the TPU compiler (package "
     "libtpu; no TPU is needed) and reports the memory per chip, the "
-    "collectives, the operations and a lower bound of the time of a step. "
-    "Values are overridden as for `clap train`.",
+    "collectives, the operations and a lower bound of the step time. "
+    "--config.KEY=VALUE overrides values as in `clap train`.",
   )
   parser.add_argument(
     "--config", required=True, help="configs/FILE.py[:argument]"
@@ -194,12 +205,12 @@ def add_compile(commands) -> None:
     "--topology",
     help="v5e:2x2, v5e:16x16, v4:2x2x1, v5p:2x2x2, tpu7x:2x2x2 (its chips are "
     "two devices each), 2xv5e:4x4 for two slices, or smallest: the first v5e "
-    "slice that the step fits; default: the one that the config names",
+    "slice that the step fits (default: the config's own)",
   )
   parser.add_argument(
     "--facts",
     default="",
-    help="what the data would say, like vocab_size=512,num_classes=20",
+    help="assumed sizes of the data, like vocab_size=512,num_classes=20",
   )
   parser.set_defaults(run=_compile)
 
@@ -218,7 +229,7 @@ def _compile(args) -> dict:
 
 
 def _print_compiled(document: dict) -> None:
-  """Prints the findings of `compile_ahead` as a table."""
+  """Prints the result of `compile_ahead` as a table."""
   mib = 2**20
   table = rich.table.Table(document["topology"], "", show_header=True)
   mesh = ", ".join(f"{k} {v}" for k, v in document["mesh"].items())

@@ -19,7 +19,7 @@ with epy.lazy_imports():
   from clap_jax.inference import inputs, model_directory, zero_shot
   from tfds_builders import transcoding
 
-_SHUTDOWN_SEC = 5  # for answers under way at its end
+_SHUTDOWN_SEC = 5  # to finish the answers being sent
 
 
 def add_index(commands) -> None:
@@ -27,9 +27,10 @@ def add_index(commands) -> None:
     "index",
     help="encode a folder of videos once, for `clap search`",
     description="Encodes every video below DIR with a pre-trained encoder. A "
-    "second call encodes only what is new; a broken video is listed.",
+    "second call encodes only new videos; broken videos are skipped and "
+    "listed.",
   )
-  parser.add_argument("folder", metavar="DIR")
+  parser.add_argument("folder", metavar="DIR", help="folder of videos")
   parser.add_argument(
     "--model",
     required=True,
@@ -102,9 +103,13 @@ def add_search(commands) -> None:
     help="find the moments of an index that a text describes",
     description="Compares the text with every clip of the index.",
   )
-  parser.add_argument("text")
-  parser.add_argument("--index", required=True, help="what `clap index` wrote")
-  parser.add_argument("--top", type=int, default=10)
+  parser.add_argument("text", help="description of the moments to find")
+  parser.add_argument(
+    "--index", required=True, help="folder that `clap index` wrote"
+  )
+  parser.add_argument(
+    "--top", type=int, default=10, help="number of moments (default: 10)"
+  )
   parser.add_argument(
     "--model",
     help="a model or an encoder alone, instead of the encoder that the index "
@@ -120,8 +125,8 @@ def _search(args) -> dict:
   encoder = _load_encoder(args.model or index.encoder_directory)
   if encoder.fingerprint != index.parameters:
     raise ValueError(
-      f"{encoder.directory} holds other parameters than those the index "
-      "was made with; run `clap index` again into another folder."
+      f"{encoder.directory} holds other parameters than the encoder of the "
+      "index; run `clap index` again into another folder."
     )
   vector = zero_shot.query_texts(encoder, [args.text]).vectors[0]
   started_sec = time.perf_counter()
@@ -160,8 +165,8 @@ def add_serve(commands) -> None:
     "serve",
     help="serve a page on this machine: drop a video, query it, play moments",
     description="Serves on the loopback address only, to clients that have the "
-    "printed address. Uploads are decoded in a guarded process, kept in "
-    "a private temporary folder and deleted at the end.",
+    "printed address. Uploads are decoded in a guarded process, kept in a "
+    "private temporary folder and deleted when the server stops.",
   )
   parser.add_argument(
     "--model",
@@ -169,10 +174,20 @@ def add_serve(commands) -> None:
     help="a model directory, or an encoder alone: a pretrain run, imported "
     "weights or a name of `clap get`",
   )
-  parser.add_argument("--port", type=int, default=8000)
-  parser.add_argument("--index", help="what `clap index` wrote, to search in")
-  parser.add_argument("--max_upload_mib", type=int, default=512)
-  parser.add_argument("--timeout_sec", type=float, default=600.0)
+  parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+  parser.add_argument("--index", help="index to search: a `clap index` folder")
+  parser.add_argument(
+    "--max_upload_mib",
+    type=int,
+    default=512,
+    help="maximum size of an upload in MiB (default: 512)",
+  )
+  parser.add_argument(
+    "--timeout_sec",
+    type=float,
+    default=600.0,
+    help="maximum seconds per job (default: 600)",
+  )
   limits.add_flags(parser)
   parser.set_defaults(run=_serve)
 
@@ -230,7 +245,7 @@ def _serve(args) -> dict:
 
 
 def _listener(port: int) -> socket.socket:
-  """Takes the port before the model is loaded, or raises a ValueError."""
+  """Binds the port before the model is loaded, or raises a ValueError."""
   if not 0 < port < 65536:
     raise ValueError(f"--port must be from 1 to 65535, got {port}.")
   listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -23,49 +23,57 @@ _CONFIGS = {
 def add_study(commands) -> None:
   parser = commands.add_parser(
     "study",
-    help="the paper's claim, or properties of the data, over rows and seeds",
-    description="claim: the encoders at equal budget, each to localization, "
+    help="compare encoders over seeds: the paper's claim, or data properties",
+    description="claim: compares encoders of equal budget on localization, "
     "few-shot localization, grounding and retrieval, with paired differences "
-    "over seeds. properties: how the advantage changes with the share of "
-    "background, the distractors, the number of classes and noise in the "
-    "boundaries. Writes DIR/results.json, results.csv, claims.csv, "
-    "summary.csv and report.html, which grow seed by seed. A second call makes "
-    "what is missing; what fails is listed and the others go on. recompute: "
-    "judges the claims of the config by the raw numbers of a results.csv "
-    "alone, and writes the tables and the page if --workdir is given.",
+    "over seeds. properties: measures how the advantage changes with the share "
+    "of background, the distractors, the number of classes and noise in the "
+    "boundaries. Both write WORKDIR/results.json, results.csv, claims.csv, "
+    "summary.csv and report.html, updated after each seed. A second call runs "
+    "what is missing; failed runs are listed and the others continue. "
+    "recompute: judges the config's claims from a results.csv alone and, with "
+    "--workdir, writes the tables and the page.",
   )
   parser.add_argument("name", choices=list(_CONFIGS))
-  parser.add_argument("csv", nargs="?", help="of recompute: a results.csv")
-  parser.add_argument("--workdir", help="of the study; optional for recompute")
+  parser.add_argument("csv", nargs="?", help="recompute: the results.csv")
   parser.add_argument(
-    "--config", help="configs/FILE.py[:argument]; by default the study's own"
+    "--workdir", help="folder of the study; optional for recompute"
   )
-  parser.add_argument("--seeds", help="comma-separated; default: the config's")
-  parser.add_argument("--rows", help="comma-separated; default: all")
-  parser.add_argument("--tasks", help="comma-separated; default: all")
   parser.add_argument(
-    "--parallel", type=int, default=1, help="processes at a time"
+    "--config", help="configs/FILE.py[:argument] (default: the study's own)"
+  )
+  parser.add_argument("--seeds", help="comma-separated (default: the config's)")
+  parser.add_argument(
+    "--rows", help="encoders to compare, comma-separated (default: all)"
+  )
+  parser.add_argument("--tasks", help="comma-separated (default: all)")
+  parser.add_argument(
+    "--parallel",
+    type=int,
+    default=1,
+    help="number of simultaneous processes (default: 1)",
   )
   parser.add_argument(
     "--in_process",
     action="store_true",
-    help="run all in this process: quicker for tiny runs, but a crash ends it",
+    help="run everything in this process: faster for tiny runs, but a crash "
+    "stops the study",
   )
   parser.set_defaults(run=_study)
 
 
 def _study(args) -> dict:
   if (args.name == "recompute") != (args.csv is not None):
-    raise ValueError("recompute, and it alone, takes a CSV file.")
+    raise ValueError("recompute needs a results.csv; other studies take none.")
   config = _config(args)
   if args.csv is not None:
     return _recompute(args, config)
   if not args.workdir:
-    raise ValueError("--workdir is missing: the folder of the study.")
+    raise ValueError("--workdir is missing; give the folder of the study.")
   if args.parallel < 1:
     raise ValueError(f"--parallel: expected 1 or more, got {args.parallel}.")
   if args.in_process and args.parallel > 1:
-    raise ValueError("--in_process runs one job at a time: no --parallel.")
+    raise ValueError("--in_process runs one job at a time; omit --parallel.")
   document = study.run(
     config,
     workdir=args.workdir,
@@ -75,14 +83,14 @@ def _study(args) -> dict:
   )
   _print_claims(document["claims"])
   console.print(
-    f"{document['made']} of {document['artifacts']} artifacts are made; see "
-    f"{args.workdir}/report.html"
+    f"{document['made']} of {document['artifacts']} artifacts are finished; "
+    f"see {args.workdir}/report.html"
   )
   return document | {"failed_runs": len(document["failed"])}
 
 
 def _config(args) -> "settings.StudyConfig":
-  """The config of the command, cut to the rows and tasks asked for."""
+  """Returns the config, limited to the seeds, rows and tasks of the flags."""
   config = config_lib.resolve(
     settings.StudyConfig,
     configs.read(
@@ -115,7 +123,7 @@ def _recompute(args, config: "settings.StudyConfig") -> dict:
 
 
 def _print_claims(claims: list[dict]) -> None:
-  """Prints the named claims with effect, interval, corrected p and verdict."""
+  """Prints each claim with its effect, interval, corrected p and verdict."""
   for claim in claims:
     effect, low, high = (
       metric_names.format_value(claim[key])

@@ -17,11 +17,11 @@ with epy.lazy_imports():
 def add_import(commands) -> None:
   parser = commands.add_parser(
     "import",
-    help="convert public weights for `clap train` to start from",
+    help="convert public weights, to start `clap train` from",
     description="Converts safetensors, PyTorch or NumPy weights to a directory "
-    "for --config.start.imported. PyTorch is not needed and nothing in a file "
-    "is run. Every key that is left out is listed with the reason; a key "
-    "without a rule, or a parameter without a value, is an error.",
+    "for --config.start.imported. PyTorch is not needed and no code of a file "
+    "is run. Every ignored key is listed with the reason; a key without a "
+    "rule, or a parameter without a value, is an error.",
   )
   known = source_lib.FAMILIES | source_lib.HEAD_FAMILIES
   sources = "; ".join(f"{name}: {about}" for name, about in known.items())
@@ -39,12 +39,18 @@ def add_import(commands) -> None:
     "--tokenizer", help="tokenizer.json, vocab.txt, or vocab.json"
   )
   defaults = source_lib.Options()
-  parser.add_argument("--num_frames", type=int, default=defaults.num_frames)
+  parser.add_argument(
+    "--num_frames",
+    type=int,
+    default=defaults.num_frames,
+    help=f"frames per clip (default: {defaults.num_frames})",
+  )
   parser.add_argument(
     "--tubelet_frames",
     type=int,
     default=defaults.tubelet_frames,
-    help="frames that patch weights for images are spread over",
+    help="frames per patch, over which weights of image patches are spread "
+    f"(default: {defaults.tubelet_frames})",
   )
   parser.add_argument(
     "--max_text_length", type=int, help="maximum text length in tokens"
@@ -53,26 +59,28 @@ def add_import(commands) -> None:
     "--tower",
     choices=source_lib.TOWERS,
     default=defaults.tower,
-    help="tower to import from a source with two",
+    help=f"tower to import from a source with two (default: {defaults.tower})",
   )
-  parser.add_argument("--num_heads", type=int)
+  parser.add_argument(
+    "--num_heads", type=int, help="attention heads, if not the source's default"
+  )
   parser.add_argument(
     "--weights",
     choices=wrappers.WEIGHTS,
-    help="which weights to import where the file also has a moving average "
-    "(default: the model's for encoders, the average for heads)",
+    help="weights to import if the file also has a moving average (default: "
+    "the model's for encoders, the average for heads)",
   )
   parser.add_argument(
     "--config",
     metavar="FILE",
-    help="config of the head's training: ActionFormer's .yaml, Moment-DETR's "
-    "opt.json (default: in the folder of the weights)",
+    help="training config of the head: ActionFormer's .yaml, Moment-DETR's "
+    "opt.json (default: the one beside the weights)",
   )
   parser.add_argument(
     "--labels",
     metavar="FILE",
-    help="classes of a head in its order, one per line, or annotations (.json) "
-    "with label_id",
+    help="class names in the head's order, one per line, or annotations "
+    "(.json) with label_id",
   )
   parser.set_defaults(run=_import)
 
@@ -86,8 +94,8 @@ def _import(args) -> dict:
     )
   if args.source == "actionformer" and not args.config:
     raise ValueError(
-      f"--source {args.source} needs --config, the .yaml that the checkpoint "
-      "was trained with."
+      f"--source {args.source} needs --config: the .yaml of the checkpoint's "
+      "training."
     )
   return _import_head(args) if is_head else _import_encoder(args)
 
@@ -131,7 +139,7 @@ def _import_encoder(args) -> dict:
 
 
 def print_conversion(done) -> None:
-  """Prints what became of the keys of imported weights."""
+  """Prints the unused and missing keys of imported weights and the flags."""
   conversion = done.conversion
   for line in (f"read {done.file}", *done.unwrapped):
     console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -140,7 +148,7 @@ def print_conversion(done) -> None:
     ("not in the source", conversion.filled),
   ):
     for name, reason in entries.items():
-      if reason.endswith(wrappers.TAKEN_INSTEAD):  # said once, above
+      if reason.endswith(wrappers.TAKEN_INSTEAD):  # printed above
         continue
       console.print(
         f"{what}: {name} ({reason})",
@@ -173,9 +181,9 @@ def add_export(commands) -> None:
   parser = commands.add_parser(
     "export",
     help="write a trained encoder for other programs",
-    description="Writes safetensors with a manifest (config, tokenizer's hash, "
-    "revision, metrics) and both towers as StableHLO, reads them back and "
-    "compares their outputs with the run's.",
+    description="Writes safetensors with a manifest (config, hash of the "
+    "tokenizer, revision, metrics) and both towers as StableHLO, reads them "
+    "back and compares their outputs with the run's.",
   )
   parser.add_argument(
     "--model", required=True, help="workdir of a pretrain run"
@@ -185,9 +193,9 @@ def add_export(commands) -> None:
 
 
 def _export(args) -> dict:
-  facts = export_weights.export(args.model, args.out)
+  document = export_weights.export(args.model, args.out)
   console.print(
-    f"weights, manifest, tokenizer, {' and '.join(facts['files'])} written to "
-    f"{args.out}"
+    f"weights, manifest, tokenizer, {' and '.join(document['files'])} written "
+    f"to {args.out}"
   )
-  return facts
+  return document

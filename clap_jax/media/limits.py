@@ -30,13 +30,13 @@ class VideoLimits:
 DEFAULT_LIMITS = VideoLimits()
 
 _HELP = {
-  "max_pixels": "pixels of a frame",
-  "max_frames": "frames of a video",
-  "max_duration_sec": "seconds of a video",
+  "max_pixels": "pixels per frame",
+  "max_frames": "frames per video",
+  "max_duration_sec": "duration of a video in seconds",
   "max_gap_sec": "seconds between two frames",
-  "max_bytes": "bytes of a video file",
-  "max_decode_sec": "seconds that decoding a video may take",
-  "max_memory_bytes": "bytes of memory of a decoding process",
+  "max_bytes": "size of a video file in bytes",
+  "max_decode_sec": "seconds to decode a video",
+  "max_memory_bytes": "memory of a decoding process in bytes",
 }
 
 
@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       type=type(default),
       default=default,
       metavar="N",
-      help=f"maximum {text}; default: {default}",
+      help=f"maximum {text} (default: {default})",
     )
 
 

@@ -96,7 +96,7 @@ def test_none_where_it_does_not(key):
 
 
 def test_an_unknown_key_stays_unknown():
-  with pytest.raises(ValueError, match="there is no key 'stepz'"):
+  with pytest.raises(ValueError, match="unknown key 'stepz'"):
     read("--config.loop.stepz=None")
 
 

@@ -98,7 +98,7 @@ def test_the_command_line_takes_the_slice_from_the_config(tmp_path):
   ):
     assert configs_lib.named_slice(f"{path}{argument}") == slice_name
   path.write_text("")
-  with pytest.raises(ValueError, match="names no slice"):
+  with pytest.raises(ValueError, match="has no SLICES"):
     configs_lib.named_slice(str(path))
 
 
