@@ -3,10 +3,10 @@
 Source: Zhang et al., "ActionFormer: Localizing Moments of Actions with
 Transformers", ECCV 2022, and the parameters of its public checkpoints.
 
-Unlike the layers of temporal_layers, those here do not clear the padded steps
-of their input: the biases of a norm there reach the last steps of a video, and
-public checkpoints were trained with that. Sequences must be padded as in
-public inference, see `actionformer_config.padded_length`.
+Unlike those of temporal_layers, these layers do not clear the padded steps of
+their input: biases of a norm there reach the last steps of a video, and public
+checkpoints were trained with that. Sequences must be padded as in public
+inference, see `actionformer_config.padded_length`.
 """
 
 import functools
@@ -25,19 +25,19 @@ from clap_jax.ops.masking import keep, masked_softmax
 from clap_jax.ops.points import PointPredictions, points_in_ranges
 
 _MLP_RATIO = 4
-_PATH_SCALE = 1e-4  # of a residual branch at the first step
-_EMPTY_PROBABILITY = 1e-6  # of a class without examples, at the first step
+_PATH_SCALE = 1e-4  # scale of a residual branch at the first step
+_EMPTY_PROBABILITY = 1e-6  # for a class without examples, at the first step
 _NORM_EPSILON = 1e-5
-# Uniform within one over the square root of the inputs.
+# Uniform within plus or minus 1 / sqrt(number of inputs).
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ActionFormer(nn.Module):
-  """Features (b, t, d) with a mask (b, t) to predictions of pyramid points.
+  """Predicts pyramid points from features (b, t, d) and a mask (b, t).
 
   Attributes:
-    config: hyper-parameters.
-    num_classes: action classes.
+    config: hyper-parameters of the model.
+    num_classes: number of action classes.
     max_length: steps of a training sequence.
   """
 
@@ -81,7 +81,7 @@ class ActionFormer(nn.Module):
     )
 
   def _backbone(self, x, mask, *, deterministic):
-    """[(features, mask)] of every level, before the norms of the levels."""
+    """Returns (features, mask) of every level, before the levels' norms."""
     config = self.config
     if config.stream_widths:
       x = self._projected(x, mask)
@@ -110,7 +110,7 @@ class ActionFormer(nn.Module):
       mask = mask[:, ::2]
       levels.append((x, mask))
     for level, (x, _) in enumerate(levels):
-      self.sow("levels", f"level_{level}", x)  # of the backbone alone
+      self.sow("levels", f"level_{level}", x)  # of the backbone only
     return levels
 
   def _projected(self, x, mask):
@@ -128,9 +128,9 @@ class ActionFormer(nn.Module):
 def position_codes(
   length: int, width: int, *, max_length: int
 ) -> np.ndarray:  # float32 (length, width)
-  """Sine and cosine codes, alternating, divided by the root of the width.
+  """Returns alternating sine and cosine codes, scaled by 1 / sqrt(width).
 
-  Of more than `max_length` steps they are those of `max_length`, interpolated.
+  For more than `max_length` steps they are interpolated from `max_length` ones.
   """
   angle = np.arange(max_length)[:, None] / np.power(
     10_000.0, np.arange(width)[None] // 2 * 2 / width
@@ -148,7 +148,7 @@ def position_codes(
 
 
 def _class_bias(config):
-  """Initializer of the biases of the class head."""
+  """Returns the initializer of the class head's biases."""
 
   def init(rng, shape, dtype=jnp.float32):
     del rng
@@ -164,7 +164,7 @@ def _norm(name):
 
 
 class _Conv(nn.Module):
-  """Convolution over time whose output is cleared outside the mask."""
+  """Convolution over time; its output is zero outside the mask."""
 
   features: int
   kernel_size: int
@@ -185,7 +185,7 @@ class _Conv(nn.Module):
 
 
 class _DepthwiseConv(nn.Module):
-  """Convolution of three steps of each channel by itself, without bias."""
+  """Depthwise convolution of three steps, without bias."""
 
   stride: int
 
@@ -246,7 +246,7 @@ class _Attention(nn.Module):
 
 
 class _DropPath(nn.Module):
-  """A learned scale per channel; whole branches are dropped in training."""
+  """Learned scale per channel; in training whole branches are dropped."""
 
   rate: float
 
@@ -296,7 +296,7 @@ class _Block(nn.Module):
       _norm("attention_norm")(x), mask, deterministic=deterministic
     )
     if self.stride > 1:
-      around: Any = ((1, 1),)  # its annotation allows names alone
+      around: Any = ((1, 1),)  # its annotation allows only names
       x = nn.max_pool(x, (3,), strides=(self.stride,), padding=around)
       x = x[:, : out_mask.shape[1]]
     path = _DropPath(rate, name="attention_path")
@@ -311,7 +311,7 @@ class _Block(nn.Module):
 class _Head(nn.Module):
   """Convolutions with LayerNorm and ReLU, then one to the outputs.
 
-  The levels pass one after the other through the same layers.
+  All levels share these layers.
   """
 
   num_outputs: int

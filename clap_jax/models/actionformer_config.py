@@ -1,4 +1,4 @@
-"""Hyper-parameters of ActionFormer and the lengths of its sequences."""
+"""Defines ActionFormer's hyper-parameters and sequence lengths."""
 
 import dataclasses
 import math
@@ -8,30 +8,33 @@ _MAX_LEVELS = 16
 
 @dataclasses.dataclass(frozen=True)
 class ActionFormerConfig:
-  """Hyper-parameters of the model.
+  """Hyper-parameters of ActionFormer.
 
   Attributes:
     width: channels of every level.
-    stream_widths: channels of the feature streams of which the input is
-      joined, if each has a projection of its own; () for none.
-    projected_widths: outputs of these projections; their sum is the width.
-    num_stem_convs: convolutions at stride 1 before the first block.
-    stem_kernel_size: odd; of these convolutions.
+    stream_widths: channels of the feature streams joined in the input, if each
+      has its own projection; () for none.
+    projected_widths: output channels of these projections; their sum is the
+      width.
+    num_stem_convs: number of convolutions at stride 1 before the first block.
+    stem_kernel_size: kernel size of these convolutions; odd.
     stem_norm: whether a LayerNorm follows each of them.
-    num_stem_blocks: blocks at stride 1; each coarser level has one.
+    num_stem_blocks: number of blocks at stride 1; each coarser level has one.
     windows: steps that a query sees at each level, odd; -1 for all.
-    ranges: (least, greatest) reach of the segments of each level, grid units.
-    num_heads: attention heads; divides the width.
-    dropout_rate: of attention outputs and MLPs.
-    drop_path_rate: of residual branches; above 0 they have learned scales.
+    ranges: (minimum, maximum) reach of the segments of each level, in grid
+      units.
+    num_heads: number of attention heads; must divide the width.
+    dropout_rate: dropout rate of attention outputs and MLPs.
+    drop_path_rate: drop rate of residual branches; above 0 they have learned
+      scales.
     absolute_positions: whether to add sine codes of the time.
     relative_positions: whether windowed attention learns a bias per distance.
-    level_norm: whether each level ends in a LayerNorm.
+    level_norm: whether each level ends with a LayerNorm.
     head_width: channels of the heads.
-    head_kernel_size: odd; of all convolutions of the heads.
-    num_convs: hidden convolutions of each head.
+    head_kernel_size: kernel size of the heads' convolutions; odd.
+    num_convs: number of hidden convolutions of each head.
     head_norm: whether a LayerNorm follows each of them.
-    prior_probability: of each class at the first step, in (0, 1).
+    prior_probability: probability of each class at the first step, in (0, 1).
     empty_classes: numbers of classes without training examples.
   """
 
@@ -103,37 +106,37 @@ class ActionFormerConfig:
 
   @property
   def length_multiple(self) -> int:
-    """The divisor of the length of every sequence."""
-    # A window of w steps is laid in blocks of 2 * (w // 2) of its level.
+    """Returns the number that must divide the length of every sequence."""
+    # A window of w steps takes blocks of 2 * (w // 2) steps of its level.
     spans = [w // 2 * 2 if w > 1 else 1 for w in self.windows]
     return max(span << level for level, span in enumerate(spans))
 
   @property
   def coarsest_stride(self) -> int:
-    """Steps of the sequence per step of the last level."""
+    """Returns the stride of the last level, in steps of the sequence."""
     return 1 << (len(self.windows) - 1)
 
 
 def padded_length(
   num_steps: int, config: ActionFormerConfig, *, max_length: int
 ) -> int:
-  """Steps to which public inference pads a video.
+  """Returns the number of steps to which public inference pads a video.
 
   Args:
-    num_steps: features of the video.
-    config: of the model.
-    max_length: steps of a training sequence; shorter ones are padded to it,
+    num_steps: number of features of the video.
+    config: hyper-parameters of the model.
+    max_length: steps of a training sequence; shorter videos are padded to it,
       longer ones to the next multiple of the longest window.
   """
   if num_steps <= max_length:
     return max_length
-  # Levels of all steps behind the longest window need whole strides too.
+  # Levels after the longest window need whole strides too.
   multiple = math.lcm(config.length_multiple, config.coarsest_stride)
   return -(-num_steps // multiple) * multiple
 
 
 def check_length(config: ActionFormerConfig, max_length: int) -> None:
-  """Raises a ValueError for a training length that levels do not divide."""
+  """Raises a ValueError if the levels do not divide the training length."""
   multiple = math.lcm(config.length_multiple, config.coarsest_stride)
   if max_length % multiple:
     raise ValueError(

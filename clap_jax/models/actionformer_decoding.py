@@ -17,10 +17,10 @@ class ActionFormerDecodeConfig(SuppressionConfig):
 
   Attributes:
     num_kept, sigma, min_score, class_wise, vote_iou: see `SuppressionConfig`.
-    num_candidates: best (point, class) pairs of each level that enter
+    num_candidates: number of best (point, class) pairs of each level that enter
       suppression.
-    min_candidate_score: a candidate's score must be above it.
-    min_length: a candidate must be longer, in grid units.
+    min_candidate_score: bound that a candidate's score must exceed.
+    min_length: length that a candidate must exceed, in grid units.
   """
 
   num_candidates: int = 2000
@@ -34,7 +34,7 @@ def decode(
   num_levels: int,
   config: ActionFormerDecodeConfig,
 ) -> Detections:
-  """Detections of every video, best first, wholly inside XLA."""
+  """Computes the detections of every video, best first, entirely in XLA."""
   found = candidates(predictions, num_levels=num_levels, config=config)
   kept = jax.vmap(config.suppress)(found)
   return Detections(
@@ -51,7 +51,7 @@ def candidates(
   num_levels: int,
   config: ActionFormerDecodeConfig,
 ) -> nms.Candidates:  # every field with a leading b
-  """The best (point, class) pairs of each level, before suppression."""
+  """Returns the best (point, class) pairs of each level, before suppression."""
   num_points, num_classes = predictions.class_logits.shape[1:]
   num_steps = _num_steps(num_points, num_levels)
   segments = point_segments(predictions)
@@ -81,7 +81,7 @@ def candidates(
 
 
 def _num_steps(num_points: int, num_levels: int) -> int:
-  """Steps of the pyramid whose levels have so many points in all."""
+  """Returns the number of steps of a pyramid with this many points in total."""
   # Sequences are multiples of the coarsest stride, see padded_length.
   per_coarse_step = 2**num_levels - 1
   if num_points % per_coarse_step:

@@ -1,4 +1,4 @@
-"""Transformer blocks, stacked by one scan."""
+"""Defines transformer blocks and stacks them by one scan."""
 
 from typing import Any
 
@@ -83,9 +83,9 @@ def _mlp(block: nn.Module) -> layers.MlpBlock:
   )
 
 
-# What the forward pass keeps of each block besides its input; the rest is
-# computed again in the backward pass. "products": all but
-# cheap operations and products with batch dimensions.
+# Values that the forward pass keeps of each block besides its input; others are
+# recomputed in the backward pass. "products": all but cheap operations and
+# products with batch dimensions.
 REMAT_POLICIES = {
   "nothing": None,
   "products": jax.checkpoint_policies.save_from_both_policies(
@@ -100,10 +100,10 @@ class Stack(nn.Module):
 
   Attributes:
     block: the block's class; called as block(size, dtype, style)(x, *args).
-    size: shared by all blocks.
-    remat: recompute each block's activations in the backward pass.
+    size: size of all blocks.
+    remat: whether to recompute each block's activations in the backward pass.
     remat_policy: a key of REMAT_POLICIES.
-    style: shared by all blocks.
+    style: style of all blocks.
   """
 
   block: Any

@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics do not depend on the device count."""
+"""Defines batch normalisation independent of the number of devices."""
 
 from typing import Any
 
@@ -6,27 +6,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-COLLECTION = "batch_stats"  # where the running averages live
+COLLECTION = "batch_stats"  # holds the running averages
 
 
 class BatchNorm(nn.Module):
   """Normalises each channel over the batch and all other axes.
 
-  Arrays are global under jit, so that statistics over the whole batch are
-  statistics over all devices. `num_groups` cuts the batch into equal parts with
-  statistics of their own, as that many devices without synchronisation would
-  have: the result is the same on any number of devices, and where the parts are
-  the devices' shares nothing is sent between them.
+  Arrays are global under jit, so statistics of the whole batch span all
+  devices. `num_groups` cuts the batch into equal parts with separate
+  statistics, as that many devices without synchronisation would have: the
+  result is the same on any number of devices, and if the parts are the devices'
+  shares, nothing is sent between them.
 
-  The running variance is that of the population, as PyTorch keeps it: times
-  n / (n - 1).
+  The running variance is that of the population, as in PyTorch: times n / (n -
+  1).
 
   Attributes:
     momentum: weight of the old running average; 1 minus PyTorch's momentum.
     epsilon: added to the variance.
-    num_groups: parts of the batch; 1 for one; 0 uses the running averages in
-      training as well and leaves them as they are.
-    dtype: of the result; statistics are float32.
+    num_groups: number of parts of the batch; 0 uses the running averages in
+      training as well and does not update them.
+    dtype: dtype of the result; statistics are float32.
   """
 
   momentum: float
@@ -45,7 +45,7 @@ class BatchNorm(nn.Module):
     running_var = self.variable(
       COLLECTION, "var", lambda: jnp.ones((width,), jnp.float32)
     )
-    # At init no batch is real: its statistics would be those of zeros.
+    # The batch at init is not real: its statistics would be those of zeros.
     if not train or not self.num_groups or self.is_initializing():
       factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
       shift = bias - running_mean.value * factor

@@ -1,4 +1,4 @@
-"""Moment-DETR's hyper-parameters and layers, see moment_detr.py."""
+"""Defines Moment-DETR's hyper-parameters and layers; see moment_detr.py."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ from clap_jax.ops.masking import masked_softmax
 
 _MAX_PROJECTIONS = 3
 _NORM_EPSILON = 1e-5
-# Uniform within one over the square root of the inputs.
+# Uniform within plus or minus 1 / sqrt(number of inputs).
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _XAVIER = nn.initializers.xavier_uniform()
-# The public program draws the three input maps of an attention as one matrix.
+# The public code initialises the three input maps of attention as one matrix.
 _JOINT_XAVIER = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
@@ -27,22 +27,23 @@ class MomentDetrConfig:
 
   Attributes:
     width: channels of the transformer.
-    num_heads: attention heads; divides the width.
-    num_encoder_layers: layers over features and tokens.
-    num_decoder_layers: layers of the codes; each has a loss.
+    num_heads: number of attention heads; must divide the width.
+    num_encoder_layers: number of layers over features and tokens.
+    num_decoder_layers: number of layers over codes; each has a loss.
     mlp_width: hidden channels of the layers' MLPs.
-    norm_first: whether norms are before attention and MLP, not after the sum.
-    num_moments: codes, each of which becomes one moment.
-    num_projections: layers that bring features and tokens to the width, 1 to 3.
-    dropout_rate: of the transformer.
-    input_dropout_rate: of the projections and of the text positions.
+    norm_first: whether norms precede attention and MLP, or follow the sum.
+    num_moments: number of codes, each of which becomes one moment.
+    num_projections: number of layers that project features and tokens to the
+      width, 1 to 3.
+    dropout_rate: dropout rate of the transformer.
+    input_dropout_rate: dropout rate of projections and text positions.
     text_positions: whether tokens have learned positions.
-    max_text_length: tokens of a query that are read.
+    max_text_length: maximum number of tokens that are read of a query.
     normalize_text: whether every token is divided by its norm.
-    stream_widths: channels of the features' streams, each divided by its norm;
-      () takes the features as they are.
-    time_channels: whether to add to every feature its start and end as shares
-      of the video.
+    stream_widths: channels of the feature streams, each divided by its norm; ()
+      leaves the features unchanged.
+    time_channels: whether to append to every feature its start and end as
+      shares of the video.
   """
 
   width: int = 256
@@ -135,7 +136,7 @@ class Projection(nn.Module):
 
 
 class TextPositions(nn.Module):
-  """Learned positions of tokens: the norm of their sum with the tokens."""
+  """Adds learned positions to tokens and normalises the sum."""
 
   config: MomentDetrConfig
 
@@ -152,7 +153,7 @@ class TextPositions(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head attention with dropout of its weights."""
+  """Multi-head attention with dropout of the weights."""
 
   config: MomentDetrConfig
 
@@ -186,14 +187,14 @@ class Attention(nn.Module):
 
 
 class _Layer(nn.Module):
-  """The parts that encoder and decoder layers share."""
+  """Shared parts of encoder and decoder layers."""
 
   config: MomentDetrConfig
 
   def _add(
     self, x: jax.Array, name: str, branch: Callable, *, deterministic: bool
   ) -> jax.Array:
-    """Adds a branch with dropout to `x`, with a norm before it or after."""
+    """Adds a branch with dropout to `x`, normalised before or after."""
     norm_of = norm(name=name)
     y = branch(norm_of(x) if self.config.norm_first else x)
     rate = self.config.dropout_rate
@@ -242,7 +243,7 @@ class EncoderLayer(_Layer):
 
 
 class DecoderLayer(_Layer):
-  """Attention of the codes to each other and to the memory, and an MLP."""
+  """Attention of codes to each other and to the memory, and an MLP."""
 
   @nn.compact
   def __call__(

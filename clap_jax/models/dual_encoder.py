@@ -1,4 +1,4 @@
-"""Video and text towers with a shared space and a learned temperature."""
+"""Defines video and text towers with a shared space and temperature."""
 
 import dataclasses
 import math
@@ -20,9 +20,9 @@ MAX_LOGIT_SCALE = math.log(100.0)
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-  """Everything that shapes the towers' parameters."""
+  """Options that determine the towers' parameters."""
 
-  video_size: str  # a key of variants.VIDEO_SIZES; of transformers only
+  video_size: str  # a key of variants.VIDEO_SIZES; only for transformers
   text_size: str  # a key of variants.TEXT_SIZES
   num_frames: int  # frames per clip
   image_size: int  # pixels, both sides of a frame
@@ -30,7 +30,7 @@ class DualEncoderConfig:
   vocab_size: int
   max_text_length: int  # tokens
   projection_width: int  # width of the shared space
-  num_classes: int  # of the auxiliary class head; 0 builds no such head
+  num_classes: int  # classes of the auxiliary head; 0 for no head
   motion_gain: float = 0.0  # see video_transformer.MotionEmbed
   remat: bool = False
   dtype: str = "float32"
@@ -38,8 +38,8 @@ class DualEncoderConfig:
   text_tower: str = "transformer"  # a key of text_transformer.STYLES
   batch_norm_groups: int = 1  # see batch_norm.BatchNorm
   remat_policy: str = "nothing"  # a key of attention.REMAT_POLICIES
-  attention: str = "whole"  # a key of layers.ATTENTIONS; of the video tower
-  query_chunk: int = 0  # queries at a time, of "chunked"
+  attention: str = "whole"  # a key of layers.ATTENTIONS; for the video tower
+  query_chunk: int = 0  # queries per chunk with "chunked"
 
 
 class DualEncoderOutput(NamedTuple):
@@ -52,14 +52,14 @@ class DualEncoderOutput(NamedTuple):
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
-  """x / |x| over the last axis; the zero vector stays zero."""
+  """Scales vectors (last axis) to unit length; zero vectors stay zero."""
   return x * jax.lax.rsqrt(
     jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12)
   )
 
 
 class DualEncoder(nn.Module):
-  """Two towers projected into one space."""
+  """Two towers and their projections into one space."""
 
   config: DualEncoderConfig
 
@@ -85,7 +85,7 @@ class DualEncoder(nn.Module):
     self.logit_scale = self.param(
       "logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ()
     )
-    # The start of SigLIP: with one positive among many pairs, most are -1.
+    # As in SigLIP: with one positive among many pairs, most are -1.
     self.logit_bias = self.param(
       "logit_bias", nn.initializers.constant(-10.0), ()
     )
@@ -116,14 +116,14 @@ class DualEncoder(nn.Module):
     )
 
   def logit_scalars(self) -> tuple[jax.Array, jax.Array]:
-    """The scale, exponentiated and limited, and the bias of the logits."""
+    """Returns the logits' scale, exponentiated and limited, and their bias."""
     scale = jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE))
     return scale, self.logit_bias
 
   def video_feature(
     self, frames: jax.Array, *, train: bool = False
   ) -> jax.Array:
-    """uint8 (b, t, height, width, 3) -> float32 (b, d), not normalised."""
+    """Encodes uint8 (b, t, height, width, 3) to float32 (b, d) of any norm."""
     return self.video_tower(frames, train=train)
 
   def text_tokens(

@@ -1,4 +1,4 @@
-"""Baselines of few-shot localization that learn nothing from episodes."""
+"""Defines baselines of few-shot localization without training."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,21 @@ from clap_jax.ops.masking import masked_mean
 from clap_jax.ops.points import PointPredictions, Points
 from clap_jax.types import EpisodeBatch
 
-_THRESHOLDS = tuple(step / 10 for step in range(1, 10))  # of a score's range
-_SURELY_NOT = -30.0  # a logit
+_THRESHOLDS = tuple(
+  step / 10 for step in range(1, 10)
+)  # shares of a score's range
+_SURELY_NOT = -30.0  # logit of an impossible point
 
 
 def nearest_prototype(
   batch: EpisodeBatch, *, temperature: float
 ) -> PointPredictions:
-  """The baseline without any training: the nearest mean of frozen features.
+  """Classifies steps by the nearest mean of frozen features.
 
   Features are centred on the support and normalised. A step belongs to the way
-  or to the background whose mean has the greatest cosine with it; a softmax
-  makes probabilities of the cosines. Without background in the support, trimmed
-  clips, its cosine is zero, that of no relation.
+  or background whose mean has the largest cosine with it; a softmax converts
+  the cosines to probabilities. If the support has no background (trimmed
+  clips), its cosine is zero.
   """
   valid = batch.support_mask[..., None]
   center = masked_mean(batch.support, valid, axis=(1, 2, 3))
@@ -42,13 +44,13 @@ def nearest_prototype(
 
 
 def text_only(batch: EpisodeBatch, *, logit_scale: float) -> PointPredictions:
-  """The zero-shot baseline: class names alone, the support unused."""
+  """Classifies steps by class names only (zero-shot); ignores the support."""
   probability = _probability(batch.query_text * logit_scale)
   return runs_as_points(probability, batch.query_mask)
 
 
 def _probability(logits: jax.Array) -> jax.Array:
-  """Softmax over the ways and the background; (b, t, n + 1) -> (b, t, n)."""
+  """Computes a softmax over ways and background: (b, t, n + 1) -> (b, t, n)."""
   return jax.nn.softmax(logits, axis=-1)[..., :-1]
 
 
@@ -56,10 +58,10 @@ def runs_as_points(
   probability: jax.Array,  # (b, t, n), in [0, 1]
   mask: jax.Array,  # bool (b, t)
 ) -> PointPredictions:
-  """Runs of steps above each of nine thresholds, as points to be decoded.
+  """Converts runs of steps above each of nine thresholds to points.
 
-  The thresholds divide the range of a video's probabilities of a way. A run
-  scores its mean probability; its point is its first step.
+  The thresholds divide the range of a video's probabilities of a way. The score
+  of a run is its mean probability; its point is its first step.
   """
   b, t, n = probability.shape
   inside = mask[:, None, :, None]

@@ -1,11 +1,11 @@
-"""Few-shot localization by matching a query with prototypes of its support.
+"""Localizes actions by matching a query with prototypes of its support.
 
-The idea is that of query-adaptive matching (Nag et al., BMVC 2021, "QAT"): a
-class is the mean of its support's action features; it is fitted to the support
-by a few steps of gradient descent, and then looks at the query by attention.
-Unlike the released code of that work, all parameters persist over episodes,
-vectors are normalised over channels, the background of the query takes part in
-the loss, and boundaries are regressed rather than read off a threshold.
+The method is query-adaptive matching (Nag et al., BMVC 2021, "QAT"): a class is
+the mean of its support's action features, fitted to the support by a few steps
+of gradient descent and then adapted to the query by attention. Unlike in the
+released code, all parameters persist over episodes, vectors are normalised over
+channels, the loss includes the query's background, and boundaries are regressed
+rather than thresholded.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ from clap_jax.types import EpisodeBatch
 
 @dataclasses.dataclass(frozen=True)
 class MatcherConfig:
-  """Hyper-parameters of the match with the support.
+  """Hyper-parameters of the matching with the support.
 
   Attributes:
-    adapt_steps: of gradient descent on the support; 0 keeps the means.
-    num_heads: of the attention over the query; 0 turns it off.
-    use_text: whether cosines with the class name join the match.
+    adapt_steps: steps of gradient descent on the support; 0 keeps the means.
+    num_heads: heads of the attention over the query; 0 disables it.
+    use_text: whether to add cosines with the class name.
   """
 
   adapt_steps: int = 10
@@ -54,7 +54,7 @@ class MatcherConfig:
 
 
 class Prototypes(NamedTuple):
-  """Per-way classifiers: a linear map of a feature, then a threshold."""
+  """Classifiers of ways: a linear map of a feature, then a threshold."""
 
   weight: jax.Array  # (b, n, d)
   threshold: jax.Array  # (b, n)
@@ -62,7 +62,7 @@ class Prototypes(NamedTuple):
 
 
 class Support(NamedTuple):
-  """All steps of all support videos of an episode in one row. All (b, ...)."""
+  """Steps of all support videos of an episode in one row. All (b, ...)."""
 
   features: jax.Array  # (b, m, d), unit vectors
   text: jax.Array  # (b, m, n), cosines with the ways' names
@@ -71,12 +71,11 @@ class Support(NamedTuple):
 
 
 class Matcher(nn.Module):
-  """Episodes to predictions of pyramid points, one class per way.
+  """Predicts pyramid points of episodes, one class per way.
 
-  A point's logit for a way is its match with the way's prototype and a
-  class-agnostic part that separates an action's middle from its ends; its
-  offsets are class-agnostic as well. Both are learned on the training classes
-  and carry over.
+  A point's logit for a way is the sum of its match with the way's prototype and
+  a class-agnostic part that separates an action's middle from its ends; its
+  offsets are class-agnostic as well. Both transfer from the training classes.
   """
 
   pyramid: PyramidConfig
@@ -134,10 +133,10 @@ class Matcher(nn.Module):
   def match(
     self, batch: EpisodeBatch, *, deterministic: bool = True
   ) -> PointPredictions:
-    """Predictions for a batch of encoded videos.
+    """Computes predictions for a batch of encoded videos.
 
     Its `query` holds the levels that `encode` returned, its `support` the
-    features of the finest one, (b, n, k, t, d).
+    features of the finest level, (b, n, k, t, d).
     """
     levels = batch.query
     prototypes = self._prototypes(flatten_support(batch, batch.support))
@@ -171,7 +170,7 @@ class Matcher(nn.Module):
     return self.text_scale if self.config.use_text else 0.0
 
   def _prototypes(self, support: Support) -> Prototypes:
-    """Means of the support, fitted to it."""
+    """Computes means of the support, fitted to it."""
     weight = class_means(support)
     start = Prototypes(
       weight,
@@ -188,7 +187,7 @@ class Matcher(nn.Module):
     )
 
   def _look_at_query(self, prototypes: Prototypes, query: Level) -> Prototypes:
-    """Adds to each prototype what it attends to in the query."""
+    """Adds the result of attention over the query to each prototype."""
     num_heads = self.config.num_heads
     if not num_heads:
       return prototypes
@@ -211,10 +210,10 @@ class Matcher(nn.Module):
 
 
 def flatten_support(batch: EpisodeBatch, features: jax.Array) -> Support:
-  """Lays all support videos of an episode in one row.
+  """Concatenates all support videos of an episode in one row.
 
-  A way's negatives are the background of its own videos and the actions of the
-  others. What else happens in the others' videos is not labelled for it.
+  A way's negatives are the background of its own videos and the actions of
+  other ways. Other parts of their videos are not labelled for it.
   """
   b, n, k, t = batch.support_mask.shape
   own = jnp.repeat(jnp.eye(n, dtype=bool), k * t, axis=1)[None]  # (1, n, m)
@@ -231,7 +230,7 @@ def flatten_support(batch: EpisodeBatch, features: jax.Array) -> Support:
 
 
 def class_means(support: Support) -> jax.Array:
-  """Unit vectors (b, n, d): the mean action feature of every way."""
+  """Computes the mean action feature of every way as unit vectors (b, n, d)."""
   total = jnp.einsum(
     "bnm,bmd->bnd",
     support.positive_mask.astype(support.features.dtype),
@@ -248,7 +247,7 @@ def match_logits(
   scale: jax.Array | float,
   text_scale: jax.Array | float,
 ) -> jax.Array:  # (b, n, m)
-  """Scaled cosine with each prototype and name, less the threshold."""
+  """Computes scaled cosines with prototypes and names, less the threshold."""
   cosine = jnp.einsum("bmd,bnd->bnm", features, l2_normalise(prototypes.weight))
   by_name = prototypes.text_weight[..., None] * jnp.swapaxes(text, 1, 2)
   return scale * cosine + text_scale * by_name - prototypes.threshold[..., None]
@@ -260,13 +259,13 @@ def adapt(
   *,
   scale: jax.Array | float,
   text_scale: jax.Array | float,
-  step_size: jax.Array,  # (3,): of the vector, the threshold, the text weight
+  step_size: jax.Array,  # (3,): for vector, threshold and text weight
   num_steps: int,
 ) -> Prototypes:
-  """Gradient descent on the balanced cross-entropy of the support.
+  """Runs gradient descent on the balanced cross-entropy of the support.
 
-  A way without a single positive or negative keeps its start. All steps are
-  differentiable: what they start from learns to be a good start.
+  A way without a positive or without a negative is unchanged. All steps are
+  differentiable, so that initial values are learned.
   """
 
   def loss(prototypes):
@@ -298,6 +297,6 @@ def adapt(
 
 
 def _initial_steps(rng, shape):
-  """softplus^-1 of 0.01, 0.5 and 0.1, in the order of `Prototypes`."""
+  """Returns softplus^-1 of 0.01, 0.5 and 0.1, in the order of `Prototypes`."""
   del rng, shape
   return jnp.log(jnp.expm1(jnp.array([0.01, 0.5, 0.1])))

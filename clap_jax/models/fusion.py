@@ -1,7 +1,7 @@
 """Encodes sentences and fuses them with a video's features.
 
-The text joins late, so that one encoding of a video serves any number of
-queries (the class of SnAG, CVPR 2024).
+Text is fused late, so that one encoding of a video serves any number of queries
+(as in SnAG, CVPR 2024).
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ class FusionConfig:
   """Hyper-parameters of the text encoder and the fusion.
 
   Attributes:
-    num_text_layers: self-attention layers over the frozen token vectors.
-    num_fusion_layers: layers by which video features take in the text.
-    num_heads: attention heads; divides the pyramid's width.
-    mlp_ratio: hidden over outer width of the MLPs.
-    dropout_rate: in all layers and after the projection of the tokens.
+    num_text_layers: number of self-attention layers over frozen token vectors.
+    num_fusion_layers: number of layers that add the text to video features.
+    num_heads: number of attention heads; must divide the pyramid's width.
+    mlp_ratio: hidden width of the MLPs over their outer width.
+    dropout_rate: dropout rate in all layers and after the token projection.
   """
 
   num_text_layers: int = 1
@@ -49,9 +49,9 @@ class EncodedText(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-  """Frozen token vectors (q, l, e) to the width of the video features.
+  """Encodes frozen token vectors (q, l, e) to the width of video features.
 
-  Padded tokens change nothing; a sentence without tokens is all zeros.
+  Padded tokens have no effect; a sentence without tokens is all zeros.
   """
 
   width: int
@@ -85,7 +85,7 @@ class TextEncoder(nn.Module):
 
 
 class Fusion(nn.Module):
-  """Lets every step of a video take in a sentence, without mixing steps.
+  """Fuses a sentence into every step of a video, without mixing steps.
 
   Each layer scales and shifts the normalized features by the pooled sentence
   (after FiLM, AAAI 2018), then attends to the tokens, then applies an MLP.
@@ -125,7 +125,7 @@ class Fusion(nn.Module):
 
 
 class LateFusion(nn.Module):
-  """Encoded videos and queries to features of every query's video."""
+  """Fuses encoded videos with queries to features of each query's video."""
 
   width: int
   config: FusionConfig
@@ -136,13 +136,13 @@ class LateFusion(nn.Module):
 
   def __call__(
     self,
-    encoded: Level,  # of b videos
+    encoded: Level,  # b videos
     query: jax.Array,  # (q, l, e)
     query_mask: jax.Array,  # bool (q, l)
     *,
     video_of_query: jax.Array | None,
     deterministic: bool,
-  ) -> Level:  # of q queries
+  ) -> Level:  # q queries
     """Fuses features with the text; see `rows_of_queries` for the pairing."""
     rows = rows_of_queries(encoded, query, video_of_query=video_of_query)
     text = self.text(query, query_mask, deterministic=deterministic)
@@ -155,10 +155,10 @@ class LateFusion(nn.Module):
 def rows_of_queries(
   encoded: Level, query: jax.Array, *, video_of_query: jax.Array | None
 ) -> Level:
-  """The encoded video of each query, (b, ...) -> (q, ...).
+  """Returns the encoded video of each query, (b, ...) -> (q, ...).
 
-  Without `video_of_query`, (q,) rows of videos, there must be one video, or as
-  many as queries.
+  Without `video_of_query`, the row (q,) of each query's video, there must be
+  one video, or as many as queries.
   """
   num_queries, num_videos = query.shape[0], encoded.mask.shape[0]
   if video_of_query is not None:
@@ -176,11 +176,11 @@ def rows_of_queries(
 
 
 class AbsenceHead(nn.Module):
-  """One logit per query: high where nothing in the video answers it.
+  """Predicts one logit per query, high if its moment is absent from the video.
 
-  It sees the mean and the maximum of the fused features, and the best score
-  that the moments got, whose gradient is stopped: absence follows what was
-  found and does not bend it.
+  Its inputs are the mean and maximum of the fused features, and the best score
+  of the moments, whose gradient is stopped: the absence loss does not change
+  the moments.
   """
 
   width: int
@@ -188,7 +188,7 @@ class AbsenceHead(nn.Module):
   @nn.compact
   def __call__(
     self,
-    fused: Level,  # of q queries
+    fused: Level,  # q queries
     moment_logits: jax.Array,  # float32 (q, p)
     *,
     moment_mask: jax.Array,  # bool (q, p)

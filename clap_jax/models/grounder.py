@@ -1,9 +1,9 @@
-"""Grounders: score moments of an encoded video for sentences.
+"""Defines grounders, which score moments of an encoded video for sentences.
 
-Both kinds have one interface: `encode_video` needs no query, and `score` takes
-its result and any number of queries. `PyramidGrounder` predicts the
-distances to both ends from every point of a pyramid (the class of SnAG, CVPR
-2024); `two_d_tan.TwoDTanGrounder` scores a sparse set of candidate moments.
+All kinds have one interface: `encode_video` needs no query, and `score` takes
+its result and any number of queries. `PyramidGrounder` predicts the distances
+to both ends from every point of a pyramid (as SnAG, CVPR 2024);
+`two_d_tan.TwoDTanGrounder` scores a sparse set of candidate moments.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class GrounderOutput(NamedTuple):
   moments: Moments
   absence_logits: jax.Array  # float32 (q,): high where the moment is absent
   saliency_logits: jax.Array  # float32 (q, t): of every snippet
-  # What the kind's own loss needs: PointPredictions or TwoDTanPredictions.
+  # Inputs of the kind's own loss: PointPredictions or TwoDTanPredictions.
   predictions: Any
 
 
@@ -46,7 +46,7 @@ class TwoStepGrounder(nn.Module):
 
   Use `apply(params, features, mask, query, query_mask)` for one query per
   video, or `apply(..., method="encode_video")` once and `method="score"` for
-  every batch of queries. A kind defines both methods.
+  every batch of queries. Subclasses define both methods.
   """
 
   def __call__(
@@ -58,18 +58,18 @@ class TwoStepGrounder(nn.Module):
     *,
     deterministic: bool = True,
   ) -> GrounderOutput:
-    """Answers one query per video."""
+    """Scores one query per video."""
     encoded = self.encode_video(features, mask, deterministic=deterministic)
     return self.score(encoded, query, query_mask, deterministic=deterministic)
 
 
 class Grounder(TwoStepGrounder):
-  """Shared parts of grounders that fuse late: text, absence, saliency.
+  """Shared parts of late-fusion grounders: text, absence, saliency.
 
-  A kind adds its parts in `setup`, after this one's.
+  A subclass adds its parts in `setup`, after this one's.
 
   Attributes:
-    video: trunk, whose width all parts have.
+    video: trunk; its width is that of all parts.
     text: text encoder and fusion.
   """
 
@@ -87,10 +87,10 @@ class Grounder(TwoStepGrounder):
     moments: Moments,
     predictions: Any,
     *,
-    fused: Level,  # all that absence looks at
-    num_steps: int,  # of the finest level, which come first
+    fused: Level,  # input of absence
+    num_steps: int,  # steps of the finest level, which come first
   ) -> GrounderOutput:
-    """The moments of q queries with absence and the saliency of each step."""
+    """Combines moments of q queries with absence and saliency of each step."""
     absence = self.absence(fused, moments.logits, moment_mask=moments.mask)
     finest = fused.features[:, :num_steps]
     saliency = self.saliency(finest)[..., 0]
@@ -98,7 +98,7 @@ class Grounder(TwoStepGrounder):
 
 
 class PyramidGrounder(Grounder):
-  """Features and token vectors to predictions of pyramid points per query."""
+  """Predicts pyramid points per query from features and token vectors."""
 
   points: HeadConfig
 
@@ -115,7 +115,7 @@ class PyramidGrounder(Grounder):
     *,
     deterministic: bool = True,
   ) -> tuple[Level, ...]:
-    """Encodes the video without any query: the levels to pass to `score`."""
+    """Encodes the video without a query; returns the levels for `score`."""
     return self.pyramid(features, mask, deterministic=deterministic)
 
   def score(
@@ -127,15 +127,15 @@ class PyramidGrounder(Grounder):
     video_of_query: jax.Array | None = None,
     deterministic: bool = True,
   ) -> GrounderOutput:
-    """Predictions of q queries on encoded videos.
+    """Computes predictions of q queries on encoded videos.
 
     Args:
       encoded: result of `encode_video`.
       query: token vectors of a frozen text tower.
       query_mask: True for tokens.
-      video_of_query: int (q,), the row of each query's video; needed unless
+      video_of_query: int (q,), the row of each query's video; required unless
         there is one video or as many as queries.
-      deterministic: False in training.
+      deterministic: whether dropout is off; False in training.
     """
     num_steps = encoded[0].mask.shape[1]
     joined = self.late_fusion(
@@ -153,7 +153,7 @@ class PyramidGrounder(Grounder):
 
 
 def point_moments(predictions: PointPredictions) -> Moments:
-  """One moment per pyramid point."""
+  """Returns one moment per pyramid point."""
   return Moments(
     point_segments(predictions),
     predictions.class_logits[..., 0],

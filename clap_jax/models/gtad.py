@@ -1,9 +1,9 @@
-"""Sub-graph proposal localizer (G-TAD, CVPR 2020), and BMN's network (2019).
+"""Defines the sub-graph localizer (G-TAD, CVPR 2020) and BMN's network (2019).
 
-Snippets of a video are nodes of a graph: neighbours in time and neighbours in
-feature space; in BMN's network they are convolved. Every proposal is read from
-them at once, and a head predicts how well it overlaps an action. Written from
-the papers' descriptions.
+Snippets of a video are nodes of a graph with edges to neighbours in time and in
+feature space; BMN's network convolves them instead. All proposals are sampled
+from them at once, and a head predicts how well each overlaps an action. The
+code follows the papers' descriptions.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from clap_jax.ops.masking import keep
 from clap_jax.ops.proposals import ProposalPredictions
 
 _NETWORKS = ("graph", "convolution")
-_CONV_GROUPS = 4  # of the convolutions of BMN, and of both networks' first
+_CONV_GROUPS = 4  # for BMN's convolutions and the first one of both networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,24 +28,27 @@ class GtadConfig:
   """Hyper-parameters of the model.
 
   Attributes:
-    network: "graph" of G-TAD, or "convolution" of BMN, which has no context
-      and samples proposals from end to end.
+    network: "graph" (G-TAD) or "convolution" (BMN), which has no context and
+      samples proposals from end to end.
     width: channels of the graph; a multiple of 4.
-    num_groups: of the grouped layers; divides the bottleneck, half the width.
-    num_neighbours: nodes joined in feature space, the node itself included.
-    max_duration: snippets of the longest proposal.
-    num_bins: places at which a proposal is read.
-    num_context_bins: places at which its neighbours' mean is read; 0 without
-      a graph.
-    extension: of a proposal to each side, as a share of its length.
-    map_widths: channels of the layers over the map of proposals.
-    map_kernel_size: odd; of the layers over the map after the first two.
+    num_groups: groups of the grouped layers; must divide the bottleneck, half
+      the width.
+    num_neighbours: number of neighbours in feature space, including the node
+      itself.
+    max_duration: length of the longest proposal, in snippets.
+    num_bins: number of positions at which a proposal is sampled.
+    num_context_bins: number of positions at which its neighbours' mean is
+      sampled; 0 without a graph.
+    extension: extension of a proposal to each side, as a share of its length.
+    map_widths: channels of the layers over the proposal map.
+    map_kernel_size: kernel size of the layers over the map after the first two;
+      odd.
     has_classes: whether snippets have class scores; without them all segments
-      are of one class, which an outside classifier names.
-    num_class_blocks: graph blocks before the class scores of each snippet.
-    prior_probability: of each class and overlap at the first step, in (0, 1);
-      at 0.5 the biases begin at 0, as in public code.
-    dropout_rate: before the class scores and the first map layer.
+      have one class, and an external classifier names it.
+    num_class_blocks: number of graph blocks before the class scores.
+    prior_probability: probability of each class and overlap at the first step,
+      in (0, 1); with 0.5 initial biases are 0, as in public code.
+    dropout_rate: dropout rate before the class scores and the first map layer.
   """
 
   network: str = "graph"
@@ -64,7 +67,7 @@ class GtadConfig:
   dropout_rate: float = 0.0
 
   def __post_init__(self):
-    # Plain JSON has no tuples.
+    # JSON has no tuples.
     object.__setattr__(self, "map_widths", tuple(self.map_widths))
     if self.width % 4 or (self.width // 2) % self.num_groups:
       raise ValueError(
@@ -95,7 +98,7 @@ class GtadConfig:
 
 
 class GroupedConv1d(nn.Module):
-  """Convolution over time in which groups of channels stay by themselves."""
+  """Grouped convolution over time."""
 
   features: int
   num_groups: int
@@ -119,7 +122,7 @@ class GroupedConv1d(nn.Module):
 def nearest_snippets(
   x: jax.Array, mask: jax.Array, *, count: int
 ) -> jax.Array:  # int32 (b, t, count)
-  """The valid snippets of x (b, t, d) nearest to each, by squared distance."""
+  """Finds the nearest valid snippets of x (b, t, d) by squared distance."""
   squares = jnp.sum(x**2, axis=-1)
   product = jnp.einsum("btd,bsd->bts", x, x)
   distance = squares[:, :, None] - 2 * product + squares[:, None]
@@ -129,12 +132,12 @@ def nearest_snippets(
 
 
 def gather_snippets(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Steps of x (b, t, d) at index (b, t, k): (b, t, k, d)."""
+  """Gathers steps of x (b, t, d) at index (b, t, k): (b, t, k, d)."""
   return jax.vmap(lambda one, i: one[i])(x, index)
 
 
 class GraphBlock(nn.Module):
-  """Time path, feature-space path and identity, added (GCNeXt)."""
+  """Sum of time path, feature-space path and identity (GCNeXt)."""
 
   config: GtadConfig
 
@@ -166,10 +169,10 @@ class GraphBlock(nn.Module):
 
 
 class MapHead(nn.Module):
-  """Predicts two confidences of every proposal from the snippets.
+  """Predicts two confidences for every proposal from the snippets.
 
-  The first layer is linear in what is read, so that it is applied to snippets
-  before they are read: no array of proposals x bins x channels exists.
+  The first layer is linear, so that it is applied to snippets before they are
+  sampled: no array of proposals x bins x channels exists.
   """
 
   config: GtadConfig
@@ -185,7 +188,7 @@ class MapHead(nn.Module):
   ) -> jax.Array:  # float32 (b, m, 2)
     config, num_steps = self.config, x.shape[1]
     spans = proposal_ops.read_spans(proposals, share=config.extension)
-    if self._has_grid:  # what public code reads where a proposal leaves it
+    if self._has_grid:  # value that public code samples outside of the sequence
       spans = np.concatenate([spans, np.zeros_like(spans[:1])])
     first, second, *others = config.map_widths
     y, sources = 0.0, [("own", x, config.num_bins)]
@@ -196,7 +199,7 @@ class MapHead(nn.Module):
       parts = Dense(
         bins * first,
         use_bias=False,
-        # The fan-in of the layer is that of all bins together.
+        # The layer's fan-in counts all bins.
         kernel_init=nn.initializers.normal(
           (x.shape[-1] * (config.num_bins + config.num_context_bins)) ** -0.5
         ),
@@ -227,7 +230,7 @@ class MapHead(nn.Module):
     )(y)
 
   def _weights(self, spans, *, num_steps, num_bins):
-    """Weights (spans, bins * snippets) of the snippets in each span."""
+    """Computes weights (spans, bins * snippets) of snippets in each span."""
     if self.config.network == "graph":
       weights = proposal_ops.align_weights(
         spans, num_steps=num_steps, num_bins=num_bins
@@ -236,7 +239,7 @@ class MapHead(nn.Module):
       weights = proposal_ops.sample_weights(
         spans, num_steps=num_steps, num_bins=num_bins
       )
-      if self._has_grid:  # nothing is read where a proposal leaves it
+      if self._has_grid:  # nothing is sampled outside of the sequence
         weights = weights.at[-1].set(0.0)
     return weights.reshape(len(spans), -1)
 
@@ -253,7 +256,7 @@ class MapHead(nn.Module):
 
 
 class GtadLocalizer(nn.Module):
-  """Features (b, t, d) with a mask (b, t) to snippets and proposals."""
+  """Predicts snippets and proposals from features (b, t, d), mask (b, t)."""
 
   config: GtadConfig
   num_classes: int
@@ -320,16 +323,16 @@ class GtadLocalizer(nn.Module):
     )(x)
 
   def _context(self, x, mask):
-    """The mean of the neighbours of each snippet in feature space."""
+    """Computes the mean of each snippet's neighbours in feature space."""
     count = min(self.config.num_neighbours, x.shape[1])
     near = nearest_snippets(x, mask, count=count)
     return keep(gather_snippets(x, near).mean(axis=2), mask)
 
   def _conv(self, name: str, *, num_groups: int = _CONV_GROUPS):
-    """Convolution to the graph's width, and ReLU."""
+    """Applies a convolution to the graph's width, and ReLU."""
 
     def apply(x, mask):
-      # One group where the channels cannot be divided.
+      # One group if the channels cannot be divided.
       groups = num_groups if x.shape[-1] % num_groups == 0 else 1
       conv = GroupedConv1d(self.config.width, groups, name=name)
       return nn.relu(conv(x, mask))

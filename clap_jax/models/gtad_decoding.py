@@ -15,21 +15,21 @@ from clap_jax.types import Detections
 
 @dataclasses.dataclass(frozen=True)
 class GtadDecodeConfig(SuppressionConfig):
-  """Options of the decoding of snippets and candidates to detections.
+  """Options that turn snippets and candidates into detections.
 
   Attributes:
     num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see
       `SuppressionConfig`.
-    classes_per_segment: best classes that a proposal is scored for.
-    boundary_filter: whether a proposal must begin and end at snippets that are
-      likely boundaries (BSN's rule).
-    ends_at_next_step: whether a proposal's end is that of the snippet behind
-      it, as in the public code of BMN and G-TAD: none ends with the sequence.
-    max_steps: snippets of the longest detection; 0 for any length.
-    boundary_scores: whether a score is also multiplied by the probabilities of
-      the proposal's start and end.
-    decay_iou: (of no length, of the whole sequence): the IoU above which a
-      detection decays others, in between in proportion to its length.
+    classes_per_segment: number of best classes scored per proposal.
+    boundary_filter: whether a proposal must begin and end at likely boundaries
+      (BSN's rule).
+    ends_at_next_step: whether a proposal's end is that of the next snippet, as
+      in the public code of BMN and G-TAD: none ends with the sequence.
+    max_steps: maximum length of a detection, in snippets; 0 for any length.
+    boundary_scores: whether to multiply scores by the probabilities of the
+      proposal's start and end.
+    decay_iou: (for length 0, for the whole sequence) IoU above which a
+      detection decays others, interpolated by its length.
   """
 
   classes_per_segment: int = 2
@@ -41,7 +41,7 @@ class GtadDecodeConfig(SuppressionConfig):
 
   def __post_init__(self):
     super().__post_init__()
-    # Plain JSON has no tuples.
+    # JSON has no tuples.
     object.__setattr__(self, "decay_iou", tuple(self.decay_iou))
     if len(self.decay_iou) != 2 or not all(0 <= v < 1 for v in self.decay_iou):
       raise ValueError(
@@ -51,7 +51,7 @@ class GtadDecodeConfig(SuppressionConfig):
   def suppress_within(
     self, candidates: nms.Candidates, *, num_steps: int
   ) -> nms.Candidates:
-    """The best of a sequence's candidates; see `SuppressionConfig`."""
+    """Suppresses a sequence's candidates; see `SuppressionConfig`."""
     low, high = self.decay_iou
     if not (self.sigma and max(low, high)):
       return self.suppress(candidates)
@@ -69,13 +69,13 @@ class GtadDecodeConfig(SuppressionConfig):
 def decode(
   predictions: ProposalPredictions, *, config: GtadDecodeConfig
 ) -> Detections:
-  """Detections of every video, best first, wholly inside XLA.
+  """Computes the detections of every video, best first, entirely in XLA.
 
-  A proposal's score is the product of both its confidences, times the mean
-  probability of a class over its snippets where the head has classes.
+  A proposal's score is the product of its confidences, times the mean
+  probability of a class over its snippets if the head has classes.
   """
   proposals = predictions.proposals
-  # What differs from video to video; the proposals are the same for all.
+  # These differ between videos; the proposals are the same for all.
   videos = predictions._replace(proposals=None)
   kept = jax.vmap(lambda one: _decode_one(one, proposals, config=config))(
     videos
@@ -101,7 +101,7 @@ def _decode_one(
   if config.boundary_filter:
     first = jnp.argmax(mask)
     last = mask.shape[0] - 1 - jnp.argmax(mask[::-1])
-    # The video's own ends always count.
+    # The ends of the video always count.
     begins = proposal_ops.boundary_peaks(sigmoid(video.start_logits), mask)
     ends = proposal_ops.boundary_peaks(sigmoid(video.end_logits), mask)
     begins, ends = begins.at[first].set(True), ends.at[last].set(True)

@@ -1,4 +1,4 @@
-"""Prediction heads over pyramid points, shared by all levels."""
+"""Defines prediction heads over pyramid points, shared by all levels."""
 
 import dataclasses
 import math
@@ -18,10 +18,10 @@ class HeadConfig:
   """Hyper-parameters of the class and the boundary head.
 
   Attributes:
-    num_convs: hidden convolutions of each head.
-    kernel_size: odd; of all convolutions of the heads.
-    prior_probability: of each class at the first step, in (0, 1).
-    dropout_rate: before the last convolution of the class head.
+    num_convs: number of hidden convolutions of each head.
+    kernel_size: kernel size of the heads' convolutions; odd.
+    prior_probability: probability of each class at the first step, in (0, 1).
+    dropout_rate: dropout rate before the last convolution of the class head.
   """
 
   num_convs: int = 2
@@ -39,7 +39,7 @@ class HeadConfig:
 
   @property
   def gap(self) -> int:
-    """Masked steps between joined levels that keep them apart."""
+    """Returns the number of masked steps that separate joined levels."""
     return self.kernel_size // 2
 
 
@@ -75,16 +75,15 @@ class ConvHead(nn.Module):
 
 
 class PointHead(nn.Module):
-  """Joined pyramid levels to class logits and boundary distances.
+  """Predicts class logits and boundary distances from joined pyramid levels.
 
   Distances are softplus(scale of the level * output) strides: never negative,
-  with a gradient everywhere. Where the mask is False a point's logits and
-  offsets mean nothing.
+  with a gradient everywhere. Logits and offsets outside the mask are undefined.
 
   Attributes:
-    num_classes: outputs of the class head.
-    num_levels: of the pyramid.
-    range_factor: of the pyramid; see `PyramidConfig`.
+    num_classes: number of outputs of the class head.
+    num_levels: number of levels of the pyramid.
+    range_factor: see `PyramidConfig`.
   """
 
   num_classes: int
@@ -105,7 +104,7 @@ class PointHead(nn.Module):
       self.num_classes,
       self.config,
       dropout_rate=self.config.dropout_rate,
-      # Small weights: the bias alone sets the probabilities of the first step.
+      # Small weights: the bias determines the first step's probabilities.
       kernel_init=nn.initializers.normal(0.01),
       bias_init=nn.initializers.constant(math.log(prior / (1 - prior))),
       name="class_head",

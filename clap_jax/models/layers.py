@@ -1,4 +1,4 @@
-"""Small layers that towers and heads share."""
+"""Defines small layers shared by towers and heads."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from clap_jax.models import partitioning
 def flat_product(
   x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, *, dtype: Any
 ) -> jax.Array:
-  """(*b, in) times (in, out) plus (out,), flattened to two axes in between.
+  """Computes (*b, in) times (in, out) plus (out,) as a product of matrices.
 
-  XLA's CPU backward pass of a batched product is about twice slower than that
+  On a CPU, XLA's backward pass of a batched product takes about twice the time
   of a flat one; on an accelerator both compile to the same program.
   """
   y = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
@@ -24,13 +24,13 @@ def flat_product(
 
 
 class Dense(nn.Module):
-  """A linear layer by `flat_product`.
+  """Linear layer computed by `flat_product`.
 
   Attributes:
     features: output width.
     use_bias: whether to add a bias.
     kernel_init: initializer of the (in, out) kernel.
-    dtype: computation dtype; parameters stay float32.
+    dtype: computation dtype; parameters are float32.
   """
 
   features: int
@@ -49,7 +49,7 @@ class Dense(nn.Module):
     return flat_product(x, kernel, bias, dtype=self.dtype)
 
 
-# The two forms of GELU differ by up to 5e-4: imported weights need their own.
+# The two forms of GELU differ by up to 5e-4: imported weights need theirs.
 ACTIVATIONS = {
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
   "gelu_tanh": jax.nn.gelu,
@@ -77,15 +77,16 @@ class MlpBlock(nn.Module):
 class Attention(nn.Module):
   """Multi-head attention over the axis before the last.
 
-  Keys where `key_mask` is False get no weight; a query whose keys are all
-  masked returns zeros before the output projection.
+  Keys outside `key_mask` get no weight; a query whose keys are all masked
+  returns zeros before the output projection.
 
   Attributes:
     num_heads: must divide the query's width.
-    causal: queries and keys are one sequence, and query i sees keys 0 to i.
+    causal: whether queries and keys are one sequence in which query i sees keys
+      0 to i.
     logit_cap: bound on the logits, by tanh; 0 for none.
     attention: a key of ATTENTIONS; the result is the same.
-    query_chunk: queries at a time, of "chunked".
+    query_chunk: queries per chunk with "chunked".
     dtype: computation dtype; the softmax is float32.
   """
 
@@ -135,14 +136,14 @@ class Attention(nn.Module):
 
 
 def attend_whole(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
-  """softmax(q k^T / sqrt(d)) v over (*b, h, n, d); masked queries give 0.
+  """Computes softmax(q k^T / sqrt(d)) v; 0 for queries without keys.
 
   Args:
     q: (*b, h, q, d).
     k: (*b, h, k, d).
     v: (*b, h, k, d).
     valid: bool, broadcast to (*b, h, q, k); None for all True.
-    query_chunk: of no meaning here.
+    query_chunk: ignored.
     logit_cap: bound on the logits, by tanh; 0 for none.
   """
   del query_chunk
@@ -159,9 +160,9 @@ def attend_whole(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
 
 
 def attend_chunked(q, k, v, valid, *, query_chunk, logit_cap=0.0):
-  """The same, `query_chunk` queries at a time, recomputed going backward.
+  """Computes `attend_whole` in chunks of queries, recomputed going backward.
 
-  Memory for the weights is that of one chunk.
+  Only one chunk of the weights is in memory.
   """
   num_queries = q.shape[-2]
   if query_chunk < 1:
@@ -187,7 +188,7 @@ def attend_chunked(q, k, v, valid, *, query_chunk, logit_cap=0.0):
 
 
 def attend_fused(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
-  """The same through jax.nn.dot_product_attention, fused where XLA can."""
+  """Computes `attend_whole` by jax.nn.dot_product_attention, maybe fused."""
   del query_chunk
   if logit_cap:
     raise ValueError(
@@ -204,7 +205,7 @@ def attend_fused(q, k, v, valid, *, query_chunk=0, logit_cap=0.0):
     valid = jnp.broadcast_to(valid, wide).reshape(-1, *wide[-3:])
   y = jax.nn.dot_product_attention(flat(q), flat(k), flat(v), mask=valid)
   y = jnp.swapaxes(y, 1, 2)
-  if valid is not None:  # without a key the weights would be even
+  if valid is not None:  # without keys the weights would be uniform
     y = y * valid.any(axis=-1)[..., None]
   return y.reshape(*batch, *y.shape[-3:])
 
@@ -217,7 +218,7 @@ ATTENTIONS = {
 
 
 def sinusoidal_positions(length: int, width: int) -> jax.Array:
-  """Sine and cosine position codes, (length, width) float32; width even.
+  """Returns sine and cosine codes, (length, width) float32; width even.
 
   Source: Vaswani et al., "Attention Is All You Need", section 3.5.
   """

@@ -1,4 +1,4 @@
-"""Anchor-free temporal action localizer (the class of ActionFormer)."""
+"""Defines an anchor-free temporal action localizer (like ActionFormer)."""
 
 import dataclasses
 
@@ -19,9 +19,9 @@ class LocalizerConfig:
   """Hyper-parameters of the localizer.
 
   Attributes:
-    num_classes: action classes; the background is not one.
-    pyramid: trunk.
-    head: heads.
+    num_classes: number of action classes, without background.
+    pyramid: hyper-parameters of the trunk.
+    head: hyper-parameters of the heads.
   """
 
   num_classes: int
@@ -36,14 +36,14 @@ class DecodeConfig(SuppressionConfig):
   Attributes:
     num_kept, num_candidates, sigma, min_score, class_wise, vote_iou: see
       `SuppressionConfig`.
-    min_length: least length in grid units.
+    min_length: minimum length in grid units.
   """
 
   min_length: float = 0.05
 
 
 class Localizer(nn.Module):
-  """Features (b, t, d) with a mask (b, t) to predictions of pyramid points."""
+  """Predicts pyramid points from features (b, t, d) and a mask (b, t)."""
 
   config: LocalizerConfig
 
@@ -75,11 +75,11 @@ class Localizer(nn.Module):
 def decode(
   predictions: PointPredictions, *, config: DecodeConfig
 ) -> Detections:
-  """Detections of every video or query, best first, wholly inside XLA.
+  """Computes detections of every video or query, best first, entirely in XLA.
 
-  Scores are sigmoid probabilities, decayed by soft-NMS. Segments may reach
-  beyond the video; cut them after the change to seconds. The number of places
-  is `config.num_kept`, whatever the number of points.
+  Scores are sigmoid probabilities, decayed by soft-NMS. Segments may exceed the
+  video; clip them after the conversion to seconds. The number of entries is
+  always `config.num_kept`.
   """
   return decode_segments(
     point_segments(predictions),
@@ -96,7 +96,7 @@ def decode_segments(
   *,
   config: DecodeConfig,
 ) -> Detections:
-  """`decode` for segments that any head has scored."""
+  """Computes `decode` for scored segments of any head."""
   keep_one = jax.vmap(lambda s, c, m: _decode_one(s, c, m, config=config))
   kept = keep_one(segments, scores, mask)
   return Detections(*kept)

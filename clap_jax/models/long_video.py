@@ -1,9 +1,9 @@
-"""Exact gradients through an encoder over every clip of a long video.
+"""Computes exact gradients through an encoder over all clips of a long video.
 
-The usual ways out of the memory of a long video give up part of the gradient:
-frozen features, adapters, a sampled part of the clips. A scan over clips whose
-encoder is computed again in the backward pass gives up none of it: what is kept
-per clip is the clip itself and its feature.
+The usual methods to save memory on long videos lose part of the gradient:
+frozen features, adapters, sampled clips. A scan over clips that recomputes the
+encoder in the backward pass loses nothing: it keeps only each clip and its
+feature.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _CLIPS_PER_DEVICE_ELSEWHERE = 64
 
 
 def clips_per_device() -> int:
-  """Clips that a device encodes together when nothing is learned."""
+  """Returns the number of clips per device and step for inference."""
   return _CLIPS_PER_DEVICE.get(
     jax.default_backend(), _CLIPS_PER_DEVICE_ELSEWHERE
   )
@@ -35,29 +35,30 @@ def encode_clips(
   clips_per_step: int = 1,
   kernel_dtype: Any = None,
 ) -> Any:
-  """Features of clips (b, n, ...) as (b, n, d); memory does not grow with n.
+  """Encodes clips (b, n, ...) to (b, n, d); memory does not grow with n.
 
   Differentiable in `params`; the gradient is that of encoding all clips at
-  once. A backward pass costs one forward pass more than it, and a second one if
+  once. The backward pass includes one more forward pass, and a second one if
   the encoder recomputes its own blocks.
 
   Args:
-    params: of the encoder; gradients are summed in their dtype.
+    params: parameters of the encoder; gradients are summed in their dtype.
     clips: (b, n, ...), for example uint8 (b, n, t, height, width, 3).
-    encode: (params, (m, ...)) -> a pytree of arrays (m, ...), clip by clip: no
-      clip may see its neighbours. `lambda params, x: model.apply(params, x)`.
-    clips_per_step: clips of each of the b videos that are encoded together; the
-      memory of the encoder grows with it. It must divide n.
-    kernel_dtype: rounds leaves named `kernel` to this dtype once and for all
-      clips. With the encoder's computation dtype the values do not change, and
-      a step's gradient of the kernels takes the memory of that dtype; the sum
-      over steps stays in the dtype of `params`. None rounds nothing here.
+    encode: maps (params, (m, ...)) to a pytree of arrays (m, ...), clip by
+      clip: no clip may depend on its neighbours. `lambda params, x:
+      model.apply(params, x)`.
+    clips_per_step: clips of each of the b videos that are encoded together, a
+      divisor of n; the encoder's memory grows with it.
+    kernel_dtype: dtype to which leaves named `kernel` are rounded once for all
+      clips; None rounds nothing. With the encoder's computation dtype the
+      values do not change, and a step's gradient of the kernels takes the
+      memory of that dtype; the sum over steps has the dtype of `params`.
 
   Returns:
-    `encode`'s pytree with axes (b, n) in the place of m.
+    `encode`'s pytree with axes (b, n) instead of m.
 
   Raises:
-    ValueError: if `clips_per_step` does not divide n.
+    ValueError: `clips_per_step` does not divide n.
   """
   size, num_clips = clips.shape[:2]
   if clips_per_step < 1 or num_clips % clips_per_step:
@@ -68,7 +69,7 @@ def encode_clips(
 
   @jax.checkpoint
   def encode_step(params, clips, step):
-    # Sliced in here: a slice taken outside would be kept for every step.
+    # Sliced here: a slice taken outside would be kept for every step.
     piece = jax.lax.dynamic_slice_in_dim(
       clips, step * clips_per_step, clips_per_step, axis=1
     )

@@ -1,4 +1,4 @@
-"""Moment-DETR as published: moments and highlights of a query.
+"""Defines Moment-DETR as published: moments and highlights of a query.
 
 A transformer reads the features of a video and the tokens of a sentence as one
 sequence; learned codes attend over it and become moments, while every feature
@@ -33,12 +33,12 @@ from clap_jax.models.grounder import (
 from clap_jax.models.pyramid import Level
 from clap_jax.ops import spans as span_ops
 
-_UNIT_EPSILON = 1e-5  # added to the norm of a feature that it is divided by
+_UNIT_EPSILON = 1e-5  # added to the norm by which a feature is divided
 _SUM_EPSILON = 1e-6
 
 
 class MomentDetr(TwoStepGrounder):
-  """Features and token vectors to moments; a grounder, see grounder.py."""
+  """Predicts moments from features and token vectors; see grounder.py."""
 
   config: MomentDetrConfig
 
@@ -79,7 +79,7 @@ class MomentDetr(TwoStepGrounder):
     *,
     deterministic: bool = True,
   ) -> Level:
-    """Projects the features, which needs no query; to pass to `score`."""
+    """Projects the features, without a query; returns the input of `score`."""
     x = video_inputs(features, mask, config=self.config)
     for project in self.video_projection:
       x = project(x, deterministic=deterministic)
@@ -123,11 +123,11 @@ class MomentDetr(TwoStepGrounder):
       num_steps=jnp.sum(video_mask, axis=1).astype(jnp.float32),
     )
     moments = detr_moments(predictions)
-    absence = -jnp.max(moments.logits, axis=-1)  # no output is of absence
+    absence = -jnp.max(moments.logits, axis=-1)  # there is no absence output
     return GrounderOutput(moments, absence, predictions.saliency, predictions)
 
   def _decoded(self, memory, positions, mask, *, deterministic) -> jax.Array:
-    """The codes after every layer: float32 (layers, q, m, d)."""
+    """Returns the codes after every layer: float32 (layers, q, m, d)."""
     shape = (len(memory), *self.codes.shape)
     codes = jnp.broadcast_to(self.codes, shape)
     x, outputs = jnp.zeros_like(codes), []
@@ -143,7 +143,7 @@ class MomentDetr(TwoStepGrounder):
 
 
 def unit(x: jax.Array) -> jax.Array:
-  """Vectors divided by their norms, as in the public program."""
+  """Divides vectors by their norms, as in the public code."""
   square = jnp.sum(x**2, axis=-1, keepdims=True)
   # The root has no gradient at 0.
   length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -151,7 +151,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def input_width(feature_width: int, config: MomentDetrConfig) -> int:
-  """Channels of the first projection for features of a width."""
+  """Returns the input width of the first projection."""
   return feature_width + 2 * config.time_channels
 
 
@@ -161,10 +161,10 @@ def video_inputs(
   *,
   config: MomentDetrConfig,
 ) -> jax.Array:  # (b, t, d or d + 2)
-  """Normalizes the streams of the features and adds their times.
+  """Normalises the feature streams and appends their times.
 
   Raises:
-    ValueError: the features have another width than the streams together.
+    ValueError: the features' width is not the sum of the streams' widths.
   """
   if config.stream_widths:
     if sum(config.stream_widths) != features.shape[-1]:
@@ -187,7 +187,7 @@ def video_inputs(
 
 
 def video_positions(mask: jax.Array, width: int) -> jax.Array:
-  """Sine codes (b, t, width) of the share of the video that has passed."""
+  """Returns sine codes (b, t, width) of each step's position in the video."""
   passed = jnp.cumsum(mask.astype(jnp.float32), axis=1)
   passed = passed / (passed[:, -1:] + _SUM_EPSILON) * (2 * math.pi)
   frequency = 10_000.0 ** (-jnp.arange(0, width, 2) / width)
@@ -197,7 +197,7 @@ def video_positions(mask: jax.Array, width: int) -> jax.Array:
 
 
 def detr_moments(predictions: span_ops.SpanPredictions) -> Moments:
-  """The moments of the last layer, one per code, in grid units."""
+  """Returns the moments of the last layer, one per code, in grid units."""
   segments = span_ops.to_grid(predictions.spans[-1], predictions.num_steps)
   logits = predictions.logits[-1]
   # The sigmoid of the difference is the softmax of two outputs.

@@ -1,8 +1,8 @@
-"""Lays out activations and kernels on the mesh by axis names.
+"""Shards activations and kernels over the mesh by axis names.
 
-A module names the axes of its activations, the table below those of its
-parameters; `types.MESH_AXES` maps each name to the mesh axes that split it.
-Without a mesh nothing happens.
+Modules name the axes of their activations, the table below those of parameters;
+`types.MESH_AXES` maps each name to the mesh axes that split it. Without a mesh
+nothing is sharded.
 """
 
 import math
@@ -26,21 +26,21 @@ PARAMETER_AXES = (
 
 
 def constrain(x: jax.Array, **axes: int) -> jax.Array:
-  """Lays an array out on the ambient mesh by the names of its axes.
+  """Shards an array over the ambient mesh by the names of its axes.
 
   A batch that does not divide, such as the single row that initialises a model,
   is not split.
 
   Args:
-    x: of any shape.
-    **axes: name in types.MESH_AXES -> position in `x`. All other axes are whole
-      on every device.
+    x: array of any shape.
+    ****axes: position in `x` by name in types.MESH_AXES. All other axes are
+      whole on every device.
 
   Raises:
-    ValueError: if another axis than the batch does not divide.
+    ValueError: an axis other than the batch does not divide.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  # Under shard_map the axes are the caller's business.
+  # Under shard_map the caller handles the axes.
   free = {
     name: mesh.shape[name]
     for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)

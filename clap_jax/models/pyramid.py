@@ -1,4 +1,4 @@
-"""Multi-scale trunk: features of a video at strides 1, 2, 4, ..."""
+"""Defines the multi-scale trunk: features of a video at strides 1, 2, 4, ..."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ class PyramidConfig:
 
   Attributes:
     width: channels of every level; even.
-    num_levels: levels of stride 1, 2, ..., 2^(num_levels - 1).
+    num_levels: number of levels, of stride 1, 2, ..., 2^(num_levels - 1).
     range_factor: a level predicts segments whose farther boundary is up to
       range_factor strides away.
     block: "attention" (local windows) or "conv".
-    num_stem_convs: convolutions of three steps after the projection.
-    num_stem_blocks: blocks at stride 1; each coarser level has one more.
-    window_steps: odd; steps that attention or convolution sees.
-    num_heads: attention heads; divides the width.
-    mlp_ratio: hidden over outer width of the MLPs.
-    dropout_rate: in the blocks and after the projection.
-    use_positions: whether to add sine codes of the absolute time.
-    normalize_input: whether to normalize each input vector (LayerNorm). Turn
-      it off for features whose length or mean carries information, and
-      standardize those over the training set.
+    num_stem_convs: number of three-step convolutions after the projection.
+    num_stem_blocks: number of blocks at stride 1; each coarser level has one.
+    window_steps: number of steps that attention or convolution sees; odd.
+    num_heads: number of attention heads; must divide the width.
+    mlp_ratio: hidden width of the MLPs over their outer width.
+    dropout_rate: dropout rate in the blocks and after the projection.
+    use_positions: whether to add sine codes of absolute time.
+    normalize_input: whether to normalize each input vector (LayerNorm). Disable
+      it for features whose length or mean is informative, and standardize those
+      over the training set.
   """
 
   width: int = 128
@@ -65,7 +65,7 @@ class PyramidConfig:
     """Raises a ValueError unless all counts of heads divide the width.
 
     Args:
-      counts: attention heads by the config's name for them.
+      counts: number of attention heads by config key.
     """
     for name, count in counts.items():
       if min(count, self.width) < 1 or self.width % count:
@@ -83,10 +83,10 @@ class Level(NamedTuple):
 
 
 class Pyramid(nn.Module):
-  """(b, t, d_in) features to levels of (b, ceil(t / 2^l), width).
+  """Maps features (b, t, d_in) to levels (b, ceil(t / 2^l), width).
 
-  Step i of level l is centred on step i * 2^l of the input, valid exactly if
-  that step is. Padded input steps change nothing, whatever they hold.
+  Step i of level l is centred on step i * 2^l of the input, and valid if that
+  step is. Padded input steps have no effect, even if they are not finite.
   """
 
   config: PyramidConfig
@@ -143,10 +143,10 @@ class Pyramid(nn.Module):
 
 
 def join_levels(levels: tuple[Level, ...], *, gap: int) -> Level:
-  """Lays the levels end to end, `gap` masked steps after each.
+  """Concatenates the levels, with `gap` masked steps after each.
 
   A layer that sees at most `gap` steps to each side and respects the mask then
-  treats every level as if it stood alone, in one product instead of several.
+  treats every level separately, in one product instead of several.
   """
   parts, masks = [], []
   for level in levels:

@@ -1,8 +1,8 @@
-"""R(2+1)D: residual networks of factorised space-time convolutions.
+"""Defines R(2+1)D: residual networks of factorised space-time convolutions.
 
 Source: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action
-Recognition", and for the details that public weights depend on, torchvision
-(18 layers) and TSP with IG-65M (34 layers).
+Recognition", and torchvision (18 layers) and TSP with IG-65M (34 layers) for
+details that public weights depend on.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from clap_jax.ops import convolution
 
 
 class Convolution(nn.Module):
-  """A factorised convolution without bias: kernel (kt, kh, kw, in, out)."""
+  """Factorised convolution without bias: kernel (kt, kh, kw, in, out)."""
 
   features: int
   sides: tuple[int, int, int]
@@ -26,7 +26,7 @@ class Convolution(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    # As He et al. draw them: by the fan out.
+    # As in He et al.: by the fan-out.
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     shape = (*self.sides, x.shape[-1], self.features)
     kernel = self.param("kernel", init, shape)
@@ -41,8 +41,8 @@ class FactorisedConvolution(nn.Module):
 
   Attributes:
     features: output width.
-    mid_features: width between the two.
-    stride: of both.
+    mid_features: width between both convolutions.
+    stride: stride of both convolutions.
     norm: keyword arguments of BatchNorm.
   """
 
@@ -104,12 +104,12 @@ class ResidualBlock(nn.Module):
 
 
 class R2Plus1D(nn.Module):
-  """Clips to features: uint8 (b, t, height, width, 3) -> float32 (b, d).
+  """Encodes clips uint8 (b, t, height, width, 3) to float32 (b, d).
 
   Attributes:
     size: blocks, widths and the details of the norms.
-    norm_groups: see batch_norm.BatchNorm.
-    remat: recompute activations block by block in the backward pass.
+    norm_groups: see `num_groups` of batch_norm.BatchNorm.
+    remat: whether to recompute activations by block in the backward pass.
     remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; the result and all statistics are float32.
   """

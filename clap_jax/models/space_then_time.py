@@ -1,7 +1,7 @@
-"""A video transformer with attention over space, then over time.
+"""Defines a video transformer with attention over space, then over time.
 
-Source: Arnab et al., "ViViT", model 2 with all tokens kept, as Zhao et al.,
-"VideoPrism", have it.
+Source: Arnab et al., "ViViT", model 2 with all tokens kept, as in Zhao et al.,
+"VideoPrism".
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ BLOCK = variants.BlockStyle("gelu", norm_epsilon=1e-6, logit_cap=50.0)
 
 
 class SpaceThenTime(nn.Module):
-  """Clips to features: uint8 (b, t, height, width, 3) -> float32 (b, d).
+  """Encodes clips uint8 (b, t, height, width, 3) to float32 (b, d).
 
-  The feature is the mean over all tokens of the last norm.
+  The feature is the mean over all normalised tokens.
 
   Attributes:
-    size: of the blocks over space; those over time have its width.
+    size: size of the blocks over space; those over time have its width.
     patch: tubelet sides in frames and pixels (time, height, width).
-    num_frames: the length of clip that positions in time are learned for;
-      other lengths get positions between them.
-    block: of both stacks.
-    remat: recompute activations block by block in the backward pass.
+    num_frames: clip length for which positions in time are learned; other
+      lengths use interpolated positions.
+    block: style of both stacks.
+    remat: whether to recompute activations by block in the backward pass.
     remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; the result is float32.
   """
@@ -49,7 +49,7 @@ class SpaceThenTime(nn.Module):
 
   @nn.compact
   def __call__(self, clips: jax.Array, *, train: bool = False) -> jax.Array:
-    del train  # nothing here differs in training
+    del train  # has no effect here
     x = video_transformer.tubelets(frames.UNIT(clips, self.dtype), self.patch)
     x = layers.Dense(self.size.width, dtype=self.dtype, name="embed")(x)
     batch, steps, places, width = x.shape

@@ -10,12 +10,13 @@ class SuppressionConfig:
   """Options of soft-NMS over the candidates of a localizer.
 
   Attributes:
-    num_kept: detections per video.
-    num_candidates: best (segment, class) pairs that enter suppression.
-    sigma: width of the Gaussian soft-NMS; 0 turns suppression off.
-    min_score: least score, before and after decay.
-    class_wise: whether only detections of one class suppress each other.
-    vote_iou: least IoU of segment voting; 0 turns it off.
+    num_kept: number of detections per video.
+    num_candidates: number of best (segment, class) pairs that enter
+      suppression.
+    sigma: width of the Gaussian soft-NMS; 0 disables suppression.
+    min_score: minimum score, before and after decay.
+    class_wise: whether detections suppress only those of their class.
+    vote_iou: minimum IoU of segment voting; 0 disables it.
   """
 
   num_kept: int = 100
@@ -33,7 +34,7 @@ class SuppressionConfig:
       )
 
   def suppress(self, candidates: nms.Candidates) -> nms.Candidates:
-    """The best `num_kept` of a video's candidates, best first."""
+    """Returns the best `num_kept` candidates of a video, best first."""
     if not self.sigma:
       kept = nms.best_candidates(
         candidates, num_kept=self.num_kept, min_score=self.min_score
@@ -56,7 +57,7 @@ class SuppressionConfig:
     return kept
 
   def describe(self) -> str:
-    """One line for an evaluation card."""
+    """Describes the options in one line for an evaluation card."""
     if not self.sigma:
       return "none"
     rule = "class-wise" if self.class_wise else "across classes"

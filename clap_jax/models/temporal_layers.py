@@ -1,7 +1,7 @@
-"""Layers over a masked time axis: convolution, local attention, blocks.
+"""Defines layers over a masked time axis: convolution, attention, blocks.
 
 All take x (b, t, d) with a bool mask (b, t) and return zeros where the mask is
-False; such steps never influence the others, whatever they hold.
+False; such steps never affect the others, even if not finite.
 """
 
 import functools
@@ -21,7 +21,7 @@ _CHUNK_STEPS = 64
 
 
 def window(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
-  """The `size` shifted views of x (b, t, d) around steps 0, stride, ...
+  """Returns `size` shifted views of x (b, t, d) around steps 0, stride, ...
 
   Each view is (b, ceil(t / stride), d); zeros beyond the ends. `size`
   is odd and the middle view holds the steps themselves.
@@ -32,14 +32,14 @@ def window(x: jax.Array, *, size: int, stride: int) -> list[jax.Array]:
 
 
 class Conv1d(nn.Module):
-  """Convolution over time as one matrix product of shifted copies.
+  """Convolution over time, as one matrix product of shifted copies.
 
   XLA's CPU convolutions, above all their gradients, are slower than this.
 
   Attributes:
     features: output width.
-    kernel_size: odd.
-    stride: output i is centred on step i * stride.
+    kernel_size: number of steps; odd.
+    stride: steps between outputs; output i is centred on step i * stride.
     bias_init: initializer of the (features,) bias.
   """
 
@@ -62,14 +62,14 @@ class Conv1d(nn.Module):
 
 
 class DepthwiseConv1d(nn.Module):
-  """Convolution over time of each channel by itself, without bias."""
+  """Depthwise convolution over time, without bias."""
 
   kernel_size: int = 3
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
     width = x.shape[-1]
-    # Each output sees kernel_size inputs, the first axis: the right fan-in.
+    # Each output sees kernel_size inputs, the first axis: hence the fan-in.
     init = nn.initializers.lecun_normal(in_axis=0, out_axis=1)
     kernel = self.param("kernel", init, (self.kernel_size, width))
     views = window(keep(x, mask), size=self.kernel_size, stride=1)
@@ -81,13 +81,13 @@ class DepthwiseConv1d(nn.Module):
 class LocalAttention(nn.Module):
   """Self-attention in which a step sees `radius` steps to each side.
 
-  Logits carry a learned bias per head and distance. Sequences longer than two
+  Logits have a learned bias per head and distance. Sequences longer than two
   blocks are cut into blocks that see their neighbours only, so that time and
   memory grow linearly with t; the result is the same.
 
   Attributes:
-    num_heads: must divide the width.
-    radius: steps to each side, >= 1.
+    num_heads: number of heads; must divide the width.
+    radius: number of steps to each side, >= 1.
   """
 
   num_heads: int
@@ -125,7 +125,7 @@ def band_attention(
   mask: jax.Array,  # bool (b, t), of the keys
   bias: jax.Array,  # (h, 2 * radius + 1), by key minus query
 ) -> jax.Array:  # (b, h, t, e)
-  """Attention within the bias's radius; linear in t for long sequences."""
+  """Computes attention within the bias's radius; linear in t if long."""
   if q.shape[2] > 2 * max(_CHUNK_STEPS, bias.shape[1] // 2):
     return chunked_band_attention(q, k, v, mask=mask, bias=bias)
   steps = jnp.arange(q.shape[2])
@@ -134,10 +134,10 @@ def band_attention(
 
 
 def chunked_band_attention(q, k, v, *, mask, bias):
-  """`band_attention` in blocks of queries, whatever the length.
+  """Computes `band_attention` in blocks of queries, for any length.
 
-  Queries come in blocks at least as long as the radius; the keys of a block
-  are its own and those of both neighbours.
+  Blocks of queries are at least as long as the radius; a block's keys are its
+  own and those of both neighbours.
   """
   length = q.shape[2]
   chunk = max(_CHUNK_STEPS, bias.shape[1] // 2)
@@ -175,7 +175,7 @@ def chunked_band_attention(q, k, v, *, mask, bias):
 
 
 def _attend(q, k, v, *, mask, distance, bias):
-  """Attention with a band: mask (b, ..., k), distance (q, k), bias (h, ..)."""
+  """Attends in a band: mask (b, ..., k), distance (q, k), bias (h, ..)."""
   radius = bias.shape[-1] // 2
   logits = jnp.einsum("...qe,...ke->...qk", q, k)
   logits = logits / math.sqrt(q.shape[-1])
@@ -188,7 +188,7 @@ def _attend(q, k, v, *, mask, distance, bias):
 
 
 class AttentionBlock(nn.Module):
-  """Local attention and MLP, each normalized before and added.
+  """Local attention and MLP with pre-normalisation and residuals.
 
   A depthwise convolution of three steps precedes the attention and gives it
   the order of close neighbours, as in ActionFormer.

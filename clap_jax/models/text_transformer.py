@@ -1,4 +1,4 @@
-"""A text transformer over sub-word tokens."""
+"""Defines a text transformer over sub-word tokens."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class TextOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextStyle:
-  """Architecture of a text tower, besides its size."""
+  """Architecture of a text tower, except its size."""
 
   block: variants.BlockStyle = variants.PLAIN_BLOCK
   embedding_norm: bool = False  # before the first block
@@ -25,11 +25,11 @@ class TextStyle:
   pool: str = "mean"  # over the tokens, or "last": the end token alone
 
 
-# By the name of the tower: our own, and those whose weights can be imported.
+# By name of the tower: our own, and those whose weights can be imported.
 STYLES = {
   "transformer": TextStyle(),
   # Radford et al., "Learning Transferable Visual Models From Natural Language
-  # Supervision"; open_clip's own weights have the usual GELU.
+  # Supervision"; open_clip's own weights use the usual GELU.
   "clip": TextStyle(
     variants.BlockStyle("quick_gelu", norm_epsilon=1e-5, causal=True),
     pool="last",
@@ -37,8 +37,7 @@ STYLES = {
   "open_clip": TextStyle(
     variants.BlockStyle("gelu", norm_epsilon=1e-5, causal=True), pool="last"
   ),
-  # Devlin et al., "BERT"; the mean over the tokens is that of
-  # sentence-transformers.
+  # Devlin et al., "BERT"; the mean over tokens as in sentence-transformers.
   "bert": TextStyle(
     variants.BlockStyle("gelu", norm_epsilon=1e-12, norm_after=True),
     embedding_norm=True,
@@ -48,14 +47,14 @@ STYLES = {
 
 
 class TextTransformer(nn.Module):
-  """Tokens to vectors; padding changes no valid output.
+  """Encodes tokens to vectors; padding does not affect valid outputs.
 
   Attributes:
-    size: width, depth, heads.
+    size: width, depth and number of heads.
     vocab_size: number of sub-word pieces.
-    max_length: longest text in tokens.
+    max_length: maximum length of a text, in tokens.
     style: see TextStyle.
-    remat: recompute activations block by block in the backward pass.
+    remat: whether to recompute activations by block in the backward pass.
     remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; results are float32.
   """

@@ -1,9 +1,9 @@
-"""Two-dimensional moment map: every candidate (start, end) gets one score.
+"""Defines a two-dimensional moment map with a score per candidate.
 
-The class of 2D-TAN (AAAI 2020) and VLG-Net (ICCVW 2021): clips of a video,
-related by a graph of nearest neighbours, take in the sentence late; the clips
-of each candidate are pooled, by attention or maximum, into one feature, and
-the map of these is scored.
+Similar to 2D-TAN (AAAI 2020) and VLG-Net (ICCVW 2021): clips of a video,
+related by a graph of nearest neighbours, are fused late with the sentence; the
+clips of each candidate (start, end) are pooled, by attention or maximum, into
+one feature, and the map of these is scored.
 """
 
 import dataclasses
@@ -29,18 +29,19 @@ class TwoDTanConfig:
   """Hyper-parameters of the moment map.
 
   Attributes:
-    steps_per_clip: snippets that one clip averages; the finest boundary.
-    pooling_counts: lengths per level of the sparse candidates, see
+    steps_per_clip: number of snippets averaged per clip; the resolution of
+      boundaries.
+    pooling_counts: number of lengths per level of sparse candidates; see
       `ops.moment_map.sparse_candidates`.
-    pooling: how a candidate's clips become one feature: "attention" (weights
-      learned per query and clip) or "max".
-    num_graph_layers: graph blocks over the clips, before the text is known.
-    num_neighbours: clips that a clip is related to by similarity.
-    num_map_convs: convolutions over neighbouring candidates; 0 scores each
-      candidate by itself.
-    map_kernel_size: odd; of these convolutions.
-    refine: whether the ends of each candidate are shifted by a regression,
-      beyond the published heads, whose ends are on the grid of clips.
+    pooling: "attention" (weights learned per query and clip) or "max" over a
+      candidate's clips.
+    num_graph_layers: number of graph blocks over clips, before text is fused.
+    num_neighbours: number of similar clips that a clip is related to.
+    num_map_convs: number of convolutions over neighbouring candidates; 0 scores
+      candidates separately.
+    map_kernel_size: kernel size of these convolutions; odd.
+    refine: whether to shift the ends of each candidate by a regression; the
+      published heads do not.
   """
 
   steps_per_clip: int = 1
@@ -69,7 +70,7 @@ class TwoDTanConfig:
 
 
 class TwoDTanPredictions(NamedTuple):
-  """Predictions of the map for its c candidates and each of q queries."""
+  """Predictions for c candidates of the map and q queries."""
 
   logits: jax.Array  # float32 (q, c)
   shifts: jax.Array  # float32 (q, c, 2), grid units, of both ends
@@ -80,9 +81,9 @@ class TwoDTanPredictions(NamedTuple):
 class GraphBlock(nn.Module):
   """Relates each clip to its neighbours in time and in feature space.
 
-  The semantic path weighs the most similar clips of the video by a softmax of
-  their similarity and joins their mean to the clip; the ordering path is a
-  convolution of three clips; both are added to the input.
+  The semantic path concatenates the clip with the mean of the most similar
+  clips of the video, weighted by a softmax of their similarity; the ordering
+  path is a convolution of three clips; both are added to the input.
   """
 
   num_neighbours: int
@@ -109,7 +110,7 @@ class GraphBlock(nn.Module):
 
 
 class TwoDTanGrounder(Grounder):
-  """Features and token vectors to scores of a sparse map of moments."""
+  """Scores a sparse map of moments from features and token vectors."""
 
   config: TwoDTanConfig
 
@@ -128,7 +129,7 @@ class TwoDTanGrounder(Grounder):
       for _ in range(config.num_map_convs)
     ]
     self.hidden = Dense(width)
-    # Small weights and a low bias: few candidates are good ones.
+    # Small weights and a low bias: few candidates are good.
     small = nn.initializers.normal(0.01)
     self.out = Dense(
       1, kernel_init=small, bias_init=nn.initializers.constant(-2.0)
@@ -143,7 +144,7 @@ class TwoDTanGrounder(Grounder):
     *,
     deterministic: bool = True,
   ) -> Level:
-    """The clips of each video, related to each other; to pass to `score`."""
+    """Encodes each video's clips, related to each other; input of `score`."""
     (level,) = self.trunk(features, mask, deterministic=deterministic)
     x, mask = pool_clips(level, steps_per_clip=self.config.steps_per_clip)
     for block in self.graph:
@@ -159,7 +160,7 @@ class TwoDTanGrounder(Grounder):
     video_of_query: jax.Array | None = None,
     deterministic: bool = True,
   ) -> GrounderOutput:
-    """Scores of all candidates; see `PyramidGrounder.score`."""
+    """Scores all candidates; see `PyramidGrounder.score`."""
     config = self.config
     fused = self.late_fusion(
       encoded,
@@ -184,7 +185,7 @@ class TwoDTanGrounder(Grounder):
     )
     shifts = jnp.zeros((*x.shape[:-1], 2))
     if config.refine:
-      # At most half the candidate's length: its ends keep their order.
+      # At most half the candidate's length, so that its ends keep their order.
       length = segments[:, 1:] - segments[:, :1]
       shifts = 0.49 * length * jnp.tanh(self.shift(x))
     predictions = TwoDTanPredictions(
@@ -202,7 +203,7 @@ class TwoDTanGrounder(Grounder):
     )
 
   def _pooled(self, fused: Level, candidates) -> jax.Array:  # (q, c, d)
-    """One feature per candidate from its own clips."""
+    """Pools each candidate's clips into one feature."""
     clip = np.arange(fused.mask.shape[1])
     inside = (clip >= candidates[:, :1]) & (clip <= candidates[:, 1:])
     x = fused.features
@@ -225,7 +226,7 @@ class TwoDTanGrounder(Grounder):
     return self.pool(jnp.einsum("qcn,qnd->qcd", weights, x))
 
   def _places(self, fused: Level, candidates) -> jax.Array:  # (c, d)
-    """Codes of the first clip and of the length."""
+    """Returns codes of the first clip and of the length."""
     num_clips, width = fused.mask.shape[1], fused.features.shape[-1]
     codes = sinusoidal_positions(num_clips, width)
     length = candidates[:, 1] - candidates[:, 0]
@@ -233,7 +234,7 @@ class TwoDTanGrounder(Grounder):
     return self.place(code)
 
   def _convolved(self, x, mask, candidates) -> jax.Array:  # (q, c, d)
-    """Convolutions over the map, whose empty cells hold zeros."""
+    """Applies convolutions over the map, whose empty cells are zero."""
     num_clips = int(candidates[:, 1].max()) + 1
     at = (slice(None), candidates[:, 0], candidates[:, 1])
     for conv in self.map_convs:
@@ -246,7 +247,7 @@ class TwoDTanGrounder(Grounder):
 def pool_clips(
   level: Level, *, steps_per_clip: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Means of successive snippets: (b, t, d) -> (b, t / steps_per_clip, d).
+  """Averages successive snippets: (b, t, d) -> (b, t / steps_per_clip, d).
 
   A clip is valid if any of its snippets is.
 
@@ -265,7 +266,7 @@ def pool_clips(
 
 
 def map_moments(predictions: TwoDTanPredictions) -> Moments:
-  """The candidates with their ends shifted."""
+  """Returns the candidates with shifted ends."""
   return Moments(
     predictions.candidates[None] + predictions.shifts,
     predictions.logits,

@@ -1,4 +1,4 @@
-"""Named sizes of the towers."""
+"""Defines named sizes of towers."""
 
 import dataclasses
 from typing import Any
@@ -16,16 +16,16 @@ class TransformerSize:
 
 @dataclasses.dataclass(frozen=True)
 class BlockStyle:
-  """Variants of the blocks of published transformers."""
+  """Variants of published transformer blocks."""
 
   activation: str = "gelu_tanh"  # a key of layers.ACTIVATIONS
   norm_epsilon: float = 1e-6
-  norm_after: bool = False  # BERT's order: after the residual sum
+  norm_after: bool = False  # after the residual sum, as in BERT
   causal: bool = False  # a token attends to itself and those before it
   logit_cap: float = 0.0  # bound on attention's logits, by tanh; 0: none
-  # How attention is computed; the result is the same.
+  # All implementations of attention give the same result.
   attention: str = "whole"  # a key of layers.ATTENTIONS
-  query_chunk: int = 0  # queries at a time, of "chunked"
+  query_chunk: int = 0  # queries per chunk with "chunked"
 
 
 PLAIN_BLOCK = BlockStyle()
@@ -60,20 +60,20 @@ TEXT_SIZES = {
 def name_of_size(
   table: dict[str, TransformerSize], size: TransformerSize
 ) -> str:
-  """The name of a size; raises ValueError with the choices when unknown."""
+  """Returns the name of a size; raises a ValueError if it has none."""
   for name, known in table.items():
     if known == size:
       return name
-  raise ValueError(f"No size is {size}; there are {table}.")
+  raise ValueError(f"Unknown size {size}; expected one of {table}.")
 
 
 def named_size(table: dict[str, TransformerSize], name: str) -> TransformerSize:
-  """Looks a size up; raises ValueError with the choices when unknown."""
+  """Returns a size by name; raises a ValueError if unknown."""
   return named(table, name, what="size")
 
 
 def named(table: dict[str, Any], name: str, *, what: str) -> Any:
-  """Looks a name up; raises ValueError with the choices when unknown."""
+  """Returns an entry by name; raises a ValueError if unknown."""
   if name not in table:
     raise ValueError(f"Unknown {what} {name!r}; choose one of {sorted(table)}.")
   return table[name]
@@ -83,21 +83,20 @@ def named(table: dict[str, Any], name: str, *, what: str) -> Any:
 class R2Plus1DSize:
   """Blocks, widths and norms of an R(2+1)D network.
 
-  The width between the convolution over space and the one over time gives both
-  together the parameters of a full 3 x 3 x 3 one. Public networks differ in
-  whether it is computed for each convolution or once per block, from the
-  block's input.
+  The width between the convolutions over space and over time gives both the
+  parameters of one full 3 x 3 x 3 convolution. Public networks compute it for
+  each convolution, or once per block from the block's input.
   """
 
   depths: tuple[int, ...]  # blocks per layer
   widths: tuple[int, ...]  # output channels per layer
-  stem_widths: tuple[int, int]  # between, and after
+  stem_widths: tuple[int, int]  # between both convolutions, and after
   mid_width_per_convolution: bool
   norm_epsilon: float
   norm_momentum: float  # weight of the old running average
 
   def mid_widths(self, in_width: int, out_width: int) -> tuple[int, int]:
-    """Inner widths of a block's two convolutions."""
+    """Returns the inner widths of a block's two convolutions."""
     first = mid_width(in_width, out_width)
     if self.mid_width_per_convolution:
       return first, mid_width(out_width, out_width)
@@ -105,12 +104,12 @@ class R2Plus1DSize:
 
 
 def mid_width(in_width: int, out_width: int) -> int:
-  """Tran et al., "A Closer Look at Spatiotemporal ...", section 3.5."""
+  """Computes the inner width; see Tran et al., section 3.5."""
   return 27 * in_width * out_width // (9 * in_width + 3 * out_width)
 
 
 R2PLUS1D_SIZES = {
-  # For unit tests: all that the large ones have, small.
+  # For unit tests: a small one with all features of the large ones.
   "r2plus1d_micro": R2Plus1DSize(
     depths=(1, 2),
     widths=(8, 12),
@@ -119,7 +118,7 @@ R2PLUS1D_SIZES = {
     norm_epsilon=1e-3,
     norm_momentum=0.1,
   ),
-  # torchvision's; TSP uses it as it is.
+  # torchvision's; TSP uses it unchanged.
   "r2plus1d_18": R2Plus1DSize(
     depths=(2, 2, 2, 2),
     widths=(64, 128, 256, 512),

@@ -1,4 +1,4 @@
-"""Video towers by name: map each clip to one vector."""
+"""Builds video towers, which map each clip to one vector, by name."""
 
 import dataclasses
 from typing import Any
@@ -23,14 +23,14 @@ NAMES = (
 
 
 def make(config: Any, *, name: str | None = None) -> nn.Module:
-  """The module (uint8 clips (b, t, y, x, 3), *, train) -> float32 (b, d).
+  """Builds a module (uint8 clips (b, t, y, x, 3), *, train) -> float32 (b, d).
 
   Args:
     config: a dual_encoder.DualEncoderConfig.
-    name: of the module, where the caller is not a `setup`.
+    name: name of the module, if the caller is not a `setup`.
 
   Raises:
-    ValueError: listing the choices, for an unknown tower or size.
+    ValueError: the tower or size is unknown; lists the choices.
   """
   dtype = jnp.dtype(config.dtype)
   if config.video_tower in variants.R2PLUS1D_SIZES:
@@ -68,5 +68,5 @@ def make(config: Any, *, name: str | None = None) -> nn.Module:
 
 
 def is_patched(video_tower: str) -> bool:
-  """Whether a tower cuts clips into `patch`, which must then divide them."""
+  """Returns True if a tower cuts clips into `patch`, which must divide them."""
   return video_tower not in variants.R2PLUS1D_SIZES

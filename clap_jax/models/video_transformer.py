@@ -1,4 +1,4 @@
-"""A factorised space-time video transformer over tubelets."""
+"""Defines a factorised space-time video transformer over tubelets."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
   """Cuts clips into tubelets: (b, t, y, x, c) -> (b, t', s, values).
 
   Raises:
-    ValueError: if a side of the clip is not a multiple of the tubelet's.
+    ValueError: a side of the clip is not a multiple of the tubelet's.
   """
   batch, *sides, channels = frames.shape
   for name, side, step in zip(
@@ -33,22 +33,22 @@ def tubelets(frames: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
 
 
 class MotionEmbed(nn.Module):
-  """Embeds tubelets of colours and of motion, as one linear layer would.
+  """Embeds tubelets of colours and of motion by one linear layer.
 
-  Each pixel comes twice: its colour in [-1, 1], halved, and `gain` times what
-  differs from the clip's mean. The second makes motion stand out before any
-  weight is learned: a still sprite vanishes from it, a moving one does not.
-  Trained for minutes rather than days, the tower otherwise stays on looks.
+  Each pixel has two inputs: its colour in [-1, 1], halved, and `gain` times its
+  difference from the clip's mean. The second emphasises motion before any
+  weight is learned: still objects vanish from it. In short trainings the tower
+  otherwise learns appearance only.
 
   Colour is the mean plus the difference, so the layer is one product with the
-  differences and one with the mean, which has a single frame: half the work
-  of stacking both kinds of channels.
+  differences and one with the mean, a single frame: half the work of stacking
+  both kinds of channels.
 
   Attributes:
     features: output width.
     patch: tubelet sides in frames and pixels (time, height, width).
-    gain: factor on the differences.
-    dtype: computation dtype; parameters stay float32.
+    gain: factor of the differences.
+    dtype: computation dtype; parameters are float32.
   """
 
   features: int
@@ -58,8 +58,8 @@ class MotionEmbed(nn.Module):
 
   @nn.compact
   def __call__(self, frames: jax.Array) -> jax.Array:
-    """Colours in [0, 255] (b, t, height, width, 3) -> (b, t', s, features)."""
-    # Whole numbers add up faster and exactly.
+    """Embeds [0, 255] (b, t, height, width, 3) to (b, t', s, features)."""
+    # Integers add up faster and exactly.
     wide = jnp.promote_types(frames.dtype, jnp.int32)
     mean = frames.sum(axis=1, keepdims=True, dtype=wide) / frames.shape[1]
     motion = ((frames - mean) / 127.5).astype(self.dtype)
@@ -90,11 +90,11 @@ class MotionEmbed(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VideoStyle:
-  """Architecture of a video transformer, besides its size."""
+  """Architecture of a video transformer, except its size."""
 
   block: variants.BlockStyle = variants.PLAIN_BLOCK
-  factorised: bool = True  # attention over space, then over time; else over all
-  class_token: bool = False  # one more token at each step in time
+  factorised: bool = True  # attention over space, then time; else over all
+  class_token: bool = False  # one more token at each time step
   embedding_norm: bool = False  # before the first block
   embedding_bias: bool = True
   learned_positions: bool = True  # else fixed sines over all tokens
@@ -103,7 +103,7 @@ class VideoStyle:
   colours: frames_lib.ColourScale | None = None
 
 
-# By the name of the tower: our own, and those whose weights can be imported.
+# By name of the tower: our own, and those whose weights can be imported.
 _CLIP = VideoStyle(
   variants.BlockStyle("quick_gelu", norm_epsilon=1e-5),
   class_token=True,
@@ -114,8 +114,8 @@ _CLIP = VideoStyle(
 )
 STYLES = {
   "transformer": VideoStyle(),
-  # CLIP's image tower with added attention over time; imported, that
-  # attention starts from zero, and the tower from the mean over the images.
+  # CLIP's image tower with added attention over time. After the import that
+  # attention is zero, and the tower computes the mean over images.
   "clip": _CLIP,
   "open_clip": dataclasses.replace(
     _CLIP, block=variants.BlockStyle("gelu", norm_epsilon=1e-5)
@@ -132,19 +132,19 @@ STYLES = {
 
 
 class VideoTransformer(nn.Module):
-  """Clips to features: uint8 (b, t, height, width, 3) -> float32 (b, d).
+  """Encodes clips uint8 (b, t, height, width, 3) to float32 (b, d).
 
-  A clip of another length than `num_frames` gets positions in time that are
-  interpolated between those learned: clips of any length are welcome.
+  A clip of another length than `num_frames` gets interpolated positions in
+  time.
 
   Attributes:
-    size: width, depth, heads.
+    size: width, depth and number of heads.
     patch: tubelet sides in frames and pixels (time, height, width).
-    num_frames: the length of clip that positions in time are learned for; None
-      for that of the clips at hand, which then must not vary.
-    motion_gain: see MotionEmbed; 0 for colours only.
-    style: see VideoStyle.
-    remat: recompute activations block by block in the backward pass.
+    num_frames: clip length for which positions in time are learned; None for
+      that of the given clips, which then must not vary.
+    motion_gain: `gain` of MotionEmbed; 0 for colours only.
+    style: see `VideoStyle`.
+    remat: whether to recompute activations by block in the backward pass.
     remat_policy: a key of attention.REMAT_POLICIES.
     dtype: computation dtype; the result is float32.
   """
@@ -160,7 +160,7 @@ class VideoTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, frames: jax.Array, *, train: bool = False) -> jax.Array:
-    del train  # nothing here differs in training
+    del train  # has no effect here
     style = self.style
     x = self._embedded(frames)
     if style.class_token:
@@ -240,9 +240,9 @@ class VideoTransformer(nn.Module):
 
 
 def interleaved_positions(length: int, width: int) -> jax.Array:
-  """Sines at even, cosines at odd places: (length, width); width even.
+  """Returns sines at even, cosines at odd indices: (length, width); width even.
 
-  As VideoMAE has them; `layers.sinusoidal_positions` with its halves merged.
+  As in VideoMAE; `layers.sinusoidal_positions` with interleaved halves.
   """
   halves = layers.sinusoidal_positions(length, width)
   halves = halves.reshape(length, 2, width // 2)
