@@ -99,7 +99,7 @@ def _check_one(
       "docs/storage.md lists the arguments that take addresses."
     )
   try:
-    scheme, name = locations.at(text).scheme, flag.lstrip("-")
+    scheme, name = locations.ObjectPath(text).scheme, flag.lstrip("-")
     if scheme == "s3" and name.removeprefix("config.") in _HOLDS_CHECKPOINTS:
       raise locations.AddressError(
         f"{text}: checkpoints on s3:// are untested; keep them on gs:// or on "

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
 
 from clap_jax import config as config_lib
 
@@ -45,7 +46,7 @@ def _complete_section(section, cls: type, paths: list[list[str]]) -> None:
       continue
     ours = [path[1:] for path in paths if path[0] == field.name]
     inner = _without_none(hint)
-    if dataclasses.is_dataclass(inner):
+    if isinstance(inner, type) and dataclasses.is_dataclass(inner):
       _complete_nested(section, field, inner, ours)
     elif typing.get_origin(inner) is dict:
       _complete_table(section, field, inner, ours)
@@ -122,7 +123,7 @@ def _empty(hint):
   """Returns a typed None, which a flag can set."""
   kind = typing.get_origin(hint) or hint
   kind = object if kind is Any else kind
-  return ml_collections.config_dict.placeholder(kind)
+  return config_dict.placeholder(kind)
 
 
 def _replace(section, name: str, value) -> None:
@@ -131,7 +132,7 @@ def _replace(section, name: str, value) -> None:
   section[name] = value
 
 
-def with_tuples(value):
+def with_tuples(value) -> Any:
   """Converts the lists of parsed JSON back to tuples."""
   if isinstance(value, dict):
     return {key: with_tuples(value[key]) for key in value}

@@ -1,7 +1,6 @@
 """Reads config files and overrides by the rules of ml_collections."""
 
 import difflib
-import functools
 import importlib.util
 import pathlib
 import sys
@@ -107,12 +106,11 @@ def _overridden(
   return values.config
 
 
-def _set_none(config: ml_collections.ConfigDict, keys: list[str]) -> None:
+def _set_none(section, keys: list[str]) -> None:
   """Sets a key to None; `config.resolve` checks that None is allowed."""
   *sections, key = keys
-  section = functools.reduce(
-    lambda section, name: section[name], sections, config
-  )
+  for name in sections:
+    section = section[name]
   with section.ignore_type():
     section[key] = None
 
@@ -211,6 +209,7 @@ def load_module(file: str):
     print(f"--config: {file} is read from {path}", file=sys.stderr)
   untrusted.open_file(path, max_bytes=_MAX_CONFIG_BYTES).close()
   spec = importlib.util.spec_from_file_location("clap_config", path)
+  assert spec is not None and spec.loader is not None  # its name ends in .py
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)

@@ -45,7 +45,7 @@ class _Clips:
     item = ClipItem(**request["item"])
     self._records.expect_id(item.record_index, request["id"])
     frames = np.ascontiguousarray(self._loader.frames(item))
-    confinement.write_at(file, frames.reshape(-1), request["offset"])
+    confinement.write_at(file, frames.reshape(-1).data, request["offset"])
 
 
 def _described(error: Exception) -> dict[str, Any]:

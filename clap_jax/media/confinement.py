@@ -13,7 +13,6 @@ import signal
 import sys
 
 import av.logging
-import numpy as np
 
 from clap_jax.media.limits import VideoLimits
 
@@ -43,7 +42,7 @@ def ended_by(status: int) -> str:
   return f"exit status {status}"
 
 
-def write_at(file: int, content: memoryview | np.ndarray, offset: int) -> None:
+def write_at(file: int, content: memoryview, offset: int) -> None:
   """Writes all bytes of a flat array to a file at an offset."""
   while len(content):
     written = os.pwrite(file, content, offset)

@@ -92,7 +92,8 @@ def locked(
   Yields:
     The folder, made if it was missing.
   """
-  folder = output.make_folder(folder_of(name))
+  folder = folder_of(name)
+  output.make_folder(folder)
   with output.open_appending(folder / _LOCK) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,9 +103,7 @@ def locked(
     yield folder
 
 
-def directory_of(
-  model: str | os.PathLike | locations.Location,
-) -> locations.Location:
+def directory_of(model: locations.PathLike) -> locations.Location:
   """The directory that a path or a name means.
 
   Args:
@@ -127,9 +126,7 @@ def directory_of(
   return encoder_of(text)
 
 
-def existing_directory_of(
-  model: str | os.PathLike | locations.Location,
-) -> locations.Location:
+def existing_directory_of(model: locations.PathLike) -> locations.Location:
   """`directory_of`, of what is there.
 
   Raises:

@@ -148,7 +148,7 @@ def _receive(
     file.truncate(0)
     have = 0
   headers = {"Accept-Encoding": "identity", "User-Agent": "clap_jax"}
-  if have:
+  if have and state:
     headers |= {"Range": f"bytes={have}-", "If-Range": state.validator}
   request = urllib.request.Request(address, headers=headers)
   try:

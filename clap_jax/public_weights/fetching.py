@@ -221,7 +221,8 @@ def fetch(
     FileNotFoundError: `place` is a folder that is not there.
   """
   earlier = cache.read_record(entry.name)
-  folder = output.make_folder(cache.files_of(entry.name))
+  folder = cache.files_of(entry.name)
+  output.make_folder(folder)
   check_same(entry.name, earlier, revision=revision, sha256=sha256 or {})
   if earlier and place is None and _is_whole(earlier, folder):
     return Fetched(folder, earlier["weights"], earlier["tokenizer"], earlier)

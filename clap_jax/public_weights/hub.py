@@ -77,16 +77,17 @@ def describe(repository: str, revision: str) -> Repository:
     if not type(error).__module__.startswith(_TRANSPORTS):
       raise
     raise _unreachable(endpoint, repository, error) from error
-  if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
+  commit = info.sha or ""
+  if not re.fullmatch(r"[0-9a-f]{40}", commit):
     raise download.RefusedError(
       f"{endpoint} names no commit of {repository} for {revision or NEWEST}."
     )
   return Repository(
-    info.sha,
+    commit,
     {
       each.rfilename: HubFile(
         huggingface_hub.hf_hub_url(
-          repository, each.rfilename, revision=info.sha, endpoint=endpoint
+          repository, each.rfilename, revision=commit, endpoint=endpoint
         ),
         sha256=each.lfs.sha256 if each.lfs else "",
         blob="" if each.lfs else each.blob_id or "",

@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 from clap_jax.storage import placeholders, untrusted
 from clap_jax.storage.untrusted import UntrustedFileError
@@ -55,7 +55,7 @@ class Archive:
   @contextlib.contextmanager
   def open(
     self, member: str, *, max_bytes: int, stored: bool = False
-  ) -> Iterator[tuple[BinaryIO, int]]:
+  ) -> Iterator[tuple[IO[bytes], int]]:
     """Opens a member; yields (file, size), with reads limited to the size.
 
     Args:
@@ -117,7 +117,7 @@ class _SmallReads:
   zipfile reads the central directory at once, whatever size it claims.
   """
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: IO[bytes]):
     self._file = file
     self.seek, self.tell = file.seek, file.tell
 
@@ -133,7 +133,7 @@ class _SmallReads:
 
 
 @contextlib.contextmanager
-def open_archive(file: BinaryIO, *, name: str) -> Iterator[Archive]:
+def open_archive(file: IO[bytes], *, name: str) -> Iterator[Archive]:
   """Opens an archive in a with statement.
 
   Args:
@@ -155,7 +155,7 @@ def open_archive(file: BinaryIO, *, name: str) -> Iterator[Archive]:
     yield Archive(archive, name=name, size=size)
 
 
-def read_into(file: BinaryIO, target: memoryview) -> None:
+def read_into(file: IO[bytes], target: memoryview) -> None:
   """Fills `target` from a file, block by block.
 
   Raises:

@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -130,19 +130,19 @@ def write_npz(
     np.savez(file, allow_pickle=False, **arrays)
 
 
-def _read_array(file: BinaryIO, size: int, *, name: str) -> np.ndarray:
+def _read_array(file: IO[bytes], size: int, *, name: str) -> np.ndarray:
   dtype, shape, order, start = _read_header(file, name=name)
   _check_size(dtype, shape, size - start, name=name)
   flat = np.empty(math.prod(shape), dtype)
   if flat.nbytes:
     try:
-      archives.read_into(file, memoryview(flat.view(np.uint8)))
+      archives.read_into(file, flat.view(np.uint8).data)
     except EOFError as error:
       raise UntrustedFileError(f"{name} is cut short: {error}") from error
   return flat.reshape(shape, order=order)
 
 
-def _read_header(file: BinaryIO, *, name: str):
+def _read_header(file: IO[bytes], *, name: str):
   """Reads (type, shape, "C" or "F", data offset) of an array."""
 
   def read(count: int) -> bytes:

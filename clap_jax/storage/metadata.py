@@ -8,7 +8,6 @@ without a number predate it and count as 1.
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -21,8 +20,9 @@ _MAX_BYTES = 256 << 20  # the index of a million videos
 _MAX_SIZE = 1 << 22
 _MAX_FRAME = 1 << 13  # frames of a clip, pixels of a side
 _MAX_LAYERS = 256
-_MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
-  dict.fromkeys(
+_MAX_SIZES: dict[str, int] = {
+  **dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME),
+  **dict.fromkeys(
     (
       "num_levels",
       "num_stem_convs",
@@ -34,8 +34,8 @@ _MAX_SIZES = dict.fromkeys(("num_frames", "image_size"), _MAX_FRAME) | (
       "num_decoder_layers",
     ),
     _MAX_LAYERS,
-  )
-)
+  ),
+}
 _POSITIVE = ("max_length", "feature_width", "query_length", "query_width")
 # Sections and keys that affect no shape.
 _UNSIZED = ("training", "files", "seed")
@@ -144,7 +144,7 @@ FORMATS = {
 }
 
 
-def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+def write(path: locations.Location, facts: Mapping[str, Any]) -> None:
   """Writes metadata with the number of its format; see `write_json`.
 
   Entries that a head's config.json next to it contains are omitted.
@@ -156,7 +156,7 @@ def write(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
   write_json(path, {FORMAT_KEY: number, **facts})
 
 
-def write_json(path: pathlib.Path, document: Any) -> None:
+def write_json(path: locations.Location, document: Any) -> None:
   """Writes a file atomically; a file with equal content is not touched.
 
   Non-finite numbers become null, as JSON has no NaN.
@@ -178,7 +178,7 @@ def without_nan(document: Any) -> Any:
   return document
 
 
-def read(directory: str | pathlib.Path, name: str) -> dict:
+def read(directory: locations.PathLike, name: str) -> dict:
   """Reads the metadata of a finished run, without its format number.
 
   That of a head is merged with the config of its run in the same folder.
@@ -222,7 +222,7 @@ def of_config(config: Mapping[str, Any]) -> dict:
   return facts
 
 
-def parse(facts: Any, path: pathlib.Path) -> dict:
+def parse(facts: Any, path: locations.Location) -> dict:
   """Checks the JSON document of a facts file; see `read`.
 
   Raises:
@@ -266,7 +266,7 @@ def encoder_metadata(extraction: Mapping) -> dict:
 
 
 def load(
-  directory: str | pathlib.Path, name: str, make: Callable[[dict], T]
+  directory: locations.PathLike, name: str, make: Callable[[dict], T]
 ) -> tuple[dict, T]:
   """Loads the facts and builds a model from them by `make`.
 
@@ -284,7 +284,7 @@ def build(
   facts: dict,
   make: Callable[[dict], T],
   *,
-  path: pathlib.Path,
+  path: locations.Location,
   remake: str,
 ) -> T:
   """Builds a model from the metadata of a received file.

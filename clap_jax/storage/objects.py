@@ -9,6 +9,7 @@ import base64
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
 import errno
 import functools
 import importlib
@@ -322,7 +323,7 @@ def _retried(address: str, function: Callable[[], T]) -> T:
   raise AssertionError("unreachable")
 
 
-def _code_of(error: Exception) -> int | None:
+def _code_of(error: BaseException) -> int | None:
   """Returns the HTTP status of an error of gcsfs, s3fs or aiohttp."""
   for name in ("code", "status"):
     if str(getattr(error, name, "")).isdigit():
@@ -374,9 +375,8 @@ def missing(scheme: str, key: str) -> FileNotFoundError:
 
 def _to_info(entry: dict) -> Info:
   modified = entry.get("mtime") or entry.get("LastModified")
-  modified_ns = (
-    int(modified.timestamp() * 1e9) if hasattr(modified, "timestamp") else 0
-  )
+  is_time = isinstance(modified, datetime.datetime)
+  modified_ns = int(modified.timestamp() * 1e9) if is_time else 0
   return Info(
     entry["name"].rstrip("/"),
     int(entry["size"]),

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from clap_jax.storage import locations, objects, untrusted
 from clap_jax.storage.locations import ObjectPath, PathLike
@@ -78,7 +78,7 @@ def check_links(path: PathLike, folder: PathLike | None = None) -> None:
     OutputError: there is a link.
   """
   path = locations.at(path)
-  if isinstance(path, ObjectPath):
+  if isinstance(path, ObjectPath) or isinstance(folder, ObjectPath):
     return
   checked = [path]
   if folder is not None:
@@ -101,7 +101,7 @@ def writing(
   folder: PathLike | None = None,
   overwrite: bool = True,
   mode: int = 0o666,
-) -> Iterator[BinaryIO]:
+) -> Iterator[IO[bytes]]:
   """Yields a binary file that appears as `path` when the block ends.
 
   Until then the bytes are in a file of random name in the same folder. If the
@@ -148,7 +148,9 @@ def writing(
 
 
 @contextlib.contextmanager
-def _writing_object(path: ObjectPath, *, overwrite: bool) -> Iterator[BinaryIO]:
+def _writing_object(
+  path: ObjectPath, *, overwrite: bool
+) -> Iterator[IO[bytes]]:
   if not path.name:
     raise OutputError(f"{path} names a bucket, expected an object in it")
   if not overwrite and path.is_file():
@@ -232,7 +234,7 @@ def copy(source: PathLike, target: PathLike, **options: Any) -> None:
     shutil.copyfileobj(read, file)
 
 
-def rename(source: PathLike, target: PathLike) -> None:
+def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
   """Renames a finished file within its disk.
 
   An existing regular file of that name is replaced.

@@ -1,6 +1,6 @@
 """Detects placeholders of files: Git LFS pointers and web pages."""
 
-from typing import BinaryIO
+from typing import IO
 
 from clap_jax.storage.untrusted import UntrustedFileError
 
@@ -25,7 +25,7 @@ _KINDS = (
 )
 
 
-def check(file: BinaryIO, *, name: object) -> None:
+def check(file: IO[bytes], *, name: object) -> None:
   """Refuses a placeholder in place of a file.
 
   Args:

@@ -6,7 +6,7 @@ of every tensor, and the data, which must fill the rest without gaps.
 
 import math
 import struct
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def read(
       end = stop
       flat = np.empty(math.prod(shape), _TYPES[kind])
       if flat.nbytes:
-        archives.read_into(file, memoryview(flat.view(np.uint8)))
+        archives.read_into(file, flat.view(np.uint8).data)
       if kind == "BF16":
         flat = (flat.astype(np.uint32) << 16).view(np.float32)
       arrays[key] = flat.reshape(shape)
@@ -80,7 +80,7 @@ def read(
   return arrays
 
 
-def _read_header(file: BinaryIO, *, name: str) -> tuple[dict[str, Any], int]:
+def _read_header(file: IO[bytes], *, name: str) -> tuple[dict[str, Any], int]:
   """Reads (entries of tensors by key, data offset)."""
   prefix = file.read(8)
   if len(prefix) != 8:

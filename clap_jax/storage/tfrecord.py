@@ -86,8 +86,10 @@ class ShardReader:
     self._max_record_bytes = max_record_bytes
     self._lock = threading.Lock()
     self._descriptor: int | None = None
-    self._by_ranges = locations.is_object(self.path) and not copied
-    if not self._by_ranges:
+    self._ranged: locations.ObjectPath | None = None  # read by ranges
+    if isinstance(self.path, locations.ObjectPath) and not copied:
+      self._ranged = self.path
+    if self._ranged is None:
       with self._open() as file:
         self._size = untrusted.size_of(file)
         if copied and locations.is_object(self.path):
@@ -121,27 +123,29 @@ class ShardReader:
     offset = int(self.offsets[number])
     is_last = number + 1 == len(self)
     end = self._size if is_last else int(self.offsets[number + 1])
-    if not self._by_ranges:
+    if self._ranged is None:
       return self._read_record(offset, end, self._pread)
     try:
-      return self._read_fetched(offset, end)
+      return self._read_fetched(self._ranged, offset, end)
     except CorruptRecordError:
       # It may have been damaged in transfer.
-      return self._read_fetched(offset, end)
+      return self._read_fetched(self._ranged, offset, end)
 
   def read_ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """Reads (offset, number of bytes) spans without verification.
 
     For an object each span is a request, all made concurrently.
     """
-    if self._by_ranges:
-      return ranges.read_all(self.path, spans)
+    if self._ranged is not None:
+      return ranges.read_all(self._ranged, spans)
     return [self._pread(num_bytes, offset) for offset, num_bytes in spans]
 
-  def _read_fetched(self, offset: int, end: int) -> bytes:
+  def _read_fetched(
+    self, path: locations.ObjectPath, offset: int, end: int
+  ) -> bytes:
     """Reads a record of an object in one request."""
     limit = HEADER.size + self._max_record_bytes + FOOTER.size
-    record = ranges.read(self.path, offset, min(end - offset, limit))
+    record = ranges.read(path, offset, min(end - offset, limit))
 
     def read(num_bytes: int, start: int) -> bytes:
       return record[start - offset : start - offset + num_bytes]
@@ -191,8 +195,8 @@ class ShardReader:
     )
 
   def _pread(self, num_bytes: int, offset: int) -> bytes:
-    if self._by_ranges:
-      return ranges.read(self.path, offset, num_bytes)
+    if self._ranged is not None:
+      return ranges.read(self._ranged, offset, num_bytes)
     with self._lock:
       if self._descriptor is None:
         with self._open() as file:

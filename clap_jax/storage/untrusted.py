@@ -15,7 +15,7 @@ import pathlib
 import re
 import stat
 import tempfile
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from clap_jax.storage import locations, objects
 from clap_jax.storage.locations import ObjectPath, PathLike
@@ -111,12 +111,12 @@ def _open_object(path: ObjectPath, *, max_bytes: int) -> BinaryIO:
   return copy
 
 
-def size_of(file: BinaryIO) -> int:
+def size_of(file: IO[bytes]) -> int:
   """Returns the size of an opened file in bytes."""
   return os.fstat(file.fileno()).st_size
 
 
-def _open_inside(name: str, folder: PathLike, flags: int) -> int:
+def _open_inside(name: str, folder: pathlib.Path, flags: int) -> int:
   """Opens folder/name component by component, following no link."""
   parts = _check_inside(name, folder)
   directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

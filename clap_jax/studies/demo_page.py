@@ -194,7 +194,9 @@ def _timelines(store, dataset, rows) -> list[content.VideoTimeline]:
       content.Track(
         encoder,
         [
-          content.Segment(*entry["segment"], entry["label"], entry["score"])
+          content.Segment(
+            *entry["segment"], label=entry["label"], score=entry["score"]
+          )
           for entry in results_of[example.id][:10]
         ],
       )
@@ -278,7 +280,7 @@ def _unseen(store) -> list[content.VideoTimeline]:
       duration_sec=labelled["duration_sec"],
       frames=_strip(unseen / "unseen.mp4", labelled["duration_sec"]),
       ground_truth=[
-        content.Segment(*entry["segment"], entry["label"])
+        content.Segment(*entry["segment"], label=entry["label"])
         for entry in truth["annotations"]
       ],
       tracks=[

