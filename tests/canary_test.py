@@ -17,7 +17,6 @@ from clap_jax import main
 from clap_jax.data import (
   class_splits,
   class_texts,
-  episodes,
   feature_files,
   feature_reader,
   features,
@@ -205,7 +204,6 @@ READERS = {
     str(path), label_names=("a", "b")
   ),
   "class texts": class_texts.load,
-  "episodes": episodes.read,
   "hdf5": lambda path: feature_files.hdf5_ids(path, ["v"], key="{id}"),
   "queries": query_annotations.read_split,
   "sentences": query_annotations.read_sentences,

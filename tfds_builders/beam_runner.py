@@ -57,7 +57,6 @@ def build_all(
   """Runs the jobs as a pipeline and waits for it.
 
   Args:
-    jobs: the shards.
     folder: where they go; all workers see it.
     options: of the pipeline, e.g. --runner=FlinkRunner,
       --flink_master=host:8081; by default Beam's runner on this machine.

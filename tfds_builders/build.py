@@ -261,7 +261,6 @@ def build(
 
   Args:
     name: one of NAMES.
-    data_dir: root of the datasets.
     videos: folder of videos; by default `manual_dir`/videos, or `manual_dir`.
     annotations: annotation file, or folder of such; by default
       `manual_dir`/annotations, or `manual_dir`.

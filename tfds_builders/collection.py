@@ -249,8 +249,6 @@ def make_plan(
   """Plans the annotated videos that exist, in record order.
 
   Args:
-    file: the annotations.
-    videos: the files.
     subset: at most that many present videos per split, the first named.
     selection_percent: of the videos of `train` that go to `selection`, so
       that nothing is ever chosen on the split that is reported; which ones
@@ -373,7 +371,6 @@ def check_unit(
 
   Args:
     videos: (id, length, spans); videos of unknown length are left out.
-    manifests: for the error.
 
   Raises:
     NothingUsableError: naming the unit that the times look like.

@@ -124,7 +124,6 @@ def read(
   """Reads a table of `COLUMNS`; ignores others.
 
   Args:
-    path: the file.
     needs: columns of which one is required in addition to video, start and end.
     more: other columns, any of which can replace `needs`.
     encoding: see `text_tables.read_text`.

@@ -34,9 +34,7 @@ def read_moments(
   """Adds all annotators' labels of the taxonomy's primary activities.
 
   Args:
-    document: content of the file.
     file: annotations to add to.
-    path: path of the file, for locations and errors.
     subset: subset of all clips; None for the "split" of their videos.
 
   Raises:

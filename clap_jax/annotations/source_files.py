@@ -61,7 +61,6 @@ class SourceFiles:
     """Lists a file or a folder of files.
 
     Args:
-      root: the file or folder.
       known: names of published files by SHA-256.
       encoding: encoding of a table that is neither UTF-8 nor UTF-16; see
         `text_tables.read_text`.

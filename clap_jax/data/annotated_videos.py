@@ -31,7 +31,6 @@ class AnnotatedVideos:
     """Reads the file.
 
     Args:
-      path: the file.
       ignored_labels: labels whose segments are dropped.
       duration_files: tables with the columns id and length, in seconds, for
         videos whose duration the file lacks.

@@ -192,7 +192,6 @@ class ClipSequenceSource:
       expected_bytes=info.num_frames * self._clips.size**2 * 3,
       decode=lambda: decode.decode_video(
         self._records[info.index].video,
-        fps=None,
         size=self._clips.size,
         mode=self._clips.mode,
       ),

@@ -89,8 +89,6 @@ class FrameLoader:
     """Creates a loader; reads nothing yet.
 
     Args:
-      records: records of the videos.
-      options: options of the frames.
       augment: augmentation of training clips.
       cache: cache of decoded videos.
       infos: metadata of the videos; required with a cache or processes.
@@ -164,7 +162,6 @@ class FrameLoader:
     def decode() -> DecodedVideo:
       return decode_video(
         self._records[record_index].video,
-        fps=None,
         size=self._options.size,
         mode=self._options.decoded_mode,
       )

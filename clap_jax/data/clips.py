@@ -130,9 +130,6 @@ class ClipSampler:
 
     Args:
       examples: videos of the training split.
-      options: options of sampling.
-      clip_sec: length of a clip.
-      label_names: names of the classes.
       hidden_classes: classes that must not be seen (few-shot: the novel ones).
         Their segments are left out, with every clip that would overlap one of
         them in time and every caption that overlaps one or names the class.

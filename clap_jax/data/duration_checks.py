@@ -70,8 +70,6 @@ def annotation_problems(
   """Returns the problem of the segments of each video, by id.
 
   Args:
-    spans: segments of every video of a split.
-    duration_sec: duration of every video.
     place: name of the annotations in errors.
 
   Raises:
@@ -139,8 +137,6 @@ def duration_mismatches(
   and at least 32 videos.
 
   Args:
-    features: features of a split.
-    infos: metadata of its videos.
     tolerance: share of the duration by which a video's features may be too
       short or too long.
     place: name of the features in errors.

@@ -1,4 +1,4 @@
-"""Samples few-shot episodes without leaks, and reads and writes them.
+"""Samples few-shot episodes without leaks, and writes them.
 
 An episode is one query video, n classes ("ways") and, for each of them, k
 support videos ("shots"). Here
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from clap_jax.data import shuffle
-from clap_jax.storage import locations, output, untrusted
+from clap_jax.storage import output
 
 INSTANCES = ("all", "single", "multi")
 LEGACY_EPISODES_PER_RUN = 100
@@ -216,36 +216,6 @@ def write(path: pathlib.Path, episodes: EpisodeSet) -> str:
   document = episodes.to_dict() | {"sha256": episodes.sha256}
   output.write_text(path, json.dumps(document, indent=1) + "\n")
   return document["sha256"]
-
-
-def read(path: str | pathlib.Path) -> EpisodeSet:
-  """Reads a file written by `write`.
-
-  Raises:
-    ValueError: the file is malformed, or was changed since.
-  """
-  path = locations.at(path)
-  try:
-    document = untrusted.read_json(path)
-    stated = document.pop("sha256")
-    runs = tuple(
-      tuple(
-        Episode(
-          e["query"], tuple(e["classes"]), tuple(map(tuple, e["support"]))
-        )
-        for e in run
-      )
-      for run in document["runs"]
-    )
-    facts, left_out = document["facts"], tuple(document["left_out"])
-  except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f"{path} holds no episodes: {error!r}") from error
-  if _hash(document) != stated:
-    raise ValueError(
-      f"{path} was changed: its content has the hash {_hash(document)}, the "
-      f"file says {stated}; draw the episodes again"
-    )
-  return EpisodeSet(facts, runs, left_out)
 
 
 def _is_example(num_segments: int, instances: str) -> bool:

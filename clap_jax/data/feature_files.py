@@ -124,7 +124,6 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     """Finds the videos that have files; reads none.
 
     Args:
-      directory: folder of the files.
       infos: metadata of the videos of a split.
       files: see `FeatureFiles`.
       num_steps: number of steps to resize each video to by linear

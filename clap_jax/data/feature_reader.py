@@ -341,7 +341,6 @@ class FeatureReader:
     a head of fixed length, they are cut to windows.
 
     Args:
-      split: the split to cover.
       takes_any_length: whether the head takes sequences of any length.
       padded_length: maps a number of steps to its padded length; None for
         max_length, doubled as often as needed.

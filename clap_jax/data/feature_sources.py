@@ -49,8 +49,6 @@ class LocalizationSource:
     """Indexes the videos; those without features are left out.
 
     Args:
-      examples: videos of a split.
-      features: features of the videos.
       options: lengths and shares of sequences.
       hidden_classes: labels to leave out.
       window_overlap: `[i]` gives windows of `max_length` that overlap by this

@@ -107,7 +107,6 @@ def random_window(
   """Draws a crop that contains the middle of a random anchor.
 
   Args:
-    video: the sequence.
     options: lengths and shares.
     anchors: (n, 2) in grid units; if n = 0, the crop may lie anywhere.
     rng: generator, from which a fixed number of values is drawn.

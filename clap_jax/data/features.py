@@ -139,7 +139,6 @@ def load_split_features(
 
   Args:
     directory: output folder of `clap extract`.
-    video_ids: ids of the videos of a split.
     on_missing: 'raise' lists all missing ones; 'skip' leaves them out (subset
       evaluation, which the caller states on the card).
 

@@ -51,9 +51,6 @@ class GroundingSource:
     """Indexes the queries; those on videos without features are left out.
 
     Args:
-      split: queries and their videos.
-      features: features by video id.
-      vectors: vectors of every text of the split.
       options: options of bringing sequences to one length.
       queries_per_video: maximum number of own queries of a video.
       absent_per_video: maximum number of queries of other videos; see

@@ -96,7 +96,6 @@ def training_batches(
   """Yields this host's rows of the global batches of steps start_step, ...
 
   Args:
-    item_source: source of the items.
     batch_size: number of rows of the global batch, over all hosts.
     seed: seed of the order and of every random choice.
     start_step: first step, e.g. the step of the checkpoint.

@@ -54,7 +54,6 @@ class RecordSource:
     Args:
       shards: shard files within the folder.
       name: name of the split, for messages.
-      folder: folder of the dataset.
       metadata: file of the records without videos.
       sizes: sizes of shards in a bucket, by name; opened concurrently.
       index: index by shard name; None reads the sidecar of each shard.
@@ -322,7 +321,6 @@ class Dataset:
     """Opens a split and checks its shards against dataset_info.json.
 
     Args:
-      split: name of the split.
       indexed: whether to use the dataset's index, if it has one.
 
     Raises:

@@ -51,7 +51,6 @@ def verify(
   """Verifies hashes of files, CRCs and content of records, and counts.
 
   Args:
-    dataset: an opened dataset.
     decode: whether to decode every video and count its frames.
     on_progress: called with (records read, total records).
   """
@@ -204,7 +203,6 @@ def _decode_problems(example: Example) -> Iterator[str]:
   try:
     video = decode_video(
       example.video,
-      fps=None,
       size=_DECODED_PX,
       max_frames=max(100_000, 2 * example.num_frames),
     )

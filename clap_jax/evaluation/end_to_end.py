@@ -171,9 +171,7 @@ def encode_all(
   the videos of another.
 
   Args:
-    source: source of the videos.
     encode: (tower, {"clips", "video"}) -> {"features", "video"}.
-    tower: parameters of the tower.
   """
   tower = encode.place(tower)
   share, num_shares = encode.share

@@ -258,9 +258,7 @@ class Evaluator:
     """Computes each metric per run: mAP over all queries of the run.
 
     Args:
-      drawn: the episodes.
       found: predictions for each episode, run after run.
-      split: split of the queries.
     """
     values: dict[str, list[float]] = {}
     start = 0

@@ -55,7 +55,6 @@ def facts_of(
   """Returns the fields of a card that follow from the episodes.
 
   Args:
-    drawn: episodes of the evaluation.
     without_features: videos of the classes that could not be queries.
   """
   queries = {episode.query for run in drawn.runs for episode in run}

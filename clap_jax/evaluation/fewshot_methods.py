@@ -118,7 +118,6 @@ def encode_videos(
   Args:
     predictor: predictor of a FewshotTask's `encode`.
     params: parameters of the task.
-    videos: videos to encode.
     batch_size: videos at a time, at most the predictor's batch size.
   """
   ids = [info.id for info in videos.examples]

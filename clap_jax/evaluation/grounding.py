@@ -280,12 +280,9 @@ def find_moments(
   """Encodes every video once; runs its own and the swapped queries.
 
   Args:
-    search: moment search of the task.
     params: parameters of the task.
-    split: queries and their videos.
     features: VideoFeatures by video id; other videos are left out.
     vectors: token vectors of every text.
-    seed: seed of the choice of swapped queries.
   """
   rows = grounding_source.text_rows(split.queries, vectors)
   own: dict[str, list[int]] = {}

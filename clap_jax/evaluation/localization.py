@@ -152,10 +152,7 @@ def detections(
   Detections of the windows of one video are merged by `decode`'s soft-NMS.
 
   Args:
-    reader: reader of the features.
-    predictor: predictor of the head.
     params: parameters of the head.
-    split: split of the videos.
     decode: options of merging windows.
     takes_any_length: see localizers.FeatureTask.
     padded_length: see feature_reader.FeatureReader.evaluation_sources.

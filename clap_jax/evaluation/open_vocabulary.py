@@ -40,7 +40,6 @@ class Evaluator(localization.Evaluator):
 
     Args:
       params: parameters of the task.
-      split: split of the videos.
       unseen: unseen classes; None for the novel ones.
     """
     unseen = self._classes.novel if unseen is None else unseen

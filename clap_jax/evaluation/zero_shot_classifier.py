@@ -163,7 +163,6 @@ def folds_of(
   Args:
     even: segments of one half of the training videos.
     odd: those of the other half.
-    seen: the seen classes.
   """
   num_folds = min(_NUM_FOLDS, len(seen))
   return [
@@ -313,9 +312,6 @@ def classified(
 
   Args:
     proposals: segments with scores; labels are ignored.
-    sequences: features of their videos.
-    classifier: classifier of segments.
-    names: the competing classes.
   """
   columns: dict[str, list[np.ndarray]] = {
     key: [] for key in ("video", "label", "start_sec", "end_sec", "score")

@@ -43,7 +43,6 @@ def check(
 
   Args:
     videos: paths of all videos that predictions may be of.
-    directory: of the files.
     overwrite: whether files that are there are replaced.
 
   Raises:

@@ -86,7 +86,6 @@ def build(
   Args:
     encoder: of the clips and of the texts that are searched for.
     videos: one that cannot be decoded is listed with the reason.
-    out: folder of the index.
     stride_sec: between clips.
     failed: {"video", "reason"} of videos that are not to be read.
     on_video: called with the name of a video before work on it begins.

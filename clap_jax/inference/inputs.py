@@ -129,7 +129,6 @@ def read_features(
   """Reads the features of one video for heads that were trained on such.
 
   Args:
-    path: of the file.
     heads: the metadata of each head that is asked, by its name.
     timing: of `parse_timing`, in the place of what the metadata states.
 
@@ -195,7 +194,6 @@ def stream_paths(
   """The files of all feature streams of the video that one of them is of.
 
   Args:
-    path: a file of any stream.
     names: of a video's file in each stream below a common folder, with {id}.
 
   Returns:

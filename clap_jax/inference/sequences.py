@@ -46,7 +46,6 @@ def long_windows(
   """Windows for a head that takes any length; one where the video fits.
 
   Args:
-    num_snippets: features of the video.
     max_length: snippets of a training sequence. A window is a power of two
       times as long.
     whole_snippets: a video of so many snippets is one window, if that is more.

@@ -42,7 +42,6 @@ def encode_video(
   """Encodes a video of any length.
 
   Args:
-    encoder: of the clips.
     video: bytes or a local path.
     stride_sec: between clips.
     on_clip: called with the start of every clip that is decoded.

@@ -24,7 +24,6 @@ def add_texts(
   `parameters` the fingerprint of the encoder. It appears whole or not at all.
 
   Args:
-    path: of the .npz.
     encoder: whose text tower reads the raw sentences.
     texts: different sentences.
     dtype: of the vectors of a new file; float16 halves a large one.

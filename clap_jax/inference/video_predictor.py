@@ -419,11 +419,8 @@ def _in_long_windows(
   """Merges what `ask` finds in the long windows of a video.
 
   Args:
-    sequence: of the video.
-    max_length: of the head.
     ask: features (t, d) of a window -> lists of detections.
     names_of: (number of the list, labels (n,)) -> names.
-    duration_sec: of the video.
   """
   moments = []
   windows = sequences.long_windows(

@@ -109,7 +109,6 @@ def find(snippets: np.ndarray, texts: Texts) -> ZeroShotPredictions:
 
   Args:
     snippets: float32 (t, p), unit vectors of the shared space.
-    texts: of a request.
   """
   curves = texts.vectors @ snippets.T  # (n, t)
   background = texts.background @ snippets.T  # (m, t)

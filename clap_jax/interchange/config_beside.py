@@ -28,7 +28,6 @@ def with_heads(
 
   Args:
     options: those the user gave; a number of heads there stays.
-    file: the weights.
     source: what they are taken for.
 
   Raises:

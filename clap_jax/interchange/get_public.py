@@ -58,7 +58,6 @@ def get(
   What is there stays. Several calls for one name wait for each other.
 
   Args:
-    name: of the table.
     out: the directory to import to, instead of the cache's own.
     place: an address or a folder instead of the publisher's.
     revision: of a repository on the Hub, instead of the table's.

@@ -64,7 +64,6 @@ def import_actionformer(
   """Converts a checkpoint of public ActionFormer with its configuration.
 
   Args:
-    path: of the checkpoint.
     config_file: the .yaml that it was trained with.
     out: the directory to write.
     labels: names of the classes in the order of the class head, one per line,
@@ -119,7 +118,6 @@ def import_moment_detr(
   """Converts a checkpoint of public Moment-DETR with its options.
 
   Args:
-    path: of the checkpoint.
     out: the directory to write.
     options_file: the opt.json that its training wrote; None for that beside
       the checkpoint.

@@ -112,7 +112,6 @@ def import_weights(
     path: .safetensors, .npz, a PyTorch file, the index of such files, or a
       directory with one of them.
     source: a key of SOURCES.
-    out: the directory to write.
     options: what the weights do not say.
     tokenizer: tokenizer.json, vocab.txt (WordPiece), or vocab.json beside
       merges.txt (BPE); None for what lies beside the weights, if anything.

@@ -193,7 +193,6 @@ def convert(
     rules: ordered; every key must match one.
     fillings: of parameters the source lacks.
     expected: our name -> anything with a shape; all that must be there.
-    context: for the transforms.
 
   Raises:
     ValueError: listing every key without a rule, every parameter without a

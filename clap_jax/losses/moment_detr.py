@@ -227,7 +227,6 @@ def draw_pairs(
   """Draws two pairs of steps inside and outside the windows per query.
 
   Args:
-    rng: key to draw the steps.
     targets: targets of q queries.
     annotated: whether the first pair is that of the best and the worst step
       within, by the annotators' scores; a query without a step outside has

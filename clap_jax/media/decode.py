@@ -85,37 +85,24 @@ def decode_clip(
 def decode_video(
   video: Video,
   *,
-  fps: float | None,
   size: int,
   mode: str = "squash",
   max_frames: int = 100_000,
   limits: VideoLimits = DEFAULT_LIMITS,
 ) -> DecodedVideo:
-  """Decodes a whole video into memory.
-
-  Args:
-    video: encoded bytes or a local path.
-    fps: frames per second to keep, at instants k / fps up to the last frame;
-      None for every frame as it is stored.
-    size: height and width in px.
-    mode: 'squash' or 'crop'.
-    max_frames: maximum number of frames, to protect the memory.
-    limits: limits on the video.
+  """Decodes every frame of a video into memory.
 
   Raises:
-    VideoError: the video cannot be decoded, or has more frames.
+    VideoError: the video cannot be decoded, or has more than `max_frames`.
   """
   converter = FrameConverter(size=size, mode=mode)
   kept: list[np.ndarray] = []
   times: list[float] = []
   with open_video(video, limits=limits) as opened:
-    for time, pixels in _resample(opened.frames(), fps, converter):
+    for time, frame in opened.frames():
       if len(kept) >= max_frames:
-        raise VideoError(
-          f"more than max_frames = {max_frames} frames; lower the fps or "
-          "stream the video clip by clip"
-        )
-      kept.append(pixels)
+        raise VideoError(f"more than max_frames = {max_frames} frames")
+      kept.append(converter(frame))
       times.append(time)
     opened.finish()
   return DecodedVideo(np.stack(kept), np.asarray(times))
@@ -234,27 +221,6 @@ def _choose(
     instant = next(waiting, None)
 
 
-def _resample(
-  frames: Iterable[tuple[float, av.VideoFrame]],
-  fps: float | None,
-  converter: FrameConverter,
-) -> Iterator[tuple[float, np.ndarray]]:
-  """Yields (time, pixels) at instants k / fps, or of all frames."""
-  if fps is not None and not fps > 0:
-    raise ValueError(f"fps is {fps}; expected a positive number or None")
-  previous = None
-  count = 0
-  for time, frame in frames:
-    current = _Converted(time, frame, converter)
-    if fps is None:
-      yield time, current.pixels
-      continue
-    while count / fps <= time:
-      yield count / fps, _nearer(previous, current, count / fps)
-      count += 1
-    previous = current
-
-
 def stream_clips(
   opened: OpenVideo,
   shape: ClipShape,
@@ -263,8 +229,6 @@ def stream_clips(
   """Yields the clips of an open video, as `iter_clips`; returns its duration.
 
   Args:
-    opened: an open video.
-    shape: shape of the clips.
     on_cut: called with the time of every cut between two shots.
   """
   find_cut = CutFinder() if on_cut else None

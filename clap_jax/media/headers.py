@@ -48,8 +48,6 @@ def describe(
   """Returns the metadata, and the end to compare with the frames.
 
   Args:
-    container: an opened container.
-    stream: the video stream.
     demuxer: name of the format.
     zero_sec: the player's time of the stream's tick 0.
 

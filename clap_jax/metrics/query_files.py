@@ -64,7 +64,6 @@ def read_windows(
   """Reads ranked windows; without scores the order given is the ranking.
 
   Args:
-    path: the file.
     id_of_text: see QueryAnswers; for records that give no id.
 
   Raises:

@@ -124,8 +124,6 @@ def classify(
   Of proposals with equal ends in one video the best-scored counts.
 
   Args:
-    proposals: segments with scores, of any label.
-    scores: of their videos.
     top_classes: labels per proposal; classes of score 0 are none.
     combination: "product" of the two scores, or their "geometric_mean".
 

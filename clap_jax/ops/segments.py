@@ -23,19 +23,6 @@ def centers(segments: jax.Array) -> jax.Array:  # (*b, 2) -> (*b,)
   return 0.5 * (segments[..., 0] + segments[..., 1])
 
 
-def clip(
-  segments: jax.Array,  # (*b, 2)
-  *,
-  lower: jax.Array | float,  # (*b,) or a number
-  upper: jax.Array | float,
-) -> jax.Array:  # (*b, 2)
-  """Clips segments to [lower, upper]; one outside becomes empty."""
-  shape = segments.shape[:-1]
-  lower = jnp.broadcast_to(lower, shape)[..., None]
-  upper = jnp.broadcast_to(upper, shape)[..., None]
-  return jnp.clip(segments, lower, upper)
-
-
 def from_offsets(position: jax.Array, offsets: jax.Array) -> jax.Array:
   """Converts distances (left, right) from a point to a segment.
 

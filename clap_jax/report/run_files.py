@@ -94,11 +94,8 @@ def diagnosed(
   """The diagnosis of predictions.
 
   Args:
-    predictions: of one detector.
     truth: the annotations of the split.
-    protocol: of detection.
     duration_sec: video -> length; None leaves coverage out.
-    name: of the detector.
     where: dataset and split.
   """
   bins = diagnosis.bins_of(protocol, truth, duration_sec=duration_sec)

@@ -36,7 +36,6 @@ class SweepTable:
     """Collects the columns.
 
     Args:
-      entries: the runs.
       metric: task/split/metric or its last part; None for the first one that
         is an average, or the first one.
 

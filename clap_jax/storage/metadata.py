@@ -184,7 +184,6 @@ def read(directory: locations.PathLike, name: str) -> dict:
   That of a head is merged with the config of its run in the same folder.
 
   Args:
-    directory: directory of the file.
     name: name of the file, a key of FORMATS.
 
   Raises:
@@ -290,9 +289,7 @@ def build(
   """Builds a model from the metadata of a received file.
 
   Args:
-    facts: the document.
     make: builds the model that the facts describe.
-    path: path of the file, for messages.
     remake: command that recreates the file, for messages.
 
   Raises:

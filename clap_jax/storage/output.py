@@ -33,7 +33,6 @@ def check_writable(
   """Checks in advance that a file can be written.
 
   Args:
-    path: the file.
     folder: a folder above the file; nothing below it may be a link.
     overwrite: whether a regular file may already be there.
 
@@ -194,7 +193,6 @@ def make_folder(
   """Creates an output folder with its parents and returns its path.
 
   Args:
-    path: the folder.
     folder: a folder above it; nothing below it may be a link.
 
   Raises:

@@ -30,7 +30,6 @@ def check(file: IO[bytes], *, name: object) -> None:
 
   Args:
     file: file at its beginning, where it is left.
-    name: name of the file, for the message.
 
   Raises:
     UntrustedFileError: it is a Git LFS pointer or a web page.

@@ -213,7 +213,6 @@ def parse_table(
     name: name of the file, for messages.
     columns: names of the relevant columns, with synonyms. A column of the exact
       name takes precedence over a synonym.
-    required: names of required columns.
 
   Raises:
     TableError: there is no header, a required column is missing, or two columns
@@ -323,7 +322,6 @@ def parse_rows(
   Args:
     text: content of the file from line `first_line` on.
     name: name of the file, for messages.
-    delimiter: delimiter of cells.
     first_line: number of the text's first line.
     quotes: whether quoted cells may hold delimiters and line ends.
 

@@ -34,7 +34,6 @@ def write(
   """Writes WORKDIR/report.html.
 
   Args:
-    store: of the demo.
     rows: of results.json, at least one.
     state: of the demo's artifacts.
     commands: that make them again.
@@ -167,7 +166,7 @@ def _diagnoses(store, dataset, rows) -> list[content.Diagnosed]:
 def _strip(video, duration_sec: float) -> np.ndarray:
   """Frames in the middle of equal cells of the time axis."""
   times = content.frame_times(duration_sec, _NUM_FRAMES)
-  decoded = decode.decode_video(video, fps=None, size=96)
+  decoded = decode.decode_video(video, size=96)
   index = np.abs(decoded.timestamps[None] - times[:, None]).argmin(axis=1)
   return decoded.frames[index]
 

@@ -91,10 +91,7 @@ def run(
   """Makes what is missing.
 
   Args:
-    steps: the jobs.
     store: of the workdir, which may serve several studies.
-    runner: of jobs.
-    parallel: jobs at a time.
     on_change: called before the first job and after every one; the last call
       gets the state that is returned.
 

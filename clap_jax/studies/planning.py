@@ -43,7 +43,6 @@ def plan(
   """All that a study needs; the seeds outermost, so that each ends whole.
 
   Args:
-    config: the study.
     read: reads the config files that it names.
     name_of: function from kind, row and seed of an artifact to its folder; None
       for a folder by the hash of all that the artifact depends on.

@@ -43,13 +43,9 @@ def search(
   Args:
     space: key -> ("uniform", low, high), ("log_uniform", low, high), or a
       tuple of values.
-    runner: of single runs.
     store: of the sweep; its workdir also keeps Optuna's study.
     resolve: overrides -> the dataclass of the run's config.
-    num_trials: the budget.
-    parallel: runs at a time.
     metric: to be maximised: the last part of its name, like "average_map".
-    seed: of the proposals.
 
   Returns:
     (runs, those of them that were given up).

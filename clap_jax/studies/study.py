@@ -39,11 +39,8 @@ def run(
   """Makes what is missing; returns what results.json holds.
 
   Args:
-    config: the study.
     workdir: of this study, or of several that share artifacts.
     read: reads the config files that the study names.
-    runner: of jobs.
-    parallel: jobs at a time.
 
   Raises:
     ValueError: one of the configs is wrong anywhere.

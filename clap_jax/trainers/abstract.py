@@ -50,7 +50,6 @@ def batch_of(cls: type, **sizes: int) -> Any:
   """Derives the shapes of a batch of types.py from its annotations.
 
   Args:
-    cls: class of the batch.
     **sizes: sizes of axes by name.
   """
   shapes = {}

@@ -35,11 +35,9 @@ def fit(
   """Trains `task` on `source` with a trainer's config.
 
   Args:
-    task: task to train.
     config: a trainer's resolved config, with data, optimizer, loop,
       checkpoint and mesh sections.
     workdir: directory of this run alone.
-    source: source of training items.
     measure: function (params, split) -> metrics; called on the selection split
       only; None if there is nothing to measure.
     title: title of the progress bar.
@@ -113,9 +111,6 @@ def restored(
   The directory of an imported head counts as a finished run.
 
   Args:
-    workdir: directory of the run.
-    model_file: file name of its facts.
-    make_task: makes the task from the facts.
     decode: the section `decode` to evaluate with, which may differ from the
       run's; None for the run's.
 

@@ -93,8 +93,6 @@ def class_names(
   printed on standard error.
 
   Args:
-    facts: facts of the head.
-    dataset: dataset that has the names.
     place: location of the head, for errors.
 
   Raises:
@@ -135,7 +133,6 @@ def starter(
   """Returns a function that starts a state from an imported head, or None.
 
   Args:
-    start: options of the imported head.
     facts: facts of the run's model.
     model_file: file name of the facts of such a head.
     dataset: training dataset; None for a head without classes.
@@ -219,7 +216,6 @@ def flags(facts: Mapping[str, Any], *keys: str) -> list[str]:
   """Returns the flags that set the sizes of a head.
 
   Args:
-    facts: facts of the head.
     *keys: keys of the facts; none for all that are config keys.
   """
   made = []

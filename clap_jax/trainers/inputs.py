@@ -270,7 +270,6 @@ def hash_file(path: str | pathlib.Path, *, ends_only: bool = False) -> str:
   """Returns the SHA-256 of a file, cached by its size and mtime.
 
   Args:
-    path: the file.
     ends_only: whether to hash only the size and the first and last 64 KiB.
   """
   path = locations.at(path)

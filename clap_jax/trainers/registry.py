@@ -237,7 +237,6 @@ def evaluate(
   """Evaluates a finished run.
 
   Args:
-    workdir: directory of the run.
     split: split to evaluate on; None for that of the config.
     config: the run's config except for workdir.EVALUATION_KEYS; None for the
       run's own.

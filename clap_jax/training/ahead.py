@@ -20,7 +20,6 @@ class Ahead(Generic[T]):
     Args:
       items: items to make; closed in the thread if they have `close`.
       depth: number of items that may wait besides the one being made.
-      name: name of the thread.
     """
     self._items = items
     self._room = threading.Semaphore(depth + 1)

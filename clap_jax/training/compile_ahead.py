@@ -42,10 +42,7 @@ def trace_step(
   """Traces the step that `fit` would run on `devices`, present or not.
 
   Args:
-    task: task to train.
     batch: jax.ShapeDtypeStruct of the global batch.
-    devices: devices to run on.
-    config: config of the run.
     sharding_rules: see sharding.partition_specs.
 
   Raises:
@@ -88,9 +85,7 @@ def compile_step(
   """Compiles the step that `fit` would run on `topology`; plain JSON values.
 
   Args:
-    task: task to train.
     batch: jax.ShapeDtypeStruct of the global batch.
-    config: config of the run.
     topology: result of topology.describe.
     sharding_rules: see sharding.partition_specs.
 
@@ -227,7 +222,6 @@ def _roofline(document, chip, moved) -> dict:
 
   Args:
     document: result of compile_step, with the collectives of one device.
-    chip: peaks of the chip.
     moved: bytes that a device reads and writes; None if unknown.
   """
   sent = {

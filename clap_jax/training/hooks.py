@@ -64,7 +64,6 @@ class Hook:
 
     Args:
       step: number of completed steps.
-      state: state after that step.
       stopping: whether the run stops early after this step.
     """
 
@@ -233,8 +232,6 @@ class Profile(Hook):
     """Plans the trace.
 
     Args:
-      directory: directory of the trace.
-      num_steps: number of steps to trace.
       start_step: number of completed steps.
       last_step: last step of the run; a short one is traced from its middle.
     """

@@ -203,8 +203,6 @@ def _fingerprint(
   """Returns size and hashes of a file; only the size if it is not `size`.
 
   Args:
-    directory: directory of the checkpoint.
-    name: name of the file below it.
     sync: whether to sync the file to disk.
     size: expected size; -1 for any.
     like: an entry that determines the kind of hash, such as a bucket's.

@@ -68,10 +68,7 @@ def plan_run(
   """Plans a run on `mesh`, which must be the ambient one as well.
 
   Args:
-    task: task to train.
-    config: config of the run.
     mesh: mesh of the devices, which need not be present.
-    steps_per_epoch: steps of an epoch, for durations in epochs.
     sharding_rules: see sharding.partition_specs.
 
   Raises:

@@ -88,7 +88,6 @@ def state_shardings(state: Any, param_specs: Any, mesh: Any) -> Any:
   Args:
     state: TrainState of arrays or shapes.
     param_specs: result of `partition_specs`.
-    mesh: the mesh.
   """
   spec_leaves = _spec_leaves(param_specs)
   flat_params = paths.flatten(state.params)
@@ -115,7 +114,6 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   Args:
     batch: a pytree of NumPy arrays (rows, ...), the rows those of
       mesh.batch_rows.
-    mesh: the mesh.
 
   Raises:
     ValueError: the arrays differ in their first axis, have none, or do not hold

@@ -37,7 +37,6 @@ def init_state(task, optimizer, *, seed: jax.Array, ema: bool) -> TrainState:
   """Makes the initial state; to be traced under jit.
 
   Args:
-    task: a training.task.Task.
     optimizer: an object with Optax's `init`.
     seed: uint32 ().
     ema: whether to keep a moving average of the parameters.

@@ -36,7 +36,6 @@ def make_train_step(
   step number increases, so that the next step gets the next batch.
 
   Args:
-    task: task to train.
     optimizer: result of `make_optimizer` for the same parameters.
     ema_decay: decay of the moving average of parameters; None for none.
     outlier_deviations: see guard.is_outlier; None disables this guard.
@@ -84,7 +83,6 @@ def apply_gradient(
   """Applies a gradient to the state; see `make_train_step`.
 
   Args:
-    state: state before the step.
     loss: float ().
     extra: auxiliary output of the task's loss.
     grads: gradient of the loss with respect to `state.params`.

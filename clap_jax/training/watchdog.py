@@ -46,7 +46,6 @@ class Watchdog:
     Args:
       stall_timeout_sec: see LoopConfig; None disables the watchdog.
       on_stall: called with the report instead of ending all processes.
-      poll_sec: polling interval.
     """
     self._timeout_sec = stall_timeout_sec
     self._on_stall = on_stall or _end_all

@@ -345,7 +345,7 @@ def measure_memory(*, videos: int) -> list[dict]:
   data = [built_dataset.encode_mp4(16, seed=seed) for seed in range(8)]
   before = None
   for number in range(videos):
-    video = decode_video(data[number % len(data)], fps=None, size=48)
+    video = decode_video(data[number % len(data)], size=48)
     assert len(video.frames) == 16
     if number == videos // 10:
       gc.collect()

@@ -119,23 +119,14 @@ def test_the_file_and_its_hash(tmp_path):
     make_sampler(), seed=5, min_episodes=1, facts={"split": "validation"}
   )
   stated = episodes.write(path, drawn)
-  again = episodes.read(path)
-  assert again == drawn
-  assert stated == again.sha256 == drawn.sha256
-  assert again.facts["seed"] == 5 and again.facts["ways"] == 2
+  document = json.loads(path.read_text())
+  assert stated == document.pop("sha256") == drawn.sha256
+  assert document == drawn.to_dict()
+  assert document["facts"]["seed"] == 5 and document["facts"]["ways"] == 2
   other = episodes.draw(
     make_sampler(), seed=6, min_episodes=1, facts={"split": "validation"}
   )
   assert other.sha256 != stated
-
-  document = json.loads(path.read_text())
-  document["runs"][0][0]["support"][0][0] = document["runs"][0][0]["query"]
-  path.write_text(json.dumps(document))
-  with pytest.raises(ValueError, match="was changed"):
-    episodes.read(path)
-  path.write_text("[]")
-  with pytest.raises(ValueError, match="holds no episodes"):
-    episodes.read(path)
 
 
 def test_too_few_videos_are_named():

@@ -44,7 +44,7 @@ def test_random_clips_equal_sequential_decode():
     video = encode_mp4(100, fps=fps)
     whole = _sequential(video, size=48)
     assert len(whole.frames) == 100
-    cached = decode_video(video, fps=None, size=48)
+    cached = decode_video(video, size=48)
     np.testing.assert_allclose(cached.timestamps, whole.timestamps)
     for _ in range(24):
       start_sec = rng.uniform(-1, 100 / fps + 1)
@@ -71,14 +71,10 @@ def test_nearest_frames_on_ties_and_outside():
   )
 
 
-def test_resampling_to_a_frame_rate():
+def test_a_video_of_too_many_frames_is_refused():
   video = encode_mp4(80, fps=10.0)
-  every = decode_video(video, fps=None, size=24)
-  fourth = decode_video(video, fps=2.5, size=24)
-  np.testing.assert_array_equal(fourth.frames, every.frames[::4])
-  np.testing.assert_allclose(fourth.timestamps, np.arange(20) / 2.5)
   with pytest.raises(VideoError, match="max_frames"):
-    decode_video(video, fps=None, size=24, max_frames=79)
+    decode_video(video, size=24, max_frames=79)
 
 
 def test_streamed_clips_equal_seeked_clips(tmp_path):
@@ -116,20 +112,20 @@ def test_resize_modes():
   video = buffer.getvalue()
   info = probe(video)
   assert (info.height, info.width, info.num_frames) == (40, 80, 1)
-  crop = decode_video(video, fps=None, size=20, mode="crop").frames[0]
-  squash = decode_video(video, fps=None, size=20).frames[0]
+  crop = decode_video(video, size=20, mode="crop").frames[0]
+  squash = decode_video(video, size=20).frames[0]
   assert crop.shape == squash.shape == (20, 20, 3)
   assert crop[:, 3:-3].min() > 180
   assert squash[:, :3].max() < 40
   # 128 x 171 px for 112, both in proportion; the wide part is squashed.
-  whole = decode_video(video, fps=None, size=56, mode="tsp_whole").frames[0]
+  whole = decode_video(video, size=56, mode="tsp_whole").frames[0]
   assert whole.shape == (64, 86, 3)
   assert whole[:, :18].max() < 40
   assert whole[:, 26:-26].min() > 180
-  centre = decode_video(video, fps=None, size=56, mode="tsp").frames[0]
+  centre = decode_video(video, size=56, mode="tsp").frames[0]
   np.testing.assert_array_equal(centre, whole[4:60, 15:71])
   with pytest.raises(ValueError, match="squash"):
-    decode_video(video, fps=None, size=20, mode="stretch")
+    decode_video(video, size=20, mode="stretch")
 
 
 def test_limits_and_damaged_videos_are_named(tmp_path):
@@ -141,7 +137,7 @@ def test_limits_and_damaged_videos_are_named(tmp_path):
     VideoLimits(max_bytes=100),
   ):
     with pytest.raises(VideoError, match="limit"):
-      decode_video(video, fps=None, size=8, limits=limits)
+      decode_video(video, size=8, limits=limits)
   for broken in (b"", b"\0" * 500, b"#EXTM3U\n/etc/passwd", video[:300]):
     with pytest.raises(VideoError):
       probe(broken)
@@ -197,7 +193,7 @@ def test_hostile_names_are_refused(tmp_path, name):
     b"RIFF\xff\0\0\0AVI " + playlist.encode()
   )
   with pytest.raises(VideoError):
-    decode_video(name.format(port=port, tmp=tmp_path), fps=None, size=8)
+    decode_video(name.format(port=port, tmp=tmp_path), size=8)
   with pytest.raises(TimeoutError):
     listener.accept()  # nobody called
   listener.close()
@@ -211,7 +207,7 @@ def test_cache_returns_what_decoding_gives():
   def decode() -> DecodedVideo:
     nonlocal num_decodes
     num_decodes += 1
-    return decode_video(video, fps=None, size=24)
+    return decode_video(video, size=24)
 
   expected_bytes = 40 * 24 * 24 * 3
   results = []
@@ -288,7 +284,7 @@ def test_real_videos_clips_equal_sequential_decode(shared_data):
     "v_GGSY1Qvo990.mp4",
   ):
     path = folder / name
-    whole = decode_video(path, fps=None, size=32)
+    whole = decode_video(path, size=32)
     info = probe(path)
     assert abs(len(whole.frames) - info.num_frames) <= 1
     for _ in range(4):

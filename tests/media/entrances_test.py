@@ -103,7 +103,7 @@ def test_stores_show_what_a_player_shows(videos, tmp_path, case):
   assert facts["duration_sec"] == pytest.approx(
     case.duration_sec, abs=TOLERANCE_SEC
   )
-  video = decode.decode_video(stored, fps=None, size=32)
+  video = decode.decode_video(stored, size=32)
   for time_sec, content_sec in case.shown:
     frame = video.frames[round(time_sec * facts["fps"])]
     found = odd_videos.content_sec(frame[8:])

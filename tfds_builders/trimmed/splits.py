@@ -21,7 +21,6 @@ def assign(
   """Gives every clip its split.
 
   Args:
-    listed: the clips.
     settings: an attribute and its values win over what files state.
     selection_percent: of the groups of train that go to `selection`.
 

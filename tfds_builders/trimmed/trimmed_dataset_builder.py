@@ -35,11 +35,9 @@ def make_plan(
   """Reads the clips and their splits; writes the recordings, if wanted.
 
   Args:
-    folder: of the clips.
     files: annotation file or folder; None for folders named by class.
     settings: see `TrimmedSettings`.
     joined_folder: where the recordings and their annotations are written.
-    limits: the form of the recordings.
     workers: recordings that are written at a time.
     subset: clips, or recordings, per split at most.
     selection_percent: of the groups of train that go to `selection`.

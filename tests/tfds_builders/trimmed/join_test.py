@@ -99,7 +99,7 @@ def test_segments_are_the_frames_of_their_clips(clips, joined):
     assert len(found) == 2
     for example in found:
       rows = rows_of(clips, example.id)
-      video = decode.decode_video(example.video, fps=None, size=16)
+      video = decode.decode_video(example.video, size=16)
       shown = video.frames.mean((1, 2, 3))
       labels = [dataset.label_names[i] for i in example.labels]
       for (start, end), label in zip(example.segments, labels, strict=True):
@@ -259,7 +259,7 @@ def test_clips_of_other_rates_and_shapes(tmp_path):
   assert done.facts["fps"] == 15.0
   assert (done.facts["height"], done.facts["width"]) == (48, 64)
   assert done.frames == {0: 15, 1: 15, 2: 18} and not done.broken
-  video = decode.decode_video(target.read_bytes(), fps=None, size=64)
+  video = decode.decode_video(target.read_bytes(), size=64)
   assert len(video.frames) == 48
   middle = video.frames[:, 32, 32].mean(-1)
   for first, last, own in ((0, 15, 60), (15, 30, 200), (30, 48, 120)):
@@ -364,12 +364,12 @@ def test_sneeze_cough(shared_data, tmp_path):
     assert len(example.labels) == 6 and len(example.captions) == 8
     assert set(dataset.label_names).isdisjoint({"scratch head"})
     # Each clip's first frame is that of its file: the cut is at this frame.
-    video = decode.decode_video(example.video, fps=None, size=64)
+    video = decode.decode_video(example.video, size=64)
     for clip in clips[:4]:
       (row,) = [
         r for r in rows if packing.id_from_name(r["video"]) == clip["id"]
       ]
-      own = decode.decode_video(source / row["video"], fps=None, size=64)
+      own = decode.decode_video(source / row["video"], size=64)
       first, last = (round(t * 10) for t in clip["segment"])
       shown = video.frames[first:last].astype(int)
       errors = np.abs(shown - own.frames).mean((1, 2, 3))
