@@ -6,6 +6,7 @@ counterpart here is an error, unless it only says where the program runs.
 """
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,94 +18,10 @@ from clap_jax.models.actionformer_config import ActionFormerConfig
 from clap_jax.storage import untrusted
 
 _MAX_BYTES = 1 << 20
+# Section -> key -> value where a file states none.
+_DEFAULTS_FILE = pathlib.Path(__file__).with_name("actionformer_defaults.yaml")
 _EVERYWHERE = 1e9  # strides; a radius that leaves no point out
 
-# Section -> key -> value where a file states none; None: it must.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-  "dataset": {
-    "feat_stride": 16,
-    "num_frames": 32,
-    "default_fps": None,
-    "input_dim": 2304,
-    "num_classes": 97,
-    "downsample_rate": 1,
-    "max_seq_len": 2304,
-    "trunc_thresh": 0.5,
-    "crop_ratio": None,
-    "force_upsampling": False,
-    "json_file": None,
-    "feat_folder": None,
-    "file_prefix": None,
-    "file_ext": ".npy",
-  },
-  "loader": {"batch_size": 8, "num_workers": 4},
-  "model": {
-    "backbone_type": "convTransformer",
-    "fpn_type": "identity",
-    "backbone_arch": (2, 2, 5),
-    "scale_factor": 2,
-    "regression_range": (
-      (0, 4),
-      (4, 8),
-      (8, 16),
-      (16, 32),
-      (32, 64),
-      (64, 10000),
-    ),
-    "n_head": 4,
-    "n_mha_win_size": -1,
-    "embd_kernel_size": 3,
-    "embd_dim": 512,
-    "embd_with_ln": True,
-    "fpn_dim": 512,
-    "fpn_with_ln": True,
-    "fpn_start_level": 0,
-    "head_dim": 512,
-    "head_kernel_size": 3,
-    "head_num_layers": 3,
-    "head_with_ln": True,
-    "max_buffer_len_factor": 6.0,
-    "use_abs_pe": False,
-    "use_rel_pe": False,
-  },
-  "train_cfg": {
-    "center_sample": "radius",
-    "center_sample_radius": 1.5,
-    "loss_weight": 1.0,
-    "cls_prior_prob": 0.01,
-    "init_loss_norm": 2000,
-    "clip_grad_l2norm": -1,
-    "head_empty_cls": (),
-    "dropout": 0.0,
-    "droppath": 0.1,
-    "label_smoothing": 0.0,
-  },
-  "test_cfg": {
-    "pre_nms_thresh": 0.001,
-    "pre_nms_topk": 5000,
-    "iou_threshold": 0.1,
-    "min_score": 0.01,
-    "max_seg_num": 1000,
-    "nms_method": "soft",
-    "nms_sigma": 0.5,
-    "duration_thresh": 0.05,
-    "multiclass_nms": True,
-    "ext_score_file": None,
-    "voting_thresh": 0.75,
-  },
-  "opt": {
-    "type": "AdamW",
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-    "learning_rate": 1e-3,
-    "epochs": 30,
-    "warmup": True,
-    "warmup_epochs": 5,
-    "schedule_type": "cosine",
-    "schedule_steps": (),
-    "schedule_gamma": 0.1,
-  },
-}
 # Of the file itself: where it runs, and what it copies from other sections.
 _OTHER_KEYS = (
   "dataset_name",
@@ -133,13 +50,14 @@ class ConfigurationError(ValueError):
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a file; every key of DEFAULTS has a value in the result.
+  """Reads a file; every key of the public program has a value in the result.
 
   Raises:
     ConfigurationError: it is no such file, has unknown keys, or values that the
       model here is not built for.
   """
   text = untrusted.read_text(path, max_bytes=_MAX_BYTES)
+  defaults = yaml.safe_load(untrusted.read_text(_DEFAULTS_FILE))
   try:
     found = yaml.safe_load(text)
   except (yaml.YAMLError, RecursionError) as error:
@@ -148,35 +66,37 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
   if not isinstance(found, dict):
     raise ConfigurationError(
       f"{path}: holds a {type(found).__name__}, expected sections "
-      f"{', '.join(DEFAULTS)}; give the .yaml of the checkpoint."
+      f"{', '.join(defaults)}; give the .yaml of the checkpoint."
     )
   try:
-    return _completed(found)
+    return _completed(found, defaults)
   except ValueError as error:
     raise ConfigurationError(f"{path}: {error}") from None
 
 
-def _completed(found: Mapping[str, Any]) -> dict[str, Any]:
-  unknown = sorted(map(str, set(found) - set(DEFAULTS) - set(_OTHER_KEYS)))
+def _completed(
+  found: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+  unknown = sorted(map(str, set(found) - set(defaults) - set(_OTHER_KEYS)))
   if "model" not in found or unknown:
     raise ValueError(
       f"has the sections {', '.join(map(str, found))}; expected model and any "
-      f"of {', '.join((*DEFAULTS, *_OTHER_KEYS))}."
+      f"of {', '.join((*defaults, *_OTHER_KEYS))}."
     )
   result: dict[str, Any] = {key: found.get(key) for key in _OTHER_KEYS}
-  for section, defaults in DEFAULTS.items():
+  for section, known in defaults.items():
     given = found.get(section) or {}
     if not isinstance(given, dict):
       raise ValueError(f"{section}: got {given!r:.60}, expected keys.")
     copied = (*_COPIED_KEYS, *_COPIED_SECTIONS) if section == "model" else ()
-    extra = sorted(map(str, set(given) - set(defaults) - set(copied)))
+    extra = sorted(map(str, set(given) - set(known) - set(copied)))
     if extra:
       raise ValueError(
         f"{section}: unknown keys {', '.join(extra)}; expected any of "
-        f"{', '.join(defaults)}."
+        f"{', '.join(known)}."
       )
     result[section] = {
-      key: given.get(key, default) for key, default in defaults.items()
+      key: given.get(key, default) for key, default in known.items()
     }
   for (section, key), only in _ONLY.items():
     value = result[section][key]
