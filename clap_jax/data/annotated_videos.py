@@ -1,7 +1,5 @@
 """Reads annotation files in place of a built dataset."""
 
-import os
-
 import numpy as np
 
 from clap_jax.annotations import given_file, own_files
@@ -23,7 +21,7 @@ class AnnotatedVideos:
 
   def __init__(
     self,
-    path: str | os.PathLike,
+    path: locations.PathLike,
     *,
     ignored_labels: tuple[str, ...] = (),
     duration_files: tuple[str, ...] = (),

@@ -5,13 +5,12 @@ different classes are not comparable.
 """
 
 import dataclasses
-import importlib.resources
 import pathlib
 from collections.abc import Collection
 
 from clap_jax.storage import locations, text_tables, untrusted
 
-_PACKAGE = importlib.resources.files("clap_jax.data")
+_PACKAGE = pathlib.Path(__file__).parent
 # Each in class_splits/NAME.json. The division of ActivityNet 1.3 is that of the
 # few-shot benchmark of Nag et al. (QAT, BMVC 2021); that of motion_sprites its
 # builder publishes. motion_sprites_choosing is for model selection: its novel
@@ -103,7 +102,7 @@ def class_split(
   return split
 
 
-def _read(path: pathlib.Path, name: str) -> ClassSplit:
+def _read(path: locations.Location, name: str) -> ClassSplit:
   if not path.is_file():
     raise FileNotFoundError(f"{path} is not a file; expected a class split")
   lists = untrusted.read_json(path)
@@ -120,7 +119,7 @@ def _read(path: pathlib.Path, name: str) -> ClassSplit:
   return ClassSplit(name, *(tuple(lists[part]) for part in parts))
 
 
-def _read_lists(path: pathlib.Path) -> ClassSplit:
+def _read_lists(path: locations.Location) -> ClassSplit:
   """Reads seen classes from train/NAME.list, unseen from test/NAME.list."""
   root = path.parent.parent
   parts = {part: root / part / path.name for part in ("train", "test")}

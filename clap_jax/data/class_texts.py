@@ -1,13 +1,12 @@
 """Reads and writes embeddings of class names."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clap_jax.data import clips
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 
 class ClassTexts(NamedTuple):
@@ -42,14 +41,14 @@ def mean_over_prompts(vectors: np.ndarray) -> np.ndarray:
   return unit(by_name.mean(axis=1))
 
 
-def save(path: pathlib.Path, texts: ClassTexts) -> None:
+def save(path: locations.Location, texts: ClassTexts) -> None:
   """Writes the file atomically."""
   path.parent.mkdir(parents=True, exist_ok=True)
   content = texts._asdict() | {"names": np.array(texts.names)}
   arrays.write_npz(path, content)
 
 
-def load(path: pathlib.Path) -> ClassTexts:
+def load(path: locations.Location) -> ClassTexts:
   with arrays.open_npz(path) as archive:
     missing = set(ClassTexts._fields) - archive.keys()
     if missing:

@@ -18,7 +18,7 @@ from clap_jax.data.clips import ClipItem, ClipSampler
 from clap_jax.data.decoding import DecodingProcesses, SharedArray
 from clap_jax.data.frame_cache import FrameCache, cut_clip
 from clap_jax.data.records import ExampleInfo, RecordSource
-from clap_jax.data.tokenizer import Tokenizer
+from clap_jax.data.vocabulary import Vocabulary
 from clap_jax.media.decode import (
   DecodedVideo,
   clip_instants,
@@ -177,7 +177,7 @@ class _ClipBatches:
   """Collates the clips of a source to batches."""
 
   def __init__(
-    self, loader: FrameLoader, *, tokenizer: Tokenizer, text_length: int
+    self, loader: FrameLoader, *, tokenizer: Vocabulary, text_length: int
   ):
     self._loader = loader
     self._tokenizer = tokenizer
@@ -231,7 +231,7 @@ class ClipSource(_ClipBatches):
     sampler: ClipSampler,
     loader: FrameLoader,
     *,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
     text_length: int,
     place: RecordsLocation | None = None,
   ):
@@ -304,7 +304,7 @@ class EvaluationClipSource(_ClipBatches):
     items: Sequence[ClipItem],
     loader: FrameLoader,
     *,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
     text_length: int,
   ):
     super().__init__(loader, tokenizer=tokenizer, text_length=text_length)

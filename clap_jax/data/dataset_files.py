@@ -186,7 +186,7 @@ def list_datasets(root: locations.Location) -> list[str]:
     for path in root.glob(pattern)
     if VERSION.fullmatch(path.parent.name)
   }
-  return sorted(str(parent.relative_to(root)) for parent in parents)
+  return sorted(locations.name_below(parent, root) for parent in parents)
 
 
 def _read_object(directory: locations.Location, name: str) -> dict[str, Any]:

@@ -245,11 +245,6 @@ def check_counts(
     raise ValueError("\n".join(problems))
 
 
-def recorded(dataset: Any, split: str) -> Sequence[ExampleInfo]:
-  """Returns the readable videos of a split of a built dataset."""
-  return dataset.split(split).metadata(on_corrupt="skip").examples
-
-
 def notes(reader: Any, split: str) -> list[str]:
   """Returns the card's notes on the mismatched videos of a split."""
   train, lines = reader.config.train_split, []

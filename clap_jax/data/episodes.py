@@ -18,14 +18,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from clap_jax.data import shuffle
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 
 INSTANCES = ("all", "single", "multi")
 LEGACY_EPISODES_PER_RUN = 100
@@ -211,7 +210,7 @@ def draw(
   )
 
 
-def write(path: pathlib.Path, episodes: EpisodeSet) -> str:
+def write(path: locations.Location, episodes: EpisodeSet) -> str:
   """Writes the file including its hash; returns the hash."""
   document = episodes.to_dict() | {"sha256": episodes.sha256}
   output.write_text(path, json.dumps(document, indent=1) + "\n")

@@ -6,8 +6,6 @@ file of all videos. The files carry no timing; `FeatureFiles` states it.
 
 import collections
 import dataclasses
-import os
-import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -113,7 +111,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
 
   def __init__(
     self,
-    directory: str | os.PathLike,
+    directory: locations.PathLike,
     infos: Sequence[ExampleInfo],
     *,
     files: FeatureFiles,
@@ -271,7 +269,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
     there = {self._directory / name for name in self._directory.infos_below()}
     return there.__contains__
 
-  def _path(self, name: str, video_id: str) -> pathlib.Path:
+  def _path(self, name: str, video_id: str) -> locations.Location:
     """Returns the file of a video; raises if its id leaves the folder."""
     if "/" in video_id or "\\" in video_id or video_id.startswith("."):
       raise FeatureError(
@@ -311,6 +309,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
       raise FeatureError(
         f"the annotations have no fps of {info.id}; give data.files.fps"
       )
+    assert files.stride_frames and files.window_frames  # see __post_init__
     return FeatureGrid.from_frames(
       fps=fps,
       stride_frames=files.stride_frames,
@@ -320,7 +319,7 @@ class FileFeatures(Mapping[str, VideoFeatures]):
 
 
 def hdf5_ids(
-  path: pathlib.Path, video_ids: Sequence[str], *, key: str
+  path: locations.Location, video_ids: Sequence[str], *, key: str
 ) -> set[str]:
   """Returns the video ids in an HDF5 file of all videos.
 

@@ -110,13 +110,14 @@ class FeatureReader:
   @functools.cached_property
   def dataset(self) -> records.Dataset | annotated_videos.AnnotatedVideos:
     config = self.config
-    if config.annotations is not None:
-      return annotated_videos.AnnotatedVideos(
-        config.annotations,
-        ignored_labels=config.ignored_labels,
-        duration_files=config.durations,
-      )
-    return records.open_dataset(config.data_dir, config.dataset)
+    if config.dataset is not None:
+      return records.open_dataset(config.data_dir, config.dataset)
+    assert config.annotations is not None  # one of the two, see FeatureData
+    return annotated_videos.AnnotatedVideos(
+      config.annotations,
+      ignored_labels=config.ignored_labels,
+      duration_files=config.durations,
+    )
 
   @functools.cached_property
   def extraction(self) -> dict:
@@ -166,10 +167,7 @@ class FeatureReader:
     config = self.config
     is_holdout = split == HOLDOUT_SPLIT and config.holdout is not None
     source = config.train_split if is_holdout else split
-    if config.annotations is not None:
-      infos = self.dataset.examples(source)
-    else:
-      infos = self.dataset.split(source).metadata(on_corrupt="skip").examples
+    infos = self.dataset.examples(source)
     if config.holdout is not None and source == config.train_split:
       found = {i.id for i in infos if re.search(config.holdout, i.id)}
       infos = [info for info in infos if (info.id in found) == is_holdout]
@@ -283,7 +281,8 @@ class FeatureReader:
     return sum(len(i.labels) for i in self.examples(split) if i.id in have)
 
   def _load(self, split: str) -> Mapping[str, VideoFeatures]:
-    config = self.config
+    config, dataset = self.config, self.dataset
+    is_annotated = isinstance(dataset, annotated_videos.AnnotatedVideos)
     num_steps = config.max_length if config.length == "resize" else None
     if config.files is not None:
       return feature_files.FileFeatures(
@@ -291,7 +290,7 @@ class FeatureReader:
         self.examples(split),
         files=config.files,
         num_steps=num_steps,
-        covered_sec=self.dataset.covered_sec() if config.annotations else None,
+        covered_sec=dataset.covered_sec() if is_annotated else None,
         on_missing=config.on_missing,
       )
     ids = [info.id for info in self.examples(split)]
@@ -412,10 +411,11 @@ class FeatureReader:
     have = self.features(split)
     missing = tuple(info.id for info in infos if info.id not in have)
     notes, damaged = [self._note()], ()
-    if self.config.annotations is None and split != HOLDOUT_SPLIT:
-      subset = self.dataset.subset_note(split)
+    dataset = self.dataset
+    if isinstance(dataset, records.Dataset) and split != HOLDOUT_SPLIT:
+      subset = dataset.subset_note(split)
       notes += [subset] if subset else []
-      damaged = self.dataset.damaged(split)
+      damaged = dataset.damaged(split)
       notes += [f"left out: {error}" for error in damaged[:20]]
     notes += duration_checks.notes(self, split)
     notes += facts.pop("notes", ())

@@ -1,18 +1,17 @@
 """Reads features stored as text tables."""
 
-import os
 import warnings
 
 import numpy as np
 
-from clap_jax.storage import text_tables
+from clap_jax.storage import locations, text_tables
 
 _UNNAMED = ("", "Unnamed: 0")
 # Fewer numbers that count 0, 1, 2 by chance can be features.
 _MIN_COUNTED = 4
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
+def read(path: locations.PathLike) -> np.ndarray:
   """Reads rows of numbers as float32 (t, d); skips a header.
 
   An unnamed first column that counts the rows is an index written by pandas or

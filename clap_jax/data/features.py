@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import math
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -62,10 +61,10 @@ class FeatureGrid:
       clip_sec=clip_frames / fps,
     )
 
-  def to_grid(self, seconds: np.ndarray | float) -> np.ndarray | float:
+  def to_grid(self, seconds: np.ndarray) -> np.ndarray:
     return (seconds - self.start_sec - self.clip_sec / 2) / self.stride_sec
 
-  def to_seconds(self, grid: np.ndarray | float) -> np.ndarray | float:
+  def to_seconds(self, grid: np.ndarray) -> np.ndarray:
     return grid * self.stride_sec + self.start_sec + self.clip_sec / 2
 
   def num_features(self, duration_sec: float) -> int:
@@ -81,7 +80,9 @@ class VideoFeatures(NamedTuple):
   cuts_sec: np.ndarray = np.zeros(0)
 
 
-def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
+def features_path(
+  directory: locations.PathLike, video_id: str
+) -> locations.Location:
   """Returns DIRECTORY/<video id>.npz; raises if the id would leave it."""
   if not _VIDEO_ID.fullmatch(video_id):
     raise FeatureError(
@@ -93,7 +94,7 @@ def features_path(directory: locations.PathLike, video_id: str) -> pathlib.Path:
 
 def save_features(
   directory: locations.PathLike, video_id: str, video: VideoFeatures
-) -> pathlib.Path:
+) -> locations.Location:
   """Writes one video's file atomically."""
   path = features_path(directory, video_id)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def load_features(
   return load_file(features_path(directory, video_id))
 
 
-def load_file(path: pathlib.Path) -> VideoFeatures:
+def load_file(path: locations.Location) -> VideoFeatures:
   """Reads a file written by `save_features`.
 
   Raises:
@@ -259,7 +260,7 @@ def _explained() -> Iterator[None]:
     raise FeatureError(f"cannot read features: {error}") from error
 
 
-def _load_hdf5(path: pathlib.Path, key: str | None) -> np.ndarray:
+def _load_hdf5(path: locations.PathLike, key: str | None) -> np.ndarray:
   """Loads one data set; TSP has (t, d) at ID, PCA-C3D at ID/NAME."""
   with hdf5.open_hdf5(path) as file:
     return file.read(key)
@@ -271,13 +272,13 @@ def _number_of(array: np.ndarray, name: str) -> float:
   return float(array.reshape(()))
 
 
-def _load_npz(path: pathlib.Path, key: str | None) -> np.ndarray:
+def _load_npz(path: locations.PathLike, key: str | None) -> np.ndarray:
   with arrays.open_npz(path) as archive:
     if key is None and len(archive) > 1 and "features" in archive:
       key = "features"
     if key is None and len(archive) == 1:
       key = next(iter(archive))
-    if key not in archive:
+    if key is None or key not in archive:
       raise FeatureError(
         f"{path} has the entries {sorted(archive)!r:.1000}; name one of them "
         "as the key"
@@ -292,7 +293,7 @@ def standardization(
 
   A constant channel keeps its scale.
   """
-  count, total, squares = 0, 0.0, 0.0
+  count, total, squares = 0, np.zeros(1), np.zeros(1)
   for video in features.values():
     values = video.features.astype(np.float64)
     count += len(values)

@@ -8,16 +8,16 @@ the stored bytes before it reads them.
 
 import contextlib
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import h5py
+import h5py.h5l  # not imported by h5py for its users
 import numpy as np
 
 from clap_jax.data import hdf5_chunks
-from clap_jax.storage import placeholders, untrusted
+from clap_jax.storage import locations, placeholders, untrusted
 
 _MAX_FILE_BYTES = 1 << 40  # one file may hold the features of all videos
 _MAX_BYTES = 4 << 30  # of a data set
@@ -53,10 +53,11 @@ class Hdf5File:
       key = next(iter(self._file))
     found = self._find(self._file, key) if key else None
     if isinstance(found, h5py.Group) and len(found) == 1:
-      found = self._find(found, next(iter(found)))
+      found = self._find(found, next(iter(found.keys())))
     if not isinstance(found, h5py.Dataset):
-      names = sorted(self._file if found is None else found)
-      where = "" if found is None else f" under {key!r:.100}"
+      group = found if isinstance(found, h5py.Group) else self._file
+      names = sorted(group)
+      where = "" if group is self._file else f" under {key!r:.100}"
       some = ", ".join(name[:100] for name in names[:10])
       raise Hdf5Error(
         f"{self._path} has no data set {key!r:.100}; it holds {len(names)} "
@@ -97,7 +98,7 @@ class Hdf5File:
 
 
 @contextlib.contextmanager
-def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
+def open_hdf5(path: locations.PathLike) -> Iterator[Hdf5File]:
   """Opens an HDF5 file in a with statement.
 
   Raises:
@@ -108,7 +109,7 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
     with untrusted.open_file(path, max_bytes=_MAX_FILE_BYTES) as raw:
       placeholders.check(raw, name=path)
       with h5py.File(raw, "r") as file:
-        yield Hdf5File(file, raw=raw, path=os.fspath(path))
+        yield Hdf5File(file, raw=raw, path=str(path))
   except (Hdf5Error, FileNotFoundError):
     raise
   except (
@@ -122,7 +123,7 @@ def open_hdf5(path: str | os.PathLike) -> Iterator[Hdf5File]:
     ValueError,
     zlib.error,
   ) as error:
-    raise Hdf5Error(f"cannot read {os.fspath(path)}: {error}") from error
+    raise Hdf5Error(f"cannot read {path}: {error}") from error
 
 
 def _check(dataset: h5py.Dataset) -> list[int] | None:
@@ -163,7 +164,7 @@ def _check(dataset: h5py.Dataset) -> list[int] | None:
   if size and not stored:
     raise Hdf5Error("holds no numbers, only a shape")
   if layout == h5py.h5d.CHUNKED:
-    chunk = math.prod(dataset.chunks) * kind.itemsize
+    chunk = math.prod(properties.get_chunk()) * kind.itemsize
     if chunk > max(4 * size, _FREE_BYTES):
       raise Hdf5Error(f"claims chunks of {chunk} bytes for {size}")
     return filters

@@ -23,18 +23,20 @@ FILTERS = (SHUFFLE, DEFLATE, LZF, FLETCHER32)
 def read_contiguous(dataset: h5py.Dataset, raw: BinaryIO) -> np.ndarray:
   """Reads a contiguous data set."""
   place = dataset.id.get_offset()
-  size = math.prod(dataset.shape) * dataset.dtype.itemsize
+  shape = dataset.id.shape
+  size = math.prod(shape) * dataset.dtype.itemsize
   content = b"" if place is None else os.pread(raw.fileno(), size, place)
   if len(content) != size:
     raise ValueError(f"it ends after {len(content)} of {size} bytes")
-  return np.frombuffer(content, dataset.dtype).reshape(dataset.shape)
+  return np.frombuffer(content, dataset.dtype).reshape(shape)
 
 
 def read_chunked(
   dataset: h5py.Dataset, raw: BinaryIO, filters: Sequence[int]
 ) -> np.ndarray:
   """Reads a chunked data set, all chunks of which must exist."""
-  shape, sides = dataset.shape, dataset.chunks
+  shape = dataset.id.shape
+  sides = dataset.id.get_create_plist().get_chunk()
   found = np.empty(shape, dataset.dtype)
   size = math.prod(sides) * dataset.dtype.itemsize
   places: list = []

@@ -6,7 +6,7 @@ checkpoint needs only the step.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import grain
 
@@ -23,6 +23,21 @@ class TrainingSource(Protocol[BatchT_co]):
   def item(self, index: int, *, seed: int) -> Any: ...
 
   def collate(self, examples: Sequence, *, batch_size: int) -> BatchT_co: ...
+
+
+@runtime_checkable
+class ProcessSource(TrainingSource[BatchT_co], Protocol[BatchT_co]):
+  """A source whose batches processes can decode."""
+
+  def start_processes(self, number: int) -> decoding.DecodingProcesses: ...
+
+  def batch_of(
+    self,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    processes: decoding.DecodingProcesses,
+  ) -> BatchT_co: ...
 
 
 class EvaluationSource(Protocol[BatchT_co]):
@@ -118,6 +133,7 @@ def training_batches(
   def make_batch(step: int) -> BatchT_co:
     indices = [step * batch_size + row for row in rows]
     if processes is not None:
+      assert isinstance(item_source, ProcessSource)  # it has started them
       return item_source.batch_of(indices, seed=seed, processes=processes)
     items = [item_source.item(index, seed=seed) for index in indices]
     return item_source.collate(items, batch_size=len(rows))
@@ -127,6 +143,11 @@ def training_batches(
     raise ValueError(f"start_step {start_step} is not in [0, {stop_step}]")
   steps = grain.MapDataset.range(start_step, stop_step)
   if num_processes > 1:
+    if not isinstance(item_source, ProcessSource):
+      raise ValueError(
+        f"num_processes is {num_processes}, expected 0 or 1: no process can "
+        f"decode the items of a {type(item_source).__name__}"
+      )
     processes = item_source.start_processes(num_processes)
     # The threads plan, so that the processes need not wait between batches.
     num_threads = _PLANNING_THREADS

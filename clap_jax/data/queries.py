@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from clap_jax.annotations.given_file import SALIENCY_CLIP_SEC
 from clap_jax.data import shuffle
 from clap_jax.data.clips import normalize_text, visible_captions
 from clap_jax.data.records import ExampleInfo
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 TOP_SALIENCY = 4.0  # "Very Good"
 _MAX_TEXTS_BYTES = 64 << 30  # vectors of all tokens of a dataset's sentences
@@ -50,7 +49,7 @@ class QueryVectors(NamedTuple):
   mask: np.ndarray  # bool (m, l)
 
 
-def read_vectors(path: str | pathlib.Path) -> QueryVectors:
+def read_vectors(path: locations.PathLike) -> QueryVectors:
   """Reads texts and token vectors as written by `clap extract`."""
   with arrays.open_npz(path, max_bytes=_MAX_TEXTS_BYTES) as archive:
     missing = {"texts", "vectors", "mask"} - archive.keys()

@@ -6,7 +6,6 @@ its saliency scores, CG-DETR's TACoS) and the text of Charades-STA, whose
 durations are in a CSV. The ids are those under which `clap score` reads them.
 """
 
-import importlib.resources
 import pathlib
 import re
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ _DURATION_COLUMNS = {
 _CUT_CLIP = re.compile(r"_[0-9.]+_[0-9.]+$")
 
 
-def read_sentences(path: str | pathlib.Path) -> tuple[str, ...]:
+def read_sentences(path: locations.PathLike) -> tuple[str, ...]:
   """Reads the distinct sentences of a file, for a text tower."""
   file = _read(path)
   return tuple(
@@ -35,7 +34,7 @@ def read_sentences(path: str | pathlib.Path) -> tuple[str, ...]:
 
 
 def read_split(
-  path: str | pathlib.Path, *, duration_files: Iterable[str] = ()
+  path: locations.PathLike, *, duration_files: Iterable[str] = ()
 ) -> GroundingSplit:
   """Reads one file of queries.
 
@@ -69,7 +68,7 @@ def read_split(
   )
 
 
-def _read(path: str | pathlib.Path) -> given_file.GivenFile:
+def _read(path: locations.PathLike) -> given_file.GivenFile:
   path = locations.at(path)
   if not path.is_file():
     raise FileNotFoundError(f"{path} is missing; give an annotation file.")
@@ -110,7 +109,7 @@ def _queries(file: given_file.GivenFile) -> Iterable[GroundingQuery]:
   file.log.raise_if_any()
 
 
-def read_durations(path: pathlib.Path) -> dict[str, float]:
+def read_durations(path: locations.Location) -> dict[str, float]:
   """Reads seconds by video id from a table with columns id and length."""
   if not path.is_file():
     raise FileNotFoundError(
@@ -140,7 +139,7 @@ def read_ids(name: str) -> frozenset[str]:
     FileNotFoundError: neither exists.
   """
   path = locations.at(name)
-  published = importlib.resources.files("clap_jax.data") / "held_out"
+  published = pathlib.Path(__file__).parent / "held_out"
   if not path.is_file():
     names = sorted(p.name.removesuffix(".txt") for p in published.iterdir())
     if name not in names:
@@ -160,16 +159,16 @@ def divided(
   A held-out id also covers the clips that were cut from that video, named
   "<id>_<start>_<end>" as in QVHighlights.
   """
-
   out = {
     video
     for video in split.duration_sec
     if {video, _CUT_CLIP.sub("", video)} & held_out
   }
-  return tuple(
-    GroundingSplit(
+
+  def part(wanted: bool) -> GroundingSplit:
+    return GroundingSplit(
       tuple(q for q in split.queries if (q.video_id in out) == wanted),
       {v: s for v, s in split.duration_sec.items() if (v in out) == wanted},
     )
-    for wanted in (False, True)
-  )
+
+  return part(False), part(True)

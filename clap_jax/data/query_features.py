@@ -4,7 +4,6 @@ Moment-DETR publishes an .npz per query with "last_hidden_state"; `clap texts`
 writes one .npz of all texts.
 """
 
-import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -58,7 +57,7 @@ def read(
 
 
 def read_texts(
-  path: str | pathlib.Path, texts: Sequence[str]
+  path: locations.PathLike, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Reads the vectors (n, l, e) of n texts and their mask (n, l).
 

@@ -82,17 +82,9 @@ class GroundingData(feature_reader.FeatureData):
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-  """A named dataset without records; its splits are complete."""
+  """A named dataset without records."""
 
   name: str
-
-  def damaged(self, split: str) -> tuple:
-    """Returns no damaged records: annotation files have none."""
-    del split
-    return ()
-
-  def subset_note(self, split: str) -> None:
-    """Returns no note: nothing was left out."""
 
 
 class QueryReader(feature_reader.FeatureReader):
@@ -101,8 +93,14 @@ class QueryReader(feature_reader.FeatureReader):
   config: GroundingData
 
   @functools.cached_property
-  def dataset(self) -> "_Named":
+  def dataset(self) -> _Named:
+    assert self.config.dataset is not None  # see GroundingData
     return _Named(self.config.dataset)
+
+  @property
+  def _given(self) -> QueryFiles:
+    assert self.config.queries is not None  # see open_reader
+    return self.config.queries
 
   def examples(self, split: str) -> tuple[records.ExampleInfo, ...]:
     """Returns the videos of the queries; they have no actions."""
@@ -127,9 +125,8 @@ class QueryReader(feature_reader.FeatureReader):
 
   @property
   def split_names(self) -> tuple[str, ...]:
-    held_out = self.config.queries.held_out is not None
-    own = (SELECTION_SPLIT,) if held_out else ()
-    return (*self.config.queries.files, *own)
+    own = () if self._given.held_out is None else (SELECTION_SPLIT,)
+    return (*self._given.files, *own)
 
   def spans(self, split: str) -> dict[str, list[tuple[float, float]]]:
     """Returns the moments of queries by video id, in seconds."""
@@ -155,12 +152,9 @@ class QueryReader(feature_reader.FeatureReader):
     return self._splits[split]
 
   def _read(self, split: str) -> dict[str, queries.GroundingSplit]:
-    given, train = self.config.queries, self.config.train_split
-    is_held_out = given.held_out is not None and split in (
-      train,
-      SELECTION_SPLIT,
-    )
-    name = train if is_held_out else split
+    given, train = self._given, self.config.train_split
+    held_out = given.held_out if split in (train, SELECTION_SPLIT) else None
+    name = split if held_out is None else train
     if name not in given.files:
       raise ValueError(
         f"found no annotation file of the split {name!r}; queries.files "
@@ -169,13 +163,13 @@ class QueryReader(feature_reader.FeatureReader):
     found = query_annotations.read_split(
       given.files[name], duration_files=given.durations
     )
-    if not is_held_out:
+    if held_out is None:
       return {split: found}
-    ids = query_annotations.read_ids(given.held_out)
+    ids = query_annotations.read_ids(held_out)
     rest, out = query_annotations.divided(found, ids)
     if not rest.queries or not out.queries:
       raise ValueError(
-        f"data.queries.held_out {given.held_out!r} leaves {len(rest.queries)} "
+        f"data.queries.held_out {held_out!r} leaves {len(rest.queries)} "
         f"queries to train on and {len(out.queries)} to select with; both must "
         "be some."
       )
@@ -183,7 +177,7 @@ class QueryReader(feature_reader.FeatureReader):
 
   @functools.cached_property
   def texts(self) -> queries.QueryVectors:
-    given = self.config.queries
+    given = self._given
     if "{id}" not in given.texts:
       return queries.read_vectors(given.texts)
     return query_features.read(

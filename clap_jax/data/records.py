@@ -231,6 +231,9 @@ class Dataset:
     dataset_files.check_feature_classes(directory)
     self.label_names = dataset_files.read_label_names(directory)
     self.label_ids: dict[int, str] = {}  # as annotation files state them
+    self._readable = functools.cache(
+      lambda split: self.split(split).metadata(on_corrupt="skip")
+    )
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -258,10 +261,9 @@ class Dataset:
       ) from error
 
   def absent(self, split: str) -> tuple[str, ...]:
-    """Returns the ids of annotated videos that are not in the dataset.
+    """Returns ids of videos that the annotations have and the dataset lacks.
 
-    These are missing files, undecodable ones, and those left out by the
-    builder, in this order; scores are then of a subset.
+    First missing files, then undecodable ones, then those that were left out.
     """
     manifest = self.manifest(split)
     return (
@@ -272,7 +274,11 @@ class Dataset:
 
   def damaged(self, split: str) -> tuple[CorruptRecordError, ...]:
     """Returns the errors of records with unreadable annotations."""
-    return self.split(split).metadata(on_corrupt="skip").corrupt
+    return self._readable(split).corrupt
+
+  def examples(self, split: str) -> tuple[ExampleInfo, ...]:
+    """Returns the readable examples of a split, without their videos."""
+    return self._readable(split).examples
 
   def subset_note(self, split: str) -> str | None:
     """Returns the card's note on missing videos; None if none is missing.
@@ -329,7 +335,7 @@ class Dataset:
       CorruptRecordError: an index does not match its shard.
     """
     self._check_split(split)
-    lengths = self._shard_lengths[split]
+    lengths, place = self._shard_lengths[split], f"{split} of {self.directory}"
     stem = f"{self._builder_name}-{split}.tfrecord-"
     expected = [
       f"{stem}{number:05d}-of-{len(lengths):05d}"
@@ -346,8 +352,8 @@ class Dataset:
     extra = sorted(present - set(expected))
     if missing or extra:
       raise DatasetError(
-        f"split {split} of {self.directory}: shards missing {missing}, "
-        f"unexpected {extra}; remove unexpected files or build it again"
+        f"split {place}: shards missing {missing}, unexpected {extra}; remove "
+        "unexpected files or build it again"
       )
 
     def is_there(name: str) -> bool:
@@ -364,14 +370,11 @@ class Dataset:
         index=self.index if indexed else None,
       )
     except untrusted.UntrustedFileError as error:
-      raise DatasetError(
-        f"split {split} of {self.directory}: {error}"
-      ) from error
+      raise DatasetError(f"split {place}: {error}") from error
     if source.shard_lengths != lengths:
       raise DatasetError(
-        f"split {split} of {self.directory}: shards hold "
-        f"{source.shard_lengths} records, dataset_info.json says {lengths}; "
-        "build it again"
+        f"split {place}: shards hold {source.shard_lengths} records, "
+        f"dataset_info.json says {lengths}; build it again"
       )
     if is_there(f"{split}/{dataset_files.MANIFEST_FILE}"):
       self._check_sizes(split, source)

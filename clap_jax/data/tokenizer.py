@@ -86,7 +86,7 @@ def train_on_split(
   out = locations.at(out)
   if out.exists() and not overwrite:
     raise FileExistsError(f"{out} already exists; pass --overwrite.")
-  infos = dataset.split(split).metadata(on_corrupt="skip").examples
+  infos = dataset.examples(split)
   texts = [text for info in infos for _, _, text in info.captions]
   texts += dataset.label_names
   out.parent.mkdir(parents=True, exist_ok=True)

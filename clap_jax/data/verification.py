@@ -1,7 +1,6 @@
 """Verifies the integrity and consistency of a built dataset."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +14,7 @@ from clap_jax.data.records import (
 )
 from clap_jax.media.decode import decode_video
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import record_index, untrusted
+from clap_jax.storage import locations, record_index, untrusted
 from clap_jax.storage.tfrecord import CorruptRecordError
 
 CHECKSUMS = "SHA256SUMS"
@@ -99,7 +98,7 @@ def verify(
 
 
 def _check_files(
-  directory: pathlib.Path, problems: list[str]
+  directory: locations.Location, problems: list[str]
 ) -> tuple[dict[str, str], int]:
   """Compares files with SHA256SUMS; returns hashes by name and bytes read."""
   path = directory / CHECKSUMS
@@ -130,7 +129,7 @@ def _check_files(
       else:
         num_bytes += (directory / name).stat().st_size
   present = {
-    file.relative_to(directory).as_posix()
+    locations.name_below(file, directory)
     for file in directory.rglob("*")
     if (file.is_symlink() or not file.is_dir())
     and file.name not in (CHECKSUMS, record_index.FILE)
@@ -260,8 +259,11 @@ def _metadata_problems(
     if example is None:
       continue  # unreadable and already reported
     for field in dataclasses.fields(info):
-      values = getattr(info, field.name), getattr(example, field.name)
-      if not np.array_equal(*(np.asarray(v, dtype=object) for v in values)):
+      one, other = (
+        np.asarray(getattr(it, field.name), dtype=object)
+        for it in (info, example)
+      )
+      if not np.array_equal(one, other):
         yield (
           f"{split} record {info.index}: {field.name} differs between the "
           "shard and the metadata"

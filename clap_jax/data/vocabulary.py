@@ -9,8 +9,6 @@ import contextlib
 import functools
 import gzip
 import hashlib
-import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -96,7 +94,7 @@ def _explained(problem: str) -> Iterator[None]:
 Vocabulary = tokenizer_lib.Tokenizer | ForeignTokenizer
 
 
-def load(path: str | os.PathLike) -> Vocabulary:
+def load(path: locations.PathLike) -> Vocabulary:
   """Reads a model file of `clap tokenizer` or the JSON of an imported tower.
 
   Raises:
@@ -112,7 +110,7 @@ def load(path: str | os.PathLike) -> Vocabulary:
     raise ValueError(f"{path}: {error}") from error
 
 
-def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
+def from_vocabulary(path: locations.PathLike) -> ForeignTokenizer:
   """Reads tokenizer.json, vocab.txt, vocab.json with merges.txt, or merges
   alone (*.txt.gz) as OpenAI published those of CLIP.
 
@@ -138,13 +136,13 @@ def from_vocabulary(path: str | os.PathLike) -> ForeignTokenizer:
     raise ValueError(f"{path}: {error}") from error
 
 
-def _read(path: pathlib.Path) -> bytes:
+def _read(path: locations.Location) -> bytes:
   with untrusted.open_file(path, max_bytes=tokenizer_lib.MAX_BYTES) as file:
     placeholders.check(file, name=path)
     return file.read()
 
 
-def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
+def _word_pieces(path: locations.Location) -> tokenizers.Tokenizer:
   """Makes BERT's tokenizer, uncased if the vocabulary has no upper case."""
   text = untrusted.read_text(path, max_bytes=tokenizer_lib.MAX_BYTES)
   words = text.splitlines()
@@ -167,7 +165,7 @@ def _word_pieces(path: pathlib.Path) -> tokenizers.Tokenizer:
   return made
 
 
-def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
+def _byte_pairs(path: locations.Location) -> tokenizers.Tokenizer:
   """Makes CLIP's tokenizer: byte pairs of lower-cased words with </w>."""
   merges = path.with_name("merges.txt")
   if not merges.exists():
@@ -182,7 +180,7 @@ def _byte_pairs(path: pathlib.Path) -> tokenizers.Tokenizer:
   return _clip_pieces(pieces, pairs, path)
 
 
-def _merges_alone(path: pathlib.Path) -> tokenizers.Tokenizer:
+def _merges_alone(path: locations.Location) -> tokenizers.Tokenizer:
   """Makes CLIP's tokenizer from merges, which number the pieces."""
   with (
     untrusted.open_file(path, max_bytes=tokenizer_lib.MAX_BYTES) as file,
@@ -209,7 +207,9 @@ def _letters() -> list[str]:
   return [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]
 
 
-def _clip_pieces(pieces, pairs, path: pathlib.Path) -> tokenizers.Tokenizer:
+def _clip_pieces(
+  pieces, pairs, path: locations.Location
+) -> tokenizers.Tokenizer:
   model = tokenizers.models.BPE(
     pieces, pairs, unk_token=_CLIP_END, end_of_word_suffix="</w>"
   )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from clap_jax.evaluation import (
   results,
 )
 from clap_jax.metrics import card, detection, intervals, tables
+from clap_jax.storage import locations
 from clap_jax.training import processes
 
 # The older protocol drops shorter instances, as shares of the video, from the
@@ -234,7 +234,7 @@ class Evaluator:
     return {f"{setting}/average_map": float(np.mean(values))}
 
   def rows(
-    self, task, params, split: str, *, workdir: pathlib.Path | None = None
+    self, task, params, split: str, *, workdir: locations.Location | None = None
   ) -> list[dict]:
     """Returns result rows of all settings and methods on the novel classes."""
     videos, rows = self._videos_of_novel(split), []

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ import numpy as np
 from clap_jax.data import grounding_source, queries
 from clap_jax.evaluation import moment_retrieval, results
 from clap_jax.metrics import calibration, grounding, highlights
-from clap_jax.storage import output
+from clap_jax.storage import locations, output
 from clap_jax.training import mesh as mesh_lib
 
 QVHIGHLIGHTS = "qvhighlights"
@@ -354,7 +353,7 @@ def calibration_of(absence: dict) -> calibration.AbsenceCalibration:
 
 
 def write_predictions(
-  found: SplitPredictions, workdir: pathlib.Path, *, absence: dict | None
+  found: SplitPredictions, workdir: locations.Location, *, absence: dict | None
 ) -> None:
   """Writes an entry per query, best moments first, for `clap score`."""
   fitted = absence and calibration_of(absence)

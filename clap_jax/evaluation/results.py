@@ -1,6 +1,5 @@
 """Reads and writes results.json: rows with evaluation cards."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,20 +35,22 @@ def rows_of(
   ]
 
 
-def write(directory: str | pathlib.Path, rows: list[dict]) -> pathlib.Path:
+def write(
+  directory: locations.PathLike, rows: list[dict]
+) -> locations.Location:
   """Writes <directory>/results.json atomically."""
   path = locations.at(directory) / RESULTS_FILE
   write_json(path, {"rows": rows})
   return path
 
 
-def write_json(path: pathlib.Path, document: Any) -> None:
+def write_json(path: locations.Location, document: Any) -> None:
   """Writes JSON with `metadata.write_json`, on the first process only."""
   if processes.is_first():
     metadata.write_json(path, document)
 
 
-def read(directory: str | pathlib.Path) -> list[dict]:
+def read(directory: locations.PathLike) -> list[dict]:
   """Reads the rows of <directory>/results.json; none if it is missing.
 
   Raises:

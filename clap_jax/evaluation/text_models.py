@@ -1,6 +1,5 @@
 """Encodes texts with an imported text tower."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from clap_jax.data import class_texts, vocabulary
 from clap_jax.models import text_transformer, variants
 from clap_jax.public_weights import cache
+from clap_jax.storage import locations
 from clap_jax.training import paths, weights
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -18,7 +18,7 @@ _BATCH = 64
 
 
 def class_vectors(
-  directory: str | pathlib.Path,
+  directory: locations.PathLike,
 ) -> Callable[[Sequence[str]], np.ndarray]:
   """Returns an encoder of class names to unit vectors (c, p).
 
@@ -33,7 +33,7 @@ def class_vectors(
 
 
 def text_vectors(
-  directory: str | pathlib.Path,
+  directory: locations.PathLike,
 ) -> Callable[[Sequence[str]], np.ndarray]:
   """Returns an encoder of texts to unit vectors (n, p).
 

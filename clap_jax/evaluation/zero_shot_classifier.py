@@ -14,7 +14,6 @@ classes in closed form; Chao et al., ECCV 2016, for the constant.
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ import numpy as np
 from clap_jax.data import class_texts, features
 from clap_jax.data.records import ExampleInfo
 from clap_jax.metrics import matching, tables
-from clap_jax.storage import arrays
+from clap_jax.storage import arrays, locations
 
 RIDGES = (0.01, 0.1, 1.0, 10.0)  # times the identity, for unit variances
 SCALES = (5.0, 10.0, 20.0, 40.0)
@@ -255,11 +254,11 @@ def best_classes(share: np.ndarray, top_classes: int) -> np.ndarray:
   return np.argsort(-share, axis=1, kind="stable")[:, :count]
 
 
-def save(path: pathlib.Path, space: TextProjection) -> None:
+def save(path: locations.Location, space: TextProjection) -> None:
   arrays.write_npz(path, space._asdict())
 
 
-def load(path: pathlib.Path) -> TextProjection:
+def load(path: locations.Location) -> TextProjection:
   """Loads a file written by `save`.
 
   Raises:

@@ -14,7 +14,7 @@ FOOTER = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
 
 
-def masked_crc32c(data: bytes) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
   """Computes the rotated and shifted CRC32C of TFRecord files."""
   crc = crc32c.crc32c(data)
   return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF

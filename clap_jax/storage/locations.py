@@ -126,14 +126,6 @@ class ObjectPath:
   def resolve(self) -> "ObjectPath":
     return self
 
-  def relative_to(self, other: "ObjectPath") -> pathlib.PurePosixPath:
-    prefix = f"{other}/"
-    if str(self) == str(other):
-      return pathlib.PurePosixPath()
-    if not str(self).startswith(prefix):
-      raise ValueError(f"{self} is not below {other}")
-    return pathlib.PurePosixPath(str(self)[len(prefix) :])
-
   def as_posix(self) -> str:
     return str(self)
 
@@ -255,6 +247,12 @@ def at(
       return pathlib.Path(text, *parts)
     path = ObjectPath(text)
   return path.joinpath(*parts) if parts else path
+
+
+def name_below(path: Location, folder: Location) -> str:
+  """Returns the name of a path relative to a folder, with slashes."""
+  below = pathlib.PurePosixPath(path.as_posix())
+  return below.relative_to(folder.as_posix()).as_posix()
 
 
 def _relative(part: str | os.PathLike) -> str:

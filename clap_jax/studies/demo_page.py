@@ -148,7 +148,7 @@ def _charts(store, rows) -> list[content.Chart]:
 
 def _diagnoses(store, dataset, rows) -> list[content.Diagnosed]:
   """Diagnoses every encoder's localizer of the first seed."""
-  infos = dataset.split(_SPLIT).metadata(on_corrupt="skip").examples
+  infos = dataset.examples(_SPLIT)
   truth = localization.truth_of(infos, dataset.label_names)
   return [
     run_files.diagnosed(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -117,7 +116,7 @@ def towers_of(model: dict) -> dual_encoder.DualEncoderConfig:
   return config
 
 
-def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
+def restore_params(directory: locations.PathLike) -> dict[str, Any]:
   """Restores parameters of both towers, as evaluated by the run.
 
   These are the moving average if the run kept one. An encoder.json without

@@ -174,8 +174,7 @@ def train(config: EndToEndConfig, workdir) -> list[dict]:
   duration_checks.check_counts(
     duration_checks.split_flags(config.data),
     count=lambda split: sum(
-      len(info.labels)
-      for info in duration_checks.recorded(videos.dataset, split)
+      len(info.labels) for info in videos.dataset.examples(split)
     ),
     what="labelled segment",
     choices=videos.dataset.splits,

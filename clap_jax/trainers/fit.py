@@ -1,7 +1,6 @@
 """Trains from a trainer's config and restores its finished runs."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -93,7 +92,7 @@ def fit(
   return state.ema if has_average else state.params, {"use_ema": has_average}
 
 
-def write_metadata(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+def write_metadata(path: locations.Location, facts: Mapping[str, Any]) -> None:
   """Writes the metadata of a model, on the first process only."""
   if processes.is_first():
     metadata_lib.write(path, facts)

@@ -6,7 +6,6 @@ checkpoints.
 
 import dataclasses
 import functools
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -56,14 +55,14 @@ class HeadStart:
   imported: str = ""  # directory of `clap import`; "": random parameters
 
 
-def is_imported(directory: str | pathlib.Path) -> bool:
+def is_imported(directory: locations.PathLike) -> bool:
   """Returns True if a directory holds an imported head."""
   directory = locations.at(directory)
   has_checkpoints = (directory / checkpoint.CHECKPOINT_DIRECTORY).is_dir()
   return (directory / weights.MANIFEST_FILE).is_file() and not has_checkpoints
 
 
-def restore_params(directory: str | pathlib.Path) -> dict[str, Any]:
+def restore_params(directory: locations.PathLike) -> dict[str, Any]:
   """Restores the nested parameters of an imported head."""
   arrays, _ = weights.read(directory)
   return paths.nest(arrays)

@@ -7,7 +7,6 @@ paths: moved data is the same, other data under the same path is not.
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,7 +40,7 @@ class Differences:
   evaluation: tuple[str, ...] = ()  # differences that change evaluation
 
 
-def compare(workdir: pathlib.Path, config: Any) -> Differences:
+def compare(workdir: locations.Location, config: Any) -> Differences:
   """Compares a resolved config and its inputs with the run in `workdir`.
 
   An input without a fingerprint on either side (an earlier revision, or a
@@ -72,7 +71,7 @@ def compare(workdir: pathlib.Path, config: Any) -> Differences:
   return Differences(tuple(training), tuple(evaluation))
 
 
-def check(workdir: pathlib.Path, differences: Iterable[str]) -> None:
+def check(workdir: locations.Location, differences: Iterable[str]) -> None:
   """Raises a ValueError that lists the differences, if any."""
   lines = "".join(f"\n  {line}" for line in differences)
   if lines:
@@ -82,7 +81,7 @@ def check(workdir: pathlib.Path, differences: Iterable[str]) -> None:
     )
 
 
-def take(workdir: pathlib.Path, config: Any) -> None:
+def take(workdir: locations.Location, config: Any) -> None:
   """Compares with the run in `workdir` and records this run's inputs.
 
   Raises:
@@ -98,7 +97,7 @@ def take(workdir: pathlib.Path, config: Any) -> None:
     output.write_json(workdir / INPUTS_FILE, {"inputs": now})
 
 
-def _read(workdir: pathlib.Path) -> Fingerprints:
+def _read(workdir: locations.Location) -> Fingerprints:
   path = workdir / INPUTS_FILE
   if not path.is_file():
     return {}
@@ -266,7 +265,7 @@ _INPUTS: Mapping[str, Callable[[Any, Any], dict[str, str]]] = {
 }
 
 
-def hash_file(path: str | pathlib.Path, *, ends_only: bool = False) -> str:
+def hash_file(path: locations.PathLike, *, ends_only: bool = False) -> str:
   """Returns the SHA-256 of a file, cached by its size and mtime.
 
   Args:
@@ -296,7 +295,7 @@ def _ends(path: locations.Location, size: int) -> bytes:
     return first + file.read(_END_BYTES)
 
 
-def _folder_digest(directory: pathlib.Path, names: list[str]) -> str:
+def _folder_digest(directory: locations.Location, names: list[str]) -> str:
   sizes = [(directory / name).stat().st_size for name in names]
   ends_only = sum(sizes) > _MAX_HASHED_BYTES
   return _digest(

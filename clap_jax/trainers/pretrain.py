@@ -104,7 +104,7 @@ def train(config: PretrainConfig, workdir) -> list[dict]:
   reader = open_reader(config)
   duration_checks.check_counts(
     duration_checks.split_flags(config.data),
-    count=lambda split: len(duration_checks.recorded(reader.dataset, split)),
+    count=lambda split: len(reader.dataset.examples(split)),
     what="readable video",
     choices=reader.dataset.splits,
   )

@@ -1,7 +1,6 @@
 """Runs, evaluates and compiles the trainer that a config names."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 from clap_jax import config as config_lib
@@ -179,12 +178,12 @@ def compile_for_smallest(config, *, facts: str = "") -> dict:
   )
 
 
-def is_finished(workdir: str | pathlib.Path) -> bool:
+def is_finished(workdir: locations.PathLike) -> bool:
   """Returns True if `workdir` holds a finished `clap train` run."""
   return (locations.at(workdir) / results.RESULTS_FILE).is_file()
 
 
-def _inspect(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
+def _inspect(workdir: locations.Location, resolved: Any) -> dict[str, Any]:
   """Returns whether the run is finished, and how its evaluation differs.
 
   Raises:
@@ -201,7 +200,7 @@ def _inspect(workdir: pathlib.Path, resolved: Any) -> dict[str, Any]:
   }
 
 
-def check_same(workdir: pathlib.Path, resolved: Any) -> None:
+def check_same(workdir: locations.Location, resolved: Any) -> None:
   """Raises a ValueError if a finished run has another config or data."""
   found = inputs.compare(workdir, resolved)
   inputs.check(workdir, (*found.training, *found.evaluation))

@@ -6,7 +6,6 @@ a bucket: a move is then a copy within it and a deletion.
 """
 
 import contextlib
-import pathlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -278,7 +277,7 @@ def complete_steps(directory: locations.Location) -> list[int]:
 
 
 def restore_params(
-  directory: pathlib.Path, *, use_ema: bool | None = False
+  directory: locations.Location, *, use_ema: bool | None = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Restores parameters of the newest intact checkpoint, for inference.
 

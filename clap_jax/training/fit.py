@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from clap_jax import config as config_lib
+from clap_jax.storage import locations
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import (
   device_batches,
@@ -68,7 +68,7 @@ class Run:
   """
 
   task: task_lib.Task
-  workdir: pathlib.Path
+  workdir: locations.Location
   config: config_lib.RunConfig
   batches_from: Callable[[int], Iterator[Any]]
   batches_ahead: int = device_batches.AHEAD
@@ -371,7 +371,7 @@ class _Trainer:
 
 
 @contextlib.contextmanager
-def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
+def _run_failures(workdir: locations.Location) -> Iterator[None]:
   """Converts system errors to a RunFailedError.
 
   Raises:
@@ -389,7 +389,7 @@ def _run_failures(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _evaluation_is_missing(
-  workdir: pathlib.Path, steps: _Steps, start_step: int
+  workdir: locations.Location, steps: _Steps, start_step: int
 ) -> bool:
   """Returns True if the evaluation due at `start_step` is not recorded.
 

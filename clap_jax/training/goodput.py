@@ -5,11 +5,10 @@ time. Steps repeated after a kill count once.
 """
 
 import contextlib
-import pathlib
 import time
 from collections.abc import Iterator
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 from clap_jax.training import workdir as workdir_lib
 
 GOODPUT_FILE = "goodput.json"
@@ -22,7 +21,7 @@ class GoodputTracker:
   `input_wait` is a part of `steps`. Time is counted from construction on.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, start_step: int):
+  def __init__(self, workdir: locations.Location, *, start_step: int):
     self._path = workdir / GOODPUT_FILE
     self._earlier = _read(self._path)
     self._began_sec = time.monotonic()
@@ -99,5 +98,5 @@ def _kept_sec(starts: list[dict]) -> float:
   return kept_sec
 
 
-def _read(path: pathlib.Path) -> list[dict]:
+def _read(path: locations.Location) -> list[dict]:
   return untrusted.read_json(path)["starts"] if path.is_file() else []

@@ -14,7 +14,6 @@ fingerprint of their content, an MD5 or the version.
 import hashlib
 import math
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -188,7 +187,7 @@ def _files_below(directory: locations.Location) -> list[str]:
   )
 
 
-def _folders_below(directory: locations.Location) -> list[pathlib.Path]:
+def _folders_below(directory: locations.Location) -> list[locations.Location]:
   return sorted(path for path in directory.rglob("*") if path.is_dir())
 
 

@@ -8,13 +8,12 @@ decreases.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from clap_jax.storage import untrusted
+from clap_jax.storage import locations, untrusted
 from clap_jax.training import checkpoint as checkpoint_lib
 from clap_jax.training import hooks, processes, sharding
 from clap_jax.training import state as state_lib
@@ -26,7 +25,7 @@ RECORD_FILE = "skipped_batches.json"
 def roll_back(
   error: hooks.SkipLimitError,
   *,
-  workdir: pathlib.Path,
+  workdir: locations.Location,
   checkpoints: checkpoint_lib.Checkpoints,
   abstract: state_lib.TrainState,
   fresh: Callable[[], state_lib.TrainState],

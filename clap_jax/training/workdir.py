@@ -126,7 +126,7 @@ def _holder(file: BinaryIO) -> str:
   return file.read(200).decode("ascii", "replace").strip()
 
 
-def write_config(workdir: pathlib.Path, config: Any) -> None:
+def write_config(workdir: locations.Location, config: Any) -> None:
   """Writes config.json, or compares with the existing one.
 
   Args:
@@ -150,7 +150,10 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
 
 
 def run_differences(
-  workdir: pathlib.Path, config: Any, *, only: tuple[str, ...] | None = None
+  workdir: locations.Location,
+  config: Any,
+  *,
+  only: tuple[str, ...] | None = None,
 ) -> list[str]:
   """Returns `config_differences` of a run's config.json and `config`."""
   path = workdir / CONFIG_FILE
@@ -190,7 +193,9 @@ def is_below(key: str, names: tuple[str, ...]) -> bool:
   return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
-def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
+def write_environment(
+  workdir: locations.Location, mesh: jax.sharding.Mesh
+) -> None:
   """Records the environment of the latest start of the run."""
   device = mesh.devices.flat[0]
   record = {
@@ -213,7 +218,7 @@ def write_environment(workdir: pathlib.Path, mesh: jax.sharding.Mesh) -> None:
   write_json(workdir / ENVIRONMENT_FILE, record)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: locations.Location, value: Any) -> None:
   """Replaces the file atomically."""
   output.write_bytes(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 

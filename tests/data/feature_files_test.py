@@ -15,6 +15,7 @@ from clap_jax.data.features import (
   read_features,
 )
 from clap_jax.data.pipeline import evaluation_batches
+from clap_jax.storage import locations, objects
 from tests.data.clips_test import make_info
 
 RATES = (24000 / 1001, 30000 / 1001, 30.0)
@@ -44,6 +45,7 @@ def test_hdf5_layouts(tmp_path):
     file["a"] = array
     file["b"] = array + 1
     file["text"] = "no numbers"
+    file["type"] = np.dtype("f4")
   with h5py.File(tmp_path / "c3d.hdf5", "w") as file:
     file["v_a/c3d_features"] = array
     file["v_b/c3d_features"] = array + 1
@@ -55,8 +57,9 @@ def test_hdf5_layouts(tmp_path):
     read = read_features(tmp_path / "c3d.hdf5", key=key)
     np.testing.assert_array_equal(read, array)
   for path, key, message in (
-    ("tsp.h5", "c", "no data set 'c'; it holds 3 entries: a, b"),
-    ("tsp.h5", None, "it holds 3 entries"),
+    ("tsp.h5", "c", "no data set 'c'; it holds 4 entries: a, b"),
+    ("tsp.h5", None, "it holds 4 entries"),
+    ("tsp.h5", "type", "no data set 'type'; it holds 4 entries: a, b"),
     ("tsp.h5", "text", "expected numbers"),
     ("c3d.hdf5", "v_b", "2 entries under 'v_b': c3d_features, other"),
   ):
@@ -78,6 +81,21 @@ def test_hdf5_layouts(tmp_path):
     FileFeatures(
       tmp_path, [info()], files=frames(names=("other.h5",), key="{id}")
     )
+
+
+def test_files_in_a_bucket(tmp_path, monkeypatch):
+  array = np.arange(6, dtype=np.float32).reshape(3, 2)
+  with h5py.File(tmp_path / "a.h5", "w") as file:
+    file["x"] = array
+  np.savetxt(tmp_path / "a.csv", array, delimiter=",")
+  np.save(tmp_path / "a.npy", array)
+  contents = {f"bucket/{p.name}": p.read_bytes() for p in tmp_path.iterdir()}
+  monkeypatch.setattr(
+    objects, "read_start", lambda scheme, key, size: contents[key][:size]
+  )
+  for name in ("a.h5", "a.csv", "a.npy"):
+    found = read_features(locations.at("gs://bucket", name))
+    np.testing.assert_array_equal(found, array)
 
 
 def test_streams_are_joined_and_missing_files_named(tmp_path):

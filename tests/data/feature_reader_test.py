@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from clap_jax.data import feature_reader, features
+from clap_jax.data import feature_reader, features, records
 from clap_jax.storage import metadata as metadata_lib
 
 
@@ -153,3 +153,10 @@ def test_features_of_a_killed_extraction_are_refused(own_toy_directory):
       _ = reader(own_toy_directory, **changes).extraction
   change_facts(own_toy_directory, finished=True)
   assert reader(own_toy_directory).extraction["encoder"] == "clap"
+
+
+def test_the_annotations_of_a_split_are_read_once(toy_directory, monkeypatch):
+  made = reader(toy_directory)
+  found = made.examples("train")
+  monkeypatch.delattr(records.RecordSource, "metadata")
+  assert made.examples("train") == found

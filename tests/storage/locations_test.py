@@ -27,7 +27,14 @@ def test_addresses_are_taken_apart(scheme):
   assert path.parent.parent.parent == locations.at(f"{scheme}://bucket")
   assert path.parent / "x" / "y" == locations.at(f"{scheme}://bucket/a", "x/y")
   assert path.with_name("c").name == "c"
-  assert path.relative_to(path.parent.parent).as_posix() == "a/b.tar.gz"
+
+
+@pytest.mark.parametrize("folder", ["gs://bucket", "gs://bucket/c", ".", "/c"])
+def test_name_below_a_folder(folder):
+  path = locations.at(folder)
+  assert locations.name_below(path / "a" / "b.gz", path) == "a/b.gz"
+  with pytest.raises(ValueError, match="a/b"):
+    locations.name_below(path / "a" / "b", path / "d")
 
 
 @pytest.mark.parametrize(
