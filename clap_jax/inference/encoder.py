@@ -1,4 +1,4 @@
-"""Loads a pre-trained encoder of clips and texts."""
+"""Loads and runs a pre-trained encoder of video clips and texts."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ from clap_jax.trainers import encoders, pretrain_task
 from clap_jax.training import paths, pretrained
 from clap_jax.training import weights as weights_lib
 
-# Of imported towers, which do not state it: that of the configs here.
+# Imported towers state no clip length; the configs train with this one.
 _IMPORTED_CLIP_SEC = 2.0
-_IMPORTED_RESIZE = "crop"  # as CLIP's own images are made
+_IMPORTED_RESIZE = "crop"  # CLIP's own preprocessing
 _IMPORTED_KEYS = (
   "encoder",
   "source",
@@ -34,23 +34,23 @@ _IMPORTED_KEYS = (
   "clip",
   "stride_sec",
 )
-# Of `clap export` and of `clap import`.
+# Written by `clap export` and by `clap import`.
 _TOKENIZERS = ("tokenizer", "tokenizer.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Frozen towers with all that is needed to feed them."""
+  """Frozen video and text towers with their preprocessing."""
 
-  name: str  # as in results.json: random, tac, tsp, clip, clap
+  name: str  # name in results.json: random, tac, tsp, clip, clap
   seed: int
   directory: pathlib.Path
   clip: clip_reader.ClipShape
   config: dual_encoder.DualEncoderConfig
   params: dict
   tokenizer: vocabulary.Vocabulary
-  training: dict  # what the features have seen, for evaluation cards
-  # Between clips of a video, where the weights are made for one; see
+  training: dict  # training data and loss, for evaluation cards
+  # Seconds between clips that the weights are made for; None if any, see
   # model_directory.DEFAULT_STRIDE_SEC.
   stride_sec: float | None = None
 
@@ -71,7 +71,7 @@ class Encoder:
     )
 
   def clip_features(self, frames: np.ndarray, batch: int) -> np.ndarray:
-    """uint8 (n, t, y, x, 3) -> float32 (n, d), `batch` clips at a time."""
+    """Encodes clips uint8 (n, t, y, x, 3) to float32 (n, d), in batches."""
     count = frames.shape[0]
     rows = []
     for start in range(0, count, batch):
@@ -85,7 +85,7 @@ class Encoder:
     return np.concatenate(rows) if rows else np.zeros((0, width), np.float32)
 
   def text_vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts to token vectors (n, l, d) and their mask (n, l)."""
+    """Encodes texts to token vectors (n, l, d) and their mask (n, l)."""
     tokens, mask = self._tokens(texts)
     encode = functools.partial(self._encode_texts, self.params)
     return text_models.in_batches(encode, tokens, mask), mask
@@ -106,7 +106,7 @@ class Encoder:
     return jax.jit(embed)
 
   def class_texts(self, names: Sequence[str]) -> class_texts.ClassTexts:
-    """Class names in the shared space: the mean over the label prompts."""
+    """Embeds class names in the shared space, as means over the prompts."""
     texts = [*class_texts.prompted(names), clips.GENERIC_BACKGROUND_TEXT]
     vectors = self.embed_texts(texts)
     return class_texts.ClassTexts(
@@ -121,23 +121,23 @@ class Encoder:
 
   @property
   def logit_scale(self) -> float:
-    """The learned scale of the logits, a factor of cosines."""
+    """Returns the learned factor from cosines to logits."""
     learned = self.params["params"]["logit_scale"]
     return float(np.exp(np.minimum(learned, dual_encoder.MAX_LOGIT_SCALE)))
 
   def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-    """Texts to unit vectors (n, p) of the shared space."""
+    """Embeds texts as unit vectors (n, p) of the shared space."""
     embed = functools.partial(self._embed_texts, self.params)
     return text_models.in_batches(embed, *self._tokens(texts))
 
   def project(self, features: np.ndarray) -> np.ndarray:
-    """Features (n, d) of clips to unit vectors (n, p) of the shared space."""
+    """Projects clip features (n, d) to unit vectors (n, p) of that space."""
     kernel = self.params["params"]["video_projection"]["kernel"]
     return class_texts.unit(features @ np.asarray(kernel))
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """A hash of all parameters: equal encoders, equal features."""
+    """Returns a hash of all parameters, by which features are compared."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
       digest.update(jax.tree_util.keystr(path).encode())
@@ -154,9 +154,9 @@ class Encoder:
 
 
 def is_encoder(directory: str | os.PathLike) -> bool:
-  """Returns True for the directory of an encoder for `load_encoder`.
+  """Returns True if `load_encoder` accepts a directory.
 
-  A name of public weights is not looked up.
+  Names of public weights are not looked up.
   """
   names = (encoders.ENCODER_FILE, weights_lib.MANIFEST_FILE)
   return any(locations.at(directory, name).is_file() for name in names)
@@ -166,12 +166,13 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
   """Loads the towers of a pre-training run or of imported weights.
 
   Args:
-    directory: workdir of a `clap train` pre-training, what `clap import` or
-      `clap export` wrote of both towers, or a name that `clap get` fetched.
+    directory: workdir of a pre-training run, output of `clap import` or
+      `clap export` with both towers, or a name that `clap get` fetched.
 
   Raises:
-    FileNotFoundError: the directory holds neither, or the name was not fetched.
-    ValueError: the weights are of one tower alone, or do not fit.
+    FileNotFoundError: if the directory contains no encoder, or the name has
+      not been fetched.
+    ValueError: if a tower is missing or the weights do not fit the settings.
   """
   directory = cache.directory_of(directory)
   record = directory / encoders.ENCODER_FILE
@@ -205,7 +206,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
 
 
 def _load_imported(directory: pathlib.Path) -> Encoder:
-  """An encoder of `clap import` or `clap export`."""
+  """Loads an encoder that `clap import` or `clap export` wrote."""
   arrays, metadata = weights_lib.read(directory)
   manifest = directory / weights_lib.MANIFEST_FILE
   settings = metadata.get("settings")
@@ -213,15 +214,15 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
   missing = [key for key in needed if key not in (settings or {})]
   if missing:
     raise ValueError(
-      f"{directory} is not an encoder by itself: its weights lack "
-      f"{' and '.join(missing)}. Start a `clap train` from them, or import a "
-      "source with both towers, such as CLIP."
+      f"{directory} is not a complete encoder: its weights lack "
+      f"{' and '.join(missing)}. Start a `clap train` from them, or import "
+      "weights with both towers, such as CLIP."
     )
   name, seed, training, stride_sec, (clip, config) = metadata_lib.build(
     {key: metadata[key] for key in _IMPORTED_KEYS if key in metadata},
     _described_import,
     path=manifest,
-    remake="run its `clap import` again, in a new directory",
+    remake="run `clap import` again, into a new directory",
   )
   params = paths.nest(arrays)
   init = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init
@@ -240,7 +241,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
 
 
 def _described_import(metadata: dict) -> tuple:
-  """(name, seed, training, stride, (clip, towers)) of a manifest."""
+  """Returns (name, seed, training, stride, (clip, towers)) of a manifest."""
   settings = metadata["settings"]
   shape = {
     "clip_sec": _IMPORTED_CLIP_SEC,
@@ -269,6 +270,6 @@ def _imported_tokenizer(directory: pathlib.Path) -> vocabulary.Vocabulary:
     if (directory / name).is_file():
       return vocabulary.load(directory / name)
   raise ValueError(
-    f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS)}), without which "
-    "no text can be encoded; import again with --tokenizer."
+    f"{directory} has no tokenizer ({' or '.join(_TOKENIZERS)}), which texts "
+    "need; import again with --tokenizer."
   )

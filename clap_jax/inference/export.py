@@ -1,7 +1,7 @@
-"""Exports predictions to files of other programs and to a page.
+"""Exports predictions to the formats of other programs and to HTML pages.
 
-`document` is everywhere what `predict.predict` returns. Every file appears
-completely or not at all.
+`document` always means the result of `predict.predict`. Files are written
+atomically.
 """
 
 import collections
@@ -27,7 +27,7 @@ _CSV_COLUMNS = ("video", "start_sec", "end_sec", "score", "label", "query")
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-  """The files that were written, and the reasons of those that were not."""
+  """The files that were written, and those that failed."""
 
   files: tuple[pathlib.Path, ...]
   failed: tuple[dict, ...]  # {"file", "reason"}
@@ -39,15 +39,15 @@ def check(
   *,
   overwrite: bool = False,
 ) -> None:
-  """Checks before the work that `write` can write; makes the directory.
+  """Makes the directory and checks that `write` can write its files.
 
   Args:
-    videos: paths of all videos that predictions may be of.
-    overwrite: whether files that are there are replaced.
+    videos: paths of all videos to be predicted.
+    overwrite: whether existing files may be replaced.
 
   Raises:
-    ValueError: a file must not be written, such as a link.
-    FileExistsError: files are there already and `overwrite` is off.
+    ValueError: if a file cannot be written, for example a link.
+    FileExistsError: if files exist and `overwrite` is False.
   """
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
@@ -57,8 +57,8 @@ def check(
   if present and not overwrite:
     more = f" and {len(present) - 5} more" if present[5:] else ""
     raise FileExistsError(
-      f"{', '.join(present[:5])}{more}: there already; pass --overwrite or "
-      "another directory."
+      f"{', '.join(present[:5])}{more} exist; pass --overwrite or another "
+      "directory."
     )
   for path in paths:
     output.check_writable(path, folder=directory)
@@ -70,16 +70,16 @@ def write(
   *,
   overwrite: bool = False,
 ) -> Exported:
-  """Writes the predictions in each of the forms.
+  """Writes the predictions in all formats.
 
   `predictions.activitynet.json`, `predictions.qvhighlights.jsonl` (queries
-  only) and `predictions.csv` hold all videos; `<video>.html`, the page that
-  plays a moment at a click, holds one. A file that cannot be written is listed,
-  the others are written.
+  only) and `predictions.csv` contain all videos; `<video>.html` is a page that
+  plays the moments of one video. A file that cannot be written is listed and
+  skipped.
 
   Raises:
     ValueError: see `check`.
-    FileExistsError: see `check`; then none is written.
+    FileExistsError: see `check`; no file is written then.
   """
   directory = pathlib.Path(directory)
   videos = [entry["video"] for entry in document["videos"]]
@@ -87,7 +87,7 @@ def write(
   written, failed = [], []
   for path, make in _plan(document, directory).items():
     try:
-      # UTF-8 has no lone surrogates, which names of files may hold.
+      # File names may have lone surrogates, which UTF-8 cannot encode.
       content = make().encode("utf-8", "backslashreplace")
       output.write_bytes(path, content, folder=directory, overwrite=overwrite)
       written.append(path)
@@ -99,7 +99,7 @@ def write(
 def _plan(
   document, directory: pathlib.Path
 ) -> dict[pathlib.Path, Callable[[], str]]:
-  """Returns the writer of each file."""
+  """Maps each file to a function that returns its text."""
   plan: dict[str, Callable[[], str]] = {
     "predictions.activitynet.json": lambda: (
       json.dumps(activitynet(document), indent=1) + "\n"
@@ -116,10 +116,10 @@ def _plan(
 
 
 def activitynet(document: Mapping[str, Any]) -> dict:
-  """{"results": {name: [{"label", "score", "segment"}]}}, best first.
+  """Returns {"results": {name: [{"label", "score", "segment"}]}}, best first.
 
-  A video is named by its file's name without the suffix; videos that share one
-  by their paths, since no name may stand for another video.
+  A video's name is its file name without the suffix, or its path if two videos
+  share the file name.
   """
   results = {
     name: [
@@ -136,7 +136,7 @@ def activitynet(document: Mapping[str, Any]) -> dict:
 
 
 def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
-  """One row per video and query, with its windows, best first.
+  """Returns one row per video and query, with its windows best first.
 
   Videos are named as in `activitynet`.
   """
@@ -161,10 +161,10 @@ def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
 
 
 def csv_text(document: Mapping[str, Any]) -> str:
-  """A table with one row per prediction.
+  """Returns a CSV table with one row per prediction.
 
-  A spreadsheet would compute a cell that begins like a formula; texts that do
-  get an apostrophe before them. Numbers stay numbers.
+  Texts that begin like a formula get an apostrophe in front, so that a
+  spreadsheet does not compute them.
   """
   text = io.StringIO()
   table = csv.DictWriter(
@@ -185,9 +185,9 @@ def _best_first(entry: Mapping[str, Any]) -> list[dict]:
 
 
 def file_stems(document: Mapping[str, Any]) -> list[str]:
-  """A file name for each video: its own, numbered where two share it.
+  """Returns a file name for each video, numbered if two share it.
 
-  Control characters and bytes that are not text are replaced, long names cut.
+  Control characters and undecodable bytes are replaced, long names cut.
   """
   stems: list[str] = []
   for entry in document["videos"]:

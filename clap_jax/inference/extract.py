@@ -1,8 +1,8 @@
 """Extracts dense clip features of videos, one .npz per video.
 
 Feature i is the tower's output for the clip that starts at i * stride_sec.
-Decoding runs ahead of encoding, in other processes and by a bounded number of
-clips; a video that cannot be decoded is skipped, counted and listed.
+Other processes decode a bounded number of clips ahead. A video that cannot be
+decoded is skipped, counted and listed.
 """
 
 import collections
@@ -32,27 +32,27 @@ from clap_jax.storage import locations, output, tfrecord
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.training import ahead
 
-Progress = Callable[[int, int], None]  # videos done, videos in all
-_VIDEOS_AHEAD = 2  # that are decoded while one is encoded
-_CLIPS_AHEAD = 32  # of each of them
+Progress = Callable[[int, int], None]  # (videos done, number of videos)
+_VIDEOS_AHEAD = 2  # videos decoded while one is encoded
+_CLIPS_AHEAD = 32  # clips decoded ahead, per video
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-  """Result of `extract`: ids of done, kept and failed videos."""
+  """The result of `extract`: ids of written, kept and failed videos."""
 
   directory: pathlib.Path
   written: tuple[str, ...]
-  kept: tuple[str, ...]  # finished by an earlier call
+  kept: tuple[str, ...]  # written by an earlier call
   failed: tuple[dict, ...]  # {"id", "reason"}
 
 
 def video_features(
   encoder: encoder_lib.Encoder, clips: Iterable[decode.DecodedClip]
 ) -> np.ndarray:
-  """Clips of one video, streamed, to features (t, d).
+  """Encodes the streamed clips of one video to features (t, d).
 
-  Of a tower for single frames, near duplicates have the same features.
+  A tower of single frames encodes near-duplicate frames only once.
   """
   rows = []
   size = long_video.clips_per_device()
@@ -61,7 +61,7 @@ def video_features(
     frames = np.stack([clip.frames for clip in batch])
     rows.append(encoder.clip_features(frames, size))
   features = np.concatenate(rows)
-  rows.clear()  # the copy below would be the third in memory
+  rows.clear()  # the indexing below copies the features
   if gate is None or len(gate.places) == len(features):
     return features
   return features[gate.places]
@@ -75,7 +75,7 @@ def stream_clips(
   limits: VideoLimits = DEFAULT_LIMITS,
   finds_cuts: bool = False,
 ) -> guard.ClipStream:
-  """The encoder's clips of a video, bytes or a local path."""
+  """Opens a stream of the encoder's clips of a video (bytes or a path)."""
   clip = encoder.clip
   shape = decode.ClipShape(
     clip_sec=clip.clip_sec,
@@ -100,17 +100,24 @@ def extract(
 ) -> Extraction:
   """Writes features of every video and vectors of captions and class names.
 
-  `<out>/<id>.npz` holds the features of a video, `<out>/texts/vectors.npz` the
-  texts of all captions with their token vectors (n, l, d) and mask (n, l), and
-  `<out>/texts/classes.npz` the class names in the shared space.
-  Killed and called again, it goes on with what is missing.
+  `<out>/<id>.npz` contains the features of a video, `<out>/texts/vectors.npz`
+  all captions with their token vectors (n, l, d) and mask (n, l), and
+  `<out>/texts/classes.npz` the class names in the shared space. A later call
+  resumes an interrupted one.
+
+  Args:
+    stride_sec: seconds between clips.
+    splits: splits to extract; None extracts all.
+    overwrite: whether to replace existing features.
 
   Raises:
-    FileExistsError: if `out` holds features of another encoder or stride.
+    FileExistsError: if `out` contains features of another encoder, dataset,
+      stride or clip shape.
+    ValueError: if the stride is not positive.
   """
   out = locations.at(out)
   if not stride_sec > 0:
-    raise ValueError(f"stride_sec must be above 0, got {stride_sec}.")
+    raise ValueError(f"stride_sec is {stride_sec}; expected seconds above 0.")
   sources = [dataset.split(s) for s in splits or dataset.splits]
   metadata = _claim(out, encoder, dataset, stride_sec, overwrite=overwrite)
   todo = [(source, i) for source in sources for i in range(len(source))]
@@ -135,7 +142,7 @@ def extract(
         except errors.VideoError as error:
           failed.append({"id": name, "reason": str(error)})
         else:
-          if metadata["finished"]:  # another split was
+          if metadata["finished"]:  # by an earlier call for other splits
             metadata["finished"] = False
             _write_metadata(out, metadata)
           video = features.VideoFeatures(encoded, grid)
@@ -147,7 +154,7 @@ def extract(
   classes = out / feature_reader.CLASSES_FILE
   if not classes.is_file():
     class_texts.save(classes, encoder.class_texts(dataset.label_names))
-  # Other splits' failures, of earlier calls, stay on the record.
+  # Failures that earlier calls listed for other splits are kept.
   done_ids = {*written, *kept, *(entry["id"] for entry in failed)}
   others = [e for e in metadata.get("failed", ()) if e["id"] not in done_ids]
   _write_metadata(
@@ -157,10 +164,10 @@ def extract(
 
 
 def _decoded(todo, out, decode) -> Iterator[tuple]:
-  """(id, clips, reason of failure) of each record; clips of what is missing.
+  """Yields (id, clips, reason of failure) of each record.
 
-  The videos after the one that is being encoded are decoded meanwhile, each up
-  to a number of clips.
+  Clips are None for a video whose features exist. The next videos are decoded
+  up to a number of clips while the caller encodes one.
   """
   waiting: collections.deque = collections.deque()
   try:
@@ -200,7 +207,7 @@ def _one(waiting: collections.deque) -> Iterator[tuple]:
 
 
 def _write_texts(out, encoder, sources) -> None:
-  """Adds what is missing: another split may have been extracted before."""
+  """Adds the captions that no earlier call encoded."""
   infos = [i for s in sources for i in s.metadata(on_corrupt="skip").examples]
   texts = queries.unique_texts(queries.caption_queries(infos))
   texts_lib.add_texts(
@@ -213,7 +220,7 @@ def _write_metadata(out, metadata) -> None:
 
 
 def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
-  """Notes whose features `out` holds, and refuses to mix them."""
+  """Writes the metadata of `out`, unless it contains other features."""
   metadata = {
     "encoder": encoder.name,
     "seed": encoder.seed,
@@ -229,8 +236,8 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
   record = out / feature_reader.EXTRACTION_FILE
   if not record.is_file() and any(out.glob("*.npz")):
     raise FileExistsError(
-      f"{out} holds .npz files but no {record.name}: `clap extract` has not "
-      "written them. Use another directory."
+      f"{out} contains .npz files but no {record.name}, so `clap extract` did "
+      "not write them; use another directory."
     )
   if record.is_file() and not overwrite:
     old = metadata_lib.read(out, record.name)
@@ -241,7 +248,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
     ]
     if changed:
       raise FileExistsError(
-        f"{out} holds features that differ in {', '.join(changed)}; use "
+        f"{out} contains features that differ in {', '.join(changed)}; use "
         "another directory or pass --overwrite."
       )
     metadata["failed"] = old.get("failed", [])
@@ -256,7 +263,7 @@ def _claim(out, encoder, dataset, stride_sec, *, overwrite) -> dict:
 
 
 def _with_defaults(key: str, value):
-  """Fills in the settings that older revisions did not write."""
+  """Adds the settings that older revisions did not write."""
   if key != "clip":
     return value
   return dataclasses.asdict(clip_reader.ClipShape(**value))

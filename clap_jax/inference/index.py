@@ -1,13 +1,12 @@
 """Indexes a folder of videos and searches it by text.
 
-INDEX/index.json lists the videos, INDEX/vectors.npy holds one unit vector of
-the towers' shared space per clip, (n, p) float16, and is mapped rather than
-read. INDEX/videos/<sha256>.npz keeps each video's own vectors, so that a second
-call encodes only what is new, and a killed one goes on.
+INDEX/index.json lists the videos. INDEX/vectors.npy contains one unit vector of
+the towers' shared space per clip, (n, p) float16, and is memory-mapped.
+INDEX/videos/<sha256>.npz caches the vectors of each video: a later call encodes
+only new videos, and an interrupted call can be resumed.
 
-Search is exact: every clip of every video is compared with the query. Two
-million clips, about 280 hours at a stride of half a second, are one product of
-a matrix with a vector.
+Search is exact: a matrix-vector product compares all clips of all videos with
+the query. Two million clips are about 280 hours at a stride of half a second.
 """
 
 import dataclasses
@@ -26,10 +25,10 @@ from clap_jax.media import errors
 from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 from clap_jax.storage import locations, untrusted
 
-# Clips whose scores are computed at a time: what a core's cache holds.
+# Clips scored at a time; a block fits into the cache of a core.
 _ROWS_PER_BLOCK = 1 << 10
-# A moment reaches as far as the score stays above this share of the way from
-# the video's median to the moment's best clip.
+# A moment extends while the score is above this fraction of the way from the
+# video's median to the moment's best clip.
 _EXTENT_SHARE = 0.5
 
 
@@ -79,23 +78,23 @@ def build(
   limits: VideoLimits = DEFAULT_LIMITS,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Index:
-  """Encodes what the index does not hold yet and writes it.
+  """Encodes new videos and writes the index.
 
-  The index then lists exactly `videos`; vectors of others stay in its folder.
+  The index then lists exactly `videos`; cached vectors of others remain in its
+  folder.
 
   Args:
-    encoder: of the clips and of the texts that are searched for.
-    videos: one that cannot be decoded is listed with the reason.
-    stride_sec: between clips.
-    failed: {"video", "reason"} of videos that are not to be read.
-    on_video: called with the name of a video before work on it begins.
-    limits: caps on what is decoded.
-    on_progress: called with (videos done, videos in all).
+    videos: local videos; those that cannot be decoded are listed as failed.
+    stride_sec: seconds between clips.
+    failed: {"video", "reason"} of files that were rejected before.
+    on_video: called with the name of each video before it is processed.
+    limits: decoding limits.
+    on_progress: called with (videos done, number of videos).
 
   Raises:
-    ValueError: a file of the folder is a link or damaged.
-    FileExistsError: the folder is an index of another encoder or stride, or no
-      index at all.
+    ValueError: if a file of the folder is a link or damaged.
+    FileExistsError: if the folder is an index of another encoder or stride, or
+      contains other files.
   """
   out = locations.at(out)
   metadata = _claim(out, encoder, stride_sec)
@@ -131,17 +130,17 @@ def build(
 
 
 def open_index(directory: str | os.PathLike) -> Index:
-  """Opens what `build` wrote; the vectors are mapped, not read.
+  """Opens an index that `build` wrote and memory-maps its vectors.
 
   Raises:
-    FileNotFoundError: it is not a finished index.
-    ValueError: a file is damaged, a link, or disagrees with another.
+    FileNotFoundError: if the folder contains no complete index.
+    ValueError: if a file is damaged, a link, or contradicts another.
   """
   directory = locations.at(directory)
   if not index_files.is_finished(directory):
     raise FileNotFoundError(
-      f"{directory} is not an index; make one with `clap index DIR --model DIR "
-      f"--out {directory}`."
+      f"{directory} is not a complete index; build one with `clap index DIR "
+      f"--model DIR --out {directory}`."
     )
   metadata = index_files.read_metadata(directory)
   videos = tuple(IndexedVideo(**entry) for entry in metadata["videos"])
@@ -160,24 +159,27 @@ def open_index(directory: str | os.PathLike) -> Index:
 
 
 def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
-  """The best moments of all videos for a unit vector (p,) of a text.
+  """Finds the best moments of all videos for a unit vector (p,) of a text.
 
-  A moment grows from its best clip to both sides while the score stays above
-  half of the way up from its video's median; clips in a moment are spent. Its
-  time runs from the middle of its first clip to that of its last, half a
-  stride added on both sides, and ends with a shot where one ends nearby.
+  A moment grows from its best clip to both sides while the score is above the
+  middle between its video's median and the best clip; moments do not share
+  clips. Its start and end are the middles of its first and last clip, half a
+  stride farther out, moved to a nearby cut if there is one.
 
   Returns:
     Up to `top` of {"video", "start_sec", "end_sec", "score"}, best first; the
     score is the cosine of the best clip.
+
+  Raises:
+    ValueError: if `top` is below 1.
   """
   if top < 1:
     raise ValueError(f"top must be at least 1, got {top}.")
   if not index.videos:
     return []
   scores = _scores(index.vectors, vector)
-  # A video's first moment has its highest score: only the `top` videos with
-  # the highest ones can have a moment among the `top` best.
+  # A video's best moment has its highest score, so only the `top` videos with
+  # the highest scores can have a moment among the `top` best.
   highest = np.maximum.reduceat(scores, [v.first for v in index.videos])
   videos = [index.videos[i] for i in np.argsort(-highest)[:top]]
   candidates = (
@@ -197,7 +199,7 @@ def search(index: Index, vector: np.ndarray, *, top: int) -> list[dict]:
 def _moments(
   scores: np.ndarray, *, top: int
 ) -> Iterator[tuple[float, int, int]]:
-  """(score, first clip, last clip) of one video, best first."""
+  """Yields (score, first clip, last clip) of one video, best first."""
   median = float(np.median(scores)) if len(scores) else 0.0
   free = np.ones(len(scores), bool)
   for _ in range(min(top, len(scores))):
@@ -234,7 +236,7 @@ def _moment(
 
 
 def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
-  """Inner products with all rows, float32 (n,), block by block."""
+  """Computes inner products with all rows, float32 (n,), block by block."""
   scores = np.empty(len(vectors), np.float32)
   vector = vector.astype(np.float32)
   wide = np.empty((_ROWS_PER_BLOCK, len(vector)), np.float32)
@@ -248,13 +250,13 @@ def _scores(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
 
 
 class _UnusableVideoError(ValueError):
-  """A video that cannot be read or decoded."""
+  """Raised if a video cannot be read or decoded."""
 
 
 def _vectors_of(
   path: pathlib.Path, encoder, out: pathlib.Path, *, stride_sec, limits
 ) -> tuple[str, np.ndarray, float]:
-  """SHA-256, vectors (n, p) float16 and duration, from the index if known."""
+  """Returns SHA-256, vectors (n, p) float16 and duration, cached if known."""
   try:
     digest = untrusted.hash_file(path, max_bytes=limits.max_bytes)
   except (untrusted.UntrustedFileError, OSError) as error:
@@ -298,12 +300,14 @@ def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
     if changed:
       raise FileExistsError(
         f"{out} is an index that differs in {', '.join(changed)}; use another "
-        "folder, or delete this one."
+        "folder, or remove this one."
       )
     return metadata
   if out.is_dir() and any(out.iterdir()):
-    raise FileExistsError(f"{out} is not an index and not empty; use another.")
+    raise FileExistsError(
+      f"{out} is not an index and not empty; use another folder."
+    )
   out.mkdir(parents=True, exist_ok=True)
-  # Written first, so that a stopped run is not mixed with another encoder's.
+  # Written first, so that another encoder cannot resume an interrupted run.
   index_files.write_metadata(out, metadata | {"videos": [], "failed": []})
   return metadata

@@ -1,7 +1,6 @@
 """Reads and writes the files of an index, which may be untrusted.
 
-Nothing is read or written through links below the folder, and what is read is
-checked before it is used.
+Links below the folder are not followed, and all values are checked when read.
 """
 
 import math
@@ -27,17 +26,17 @@ _VIDEO_KEYS = ("path", "sha256", "duration_sec", "first", "count")
 
 
 def is_claimed(directory: pathlib.Path) -> bool:
-  """Whether a folder was made by `clap index`, finished or not."""
+  """Returns True for a folder that `clap index` made, complete or not."""
   return os.path.lexists(directory / INDEX_FILE)
 
 
 def is_finished(directory: pathlib.Path) -> bool:
-  """Whether `clap index` came to its end there."""
+  """Returns True if the folder contains a complete index."""
   return is_claimed(directory) and os.path.lexists(directory / VECTORS_FILE)
 
 
 def write_metadata(directory: pathlib.Path, metadata: dict) -> None:
-  """Writes index.json with the number of its format."""
+  """Writes index.json with its format number."""
   number = metadata_lib.FORMATS[INDEX_FILE].number
   output.write_json(
     directory / INDEX_FILE,
@@ -50,7 +49,7 @@ def read_metadata(directory: pathlib.Path) -> dict:
   """Reads and checks index.json.
 
   Raises:
-    ValueError: it is damaged; the message names the file and the value.
+    ValueError: if it is damaged; the message names the file and the value.
   """
   path = directory / INDEX_FILE
   document = untrusted.read_json(
@@ -58,7 +57,7 @@ def read_metadata(directory: pathlib.Path) -> dict:
   )
   metadata = metadata_lib.parse(document, path)
   for key in ("encoder_directory", "parameters"):
-    _expect(_is_name(metadata[key]), path, key, metadata[key], "a text")
+    _expect(_is_name(metadata[key]), path, key, metadata[key], "text")
   for key in ("stride_sec", "clip_sec"):
     value = metadata[key]
     is_positive = _is_number(value) and value > 0
@@ -99,7 +98,7 @@ def _check_video(entry: Any, path, number: int, *, first: int) -> None:
     (
       "first",
       type(entry["first"]) is int and entry["first"] == first,
-      f"{first}, the number of clips before",
+      f"{first}, the number of clips of the videos before it",
     ),
   ):
     _expect(is_right, path, f"{where}.{key}", entry[key], expected)
@@ -109,7 +108,7 @@ def _expect(is_right: Any, path, key: str, value: Any, expected: str) -> None:
   if not is_right:
     raise UntrustedFileError(
       f"{path}: {key} is {value!r:.100}; expected {expected}. Run `clap index` "
-      "again, into another folder."
+      "again into another folder."
     )
 
 
@@ -127,18 +126,18 @@ def write_matrix(directory: pathlib.Path, matrix: np.ndarray) -> None:
 
 
 def map_matrix(directory: pathlib.Path, *, num_rows: int) -> np.ndarray:
-  """Maps the vectors of all videos, float16 (num_rows, p).
+  """Memory-maps the vectors of all videos, float16 (num_rows, p).
 
   Raises:
-    ValueError: the file is damaged or has another number of rows.
+    ValueError: if the file is damaged or has another number of rows.
   """
   path = directory / VECTORS_FILE
   matrix = arrays.map_npy(VECTORS_FILE, folder=directory)
   is_matrix = matrix.ndim == 2 and matrix.shape[1] > 0
   if not is_matrix or matrix.dtype != np.float16 or len(matrix) != num_rows:
     raise UntrustedFileError(
-      f"{path} has the shape {matrix.shape} and the type {matrix.dtype}, but "
-      f"{INDEX_FILE} counts {num_rows} rows of float16; run `clap index` again."
+      f"{path} has shape {matrix.shape} and type {matrix.dtype}, but expected "
+      f"{num_rows} rows of float16 by {INDEX_FILE}; run `clap index` again."
     )
   return matrix
 
@@ -146,13 +145,13 @@ def map_matrix(directory: pathlib.Path, *, num_rows: int) -> np.ndarray:
 def read_video(
   directory: pathlib.Path, digest: str, *, width: int
 ) -> tuple[np.ndarray, float] | None:
-  """The vectors (n, p) and the duration of a video that was encoded before.
+  """Reads the cached vectors (n, p) and duration of a video.
 
-  None where the video is not there, or was read by another revision of the
-  reader.
+  Returns:
+    None if the video is not cached, or by another revision of the video reader.
 
   Raises:
-    ValueError: its file is a link, damaged, or of another width.
+    ValueError: if its file is a link, damaged, or of another width.
   """
   name = f"{_VIDEOS_FOLDER}/{digest}.npz"
   try:
@@ -176,17 +175,17 @@ def read_video(
   )
   if not is_right:
     raise UntrustedFileError(
-      f"{directory / name} does not hold float16 vectors of width {width} and "
-      "a duration; remove it and run `clap index` again."
+      f"{directory / name}: expected float16 vectors of width {width} and a "
+      "duration; remove the file and run `clap index` again."
     )
   return vectors, float(duration_sec)
 
 
 def read_cuts(directory: pathlib.Path, digest: str) -> np.ndarray:
-  """The cuts of a video in seconds (n,); none where they were not looked for.
+  """Reads the cuts of a video in seconds (n,); empty if none were stored.
 
   Raises:
-    ValueError: the video's file is a link or damaged.
+    ValueError: if the video's file is a link or damaged.
   """
   name = f"{_VIDEOS_FOLDER}/{digest}.npz"
   try:
@@ -198,8 +197,8 @@ def read_cuts(directory: pathlib.Path, digest: str) -> np.ndarray:
     return np.zeros(0)
   if cuts_sec.dtype.kind != "f" or cuts_sec.ndim != 1:
     raise UntrustedFileError(
-      f"{directory / name} holds no list of cuts; remove it and run `clap "
-      "index` again."
+      f"{directory / name}: cuts_sec is not a list of times; remove the file "
+      "and run `clap index` again."
     )
   return cuts_sec
 
@@ -212,7 +211,7 @@ def write_video(
   duration_sec: float,
   cuts_sec: np.ndarray,
 ) -> None:
-  """Keeps what `read_video` and `read_cuts` read."""
+  """Writes the values that `read_video` and `read_cuts` read."""
   folder = directory / _VIDEOS_FOLDER
   folder.mkdir(exist_ok=True)
   arrays.write_npz(

@@ -1,4 +1,4 @@
-"""Finds the videos and feature files that a command names."""
+"""Finds and reads the videos and feature files named in a command."""
 
 import os
 import pathlib
@@ -19,20 +19,20 @@ _STORED_KEYS = ("features", "start_sec", "stride_sec", "clip_sec")
 
 
 class InputFiles(NamedTuple):
-  """The inputs that the arguments of a command name."""
+  """Input files found for the arguments of a command."""
 
   files: list[pathlib.Path]
   failed: list[dict]  # {"video", "reason"}
-  num_skipped: int  # other files of folders; hidden ones do not count
+  num_skipped: int  # other files of folders, without hidden ones
 
 
 def find(arguments: Iterable[str | os.PathLike]) -> InputFiles:
-  """Files as they are given, and the videos below folders, sorted.
+  """Lists the given files, and the videos below the given folders, sorted.
 
-  Links that lead out of a folder are not followed; they are listed as failed.
+  Links that lead out of a folder are not followed but listed as failed.
 
   Raises:
-    FileNotFoundError: there is no video in a folder.
+    FileNotFoundError: if a folder contains no video.
   """
   files: list[pathlib.Path] = []
   failed: list[dict] = []
@@ -50,18 +50,18 @@ def find(arguments: Iterable[str | os.PathLike]) -> InputFiles:
 
 
 def find_in(folder: str | os.PathLike) -> InputFiles:
-  """The videos below a folder; see `find`.
+  """Lists the videos below a folder; see `find`.
 
   Raises:
-    FileNotFoundError: there is no such folder, or no video in it.
+    FileNotFoundError: if the folder does not exist or contains no video.
   """
   folder = pathlib.Path(folder)
   if not folder.is_dir():
-    raise FileNotFoundError(f"{folder} is not a folder; give one with videos.")
+    raise FileNotFoundError(f"{folder} is not a folder; name one with videos.")
   videos = formats.list_videos(folder)
   if not videos:
     raise FileNotFoundError(
-      f"{folder} holds no videos; looked for {', '.join(formats.SUFFIXES)}."
+      f"{folder} contains no videos; expected {', '.join(formats.SUFFIXES)}."
     )
   root = folder.resolve()
   inside = {video for video in videos if _is_inside(video, root)}
@@ -80,7 +80,7 @@ def find_in(folder: str | os.PathLike) -> InputFiles:
 def _is_inside(path: pathlib.Path, root: pathlib.Path) -> bool:
   try:
     return path.resolve().is_relative_to(root)
-  except (OSError, RuntimeError):  # links in a circle
+  except (OSError, RuntimeError):  # circular links
     return False
 
 
@@ -94,15 +94,15 @@ def _num_others(folder: pathlib.Path, videos: list[pathlib.Path]) -> int:
 
 
 def are_features(path: str | os.PathLike) -> bool:
-  """Whether a file holds features by its name."""
+  """Returns True for the name of a feature file."""
   return pathlib.PurePath(path).suffix.lower() in FEATURE_SUFFIXES
 
 
 def parse_timing(text: str) -> dict[str, float]:
-  """The values of --feature_timing; any of its keys may be left out.
+  """Parses the value of --feature_timing; every key is optional.
 
   Raises:
-    ValueError: another key, or no number where one must be.
+    ValueError: if a key is unknown or its value is not a valid number.
   """
   timing = {}
   for part in text.split(","):
@@ -113,8 +113,8 @@ def parse_timing(text: str) -> dict[str, float]:
     is_allowed = number > 0 or (number == 0 and may_be_zero)
     if key.strip() not in _TIMING_KEYS or not is_allowed:
       raise ValueError(
-        f"--feature_timing: got {part!r}; expected {_TIMING}, all but "
-        "offset_frames above 0."
+        f"--feature_timing: got {part!r}; expected a form like {_TIMING}, with "
+        "all values but offset_frames above 0."
       )
     timing[key.strip()] = number
   return timing
@@ -126,23 +126,23 @@ def read_features(
   *,
   timing: Mapping[str, float],
 ) -> features.VideoFeatures:
-  """Reads the features of one video for heads that were trained on such.
+  """Reads the features of one video for some heads.
 
   Args:
-    heads: the metadata of each head that is asked, by its name.
-    timing: of `parse_timing`, in the place of what the metadata states.
+    heads: maps the name of each requested head to its metadata.
+    timing: result of `parse_timing`; takes precedence over the metadata.
 
   Raises:
-    ValueError: the file cannot be read, has another width than the heads were
-      trained on, or its timing is unknown.
+    ValueError: if the file cannot be read, has another width than the heads
+      were trained on, or its timing is unknown.
   """
   found: features.VideoFeatures | None = None
   for name, metadata in heads.items():
     video = _read_for(path, name, metadata, timing)
     if found is not None and video.grid != found.grid:
       raise ValueError(
-        f"{path}: the heads state different timings, {found.grid} and "
-        f"{video.grid}; give --feature_timing {_TIMING}."
+        f"{path}: the heads were trained on different timings, {found.grid} "
+        f"and {video.grid}; pass --feature_timing {_TIMING}."
       )
     found = video
   assert found is not None
@@ -161,25 +161,25 @@ def _read_for(path, name: str, metadata, timing) -> features.VideoFeatures:
     joined = files.get("names", ())
     raise ValueError(
       f"{path} has features of width {width}, but the {name} was trained on "
-      f"{expected}"
+      f"width {expected}"
       + (
         f", joined from {' and '.join(joined)}, which must be in its folder"
         if joined[1:]
         else ""
       )
-      + "; give features of that kind."
+      + "; pass such features."
     )
   return video
 
 
 def _read_array(path: pathlib.Path, files: Mapping[str, Any]) -> np.ndarray:
-  """Features (t, d) of a file, or of all streams of the video it is of."""
+  """Reads the features (t, d) of a file and of the video's other streams."""
   key = files.get("key") or None
   parts = [
     features.read_features(
       part,
       axis_order=files.get("axis_order", "td"),
-      # Of a file that holds one video, the only array is meant.
+      # A file of one video has a single array, which needs no key.
       key=None if key and "{id}" in key else key,
     )
     for part in stream_paths(path, files.get("names", ()))
@@ -191,20 +191,20 @@ def _read_array(path: pathlib.Path, files: Mapping[str, Any]) -> np.ndarray:
 def stream_paths(
   path: pathlib.Path, names: Sequence[str]
 ) -> list[pathlib.Path]:
-  """The files of all feature streams of the video that one of them is of.
+  """Lists the files of all feature streams of a video.
 
   Args:
-    names: of a video's file in each stream below a common folder, with {id}.
+    names: path of each stream's file below a common folder, with {id}.
 
   Returns:
-    `path` alone for one stream, for a file that is named like none of them,
-    and where another stream's file is missing.
+    Only `path` if there is one stream, the path matches no name, or another
+    stream's file is missing.
   """
   given = path.absolute()
   for name in names if len(names) > 1 else ():
     pattern = re.escape(name).replace(re.escape("{id}"), "(?P<id>[^/]+)", 1)
     match = re.fullmatch(f"(?P<folder>/.*?/?){pattern}", given.as_posix())
-    # Names come with a model; they must not lead out of the folder.
+    # Names are part of a model; they must not lead out of the folder.
     if match and not any(
       pathlib.PurePath(n).is_absolute() or ".." in pathlib.PurePath(n).parts
       for n in names
@@ -217,7 +217,7 @@ def stream_paths(
 
 
 def _read_stored(path: pathlib.Path, metadata) -> features.VideoFeatures:
-  """Features with the timing in their file, or that of the same encoder."""
+  """Reads features with the timing in their file or in the metadata."""
   if path.suffix.lower() == ".npz":
     with arrays.open_npz(path) as archive:
       is_stored = all(key in archive for key in _STORED_KEYS)
@@ -226,8 +226,8 @@ def _read_stored(path: pathlib.Path, metadata) -> features.VideoFeatures:
   stride_sec, clip_sec = metadata.get("stride_sec"), metadata.get("clip_sec")
   if not stride_sec or not clip_sec:
     raise ValueError(
-      f"{path}: neither the file nor the metadata of the head states when a "
-      f"feature was computed; give --feature_timing {_TIMING}."
+      f"{path}: neither the file nor the head's metadata has the timing of the "
+      f"features; pass --feature_timing {_TIMING}."
     )
   grid = features.FeatureGrid(
     start_sec=0.0, stride_sec=stride_sec, clip_sec=clip_sec
@@ -245,8 +245,8 @@ def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
   missing = [key for key, value in values.items() if value is None]
   if missing:
     raise ValueError(
-      f"{path}: the metadata of the head does not state "
-      f"{', '.join(missing)} of its features; give --feature_timing {_TIMING}."
+      f"{path}: the head's metadata lacks {', '.join(missing)}; pass "
+      f"--feature_timing {_TIMING}."
     )
   return features.FeatureGrid.from_frames(
     fps=values["fps"],
@@ -257,10 +257,10 @@ def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
 
 
 def estimated_duration_sec(video: features.VideoFeatures) -> float:
-  """The duration of the video to within half a stride.
+  """Returns the duration of the video, exact to half a stride.
 
-  It is between the end of the last feature and that of one more, which did
-  not fit.
+  The video ends between the end of the last feature and the end that a further
+  feature would have.
   """
   grid = video.grid
   last_sec = grid.start_sec + (len(video.features) - 1) * grid.stride_sec

@@ -30,22 +30,22 @@ from clap_jax.trainers import (
 )
 
 MODEL_FILE = "model.json"
-# Between the snippets of an encoder alone, as in `clap extract`.
+# Seconds between the snippets of an encoder alone, as in `clap extract`.
 DEFAULT_STRIDE_SEC = 0.5
-# A shorter stride would make a feature of every moment without end.
+# A stride near 0 would give a video an unbounded number of features.
 _MIN_STRIDE_SEC, _MAX_STRIDE_SEC = 1e-3, 86400.0
 _STRIDE_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """An encoder with the heads that were trained on its features.
+  """An encoder and the heads that were trained on its features.
 
-  Without any head it answers by the similarity of snippets and texts, see
+  Without heads, moments are found by the similarity of snippets and texts; see
   zero_shot.py.
   """
 
-  encoder: encoder_lib.Encoder | None  # None for a head on others' features
+  encoder: encoder_lib.Encoder | None  # None for a head on imported features
   stride_sec: float | None
   localizer: tuple[localizers.FeatureTask, dict, dict] | None
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
@@ -53,17 +53,17 @@ class Model:
 
   @property
   def is_encoder_alone(self) -> bool:
-    """True if no head was trained on the encoder's features."""
+    """Returns True if the model has no head."""
     return all(getattr(self, name) is None for name in _HEADS)
 
   @property
   def takes_queries(self) -> bool:
-    """True if the model answers free texts."""
+    """Returns True if the model accepts free texts."""
     return self.grounder is not None or self.is_encoder_alone
 
   @property
   def label_names(self) -> tuple[str, ...]:
-    """Classes that are reported when none are asked for."""
+    """Returns the classes that are reported by default."""
     if self.localizer is None:
       return ()
     metadata = self.localizer[1]
@@ -71,14 +71,14 @@ class Model:
 
   @property
   def takes_any_label(self) -> bool:
-    """Returns True if predict takes any class name, trained or not."""
+    """Returns True if the model accepts any class name, trained or not."""
     if self.localizer is None:
       return self.is_encoder_alone
     return "text_classes" in self.localizer[1]
 
   @functools.cached_property
   def naming(self) -> zero_shot_classifier.ZeroShotClassifier:
-    """Returns the zero-shot classifier of a localizer that takes any label."""
+    """Returns the zero-shot classifier of an open-vocabulary localizer."""
     metadata = self.localizer[1]
     classes = open_vocabulary.TextClasses(**metadata["text_classes"])
     if classes.text_model:
@@ -92,19 +92,19 @@ class Model:
       classes.top_classes,
     )
 
-  # Kept with the model: a program made anew for each video is compiled anew.
+  # Cached with the model, so that it is not compiled again for each video.
   @functools.cached_property
   def detect(self) -> Callable:
-    """The localizer's `detect`, compiled."""
+    """Returns the localizer's compiled `detect`."""
     return jax.jit(self.localizer[0].detect)
 
   @functools.cached_property
   def search(self) -> moment_retrieval.MomentSearch:
-    """Answers queries by the grounder, compiled."""
+    """Returns the grounder's compiled search."""
     return moment_retrieval.MomentSearch(self.grounder[0])
 
 
-# Part of a Model -> the trainer of that head, and its key in model.json.
+# Maps each head of a Model to its trainer and its key in model.json.
 _HEADS = {
   "localizer": (localization, "localization"),
   "grounder": (grounding, "grounding"),
@@ -115,22 +115,22 @@ _HEADS = {
 def load_model(
   directory: str | pathlib.Path, *, needs_encoder: bool = True
 ) -> Model:
-  """Loads DIR/model.json, which names the encoder and the heads.
+  """Loads a model directory, the workdir of a head, or an encoder alone.
 
-  The workdir of a head's run is a model as well: its encoder is the one that
-  made the features it was trained on. So is an encoder alone: the workdir of a
-  pre-training, or imported weights of both towers.
+  DIR/model.json names the encoder and the heads. A head's workdir names the
+  encoder of its training features. An encoder alone is the workdir of a
+  pre-training run or imported weights of both towers.
 
   Args:
-    directory: of the model, or a name that `clap get` fetched.
-    needs_encoder: whether a head without its encoder is an error; features
-      that others made can be predicted on without it.
+    directory: directory of the model, or a name that `clap get` fetched.
+    needs_encoder: whether a head without its encoder is an error; prediction
+      on feature files works without an encoder.
 
   Raises:
-    FileNotFoundError: if the directory is none of these, or the name was not
-      fetched.
-    ValueError: if a head was trained on another encoder's features, or on
-      features of which no encoder is known.
+    FileNotFoundError: if the directory contains no model, or the name has not
+      been fetched.
+    ValueError: if a head was trained on another encoder's features, or its
+      encoder is unknown.
   """
   directory = cache.directory_of(directory)
   if not (directory / MODEL_FILE).is_file():
@@ -146,7 +146,7 @@ def load_model(
 
 
 def encoder_stride_sec(encoder: encoder_lib.Encoder) -> float:
-  """Between the snippets that an encoder alone makes of a video."""
+  """Returns the seconds between snippets for an encoder alone."""
   stride_sec = encoder.stride_sec or DEFAULT_STRIDE_SEC
   _check_stride(stride_sec, encoder.directory)
   return stride_sec
@@ -157,7 +157,7 @@ def _check_parts(parts: dict, path: pathlib.Path) -> None:
   wrong = [key for key in ("encoder", *keys) if not isinstance(parts[key], str)]
   if wrong:
     raise ValueError(
-      f"{path}: {', '.join(wrong)} must be the name of a folder, got "
+      f"{path}: {', '.join(wrong)} must name a folder, got "
       f"{', '.join(repr(parts[key])[:50] for key in wrong)}."
     )
   _check_stride(parts["stride_sec"], path)
@@ -176,7 +176,7 @@ def _check_stride(stride_sec: object, path: pathlib.Path) -> None:
 
 
 def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
-  """The model of the run of one head, or of an encoder alone."""
+  """Loads the model of a head's workdir, or of an encoder alone."""
   heads: dict[str, tuple | None] = dict.fromkeys(_HEADS)
   for name, (trainer, _) in _HEADS.items():
     if (workdir / trainer.MODEL_FILE).is_file():
@@ -200,9 +200,8 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       return Model(None, stride_sec, **heads)
     raise ValueError(
       f"{workdir / trainer.MODEL_FILE} does not name the encoder of its "
-      f"features, which others made; give `clap predict` files of features, or "
-      f'write a {MODEL_FILE} with "encoder", "stride_sec" and '
-      f'"{_HEADS[name][1]}".'
+      "imported features; pass feature files to `clap predict`, or write a "
+      f'{MODEL_FILE} with "encoder", "stride_sec" and "{_HEADS[name][1]}".'
     )
   directory = locations.at(metadata["encoder_directory"])
   if not needs_encoder and not (directory / encoders.ENCODER_FILE).is_file():
@@ -213,7 +212,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
 
 
 def _checked(model: Model) -> Model:
-  """Raises a ValueError for a head on features of another kind."""
+  """Raises a ValueError if a head's features and the encoder do not match."""
   for name in _HEADS:
     head = getattr(model, name)
     stride_sec = head and _trained_stride_sec(head[1])
@@ -235,7 +234,7 @@ def _checked(model: Model) -> Model:
 
 
 def _trained_stride_sec(metadata: dict) -> float | None:
-  """Seconds between the features of a head's training; None if unknown."""
+  """Returns the feature stride of a head's training; None if unknown."""
   files = metadata.get("files")
   if files and files["timing"] == "frames" and files["fps"]:
     return files["stride_frames"] / files["fps"]
@@ -275,7 +274,7 @@ def _length_mode(workdir: pathlib.Path, name: str, metadata: dict) -> str:
 
 
 def _check_timing(path: pathlib.Path, metadata: dict) -> None:
-  """Raises a ValueError for metadata of features that cannot be used."""
+  """Raises a ValueError if a head's metadata has an invalid timing."""
   for key in ("stride_sec", "clip_sec"):
     value = metadata.get(key)
     is_number = type(value) in (int, float) and 0 < value < math.inf
@@ -291,13 +290,13 @@ def _check_timing(path: pathlib.Path, metadata: dict) -> None:
     feature_files.FeatureFiles(**files | {"names": names})
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
-      f"{path}: files does not describe files of features "
+      f"{path}: files does not describe feature files "
       f"({type(error).__name__}: {error}); see data.files of the configs."
     ) from error
 
 
 def _load_head(directory, name, trainer):
-  """(task, metadata, parameters) of a head's workdir; None without one."""
+  """Returns (task, metadata, parameters) of a head; None without a name."""
   if not name:
     return None
   workdir = directory / name

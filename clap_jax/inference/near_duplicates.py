@@ -1,11 +1,10 @@
-"""Skips encoding of frames that hardly differ from the last one.
+"""Skips the encoding of frames that hardly differ from the last one.
 
-A tower that looks at single frames gives nearly the same vector for nearly the
-same picture: of a talk, a screen or a fixed camera at night most frames need no
-work. Two frames are taken for the same one if no block of them differs by more
-than what compression leaves of a still picture. Each frame is compared with the
-last one that was encoded, so that a slow change is noticed as soon as it adds
-up.
+A tower of single frames gives nearly equal vectors to nearly equal frames, and
+most frames of a talk, a screen or a fixed camera at night are. Two frames count
+as equal if no block differs by more than compression changes a still picture.
+Each frame is compared with the last encoded one, so that slow changes add up
+and are detected.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,18 +13,18 @@ import numpy as np
 
 from clap_jax.media import decode
 
-# Levels of 255: mean over a block and its colours. Beyond it the curve of a
-# query moves; tests/inference/near_duplicates_test.py has the numbers.
+# Mean over a block and its colours, in levels of 255. Larger values change the
+# curve of a query; tests/inference/near_duplicates_test.py measures it.
 MAX_DIFFERENCE = 1.5
 _BLOCK_PX = 16
 
 
 class Gate:
-  """Passes on clips that differ, and counts which clip each of all is like.
+  """Filters out near duplicates and records which clip replaces each.
 
   Attributes:
-    places: of each clip seen, the place of the one that stands for it among
-      those passed on.
+    places: for each input clip, the index of its representative among the
+      clips passed on.
   """
 
   def __init__(self, max_difference: float = MAX_DIFFERENCE):
@@ -36,7 +35,7 @@ class Gate:
   def __call__(
     self, clips: Iterable[decode.DecodedClip]
   ) -> Iterator[decode.DecodedClip]:
-    """Clips that are not like the last one passed on."""
+    """Yields the clips that differ from the last one yielded."""
     passed = 0
     for clip in clips:
       is_new = self._last is None or (
@@ -51,7 +50,7 @@ class Gate:
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
-  """The largest mean difference of a block; uint8 (n, side, side, 3) both."""
+  """Returns the largest block mean of |a - b|, both uint8 (n, s, s, 3)."""
   change = np.abs(first.astype(np.int16) - second).astype(np.float32)
   count, side = change.shape[:2]
   block = _BLOCK_PX if side % _BLOCK_PX == 0 else side

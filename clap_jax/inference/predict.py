@@ -1,7 +1,7 @@
-"""Predicts segments of videos from classes, queries or examples.
+"""Predicts moments of videos from classes, queries or support examples.
 
-A video may have any length: it is decoded while it is encoded, and the heads
-see windows of bounded length, see streaming.py and sequences.py.
+Videos may have any length: decoding and encoding overlap, and the heads take
+windows of bounded length; see streaming.py and sequences.py.
 """
 
 import pathlib
@@ -35,48 +35,47 @@ def predict(
   limits: VideoLimits = DEFAULT_LIMITS,
   on_time: Callable[[float, float], None] | None = None,
 ) -> dict:
-  """Predictions for local video files, in the shape the contract promises.
+  """Predicts moments of local videos or feature files.
 
   Args:
     model: encoder and heads.
-    videos: local files of videos, or of features as the heads were trained
-      on; one that fails is listed, the others go on.
-    labels: classes to report; None for all of the localizer. An
-      open-vocabulary localizer takes any. Ignored when there are only
-      queries or a support.
-    queries: free texts, each answered with its own moments and, by the
-      calibration that the grounder was stored with, a probability of absence.
-      An encoder alone compares with sentences about nothing instead.
-    support_dir: examples of the classes to look for, see inference/support.py.
-    max_predictions: best segments kept per video or query.
-    feature_timing: of files of features, see `inputs.parse_timing`; None for
-      what the heads' metadata states.
-    texts: .npz of the queries' token vectors, see data.query_features; None
-      for those of the model's encoder.
-    on_video: called with the name of a video before work on it begins.
-    limits: caps on what is decoded, of the support too.
-    on_time: called from another thread with (seconds of video that are
-      decoded, seconds in all).
+    videos: videos, or feature files of the kind that the heads were trained
+      on. A file that fails is listed and skipped.
+    labels: classes to report; None reports all classes of the localizer, or
+      none if there are queries or support examples. An open-vocabulary
+      localizer accepts any name.
+    queries: free texts. Each has its own moments and a probability of absence,
+      by the grounder's calibration or, for an encoder alone, by comparison
+      with background sentences.
+    support_dir: folder of support examples, see inference/support.py.
+    max_predictions: maximum number of moments for the classes, for the support
+      examples, and for each query.
+    feature_timing: timing of feature files, see `inputs.parse_timing`; None
+      uses the heads' metadata.
+    texts: .npz with the queries' token vectors, see data.query_features; None
+      encodes the queries.
+    on_video: called with the name of each video before it is processed.
+    limits: decoding limits of videos and support examples.
+    on_time: called from another thread with (decoded seconds, total seconds).
 
   Returns:
     {"videos": [{"video", "duration_sec", "predictions": [...], "absent"}],
-    "failed": [{"video", "reason"}]}. The duration of a file of features is
-    known to half a stride. With queries a video has "absence" too,
-    {query: {"probability", "absent"}}; "absent" is True if all of them are. It
-    is None without queries or for a grounder without calibration. Where the
-    grounder scores highlights there is "highlights", {query: [score of each
-    feature]}. A video has
-    "method" too where an encoder alone answered, see zero_shot.py. With a
-    support the document has "support" too, {"method", "shots", "skipped"}: how
-    it was matched, the number of examples of each class, and the examples that
-    cannot be decoded as {"video", "reason"}.
+    "failed": [{"video", "reason"}]}. The duration of a feature file is exact
+    to half a stride. With queries a video also has "absence",
+    {query: {"probability", "absent"}}; "absent" is True if all queries are
+    absent, and None without queries or without a calibration. A grounder that
+    scores highlights adds "highlights", {query: [score of each feature]}, and
+    an encoder alone adds "method", see zero_shot.py. With support examples the
+    document also has "support", {"method", "shots", "skipped"}: the matching
+    method, the number of examples per class, and {"video", "reason"} of the
+    examples that cannot be decoded.
 
   Raises:
-    ValueError: if the model lacks the head asked for, labels are unknown or
+    ValueError: if the model lacks the requested head, labels are unknown or
       none, a query is empty, `max_predictions` is below 1, or the support
-      folder is malformed or has a class without an example that decodes.
+      folder is malformed or has a class without a decodable example.
   """
-  queries = tuple(dict.fromkeys(queries))  # asked twice, answered once
+  queries = tuple(dict.fromkeys(queries))
   _check_request(
     model,
     labels,
@@ -142,27 +141,26 @@ def _check_request(
   model, labels, queries, max_predictions, *, has_support
 ) -> None:
   if max_predictions < 1:
-    raise ValueError(f"max_predictions must be at least 1: {max_predictions}.")
+    raise ValueError(f"max_predictions is {max_predictions}; expected >= 1.")
   if not all(query.strip() for query in queries):
     raise ValueError("A query is empty; describe the moment in words.")
   if model.is_encoder_alone:
     _check_zero_shot(model, labels, queries, has_support=has_support)
   elif queries and model.grounder is None:
     raise ValueError(
-      "This model has no grounding head: it takes no --query."
+      "This model has no grounding head, which --query needs."
       + _alone_hint(model)
     )
   if labels is None and (queries or has_support):
     return
   if model.localizer is None and not model.is_encoder_alone:
     raise ValueError(
-      "This model has no localization head; give a --query."
-      + _alone_hint(model)
+      "This model has no localization head; pass --query." + _alone_hint(model)
     )
   if labels is not None and not labels:
     raise ValueError(
-      "The list of labels is empty; the model has "
-      f"{', '.join(model.label_names) or 'any name'}, one per line."
+      "The list of labels is empty; expected some of "
+      f"{', '.join(model.label_names) or 'any names'}, one per line."
     )
   if model.takes_any_label:
     if not all(label.strip() for label in labels or ()):
@@ -172,14 +170,14 @@ def _check_request(
   if unknown:
     raise ValueError(
       f"The model does not have the labels {unknown}. It has "
-      f"{', '.join(model.label_names)}. Ask for other actions with --query."
+      f"{', '.join(model.label_names)}. Use --query for other actions."
     )
 
 
 def _check_zero_shot(model, labels, queries, *, has_support) -> None:
   if labels is None and not (queries or has_support):
     raise ValueError(
-      "This model is an encoder alone, which has no classes of its own: give "
+      "This model is an encoder without heads and has no classes; pass "
       "--query, --labels or --support."
     )
   if labels is not None or queries:
@@ -190,7 +188,8 @@ def _alone_hint(model: model_directory.Model) -> str:
   if model.encoder is None:
     return ""
   return (
-    f" Its encoder alone does: --model {model.encoder.directory} (zero-shot)."
+    f" For zero-shot prediction pass --model {model.encoder.directory}, its "
+    "encoder."
   )
 
 
@@ -201,31 +200,31 @@ def _check_encoder(
     return
   if has_videos:
     raise ValueError(
-      "This model is a head without the encoder of its features: give "
-      f"files of features ({', '.join(inputs.FEATURE_SUFFIXES)}) instead of "
-      f"videos, or name the encoder in a {model_directory.MODEL_FILE}."
+      "This model is a head without the encoder of its features; pass feature "
+      f"files ({', '.join(inputs.FEATURE_SUFFIXES)}) instead of videos, or "
+      f"name the encoder in a {model_directory.MODEL_FILE}."
     )
   if reads_texts or model.takes_any_label:
     raise ValueError(
-      "This model has no encoder, which texts and examples need; name it in a "
-      f"{model_directory.MODEL_FILE}, or give the token vectors of the queries "
-      "(--texts)."
+      "This model has no encoder, which texts and support examples need; name "
+      f"it in a {model_directory.MODEL_FILE}, or pass the token vectors of the "
+      "queries (--texts)."
     )
 
 
 def _text_vectors(texts, queries, model):
-  """Token vectors (q, l, e) and mask (q, l) of a file of texts."""
+  """Returns the token vectors (q, l, e) and mask (q, l) of a texts file."""
   if model.grounder is None:
     raise ValueError(
-      "texts: only a grounding head reads token vectors of queries; leave them "
-      "out."
+      "--texts: only a grounding head reads token vectors, and the model has "
+      "none; remove --texts."
     )
   vectors, mask = query_features.read_texts(texts, queries)
   width, expected = vectors.shape[-1], model.grounder[1]["query_width"]
   if width != expected:
     raise ValueError(
       f"{texts} has token vectors of width {width}, but the grounder was "
-      f"trained on {expected}; give vectors of that text encoder."
+      f"trained on width {expected}; pass vectors of that text encoder."
     )
   return vectors, mask
 
@@ -233,7 +232,7 @@ def _text_vectors(texts, queries, model):
 def _asked_heads(
   model: model_directory.Model, request: video_predictor.Request
 ) -> dict[str, Mapping[str, Any]]:
-  """The metadata of the heads that a request asks."""
+  """Returns the metadata of the heads that a request uses."""
   asked = {
     "localizer": request.asks_labels,
     "grounder": bool(request.queries),
@@ -301,7 +300,7 @@ def _timer(
   before_sec: float,
   total_sec: float,
 ) -> Callable[[float], None]:
-  """Tells the time within all videos from that within one."""
+  """Returns a callback that turns time in one video into total progress."""
   if on_time is None:
     return lambda start_sec: None
   return lambda start_sec: on_time(before_sec + start_sec, total_sec)
@@ -310,7 +309,7 @@ def _timer(
 def _stated_sec(
   video: str | pathlib.Path, limits: VideoLimits
 ) -> float | Exception:
-  """Seconds that a video states or 0, for the progress; or why it is broken."""
+  """Returns a video's duration by its header (0 if unknown), or an error."""
   if inputs.are_features(video):
     return 0.0
   try:

@@ -1,6 +1,6 @@
-"""Resamples features of a video to the sequences that a head takes.
+"""Turns features of a video into the sequences that a head was trained on.
 
-`metadata` is everywhere that of a head: "length" is the length mode of its
+`metadata` always means a head's metadata: "length" is the length mode of its
 training (see data.feature_reader.FeatureData), "max_length" the number of
 snippets of a training sequence.
 """
@@ -14,16 +14,16 @@ import numpy as np
 from clap_jax.data import feature_files, feature_windows, features
 
 LENGTHS = ("pad", "resize", "windows")
-# Heads that take any length see windows of at least so many snippets, 17
-# minutes at a stride of half a second, so that their memory is bounded.
+# Minimum window of heads that take any length, in snippets; windows bound their
+# memory. It is 17 minutes at a stride of half a second.
 _MIN_LONG_SNIPPETS = 2048
 
 
 class LongWindow(NamedTuple):
-  """A stretch of a video, and which of its moments are its own.
+  """A window of a video and the range of moment middles that it owns.
 
-  Windows overlap by half. A moment that is shorter than a quarter of a window
-  lies completely in the window that owns its middle.
+  Windows overlap by half. A moment shorter than a quarter of a window is
+  completely inside the window that owns its middle.
   """
 
   start: int
@@ -43,12 +43,12 @@ def with_trained_length(
 def long_windows(
   num_snippets: int, *, max_length: int, whole_snippets: int = 0
 ) -> list[LongWindow]:
-  """Windows for a head that takes any length; one where the video fits.
+  """Returns windows for a head that takes any length.
 
   Args:
-    max_length: snippets of a training sequence. A window is a power of two
-      times as long.
-    whole_snippets: a video of so many snippets is one window, if that is more.
+    max_length: snippets of a training sequence; a window is longer by a power
+      of two.
+    whole_snippets: minimum length of a window, which may be larger.
   """
   doublings = math.ceil(math.log2(_MIN_LONG_SNIPPETS / max_length))
   size = max(max_length * 2 ** max(0, doublings), whole_snippets)
@@ -64,10 +64,13 @@ def long_windows(
 def padded_to(
   sequence: np.ndarray, max_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(1, t, d) and (1, t): at least `max_length` long, else the next double.
+  """Pads a sequence for a head that takes any length.
 
-  For heads that take any length. Doubling keeps the number of compiled
-  programs small.
+  The padded length is `max_length` times a power of two, which keeps the
+  number of compiled programs small.
+
+  Returns:
+    The sequence (1, t, d) and its mask (1, t).
   """
   return padded(
     sequence,
@@ -76,7 +79,7 @@ def padded_to(
 
 
 def padded(sequence: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-  """(1, length, d) and (1, length): the sequence, and zeros behind it."""
+  """Pads a sequence with zeros to (1, length, d), with mask (1, length)."""
   rows = np.zeros((1, length, sequence.shape[1]), np.float32)
   rows[0, : len(sequence)] = sequence
   return rows, (np.arange(length) < len(sequence))[None]
@@ -85,7 +88,7 @@ def padded(sequence: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def trained_windows(
   num_snippets: int, *, max_length: int
 ) -> list[feature_windows.Window]:
-  """Windows of the trained length, those of evaluation."""
+  """Returns windows of the trained length, as in evaluation."""
   options = feature_windows.SequenceOptions(max_length=max_length)
   return feature_windows.windows_of(num_snippets, options, overlap=0.5)
 
@@ -97,7 +100,7 @@ def stacked(
   max_length: int,
   num_rows: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Windows as (num_rows, max_length, d) and a mask; missing rows are empty."""
+  """Stacks windows to (num_rows, max_length, d) and a mask; pads with zeros."""
   padded = np.zeros((num_rows, max_length, sequence.shape[1]), np.float32)
   mask = np.zeros((num_rows, max_length), np.bool_)
   for row, (start, length) in enumerate(windows):

@@ -1,9 +1,9 @@
-"""Moments that end with a shot where one ends nearby.
+"""Moves the ends of moments to nearby cuts between shots.
 
-An encoder of single frames sees one per stride. What it finds ends somewhere
-between the last frame inside and the first one outside, and so does the middle
-between them, which stands for it. A cut between these two is the better end.
-Cuts farther away are no evidence: taking them shortens moments within a shot.
+An encoder of single frames samples one frame per stride. A moment ends
+somewhere between its last frame and the first frame outside; the middle is the
+estimate. A cut between the two frames is a better one. Cuts farther away are
+not used: they would shorten moments within a shot.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ def snapped(
 ) -> np.ndarray:
   """Moves the ends of segments (n, 2) to cuts within half a stride.
 
-  A segment of which nothing would be left stays as it is.
+  A segment that would become empty is unchanged.
   """
   if not len(cuts_sec):
     return segments

@@ -1,9 +1,8 @@
 """Encodes videos of any length.
 
-A thread decodes while the caller encodes. A short queue connects them, so
-that no more than a few decoded clips are in memory. Features alone grow with
-the video: 4 bytes per channel and step, 15 MB per hour at 512 channels and a
-stride of half a second.
+A thread decodes while the caller encodes. A short queue between them bounds the
+decoded clips in memory. Only the features grow with the video: 4 bytes per
+channel and step, 15 MB per hour at 512 channels and a stride of half a second.
 """
 
 import contextlib
@@ -22,12 +21,12 @@ _CLIPS_AHEAD = 16
 
 
 class EncodedVideo(NamedTuple):
-  """A video in features, with what is known once it was decoded."""
+  """The features of a video, and what decoding measured."""
 
   features: np.ndarray  # float32 (t, d)
   duration_sec: float
-  # float64 (n,), starts of all shots but the first; empty for an encoder of
-  # clips of several frames.
+  # float64 (n,), starts of all shots but the first; empty if a clip has several
+  # frames.
   cuts_sec: np.ndarray
 
 
@@ -42,13 +41,13 @@ def encode_video(
   """Encodes a video of any length.
 
   Args:
-    video: bytes or a local path.
-    stride_sec: between clips.
-    on_clip: called with the start of every clip that is decoded.
-    limits: caps on what is decoded.
+    video: bytes or local path of the video.
+    stride_sec: seconds between clips.
+    on_clip: called with the start of every decoded clip.
+    limits: decoding limits.
 
   Raises:
-    VideoError: the video cannot be decoded.
+    VideoError: if the video cannot be decoded.
   """
 
   stream = extract.stream_clips(

@@ -1,8 +1,8 @@
-"""Reads a folder of examples as few-shot support.
+"""Reads a folder of few-shot support examples and matches videos with them.
 
-Either one folder per class with trimmed clips, DIR/CLASS/*.mp4, of which every
-second counts; or untrimmed videos and DIR/segments.csv with the columns video,
-start, end, label (seconds), where the rest of each video is background.
+The folder has one of two layouts: DIR/CLASS/*.mp4, trimmed clips that show the
+action throughout; or untrimmed videos and DIR/segments.csv with the columns
+video, start, end, label (seconds), where the rest of a video is background.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from clap_jax.types import Detections, EpisodeBatch
 
 SEGMENTS_FILE = "segments.csv"
 _COLUMNS = ("video", "start", "end", "label")
-# Of nearest prototype, for a model without a few-shot head.
+# Settings of nearest prototype, for a model without a few-shot head.
 _TEMPERATURE = 0.1
 _DECODE = localizer.DecodeConfig(num_kept=50, num_candidates=400)
-_MAX_LENGTH = 64  # features of a support video, for a model without that head
+_MAX_LENGTH = 64  # features per support video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,13 @@ class SupportVideo:
 
   path: pathlib.Path
   label: str
-  # Seconds; None for a trimmed clip, all of which is the action.
+  # Seconds; None for a trimmed clip.
   segments: tuple[tuple[float, float], ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
-  """The features of an example, all `max_length` long."""
+  """The features of an example, padded to `max_length`."""
 
   features: np.ndarray  # float32 (t, d)
   mask: np.ndarray  # bool (t,)
@@ -53,11 +53,11 @@ class Shot:
 
 
 def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
-  """Lists a support folder; see the module for its two forms.
+  """Lists the examples of a support folder; see the module for its layouts.
 
   Raises:
-    FileNotFoundError: no such folder, or a listed video is missing.
-    ValueError: the folder or its segments.csv has another form.
+    FileNotFoundError: if the folder or a listed video does not exist.
+    ValueError: if the folder has another layout or segments.csv is invalid.
   """
   directory = pathlib.Path(directory)
   if not directory.is_dir():
@@ -66,7 +66,7 @@ def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
   found = _read_table(table) if table.is_file() else _read_clips(directory)
   if not found:
     raise ValueError(
-      f"--support: {directory} holds no example. Expected CLASS/*.mp4, one "
+      f"--support: {directory} contains no example. Expected CLASS/*.mp4, one "
       f"folder of trimmed clips per class, or {SEGMENTS_FILE} with the columns "
       f"{', '.join(_COLUMNS)} and its videos."
     )
@@ -85,8 +85,9 @@ def _read_clips(directory: pathlib.Path) -> list[SupportVideo]:
     )
     if not clips:
       raise ValueError(
-        f"--support: {folder} holds no video ({', '.join(formats.SUFFIXES)}); "
-        "add clips of the class or remove the folder."
+        f"--support: {folder} contains no video "
+        f"({', '.join(formats.SUFFIXES)}); add clips of the class or remove "
+        "the folder."
       )
     found += [SupportVideo(path, folder.name, None) for path in clips]
   return found
@@ -117,14 +118,16 @@ def _read_table(table: pathlib.Path) -> list[SupportVideo]:
 def _inside(directory: pathlib.Path, video: str) -> pathlib.Path:
   path = directory / video
   if not path.resolve().is_relative_to(directory.resolve()):
-    raise ValueError(f"{video!r} in {SEGMENTS_FILE} leaves {directory}.")
+    raise ValueError(
+      f"{directory / SEGMENTS_FILE}: {video!r} is outside the folder."
+    )
   if not path.is_file():
-    raise FileNotFoundError(f"{path}, named in {SEGMENTS_FILE}, is missing.")
+    raise FileNotFoundError(f"{path}, listed in {SEGMENTS_FILE}, is missing.")
   return path
 
 
 class SupportSet:
-  """An encoded support folder with what matches videos with it."""
+  """An encoded support folder and the method that matches videos with it."""
 
   def __init__(
     self,
@@ -135,21 +138,21 @@ class SupportSet:
     matcher: tuple[fewshot.FewshotTask, dict, dict] | None,
     limits: VideoLimits = DEFAULT_LIMITS,
   ):
-    """Encodes every example that can be decoded; `skipped` lists the others.
+    """Encodes the examples; `skipped` lists those that cannot be decoded.
 
     Args:
-      encoder: made the features that `matcher` was trained on.
-      directory: see the module.
-      stride_sec: between features.
-      matcher: a trained few-shot head; None matches with nearest prototypes.
-      limits: caps on what is decoded.
+      encoder: encoder of the features that `matcher` was trained on.
+      directory: support folder, see the module.
+      stride_sec: seconds between features.
+      matcher: trained few-shot head; None matches with nearest prototypes.
+      limits: decoding limits.
 
     Raises:
-      ValueError: the folder is malformed, or a class has no example that can
-        be decoded.
+      ValueError: if the folder is malformed, or a class has no decodable
+        example.
     """
     self._matcher = matcher
-    # The length mode and length of a sequence, see sequences.py.
+    # Length mode and length of a sequence, see sequences.py.
     self.lengths = {"length": "pad", "max_length": _MAX_LENGTH}
     if matcher is not None:
       self.lengths = {key: matcher[1][key] for key in self.lengths}
@@ -181,7 +184,8 @@ class SupportSet:
     if empty:
       broken = "; ".join(f"{path}: {why}" for path, why in reasons.items())
       raise ValueError(
-        f"--support: no example of {', '.join(empty)} can be decoded: {broken}."
+        f"--support: no example of {', '.join(empty)} can be decoded; replace "
+        f"{broken}."
       )
     self.classes = tuple(sorted(self.shots))
     self._texts = encoder.class_texts(self.classes)
@@ -195,7 +199,7 @@ class SupportSet:
 
   @property
   def summary(self) -> dict:
-    """Returns the support set behind the predictions, for their document."""
+    """Returns the "support" entry of the output document."""
     return {
       "method": self.method,
       "shots": {name: len(self.shots[name]) for name in self.classes},
@@ -216,11 +220,14 @@ class SupportSet:
     return jax.jit(nearest)
 
   def find(self, padded: np.ndarray, mask: np.ndarray) -> Detections:
-    """Detections of one query, in grid units; labels index `classes`.
+    """Finds the classes in a video.
 
     Args:
-      padded: float32 (1, t, d), the query's features.
-      mask: bool (1, t).
+      padded: float32 (1, t, d), features of the video.
+      mask: bool (1, t), True for valid features.
+
+    Returns:
+      Detections in grid units; labels index `classes`.
     """
     batch = query_batch(
       padded, mask, self.shots, classes=self.classes, texts=self._texts
@@ -247,7 +254,7 @@ def make_shots(
   *,
   max_length: int,
 ) -> list[Shot]:
-  """One shot of a video that fits, else one around each of its segments."""
+  """Makes one shot of a short video, else one around each of its segments."""
   sequence, grid = video.features, video.grid
   length = len(sequence)
   whole = np.ones(length, np.bool_)
@@ -279,7 +286,7 @@ def query_batch(
   classes: tuple[str, ...],
   texts: ClassTexts,
 ) -> EpisodeBatch:
-  """One episode; classes with fewer shots are filled up with masked ones."""
+  """Makes one episode; classes with fewer shots get masked ones."""
   n, k = len(classes), max(map(len, shots.values()))
   max_length, width = shots[classes[0]][0].features.shape
   support = np.zeros((1, n, k, max_length, width), np.float32)

@@ -18,19 +18,21 @@ def add_texts(
   texts: Sequence[str],
   dtype: str = "float32",
 ) -> int:
-  """Encodes what the file does not hold yet; returns how many that were.
+  """Adds the sentences that a file of token vectors lacks.
 
-  The .npz holds texts (n,), vectors (n, l, d), mask (n, l), and in
-  `parameters` the fingerprint of the encoder. It appears whole or not at all.
+  The .npz contains texts (n,), vectors (n, l, d), mask (n, l) and the encoder's
+  fingerprint (`parameters`). It is written atomically.
 
   Args:
-    encoder: whose text tower reads the raw sentences.
-    texts: different sentences.
-    dtype: of the vectors of a new file; float16 halves a large one.
+    texts: distinct sentences.
+    dtype: type of the vectors in a new file; float16 halves its size.
+
+  Returns:
+    The number of sentences added.
 
   Raises:
-    ValueError: the file is damaged or holds something else.
-    FileExistsError: the file is of another encoder.
+    ValueError: if the file is damaged or has other arrays.
+    FileExistsError: if another encoder made the file.
   """
   path = locations.at(path)
   known = {}
@@ -39,13 +41,13 @@ def add_texts(
     missing = {"texts", "vectors", "mask"} - known.keys()
     if missing:
       raise ValueError(
-        f"{path} lacks {', '.join(sorted(missing))}; it was not written by "
-        "`clap texts`. Use another file."
+        f"{path} lacks {', '.join(sorted(missing))}, so `clap texts` did not "
+        "write it; use another file."
       )
     made_with = str(known.get("parameters", encoder.fingerprint))
     if made_with != encoder.fingerprint:
       raise FileExistsError(
-        f"{path} holds vectors of the encoder {made_with}, not of "
+        f"{path} contains vectors of the encoder {made_with}, not of "
         f"{encoder.fingerprint} in {encoder.directory}; use another file."
       )
   old = set(known["texts"].tolist()) if known else set()

@@ -1,7 +1,7 @@
 """Runs the heads of a model on the features of one video.
 
-Every head gets the sequence that evaluation gives it, see sequences.py.
-`model` is everywhere a `model_directory.Model`.
+Every head gets the same sequences as in evaluation, see sequences.py. `model`
+always means a `model_directory.Model`.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from clap_jax.evaluation import grounding as grounding_evaluation
 from clap_jax.evaluation import localization
 from clap_jax.inference import sequences, shots, support, zero_shot
 
-# Moments of neighbouring windows that overlap by more are one.
+# Moments of neighbouring windows with a larger IoU are duplicates.
 _SAME_IOU = 0.5
 _WINDOWS_PER_CALL = 4  # bounds the memory of a call
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A request for predictions of a video; see `predict.predict`.
+  """A request for predictions of videos; see `predict.predict`.
 
-  `vectors` are the token vectors of the queries, in their order, and the mask;
-  None where the encoder makes them.
+  `vectors` are the token vectors of the queries and their mask; None encodes
+  the queries.
   """
 
   labels: Sequence[str] | None
@@ -53,7 +53,7 @@ class Moment:
 
 
 class VideoPredictor:
-  """Predicts for one request on any number of videos."""
+  """Predicts the moments of one request in any number of videos."""
 
   def __init__(self, model, request: Request):
     self._model = model
@@ -61,7 +61,7 @@ class VideoPredictor:
 
   @functools.cached_property
   def _texts(self) -> tuple[np.ndarray, np.ndarray]:
-    """Token vectors of the queries and their mask."""
+    """Returns the token vectors of the queries and their mask."""
     if self._request.vectors is not None:
       return self._request.vectors
     return self._model.encoder.text_vectors(list(self._request.queries))
@@ -79,10 +79,10 @@ class VideoPredictor:
     return tuple(dict.fromkeys(self._request.labels or ()))
 
   def predict(self, video: features.VideoFeatures, duration_sec: float) -> dict:
-    """The "predictions", "absent" and "absence" of a video's entry.
+    """Returns "predictions", "absent" and "absence" of a video's entry.
 
     Predictions are best first within labels, examples, and each query. An
-    encoder alone has a "method" too, and ends its moments at cuts nearby.
+    encoder alone adds "method", and its moments end at nearby cuts.
     """
     request = self._request
     most, entries = request.max_predictions, []
@@ -106,7 +106,7 @@ class VideoPredictor:
   def _of_classes(
     self, video: features.VideoFeatures, duration_sec: float
   ) -> list[Moment]:
-    """Moments of the classes, best first."""
+    """Finds the moments of the classes, best first."""
     model = self._model
     if not model.is_encoder_alone:
       return _localize(model, video, self._request, duration_sec)
@@ -117,7 +117,7 @@ class VideoPredictor:
   def _of_queries(
     self, video: features.VideoFeatures, duration_sec: float
   ) -> tuple[list[Moment], dict]:
-    """Moments of all queries, best first, and their absence.
+    """Finds the moments of all queries, best first, and their absence.
 
     A grounder that scores highlights adds "highlights".
     """
@@ -152,7 +152,7 @@ def _entry(moment: Moment, key: str) -> dict:
 def _calibrated_absence(
   model, queries: Sequence[str], logits: np.ndarray
 ) -> dict:
-  """Probabilities of absence; None for a grounder without calibration."""
+  """Returns probabilities of absence, or None without a calibration."""
   stored = model.grounder[1]["absence"]
   if stored is None:
     return {"absence": None, "absent": None}
@@ -180,7 +180,7 @@ def _listed(
   video: features.VideoFeatures,
   duration_sec: float,
 ) -> list[Moment]:
-  """Moments of all names in seconds, best first, ended at cuts nearby."""
+  """Lists moments in seconds, best first, with ends moved to nearby cuts."""
   moments: dict[tuple, Moment] = {}
   for name, own in zip(names, found, strict=True):
     segments = shots.snapped(
@@ -189,17 +189,17 @@ def _listed(
       stride_sec=video.grid.stride_sec,
     )
     for segment, score in zip(segments, own.scores, strict=True):
-      # Two moments may now be the same; the first is the better one.
+      # Moved moments may coincide; the first one has the higher score.
       moment = Moment(segment, float(score), name, 0)
       moments.setdefault((name, *segment), moment)
   return sorted(moments.values(), key=lambda moment: -moment.score)
 
 
 def merged(moments: Sequence[Moment]) -> list[Moment]:
-  """Sorts moments, best first, and drops those that two windows found.
+  """Sorts moments, best first, and removes duplicates of other windows.
 
-  Of two moments of one name from different windows that overlap, the better
-  one stays.
+  Of two overlapping moments with one name from different windows, the better
+  one is kept.
   """
   kept: list[Moment] = []
   for moment in sorted(moments, key=lambda m: -m.score):
@@ -222,14 +222,14 @@ def _iou(first: np.ndarray, second: np.ndarray) -> float:
 def _in_seconds(
   segments: np.ndarray, grid: features.FeatureGrid, duration_sec: float
 ) -> np.ndarray:
-  """Segments in grid units as seconds, cut to the video."""
+  """Converts segments from grid units to seconds, clipped to the video."""
   return grid.to_seconds(segments.astype(np.float64)).clip(0.0, duration_sec)
 
 
 def _owned(
   detections: types.Detections, window: sequences.LongWindow
 ) -> types.Detections:
-  """One window's detections that it owns, in grid units of the video."""
+  """Keeps the detections that a window owns, in grid units of the video."""
   low, high = window.owned
   segments = np.asarray(detections.segments) + np.float32(window.start)
   middle = segments.mean(axis=-1)
@@ -265,7 +265,7 @@ def _localize(
 
 
 def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
-  """The localizer's detections, in grid units; several of long videos."""
+  """Yields the localizer's detections in grid units, per long window."""
   task, metadata, params = model.localizer
   size, num_snippets = metadata["max_length"], len(sequence)
   if metadata["length"] == "windows" or not task.takes_any_length:
@@ -282,7 +282,7 @@ def _detections(model, sequence: np.ndarray) -> Iterator[types.Detections]:
 
 
 def _in_trained_windows(model, sequence: np.ndarray) -> types.Detections:
-  """Detections of windows of the trained length, merged as in evaluation."""
+  """Detects in windows of the trained length and merges as in evaluation."""
   task, metadata, params = model.localizer
   size = metadata["max_length"]
   windows = sequences.trained_windows(len(sequence), max_length=size)
@@ -320,7 +320,7 @@ def _named(
   scores: np.ndarray,
   names: tuple[str, ...],
 ) -> list[tuple]:
-  """(segment, score, name) of proposals in seconds under class names."""
+  """Lists (segment, score, name) of the best class names of proposals."""
   best, share = model.naming.best(
     sequence.features, sequence.grid.to_grid(segments), names
   )
@@ -336,7 +336,7 @@ def _match(
   video: features.VideoFeatures,
   duration_sec: float,
 ) -> list[Moment]:
-  """Moments like those of the examples."""
+  """Finds moments like those of the examples."""
   sequence = sequences.with_trained_length(video, examples.lengths)
   size = examples.lengths["max_length"]
   return _in_long_windows(
@@ -355,9 +355,11 @@ def _ground(
   texts: tuple[np.ndarray, np.ndarray],
   duration_sec: float,
 ) -> tuple[list[Moment], np.ndarray, np.ndarray]:
-  """Moments of all queries, best first, absence logits (q,), saliency (q, t).
+  """Finds the moments of all queries, best first.
 
-  Where long windows overlap the saliency is the mean.
+  Returns:
+    Moments, absence logits (q,), and saliency (q, t), averaged where windows
+    overlap.
   """
   _, metadata, params = model.grounder
   vectors, query_mask = texts
@@ -388,14 +390,14 @@ def _ground(
     names_of=lambda number, labels: [queries[number]] * len(labels),
     duration_sec=duration_sec,
   )
-  # A query is absent only where it is absent in every window.
+  # A query is absent only if it is absent in every window.
   return moments, np.min(logits, axis=0), _joined(saliency, sequence, metadata)
 
 
 def _joined(
   parts: list[np.ndarray], sequence: features.VideoFeatures, metadata
 ) -> np.ndarray:
-  """Scores (q, window) of the long windows to those of the video (q, t)."""
+  """Averages scores (q, window) of long windows to scores (q, t)."""
   num_snippets = len(sequence.features)
   windows = sequences.long_windows(
     num_snippets, max_length=metadata["max_length"]
@@ -416,11 +418,11 @@ def _in_long_windows(
   names_of: Callable[[int, np.ndarray], Sequence[str]],
   duration_sec: float,
 ) -> list[Moment]:
-  """Merges what `ask` finds in the long windows of a video.
+  """Merges the detections of `ask` in the long windows of a video.
 
   Args:
-    ask: features (t, d) of a window -> lists of detections.
-    names_of: (number of the list, labels (n,)) -> names.
+    ask: maps features (t, d) of a window to a list of detections.
+    names_of: maps (index in that list, labels (n,)) to names.
   """
   moments = []
   windows = sequences.long_windows(

@@ -1,17 +1,17 @@
 """Finds moments by the similarity of snippets and texts.
 
-Towers that were trained together put a snippet near the texts that describe
-it. The similarity of one text with the snippets of a video is a curve over
-time, and a moment is a stretch where the curve is high:
+Towers that were trained together embed a snippet near the texts that describe
+it. The similarity of a text with the snippets of a video is a curve over time,
+and a moment is an interval where the curve is high:
 
-1. A text is the mean over its prompts, as class names are.
-2. The curve is brought to the range from 0 to 1, video by video.
-3. Proposals are the runs above nine levels of the curve, as it is and smoothed
-   at several scales. Smoothing joins the runs of a moment with gaps.
-4. A proposal scores how far its mean lies above that of its surroundings,
-   short ones less: one snippet can be high by chance.
-5. Gaussian soft-NMS leaves the moments.
-6. A text is absent where sentences about nothing fit its best moment better.
+1. The vector of a text is the mean over its prompts, as for class names.
+2. The curve of each video is scaled to the range from 0 to 1.
+3. Proposals are the runs above nine levels of the curve, unsmoothed and
+   smoothed at several scales. Smoothing joins the runs of a moment with gaps.
+4. The score of a proposal is its mean minus that of its surroundings, reduced
+   for short ones, because a single snippet can be high by chance.
+5. Gaussian soft-NMS selects the moments.
+6. A text is absent if background sentences match its best moment better.
 
 Sources: Shou et al., ECCV 2018 (AutoLoc), for the contrast of inside and
 outside; Radford et al., ICML 2021 (CLIP), for prompts.
@@ -28,7 +28,7 @@ from clap_jax.inference import encoder as encoder_lib
 from clap_jax.ops import nms
 
 METHOD = "zero-shot similarity"
-# What a video without the moment is compared with.
+# Sentences that a video without the moment should match better.
 BACKGROUND_TEXTS = (
   clips.GENERIC_BACKGROUND_TEXT,
   "nothing happens",
@@ -37,13 +37,13 @@ BACKGROUND_TEXTS = (
   "a still picture",
   "something else happens",
 )
-# Cosines of a video that never changes differ by no more than this.
+# Maximum range of the cosines of a video that never changes.
 _FLAT_RANGE = 1e-4
-_LEVELS = np.arange(1, 10) / 10  # of a curve's range
-_SCALES = (1, 2, 4, 8, 16)  # snippets that smoothing takes the mean of
-# Snippets at which the length halves the score of a proposal.
+_LEVELS = np.arange(1, 10) / 10  # fractions of a curve's range
+_SCALES = (1, 2, 4, 8, 16)  # widths of the smoothing mean, in snippets
+# Length in snippets at which the score of a proposal is halved.
 _HALF_LENGTH = 2.0
-_SIGMA = 0.5  # of the soft-NMS
+_SIGMA = 0.5  # soft-NMS
 _MIN_SCORE = 1e-3
 _NUM_KEPT, _NUM_CANDIDATES = 50, 1024
 
@@ -60,7 +60,7 @@ class Texts(NamedTuple):
   """Texts in the shared space."""
 
   vectors: np.ndarray  # float32 (n, p), unit vectors
-  background: np.ndarray  # float32 (m, p), of BACKGROUND_TEXTS
+  background: np.ndarray  # float32 (m, p), vectors of BACKGROUND_TEXTS
   logit_scale: float  # learned with the towers
 
 
@@ -68,30 +68,30 @@ class ZeroShotPredictions(NamedTuple):
   """Moments and absence of the texts of a request in one video."""
 
   moments: list[Moments]  # per text
-  absence_logits: np.ndarray  # float64 (n,): above 0 where a text is absent
+  absence_logits: np.ndarray  # float64 (n,), above 0 if the text is absent
 
 
 def check_aligned(encoder: encoder_lib.Encoder) -> None:
-  """Raises a ValueError for towers that were never trained together."""
+  """Raises a ValueError if the towers were never trained together."""
   training = encoder.training
   loss, start = training.get("loss") or {}, training.get("start") or {}
   weight = loss.get("contrastive_weight")
   if weight is not None and not weight and not start.get("imported"):
     raise ValueError(
       f"{encoder.directory} was trained without texts (contrastive_weight is "
-      "0): they mean nothing to it. Give --support, or an encoder that was "
-      "trained with texts."
+      "0), so it cannot compare texts with videos. Pass --support, or an "
+      "encoder that was trained with texts."
     )
 
 
 def query_texts(encoder: encoder_lib.Encoder, queries: Sequence[str]) -> Texts:
-  """Free texts, each the mean over the prompts."""
+  """Embeds free texts, each as the mean over the prompts."""
   prompts = [p.format(q) for q in queries for p in clips.LABEL_PROMPTS]
   return _embedded(encoder, prompts)
 
 
 def label_texts(encoder: encoder_lib.Encoder, labels: Sequence[str]) -> Texts:
-  """Class names, each the mean over the prompts."""
+  """Embeds class names, each as the mean over the prompts."""
   return _embedded(encoder, class_texts.prompted(labels))
 
 
@@ -123,8 +123,8 @@ def find(snippets: np.ndarray, texts: Texts) -> ZeroShotPredictions:
 def find_classes(snippets: np.ndarray, texts: Texts) -> list[Moments]:
   """Finds the moments of every class.
 
-  Scores are those of `find` times the probability of the class among all
-  classes and the background, so that they can be ranked among each other.
+  The scores of `find` are multiplied by the probability of the class among all
+  classes and the background, which makes them comparable across classes.
   """
   found = find(snippets, texts).moments
   share = class_shares(snippets, texts)  # (n, t)
@@ -135,11 +135,11 @@ def find_classes(snippets: np.ndarray, texts: Texts) -> list[Moments]:
 
 
 def class_shares(snippets: np.ndarray, texts: Texts) -> np.ndarray:
-  """(n, t) probabilities of the classes; what is missing to 1 is background."""
+  """Computes class probabilities (n, t); the rest to 1 is the background."""
   vectors = np.concatenate([texts.vectors, texts.background])
   cosines = (vectors @ snippets.T).astype(np.float64)
   num = len(texts.vectors)
-  # The best sentence represents the background: their number is arbitrary.
+  # The maximum does not depend on the arbitrary number of sentences.
   best = cosines[num:].max(axis=0, keepdims=True)
   logits = texts.logit_scale * np.concatenate([cosines[:num], best])
   weight = np.exp(logits - logits.max(axis=0))
@@ -147,7 +147,7 @@ def class_shares(snippets: np.ndarray, texts: Texts) -> np.ndarray:
 
 
 def find_moments(similarity: np.ndarray) -> Moments:
-  """Finds the moments of one curve (t,); none where it is flat.
+  """Finds the moments of one curve (t,); a flat curve has none.
 
   Any a * similarity + b with a > 0 has the same moments and scores, unless a
   makes it flat.
@@ -161,7 +161,7 @@ def find_moments(similarity: np.ndarray) -> Moments:
 
 
 def normalised(similarity: np.ndarray) -> np.ndarray:
-  """The curve in the range from 0 to 1; zeros where it is flat."""
+  """Scales a curve to the range from 0 to 1; a flat curve to zeros."""
   curve = np.asarray(similarity, np.float64)
   low, high = curve.min(), curve.max()
   if high - low <= _FLAT_RANGE:
@@ -170,7 +170,7 @@ def normalised(similarity: np.ndarray) -> np.ndarray:
 
 
 def proposals(curve: np.ndarray) -> np.ndarray:
-  """Runs above every level at every scale: int (n, 2), [first, stop)."""
+  """Finds runs [first, stop) above every level at every scale, int (n, 2)."""
   found = [np.zeros((0, 2), np.int64)]
   for scale in _SCALES:
     if 4 * scale > max(len(curve), 4):
@@ -187,7 +187,7 @@ def proposals(curve: np.ndarray) -> np.ndarray:
 
 
 def smoothed(curve: np.ndarray, scale: int) -> np.ndarray:
-  """Means over `scale` snippets around each, fewer at the ends."""
+  """Computes means over `scale` snippets around each, fewer at the ends."""
   step = np.arange(len(curve))
   stop = np.minimum(step + (scale + 1) // 2, len(curve))
   start = np.maximum(step - scale // 2, 0)
@@ -195,16 +195,16 @@ def smoothed(curve: np.ndarray, scale: int) -> np.ndarray:
 
 
 def inner_means(curve: np.ndarray, runs: np.ndarray) -> np.ndarray:
-  """(n,) the means of a curve over runs (n, 2)."""
+  """Computes the means (n,) of a curve over runs (n, 2)."""
   start, stop = runs.T
   return _sums(curve, start, stop) / (stop - start)
 
 
 def proposal_scores(curve: np.ndarray, runs: np.ndarray) -> np.ndarray:
-  """(n,) contrast with the surroundings, n / (n + 2) of it for n snippets.
+  """Scores proposals (n,) by their contrast with the surroundings.
 
-  The surroundings reach as far as the run is long, on both sides, as far as
-  the video goes.
+  The surroundings extend by the length of the run on both sides, within the
+  video. A run of k snippets gets k / (k + 2) of the contrast.
   """
   start, stop = runs.T
   length = stop - start
@@ -225,12 +225,12 @@ def _sums(curve: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def absence_logit(
   curve: np.ndarray, background: np.ndarray, moments: Moments
 ) -> float:
-  """Measures how much better background fits than the text, as a cosine.
+  """Computes by how much a background sentence fits better, as a cosine.
 
   Args:
-    curve: (t,) of the text.
-    background: (m, t) of the sentences.
-    moments: of the text; without any the whole video is compared.
+    curve: similarities (t,) of the text.
+    background: similarities (m, t) of the background sentences.
+    moments: moments of the text; if there are none, the whole video counts.
   """
   best = slice(*moments.runs[0]) if len(moments.runs) else slice(None)
   others = background[:, best].mean(axis=1)
@@ -238,7 +238,7 @@ def absence_logit(
 
 
 def absence_probability(logits: np.ndarray) -> np.ndarray:
-  """Softmax over the text and the background; not calibrated."""
+  """Computes the softmax over text and background; it is not calibrated."""
   return 1.0 / (1.0 + np.exp(-np.clip(logits, -500.0, 500.0)))
 
 
@@ -254,7 +254,7 @@ def _soft_nms(candidates: nms.Candidates) -> nms.Candidates:
 
 
 def _suppressed(runs: np.ndarray, scores: np.ndarray) -> Moments:
-  """Soft-NMS over at most _NUM_CANDIDATES proposals."""
+  """Applies soft-NMS to at most _NUM_CANDIDATES proposals."""
   count = len(scores)
   padding = _NUM_CANDIDATES - count
   candidates = nms.Candidates(
@@ -266,7 +266,7 @@ def _suppressed(runs: np.ndarray, scores: np.ndarray) -> Moments:
   kept = jax.device_get(_soft_nms(candidates))
   mask = np.asarray(kept.mask)
   chosen = np.asarray(kept.segments)[mask].astype(np.int64)
-  # Snippet i stands for the time from i - 0.5 to i + 0.5 on the grid.
+  # Snippet i covers the time from i - 0.5 to i + 0.5 on the grid.
   return Moments(
     chosen - 0.5, np.asarray(kept.scores)[mask].astype(np.float64), chosen
   )

@@ -95,7 +95,7 @@ def test_a_head_on_features_of_others(load):
   known = {"length": "resize", "files": FILES}
   model = load(known, needs_encoder=False)
   assert model.encoder is None and model.stride_sec == pytest.approx(16 / 15)
-  with pytest.raises(ValueError, match="files of features"):
+  with pytest.raises(ValueError, match="feature files"):
     load(known)
 
 

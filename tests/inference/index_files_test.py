@@ -87,7 +87,7 @@ def test_every_value_is_checked(encoder, index, keys, value):
 @pytest.mark.parametrize(
   "content", [b"[1]", b"{", b"[" * 100_000, b"\xff\xfe", b"null"]
 )
-def test_what_is_not_a_document_is_bad_input(index, content, capsys):
+def test_a_malformed_index_is_bad_input(index, content, capsys):
   (index / index_files.INDEX_FILE).write_bytes(content)
   assert main.main(["search", "it spins", "--index", str(index)]) == 2
   assert "index.json" in capsys.readouterr().err
@@ -107,13 +107,13 @@ def npy(header: bytes) -> bytes:
     npy(b"(" * 9000 + b"\n"),
   ],
 )
-def test_vectors_that_are_none(index, content, capsys):
+def test_malformed_vectors_are_bad_input(index, content, capsys):
   (index / index_files.VECTORS_FILE).write_bytes(content)
   assert main.main(["search", "it spins", "--index", str(index)]) == 2
   assert "vectors.npy" in capsys.readouterr().err
 
 
-def test_rows_that_disagree(index):
+def test_another_number_of_rows_raises(index):
   vectors = np.load(index / index_files.VECTORS_FILE)
   np.save(index / index_files.VECTORS_FILE, vectors[:-1])
   with pytest.raises(ValueError, match=rf"{len(vectors)} rows"):

@@ -115,5 +115,5 @@ def test_an_index_is_of_one_encoder(encoder, folder, tmp_path):
 def test_what_is_not_an_index_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="clap index"):
     index_lib.open_index(tmp_path)
-  with pytest.raises(FileNotFoundError, match="holds no videos"):
+  with pytest.raises(FileNotFoundError, match="no videos"):
     inputs.find_in(tmp_path)

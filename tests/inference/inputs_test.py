@@ -228,7 +228,7 @@ def test_folders(tmp_path):
   ]
   assert found.num_skipped == 1
   (tmp_path / "empty").mkdir()
-  with pytest.raises(FileNotFoundError, match="holds no videos"):
+  with pytest.raises(FileNotFoundError, match="no videos"):
     inputs.find([tmp_path / "empty"])
 
 
@@ -264,4 +264,4 @@ def test_the_command(encoder, path, tmp_path, monkeypatch, capsys):
   assert asked == [False, False, True]
   (folder / "a.mp4").unlink()
   assert main.main(["predict", str(folder), *arguments]) == 2
-  assert "holds no videos" in capsys.readouterr().err
+  assert "no videos" in capsys.readouterr().err

@@ -169,13 +169,13 @@ def test_the_workdir_of_a_head_is_a_model(
   ("text", "message"),
   [
     ("video,start,end\n", "lacks label"),
-    ("video,start,end,label\n", "holds no example"),
+    ("video,start,end,label\n", "contains no example"),
     ("video,start,end,label\na.mp4,x,2,jump\n", "line 2: not a number"),
     ("video,start,end,label\na.mp4,3,2,jump\n", "0 <= start < end"),
     ("video,start,end,label\na.mp4,0,nan,jump\n", "line 2: .*finite"),
     ("video,start,end,label\na.mp4,0,2,\n", "a label"),
-    ("video,start,end,label\n../a.mp4,0,2,jump\n", "leaves"),
-    ("video,start,end,label\n/etc/passwd,0,2,jump\n", "leaves"),
+    ("video,start,end,label\n../a.mp4,0,2,jump\n", "outside"),
+    ("video,start,end,label\n/etc/passwd,0,2,jump\n", "outside"),
     ("video,start,end,label\nb.mp4,0,2,jump\n", "is missing"),
   ],
 )
@@ -216,7 +216,7 @@ def test_malformed_folders(encoder, tmp_path, video):
   with pytest.raises(ValueError, match=r"CLASS/\*\.mp4"):
     support.read_folder(tmp_path)
   (tmp_path / "jump").mkdir()
-  with pytest.raises(ValueError, match="jump holds no video"):
+  with pytest.raises(ValueError, match="jump contains no video"):
     support.read_folder(tmp_path)
   (tmp_path / "jump" / "broken.mp4").write_bytes(b"no video")
   with pytest.raises(ValueError, match=r"broken\.mp4"):
