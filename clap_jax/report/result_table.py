@@ -11,10 +11,11 @@ from clap_jax.metrics import intervals
 from clap_jax.report import content, csv_cells, metric_names
 
 Place = tuple[str, str, str]  # dataset, task, metric
-# Of results.csv, from which everything else can be computed again. head_seed
-# is empty where no head is trained.
+# Of results.csv, from which everything else can be computed again. Programs
+# that read it by position rely on the seven before head_seed, which is empty
+# where no head is trained.
 RAW_COLUMNS = (
-  "dataset", "split", "encoder", "seed", "head_seed", "task", "metric", "value"
+  "dataset", "split", "encoder", "seed", "task", "metric", "value", "head_seed"
 )  # fmt: skip
 
 

@@ -110,12 +110,15 @@ def read_rows(path: str | pathlib.Path) -> list[dict]:
     ValueError: a cell holds something else than a number; with its line.
   """
   columns = result_table.RAW_COLUMNS
-  table = text_tables.read_table(path, columns=columns, required=columns)
+  required = [name for name in columns if name != "head_seed"]
+  table = text_tables.read_table(path, columns=columns, required=required)
   return [_parsed(row, path) for row in table]
 
 
 def _parsed(row: text_tables.Row, path) -> dict:
-  parsed: dict = {name: row.cells[name] for name in result_table.RAW_COLUMNS}
+  parsed: dict = {
+    name: row.cells.get(name, "") for name in result_table.RAW_COLUMNS
+  }
   for name, kind in _NUMBERS.items():
     text = parsed[name]
     if not text and name != "seed":  # no head is trained; no finite value

@@ -21,8 +21,8 @@ def test_every_table_uses_it():
   row = dict.fromkeys(result_table.RAW_COLUMNS, "")
   row |= {"dataset": "=HYPERLINK(0)", "metric": "average_map", "value": -0.25}
   assert result_table.rows_csv([row]).splitlines() == [
-    "dataset,split,encoder,seed,head_seed,task,metric,value",
-    "'=HYPERLINK(0),,,,,,average_map,-0.25",
+    "dataset,split,encoder,seed,task,metric,value,head_seed",
+    "'=HYPERLINK(0),,,,,average_map,-0.25,",
   ]
   entry = sweep_table.Entry(
     name="+x",

@@ -24,6 +24,7 @@ from clap_jax.studies import (
   worker,
 )
 from clap_jax.training import checkpoint
+from tests import conftest
 from tests.benchmarks import error_costs
 
 ROWS = ("random", "clap")
@@ -86,6 +87,39 @@ def test_the_table_is_recomputed_from_the_raw_numbers(made, tmp_path, capsys):
     assert (again / name).read_text() == (made / name).read_text()
   assert "too few seeds" in (again / "report.html").read_text()
   assert capsys.readouterr().err.count("too few seeds") == 8
+
+
+@pytest.mark.parametrize(
+  "columns",
+  [
+    "dataset,split,encoder,seed,task,metric,value",
+    "dataset,split,encoder,seed,head_seed,task,metric,value",
+  ],
+)
+def test_columns_in_any_order_and_without_head_seed(tmp_path, columns):
+  row = {
+    "dataset": "d",
+    "split": "validation",
+    "encoder": "clap",
+    "seed": 1,
+    "head_seed": None,
+    "task": "retrieval",
+    "metric": "text_to_video/r@5",
+    "value": 0.5,
+  }
+  cells = [str(row[name] or "") for name in columns.split(",")]
+  file = tmp_path / "results.csv"
+  file.write_text(f"{columns}\n{','.join(cells)}\n")
+  assert study.read_rows(file) == [row]
+
+
+def test_the_published_numbers_can_be_read_by_position():
+  file = conftest.REPOSITORY / "docs" / "the_claim.csv"
+  with file.open(newline="") as lines:
+    header = next(csv.reader(lines))
+  assert header[:7] == (
+    ["dataset", "split", "encoder", "seed", "task", "metric", "value"]
+  )
 
 
 @pytest.mark.parametrize(
