@@ -125,8 +125,8 @@ def test_the_published_numbers_can_be_read_by_position():
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["recompute"], "CSV"),
-    (["claim", "results.csv", "--workdir=x"], "CSV"),
+    (["recompute"], "results.csv"),
+    (["claim", "numbers.csv", "--workdir=x"], "results.csv"),
     (["claim"], "--workdir"),
     (["recompute", "{file}"], "line 3: value"),
   ],
