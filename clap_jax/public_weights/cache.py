@@ -13,33 +13,33 @@ from clap_jax.storage import locations, output, untrusted
 VARIABLE = "CLAP_CACHE"
 _DEFAULT = "~/.cache/clap_jax"
 _RECORD, _FILES, _ENCODER, _LOCK = "source.json", "files", "encoder", "lock"
-# Written last by an import, so that it vouches for the rest.
+# Written last by an import, so that its presence means a complete import.
 MANIFEST = "manifest.json"
 _MAX_RECORD_BYTES = 1 << 20
 
 
 def root() -> pathlib.Path:
-  """The folder of all that is fetched."""
+  """Returns the root folder of the cache."""
   return pathlib.Path(os.environ.get(VARIABLE) or _DEFAULT).expanduser()
 
 
 def folder_of(name: str) -> pathlib.Path:
-  """The folder of one name."""
+  """Returns the cache folder of a name."""
   return root() / table.find(name).name
 
 
 def files_of(name: str) -> pathlib.Path:
-  """The folder of the files as they were published."""
+  """Returns the folder of the published files."""
   return folder_of(name) / _FILES
 
 
 def encoder_of(name: str) -> pathlib.Path:
-  """The folder of the imported encoder, whether or not it is there."""
+  """Returns the folder of the imported encoder, which may not exist."""
   return folder_of(name) / _ENCODER
 
 
 def is_there(name: str) -> bool:
-  """Whether a name was fetched and imported."""
+  """Returns True if a name was fetched and imported."""
   return (encoder_of(name) / MANIFEST).is_file()
 
 
@@ -47,7 +47,7 @@ def read_record(name: str) -> dict[str, Any]:
   """Reads the record of an earlier `clap get`; {} without one.
 
   Raises:
-    ValueError: the record is damaged.
+    ValueError: if the record is damaged.
   """
   folder = folder_of(name)
   if not (folder / _RECORD).exists():
@@ -57,14 +57,14 @@ def read_record(name: str) -> dict[str, Any]:
   )
   if not _is_record(record):
     raise ValueError(
-      f"{folder / _RECORD} does not list files and their hashes; remove "
+      f"{folder / _RECORD} does not list files with their hashes; remove "
       f"{folder} and run `clap get {name}` again."
     )
   return record
 
 
 def _is_record(record: Any) -> bool:
-  """Returns True if a document has what `fetching.fetch` writes."""
+  """Returns True if a document has the keys that `fetching.fetch` writes."""
   texts = ("source", "revision", "weights")
   return (
     isinstance(record, dict)
@@ -87,10 +87,14 @@ def write_record(name: str, record: dict[str, Any]) -> None:
 def locked(
   name: str, on_wait: Callable[[], None] = lambda: None
 ) -> Iterator[pathlib.Path]:
-  """Holds the folder of a name for this process, which may have to wait.
+  """Locks the folder of a name for this process.
+
+  Args:
+    name: name of the table.
+    on_wait: called once if another process holds the lock.
 
   Yields:
-    The folder, made if it was missing.
+    The folder, created if missing.
   """
   folder = folder_of(name)
   output.make_folder(folder)
@@ -104,15 +108,16 @@ def locked(
 
 
 def directory_of(model: locations.PathLike) -> locations.Location:
-  """The directory that a path or a name means.
+  """Resolves a path or a name of public weights to a directory.
+
+  Nothing is downloaded.
 
   Args:
-    model: a path, also in a bucket, which need not exist, or a name of the
-      table; a directory that has the name comes first.
+    model: a path, also in a bucket, which need not exist; or a name of the
+      table. An existing directory has precedence.
 
   Raises:
-    FileNotFoundError: the name was not fetched yet; nothing is downloaded
-      unasked.
+    FileNotFoundError: if the name has not been fetched.
   """
   path, text = locations.at(model), str(model)
   if not table.is_name(text) or path.exists():
@@ -120,23 +125,23 @@ def directory_of(model: locations.PathLike) -> locations.Location:
   if not is_there(text):
     entry = table.find(text)
     raise FileNotFoundError(
-      f"{text} is not there yet: run `clap get {text}` first (about "
+      f"{text} has not been fetched; run `clap get {text}` first (about "
       f"{entry.about_bytes / 1e6:,.0f} MB, licence {entry.licence})."
     )
   return encoder_of(text)
 
 
 def existing_directory_of(model: locations.PathLike) -> locations.Location:
-  """`directory_of`, of what is there.
+  """Resolves a path or a name to an existing directory; see `directory_of`.
 
   Raises:
-    FileNotFoundError: it is neither a directory nor a name that was fetched.
+    FileNotFoundError: if it is neither a directory nor a fetched name.
   """
   path = directory_of(model)
   if not path.exists():
     like = table.similar(str(model))
     raise FileNotFoundError(
-      f"There is no directory {path}, and it is not a name of public weights"
+      f"{path} is neither a directory nor a name of public weights"
       + (f"; did you mean {' or '.join(like)}?" if like else ".")
       + " See `clap get --list`."
     )

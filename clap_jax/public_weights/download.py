@@ -15,54 +15,54 @@ from typing import BinaryIO, NamedTuple
 
 from clap_jax.storage import output, untrusted
 
-Progress = Callable[[int, int | None], None]  # bytes done, bytes in all
+Progress = Callable[[int, int | None], None]  # (bytes done, total bytes)
 
 _ATTEMPTS = 8
-_PAUSE_SEC = 0.5  # before the second attempt, twice as long before each other
-_TIMEOUT_SEC = 60.0  # without a byte
+_PAUSE_SEC = 0.5  # before the second attempt; doubles with each further one
+_TIMEOUT_SEC = 60.0  # without receiving a byte
 _BLOCK_BYTES = 1 << 20
 _MAX_REDIRECTS = 5
 _MAX_STATE_BYTES = 1 << 16
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MISSING = (404, 410)
-# A server that is asked again may answer: overloaded, or being restarted.
+# Statuses of an overloaded or restarting server; a retry may succeed.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
 
 class RefusedError(ValueError):
-  """An address or what it answers is not what a download may take."""
+  """Raised if an address or its response is not allowed."""
 
 
 class MissingError(RefusedError):
-  """The file does not exist at its origin."""
+  """Raised if the file does not exist at its origin."""
 
 
 class DownloadError(RuntimeError):
-  """The connection failed again and again."""
+  """Raised if the connection fails repeatedly."""
 
 
 class _BrokenError(Exception):
-  """One attempt ended early; another may go on from there."""
+  """Raised if an attempt ends early; the next one can resume."""
 
 
 class _State(NamedTuple):
-  """The response that a partial file is the beginning of."""
+  """The response that a partial file belongs to."""
 
   address: str
-  validator: str  # its ETag, or the time of its last change
+  validator: str  # ETag or Last-Modified
   total: int | None
 
 
 def is_address(text: str) -> bool:
-  """Whether a text is an address rather than a path."""
+  """Returns True if a text is an address rather than a path."""
   return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 def check_address(address: str) -> None:
-  """Refuses an address that others on the way could answer in its place.
+  """Rejects addresses whose response could be forged on the way.
 
   Raises:
-    RefusedError: it is not https, nor http of this machine.
+    RefusedError: if it is neither https nor http of this machine.
   """
   parts = urllib.parse.urlsplit(address)
   if not parts.hostname or not (
@@ -87,24 +87,24 @@ def download(
   on_progress: Progress = lambda done, total: None,
   sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-  """Downloads to a file that an earlier call may have begun.
+  """Downloads a file, resuming an earlier call.
 
-  A file that is begun goes on where the server still has the same one, and
-  starts over otherwise. Nothing is checked but its length.
+  A partial file is resumed if the server still has the same file, and restarted
+  otherwise. Only the length is checked.
 
   Args:
     address: https, or http of this machine.
-    path: of the partial file; its state is in the same folder.
-    max_bytes: more are refused.
-    on_progress: called with every block.
+    path: the partial file; its state is stored beside it.
+    max_bytes: maximum size of the file.
+    on_progress: called after each block.
     sleep: pauses between attempts.
 
   Raises:
-    MissingError: the server has no such file.
-    RefusedError: the answer is a page, too large, or leads to where nothing
-      may be downloaded from.
-    DownloadError: the connection broke off at every attempt; what has come
-      stays for the next call.
+    MissingError: if the server does not have the file.
+    RefusedError: if the response is a web page, too large, or redirects to a
+      forbidden address.
+    DownloadError: if every attempt fails; the partial file is kept for the
+      next call.
   """
   check_address(address)
   opener = _opener(address)
@@ -127,8 +127,8 @@ def download(
     if attempt + 1 < _ATTEMPTS:
       sleep(_PAUSE_SEC * 2**attempt)
   raise DownloadError(
-    f"{address} broke off {_ATTEMPTS} times, at last with: {reason}. Run the "
-    "command again to go on, or give another place with --from."
+    f"{address} failed {_ATTEMPTS} times, last with: {reason}. Run the command "
+    "again to resume, or pass another place with --from."
   )
 
 
@@ -141,7 +141,7 @@ def discard(path: pathlib.Path) -> None:
 def _receive(
   opener, address, file: BinaryIO, path, *, max_bytes, on_progress
 ) -> None:
-  """One attempt: whole when it returns."""
+  """Makes one attempt; the file is complete when it returns."""
   have = file.seek(0, os.SEEK_END)
   state = _read_state(path)
   if have and (state is None or state.address != address):
@@ -167,11 +167,11 @@ def _receive(
   except urllib.error.URLError as error:
     if isinstance(error.reason, ssl.SSLCertVerificationError):
       raise RefusedError(f"{address}: {error.reason}") from error
-    if isinstance(error.reason, socket.gaierror):  # asking again will not help
+    if isinstance(error.reason, socket.gaierror):  # a retry would not help
       raise DownloadError(
-        f"{address}: the name of the server cannot be looked up "
-        f"({error.reason.strerror}). Is there a network? Otherwise give a "
-        "mirror or a folder with --from."
+        f"{address}: cannot resolve the server's name "
+        f"({error.reason.strerror}). Check the network, or pass a mirror or a "
+        "folder with --from."
       ) from error
     raise _BrokenError(str(error.reason)) from error
   except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
@@ -182,38 +182,40 @@ def _raise_status(
   error: urllib.error.HTTPError, address: str, file: BinaryIO
 ) -> None:
   if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-    file.truncate(0)  # the file there is another one by now
-    raise _BrokenError("there are fewer bytes than before") from error
+    file.truncate(0)  # the server's file has changed
+    raise _BrokenError("the file on the server is shorter now") from error
   if error.code in _PASSING:
-    raise _BrokenError(f"answer {error.code} {error.reason}") from error
+    raise _BrokenError(f"status {error.code} {error.reason}") from error
   kind = MissingError if error.code in _MISSING else RefusedError
   raise kind(
-    f"{address}: answer {error.code} {error.reason}; give another place with "
+    f"{address}: status {error.code} {error.reason}; pass another place with "
     "--from if the file has moved."
   ) from error
 
 
 def _check_answer(answer, address: str, *, have: int, max_bytes: int):
-  """The length of the whole file; None where the answer comes in chunks."""
+  """Returns the length of the file; None for a chunked response."""
   kind = answer.headers.get_content_type()
   if kind in ("text/html", "application/xhtml+xml"):
     raise RefusedError(
-      f"{address} answers with a web page ({kind}), not with the file itself; "
-      "it may ask for a login, or the file has moved."
+      f"{address} returned a web page ({kind}) instead of the file; it may "
+      "need a login, or the file has moved. Pass another place with --from."
     )
   coding = answer.headers.get("Content-Encoding", "identity")
   if coding != "identity":
-    raise RefusedError(f"{address} answers with {coding!r:.50} encoding.")
+    raise RefusedError(
+      f"{address} returned {coding!r:.50} encoding; expected identity."
+    )
   length = answer.headers.get("Content-Length", "")
   total = have + int(length) if re.fullmatch(r"\d{1,18}", length) else None
   if have:
     span = answer.headers.get("Content-Range", "")
     if not re.fullmatch(rf"bytes {have}-\d+/(\*|\d+)", span):
-      raise _BrokenError(f"asked for bytes from {have}, got {span!r:.50}")
+      raise _BrokenError(f"requested bytes from {have}, got {span!r:.50}")
   if total is None and not answer.chunked:
     raise RefusedError(
-      f"{address} does not state how long the file is, so that a part of it "
-      "could not be told from the whole; give another place with --from."
+      f"{address} does not state how long the file is, so a truncated file "
+      "could not be detected; pass another place with --from."
     )
   _check_size(address, total or 0, max_bytes)
   return total
@@ -222,13 +224,12 @@ def _check_answer(answer, address: str, *, have: int, max_bytes: int):
 def _check_size(address: str, num_bytes: int, max_bytes: int) -> None:
   if num_bytes > max_bytes:
     raise RefusedError(
-      f"{address} has {num_bytes} bytes or more; at most {max_bytes} are "
-      "expected of this file."
+      f"{address} has {num_bytes} bytes or more; expected at most {max_bytes}."
     )
 
 
 def _copy(answer, file, span, max_bytes, on_progress) -> None:
-  """Appends an answer that begins at the first of `span`, of the second."""
+  """Appends a response; `span` is (first byte, total bytes or None)."""
   have, total = span
   while block := answer.read(_BLOCK_BYTES):
     have += len(block)
@@ -237,7 +238,7 @@ def _copy(answer, file, span, max_bytes, on_progress) -> None:
     on_progress(have, total)
   file.flush()
   if total is not None and have != total:
-    raise _BrokenError(f"{have} of {total} bytes came")
+    raise _BrokenError(f"received {have} of {total} bytes")
 
 
 def _tag(answer) -> str:
@@ -251,7 +252,7 @@ def _state_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def _read_state(path: pathlib.Path) -> _State | None:
-  """None where nothing can be gone on with."""
+  """Reads the state of a partial file; None if it cannot be resumed."""
   try:
     known = untrusted.read_json(
       _state_path(path).name, folder=path.parent, max_bytes=_MAX_STATE_BYTES
@@ -260,7 +261,7 @@ def _read_state(path: pathlib.Path) -> _State | None:
   except (OSError, ValueError, TypeError):
     return None
   is_usable = isinstance(state.validator, str) and state.validator
-  # It becomes a header: nothing that could begin another one.
+  # It becomes a header, so it must not contain a line end.
   return state if is_usable and state.validator.isprintable() else None
 
 
@@ -269,7 +270,7 @@ def _write_state(path: pathlib.Path, state: _State) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-  """Follows few redirects, and none to where anybody could answer."""
+  """Follows a few redirects, and none to a forbidden address."""
 
   max_redirections = _MAX_REDIRECTS
 
@@ -278,13 +279,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     check_address(newurl)
     if _is_loopback(newurl) and not _is_loopback(req.full_url):
       raise RefusedError(
-        f"{req.full_url} leads to {newurl:.200}, which is this machine."
+        f"{req.full_url} redirects to {newurl:.200}, which is this machine."
       )
     return super().redirect_request(req, *answer)
 
 
 def _opener(address: str) -> urllib.request.OpenerDirector:
   handlers: list = [_Redirects]
-  if _is_loopback(address):  # a proxy would look for the server on itself
+  if _is_loopback(address):  # a proxy would connect to its own loopback
     handlers.append(urllib.request.ProxyHandler({}))
   return urllib.request.build_opener(*handlers)

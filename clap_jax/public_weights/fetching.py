@@ -1,7 +1,7 @@
 """Fetches the files of an entry into the cache and checks them.
 
-A file appears under its name only once its hash is right: nothing else reads
-one that is not.
+A file gets its final name only after its hash was checked, so that no other
+code reads unchecked files.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from typing import Any
 from clap_jax.public_weights import cache, download, origins, table
 from clap_jax.storage import output, untrusted
 
-Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
+Progress = Callable[[str, int, int], None]  # (file, bytes done, total bytes)
 
 INDEX_SUFFIX = ".index.json"
 _INDEXED = (".safetensors", ".bin")
-_SMALL_BYTES = 256 << 20  # of a file other than the weights
+_SMALL_BYTES = 256 << 20  # limit of files other than the weights
 _SPARE_BYTES = 64 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_SHARDS = 1 << 10
@@ -32,10 +32,10 @@ class Fetched:
   """Files of an entry in the cache.
 
   Attributes:
-    folder: of the files.
-    weights: name of the weights, or of their index.
-    tokenizer: name of its first file; None without one.
-    record: what was written about them.
+    folder: folder of the files.
+    weights: name of the weights file, or of its index.
+    tokenizer: name of the first tokenizer file; None without a tokenizer.
+    record: contents of the cache record.
   """
 
   folder: pathlib.Path
@@ -45,24 +45,24 @@ class Fetched:
 
 
 class _Fetch:
-  """One run of `fetch`: its arguments, and the files that it took."""
+  """One run of `fetch`: its arguments, and the files fetched so far."""
 
   def __init__(self, entry, folder, origin, *, expected, known, on_progress):
     self._entry = entry
     self._folder = folder
     self._origin = origin
     self._expected = dict(expected)
-    self._known = known  # name -> SHA-256 of the first download
+    self._known = known  # maps names to the SHA-256 of the first download
     self._on_progress = on_progress
     self.files: dict[str, dict[str, Any]] = {}
     self._plain = entry.weights
     if named := origin.weights:
-      # Under another name they are still the weights that were published.
+      # A mirror may rename the weights, but their hash must be the same.
       sha256 = entry.weights[0].sha256
       self._plain = (dataclasses.replace(named, sha256=sha256),)
 
   def weights(self) -> str:
-    """Takes the first of the alternatives; with all files of an index."""
+    """Fetches the first available weights, with all shards of an index."""
     plain = self._plain
     indices = tuple(
       table.File(f"{file.name}{INDEX_SUFFIX}")
@@ -73,14 +73,14 @@ class _Fetch:
     if taken is None:
       names = ", ".join(file.name for file in plain)
       raise download.MissingError(
-        f"{self._origin.source} has none of {names}, the weights of "
-        f"{self._entry.name}."
+        f"{self._origin.source} has none of {names}, expected as the weights "
+        f"of {self._entry.name}."
       )
     if taken.endswith(INDEX_SUFFIX):
       for name in _shards(self._folder / taken):
         if not self._take(table.File(name)):
           raise download.MissingError(
-            f"{self._origin.source} lacks {name}, which {taken} names."
+            f"{self._origin.source} lacks {name}, which {taken} lists."
           )
     return taken
 
@@ -94,8 +94,8 @@ class _Fetch:
         for files in self._entry.tokenizer
       )
       raise download.MissingError(
-        f"{self._origin.source} lacks {choices}, without which "
-        f"{self._entry.name} reads no text."
+        f"{self._origin.source} lacks {choices}, the tokenizer of "
+        f"{self._entry.name}."
       )
     return taken
 
@@ -104,14 +104,14 @@ class _Fetch:
       self._take(file)
 
   def _first_of(self, alternatives) -> str | None:
-    """Takes all files of the first alternative; the name of its first file."""
+    """Fetches the first complete alternative; returns its first file name."""
     for files in alternatives:
       if all(self._take(file) for file in files):
         return files[0].name
     return None
 
   def _take(self, file: table.File) -> bool:
-    """Brings a file here; False if there is none."""
+    """Fetches a file; returns False if it does not exist."""
     offer = self._origin.offer(file)
     if offer is None:
       return False
@@ -144,7 +144,7 @@ class _Fetch:
       )
 
   def _expectation(self, offer: origins.Offer) -> tuple[str, str, str]:
-    """(SHA-256 or its first digits, Git's hash, who states them)."""
+    """Returns (SHA-256 or its first digits, Git hash, source of the hash)."""
     given = self._expected.get(offer.name)
     if given is None and any(offer.name == each.name for each in self._plain):
       given = self._expected.get("")
@@ -157,7 +157,7 @@ class _Fetch:
     return "", offer.blob, "the Hub" if offer.blob else _FIRST
 
   def _checked(self, offer, partial, expected) -> str:
-    """The hash of a file that is as expected; others are removed."""
+    """Returns the hash of a file, or removes the file if it is wrong."""
     wanted, blob, by = expected
     found = untrusted.hash_file(partial, max_bytes=_MAX_COPIED_BYTES)
     wrong = not found.startswith(wanted) or (
@@ -167,14 +167,14 @@ class _Fetch:
       download.discard(partial)
       raise download.RefusedError(
         f"{offer.name} from {offer.place} has the SHA-256 {found}, expected "
-        f"{wanted or f'the Git hash {blob}'} ({by}). It was removed unread: it "
-        "is damaged or another file. If it is yours, state its hash: --sha256 "
+        f"{wanted or f'the Git hash {blob}'} ({by}). The file is damaged or "
+        "another one and was removed unread. If you trust it, pass --sha256 "
         f"{offer.name}={found}."
       )
     return found
 
   def _is_kept(self, path, offer, expected) -> bool:
-    """Returns True if the present file is the wanted one."""
+    """Returns True if the cached file has the expected hash."""
     wanted, blob, _ = expected
     known = wanted or self._known.get(offer.name)
     if not known or (blob and blob != _git_hash(path)):
@@ -203,22 +203,22 @@ def fetch(
   sha256: Mapping[str, str] | None = None,
   on_progress: Progress = lambda name, done, total: None,
 ) -> Fetched:
-  """Brings the files of an entry into the cache; call it with the cache locked.
+  """Fetches the files of an entry into the cache and writes their record.
 
-  What is there and unchanged stays. A record of all files is written.
+  The caller holds `cache.locked`. Unchanged cached files are not fetched again.
 
   Args:
-    entry: what is wanted.
-    place: an address or a folder instead of the publisher's.
-    revision: of the repository on the Hub, instead of the table's.
-    sha256: file name -> the hash that it must have instead of the stated one;
-      "" for the weights.
-    on_progress: called with every block that comes.
+    entry: entry of the table.
+    place: address or folder to use instead of the publisher's.
+    revision: revision of the Hub repository to use instead of the table's.
+    sha256: maps file names to hashes to use instead of the published ones; the
+      key "" stands for the weights.
+    on_progress: called after each block.
 
   Raises:
-    RefusedError: a file is not what it should be, or there is none.
-    DownloadError: the connection failed again and again.
-    FileNotFoundError: `place` is a folder that is not there.
+    RefusedError: if a file is missing or has another hash.
+    DownloadError: if the connection fails repeatedly or the disk is too full.
+    FileNotFoundError: if `place` is a folder that does not exist.
   """
   earlier = cache.read_record(entry.name)
   folder = cache.files_of(entry.name)
@@ -229,7 +229,7 @@ def fetch(
   if entry.repository and place is None:
     revision = revision or earlier.get("revision", "")
   origin = origins.open_origin(entry, place, revision=revision)
-  if place is None:  # what lies elsewhere may be smaller
+  if place is None:  # files of a mirror may be smaller
     _check_space(entry, folder)
   expected = {name: _hexadecimal(text) for name, text in (sha256 or {}).items()}
   known = {file["name"]: file["sha256"] for file in earlier.get("files", ())}
@@ -264,31 +264,31 @@ def check_same(
   revision: str,
   sha256: Mapping[str, str],
 ) -> None:
-  """Checks that what was asked for is what was recorded before.
+  """Checks a requested revision and hashes against an earlier record.
 
   Raises:
-    RefusedError: it is not.
+    RefusedError: if they differ.
   """
   if not record:
     return
-  remove = f"remove {cache.folder_of(name)} to fetch another."
+  remove = f"remove {cache.folder_of(name)} to fetch another file."
   if revision and record["revision"] != revision:
     raise download.RefusedError(
-      f"--revision {revision:.100}: {record['revision'] or 'another'} was "
-      f"fetched before; {remove}"
+      f"--revision {revision:.100}: {record['revision'] or 'another'} is "
+      f"cached; {remove}"
     )
   for file in record["files"]:
     is_weights = file["name"] == record["weights"]
     asked = sha256.get(file["name"]) or (is_weights and sha256.get(""))
     if asked and file["sha256"] != asked.lower():
       raise download.RefusedError(
-        f"--sha256: {file['name']} has {file['sha256']}, got {asked:.100}; "
-        f"{remove}"
+        f"--sha256: the cached {file['name']} has {file['sha256']}, got "
+        f"{asked:.100}; {remove}"
       )
 
 
 def _is_whole(record: dict[str, Any], folder: pathlib.Path) -> bool:
-  """Whether the files of a record are there as they came."""
+  """Returns True if all files of a record exist unchanged."""
   for file in record["files"]:
     path = folder / origins.plain_name(file["name"])
     if not path.is_file() or file["sha256"] != untrusted.hash_file(
@@ -300,7 +300,7 @@ def _is_whole(record: dict[str, Any], folder: pathlib.Path) -> bool:
 
 def _check_space(entry: table.Entry, folder: pathlib.Path) -> None:
   free = shutil.disk_usage(folder).free
-  # The file, and its import in single precision.
+  # The file and its import, which is in single precision.
   needed = 3 * entry.about_bytes
   if free < needed:
     raise download.DownloadError(
@@ -313,8 +313,7 @@ def _check_space(entry: table.Entry, folder: pathlib.Path) -> None:
 def _hexadecimal(text: str) -> str:
   if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
     raise download.RefusedError(
-      f"--sha256 {text!r:.100}: expected 64 hexadecimal digits, or FILE= and "
-      "those."
+      f"--sha256 {text!r:.100}: expected 64 hexadecimal digits, or FILE=DIGITS."
     )
   return text.lower()
 
@@ -324,14 +323,14 @@ def _copy(
 ) -> None:
   path = pathlib.Path(offer.place)
   if not path.exists():
-    raise download.MissingError(f"There is no {path}.")
+    raise download.MissingError(f"{path} does not exist.")
   with untrusted.open_file(path, max_bytes=max_bytes):
-    pass  # its size and kind are checked
+    pass  # opening checks its size and kind
   output.copy(path, partial)
 
 
 def _git_hash(path: pathlib.Path) -> str:
-  """Computes Git's name of a file: SHA-1 of its length and content."""
+  """Computes Git's hash of a file: SHA-1 of its length and content."""
   with untrusted.open_file(path, max_bytes=_SMALL_BYTES) as file:
     head = f"blob {untrusted.size_of(file)}\0".encode()
     digest = hashlib.sha1(head, usedforsecurity=False)
@@ -340,25 +339,30 @@ def _git_hash(path: pathlib.Path) -> str:
 
 
 class _Hashing:
-  """A file that hashes what is written to it."""
+  """A writable file object that hashes its input."""
 
   def __init__(self, digest):
     self.write = digest.update
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-  """The files that an index of weights names."""
+  """Lists the files that a weights index refers to."""
   document = untrusted.read_json(index, max_bytes=_MAX_INDEX_BYTES)
   places = document.get("weight_map") if isinstance(document, dict) else None
   if not isinstance(places, dict) or not places:
     raise download.RefusedError(
-      f"{index} has no weight_map of tensors and files."
+      f"{index} has no weight_map from tensors to files."
     )
   names = sorted(set(map(str, places.values())))
   if len(names) > _MAX_SHARDS:
-    raise download.RefusedError(f"{index} names {len(names)} files.")
+    raise download.RefusedError(
+      f"{index} lists {len(names)} files; expected at most {_MAX_SHARDS}."
+    )
   for name in names:
     if name.endswith(INDEX_SUFFIX) or not name.endswith(_INDEXED):
-      raise download.RefusedError(f"{index}: {name!r:.100} is not a shard.")
+      raise download.RefusedError(
+        f"{index}: {name!r:.100} is not a shard; expected "
+        f"{' or '.join(_INDEXED)}."
+      )
     origins.plain_name(name)
   return names

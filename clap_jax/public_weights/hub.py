@@ -16,9 +16,9 @@ class HubFile:
   """A file of a repository, as the Hub describes it.
 
   Attributes:
-    address: of the file at the commit.
-    sha256: of a file in large-file storage; "" of others.
-    blob: Git's own hash of a file that is not; "" of others.
+    address: address of the file at the commit.
+    sha256: hash of a file in large-file storage; "" for other files.
+    blob: Git hash of any other file; "" in large-file storage.
   """
 
   address: str
@@ -35,17 +35,17 @@ class Repository:
 
 
 def describe(repository: str, revision: str) -> Repository:
-  """Asks the Hub what a repository holds.
+  """Lists the files of a repository on the Hub.
 
   No token is sent: all repositories of the table are public.
 
   Args:
-    repository: "owner/name".
-    revision: a commit, a branch or a tag; "" for the newest commit.
+    repository: repository as "owner/name".
+    revision: commit, branch or tag; "" for the newest commit.
 
   Raises:
-    RefusedError: there is no such repository or revision.
-    DownloadError: the Hub does not answer.
+    RefusedError: if the repository or the revision does not exist.
+    DownloadError: if the Hub does not respond.
   """
   import huggingface_hub  # noqa: PLC0415  (half a second to import)
   from huggingface_hub import errors  # noqa: PLC0415
@@ -72,15 +72,14 @@ def describe(repository: str, revision: str) -> Repository:
   except (errors.OfflineModeIsEnabled, OSError, RuntimeError) as error:
     raise _unreachable(endpoint, repository, error) from error
   except Exception as error:
-    # The library's transport has errors of its own, and which one it is
-    # depends on the library's version.
+    # The library's transport depends on its version and has its own errors.
     if not type(error).__module__.startswith(_TRANSPORTS):
       raise
     raise _unreachable(endpoint, repository, error) from error
   commit = info.sha or ""
   if not re.fullmatch(r"[0-9a-f]{40}", commit):
     raise download.RefusedError(
-      f"{endpoint} names no commit of {repository} for {revision or NEWEST}."
+      f"{endpoint} returned no commit of {repository} for {revision or NEWEST}."
     )
   return Repository(
     commit,
@@ -99,6 +98,6 @@ def describe(repository: str, revision: str) -> Repository:
 
 def _unreachable(endpoint, repository, error) -> download.DownloadError:
   return download.DownloadError(
-    f"{endpoint} does not answer about {repository}: {str(error)[:200]}. Try "
-    "again later, or give a mirror or a folder with --from."
+    f"{endpoint} does not respond for {repository}: {str(error)[:200]}. Try "
+    "again later, or pass a mirror or a folder with --from."
   )

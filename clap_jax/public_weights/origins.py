@@ -1,4 +1,4 @@
-"""Origins of an entry's files: the publisher or a mirror."""
+"""Locates an entry's files at its publisher or a mirror."""
 
 import dataclasses
 import pathlib
@@ -8,20 +8,20 @@ from collections.abc import Callable
 
 from clap_jax.public_weights import download, hub, table
 
-# A mirror's address with one of these ends is that of the weights themselves.
+# A mirror's address with one of these suffixes is a weights file, not a folder.
 _ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".tar", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-  """One file with its publisher's statement of it.
+  """One available file and its published hash.
 
   Attributes:
-    name: of the file, without folders.
-    place: its address, or its path.
-    sha256: all of the hash or its first digits; "" if it is not stated.
-    stated_by: who states the hash.
-    blob: Git's own hash; "" if it is not stated.
+    name: name of the file, without folders.
+    place: address or path of the file.
+    sha256: hash or its first digits; "" if unknown.
+    stated_by: source of the hash.
+    blob: Git hash; "" if unknown.
   """
 
   name: str
@@ -33,14 +33,13 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-  """An origin of files.
+  """A publisher, mirror or folder with the files of an entry.
 
   Attributes:
-    source: for the record and for messages.
-    offer: the offer of a file, which may still be missing; None if there is
-      none.
-    revision: the commit of a repository on the Hub; "" elsewhere.
-    weights: those that the place names itself; None for the entry's.
+    source: description for the record and messages.
+    offer: returns the offer of a file, which may still be missing, or None.
+    revision: commit of a repository on the Hub; "" elsewhere.
+    weights: weights file that the place names; None for the entry's.
     is_folder: whether places are paths.
   """
 
@@ -54,24 +53,23 @@ class Origin:
 def open_origin(
   entry: table.Entry, place: str | None, *, revision: str = ""
 ) -> Origin:
-  """The origin of an entry's files.
+  """Opens the origin of an entry's files.
 
   Args:
-    entry: what is wanted.
-    place: an address or a folder in the place of the publisher's, or the
-      address or the path of the weights, whose folder has the others; None
-      for the publisher's.
-    revision: of a repository on the Hub, instead of the table's.
+    entry: entry of the table.
+    place: address or path of a mirror folder, or of the weights in it; None
+      for the publisher.
+    revision: revision of the Hub repository to use instead of the table's.
 
   Raises:
-    RefusedError: the place cannot be used.
-    DownloadError: the Hub does not answer.
-    FileNotFoundError: there is no such folder.
+    RefusedError: if the place cannot be used.
+    DownloadError: if the Hub does not respond.
+    FileNotFoundError: if the folder does not exist.
   """
   if revision and (place is not None or not entry.repository):
     raise download.RefusedError(
-      f"--revision {revision}: only for names that come from the Hugging Face "
-      f"Hub, without --from; {entry.name} comes from {place or entry.place}."
+      f"--revision {revision}: only allowed for names on the Hugging Face Hub "
+      f"without --from; {entry.name} comes from {place or entry.place}."
     )
   if place is None:
     return _published(entry, revision)
@@ -122,7 +120,7 @@ def _folder(place: str) -> Origin:
   path = pathlib.Path(place).expanduser().absolute()
   if not path.exists():
     raise FileNotFoundError(
-      f"--from: there is no folder {place}; give a folder or an https address."
+      f"--from: {place} does not exist; pass a folder or an https address."
     )
   weights = None if path.is_dir() else table.File(plain_name(path.name))
   folder = path if path.is_dir() else path.parent
@@ -139,11 +137,11 @@ def _stated(file: table.File, place: str) -> Offer:
 
 
 def plain_name(name: str) -> str:
-  """A name without folders that can be one of a file.
+  """Returns a name unchanged if it is a plain file name without folders.
 
   Raises:
-    RefusedError: it is not.
+    RefusedError: if it is not.
   """
   if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,199}", name):
-    raise download.RefusedError(f"{name!r:.100} is not a name of a file.")
+    raise download.RefusedError(f"{name!r:.100} is not a plain file name.")
   return name

@@ -1,9 +1,9 @@
-"""The table of public checkpoints: address, licence and hash.
+"""Lists public checkpoints with address, licence and hash.
 
-The table has a hash only where its publisher states it: as a part of the
-address or of the file's name. Of a repository on the Hugging Face Hub it has a
-revision, for which the Hub states the hashes. Where neither is known, the first
-download decides: its hash is recorded, and later ones must have it.
+The table has a hash only if the publisher states it, in the address or the file
+name. For a repository on the Hugging Face Hub it has a revision, for which the
+Hub states the hashes. If neither is known, the hash of the first download is
+recorded and later downloads must match it.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ class File:
   """One file of a checkpoint.
 
   Attributes:
-    name: of the file, and in the repository on the Hub.
-    address: of the file; "" for one of the entry's repository.
-    sha256: in hexadecimal, all of it or its first digits; "" if the publisher
-      states none.
+    name: file name, also in the repository on the Hub.
+    address: address of the file; "" for a file of the entry's repository.
+    sha256: hexadecimal hash or its first digits; "" if the publisher states
+      none.
   """
 
   name: str
@@ -40,22 +40,23 @@ class Entry:
   """One public checkpoint.
 
   Attributes:
-    name: for `clap get` and --model.
-    purpose: what it is for, in a few words.
-    licence: of the weights, as the publisher states it.
-    page: of the publisher.
-    about_bytes: size of the weights, roughly; twice as much is refused.
-    source: key of the importers, as `clap import --source`.
-    weights: alternatives; the first that is there is taken.
-    tokenizer: alternatives, each of all files that it needs.
-    configs: files that are taken where they are there.
-    repository: on the Hub; "" where `weights` has addresses.
-    revision: a commit of it; "" for the newest at the first download.
-    options: how the weights are imported, where not by the defaults.
-    clip: how clips are cut from a video, where the weights do not state it.
-    stride_sec: between these clips.
-    colours: mean and spread of colours that the weights expect, if no config
-      beside them states it; None for those of their kind.
+    name: name for `clap get` and --model.
+    purpose: short description of the use.
+    licence: licence of the weights, as the publisher states it.
+    page: web page of the publisher.
+    about_bytes: approximate size of the weights; files over twice this size
+      are rejected.
+    source: key of the importer, as in `clap import --source`.
+    weights: alternatives; the first available file is used.
+    tokenizer: alternatives, each with all files that it needs.
+    configs: optional files.
+    repository: repository on the Hub; "" if `weights` has addresses.
+    revision: commit of the repository; "" for the newest at first download.
+    options: import options other than the defaults.
+    clip: clip shape, if the weights do not state it.
+    stride_sec: seconds between clips.
+    colours: mean and standard deviation of input colours, if no config file
+      states them; None for the importer's defaults.
   """
 
   name: str
@@ -78,14 +79,14 @@ class Entry:
 
   @property
   def place(self) -> str:
-    """The address that its weights come from."""
+    """Returns the address of the weights."""
     if self.repository:
       revision = f" at {self.revision}" if self.revision else ""
       return f"https://huggingface.co/{self.repository}{revision}"
     return self.weights[0].address
 
 
-# The pieces of all CLIP models here, as OpenAI published them with the code.
+# Vocabulary of all CLIP models here, which OpenAI published with the code.
 _CLIP_PIECES = File(
   "bpe_simple_vocab_16e6.txt.gz",
   "https://raw.githubusercontent.com/openai/CLIP/"
@@ -93,8 +94,8 @@ _CLIP_PIECES = File(
   "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
 )
 _PAIRS = (File("vocab.json"), File("merges.txt"))
-# A tower for images looks at single frames: one a second. The length of such
-# a clip is that of a frame.
+# An image tower encodes single frames, one per second; such a clip lasts as
+# long as one frame.
 _IMAGES: dict[str, Any] = {
   "options": {"num_frames": 1, "tubelet_frames": 1},
   "clip": {"clip_sec": 0.04},
@@ -204,7 +205,7 @@ _TABLE = (
     repository="laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
     revision="1627032197142fbe2a7cfec626f4ced3ae60d07a",
     about_bytes=1_711_000_000,
-    # As open_clip's own table has it for these weights, and for no others here.
+    # From open_clip's table of pretrained weights.
     colours=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
   ),
   _r2plus1d(
@@ -272,7 +273,7 @@ _TABLE = (
   ),
   Entry(
     name="all-minilm-l6-v2",
-    purpose="a text tower to start training from",
+    purpose="a text tower to start training",
     licence="Apache-2.0",
     page="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
     about_bytes=91_000_000,
@@ -289,10 +290,10 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _TABLE}
 
 
 def find(name: str) -> Entry:
-  """Looks a name up.
+  """Returns the entry of a name.
 
   Raises:
-    ValueError: there is none; the message has those that are like it.
+    ValueError: if there is none; the message lists similar names.
   """
   if name in ENTRIES:
     return ENTRIES[name]
@@ -305,10 +306,10 @@ def find(name: str) -> Entry:
 
 
 def similar(name: str) -> list[str]:
-  """Names that are like one that is none."""
+  """Lists names that are similar to an unknown one."""
   return difflib.get_close_matches(name.lower()[:100], ENTRIES, n=3)
 
 
 def is_name(text: str) -> bool:
-  """Whether a text names an entry."""
+  """Returns True if a text is the name of an entry."""
   return text in ENTRIES

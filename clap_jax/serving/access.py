@@ -1,13 +1,12 @@
-"""Refuses requests of other users of this machine and of other pages.
+"""Rejects requests of other local users and of other web pages.
 
-Every local user reaches the loopback address, and every page that the browser
-shows may send requests to it. The address that `clap serve` prints holds a
-random token; the browser keeps it in a cookie, and nothing is answered without
-it. Hosts are compared exactly, so that a name that another points at this
-machine reads nothing, and so are origins.
+Any local user can reach the loopback address, and any page in the browser can
+send requests to it. The address that `clap serve` prints contains a random
+token. The browser keeps it in a cookie, and every request needs it. Hosts and
+origins are compared exactly, which prevents DNS rebinding.
 
 Cookies are not separated by port: do not open pages of other users of this
-machine at the same host name.
+machine under the same host name.
 """
 
 import secrets
@@ -18,7 +17,7 @@ from starlette import datastructures, responses, types
 
 TOKEN_KEY = "token"
 _TOKEN_BYTES = 32
-_HTTP_PORT = 80  # browsers leave it out
+_HTTP_PORT = 80  # browsers omit it
 
 
 def new_token() -> str:
@@ -34,10 +33,11 @@ def address(port: int, token: str = "") -> str:
 
 
 def policy(*, scripts: Iterable[str] = (), styles: Iterable[str] = ()) -> str:
-  """Returns the Content-Security-Policy of every answer.
+  """Returns the Content-Security-Policy of every response.
 
   Args:
-    scripts, styles: hashes of the only inline sources that may run.
+    scripts: hashes of the inline scripts that may run.
+    styles: hashes of the inline styles that may apply.
   """
   inline = {
     name: " ".join(("'self'", *(f"'{each}'" for each in hashes)))
@@ -52,7 +52,7 @@ def policy(*, scripts: Iterable[str] = (), styles: Iterable[str] = ()) -> str:
 
 
 class Guard:
-  """An ASGI application around another; nothing reaches that without it."""
+  """ASGI middleware that checks every request to an application."""
 
   def __init__(
     self,
@@ -65,7 +65,7 @@ class Guard:
     if len(token) < _TOKEN_BYTES:
       raise ValueError(
         f"the token has {len(token)} characters; expected {_TOKEN_BYTES} or "
-        "more, see new_token"
+        "more, as from new_token"
       )
     self._app = app
     self._hosts = tuple(_hosts(port))
@@ -101,7 +101,7 @@ class Guard:
     await answer(scope, receive, send_with_headers)
 
   def _answer(self, scope: types.Scope) -> responses.Response | None:
-    """Returns what is answered in place of the page, None for the page."""
+    """Returns a rejection or a login, or None for a valid request."""
     headers = datastructures.Headers(scope=scope)
     hosts = headers.getlist("host")
     if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
@@ -109,26 +109,26 @@ class Guard:
     host = hosts[0].lower()
     origins = headers.getlist("origin")
     if any(origin != f"http://{host}" for origin in origins):
-      return _refusal(403, "another page may not ask")
-    # Browsers send no origin with what an <img> or <video> asks for, but how
-    # far the page is. Links that are followed to the page itself do no harm.
+      return _refusal(403, "requests from other pages are not allowed")
+    # Requests of <img> and <video> have no origin, but Sec-Fetch-Site. A link
+    # to the main page is harmless.
     site = headers.get("sec-fetch-site", "none")
     if scope["path"] != "/" and site not in ("none", "same-origin"):
-      return _refusal(403, "another page may not ask")
+      return _refusal(403, "requests from other pages are not allowed")
     given = parse.parse_qs(scope["query_string"].decode("latin-1"))
     if scope["path"] == "/" and TOKEN_KEY in given:
       return self._log_in(given[TOKEN_KEY])
-    # Every candidate is compared: another server may have set a second cookie.
+    # All cookies are compared: another server may have set a second one.
     if not any([self._is_token(value) for value in self._cookies(headers)]):
       return _refusal(
-        403, "Open the whole address that `clap serve` printed, with its token."
+        403, "Open the full address that `clap serve` printed, with its token."
       )
     return None
 
   def _log_in(self, tokens: list[str]) -> responses.Response:
     if len(tokens) != 1 or not self._is_token(tokens[0]):
       return _refusal(
-        403, "The token is not that of this server; see what it printed."
+        403, "The token is invalid; open the address that `clap serve` printed."
       )
     # The token must not stay in the address bar and the history.
     response = responses.RedirectResponse("/", status_code=303)
@@ -155,6 +155,6 @@ def _hosts(port: int) -> Iterator[str]:
 
 
 def _refusal(status: int, reason: str) -> responses.Response:
-  # Without this, the body of a refused upload would still be taken in.
+  # Otherwise the body of a rejected upload would still be received.
   headers = {"Connection": "close"}
   return responses.PlainTextResponse(reason, status, headers)

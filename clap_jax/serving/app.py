@@ -1,8 +1,8 @@
-"""Serves a local page that answers queries about dropped videos.
+"""Serves a local page that finds moments in uploaded videos.
 
-Videos are named by random keys; no path of this machine reaches a page. See
-access.py for who may ask, uploads.py for what is taken in, media_files.py for
-what is sent out, and jobs.py for the thread that owns the model.
+Videos are named by random keys; pages never contain a path of this machine.
+See access.py for access control, uploads.py for uploads, media_files.py for
+sending videos, and jobs.py for the model's thread.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from clap_jax.storage import untrusted
 MAX_QUERIES = 20
 MAX_LABELS = 1000
 MAX_TEXT_LENGTH = 500  # characters
-# Labels and queries at their longest, six bytes a character as JSON escapes.
+# All labels and queries at maximum length; a JSON escape takes six bytes.
 _MAX_QUESTION_BYTES = 6 * (MAX_LABELS + MAX_QUERIES) * MAX_TEXT_LENGTH + 4096
 _QUESTION_SEC = 10.0
 _FOLDER = pathlib.Path(__file__).parent
@@ -51,8 +51,8 @@ class ServeLimits:
   uploads: uploads_lib.UploadLimits = dataclasses.field(
     default_factory=uploads_lib.UploadLimits
   )
-  timeout_sec: float = 600.0  # of one request to the model
-  max_jobs: int = 64  # at the model, waiting or running; more are refused
+  timeout_sec: float = 600.0  # of one model job
+  max_jobs: int = 64  # waiting and running model jobs
 
 
 class Question(pydantic.BaseModel):
@@ -74,26 +74,26 @@ def make_app(
   index: index_lib.Index | None = None,
   limits: ServeLimits = ServeLimits(),
 ) -> access.Guard:
-  """Returns the application.
+  """Makes the ASGI application.
 
   Args:
-    model: answers questions about uploaded videos.
-    port: of the loopback address where the application is served.
-    token: what the address must hold, see `access.new_token`.
-    make_playable: (upload, target) -> None; writes a playable mp4 of an
-      untrusted file, or raises a ValueError with the reason.
-    index: searched by text; must be of the model's encoder.
-    limits: of uploads, time and queue.
+    model: model for uploaded videos.
+    port: port of the loopback address of the server.
+    token: secret that requests need, see `access.new_token`.
+    make_playable: transcodes an untrusted (upload, target) to a playable mp4,
+      or raises a ValueError with the reason.
+    index: index for text search, made by the model's encoder.
+    limits: limits of uploads, time and queue.
 
   Raises:
-    ValueError: the index is of another encoder.
+    ValueError: if another encoder made the index.
   """
   made_by = model.encoder.fingerprint if model.encoder else None
   if index is not None and index.parameters != made_by:
     raise ValueError(
       f"the index {index.directory} was made by an encoder with the parameters "
-      f"{index.parameters}, the model's are {made_by}; run "
-      "`clap index` with this model."
+      f"{index.parameters}, but the model's are {made_by}; run `clap index` "
+      "with this model."
     )
   videos = uploads_lib.Uploads(limits.uploads, make_playable=make_playable)
   queue = jobs.ModelQueue(
@@ -130,7 +130,7 @@ def make_app(
 
 
 async def _explain(_, error) -> responses.Response:
-  """Says what is wrong with a request without repeating it."""
+  """Describes the errors of a request without repeating its content."""
   problems = [
     f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
     for problem in error.errors()[:5]
@@ -160,14 +160,14 @@ def _add_page(app, *, model, index, limits) -> None:
   @app.get("/static/{name}")
   async def static(name: str):
     if name not in sources:
-      raise fastapi.HTTPException(404, "There is no such file.")
+      raise fastapi.HTTPException(404, "The file does not exist.")
     return answers.text_answer(sources[name], media_type=_STATIC[name])
 
 
 def _add_uploads(app, videos: uploads_lib.Uploads) -> None:
   @app.post("/api/videos")
   async def upload(request: fastapi.Request, name: str = "video"):
-    """The body is the file itself."""
+    """Receives a video as the request body."""
     key = await videos.accept(request, answers.shown_name(name))
     duration_sec = videos.get(key).duration_sec
     return answers.json_answer({"video": key, "duration_sec": duration_sec})
@@ -187,7 +187,7 @@ def _add_uploads(app, videos: uploads_lib.Uploads) -> None:
 async def _question(request: fastapi.Request) -> Question:
   """Reads the question of a request.
 
-  The framework's own reading has no cap, and repeats what it refuses.
+  FastAPI's own parser has no size limit and repeats rejected content.
   """
   body = b"".join(
     [
@@ -220,7 +220,7 @@ def _add_questions(app, videos, queue, *, model) -> None:
           [video.path],
           labels=question.labels,
           queries=question.queries,
-          on_time=check,  # called for every clip: where a job is cancelled
+          on_time=check,  # called for every clip, so that jobs can be cancelled
         ),
         request,
       )
@@ -260,11 +260,13 @@ def _add_search(app, queue, *, model, index) -> None:
   @app.get("/api/search")
   async def search(request: fastapi.Request, text: str, top: int = 10):
     if index is None:
-      raise fastapi.HTTPException(404, "No index is served; see --index.")
+      raise fastapi.HTTPException(404, "The server has no index; see --index.")
     text = text.strip()
     if not text or len(text) > MAX_TEXT_LENGTH or not 1 <= top <= 100:
       raise fastapi.HTTPException(
-        400, f"Give 1 to {MAX_TEXT_LENGTH} characters and top from 1 to 100."
+        400,
+        f"Expected a text of 1 to {MAX_TEXT_LENGTH} characters, and top from 1 "
+        "to 100.",
       )
     found = await queue.run(
       lambda check: index_lib.search(
@@ -287,7 +289,7 @@ def _add_search(app, queue, *, model, index) -> None:
   @app.get("/api/index/{number}/file")
   async def indexed(request: fastapi.Request, number: int):
     if index is None or not 0 <= number < len(index.videos):
-      raise fastapi.HTTPException(404, "There is no such video.")
+      raise fastapi.HTTPException(404, "The video does not exist.")
     video = index.videos[number]
     try:
       opened = await jobs.in_thread(

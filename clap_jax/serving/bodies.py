@@ -18,12 +18,15 @@ async def blocks(
   """Yields the body of a request, block by block.
 
   Args:
-    max_bytes: of the whole body; a stated length is refused before it comes.
-    idle_sec: longest wait for the next block.
-    total_sec: longest time for the whole body.
+    request: the request.
+    max_bytes: maximum size of the body; a larger Content-Length is rejected
+      before the body is received.
+    idle_sec: maximum wait for the next block.
+    total_sec: maximum time for the whole body.
 
   Raises:
-    fastapi.HTTPException: 413 too large, 408 too slow, 499 broken off.
+    fastapi.HTTPException: 413 if too large, 408 if too slow, 499 if the client
+      disconnects.
   """
   stated = request.headers.get("content-length", "")
   if stated.isdecimal() and int(stated[:20]) > max_bytes:
@@ -38,10 +41,10 @@ async def blocks(
         block = await anext(stream, None)
     except TimeoutError:
       raise _refused(
-        408, f"The body stopped for {idle_sec:g} s or took {total_sec:g} s."
+        408, f"The body paused for {idle_sec:g} s or took {total_sec:g} s."
       ) from None
     except requests.ClientDisconnect:
-      raise _refused(499, "The client left.") from None
+      raise _refused(499, "The client disconnected.") from None
     if block is None:
       return
     num_bytes += len(block)

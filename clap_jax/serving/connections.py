@@ -1,8 +1,8 @@
-"""Closes connections that never finish a request.
+"""Closes connections that never complete a request.
 
-Any user of this machine may open connections to the port. Without a time limit
-on the headers, a few hundred silent ones would keep the owner out, and a limit
-on their number would refuse the owner together with them.
+Any local user can open connections to the port. Without a time limit on the
+headers, a few hundred silent connections would lock the owner out; a limit on
+their number would lock the owner out, too.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ HEADER_SEC = 10.0
 
 
 class HeaderTimeoutProtocol(h11_impl.H11Protocol):
-  """HTTP/1.1 whose headers must arrive within HEADER_SEC.
+  """HTTP/1.1 with a time limit of HEADER_SEC on the headers.
 
-  The time counts from the start of the connection, and again from the end of
-  each answer. Bodies have limits of their own, see bodies.py.
+  The time starts with the connection and restarts after each response. Bodies
+  have their own limits, see bodies.py.
   """
 
   header_sec = HEADER_SEC

@@ -1,7 +1,7 @@
-"""Runs the server's work in threads, limited in number and time.
+"""Runs the server's jobs in threads, limited in number and time.
 
-One thread owns the model, so that requests queue instead of competing for the
-device. A job whose client has left is cancelled: it calls `check`
+One thread runs the model, so that requests queue instead of competing for the
+device. If a client disconnects, its job is cancelled: the job calls `check`
 between its steps, which then raises.
 """
 
@@ -23,18 +23,18 @@ _POLL_SEC = 0.25
 
 
 class JobCancelledError(Exception):
-  """Nobody waits for the result of this job."""
+  """Raised in a job whose result is no longer needed."""
 
 
 class ModelQueue:
-  """Runs jobs one at a time in a thread of its own."""
+  """Runs jobs one at a time in a dedicated thread."""
 
   def __init__(self, *, max_jobs: int, timeout_sec: float):
     """Creates the queue.
 
     Args:
-      max_jobs: how many may wait or run; more are refused.
-      timeout_sec: of one job, waiting included.
+      max_jobs: maximum number of waiting and running jobs.
+      timeout_sec: time limit of a job, including its waiting time.
     """
     self._timeout_sec = timeout_sec
     self._places = threading.Semaphore(max_jobs)
@@ -44,17 +44,19 @@ class ModelQueue:
     )
 
   async def run(self, job: Callable[[Check], T], request=None) -> T:
-    """Returns job(check).
+    """Runs a job and returns job(check).
 
     Args:
-      job: calls `check` between its steps and lets pass what that raises.
-      request: whose client waits; if it leaves, the job is cancelled.
+      job: function that calls `check` between its steps and does not catch
+        its exception.
+      request: request of the waiting client; the job is cancelled if the
+        client disconnects.
 
     Raises:
-      fastapi.HTTPException: 503 if too many jobs wait, 504 after the time.
+      fastapi.HTTPException: 503 if too many jobs wait, 504 at the time limit.
     """
     if self._is_closed.is_set() or not self._places.acquire(blocking=False):
-      raise busy("Too many requests wait; try again.")
+      raise busy("Too many requests are waiting; try again.")
     is_cancelled = threading.Event()
 
     def check(*_: Any) -> None:
@@ -66,7 +68,7 @@ class ModelQueue:
       return job(check)
 
     submitted = self._pool.submit(work)
-    # A job keeps its place until its thread is done with it.
+    # A job occupies a place until its thread has finished it.
     submitted.add_done_callback(lambda _: self._places.release())
     future = asyncio.wrap_future(submitted)
     future.add_done_callback(_retrieve)
@@ -82,26 +84,27 @@ class ModelQueue:
       left_sec = deadline_sec - time.monotonic()
       if left_sec <= 0:
         raise fastapi.HTTPException(
-          504, f"No answer within {self._timeout_sec:g} s."
+          504, f"No result within {self._timeout_sec:g} s."
         )
       await asyncio.wait({future}, timeout=min(left_sec, _POLL_SEC))
       if request is not None and await request.is_disconnected():
-        raise fastapi.HTTPException(499, "The client left.")
+        raise fastapi.HTTPException(499, "The client disconnected.")
     try:
       return future.result()
     except (JobCancelledError, asyncio.CancelledError):
-      raise busy("The server stops.") from None
+      raise busy("The server is shutting down.") from None
 
   def close(self) -> None:
-    """Cancels all jobs; the running one ends with its step."""
+    """Cancels all jobs; the running job stops after its current step."""
     self._is_closed.set()
     self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
-  """Returns function(*args), computed in a thread that no exit waits for.
+  """Returns function(*args), computed in a daemon thread.
 
-  It is for work that cannot be cancelled, such as waiting for a child process.
+  Use it for work that cannot be cancelled, for example waiting for a child
+  process; the server does not wait for the thread when it exits.
   """
   loop = asyncio.get_running_loop()
   future: asyncio.Future = loop.create_future()
@@ -119,7 +122,7 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     result, raised = None, None
     try:
       result = function(*args)
-    except BaseException as error:  # handed over to the one who waits
+    except BaseException as error:  # raised by the await below
       raised = error
     with contextlib.suppress(RuntimeError):  # the server has ended
       loop.call_soon_threadsafe(finish, result, raised)
@@ -129,12 +132,12 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def busy(reason: str) -> fastapi.HTTPException:
-  """Returns the refusal that asks the client to try again later."""
+  """Returns a 503 error that asks the client to try again later."""
   headers = {"Retry-After": str(RETRY_AFTER_SEC), "Connection": "close"}
   return fastapi.HTTPException(503, reason, headers)
 
 
 def _retrieve(future: asyncio.Future) -> None:
-  """Retrieves the exception of an abandoned job, which asyncio would log."""
+  """Retrieves an abandoned job's exception, so that asyncio does not log it."""
   if not future.cancelled():
     future.exception()

@@ -1,7 +1,7 @@
 """Sends video files, whole or by byte ranges.
 
-A file is opened once: what is checked is what is sent, whatever its name
-stands for a moment later.
+A file is opened once and checked through the open handle, so that the checked
+content is sent even if the path is replaced.
 """
 
 import collections
@@ -23,7 +23,7 @@ from clap_jax.storage import untrusted
 MAX_BYTES = 64 << 30
 _BLOCK_BYTES = 1 << 20
 _MAX_CHECKED = 10_000
-_MEDIA_TYPES = {  # of the containers of formats.py
+_MEDIA_TYPES = {  # by the containers of formats.py
   "mov": "video/mp4",
   "matroska": "video/x-matroska",
   "avi": "video/x-msvideo",
@@ -38,14 +38,14 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class NotAVideoError(ValueError):
-  """A file that is not sent; the message has no path."""
+  """Raised if a file may not be sent; the message contains no path."""
 
 
 def media_type(head: bytes) -> str:
   """Returns the media type of a video that starts with these bytes.
 
   Raises:
-    NotAVideoError: they are of no container that the project reads.
+    NotAVideoError: if they match no supported container.
   """
   container = formats.sniff(head)
   if container is None:
@@ -57,7 +57,7 @@ def media_type(head: bytes) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class OpenFile:
-  """A video that may be sent."""
+  """An open video file that may be sent."""
 
   file: BinaryIO
   num_bytes: int
@@ -65,10 +65,10 @@ class OpenFile:
 
 
 class IndexedFiles:
-  """Opens videos of an index, if they are still what was indexed."""
+  """Opens the videos of an index, if they are unchanged since indexing."""
 
   def __init__(self):
-    # Identity of a file -> its hash; large videos take minutes to hash.
+    # Hashes by file identity, because hashing a large video takes minutes.
     self._hashes: collections.OrderedDict[tuple, str] = (
       collections.OrderedDict()
     )
@@ -78,32 +78,32 @@ class IndexedFiles:
     """Opens a video whose content has this hash.
 
     Raises:
-      NotAVideoError: it is missing, a link, not a video, or was changed.
+      NotAVideoError: if it is missing, a link, not a video, or changed.
     """
     try:
       opened = open_video(pathlib.Path(path))
     except (OSError, untrusted.UntrustedFileError) as error:
-      # Whether a file is there, and whose it is, is not for the page.
+      # The page must not learn whether a file exists or who owns it.
       raise NotAVideoError(
-        "the file of the index is missing or is not a regular file"
+        "the indexed file is missing or not a regular file"
       ) from error
     try:
       if self._hash(opened.file) != sha256:
-        raise NotAVideoError("the file was changed after it was indexed")
+        raise NotAVideoError("the file changed after it was indexed")
     except BaseException:
       opened.file.close()
       raise
     return opened
 
   def _hash(self, file: BinaryIO) -> str:
-    with self._lock:  # several at once would only wait for the disk
+    with self._lock:  # hashing in parallel would only wait for the disk
       identity = _identity(file)
       digest = self._hashes.get(identity)
       if digest is None:
-        reader: Any = file  # typed more narrowly than what it takes
+        reader: Any = file  # the stub's type is too narrow
         digest = hashlib.file_digest(reader, "sha256").hexdigest()
         if _identity(file) != identity:
-          raise NotAVideoError("the file is being changed")
+          raise NotAVideoError("the file changed while it was read")
         self._hashes[identity] = digest
         while len(self._hashes) > _MAX_CHECKED:
           self._hashes.popitem(last=False)
@@ -111,11 +111,11 @@ class IndexedFiles:
 
 
 def open_video(path: pathlib.Path) -> OpenFile:
-  """Opens a regular file, not a link, that starts as a video.
+  """Opens a regular file, not a link, that starts like a video.
 
   Raises:
-    NotAVideoError: it does not start as a video.
-    UntrustedFileError, OSError: as `untrusted.open_file`.
+    NotAVideoError: if its first bytes are not those of a video.
+    UntrustedFileError, OSError: see `untrusted.open_file`.
   """
   file = untrusted.open_file(path.name, folder=path.parent, max_bytes=MAX_BYTES)
   try:
@@ -128,7 +128,7 @@ def open_video(path: pathlib.Path) -> OpenFile:
 
 
 class VideoResponse(responses.StreamingResponse):
-  """A video or the part of it that the browser asks for."""
+  """A response with a video or the requested byte range of it."""
 
   def __init__(self, opened: OpenFile, *, range_header: str | None):
     self._file = opened.file
@@ -160,9 +160,9 @@ class VideoResponse(responses.StreamingResponse):
 
 
 def _wanted(header: str | None, num_bytes: int) -> range | None:
-  """Returns the bytes of a Range header, None for the whole file.
+  """Parses a Range header; None stands for the whole file.
 
-  Several ranges at once, and what is not a range, are answered with the file.
+  Multiple and malformed ranges select the whole file.
   """
   match = _RANGE.fullmatch(header or "")
   if match is None or match[0] == "bytes=-":
@@ -177,7 +177,7 @@ def _wanted(header: str | None, num_bytes: int) -> range | None:
     part = range(int(first), end + 1)
   if not part:
     headers = {"Content-Range": f"bytes */{num_bytes}"}
-    raise fastapi.HTTPException(416, "The file is shorter.", headers)
+    raise fastapi.HTTPException(416, "The range is past the end.", headers)
   return part
 
 
@@ -186,7 +186,7 @@ def _blocks(file: BinaryIO, part: range) -> Iterator[bytes]:
   left = len(part)
   while left > 0:
     block = file.read(min(left, _BLOCK_BYTES))
-    if not block:  # cut after it was opened; the client sees a short answer
+    if not block:  # truncated after opening; the client sees a short response
       return
     left -= len(block)
     yield block

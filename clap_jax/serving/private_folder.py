@@ -1,8 +1,8 @@
-"""A temporary folder of one server, removed at its end or by the next one.
+"""Makes a server's temporary folder, removed at exit or by the next server.
 
-The folder is readable by its owner alone. A lock file in it is held as long as
-the process lives: the operating system releases it even if that is killed, and
-the next server removes what it left.
+Only the owner can read the folder. The process locks a file in it while it
+lives. The operating system releases the lock even if the process is killed,
+and the next server then removes the folder.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _PRIVATE_FILE = 0o600
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[pathlib.Path]:
-  """Yields a new empty folder below the temporary one, then removes it.
+  """Yields a new empty temporary folder, then removes it.
 
-  Folders that killed servers of the same user left are removed before.
+  It first removes the folders of killed servers of the same user.
   """
   remove_leftovers()
   folder, lock = _new_folder()
@@ -48,7 +48,7 @@ def remove_leftovers() -> list[pathlib.Path]:
 
 
 def create_file(path: pathlib.Path):
-  """Opens a new file, readable by its owner alone, for writing."""
+  """Opens a new file for writing that only its owner can read."""
   flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
   return os.fdopen(os.open(path, flags, _PRIVATE_FILE), "wb")
 
@@ -61,8 +61,8 @@ def _new_folder() -> tuple[pathlib.Path, int]:
       lock = os.open(folder / _LOCK, flags, _PRIVATE_FILE)
     except FileNotFoundError:
       continue
-    # Another server that starts now may take the folder for a leftover until
-    # the lock is held; then a new one is made.
+    # Until the lock is held, another server that starts may remove the folder;
+    # the loop then makes a new one.
     if _try_lock(lock) and os.fstat(lock).st_nlink:
       return folder, lock
     os.close(lock)
@@ -81,12 +81,12 @@ def _is_own(folder: pathlib.Path) -> bool:
 
 
 def _remove_unlocked(folder: pathlib.Path) -> bool:
-  """Removes a folder unless a living server holds its lock."""
+  """Removes a folder unless a running server holds its lock."""
   try:
     lock = os.open(
       folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     )
-  except OSError:  # being made at this moment, or not a server's
+  except OSError:  # just being created, or not a server's folder
     return False
   try:
     if not _try_lock(lock):
@@ -97,9 +97,9 @@ def _remove_unlocked(folder: pathlib.Path) -> bool:
 
 
 def _remove(folder: pathlib.Path) -> bool:
-  """Removes the folder, the lock last, so that what stays is found again."""
+  """Removes the folder, the lock last, so that a later call can resume."""
   try:
-    # Python follows no links below the folder while it removes.
+    # rmtree follows no links below the folder.
     with contextlib.suppress(FileNotFoundError):
       shutil.rmtree(folder / _FILES)
     (folder / _LOCK).unlink(missing_ok=True)

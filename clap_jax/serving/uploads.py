@@ -1,9 +1,9 @@
 """Transcodes uploaded videos into a private folder.
 
-The first bytes must be those of a video before more is stored. An upload is
-never opened in this process: `make_playable` turns it, in a guarded process,
-into a small mp4 that the model reads and the browser plays, and the upload is
-deleted. Uploads are few at once and have a common budget of bytes.
+The first bytes must be those of a video before more is stored. This process
+never opens an upload: `make_playable` transcodes it in a guarded process to a
+small mp4 for the model and the browser, and the upload is deleted. The number
+of concurrent uploads and their total size are limited.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from clap_jax.media import formats, video_reader
 from clap_jax.serving import answers, bodies, jobs, private_folder
 
 MakePlayable = Callable[[pathlib.Path, pathlib.Path], object]
-_RESERVED_BYTES = 4 << 20  # asked of the budget at a time
+_RESERVED_BYTES = 4 << 20  # step of reserving from the budget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class UploadLimits:
 
   max_upload_bytes: int = 512 << 20
   max_at_once: int = 2
-  max_videos: int = 32  # kept; the oldest goes first
-  max_stored_bytes: int = 4 << 30  # kept and coming in together
-  min_free_bytes: int = 512 << 20  # left to others on the disk
+  max_videos: int = 32  # stored videos; the oldest is deleted first
+  max_stored_bytes: int = 4 << 30  # stored videos and running uploads
+  min_free_bytes: int = 512 << 20  # disk space that stays free
   idle_sec: float = 20.0
   receive_sec: float = 600.0
   decode_sec: float = 600.0
@@ -50,16 +50,16 @@ class UploadLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-  """An uploaded video in its harmless form."""
+  """An uploaded video after transcoding."""
 
   path: pathlib.Path
-  name: str  # as the visitor called it; shown, never opened
+  name: str  # the user's file name; shown, never opened
   duration_sec: float
   num_bytes: int
 
 
 class Uploads:
-  """Takes uploads in and keeps the videos; used in one event loop."""
+  """Receives uploads and stores the videos; for a single event loop."""
 
   def __init__(
     self,
@@ -73,35 +73,36 @@ class Uploads:
     self._known: collections.OrderedDict[str, Video] = collections.OrderedDict()
     self._at_once = 0
     self._coming_bytes = 0
-    self._tasks: set[asyncio.Task] = set()  # the loop itself holds no reference
+    self._tasks: set[asyncio.Task] = set()  # the loop has weak ones
 
   @contextlib.contextmanager
   def opened(self) -> Iterator[None]:
-    """Holds the folder of the videos as long as the server runs."""
+    """Provides the folder of the videos while the server runs."""
     with private_folder.private_folder() as directory:
       self._directory = directory
       yield
 
   def get(self, key: str) -> Video:
-    """Returns a video that is kept, or raises HTTPException 404."""
+    """Returns a stored video, or raises HTTPException 404."""
     video = self._known.get(key)
     if video is None:
-      raise fastapi.HTTPException(404, "There is no such video any more.")
+      raise fastapi.HTTPException(404, "The video does not exist any more.")
     return video
 
   async def accept(self, request: requests.Request, name: str) -> str:
-    """Takes in the body of a request and returns the key of the video.
+    """Stores the body of a request and returns the key of the video.
 
     Raises:
-      fastapi.HTTPException: not a video, too large, too slow, or too many.
+      fastapi.HTTPException: if it is no video, too large or too slow, or there
+        are too many uploads.
     """
     if self._at_once >= self._limits.max_at_once:
-      raise jobs.busy("Other uploads are under way; try again.")
+      raise jobs.busy("Other uploads are running; try again.")
     upload = _Upload(self._directory)
     self._at_once += 1
     try:
       await self._receive(request, upload)
-    except BaseException as error:  # a visitor who leaves cancels it
+    except BaseException as error:  # also if the client disconnects
       self._end(upload)
       if isinstance(error, OSError):
         raise _no_room() from error
@@ -119,7 +120,7 @@ class Uploads:
     return upload.key
 
   async def _receive(self, request: requests.Request, upload) -> None:
-    self._reserve(upload, 1)  # a full disk is refused before anything comes
+    self._reserve(upload, 1)  # fails on a full disk before receiving
     head = b""
     with private_folder.create_file(upload.raw) as file:
       async for block in bodies.blocks(
@@ -139,12 +140,12 @@ class Uploads:
       _check_head(head)
 
   def _reserve(self, upload, num_bytes: int) -> None:
-    """Counts an upload's bytes in the budget; the oldest videos make room."""
+    """Reserves an upload's bytes and deletes the oldest videos if needed."""
     while upload.reserved_bytes < num_bytes:
       used = self._coming_bytes + sum(v.num_bytes for v in self._known.values())
       if used + _RESERVED_BYTES > self._limits.max_stored_bytes:
         if not self._known:
-          raise jobs.busy("Other uploads take all the room; try again.")
+          raise jobs.busy("Other uploads use all the space; try again.")
         self._forget_oldest()
         continue
       free = shutil.disk_usage(self._directory).free
@@ -177,7 +178,7 @@ class Uploads:
     self._make_playable(upload.raw, upload.target)
     upload.target.chmod(0o600)
     duration_sec = video_reader.probe(upload.target).duration_sec
-    assert duration_sec is not None  # every mp4 states it
+    assert duration_sec is not None  # every mp4 has a duration
     return duration_sec
 
   def _end(self, upload) -> None:
@@ -209,7 +210,7 @@ def _check_head(head: bytes) -> None:
   if formats.sniff(head) is None:
     raise fastapi.HTTPException(
       400,
-      "The first bytes are of no known video container.",
+      "The first bytes are not those of a known video container.",
       {"Connection": "close"},
     )
 
@@ -217,6 +218,6 @@ def _check_head(head: bytes) -> None:
 def _no_room() -> fastapi.HTTPException:
   return fastapi.HTTPException(
     507,
-    "The disk of the temporary folder is full; set TMPDIR to another.",
+    "The disk of the temporary folder is full; set TMPDIR to another folder.",
     {"Connection": "close"},
   )

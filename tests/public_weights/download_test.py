@@ -143,7 +143,7 @@ def test_a_server_that_is_busy_is_asked_again(site, path):
     (401, download.RefusedError),
   ],
 )
-def test_answers_that_are_not_file(site, path, status, kind):
+def test_other_statuses_raise(site, path, status, kind):
   site.answers[NAME] = (status, {}, b"no")
   with pytest.raises(kind, match=f"{NAME}.*{status}"):
     get(site, path)
@@ -183,7 +183,7 @@ def test_no_length_is_refused(site, path):
     get(site, path)
 
 
-def test_a_length_that_is_wrong(site, path):
+def test_a_wrong_length_raises(site, path):
   headers = {"Content-Length": str(len(BODY) + 5)}
   site.answers[NAME] = (200, headers, BODY)
   with pytest.raises(download.DownloadError, match="300000 of 300005"):
@@ -211,7 +211,7 @@ def test_redirects_without_end(site, path):
     "http://localhost@example.invalid/a.bin",
   ],
 )
-def test_redirects_to_where_anybody_could_answer(site, path, target):
+def test_forbidden_redirects_are_refused(site, path, target):
   site.answers["/moved"] = (302, {"Location": target}, b"")
   with pytest.raises(download.RefusedError):
     get(site, path, name="/moved")

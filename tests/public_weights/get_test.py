@@ -110,7 +110,7 @@ def test_the_table_is_in_order():
   assert wanted <= table.ENTRIES.keys()
 
 
-def test_names_that_are_none(capsys):
+def test_unknown_names(capsys):
   run("get", "clip-vit-b32", code=2)
   assert "did you mean clip-vit-b-32" in capsys.readouterr().err
   run("get", code=2)
@@ -250,7 +250,7 @@ def test_the_hub_lacks_it(site, monkeypatch, capsys):
   assert "laion/CLIP-ViT-B-32" in capsys.readouterr().err
 
 
-def test_the_hub_is_away(tmp_path, monkeypatch, capsys):
+def test_an_unreachable_hub(tmp_path, monkeypatch, capsys):
   with server.serving(tmp_path) as gone:
     pass
   monkeypatch.setenv("HF_ENDPOINT", gone.address)
@@ -349,7 +349,7 @@ def test_the_first_download_is_trusted(site, monkeypatch, capsys, cache_folder):
   assert first in err and "first download" in err
 
 
-def test_what_is_there_needs_no_network(site, monkeypatch, tmp_path, capsys):
+def test_cached_files_need_no_network(site, monkeypatch, tmp_path, capsys):
   set_entry(monkeypatch, OPEN_CLIP, options=MICRO)
   run("get", OPEN_CLIP, "--from", f"{site.address}/laion")
   num_requests = len(site.requests)
