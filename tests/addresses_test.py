@@ -10,13 +10,9 @@ TRAIN = ("train", "--config=configs/pretrain_sprites.py:tiny", "--workdir=w")
 
 # Arguments and what the message must name.
 REFUSED = {
-  "a build": (
-    ("build", "folder", "--data_dir=gs://bucket/d", "--videos=v"),
-    "--data_dir",
-  ),
-  "videos to build from": (
-    ("build", "folder", "--data_dir=d", "--videos=gs://bucket/v"),
-    "--videos",
+  "captions to build with": (
+    ("build", "trimmed", "--data_dir=d", "--captions=gs://bucket/c.json"),
+    "--captions",
   ),
   "a video": (("predict", "gs://bucket/v.mp4", "--model=m"), "videos"),
   "an export": (

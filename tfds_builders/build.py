@@ -1,25 +1,23 @@
 """Builds a dataset by name: TFRecord shards, their index and manifests.
 
-Everything is written into `.building-...` under the data folder and renamed
-when it is complete, so that a finished dataset is a whole one. A build that
-was killed goes on with the shards that it had not finished. Nothing is ever
-downloaded.
+Everything is written into `.building-...` under the data folder and moved to
+its place when it is complete, so that a finished dataset is a whole one. A
+build that was killed goes on with the shards that it had not finished. Inputs
+and the data folder may be in buckets; nothing is ever downloaded from a site.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import pathlib
-import shutil
 import threading
 from collections.abc import Callable
 
 from clap_jax.annotations import source_files
 from clap_jax.media import guard
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import output
+from clap_jax.storage import leases, locations, output, untrusted
 from tfds_builders import collection, names, packing, transcoding
 from tfds_builders.motion_sprites import sizes
 from tfds_builders.trimmed.settings import MIN_CLIP_SEC, TrimmedSettings
@@ -38,10 +36,10 @@ class _Request:
   name: str  # as it was given
   base: str
   config: str
-  data_dir: pathlib.Path
-  videos: pathlib.Path | None
-  annotations: pathlib.Path | None
-  manual_dir: pathlib.Path | None
+  data_dir: locations.Location
+  videos: locations.Location | None
+  annotations: locations.Location | None
+  manual_dir: locations.Location | None
   subset: int | None
   selection_percent: int
   encoding: str | None
@@ -51,7 +49,7 @@ class _Request:
   on_progress: Progress
 
   @property
-  def directory(self) -> pathlib.Path:
+  def directory(self) -> locations.Location:
     return self.data_dir / self.base / self.config / VERSION
 
 
@@ -71,22 +69,31 @@ def _parse_name(name):
 
 
 @contextlib.contextmanager
-def _only_one_build(work: pathlib.Path):
-  """Holds a lock that a killed build cannot leave behind."""
-  output.make_folder(work)
+def _only_one_build(work: locations.Location):
+  """Holds a lock that a killed build cannot leave behind; yields its check."""
+  output.check_writable(output.make_folder(work) / "manifest.json")
   if links := [path for path in work.rglob("*") if path.is_symlink()]:
     raise output.OutputError(
       f"{links[0]} is a symbolic link, which no build makes; remove {work}"
     )
-  lock = work.with_name(work.name + ".lock")
-  with output.open_appending(lock) as file:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+      check = stack.enter_context(
+        leases.locked(work.with_name(f"{work.name}.lock"))
+      )
+    except leases.LeaseHeldError as error:
       raise FileExistsError(
-        f"another build is writing {work}; wait for it to end"
+        f"another build ({error.holder}) is writing {work}; wait for it to end"
       ) from error
-    yield
+    yield check
+
+
+def _check_on_disk(what: str, *folders: locations.Location | None) -> None:
+  for folder in folders:
+    if locations.is_object(folder):
+      raise locations.AddressError(
+        f"{folder}: {what}, which takes folders on a disk"
+      )
 
 
 def _plan_sprites(request):
@@ -96,6 +103,7 @@ def _plan_sprites(request):
   rendered = request.manual_dir or (
     request.data_dir / "rendered" / "motion_sprites" / request.config
   )
+  _check_on_disk("motion_sprites is rendered into --manual_dir", rendered)
   document = render.render(
     sizes.get_config(request.config),
     rendered,
@@ -110,7 +118,7 @@ _OTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, RecursionError)
 
 
 def _plan_videos(request):
-  """Videos and annotations that somebody put on this machine."""
+  """Videos and annotations that somebody put there."""
   module = names.builder_module(request.base)
   files = source_files.SourceFiles(
     request.annotations,
@@ -140,6 +148,9 @@ def _plan_videos(request):
 def _plan_trimmed(request):
   """Clips of one action each, as they are or joined to recordings."""
   files = None
+  if request.trimmed.join:
+    folders = request.videos, request.data_dir
+    _check_on_disk("--join writes recordings", *folders)
   if request.annotations is not None:
     files = source_files.SourceFiles(
       request.annotations, encoding=request.encoding
@@ -170,8 +181,10 @@ def _check_first_lengths(plan, limits) -> None:
   stride = -(-len(items) // _NUM_PROBED)
   lengths = []
   for item in items[::stride]:
-    with contextlib.suppress(VideoError, OSError):  # is noted when it is packed
-      length = guard.probe(item.path, limits=limits).duration_sec
+    # What is wrong with it is noted when it is packed.
+    with contextlib.suppress(VideoError, OSError, untrusted.UntrustedFileError):
+      with untrusted.open_file(item.path, max_bytes=limits.max_bytes) as file:
+        length = guard.probe(file, limits=limits).duration_sec
       lengths.append((item.id, length, (*item.segments, *item.captions)))
   collection.check_unit(lengths, plan.manifests)
 
@@ -241,10 +254,10 @@ def _check_numbers(subset, workers, runner):
 def build(
   name: str,
   *,
-  data_dir: str | os.PathLike,
-  videos: str | os.PathLike | None = None,
-  annotations: str | os.PathLike | None = None,
-  manual_dir: str | os.PathLike | None = None,
+  data_dir: locations.PathLike,
+  videos: locations.PathLike | None = None,
+  annotations: locations.PathLike | None = None,
+  manual_dir: locations.PathLike | None = None,
   subset: int | None = None,
   selection_percent: int = 0,
   encoding: str | None = None,
@@ -307,10 +320,10 @@ def build(
       name=name,
       base=base,
       config=config,
-      data_dir=pathlib.Path(data_dir).absolute(),
-      videos=pathlib.Path(videos) if videos else None,
-      annotations=pathlib.Path(annotations) if annotations else None,
-      manual_dir=pathlib.Path(manual_dir) if manual_dir else None,
+      data_dir=locations.at(data_dir).absolute(),
+      videos=locations.at(videos) if videos else None,
+      annotations=locations.at(annotations) if annotations else None,
+      manual_dir=locations.at(manual_dir) if manual_dir else None,
       subset=subset,
       selection_percent=selection_percent,
       encoding=encoding,
@@ -322,7 +335,10 @@ def build(
   )
   final = request.directory
   output.check_links(final, request.data_dir)
-  if final.exists() and not overwrite:
+  # In a bucket it is the last object that makes it a dataset.
+  is_object = isinstance(final, locations.ObjectPath)
+  whole = final / packing.INFO_FILE if is_object else final
+  if whole.exists() and not overwrite:
     raise FileExistsError(
       f"{final} is finished already; use it as it is, or pass overwrite=True "
       "(--overwrite) to replace it"
@@ -330,13 +346,14 @@ def build(
   work = (
     request.data_dir / f".building-{'-'.join(filter(None, _parse_name(name)))}"
   )
-  with _only_one_build(work):
+  with _only_one_build(work) as check:
     settings = {
       "limits": limits,
       "workers": request.workers,
       "runner": runner,
       "runner_options": runner_options,
       "on_start": on_start or (lambda path: None),
+      "check": check,
     }
     try:
       plan = _PLANNERS.get(base, _plan_videos)(request)
@@ -350,7 +367,8 @@ def build(
       raise ValueError(
         f"{given}: {error}; every reason is in {path}"
       ) from error
-    shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      output.remove_tree(work)
   return {
     "name": "/".join(filter(None, (base, config))),
     "directory": str(final),
@@ -387,7 +405,16 @@ def _altered(base, manifests) -> list[str]:
 
 
 def _build_shards(
-  plan, request, work, *, limits, workers, runner, runner_options, on_start
+  plan,
+  request,
+  work,
+  *,
+  limits,
+  workers,
+  runner,
+  runner_options,
+  on_start,
+  check,
 ):
   """Writes the dataset into its place; fills the plan's manifests."""
   import tensorflow_datasets as tfds  # noqa: PLC0415  0.5 s
@@ -415,17 +442,20 @@ def _build_shards(
   config = request.config or None
   if config and config not in {c.name for c in maker.BUILDER_CONFIGS}:
     config = tfds.core.BuilderConfig(name=config)
-  builder = maker(config=config, data_dir=str(work / "tfds"), plan=plan)
-  finishing.finish(
-    builder,
-    jobs,
-    dict(zip((job.name for job in in_order), done, strict=True)),
-    shards_folder=folder,
-    target=work / "dataset",
-    limits=limits,
-    subset=request.subset,
-  )
-  finishing.publish(work / "dataset", request.directory)
+  with output.scratch_folder(work) as scratch:
+    builder = maker(config=config, data_dir=str(scratch / "tfds"), plan=plan)
+    documents = output.make_folder(scratch / "dataset")
+    placed = finishing.finish(
+      builder,
+      jobs,
+      dict(zip((job.name for job in in_order), done, strict=True)),
+      shards_folder=folder,
+      target=documents,
+      limits=limits,
+      subset=request.subset,
+    )
+    check()
+    finishing.publish(documents, placed, request.directory)
 
 
 def _counter(on_progress, plan):

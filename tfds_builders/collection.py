@@ -7,7 +7,6 @@ shard.
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 from clap_jax.annotations.annotation_file import (
@@ -16,7 +15,7 @@ from clap_jax.annotations.annotation_file import (
   Span,
 )
 from clap_jax.media import formats
-from clap_jax.storage import video_names
+from clap_jax.storage import locations, video_names
 from tfds_builders import packing
 
 MIN_SPAN_SEC = 0.1  # what has to remain of a clipped span
@@ -29,19 +28,21 @@ CLIP_SLACK_SEC = 0.1  # rounding of a video's end, not worth a mention
 class Item:
   """One video to be packed.
 
+  `version` changes with the content of the file, as far as a listing has it.
   `facts` are those of a file that is packed as it is, in the words of
   `packing.make_record`; None for a video that has to be transcoded.
   """
 
   id: str
   split: str
-  path: pathlib.Path
+  path: locations.Location
   segments: tuple[Span, ...]
   captions: tuple[Span, ...]
   ambiguous: tuple[Span, ...] = ()
   expected_duration_sec: float | None = None
   expected_frames: int | None = None
   facts: dict | None = None
+  version: tuple[int | str, ...] = ()
 
 
 class NothingUsableError(ValueError):
@@ -69,18 +70,17 @@ class Plan:
 class VideoFiles:
   """The video files below a folder."""
 
-  def __init__(self, folder: pathlib.Path, *, any_case: bool = False):
+  def __init__(self, folder: locations.Location, *, any_case: bool = False):
     """Lists them; `any_case` as in `video_names.NameIndex`."""
     if not folder.is_dir():
       raise FileNotFoundError(f"no folder of videos at {folder}")
     self.folder = folder
-    self.by_name: dict[str, pathlib.Path] = {
-      path.relative_to(folder).as_posix(): path
-      for path in formats.list_videos(folder)
-    }
+    versions = formats.versions_of_videos(folder)
+    self.by_name = {name: folder / name for name in versions}
+    self.versions = {folder / name: versions[name] for name in versions}
     self._index = video_names.NameIndex(self.by_name, any_case=any_case)
 
-  def find(self, name: str) -> pathlib.Path | None:
+  def find(self, name: str) -> locations.Location | None:
     """The file an annotation names, or None; see `video_names`.
 
     Raises:
@@ -142,7 +142,7 @@ def _assign_ids(file, videos, manifest_of, make_id):
   root, taken, tried = videos.folder.resolve(), {}, []
   for entry, path in _with_files(file, videos, manifest_of, make_id):
     manifest = manifest_of(entry.subset)
-    file_name = path.relative_to(videos.folder).as_posix()
+    file_name = locations.name_below(path, videos.folder)
     is_own = packing.is_relative_name(entry.name) and video_names.is_own(
       entry.name, file_name
     )
@@ -183,7 +183,7 @@ def _with_files(file, videos, manifest_of, make_id):
   Names of one file are one video where they differ by folders, ending or case
   alone; where their folders contradict each other, none of them has it.
   """
-  found: dict[pathlib.Path, list] = {}
+  found: dict[locations.Location, list] = {}
   for entry in file.entries.values():
     manifest = manifest_of(entry.subset)
     try:
@@ -198,7 +198,7 @@ def _with_files(file, videos, manifest_of, make_id):
       found.setdefault(path, []).append(entry)
   used = []
   for path, entries in found.items():
-    file_name = path.relative_to(videos.folder).as_posix()
+    file_name = locations.name_below(path, videos.folder)
     used += [
       (entry, path)
       for entry in _one_per_split(file, entries, file_name, manifest_of)
@@ -273,7 +273,7 @@ def make_plan(
   for entry, video_id, path in tried:
     group = items.setdefault(entry.subset, [])
     if subset is None or len(group) < subset:
-      group.append(_make_item(entry, video_id, path))
+      group.append(_make_item(entry, video_id, path, videos.versions[path]))
   _describe_annotations(file, items, manifest_of)
   if not items:
     raise NothingUsableError(
@@ -329,7 +329,7 @@ def _carve_selection(file, percent):
     file.move(entry, "selection")
 
 
-def _make_item(entry, video_id, path):
+def _make_item(entry, video_id, path, version):
   return Item(
     video_id,
     entry.subset,
@@ -339,6 +339,7 @@ def _make_item(entry, video_id, path):
     tuple(entry.ambiguous),
     entry.expected_duration_sec,
     entry.expected_frames,
+    version=version,
   )
 
 

@@ -1,17 +1,27 @@
 """Finishes a dataset: checks shards and writes its documents."""
 
+import concurrent.futures
+import dataclasses
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 import av
 import tensorflow_datasets as tfds
 
 from clap_jax.annotations import source_files
-from clap_jax.storage import output, record_index, tfrecord, untrusted
-from tfds_builders import collection, indexing, packing, shards, transcoding
+from clap_jax.storage import (
+  locations,
+  output,
+  record_index,
+  tfrecord,
+  untrusted,
+)
+from tfds_builders import collection, packing, shards, transcoding
 
 CHECKSUMS = "SHA256SUMS"
+_SENT_AT_ONCE = 16
 METADATA = "metadata.tfrecord"
 
 
@@ -20,24 +30,23 @@ def finish(
   jobs: dict[str, list[shards.ShardJob]],
   done: dict[str, dict],
   *,
-  shards_folder: pathlib.Path,
+  shards_folder: locations.Location,
   target: pathlib.Path,
   limits: transcoding.StoreLimits,
   subset: int | None,
-) -> None:
-  """Writes `target`: shards, indices, metadata, manifests, checksums.
+) -> dict[str, locations.Location]:
+  """Writes all of a dataset but its shards into the local folder `target`.
 
-  Shards without a record are left out and the others numbered anew. The files
-  are linked, so that a build killed here starts here again. Fills the
+  Shards without a record are left out and the others numbered anew. Fills the
   manifests of the builder's plan.
+
+  Returns:
+    The shards by their names in the dataset.
 
   Raises:
     NothingUsableError: if no video, or no span of any, could be used.
   """
-  plan = builder.plan
-  shutil.rmtree(target, ignore_errors=True)
-  target.mkdir()
-  splits = []
+  plan, splits, indices, placed = builder.plan, [], [], {}
   for split, group in jobs.items():
     manifest = plan.manifests.setdefault(split, packing.new_manifest(split))
     for job in group:
@@ -53,8 +62,10 @@ def finish(
         }
         for number, note in enumerate(notes)
       ]
-      sources = [shards_folder / job.name for job in filled]
-      _place(sources, manifest, target / split)
+      sources = [shards_folder / job.stem for job in filled]
+      indices += _describe_shards(sources, manifest, target / split)
+      names = [entry["name"] for entry in manifest["shards"]]
+      placed |= dict(zip(names, sources, strict=True))
       splits.append(_split_info(builder.name, split, notes, target))
     _describe_store(manifest, limits, subset)
   if not splits:
@@ -64,22 +75,22 @@ def finish(
       plan.manifests,
     )
   _check_spans(plan, done)
-  packing.write_index(target)
-  indexing.index_dataset(
-    target,
-    [
-      tfrecord.ShardReader(shard["name"], folder=target)
-      for manifest in plan.manifests.values()
-      for shard in manifest["shards"]
-    ],
-  )
+  output.write_bytes(target / record_index.FILE, record_index.to_bytes(indices))
   builder.info.set_file_format("tfrecord")
   builder.info.set_splits(tfds.core.splits.SplitDict(splits))
   builder.info.write_to_directory(target)
   for split, manifest in plan.manifests.items():
     (target / split).mkdir(exist_ok=True)
     packing.write_json(target / split / "manifest.json", manifest)
-  write_checksums(target)
+  write_checksums(
+    target,
+    {
+      entry["name"]: entry["sha256"]
+      for manifest in plan.manifests.values()
+      for entry in manifest["shards"]
+    },
+  )
+  return placed
 
 
 def _check_spans(plan, done):
@@ -112,23 +123,21 @@ def _shard_name(name, split, number, count):
   return f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
 
 
-def _place(sources, manifest, folder):
-  """Links the shards of a split and joins their metadata."""
+def _describe_shards(sources, manifest, folder):
+  """Joins the metadata of a split, writes the `.idx` of all; their indices."""
   folder.mkdir()
-  metadata = folder / METADATA
+  metadata, indices = folder / METADATA, []
   with output.writing(metadata) as file:
     for source, entry in zip(sources, manifest["shards"], strict=True):
-      _link(source, folder.parent / entry["name"])
-      light = source.with_name(f"{source.name}.metadata")
+      part = f"{source.name}{shards.INDEX}"
+      [index] = record_index.read(source.parent, part).values()
+      indices.append(dataclasses.replace(index, name=entry["name"]))
+      offsets = index.records["offset"]
+      packing.write_index(folder.parent / entry["name"], offsets)
+      light = source.with_name(f"{source.name}{shards.METADATA}")
       file.write(untrusted.read_bytes(light))
-  packing.index_records(metadata)
-
-
-def _link(source, target):
-  try:
-    os.link(source, target)
-  except OSError:  # a file system without hard links
-    output.copy(source, target)
+  packing.write_index(metadata, tfrecord.ShardReader(metadata).offsets)
+  return indices
 
 
 def _split_info(name, split, notes, target):
@@ -156,22 +165,47 @@ def _describe_store(manifest, limits, subset):
   }
 
 
-def write_checksums(directory: pathlib.Path) -> None:
+def write_checksums(
+  directory: pathlib.Path, shards: Mapping[str, str] | None = None
+) -> None:
   """Writes SHA256SUMS over all files, as `sha256sum --check` reads it.
 
   Not over the index, which may be made anew and has checksums of its own.
+
+  Args:
+    directory: the files.
+    shards: name -> SHA-256 of those that are elsewhere.
   """
-  lines = []
-  for path in sorted(directory.rglob("*")):
+  digests = dict(shards or {})
+  for path in directory.rglob("*"):
     if path.is_file() and path.name not in (CHECKSUMS, record_index.FILE):
       name = path.relative_to(directory).as_posix()
-      lines.append(f"{source_files.hash_file(path)}  {name}")
-  target = directory / CHECKSUMS
-  output.write_text(target, "\n".join(lines) + "\n")
+      digests[name] = source_files.hash_file(path)
+  names = sorted(digests, key=lambda name: name.split("/"))
+  lines = [f"{digests[name]}  {name}\n" for name in names]
+  output.write_text(directory / CHECKSUMS, "".join(lines))
 
 
-def publish(built: pathlib.Path, final: pathlib.Path) -> None:
-  """Renames a complete dataset into place; an old one steps aside first."""
+def publish(
+  built: pathlib.Path,
+  placed: Mapping[str, locations.Location],
+  final: locations.Location,
+) -> None:
+  """Joins documents and shards at their place; replaces an old dataset.
+
+  A folder is renamed when it is complete. In a bucket the shards are copied
+  within the store, and the object that makes it a dataset comes last.
+
+  Args:
+    built: the documents; a local `final` is on the same disk.
+    placed: the shards by their names in the dataset.
+    final: the dataset.
+  """
+  if isinstance(final, locations.ObjectPath):
+    _publish_objects(built, placed, final)
+    return
+  for name, source in placed.items():
+    output.link(source, built / name)
   final.parent.mkdir(parents=True, exist_ok=True)
   old = final.with_name(f".old-{final.name}")
   shutil.rmtree(old, ignore_errors=True)
@@ -179,3 +213,18 @@ def publish(built: pathlib.Path, final: pathlib.Path) -> None:
     os.replace(final, old)
   os.replace(built, final)
   shutil.rmtree(old, ignore_errors=True)
+
+
+def _publish_objects(built, placed, final):
+  (final / packing.INFO_FILE).unlink(missing_ok=True)
+  output.remove_tree(final)
+  sources = placed | {
+    path.relative_to(built).as_posix(): path
+    for path in built.rglob("*")
+    if path.is_file()
+  }
+  last = sources.pop(packing.INFO_FILE)
+  with concurrent.futures.ThreadPoolExecutor(_SENT_AT_ONCE) as pool:
+    targets = [final / name for name in sources]
+    list(pool.map(output.link, sources.values(), targets))
+  output.link(last, final / packing.INFO_FILE)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clap_jax.storage import output, tfrecord, video_names
+from clap_jax.storage import locations, output, video_names
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+INFO_FILE = "dataset_info.json"  # without it there is no dataset
 MIN_BACKGROUND_SEC = 0.5
 # A video within these of its stated length is taken for the one annotated.
 DURATION_TOLERANCE_SEC = 0.5
@@ -261,30 +262,12 @@ def _note_damage(manifest, note):
     )
 
 
-def write_json(path: pathlib.Path, value: object) -> None:
+def write_json(path: locations.PathLike, value: object) -> None:
   """Writes a JSON file that is complete or not there."""
-  path = pathlib.Path(path)
   output.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def index_records(shard: pathlib.Path) -> int:
-  """Writes `<shard>.idx` and returns the number of records.
-
-  Raises:
-    CorruptRecordError: the file does not end where its last record ends.
-  """
+def write_index(shard: pathlib.Path, offsets: np.ndarray) -> None:
+  """Writes `<shard>.idx`, the offsets of a shard's records."""
   index = shard.with_name(f"{shard.name}.idx")
-  index.unlink(missing_ok=True)
-  offsets = tfrecord.ShardReader(shard).offsets
   output.write_bytes(index, offsets.astype("<u8").tobytes())
-  return len(offsets)
-
-
-def write_index(directory: pathlib.Path) -> dict[str, int]:
-  """Writes `<shard>.idx` beside every shard; returns records per shard."""
-  counts = {}
-  for shard in sorted(pathlib.Path(directory).glob("*.tfrecord-*-of-*")):
-    if shard.suffix == ".idx":
-      continue
-    counts[shard.name] = index_records(shard)
-  return counts

@@ -1,31 +1,44 @@
 """Builds shards independently and commits each atomically.
 
 A shard is a pure function of its job: the items, the form of the store, the
-class names. It is written beside its place, flushed to the disk, renamed, and
-only then its done-file says what it holds. A build that was killed at any
-moment finds its done-files, redoes the shards in flight and ends with the same
-bytes. Jobs are plain data: threads run them here, Beam elsewhere.
+class names. A worker writes it into a folder of its own, then moves its files
+to the common folder, on a disk or in a bucket, last the done-file, which states
+what the shard holds. The names have the digest of the job, so that attempts at
+one job, however many there are at a time, leave the same bytes there. A build
+that was killed at any moment finds its done-files, redoes the shards in flight
+and ends with the same bytes. Jobs are plain data: threads run them here, Beam
+elsewhere.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import av
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from clap_jax.media.errors import VideoError
-from clap_jax.storage import framing, output, untrusted
-from tfds_builders import collection, packing, schema, transcoding
+from clap_jax.storage import (
+  framing,
+  locations,
+  output,
+  record_index,
+  tfrecord,
+  untrusted,
+)
+from tfds_builders import collection, indexing, packing, schema, transcoding
 
-FORMAT = 4  # raise it when equal jobs give other bytes
+FORMAT = 5  # raise it when equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
+METADATA, INDEX, _DONE = _ENDS = ".metadata", ".index", ".done.json"
+_MAX_STORED_BYTES = 1 << 50
 MAX_RECORD_BYTES = (2 << 30) - (1 << 20)  # protocol buffers end at 2 GiB
 
 
@@ -38,25 +51,22 @@ class ShardJob:
   class_names: tuple[str, ...]
   limits: transcoding.StoreLimits
 
+  @functools.cached_property
   def digest(self) -> str:
-    """Changes with whatever the bytes depend on, but a source's content."""
-    facts = []
-    for item in self.items:
-      status = item.path.stat()
-      fields = dataclasses.asdict(item)
-      fields["path"] = [str(item.path), status.st_size, status.st_mtime_ns]
-      facts.append(fields)
-    text = json.dumps(
-      [
-        FORMAT,
-        av.__version__,
-        self.name,
-        facts,
-        self.class_names,
-        dataclasses.asdict(self.limits),
-      ]
-    )
+    """Changes with whatever the bytes depend on."""
+    facts = [FORMAT, av.__version__, dataclasses.asdict(self)]
+    text = json.dumps(facts, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+  @property
+  def stem(self) -> str:
+    """The name of its shard, with which its other files begin."""
+    return f"{self.name}.{self.digest[:16]}"
+
+  @property
+  def file_names(self) -> tuple[str, ...]:
+    """Its files, in the order in which they appear."""
+    return tuple(f"{self.stem}{end}" for end in ("", *_ENDS))
 
 
 def serialize(features, record: dict) -> bytes:
@@ -87,29 +97,53 @@ def make_jobs(
   return jobs
 
 
-def _read(path):
-  return untrusted.read_bytes(path, max_bytes=MAX_RECORD_BYTES)
-
-
-def _stored(item, limits, scratch):
-  """(encoded video, facts) of an item.
+def _stored(item, source, limits, scratch):
+  """(encoded video, facts) of an item, whose file is open.
 
   Raises:
     VideoError: if the source cannot be stored.
   """
   if item.facts is not None:
-    return _read(item.path), dict(item.facts)
+    source.seek(0)
+    return _read(source), dict(item.facts)
   target = scratch / f"{item.id}.mp4"
-  facts = transcoding.transcode_apart(item.path, target, limits=limits)
+  facts = transcoding.transcode_apart(source, target, limits=limits)
   try:
-    if target.stat().st_size > MAX_RECORD_BYTES:
-      raise VideoError(
-        f"{target.stat().st_size} bytes when stored; a record holds "
-        f"{MAX_RECORD_BYTES}"
-      )
-    return _read(target), facts
+    with untrusted.open_file(target, max_bytes=_MAX_STORED_BYTES) as file:
+      return _read(file), facts
   finally:
     target.unlink()
+
+
+def _read(file: BinaryIO) -> bytes:
+  if (size := untrusted.size_of(file)) > MAX_RECORD_BYTES:
+    raise VideoError(
+      f"{size} bytes when stored; a record holds {MAX_RECORD_BYTES}"
+    )
+  return file.read(size)
+
+
+def _opened(item, limits, note) -> BinaryIO | None:
+  """The file of an item, of an object a copy; None if it cannot be read.
+
+  Raises:
+    OSError: the bucket refuses, or there is no room for the copy: no fault of
+      the video.
+  """
+  try:
+    source = untrusted.open_file(item.path, max_bytes=limits.source.max_bytes)
+    note["bytes"] = untrusted.size_of(source)
+    note["sha256"] = hashlib.file_digest(source, "sha256").hexdigest()
+  except untrusted.UntrustedFileError as error:
+    note["corrupt"] = str(error)
+  except OSError as error:
+    is_absent = isinstance(error, FileNotFoundError)
+    if locations.is_object(item.path) and not is_absent:
+      raise
+    note["corrupt"] = f"cannot be read: {error.strerror}"
+  else:
+    return source
+  return None
 
 
 def pack_item(
@@ -124,25 +158,18 @@ def pack_item(
   In a dataset without classes what its captions cover is no background.
 
   Raises:
-    OSError: where the disk takes no more.
+    OSError: where the disk takes no more, or a bucket does not answer.
   """
   note = {"id": item.id, "repaired": [], "rejected": []}
-  try:
-    note["bytes"] = item.path.stat().st_size
-    note["sha256"] = untrusted.hash_file(
-      item.path, max_bytes=limits.source.max_bytes
-    )
-  except untrusted.UntrustedFileError as error:
-    note["corrupt"] = str(error)
+  source = _opened(item, limits, note)
+  if source is None:
     return note, None
-  except OSError as error:
-    note["corrupt"] = f"cannot be read: {error.strerror}"
-    return note, None
-  try:
-    video, facts = _stored(item, limits, scratch)
-  except VideoError as error:
-    note["corrupt"] = str(error)
-    return note, None
+  with source:
+    try:
+      video, facts = _stored(item, source, limits, scratch)
+    except VideoError as error:
+      note["corrupt"] = str(error)
+      return note, None
   source = facts.pop("source", None) or facts
   note["frames"] = [item.expected_frames, source["num_frames"]]
   note["duration_sec"] = [item.expected_duration_sec, source["duration_sec"]]
@@ -169,48 +196,51 @@ def pack_item(
   return note, record
 
 
-def _commit(path: pathlib.Path, parts: Iterable[bytes]) -> None:
-  """Writes a file that is complete and on the disk, or not there."""
-  with output.writing(path) as file:
-    for part in parts:
-      file.write(part)
-
-
-def read_done(job: ShardJob, folder: pathlib.Path) -> dict | None:
-  """Reads the done-file of a job, if it belongs to this job."""
+def read_done(job: ShardJob, folder: locations.Location) -> dict | None:
+  """Reads the done-file of a job; None unless its shard is there."""
   try:
-    done = untrusted.read_json(f"{job.name}.done.json", folder=folder)
-    size = (folder / job.name).stat().st_size
-  except (OSError, ValueError):
+    done = untrusted.read_json(f"{job.stem}{_DONE}", folder=folder)
+    size = (folder / job.stem).stat().st_size
+  except (FileNotFoundError, ValueError):
     return None
-  if done["job"] != job.digest() or done["bytes"] != size:
+  if done["job"] != job.digest or done["bytes"] != size:
     return None
   return done
 
 
 def build_shard(
   job: ShardJob,
-  folder: pathlib.Path,
+  folder: locations.PathLike,
   *,
   on_start: Callable[[str], None] = lambda path: None,
   on_video: Callable[[], None] = lambda: None,
 ) -> dict:
-  """Writes a shard, the same without videos, and the done-file; idempotent.
+  """Writes the files of a job, its done-file last; idempotent.
+
+  Besides the shard: its records without videos, and its index.
 
   Returns:
     {"job", "records", "bytes", "sha256", "notes"}; see `pack_item`.
   """
+  folder = locations.at(folder)
   done = read_done(job, folder)
   if done is not None:
     for _ in job.items:
       on_video()
     return done
+  with output.scratch_folder(folder) as scratch:
+    done = _write_shard(job, scratch, on_start=on_start, on_video=on_video)
+    for name in job.file_names:
+      output.move(scratch / name, folder / name)
+  return done
+
+
+def _write_shard(job, scratch, *, on_start, on_video) -> dict:
   features = schema.make_features(job.class_names)
   notes: list[dict] = []
-  shard, metadata = folder / job.name, folder / f"{job.name}.metadata"
-  digest, lights = hashlib.sha256(), []
-
-  def records(scratch):
+  lights: list[bytes] = []
+  digest, path = hashlib.sha256(), scratch / job.stem
+  with output.writing(path) as file:
     for item in job.items:
       on_start(str(item.path))
       note, record = pack_item(
@@ -223,30 +253,33 @@ def build_shard(
         note.update(packing.describe(record))
         data = framing.frame_record(serialize(features, record))
         digest.update(data)
+        file.write(data)
         lights.append(
           framing.frame_record(serialize(features, {**record, "video": b""}))
         )
-        yield data
       notes.append(note)
       on_video()
-
-  with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
-    _commit(shard, records(pathlib.Path(scratch)))
-  _commit(metadata, lights)
+  with contextlib.closing(tfrecord.ShardReader(path)) as shard:
+    index, _ = indexing.index_shard(shard)
   done = {
-    "job": job.digest(),
+    "job": job.digest,
     "records": len(lights),
-    "bytes": shard.stat().st_size,
+    "bytes": index.num_bytes,
     "sha256": digest.hexdigest(),
     "notes": notes,
   }
-  _commit(folder / f"{job.name}.done.json", [json.dumps(done).encode()])
+  for end, content in (
+    (METADATA, b"".join(lights)),
+    (INDEX, record_index.to_bytes([index])),
+    (_DONE, json.dumps(done).encode()),
+  ):
+    output.write_bytes(scratch / f"{job.stem}{end}", content)
   return done
 
 
 def build_all(
   jobs: Sequence[ShardJob],
-  folder: pathlib.Path,
+  folder: locations.Location,
   *,
   workers: int,
   on_start: Callable[[str], None],
@@ -256,7 +289,7 @@ def build_all(
 
   The first error stops the build after the shards in flight.
   """
-  clean(folder)
+  clean(folder, jobs)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     runs = [
       pool.submit(
@@ -271,15 +304,13 @@ def build_all(
       raise
 
 
-def clean(folder: pathlib.Path) -> None:
-  """Removes what a killed build left unfinished."""
-  for leftover in folder.glob(".*"):
+def clean(folder: locations.Location, jobs: Sequence[ShardJob]) -> None:
+  """Removes what a killed build, or one of other settings, left."""
+  kept = {name for job in jobs for name in job.file_names}
+  for leftover in folder.iterdir():
+    if leftover.name in kept:
+      continue
     if leftover.is_dir():
-      shutil.rmtree(leftover)
+      output.remove_tree(leftover)
     else:
       leftover.unlink()
-
-
-def file_names(job: ShardJob) -> tuple[str, ...]:
-  """The files of a finished shard, in the order in which they appear."""
-  return job.name, f"{job.name}.metadata", f"{job.name}.done.json"

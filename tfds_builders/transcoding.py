@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import IO
+from typing import IO, BinaryIO
 
 import av
 import numpy as np
@@ -237,7 +237,7 @@ def _copy(source, target):
 
 
 def transcode_apart(
-  source: pathlib.Path, target: pathlib.Path, *, limits: StoreLimits
+  source: pathlib.Path | BinaryIO, target: pathlib.Path, *, limits: StoreLimits
 ) -> dict:
   """`transcode` in a child process that cannot take this one down.
 

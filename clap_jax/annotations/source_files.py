@@ -1,5 +1,6 @@
 """Finds and reads user-provided annotation files."""
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ MAX_FILE_BYTES = 1 << 30
 _MAX_HASHED_BYTES = 1 << 50
 
 
-def hash_file(path: pathlib.Path) -> str:
+def hash_file(path: locations.PathLike) -> str:
   """Returns the hexadecimal SHA-256 of a file of any size."""
   return untrusted.hash_file(path, max_bytes=_MAX_HASHED_BYTES)
 
@@ -36,7 +37,7 @@ def load_lines(path: locations.Location) -> Iterator[tuple[str, str]]:
 
 
 def load_rows(
-  path: pathlib.Path, *, columns: tuple[str, ...]
+  path: locations.Location, *, columns: tuple[str, ...]
 ) -> Iterator[tuple[str, dict]]:
   """Yields (location, row) of a table with a header, with all columns.
 
@@ -53,7 +54,7 @@ class SourceFiles:
 
   def __init__(
     self,
-    root: pathlib.Path,
+    root: locations.PathLike,
     *,
     known: dict[str, str] | None = None,
     encoding: str | None = None,
@@ -65,14 +66,15 @@ class SourceFiles:
       encoding: encoding of a table that is neither UTF-8 nor UTF-16; see
         `text_tables.read_text`.
     """
-    self.root = pathlib.Path(root)
+    self.root = locations.at(root)
     self.encoding = encoding
     self._known = known or {}
     self.used: list[dict] = []
-    if not self.root.exists():
+    self._is_file = self.root.is_file()
+    if not self._is_file and not self.root.is_dir():
       raise FileNotFoundError(f"no folder of annotations at {self.root}")
 
-  def find(self, *patterns: str) -> pathlib.Path:
+  def find(self, *patterns: str) -> locations.Location:
     """Returns the only file that matches the first matching pattern.
 
     Raises:
@@ -87,12 +89,14 @@ class SourceFiles:
       )
     return path
 
-  def find_optional(self, *patterns: str) -> pathlib.Path | None:
+  def find_optional(self, *patterns: str) -> locations.Location | None:
     """Returns `find`, or None if no file matches."""
     for pattern in patterns:
       found = self.find_all(pattern)
       if len(found) > 1:
-        names = ", ".join(str(p.relative_to(self._base())) for p in found[:5])
+        names = ", ".join(
+          locations.name_below(p, self._base()) for p in found[:5]
+        )
         raise ValueError(
           f"{len(found)} files match {pattern} under {self.root}: {names}; "
           "give the folder of one of them as the annotations"
@@ -101,21 +105,30 @@ class SourceFiles:
         return self.use(found[0])
     return None
 
-  def find_all(self, pattern: str) -> list[pathlib.Path]:
+  def find_all(self, pattern: str) -> list[locations.Location]:
     """Returns every file of the pattern, sorted by path; see `use`."""
-    if self.root.is_file():
-      return [self.root] if self.root.match(pattern) else []
-    return sorted(p for p in self.root.rglob(pattern) if p.is_file())
+    if self._is_file:
+      is_named = pathlib.PurePosixPath(str(self.root)).match(pattern)
+      return [self.root] if is_named else []
+    return [
+      self.root / name
+      for name in self._names
+      if pathlib.PurePosixPath(name).match(pattern)
+    ]
+
+  @functools.cached_property
+  def _names(self) -> tuple[str, ...]:
+    return tuple(locations.versions_below(self.root))
 
   def _base(self):
-    return self.root.parent if self.root.is_file() else self.root
+    return self.root.parent if self._is_file else self.root
 
-  def use(self, path: pathlib.Path) -> pathlib.Path:
+  def use(self, path: locations.Location) -> locations.Location:
     """Records that a file is read; returns its path."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
       raise ValueError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
-    name = path.relative_to(self._base()).as_posix()
+    name = locations.name_below(path, self._base())
     if all(note["file"] != name for note in self.used):
       digest = hash_file(path)
       self.used.append(

@@ -15,6 +15,7 @@ from clap_jax.storage import locations, objects
 ACCEPTED: Mapping[str, frozenset[str]] = {
   command: frozenset(names.split())
   for command, names in {
+    "build": "data_dir manual_dir videos annotations json",
     "data": "data_dir json",
     "eval": "workdir json",
     "extract": "model data_dir out json",

@@ -7,6 +7,8 @@ and the uploads of `clap serve`.
 import os
 import pathlib
 
+from clap_jax.storage import locations
+
 # Endings that are looked for in a folder. What a file is follows from its
 # first bytes, whatever its ending.
 SUFFIXES = (
@@ -64,13 +66,22 @@ def has_video_name(path: str | os.PathLike) -> bool:
   return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
 
 
+def versions_of_videos(
+  folder: locations.Location,
+) -> dict[str, tuple[int | str, ...]]:
+  """Videos below a folder by relative name, sorted; nothing hidden.
+
+  With what changes with their content, see `locations.versions_below`.
+  """
+  return {
+    name: version
+    for name, version in locations.versions_below(folder).items()
+    if has_video_name(name)
+    and not any(part.startswith(".") for part in name.split("/"))
+  }
+
+
 def list_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
-  """Videos below a folder by their names, sorted; nothing hidden."""
+  """Paths of the videos below a local folder."""
   folder = pathlib.Path(folder)
-  return [
-    path
-    for path in sorted(folder.rglob("*"))
-    if has_video_name(path)
-    and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    and path.is_file()
-  ]
+  return [folder / name for name in versions_of_videos(folder)]

@@ -125,7 +125,7 @@ class _Fetch:
     except download.MissingError:
       return False
     sha256 = self._checked(offer, partial, expected)
-    output.rename(partial, path)
+    output.move(partial, path)
     self._note(offer, path, sha256, expected)
     return True
 

@@ -8,6 +8,7 @@ within a few seconds, as those of a cluster do.
 """
 
 import contextlib
+import fcntl
 import os
 import platform
 import re
@@ -20,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from clap_jax.storage import objects
+from clap_jax.storage import locations, objects, output
 from clap_jax.storage.locations import ObjectPath
 
 DURATION_SEC = 60.0
@@ -43,6 +44,39 @@ class LeaseHeldError(RuntimeError):
 
 class LeaseLostError(OSError):
   """Raised if the lease expired or was taken over by another process."""
+
+
+@contextlib.contextmanager
+def locked(path: locations.Location) -> Iterator[Callable[[], None]]:
+  """Locks a local file, or holds the lease of that name in a bucket.
+
+  The lock of a file ends with its process, however that ends.
+
+  Yields:
+    A function that raises a LeaseLostError once the lease is lost.
+
+  Raises:
+    LeaseHeldError: another process, or another call, holds it.
+  """
+  if isinstance(path, ObjectPath):
+    with held(path) as check:
+      yield check
+    return
+  with output.open_appending(path) as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read(200).decode("ascii", "replace").strip()
+      raise LeaseHeldError(holder or "an unknown process") from None
+    file.truncate(0)
+    file.write(_describe_process().encode())
+    file.flush()
+    yield lambda: None
+
+
+def _describe_process() -> str:
+  return f"process {os.getpid()} on {platform.node()}"
 
 
 @contextlib.contextmanager
@@ -87,7 +121,7 @@ class _Lease:
     self._expires = 0.0
     self._lost = ""
     self._mine = {
-      "owner": f"process {os.getpid()} on {platform.node()}",
+      "owner": _describe_process(),
       "nonce": secrets.token_hex(8),
     }
     self.stop = threading.Event()

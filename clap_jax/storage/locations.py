@@ -126,6 +126,9 @@ class ObjectPath:
   def resolve(self) -> "ObjectPath":
     return self
 
+  def is_relative_to(self, other: "ObjectPath") -> bool:
+    return f"{self}/".startswith(f"{other}/")
+
   def as_posix(self) -> str:
     return str(self)
 
@@ -253,6 +256,30 @@ def name_below(path: Location, folder: Location) -> str:
   """Returns the name of a path relative to a folder, with slashes."""
   below = pathlib.PurePosixPath(path.as_posix())
   return below.relative_to(folder.as_posix()).as_posix()
+
+
+def version(path: pathlib.Path) -> tuple[int, int]:
+  """Returns what changes with the content of a file: size and time in ns."""
+  status = path.stat()
+  return status.st_size, status.st_mtime_ns
+
+
+def versions_below(folder: Location) -> dict[str, tuple[int | str, ...]]:
+  """Returns the versions of all files below a folder by relative name.
+
+  The version of an object is its size and fingerprint. They are sorted by path
+  and cost one listing.
+  """
+  if isinstance(folder, ObjectPath):
+    infos = folder.infos_below().items()
+    found = {name: (info.size, *info.fingerprint) for name, info in infos}
+  else:
+    found = {
+      path.relative_to(folder).as_posix(): version(path)
+      for path in folder.rglob("*")
+      if path.is_file()
+    }
+  return dict(sorted(found.items(), key=lambda each: each[0].split("/")))
 
 
 def _relative(part: str | os.PathLike) -> str:

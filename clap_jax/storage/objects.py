@@ -255,13 +255,17 @@ def remove_all(scheme: str, keys: list[str]) -> None:
     list(pool.map(remove_one, keys))
 
 
+def copy(scheme: str, source: str, target: str) -> None:
+  """Copies an object within the store, which moves no bytes here."""
+  files = file_system(scheme)
+  _retried(f"{scheme}://{target}", lambda: files.cp_file(source, target))
+
+
 def copy_all(scheme: str, source: str, target: str) -> None:
   """Copies all objects below a name to another, within the store."""
-  files = file_system(scheme)
 
   def copy_one(info: Info) -> None:
-    name = f"{target}/{info.key[len(source) + 1 :]}"
-    _retried(f"{scheme}://{name}", lambda: files.cp_file(info.key, name))
+    copy(scheme, info.key, f"{target}/{info.key[len(source) + 1 :]}")
 
   with concurrent.futures.ThreadPoolExecutor(_NUM_REQUESTS_AT_ONCE) as pool:
     list(pool.map(copy_one, find_below(scheme, source)))

@@ -160,11 +160,17 @@ def _writing_object(
     if not overwrite:
       file.seek(0)
       objects.create(path.scheme, path.key, file.read())
-    elif file.tell() > _MAX_SENT_AT_ONCE:
-      objects.upload(path.scheme, path.key, file.name)
     else:
-      file.seek(0)
-      objects.write(path.scheme, path.key, file.read())
+      _send(file, file.name, path)
+
+
+def _send(file: BinaryIO, name: str, path: ObjectPath) -> None:
+  """Writes an object from an open file of a name."""
+  if untrusted.size_of(file) > _MAX_SENT_AT_ONCE:
+    objects.upload(path.scheme, path.key, name)
+  else:
+    file.seek(0)
+    objects.write(path.scheme, path.key, file.read())
 
 
 def open_appending(path: PathLike) -> BinaryIO:
@@ -232,8 +238,31 @@ def copy(source: PathLike, target: PathLike, **options: Any) -> None:
     shutil.copyfileobj(read, file)
 
 
-def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
-  """Renames a finished file within its disk.
+@contextlib.contextmanager
+def scratch_folder(near: PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary local folder: within `near`, for a bucket in TMPDIR."""
+  near = locations.at(near)
+  folder = None if isinstance(near, ObjectPath) else near
+  with tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder) as scratch:
+    yield pathlib.Path(scratch)
+
+
+def link(source: PathLike, target: PathLike) -> None:
+  """Gives a finished file another name, without moving bytes if possible."""
+  source, target = locations.at(source), locations.at(target)
+  if isinstance(source, ObjectPath):
+    if isinstance(target, ObjectPath) and source.scheme == target.scheme:
+      objects.copy(source.scheme, source.key, target.key)
+      return
+  elif not isinstance(target, ObjectPath):
+    with contextlib.suppress(OSError):  # a file system without hard links
+      os.link(source, target)
+      return
+  copy(source, target)
+
+
+def move(source: str | os.PathLike, target: PathLike) -> None:
+  """Renames a finished file within its disk, or sends it to a bucket.
 
   An existing regular file of that name is replaced.
 
@@ -241,7 +270,12 @@ def rename(source: str | os.PathLike, target: str | os.PathLike) -> None:
     OutputError: as `check_writable`.
     OSError: the folders are on different disks.
   """
-  target = pathlib.Path(target)
+  target = locations.at(target)
+  if isinstance(target, ObjectPath):
+    with untrusted.open_file(source, max_bytes=_MAX_COPIED_BYTES) as file:
+      _send(file, os.fspath(source), target)
+    os.unlink(source)
+    return
   check_writable(target)
   os.replace(source, target)
   sync_folder(target.parent)

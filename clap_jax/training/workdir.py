@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import os
 import pathlib
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import orjson
@@ -93,37 +92,19 @@ def locked(workdir: locations.Location) -> Iterator[Callable[[], None]]:
   Raises:
     WorkdirBusyError: another process, or another call, holds the lock.
   """
-  if isinstance(workdir, locations.ObjectPath):
-    with contextlib.ExitStack() as stack:
-      try:
-        check = stack.enter_context(leases.held(workdir / LEASE_FOLDER))
-      except leases.LeaseHeldError as error:
-        raise _busy(workdir, error.holder) from None
-      yield check
-    return
+  is_object = isinstance(workdir, locations.ObjectPath)
   workdir.mkdir(parents=True, exist_ok=True)
-  with output.open_appending(workdir / LOCK_FILE) as file:
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = f"process {_holder(file) or 'unknown'}"
-      raise _busy(workdir, holder) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {platform.node()}".encode())
-    file.flush()
-    yield lambda: None
-
-
-def _busy(workdir: locations.Location, holder: str) -> WorkdirBusyError:
-  return WorkdirBusyError(
-    f"Another trainer is at work in {workdir} (process {holder}): wait for "
-    "it, stop it, or use another directory."
-  )
-
-
-def _holder(file: BinaryIO) -> str:
-  return file.read(200).decode("ascii", "replace").strip()
+      check = stack.enter_context(
+        leases.locked(workdir / (LEASE_FOLDER if is_object else LOCK_FILE))
+      )
+    except leases.LeaseHeldError as error:
+      raise WorkdirBusyError(
+        f"Another trainer is at work in {workdir} ({error.holder}): wait for "
+        "it, stop it, or use another directory."
+      ) from None
+    yield check
 
 
 def write_config(workdir: locations.Location, config: Any) -> None:

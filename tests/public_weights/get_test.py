@@ -507,9 +507,9 @@ def test_training_starts_from_a_name(site, monkeypatch):
 def test_rename_replaces_whole(tmp_path):
   for name in "ab":
     output.write_text(tmp_path / name, name)
-  output.rename(tmp_path / "a", tmp_path / "b")
+  output.move(tmp_path / "a", tmp_path / "b")
   assert [p.name for p in tmp_path.iterdir()] == ["b"]
   (tmp_path / "c").symlink_to(tmp_path / "b")
   output.write_text(tmp_path / "d", "d")
   with pytest.raises(output.OutputError):
-    output.rename(tmp_path / "d", tmp_path / "c")
+    output.move(tmp_path / "d", tmp_path / "c")

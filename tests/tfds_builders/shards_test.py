@@ -1,5 +1,6 @@
 """Shards that are committed one by one: resumption, stores, runners."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,8 +17,9 @@ import pytest
 from clap_jax.annotations import source_files
 from clap_jax.data.records import open_dataset
 from clap_jax.media.decode import decode_clip
+from clap_jax.storage import locations
 from tests.tfds_builders import transcoding_test
-from tfds_builders import build, finishing, shards, transcoding
+from tfds_builders import build, collection, finishing, shards, transcoding
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 NUM_VIDEOS = 6
@@ -28,10 +30,10 @@ from tfds_builders import build, shards, transcoding
 shards.VIDEOS_PER_SHARD = 1
 source, out, log = sys.argv[1:]
 original = transcoding.transcode_apart
-def noted(path, *args, **kwargs):
-  with open(log, 'a') as file:
-    file.write(path.name + chr(10))
-  return original(path, *args, **kwargs)
+def noted(file, target, **kwargs):
+  with open(log, 'a') as notes:
+    notes.write(target.name + chr(10))
+  return original(file, target, **kwargs)
 transcoding.transcode_apart = noted
 build.build('folder', data_dir=out, videos=source, workers=2,
             annotations=source + '/a.csv')
@@ -262,20 +264,26 @@ def test_a_changed_source_or_setting_redoes_its_shards(source, tmp_path):
   name = sorted(source.glob("v*.mp4"))[0]
   copy = tmp_path / name.name
   copy.write_bytes(name.read_bytes())
-  item = shards.collection.Item("v", "train", copy, (), ())
-  job = shards.ShardJob("s", (item,), ("run",), transcoding.StoreLimits())
+  job = _job(copy, ("run",))
   done = shards.build_shard(job, folder)
   assert shards.read_done(job, folder) == done
-  other = shards.ShardJob(
-    "s", (item,), ("run",), transcoding.StoreLimits(max_fps=5)
-  )
+  other = dataclasses.replace(job, limits=transcoding.StoreLimits(max_fps=5))
   assert shards.read_done(other, folder) is None
   os.utime(copy, (1, 1))
-  assert shards.read_done(job, folder) is None
-  again = shards.build_shard(job, folder)
+  changed = _job(copy, ("run",))
+  assert shards.read_done(changed, folder) is None
+  again = shards.build_shard(changed, folder)
   assert again["sha256"] == done["sha256"]
-  (folder / "s").write_bytes(b"")
-  assert shards.read_done(job, folder) is None
+  (folder / changed.stem).write_bytes(b"")
+  assert shards.read_done(changed, folder) is None
+  shards.clean(folder, [job])
+  assert sorted(p.name for p in folder.iterdir()) == sorted(job.file_names)
+
+
+def _job(path, class_names=()):
+  version = locations.version(path)
+  item = collection.Item("v", "train", path, (), (), version=version)
+  return shards.ShardJob("s", (item,), class_names, transcoding.StoreLimits())
 
 
 def test_shards_without_a_usable_video_are_left_out(source, tmp_path):
@@ -302,18 +310,13 @@ def test_beam_writes_the_same_bytes(source, tmp_path):
 
 
 def test_overlapping_attempts_of_a_bundle_leave_one_file(source, tmp_path):
-  beam_runner = pytest.importorskip("tfds_builders.beam_runner")
-  path = sorted(source.glob("v*.mp4"))[0]
-  item = shards.collection.Item("v", "train", path, (), ())
-  job = shards.ShardJob("s", (item,), (), transcoding.StoreLimits())
-  first = beam_runner.build_one(job, str(tmp_path))
-  (tmp_path / "s.done.json").unlink()  # a second attempt that saw nothing
-  second = beam_runner.build_one(job, str(tmp_path))
-  assert first == second
-  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-    shards.file_names(job)
-  )
-  assert json.loads((tmp_path / "s.done.json").read_text()) == first[1]
+  job = _job(sorted(source.glob("v*.mp4"))[0])
+  first = shards.build_shard(job, str(tmp_path))
+  written = tmp_path / job.file_names[-1]
+  written.unlink()  # a second attempt that saw nothing
+  second = shards.build_shard(job, str(tmp_path))
+  assert first == second == json.loads(written.read_text())
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(job.file_names)
 
 
 def test_runners_and_numbers_are_checked(source, tmp_path):

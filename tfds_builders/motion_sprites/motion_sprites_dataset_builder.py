@@ -3,6 +3,7 @@
 import pathlib
 
 from clap_jax.annotations.annotation_file import Span
+from clap_jax.storage import locations
 from tfds_builders import collection, packing, video_builder
 from tfds_builders.motion_sprites import sizes
 
@@ -31,10 +32,12 @@ def make_plan(document: dict, rendered: pathlib.Path) -> collection.Plan:
 
 def _make_item(video_id, entry, rendered):
   split = entry["subset"]
+  path = pathlib.Path(rendered, split, f"{video_id}.mp4").absolute()
   return collection.Item(
     id=video_id,
     split=split,
-    path=pathlib.Path(rendered, split, f"{video_id}.mp4").absolute(),
+    path=path,
+    version=locations.version(path),
     segments=tuple(
       Span(*a["segment"], a["label"], video_id) for a in entry["annotations"]
     ),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import av
 
 from clap_jax.annotations.annotation_file import Span
-from clap_jax.storage import output, untrusted
+from clap_jax.storage import locations, output, untrusted
 from tfds_builders import collection, encoding, transcoding
 from tfds_builders.trimmed import clips, joining, splits
 from tfds_builders.trimmed.settings import TrimmedSettings
@@ -243,13 +243,15 @@ def _packed(recording, joined, out) -> collection.Item:
     )
     for key, text in (("annotations", "label"), ("captions", "text"))
   }
+  path = (out / recording.split / f"{recording.id}.mp4").absolute()
   return collection.Item(
     recording.id,
     recording.split,
-    (out / recording.split / f"{recording.id}.mp4").absolute(),
+    path,
     spans["annotations"],
     spans["captions"],
     expected_duration_sec=entry["duration"],
     expected_frames=joined.facts["num_frames"],
     facts=joined.facts,
+    version=locations.version(path),
   )
