@@ -176,7 +176,7 @@ FILE_CALLS = (
 )
 FILE_METHODS = ("read_text", "read_bytes", "write_text", "write_bytes")
 # Modules with functions of these names that do go through storage.
-FILE_MODULES = ("output", "untrusted", "text_tables", "documents", "files")
+FILE_MODULES = ("output", "untrusted", "text_tables", "documents")
 # Place -> why it may use them.
 FILE_WAYS_ALLOWED = {
   "clap_jax/storage/": "it is the way",

@@ -4,26 +4,23 @@ import dataclasses
 
 import numpy as np
 
+from clap_jax import config as config_lib
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
   """Options of augmentation; keep flipping off where texts name directions."""
 
-  shift_px: int = 0  # up to this many pixels, the edge repeated
-  flip_probability: float = 0.0
-  brightness: float = 0.0  # up to this fraction of 255 added or taken
-  contrast: float = 0.0  # gain in [1 - contrast, 1 + contrast]
-  colour: float = 0.0  # gain of each channel in [1 - colour, 1 + colour]
-
-  def __post_init__(self):
-    if self.shift_px < 0 or not 0 <= self.flip_probability <= 1:
-      raise ValueError(
-        f"shift_px {self.shift_px} must be at least 0 and flip_probability "
-        f"{self.flip_probability} in [0, 1]"
-      )
-    for name in ("brightness", "contrast", "colour"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}; expected [0, 1)")
+  # Up to this many pixels, the edge repeated.
+  shift_px: int = config_lib.ranged(default=0, minimum=0)
+  flip_probability: float = config_lib.ranged(
+    default=0.0, minimum=0.0, maximum=1.0
+  )
+  # Up to this fraction of 255 added or taken.
+  brightness: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
+  # Gains of all channels, and of each, in [1 - x, 1 + x].
+  contrast: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
+  colour: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
 
 
 def augment_clip(

@@ -10,7 +10,6 @@ from clap_jax.data import (
   clip_source,
   clips,
   decoding,
-  evaluation_clips,
   frame_cache,
   records,
   vocabulary,
@@ -123,7 +122,7 @@ class ClipReader:
     )
 
   def _caption_clips(self, infos) -> list[clips.ClipItem]:
-    return evaluation_clips.caption_clips(
+    return clips.caption_clips(
       infos,
       clip_sec=self.clip.clip_sec,
       hidden_classes=self.dataset.class_ids(self.hidden_names),

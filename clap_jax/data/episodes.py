@@ -47,22 +47,6 @@ class EpisodeOptions:
   instances: str = "all"
   legacy_qat: bool = False
 
-  def __post_init__(self):
-    if min(self.ways, self.shots) < 1:
-      raise ValueError(
-        f"ways and shots must be at least 1, got {self.ways} and {self.shots}"
-      )
-    if self.instances not in INSTANCES:
-      raise ValueError(
-        f"unknown instances {self.instances!r}; choose from "
-        f"{', '.join(INSTANCES)}"
-      )
-    if self.legacy_qat and self.ways != 1:
-      raise ValueError(
-        f"legacy_qat is a 1-way protocol, got {self.ways} ways; it writes the "
-        "query's own class on its detections"
-      )
-
 
 @dataclasses.dataclass(frozen=True)
 class Episode:

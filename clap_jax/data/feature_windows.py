@@ -23,19 +23,6 @@ class SequenceOptions:
   min_crop_share: float = 0.9
   min_visible_share: float = 0.5
 
-  def __post_init__(self):
-    if self.max_length < 1:
-      raise ValueError(f"max_length is {self.max_length}; expected at least 1")
-    if not 0 <= self.crop_probability <= 1 or not 0 < self.min_crop_share <= 1:
-      raise ValueError(
-        f"crop_probability {self.crop_probability} must lie in [0, 1] and "
-        f"min_crop_share {self.min_crop_share} in (0, 1]"
-      )
-    if not 0 < self.min_visible_share <= 1:
-      raise ValueError(
-        f"min_visible_share is {self.min_visible_share}; expected (0, 1]"
-      )
-
 
 def doubled_length(num_steps: int, *, max_length: int) -> int:
   """Doubles `max_length` until the steps fit, to compile few programs."""

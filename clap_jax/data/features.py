@@ -146,8 +146,6 @@ def load_split_features(
   Raises:
     FeatureError: files are missing, damaged or disagree.
   """
-  if on_missing not in ("raise", "skip"):
-    raise ValueError(f"on_missing is {on_missing!r}; choose raise or skip")
   video_ids = list(video_ids)
   present = _present(directory, video_ids)
   missing = [video_id for video_id in video_ids if video_id not in present]
@@ -202,8 +200,6 @@ def read_features(
     FeatureError: the file is of another kind, or not a finite matrix.
   """
   path = locations.at(path)
-  if axis_order not in ("td", "dt"):
-    raise ValueError(f"axis_order is {axis_order!r}; choose td or dt")
   suffix = path.suffix.lower()
   if suffix in _REFUSED_SUFFIXES:
     raise FeatureError(

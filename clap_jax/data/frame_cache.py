@@ -21,8 +21,6 @@ class FrameCache:
   """
 
   def __init__(self, limit_mib: float):
-    if limit_mib < 0:
-      raise ValueError(f"limit_mib is {limit_mib}; expected 0 (off) or more")
     self._limit_bytes = int(limit_mib * 2**20)
     self._used_bytes = 0
     self._videos: dict[int, DecodedVideo] = {}

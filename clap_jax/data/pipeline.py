@@ -14,6 +14,7 @@ from clap_jax.data import decoding
 
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 _ENDLESS = 1 << 60
+_BUFFERED = 4  # batches that wait, or one per thread
 _PLANNING_THREADS = 2
 
 
@@ -102,10 +103,8 @@ def training_batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
-  stop_step: int | None = None,
   num_threads: int = 2,
   num_processes: int = 0,
-  buffer_size: int = 4,
   rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
   """Yields this host's rows of the global batches of steps start_step, ...
@@ -114,12 +113,10 @@ def training_batches(
     batch_size: number of rows of the global batch, over all hosts.
     seed: seed of the order and of every random choice.
     start_step: first step, e.g. the step of the checkpoint.
-    stop_step: step to stop before; None for an endless iterator.
     num_threads: number of background threads; 0 reads in the caller's.
     num_processes: number of decoding processes of a
       data.clip_source.ClipSource; batches do not depend on it. 0 or 1: the
       threads decode.
-    buffer_size: maximum number of prefetched batches, at least `num_threads`.
     rows: rows of each global batch that this host loads, in order; see
       training.mesh.batch_rows. None for all.
 
@@ -138,10 +135,7 @@ def training_batches(
     items = [item_source.item(index, seed=seed) for index in indices]
     return item_source.collate(items, batch_size=len(rows))
 
-  stop_step = _ENDLESS if stop_step is None else stop_step
-  if not 0 <= start_step <= stop_step:
-    raise ValueError(f"start_step {start_step} is not in [0, {stop_step}]")
-  steps = grain.MapDataset.range(start_step, stop_step)
+  steps = grain.MapDataset.range(start_step, _ENDLESS)
   if num_processes > 1:
     if not isinstance(item_source, ProcessSource):
       raise ValueError(
@@ -151,7 +145,7 @@ def training_batches(
     processes = item_source.start_processes(num_processes)
     # The threads plan, so that the processes need not wait between batches.
     num_threads = _PLANNING_THREADS
-  return _start(steps.map(make_batch), num_threads, buffer_size, processes)
+  return _start(steps.map(make_batch), num_threads, processes)
 
 
 def evaluation_batches(
@@ -159,7 +153,6 @@ def evaluation_batches(
   *,
   batch_size: int,
   num_threads: int = 2,
-  buffer_size: int = 4,
   rows: Sequence[int] | None = None,
 ) -> BatchIterator[BatchT_co]:
   """Yields every example exactly once over all hosts, with padding.
@@ -171,7 +164,6 @@ def evaluation_batches(
     source: examples to evaluate.
     batch_size: number of rows of the global batch, over all hosts.
     num_threads: see `training_batches`.
-    buffer_size: see `training_batches`.
     rows: see `training_batches`.
 
   Raises:
@@ -187,7 +179,7 @@ def evaluation_batches(
     return source.collate(examples, batch_size=len(rows))
 
   numbers = grain.MapDataset.range(0, -(-len(source) // batch_size))
-  return _start(numbers.map(make_batch), num_threads, buffer_size)
+  return _start(numbers.map(make_batch), num_threads)
 
 
 def _checked_rows(rows: Sequence[int] | None, batch_size: int) -> Sequence[int]:
@@ -202,13 +194,10 @@ def _checked_rows(rows: Sequence[int] | None, batch_size: int) -> Sequence[int]:
 def _start(
   dataset: grain.MapDataset,
   num_threads: int,
-  buffer_size: int,
   processes: decoding.DecodingProcesses | None = None,
 ) -> BatchIterator:
-  if num_threads < 0:
-    raise ValueError(f"num_threads is {num_threads}; expected 0 or more")
   options = grain.ReadOptions(
     num_threads=num_threads,
-    prefetch_buffer_size=max(buffer_size, num_threads) if num_threads else 0,
+    prefetch_buffer_size=max(_BUFFERED, num_threads) if num_threads else 0,
   )
   return BatchIterator(dataset.to_iter_dataset(options), processes)

@@ -178,8 +178,6 @@ class RecordSource:
       on_corrupt: 'raise', or 'skip' to leave damaged records out and list them
         in the table's `corrupt`.
     """
-    if on_corrupt not in ("raise", "skip"):
-      raise ValueError(f"on_corrupt is {on_corrupt!r}; choose raise or skip")
     with self._lock:
       if self._metadata is None:
         self._metadata = self._read_metadata()

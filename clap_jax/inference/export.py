@@ -5,10 +5,8 @@ atomically.
 """
 
 import collections
-import csv
 import dataclasses
 import functools
-import io
 import json
 import os
 import pathlib
@@ -16,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clap_jax.report import csv_cells, player
+from clap_jax.report import player, result_table
 from clap_jax.storage import output
 
 # Control characters, line ends of Unicode and lone surrogates.

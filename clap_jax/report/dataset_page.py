@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from clap_jax.report import content, files, page, palette, timeline
+from clap_jax.report import content, page, palette, timeline
+from clap_jax.storage import output
 
 _THUMBNAIL_HEIGHTS = (64, 48, 32)
 _TOP_CLASSES = 30
@@ -32,7 +33,7 @@ def write(
   )
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_text(path, text)
+  output.write_text(path, text)
   return path
 
 

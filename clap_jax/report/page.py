@@ -20,13 +20,13 @@ from clap_jax.report import (
   curves,
   diagnosis_figures,
   evaluation_cards,
-  files,
   metric_names,
   palette,
   result_table,
   strips,
   timeline,
 )
+from clap_jax.storage import output
 
 MAX_BYTES = 8_000_000
 _OPEN_TIMELINES = 4  # the others are folded away
@@ -68,7 +68,7 @@ def write_report(path: str | os.PathLike, report: Report) -> pathlib.Path:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_text(path, render(report))
+  output.write_text(path, render(report))
   return path
 
 

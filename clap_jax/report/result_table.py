@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clap_jax.metrics import intervals
-from clap_jax.report import content, csv_cells, metric_names
+from clap_jax.report import content, metric_names
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 Place = tuple[str, str, str]  # dataset, task, metric
 # Of results.csv, from which everything else can be computed again. Programs
@@ -184,13 +186,28 @@ def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
   return csv_text([{key: row[key] for key in RAW_COLUMNS} for row in rows])
 
 
-def csv_text(entries: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(
+  entries: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()
+) -> str:
+  """Formats a line per entry; `columns` default to the first one's keys."""
   buffer = io.StringIO()
-  if entries:
-    writer = csv.DictWriter(buffer, list(entries[0]), lineterminator="\n")
+  columns = columns or list(entries[0] if entries else ())
+  if columns:
+    writer = csv.DictWriter(
+      buffer, columns, lineterminator="\n", extrasaction="ignore"
+    )
     writer.writeheader()
     writer.writerows(
-      {key: csv_cells.harmless(value) for key, value in entry.items()}
+      {key: harmless(value) for key, value in entry.items()}
       for entry in entries
     )
   return buffer.getvalue()
+
+
+def harmless(value: Any) -> Any:
+  """Escapes a text that spreadsheets would compute; numbers stay numbers."""
+  if not isinstance(value, str):
+    return value
+  # The csv module quotes line feeds, but no lone carriage return.
+  text = value.replace("\r\n", "\n").replace("\r", "\n")
+  return f"'{text}" if value.startswith(_FORMULA_STARTS) else text

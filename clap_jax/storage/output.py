@@ -299,8 +299,11 @@ def write_bytes(path: PathLike, content: bytes, **options: Any) -> None:
 
 
 def write_text(path: PathLike, text: str, **options: Any) -> None:
-  """Writes UTF-8 text, keeping line ends; options and errors as `writing`."""
-  write_bytes(path, text.encode("utf-8"), **options)
+  """Writes UTF-8 text, keeping line ends; options and errors as `writing`.
+
+  Lone surrogates, which names of files may hold, are escaped.
+  """
+  write_bytes(path, text.encode("utf-8", "backslashreplace"), **options)
 
 
 def write_json(path: PathLike, document: Any, **options: Any) -> None:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from clap_jax.evaluation import results
-from clap_jax.report import claims, content, files, page, result_table
+from clap_jax.report import claims, content, page, result_table
 from clap_jax.storage import output, text_tables
 from clap_jax.studies import (
   jobs,
@@ -91,7 +91,7 @@ def _write(
     "rows": rows,
   }
   results.write_json(store.workdir / results.RESULTS_FILE, document)
-  files.write_text(store.workdir / RESULTS_CSV, result_table.rows_csv(rows))
+  output.write_text(store.workdir / RESULTS_CSV, result_table.rows_csv(rows))
   write_tables(
     store.workdir,
     (table, verdicts),
@@ -166,8 +166,8 @@ def write_tables(
   root = pathlib.Path(directory)
   output.make_folder(root)
   table, verdicts = judged
-  files.write_text(root / CLAIMS_CSV, claims.csv_text(verdicts))
-  files.write_text(root / SUMMARY_CSV, table.csv())
+  output.write_text(root / CLAIMS_CSV, claims.csv_text(verdicts))
+  output.write_text(root / SUMMARY_CSV, table.csv())
   state = state or orchestrator.State((), {}, ())
   page.write_report(
     root / REPORT,

@@ -16,7 +16,6 @@ from clap_jax.evaluation import results
 from clap_jax.report import (
   content,
   coordinates,
-  files,
   page,
   run_files,
   sweep_table,
@@ -132,7 +131,7 @@ def summarize(
     table, complaint = sweep_table.SweepTable.of(entries, metric=metric), None
   except ValueError as error:  # hours of runs are worth a summary all the same
     table, complaint = sweep_table.SweepTable.of(entries, metric=None), error
-  files.write_text(store.workdir / SUMMARY_CSV, sweep_table.csv_text(table))
+  output.write_text(store.workdir / SUMMARY_CSV, sweep_table.csv_text(table))
   page.write_report(store.workdir / SUMMARY_HTML, report(table, title))
   if complaint is not None:
     raise complaint

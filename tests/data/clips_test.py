@@ -10,10 +10,10 @@ from clap_jax.data.clips import (
   GENERIC_BACKGROUND_TEXT,
   ClipSampler,
   Sampling,
+  caption_clips,
   readable_label,
   text_id,
 )
-from clap_jax.data.evaluation_clips import caption_clips
 from clap_jax.data.records import ExampleInfo
 from tests.data.built_dataset import LABEL_NAMES
 

@@ -151,20 +151,6 @@ def test_the_older_protocol_leaks_where_it_is_said_to():
   assert any(len(set(videos)) < 5 for _, videos in supports)
 
 
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"ways": 0}, "at least 1"),
-    ({"shots": 0}, "at least 1"),
-    ({"instances": "few"}, "choose from all, single, multi"),
-    ({"legacy_qat": True}, "1-way"),
-  ],
-)
-def test_bad_options(options, message):
-  with pytest.raises(ValueError, match=message):
-    make_sampler(**options)
-
-
 def test_the_novel_videos_of_activitynet(shared_data):
   """495 of the validation set, 106 of them with more than one instance."""
   path = shared_data / "activitynet_v1.3" / "activity_net.v1-3.rebuilt.json"
