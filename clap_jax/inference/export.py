@@ -159,23 +159,13 @@ def qvhighlights(document: Mapping[str, Any]) -> list[dict]:
 
 
 def csv_text(document: Mapping[str, Any]) -> str:
-  """Returns a CSV table with one row per prediction.
-
-  Texts that begin like a formula get an apostrophe in front, so that a
-  spreadsheet does not compute them.
-  """
-  text = io.StringIO()
-  table = csv.DictWriter(
-    text, _CSV_COLUMNS, restval="", lineterminator="\n", extrasaction="ignore"
-  )
-  table.writeheader()
-  for entry in document["videos"]:
-    for found in _best_first(entry):
-      row = {"video": entry["video"], **found}
-      table.writerow(
-        {key: csv_cells.harmless(value) for key, value in row.items()}
-      )
-  return text.getvalue()
+  """Formats a table with one row per prediction."""
+  rows = [
+    {"video": entry["video"], **found}
+    for entry in document["videos"]
+    for found in _best_first(entry)
+  ]
+  return result_table.csv_text(rows, _CSV_COLUMNS)
 
 
 def _best_first(entry: Mapping[str, Any]) -> list[dict]:

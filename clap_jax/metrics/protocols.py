@@ -9,8 +9,6 @@ _ACTIVITYNET = (
   0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95,
 )  # fmt: skip
 _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_TIE_RULES = ("input_order", "reversed_numpy_sort")
-_TASKS = ("detection", "proposals")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +38,6 @@ class Protocol:
   recall_at: tuple[int, ...] = ()  # the k of Recall@kx, or of AR@k
   top_k: int | None = None  # best predictions kept per video; None keeps all
   tie_rule: str = "input_order"
-
-  def __post_init__(self) -> None:
-    for field, choices in (("tie_rule", _TIE_RULES), ("task", _TASKS)):
-      if getattr(self, field) not in choices:
-        raise ValueError(
-          f"protocol {self.name!r}: got {field}={getattr(self, field)!r}; "
-          f"expected one of {', '.join(choices)}"
-        )
-    if not self.thresholds or not all(0 < t <= 1 for t in self.thresholds):
-      raise ValueError(
-        f"protocol {self.name!r}: got thresholds={self.thresholds}; expected "
-        "at least one temporal IoU in (0, 1]"
-      )
 
 
 def _named(*protocols: Protocol) -> dict[str, Protocol]:

@@ -36,13 +36,6 @@ class Curve:
   steps: Sequence[float]
   values: Sequence[float]  # NaN breaks the line
 
-  def __post_init__(self):
-    if len(self.steps) != len(self.values):
-      raise ValueError(
-        f"Curve {self.name!r} has {len(self.steps)} steps and"
-        f" {len(self.values)} values; expected as many of one as of the other."
-      )
-
 
 @dataclasses.dataclass(frozen=True)
 class Chart:

@@ -168,6 +168,18 @@ def test_batch_over_two_axes_of_a_larger_mesh(implementation):
 EDGE_BATCH = 8
 
 
+def edge_oracle(video, text, pairs, scale=SCALE):
+  return contrastive_oracle.oracle(
+    video,
+    text,
+    pairs,
+    scale=scale,
+    bias=0.0,
+    rules=contrastive.PRESETS["captions"],
+    objective="softmax",
+  )
+
+
 @functools.cache
 def edge_function(implementation, objective="softmax"):
   devices = 1 if implementation == "dense" else 8
@@ -218,15 +230,7 @@ def test_rows_without_negatives_count_with_value_zero(implementation):
 
   is_action = np.arange(EDGE_BATCH) > 0
   pairs = pairs._replace(is_action=is_action, valid=np.arange(EDGE_BATCH) < 5)
-  expected = contrastive_oracle.oracle(
-    video,
-    text,
-    pairs,
-    scale=10.0,
-    bias=0.0,
-    rules=contrastive.PRESETS["captions"],
-    objective="softmax",
-  )
+  expected = edge_oracle(video, text, pairs, scale=10.0)
   assert_matches_oracle(
     function(video, text, 10.0, 0.0, pairs), expected, cancelling=True
   )
@@ -240,15 +244,7 @@ def test_duplicate_items_share_one_gradient(implementation):
   pairs = type(pairs)(*(twice(leaf[:half]) for leaf in pairs))
   video, text = (np.tile(x[:half], (2, 1)) for x in (video, text))
   result = edge_function(implementation)(video, text, SCALE, 0.0, pairs)
-  expected = contrastive_oracle.oracle(
-    video,
-    text,
-    pairs,
-    scale=SCALE,
-    bias=0.0,
-    rules=contrastive.PRESETS["captions"],
-    objective="softmax",
-  )
+  expected = edge_oracle(video, text, pairs)
   assert_matches_oracle(result, expected, cancelling=True)
   for gradient in result[1][:2]:
     assert_close(gradient[:half], np.asarray(gradient[half:]))
@@ -275,14 +271,8 @@ def test_bfloat16_embeddings_accumulate_in_float32(implementation):
   (loss, _), gradients = edge_function(implementation)(
     video, text, SCALE, 0.0, pairs
   )
-  expected = contrastive_oracle.oracle(
-    np.asarray(video, np.float32),
-    np.asarray(text, np.float32),
-    pairs,
-    scale=SCALE,
-    bias=0.0,
-    rules=contrastive.PRESETS["captions"],
-    objective="softmax",
+  expected = edge_oracle(
+    np.asarray(video, np.float32), np.asarray(text, np.float32), pairs
   )
   assert loss.dtype == jnp.float32
   assert_close(loss, expected.loss)
@@ -305,15 +295,7 @@ def test_opposed_embeddings_at_scale_100_neither_overflow_nor_vanish():
   )
   for implementation in ("dense", "ring"):
     result = edge_function(implementation)(video, text, SCALE, 0.0, pairs)
-    expected = contrastive_oracle.oracle(
-      video,
-      text,
-      pairs,
-      scale=SCALE,
-      bias=0.0,
-      rules=contrastive.PRESETS["captions"],
-      objective="softmax",
-    )
+    expected = edge_oracle(video, text, pairs)
     assert expected.loss > 200
     assert_matches_oracle(result, expected, cancelling=True)
 

@@ -14,11 +14,6 @@ def test_segment_needs_finite_ordered_ends(ends):
     content.Segment(*ends, "spins")
 
 
-def test_curve_needs_a_value_per_step():
-  with pytest.raises(ValueError, match="2 steps and 1 values"):
-    content.Curve("clap", (0, 1), (0.5,))
-
-
 @pytest.mark.parametrize(
   "frames",
   [np.zeros((2, 4, 4, 3), np.float32), np.zeros((4, 4, 3), np.uint8)],
