@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clap_jax.data import features as features_lib
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import index as index_lib
 from clap_jax.inference import (
@@ -27,10 +26,11 @@ from clap_jax.inference import (
   zero_shot,
 )
 from clap_jax.report import player
+from clap_jax.storage import locations
 
 if TYPE_CHECKING:
   import matplotlib.axes
-  import pandas
+  import pandas  # pyright: ignore[reportMissingImports]  (an extra)
 
 Path = str | os.PathLike
 SHARED, TOWER = "shared", "tower"
@@ -100,7 +100,7 @@ class VideoPredictions:
       ImportError: if pandas is not installed.
     """
     try:
-      import pandas  # noqa: PLC0415
+      import pandas  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError as error:
       raise ImportError(_missing("pandas", "dataframe")) from error
     rows = [
@@ -172,7 +172,7 @@ class VideoIndex:
     self._encoder = encoder
 
   @property
-  def directory(self) -> pathlib.Path:
+  def directory(self) -> locations.Location:
     """Returns the folder of the index."""
     return self._index.directory
 
@@ -311,16 +311,16 @@ class Model:
     """
     if space not in (SHARED, TOWER):
       raise ValueError(f"space is {space!r}; choose {SHARED!r} or {TOWER!r}.")
-    encoder = self._encoder
-    stride_sec = stride_sec or self._stride_sec
-    encoded, *_ = streaming.encode_video(
-      encoder, pathlib.Path(video), stride_sec=stride_sec
+    encoder, own_stride_sec = self._parts.encoder_and_stride()
+    encoded, _ = streaming.encode_video(
+      encoder, pathlib.Path(video), stride_sec=stride_sec or own_stride_sec
     )
-    grid = features_lib.FeatureGrid(
-      start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
+    vectors = encoded.features
+    if space == SHARED:
+      vectors = encoder.project(vectors)
+    times_sec = encoded.grid.to_seconds(
+      np.arange(len(vectors), dtype=np.float64)
     )
-    vectors = encoder.project(encoded) if space == SHARED else encoded
-    times_sec = grid.to_seconds(np.arange(len(vectors), dtype=np.float64))
     return EncodedVideo(np.asarray(vectors, np.float32), times_sec)
 
   def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -402,16 +402,7 @@ class Model:
 
   @property
   def _encoder(self) -> encoder_lib.Encoder:
-    if self._parts.encoder is None:
-      raise ValueError(
-        "The model is a head without the encoder of its features; load a model "
-        "with an encoder, or call `predict` on feature files."
-      )
-    return self._parts.encoder
-
-  @property
-  def _stride_sec(self) -> float:
-    return self._parts.stride_sec or model_directory.DEFAULT_STRIDE_SEC
+    return self._parts.encoder_and_stride()[0]
 
 
 def load_model(directory: Path) -> Model:

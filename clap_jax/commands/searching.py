@@ -93,7 +93,7 @@ def _load_encoder(directory: str) -> "encoder_lib.Encoder":
   """Loads the encoder of a model directory, or an encoder alone."""
   path = pathlib.Path(directory)
   if (path / model_directory.MODEL_FILE).is_file():
-    return model_directory.load_model(path).encoder
+    return model_directory.load_model(path).encoder_and_stride()[0]
   return encoder_lib.load_encoder(path)
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -44,7 +42,7 @@ class Encoder:
 
   name: str  # name in results.json: random, tac, tsp, clip, clap
   seed: int
-  directory: pathlib.Path
+  directory: locations.Location
   clip: clip_reader.ClipShape
   config: dual_encoder.DualEncoderConfig
   params: dict
@@ -65,8 +63,11 @@ class Encoder:
   def _encode_texts(self):
     model = dual_encoder.DualEncoder(self.config)
     return jax.jit(
-      lambda params, tokens, mask: (
-        model.apply(params, tokens, mask, method="text_tokens").tokens
+      lambda params, tokens, mask: model.apply(
+        params,
+        tokens,
+        mask,
+        method=lambda m, *args: m.text_tokens(*args).tokens,
       )
     )
 
@@ -98,12 +99,7 @@ class Encoder:
   @functools.cached_property
   def _embed_texts(self):
     model = dual_encoder.DualEncoder(self.config)
-
-    def embed(params, tokens, mask):
-      text = model.apply(params, tokens, mask, method="text_tokens")
-      return model.apply(params, text.pooled, method="project_text")
-
-    return jax.jit(embed)
+    return jax.jit(functools.partial(model.apply, method="embed_text"))
 
   def class_texts(self, names: Sequence[str]) -> class_texts.ClassTexts:
     """Embeds class names in the shared space, as means over the prompts."""
@@ -153,7 +149,7 @@ class Encoder:
     return self.params["params"]["video_projection"]["kernel"].shape[0]
 
 
-def is_encoder(directory: str | os.PathLike) -> bool:
+def is_encoder(directory: locations.PathLike) -> bool:
   """Returns True if `load_encoder` accepts a directory.
 
   Names of public weights are not looked up.
@@ -162,7 +158,7 @@ def is_encoder(directory: str | os.PathLike) -> bool:
   return any(locations.at(directory, name).is_file() for name in names)
 
 
-def load_encoder(directory: str | os.PathLike) -> Encoder:
+def load_encoder(directory: locations.PathLike) -> Encoder:
   """Loads the towers of a pre-training run or of imported weights.
 
   Args:
@@ -190,7 +186,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
   params = encoders.restore_params(directory)
   pretrained.check_fits(
     params,
-    pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init,
+    functools.partial(pretrain_task.init, dual_encoder.DualEncoder(config)),
     name=str(record),
   )
   return Encoder(
@@ -205,7 +201,7 @@ def load_encoder(directory: str | os.PathLike) -> Encoder:
   )
 
 
-def _load_imported(directory: pathlib.Path) -> Encoder:
+def _load_imported(directory: locations.Location) -> Encoder:
   """Loads an encoder that `clap import` or `clap export` wrote."""
   arrays, metadata = weights_lib.read(directory)
   manifest = directory / weights_lib.MANIFEST_FILE
@@ -225,7 +221,7 @@ def _load_imported(directory: pathlib.Path) -> Encoder:
     remake="run `clap import` again, into a new directory",
   )
   params = paths.nest(arrays)
-  init = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None).init
+  init = functools.partial(pretrain_task.init, dual_encoder.DualEncoder(config))
   pretrained.check_fits(params, init, name=str(manifest), whole=True)
   return Encoder(
     name=name,
@@ -265,7 +261,7 @@ def _described_import(metadata: dict) -> tuple:
   return name, seed, training, stride_sec, described
 
 
-def _imported_tokenizer(directory: pathlib.Path) -> vocabulary.Vocabulary:
+def _imported_tokenizer(directory: locations.Location) -> vocabulary.Vocabulary:
   for name in _TOKENIZERS:
     if (directory / name).is_file():
       return vocabulary.load(directory / name)

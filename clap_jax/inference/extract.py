@@ -9,8 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 
@@ -41,7 +40,7 @@ _CLIPS_AHEAD = 32  # clips decoded ahead, per video
 class Extraction:
   """The result of `extract`: ids of written, kept and failed videos."""
 
-  directory: pathlib.Path
+  directory: locations.Location
   written: tuple[str, ...]
   kept: tuple[str, ...]  # written by an earlier call
   failed: tuple[dict, ...]  # {"id", "reason"}
@@ -91,7 +90,7 @@ def extract(
   encoder: encoder_lib.Encoder,
   dataset: records.Dataset,
   *,
-  out: str | pathlib.Path,
+  out: locations.PathLike,
   stride_sec: float,
   splits: tuple[str, ...] | None = None,
   overwrite: bool = False,
@@ -163,7 +162,7 @@ def extract(
   return Extraction(out, tuple(written), tuple(kept), tuple(failed))
 
 
-def _decoded(todo, out, decode) -> Iterator[tuple]:
+def _decoded(todo, out, decode) -> Generator[tuple, None, None]:
   """Yields (id, clips, reason of failure) of each record.
 
   Clips are None for a video whose features exist. The next videos are decoded

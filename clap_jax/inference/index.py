@@ -12,7 +12,6 @@ the query. Two million clips are about 280 hours at a stride of half a second.
 import dataclasses
 import functools
 import heapq
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -47,7 +46,7 @@ class IndexedVideo:
 class Index:
   """An opened index."""
 
-  directory: pathlib.Path
+  directory: locations.Location
   encoder_directory: str
   parameters: str  # the encoder's fingerprint
   stride_sec: float
@@ -71,7 +70,7 @@ def build(
   encoder: encoder_lib.Encoder,
   videos: list[pathlib.Path],
   *,
-  out: str | os.PathLike,
+  out: locations.PathLike,
   stride_sec: float,
   failed: Sequence[dict] = (),
   on_video: Callable[[str], None] | None = None,
@@ -129,7 +128,7 @@ def build(
   return open_index(out)
 
 
-def open_index(directory: str | os.PathLike) -> Index:
+def open_index(directory: locations.PathLike) -> Index:
   """Opens an index that `build` wrote and memory-maps its vectors.
 
   Raises:
@@ -254,7 +253,7 @@ class _UnusableVideoError(ValueError):
 
 
 def _vectors_of(
-  path: pathlib.Path, encoder, out: pathlib.Path, *, stride_sec, limits
+  path: pathlib.Path, encoder, out: locations.Location, *, stride_sec, limits
 ) -> tuple[str, np.ndarray, float]:
   """Returns SHA-256, vectors (n, p) float16 and duration, cached if known."""
   try:
@@ -267,7 +266,7 @@ def _vectors_of(
   if known is not None:
     return digest, *known
   try:
-    encoded = streaming.encode_video(
+    encoded, duration_sec = streaming.encode_video(
       encoder, path, stride_sec=stride_sec, limits=limits
     )
   except (errors.VideoError, OSError) as error:
@@ -277,13 +276,13 @@ def _vectors_of(
     out,
     digest,
     vectors=vectors,
-    duration_sec=encoded.duration_sec,
+    duration_sec=duration_sec,
     cuts_sec=encoded.cuts_sec,
   )
-  return digest, vectors, encoded.duration_sec
+  return digest, vectors, duration_sec
 
 
-def _claim(out: pathlib.Path, encoder, stride_sec: float) -> dict:
+def _claim(out: locations.Location, encoder, stride_sec: float) -> dict:
   metadata = {
     "encoder_directory": str(encoder.directory.absolute()),
     "parameters": encoder.fingerprint,

@@ -4,15 +4,13 @@ Links below the folder are not followed, and all values are checked when read.
 """
 
 import math
-import os
-import pathlib
 import re
 from typing import Any
 
 import numpy as np
 
 from clap_jax.media import video_reader
-from clap_jax.storage import arrays, output, untrusted
+from clap_jax.storage import arrays, locations, output, untrusted
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.storage.untrusted import UntrustedFileError
 
@@ -25,17 +23,21 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VIDEO_KEYS = ("path", "sha256", "duration_sec", "first", "count")
 
 
-def is_claimed(directory: pathlib.Path) -> bool:
+def is_claimed(directory: locations.Location) -> bool:
   """Returns True for a folder that `clap index` made, complete or not."""
-  return os.path.lexists(directory / INDEX_FILE)
+  return _is_there(directory / INDEX_FILE)
 
 
-def is_finished(directory: pathlib.Path) -> bool:
+def is_finished(directory: locations.Location) -> bool:
   """Returns True if the folder contains a complete index."""
-  return is_claimed(directory) and os.path.lexists(directory / VECTORS_FILE)
+  return is_claimed(directory) and _is_there(directory / VECTORS_FILE)
 
 
-def write_metadata(directory: pathlib.Path, metadata: dict) -> None:
+def _is_there(path: locations.Location) -> bool:
+  return path.is_symlink() or path.exists()
+
+
+def write_metadata(directory: locations.Location, metadata: dict) -> None:
   """Writes index.json with its format number."""
   number = metadata_lib.FORMATS[INDEX_FILE].number
   output.write_json(
@@ -45,7 +47,7 @@ def write_metadata(directory: pathlib.Path, metadata: dict) -> None:
   )
 
 
-def read_metadata(directory: pathlib.Path) -> dict:
+def read_metadata(directory: locations.Location) -> dict:
   """Reads and checks index.json.
 
   Raises:
@@ -120,12 +122,12 @@ def _is_number(value: Any) -> bool:
   return type(value) in (int, float) and math.isfinite(value)
 
 
-def write_matrix(directory: pathlib.Path, matrix: np.ndarray) -> None:
+def write_matrix(directory: locations.Location, matrix: np.ndarray) -> None:
   """Writes the vectors of all videos."""
   arrays.write_npy(directory / VECTORS_FILE, matrix, folder=directory)
 
 
-def map_matrix(directory: pathlib.Path, *, num_rows: int) -> np.ndarray:
+def map_matrix(directory: locations.Location, *, num_rows: int) -> np.ndarray:
   """Memory-maps the vectors of all videos, float16 (num_rows, p).
 
   Raises:
@@ -143,7 +145,7 @@ def map_matrix(directory: pathlib.Path, *, num_rows: int) -> np.ndarray:
 
 
 def read_video(
-  directory: pathlib.Path, digest: str, *, width: int
+  directory: locations.Location, digest: str, *, width: int
 ) -> tuple[np.ndarray, float] | None:
   """Reads the cached vectors (n, p) and duration of a video.
 
@@ -162,7 +164,7 @@ def read_video(
   if reader is None or str(reader) != str(video_reader.READER_VERSION):
     return None
   vectors, duration_sec = found.get("vectors"), found.get("duration_sec")
-  is_right = (
+  if (
     vectors is not None
     and vectors.dtype == np.float16
     and vectors.ndim == 2
@@ -172,16 +174,15 @@ def read_video(
     and duration_sec.shape == ()
     and duration_sec.dtype.kind == "f"
     and 0 <= duration_sec < math.inf
+  ):
+    return vectors, float(duration_sec)
+  raise UntrustedFileError(
+    f"{directory / name}: expected float16 vectors of width {width} and a "
+    "duration; remove the file and run `clap index` again."
   )
-  if not is_right:
-    raise UntrustedFileError(
-      f"{directory / name}: expected float16 vectors of width {width} and a "
-      "duration; remove the file and run `clap index` again."
-    )
-  return vectors, float(duration_sec)
 
 
-def read_cuts(directory: pathlib.Path, digest: str) -> np.ndarray:
+def read_cuts(directory: locations.Location, digest: str) -> np.ndarray:
   """Reads the cuts of a video in seconds (n,); empty if none were stored.
 
   Raises:
@@ -204,7 +205,7 @@ def read_cuts(directory: pathlib.Path, digest: str) -> np.ndarray:
 
 
 def write_video(
-  directory: pathlib.Path,
+  directory: locations.Location,
   digest: str,
   *,
   vectors: np.ndarray,

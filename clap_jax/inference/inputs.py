@@ -237,12 +237,12 @@ def _read_stored(path: pathlib.Path, metadata) -> features.VideoFeatures:
 
 def _grid_of_frames(path, files, timing) -> features.FeatureGrid:
   stated = files if files.get("timing") == "frames" else {}
+  given = {**stated, **timing}
   values = {
-    key: timing[key] if key in timing else stated.get(key)
-    for key in _TIMING_KEYS
+    key: given[key] for key in _TIMING_KEYS if given.get(key) is not None
   }
-  values["offset_frames"] = values["offset_frames"] or 0.0
-  missing = [key for key, value in values.items() if value is None]
+  values.setdefault("offset_frames", 0.0)
+  missing = [key for key in _TIMING_KEYS if key not in values]
   if missing:
     raise ValueError(
       f"{path}: the head's metadata lacks {', '.join(missing)}; pass "

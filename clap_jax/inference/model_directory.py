@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -51,6 +50,19 @@ class Model:
   grounder: tuple[grounding.GroundingTask, dict, dict] | None
   matcher: tuple[fewshot.FewshotTask, dict, dict] | None = None
 
+  def encoder_and_stride(self) -> tuple[encoder_lib.Encoder, float]:
+    """Returns the encoder and the seconds between its snippets.
+
+    Raises:
+      ValueError: the model is a head on features of others.
+    """
+    if self.encoder is None or self.stride_sec is None:
+      raise ValueError(
+        "The model is a head without the encoder of its features; load a model "
+        "with an encoder, or predict on feature files."
+      )
+    return self.encoder, self.stride_sec
+
   @property
   def is_encoder_alone(self) -> bool:
     """Returns True if the model has no head."""
@@ -79,12 +91,14 @@ class Model:
   @functools.cached_property
   def naming(self) -> zero_shot_classifier.ZeroShotClassifier:
     """Returns the zero-shot classifier of an open-vocabulary localizer."""
+    assert self.localizer is not None  # whose proposals it names
     metadata = self.localizer[1]
     classes = open_vocabulary.TextClasses(**metadata["text_classes"])
     if classes.text_model:
       vectors = text_models.class_vectors(classes.text_model)
     else:
-      vectors = lambda names: self.encoder.class_texts(names).vectors  # noqa: E731
+      encoder, _ = self.encoder_and_stride()
+      vectors = lambda names: encoder.class_texts(names).vectors  # noqa: E731
     return zero_shot_classifier.ZeroShotClassifier(
       metadata["space"],
       functools.lru_cache(maxsize=1)(vectors),
@@ -96,11 +110,13 @@ class Model:
   @functools.cached_property
   def detect(self) -> Callable:
     """Returns the localizer's compiled `detect`."""
+    assert self.localizer is not None
     return jax.jit(self.localizer[0].detect)
 
   @functools.cached_property
   def search(self) -> moment_retrieval.MomentSearch:
     """Returns the grounder's compiled search."""
+    assert self.grounder is not None
     return moment_retrieval.MomentSearch(self.grounder[0])
 
 
@@ -113,7 +129,7 @@ _HEADS = {
 
 
 def load_model(
-  directory: str | pathlib.Path, *, needs_encoder: bool = True
+  directory: locations.PathLike, *, needs_encoder: bool = True
 ) -> Model:
   """Loads a model directory, the workdir of a head, or an encoder alone.
 
@@ -139,7 +155,9 @@ def load_model(
   _check_parts(parts, directory / MODEL_FILE)
   encoder = encoder_lib.load_encoder(directory / parts["encoder"])
   heads = {
-    name: _load_head(directory, parts.get(key), trainer)
+    name: _load_head(directory / parts[key], trainer)
+    if parts.get(key)
+    else None
     for name, (trainer, key) in _HEADS.items()
   }
   return _checked(Model(encoder, parts["stride_sec"], **heads))
@@ -152,7 +170,7 @@ def encoder_stride_sec(encoder: encoder_lib.Encoder) -> float:
   return stride_sec
 
 
-def _check_parts(parts: dict, path: pathlib.Path) -> None:
+def _check_parts(parts: dict, path: locations.Location) -> None:
   keys = [key for _, key in _HEADS.values() if parts.get(key) is not None]
   wrong = [key for key in ("encoder", *keys) if not isinstance(parts[key], str)]
   if wrong:
@@ -163,7 +181,7 @@ def _check_parts(parts: dict, path: pathlib.Path) -> None:
   _check_stride(parts["stride_sec"], path)
 
 
-def _check_stride(stride_sec: object, path: pathlib.Path) -> None:
+def _check_stride(stride_sec: object, path: locations.Location) -> None:
   if (
     not isinstance(stride_sec, int | float)
     or isinstance(stride_sec, bool)
@@ -175,12 +193,12 @@ def _check_stride(stride_sec: object, path: pathlib.Path) -> None:
     )
 
 
-def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
+def _load_run(workdir: locations.Location, *, needs_encoder: bool) -> Model:
   """Loads the model of a head's workdir, or of an encoder alone."""
   heads: dict[str, tuple | None] = dict.fromkeys(_HEADS)
   for name, (trainer, _) in _HEADS.items():
     if (workdir / trainer.MODEL_FILE).is_file():
-      heads[name] = _load_head(workdir, ".", trainer)
+      head = heads[name] = _load_head(workdir, trainer)
       break
   else:
     if encoder_lib.is_encoder(workdir):
@@ -193,7 +211,7 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
       "the workdir of a finished run of a head or of pre-training, or the "
       "--out of `clap import`, or a name of `clap get --list`."
     )
-  metadata = heads[name][1]
+  metadata = head[1]
   stride_sec = _trained_stride_sec(metadata)
   if not metadata.get("encoder_directory"):
     if not needs_encoder:
@@ -213,22 +231,23 @@ def _load_run(workdir: pathlib.Path, *, needs_encoder: bool) -> Model:
 
 def _checked(model: Model) -> Model:
   """Raises a ValueError if a head's features and the encoder do not match."""
+  encoder, own_stride_sec = model.encoder_and_stride()
   for name in _HEADS:
     head = getattr(model, name)
     stride_sec = head and _trained_stride_sec(head[1])
     if stride_sec and not math.isclose(
-      stride_sec, model.stride_sec, rel_tol=_STRIDE_TOLERANCE
+      stride_sec, own_stride_sec, rel_tol=_STRIDE_TOLERANCE
     ):
       raise ValueError(
         f"The {name} was trained on features every {stride_sec:g} s, but the "
-        f"model's stride_sec is {model.stride_sec:g}; correct {MODEL_FILE}."
+        f"model's stride_sec is {own_stride_sec:g}; correct {MODEL_FILE}."
       )
     expected = head and head[1].get("encoder_parameters")
-    if expected and expected != model.encoder.fingerprint:
+    if expected and expected != encoder.fingerprint:
       raise ValueError(
         f"The {name} was trained on features of an encoder with the "
-        f"parameters {expected}, but {model.encoder.directory} holds "
-        f"{model.encoder.fingerprint}; train it on features of this encoder."
+        f"parameters {expected}, but {encoder.directory} holds "
+        f"{encoder.fingerprint}; train it on features of this encoder."
       )
   return model
 
@@ -242,14 +261,14 @@ def _trained_stride_sec(metadata: dict) -> float | None:
 
 
 def write_model(
-  directory: str | pathlib.Path,
+  directory: locations.PathLike,
   *,
   encoder: str,
   stride_sec: float,
   localization_dir: str | None,
   grounding_dir: str | None,
   fewshot_dir: str | None = None,
-) -> pathlib.Path:
+) -> locations.Location:
   """Writes model.json; paths are relative to `directory`."""
   path = locations.at(directory) / MODEL_FILE
   parts = {
@@ -262,7 +281,7 @@ def write_model(
   return path
 
 
-def _length_mode(workdir: pathlib.Path, name: str, metadata: dict) -> str:
+def _length_mode(workdir: locations.Location, name: str, metadata: dict) -> str:
   """Returns the length mode of a head's training sequences."""
   length = metadata.get("length")
   if length not in sequences.LENGTHS:
@@ -273,12 +292,13 @@ def _length_mode(workdir: pathlib.Path, name: str, metadata: dict) -> str:
   return length
 
 
-def _check_timing(path: pathlib.Path, metadata: dict) -> None:
+def _check_timing(path: locations.Location, metadata: dict) -> None:
   """Raises a ValueError if a head's metadata has an invalid timing."""
   for key in ("stride_sec", "clip_sec"):
     value = metadata.get(key)
-    is_number = type(value) in (int, float) and 0 < value < math.inf
-    if value is not None and not is_number:
+    if value is None:
+      continue
+    if type(value) not in (int, float) or not 0 < value < math.inf:
       raise ValueError(
         f"{path}: {key} is {value!r:.60}; expected seconds above 0."
       )
@@ -295,11 +315,8 @@ def _check_timing(path: pathlib.Path, metadata: dict) -> None:
     ) from error
 
 
-def _load_head(directory, name, trainer):
-  """Returns (task, metadata, parameters) of a head; None without a name."""
-  if not name:
-    return None
-  workdir = directory / name
+def _load_head(workdir: locations.Location, trainer):
+  """Returns (task, metadata, parameters) of a head."""
   metadata, task, params = fit.restored(
     workdir, trainer.MODEL_FILE, trainer.make_task
   )

@@ -4,6 +4,7 @@ Videos may have any length: decoding and encoding overlap, and the heads take
 windows of bounded length; see streaming.py and sequences.py.
 """
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,14 +24,14 @@ from clap_jax.media.limits import DEFAULT_LIMITS, VideoLimits
 
 def predict(
   model: model_directory.Model,
-  videos: Sequence[str | pathlib.Path],
+  videos: Sequence[str | os.PathLike],
   *,
   labels: Sequence[str] | None = None,
   queries: Sequence[str] = (),
-  support_dir: str | pathlib.Path | None = None,
+  support_dir: str | os.PathLike | None = None,
   max_predictions: int = 20,
   feature_timing: Mapping[str, float] | None = None,
-  texts: str | pathlib.Path | None = None,
+  texts: str | os.PathLike | None = None,
   on_video: Callable[[str], None] | None = None,
   limits: VideoLimits = DEFAULT_LIMITS,
   on_time: Callable[[float, float], None] | None = None,
@@ -94,10 +95,11 @@ def predict(
     vectors = _text_vectors(texts, queries, model)
   examples = None
   if support_dir is not None:
+    encoder, stride_sec = model.encoder_and_stride()
     examples = support.SupportSet(
-      model.encoder,
+      encoder,
       support_dir,
-      stride_sec=model.stride_sec,
+      stride_sec=stride_sec,
       matcher=model.matcher,
       limits=limits,
     )
@@ -243,11 +245,14 @@ def _asked_heads(
     for name, is_asked in asked.items()
     if is_asked and getattr(model, name) is not None
   }
-  return heads or {
+  if heads:
+    return heads
+  encoder, stride_sec = model.encoder_and_stride()
+  return {
     "encoder": {
-      "feature_width": model.encoder.feature_width,
-      "stride_sec": model.stride_sec,
-      "clip_sec": model.encoder.clip.clip_sec,
+      "feature_width": encoder.feature_width,
+      "stride_sec": stride_sec,
+      "clip_sec": encoder.clip.clip_sec,
     }
   }
 
@@ -276,23 +281,12 @@ def _predict_one(
   on_clip: Callable[[float], None],
   limits: VideoLimits,
 ) -> dict:
-  grid = features.FeatureGrid(
-    start_sec=0.0,
-    stride_sec=model.stride_sec,
-    clip_sec=model.encoder.clip.clip_sec,
+  encoder, stride_sec = model.encoder_and_stride()
+  encoded, duration_sec = streaming.encode_video(
+    encoder, video, stride_sec=stride_sec, on_clip=on_clip, limits=limits
   )
-  encoded = streaming.encode_video(
-    model.encoder,
-    video,
-    stride_sec=model.stride_sec,
-    on_clip=on_clip,
-    limits=limits,
-  )
-  video_features = features.VideoFeatures(
-    encoded.features, grid, encoded.cuts_sec
-  )
-  found = predictor.predict(video_features, encoded.duration_sec)
-  return {"video": str(video), "duration_sec": encoded.duration_sec} | found
+  found = predictor.predict(encoded, duration_sec)
+  return {"video": str(video), "duration_sec": duration_sec} | found
 
 
 def _timer(
@@ -307,7 +301,7 @@ def _timer(
 
 
 def _stated_sec(
-  video: str | pathlib.Path, limits: VideoLimits
+  video: str | os.PathLike, limits: VideoLimits
 ) -> float | Exception:
   """Returns a video's duration by its header (0 if unknown), or an error."""
   if inputs.are_features(video):

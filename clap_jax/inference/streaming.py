@@ -7,10 +7,10 @@ channel and step, 15 MB per hour at 512 channels and a stride of half a second.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
+from clap_jax.data import features
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.inference import extract
 from clap_jax.media import decode
@@ -20,16 +20,6 @@ from clap_jax.training import ahead
 _CLIPS_AHEAD = 16
 
 
-class EncodedVideo(NamedTuple):
-  """The features of a video, and what decoding measured."""
-
-  features: np.ndarray  # float32 (t, d)
-  duration_sec: float
-  # float64 (n,), starts of all shots but the first; empty if a clip has several
-  # frames.
-  cuts_sec: np.ndarray
-
-
 def encode_video(
   encoder: encoder_lib.Encoder,
   video,
@@ -37,7 +27,7 @@ def encode_video(
   stride_sec: float,
   on_clip: Callable[[float], None] = lambda start_sec: None,
   limits: VideoLimits = DEFAULT_LIMITS,
-) -> EncodedVideo:
+) -> tuple[features.VideoFeatures, float]:
   """Encodes a video of any length.
 
   Args:
@@ -45,6 +35,10 @@ def encode_video(
     stride_sec: seconds between clips.
     on_clip: called with the start of every decoded clip.
     limits: decoding limits.
+
+  Returns:
+    The features, with the cuts where clips are single frames, and the duration
+    in seconds.
 
   Raises:
     VideoError: if the video cannot be decoded.
@@ -65,8 +59,10 @@ def encode_video(
         yield clip
 
   with contextlib.closing(ahead.Ahead(clips(), depth=_CLIPS_AHEAD)) as decoded:
-    features = extract.video_features(encoder, decoded)
+    vectors = extract.video_features(encoder, decoded)
   assert stream.duration_sec is not None  # the last clip was read
-  return EncodedVideo(
-    features, stream.duration_sec, np.sort(np.asarray(stream.cuts_sec, float))
+  grid = features.FeatureGrid(
+    start_sec=0.0, stride_sec=stride_sec, clip_sec=encoder.clip.clip_sec
   )
+  cuts_sec = np.sort(np.asarray(stream.cuts_sec, float))
+  return features.VideoFeatures(vectors, grid, cuts_sec), stream.duration_sec

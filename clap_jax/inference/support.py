@@ -7,6 +7,7 @@ video, start, end, label (seconds), where the rest of a video is background.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -52,7 +53,7 @@ class Shot:
   action: np.ndarray  # bool (t,)
 
 
-def read_folder(directory: str | pathlib.Path) -> list[SupportVideo]:
+def read_folder(directory: str | os.PathLike) -> list[SupportVideo]:
   """Lists the examples of a support folder; see the module for its layouts.
 
   Raises:
@@ -132,7 +133,7 @@ class SupportSet:
   def __init__(
     self,
     encoder: encoder_lib.Encoder,
-    directory: str | pathlib.Path,
+    directory: str | os.PathLike,
     *,
     stride_sec: float,
     matcher: tuple[fewshot.FewshotTask, dict, dict] | None,

@@ -1,6 +1,5 @@
 """Encodes sentences to token vectors with the frozen text tower."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +11,11 @@ _MAX_BYTES = 64 << 30  # of the token vectors of all sentences
 
 
 def add_texts(
-  path: str | pathlib.Path,
+  path: locations.PathLike,
   encoder: encoder_lib.Encoder,
   *,
   texts: Sequence[str],
-  dtype: str = "float32",
+  dtype: str | np.dtype = "float32",
 ) -> int:
   """Adds the sentences that a file of token vectors lacks.
 

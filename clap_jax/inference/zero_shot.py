@@ -243,9 +243,9 @@ def absence_probability(logits: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _soft_nms(candidates: nms.Candidates) -> nms.Candidates:
+def _soft_nms(*fields: jax.Array) -> nms.Candidates:
   return nms.soft_nms(
-    candidates,
+    nms.Candidates(*fields),
     num_kept=_NUM_KEPT,
     sigma=_SIGMA,
     min_score=_MIN_SCORE,
@@ -257,13 +257,12 @@ def _suppressed(runs: np.ndarray, scores: np.ndarray) -> Moments:
   """Applies soft-NMS to at most _NUM_CANDIDATES proposals."""
   count = len(scores)
   padding = _NUM_CANDIDATES - count
-  candidates = nms.Candidates(
+  kept = _soft_nms(
     np.pad(runs, ((0, padding), (0, 0))).astype(np.float32),
     np.pad(scores, (0, padding)).astype(np.float32),
     np.zeros(_NUM_CANDIDATES, np.int32),
     np.arange(_NUM_CANDIDATES) < count,
   )
-  kept = jax.device_get(_soft_nms(candidates))
   mask = np.asarray(kept.mask)
   chosen = np.asarray(kept.segments)[mask].astype(np.int64)
   # Snippet i covers the time from i - 0.5 to i + 0.5 on the grid.

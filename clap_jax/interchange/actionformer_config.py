@@ -147,7 +147,11 @@ def model_config(values: Mapping[str, Any]) -> ActionFormerConfig:
       for size in numbers(windows, int, "model.n_mha_win_size")
     ),
     ranges=tuple(
-      numbers(pair, float, "model.regression_range", count=2) for pair in ranges
+      (low, high)
+      for low, high in (
+        numbers(pair, float, "model.regression_range", count=2)
+        for pair in ranges
+      )
     ),
     num_heads=whole(model, "model", "n_head"),
     dropout_rate=number(train, "train_cfg", "dropout"),

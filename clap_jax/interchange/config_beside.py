@@ -70,8 +70,9 @@ def with_heads(
 def clips(file: pathlib.Path, *, source: source_lib.Source) -> dict[str, Any]:
   """Returns the source's clip settings, updated from Hugging Face's config."""
   said = _read(file.with_name(_HUGGING_FACE))
+  names = source.clips_said
   return {
-    key: said.get(source.clips_said.get(key), value)
+    key: said[names[key]] if names.get(key) in said else value
     for key, value in source.clips.items()
   }
 
@@ -94,7 +95,7 @@ def colours(file: pathlib.Path) -> frames.ColourScale | None:
   )
 
 
-def _three(path, said, key: str, default) -> tuple[float, ...]:
+def _three(path, said, key: str, default) -> tuple[float, float, float]:
   values = said.get(key, default)
   is_usable = (
     isinstance(values, list | tuple)
@@ -107,7 +108,8 @@ def _three(path, said, key: str, default) -> tuple[float, ...]:
     raise ValueError(
       f"{path}: {key} is {values!r:.60}, expected three numbers from 0 to 1."
     )
-  return tuple(map(float, values))
+  red, green, blue = map(float, values)
+  return red, green, blue
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

@@ -145,9 +145,7 @@ def _towers(encoder: encoder_lib.Encoder):
     return model.apply(variables, feature, method="project_video")
 
   def text(flat, tokens, mask):
-    variables = paths.nest(flat)
-    output = model.apply(variables, tokens, mask, method="text_tokens")
-    return model.apply(variables, output.pooled, method="project_text")
+    return model.apply(paths.nest(flat), tokens, mask, method="embed_text")
 
   side, length = config.image_size, config.max_text_length
   clip = (batch, config.num_frames, side, side, 3)

@@ -94,7 +94,7 @@ def import_actionformer(
     file, localizers.make_task(facts), actionformer.RULES, choice
   )
   # No checkpoint has the average that its loss was divided by at the end.
-  start = np.float32(config.loss.normalizer_start)
+  start = np.asarray(config.loss.normalizer_start, np.float32)
   return _written(
     out,
     "actionformer",

@@ -134,10 +134,10 @@ def import_weights(
   if (out / weights.MANIFEST_FILE).exists():
     raise FileExistsError(f"{out} holds weights already; give another --out.")
   file = weight_files.find(path)
-  options = config_lib.resolve(
+  resolved = config_lib.resolve(
     source_lib.Options, dataclasses.asdict(options or source_lib.Options())
   )
-  options = config_beside.with_heads(options, file, source=SOURCES[source])
+  options = config_beside.with_heads(resolved, file, source=SOURCES[source])
   settings, conversion, unwrapped = _converted(
     file, SOURCES[source], options, choice=choice, colours=colours
   )

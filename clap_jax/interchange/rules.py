@@ -201,8 +201,9 @@ def convert(
   placed, left, problems = _place(tensors, rules, context)
   weights = {}
   for name, layers in placed.items():
-    if None not in layers and sorted(layers) != list(range(len(layers))):
-      problems.append(f"{name} has layers {sorted(layers)} only")
+    numbers = sorted(layer for layer in layers if layer is not None)
+    if None not in layers and numbers != list(range(len(layers))):
+      problems.append(f"{name} has layers {numbers} only")
     elif name not in expected:
       problems.append(f"there is no parameter {name} here")
     elif len({np.shape(layer) for layer in layers.values()}) > 1:
@@ -233,7 +234,7 @@ def _place(tensors, rules, context):
   left, problems = {}, []
   for key in sorted(tensors):
     rule, match = _first_match(rules, key)
-    if rule is None:
+    if rule is None or match is None:
       problems.append(f"no rule for {key} {tensors[key].shape}")
       continue
     if not rule.targets:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clap_jax import config as config_lib
-from clap_jax.interchange import rules
+from clap_jax.interchange import rules as rules_lib
 from clap_jax.models import variants
 
 TOWERS = ("both", "video", "text")
@@ -66,17 +66,17 @@ class Source:
   """
 
   name: str
-  rules: tuple[rules.Rule, ...]
+  rules: tuple[rules_lib.Rule, ...]
   covers: str
-  settings: Callable[[rules.Tensors, Options], dict[str, Any]]
-  fillings: tuple[rules.Filling, ...] = ()
+  settings: Callable[[rules_lib.Tensors, Options], dict[str, Any]]
+  fillings: tuple[rules_lib.Filling, ...] = ()
   requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clips: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   clips_said: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  recoloured: Callable[..., rules.Tensors] | None = None
+  recoloured: Callable[..., rules_lib.Tensors] | None = None
 
 
-def find(tensors: rules.Tensors, pattern: str, *, axes: int):
+def find(tensors: rules_lib.Tensors, pattern: str, *, axes: int):
   """The tensor whose whole key matches.
 
   Raises:
@@ -99,7 +99,7 @@ def find(tensors: rules.Tensors, pattern: str, *, axes: int):
   return tensor
 
 
-def count(tensors: rules.Tensors, pattern: str) -> int:
+def count(tensors: rules_lib.Tensors, pattern: str) -> int:
   """Counts the different first groups of the keys that match a pattern."""
   matches = (re.fullmatch(pattern, key) for key in tensors)
   return len({match[1] for match in matches if match})
@@ -124,7 +124,7 @@ def size_name(
 
 def block_rules(
   prefix: str, target: str, names: dict[str, str]
-) -> tuple[rules.Rule, ...]:
+) -> tuple[rules_lib.Rule, ...]:
   """Rules of the linear layers and norms of a stack of blocks.
 
   Args:
@@ -139,12 +139,12 @@ def block_rules(
     key, name = rf"{prefix}{theirs}", f"{target}/{ours}"
     if ours.startswith("norm"):
       made += [
-        rules.same(rf"{key}\.(?:weight|gamma)", rf"{name}/scale[\1]"),
-        rules.same(rf"{key}\.(?:bias|beta)", rf"{name}/bias[\1]"),
+        rules_lib.same(rf"{key}\.(?:weight|gamma)", rf"{name}/scale[\1]"),
+        rules_lib.same(rf"{key}\.(?:bias|beta)", rf"{name}/bias[\1]"),
       ]
     else:
       made += [
-        rules.transposed(rf"{key}\.weight", rf"{name}/kernel[\1]"),
-        rules.same(rf"{key}\.bias", rf"{name}/bias[\1]"),
+        rules_lib.transposed(rf"{key}\.weight", rf"{name}/kernel[\1]"),
+        rules_lib.same(rf"{key}\.bias", rf"{name}/bias[\1]"),
       ]
   return tuple(made)

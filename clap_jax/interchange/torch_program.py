@@ -118,7 +118,8 @@ def run(
   machine = _Machine(scripted=scripted)
   program, num_instructions = _Program(file), 0
   try:
-    for opcode, argument, _ in pickletools.genops(program):
+    # It reads and reads lines, no more.
+    for opcode, argument, _ in pickletools.genops(program):  # pyright: ignore[reportArgumentType]
       if opcode.name == "STOP":
         return machine.pop(), machine.storages
       num_instructions += 1

@@ -103,12 +103,11 @@ class DualEncoder(nn.Module):
     train: bool = False,
   ) -> DualEncoderOutput:
     feature = self.video_feature(frames, train=train)
-    text = self.text_tokens(tokens, token_mask).pooled
     heads = self.config.num_classes > 0
     logit_scale, logit_bias = self.logit_scalars()
     return DualEncoderOutput(
       video=self.project_video(feature),
-      text=self.project_text(text),
+      text=self.embed_text(tokens, token_mask),
       logit_scale=logit_scale,
       logit_bias=logit_bias,
       class_logits=self.class_head(feature) if heads else None,
@@ -130,6 +129,10 @@ class DualEncoder(nn.Module):
     self, tokens: jax.Array, token_mask: jax.Array
   ) -> text_transformer.TextOutput:
     return self.text_tower(tokens, token_mask)
+
+  def embed_text(self, tokens: jax.Array, token_mask: jax.Array) -> jax.Array:
+    """Encodes texts to unit vectors (b, d) of the shared space."""
+    return self.project_text(self.text_tokens(tokens, token_mask).pooled)
 
   def project_video(self, feature: jax.Array) -> jax.Array:
     return l2_normalise(self.video_projection(feature))

@@ -292,7 +292,9 @@ def sync_folder(folder: PathLike) -> None:
     os.close(descriptor)
 
 
-def write_bytes(path: PathLike, content: bytes, **options: Any) -> None:
+def write_bytes(
+  path: PathLike, content: bytes | bytearray, **options: Any
+) -> None:
   """Writes a file; options and errors as `writing`."""
   with writing(path, **options) as file:
     file.write(content)

@@ -51,6 +51,18 @@ class LossConfig:
       )
 
 
+def init(model: dual_encoder.DualEncoder, rng: jax.Array):
+  """Initialises the parameters of both towers."""
+  config = model.config
+  side, frames = config.image_size, config.num_frames
+  return model.init(
+    rng,
+    np.zeros((1, frames, side, side, 3), np.uint8),
+    np.zeros((1, config.max_text_length), np.int32),
+    np.ones((1, config.max_text_length), bool),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainTask:
   """Pre-training task on clips and texts; see training/task.py."""
@@ -59,14 +71,7 @@ class PretrainTask:
   loss_config: LossConfig
 
   def init(self, rng):
-    config = self.model.config
-    side, frames = config.image_size, config.num_frames
-    return self.model.init(
-      rng,
-      np.zeros((1, frames, side, side, 3), np.uint8),
-      np.zeros((1, config.max_text_length), np.int32),
-      np.ones((1, config.max_text_length), bool),
-    )
+    return init(self.model, rng)
 
   def loss(self, params, batch: types.ClipBatch, rng):
     del rng  # augmentation happens on the host

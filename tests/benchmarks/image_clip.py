@@ -82,7 +82,7 @@ def measure(*, quick: bool) -> list[dict]:
       if not rows:  # compiles
         streaming.encode_video(encoder, video, stride_sec=duration_sec / 4)
       used_sec, started_sec = processor_sec(), time.perf_counter()
-      features, *_ = streaming.encode_video(
+      (features, *_), _ = streaming.encode_video(
         encoder, video, stride_sec=stride_sec
       )
       wall_sec = time.perf_counter() - started_sec

@@ -39,22 +39,15 @@ DECODE = {"num_kept": 40, "num_candidates": 200, "min_score": 0.0}
 def folder(encoder, tmp_path_factory):
   """Two videos, their features as `clap extract` writes them, annotations."""
   folder = tmp_path_factory.mktemp("parity")
-  grid = features.FeatureGrid(
-    start_sec=0.0,
-    stride_sec=toy_model.STRIDE_SEC,
-    clip_sec=encoder.clip.clip_sec,
-  )
   database = {}
   for number, name in enumerate(("asked", "example")):
     path = folder / f"{name}.mp4"
     frames = round(DURATION_SEC * built_dataset.FPS)
     path.write_bytes(built_dataset.encode_mp4(frames, seed=number))
-    encoded, *_ = streaming.encode_video(
-      encoder, path, stride_sec=grid.stride_sec
+    encoded, _ = streaming.encode_video(
+      encoder, path, stride_sec=toy_model.STRIDE_SEC
     )
-    features.save_features(
-      folder / "features", name, features.VideoFeatures(encoded, grid)
-    )
+    features.save_features(folder / "features", name, encoded)
     database[name] = {
       "subset": "validation",
       "duration": DURATION_SEC,
@@ -70,7 +63,7 @@ def folder(encoder, tmp_path_factory):
       "format": 1,
       "encoder": "clap",
       "dataset": "toy",
-      "stride_sec": grid.stride_sec,
+      "stride_sec": toy_model.STRIDE_SEC,
       "parameters": encoder.fingerprint,
     },
   )

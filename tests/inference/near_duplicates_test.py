@@ -86,7 +86,7 @@ def test_the_moments_stay(image_encoder, video, monkeypatch):
     return features_of(self, frames, batch)
 
   monkeypatch.setattr(type(image_encoder), "clip_features", counted)
-  fewer, duration_sec, _ = streaming.encode_video(
+  (fewer, *_), duration_sec = streaming.encode_video(
     image_encoder, video, stride_sec=1.0
   )
   num_encoded = sum(asked)
@@ -94,7 +94,7 @@ def test_the_moments_stay(image_encoder, video, monkeypatch):
   monkeypatch.setattr(
     near_duplicates.Gate.__init__, "__defaults__", (-1.0,)
   )  # every frame differs
-  every, *_ = streaming.encode_video(image_encoder, video, stride_sec=1.0)
+  (every, *_), _ = streaming.encode_video(image_encoder, video, stride_sec=1.0)
   assert sum(asked) == len(every) == len(fewer) == pytest.approx(duration_sec)
   assert num_encoded <= 16
   texts = zero_shot.query_texts(image_encoder, QUERIES)

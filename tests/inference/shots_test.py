@@ -110,5 +110,5 @@ def test_predictions_and_search_end_with_shots(
 
 
 def test_clips_of_several_frames_have_no_cuts(video, encoder):
-  encoded = streaming.encode_video(encoder, video, stride_sec=1.0)
+  encoded, _ = streaming.encode_video(encoder, video, stride_sec=1.0)
   assert not len(encoded.cuts_sec)

@@ -57,10 +57,10 @@ def test_features_are_those_of_all_clips(encoder, long_video):
     encoder, extract.stream_clips(encoder, long_video, stride_sec=1.0)
   )
   told = []
-  encoded, *_ = streaming.encode_video(
+  encoded, _ = streaming.encode_video(
     encoder, long_video, stride_sec=1.0, on_clip=told.append
   )
-  np.testing.assert_allclose(encoded, whole, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(encoded.features, whole, rtol=1e-5, atol=1e-6)
   assert told == [float(i) for i in range(len(whole))]
 
 

@@ -1,6 +1,7 @@
 """An encoder and heads as they are before any training."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -51,7 +52,6 @@ def make_encoder(
     projection_width=8,
     num_classes=0,
   )
-  task = pretrain_task.PretrainTask(dual_encoder.DualEncoder(config), None)
   return encoder_lib.Encoder(
     name="clap",
     seed=seed,
@@ -60,7 +60,11 @@ def make_encoder(
       clip_sec=clip_sec, num_frames=num_frames, image_size=image_size
     ),
     config=config,
-    params=jax.device_get(jax.jit(task.init)(jax.random.key(seed))),
+    params=jax.device_get(
+      jax.jit(
+        functools.partial(pretrain_task.init, dual_encoder.DualEncoder(config))
+      )(jax.random.key(seed))
+    ),
     tokenizer=tokenizer,
     training={},
   )

@@ -354,10 +354,10 @@ def test_a_video_is_answered_by_its_own_similarity(imported, video):
   model = model_directory.load_model(imported)
   query = "the square fades"
   (found,) = predict.predict(model, [video], queries=[query])["videos"]
-  encoded, *_ = streaming.encode_video(
+  encoded, _ = streaming.encode_video(
     model.encoder, video, stride_sec=model.stride_sec
   )
-  snippets = model.encoder.project(encoded)
+  snippets = model.encoder.project(encoded.features)
   texts = zero_shot.query_texts(model.encoder, [query])
   expected = zero_shot.find_moments(snippets @ texts.vectors[0])
   middle_sec = model.encoder.clip.clip_sec / 2
