@@ -163,14 +163,29 @@ def listed_sizes(directory: locations.Location) -> dict[str, int] | None:
   return {name: info.size for name, info in directory.infos_below().items()}
 
 
-def versions(directory: locations.Location) -> dict[str, locations.Location]:
-  """Returns the built versions of a dataset, sorted by number."""
+def versions(
+  directory: locations.Location,
+) -> dict[str, dict[str, int] | None]:
+  """Returns the built versions of a dataset, each with its `listed_sizes`.
+
+  One listing brings those of all versions.
+  """
+  found: dict[str, dict[str, int]] = {}
+  if (sizes := listed_sizes(directory)) is not None:
+    for name, size in sizes.items():
+      version, _, below = name.partition("/")
+      found.setdefault(version, {})[below] = size
+    return {
+      version: sizes
+      for version, sizes in found.items()
+      if VERSION.fullmatch(version) and INFO_FILE in sizes
+    }
   try:
     paths = list(directory.iterdir())
   except (FileNotFoundError, NotADirectoryError):
     return {}
   return {
-    path.name: path
+    path.name: None
     for path in paths
     if VERSION.fullmatch(path.name) and (path / INFO_FILE).is_file()
   }

@@ -219,10 +219,18 @@ class RecordSource:
 
 
 class Dataset:
-  """A built dataset on disk; see `open_dataset`."""
+  """A built dataset; see `open_dataset`."""
 
-  def __init__(self, directory: locations.Location, *, name: str):
+  def __init__(
+    self,
+    directory: locations.Location,
+    *,
+    name: str,
+    sizes: Mapping[str, int] | None = None,
+  ):
+    """Reads the documents; takes `dataset_files.listed_sizes`, if known."""
     self.name = name
+    self._sizes = sizes
     self.directory = directory
     info = dataset_files.read_info(directory)
     self._builder_name, self._shard_lengths = info
@@ -339,7 +347,7 @@ class Dataset:
       f"{stem}{number:05d}-of-{len(lengths):05d}"
       for number in range(len(lengths))
     ]
-    sizes = dataset_files.listed_sizes(self.directory)
+    sizes = self._sizes or dataset_files.listed_sizes(self.directory)
     names = sizes or [path.name for path in self.directory.iterdir()]
     present = {
       name
@@ -374,10 +382,10 @@ class Dataset:
         f"split {place}: shards hold {source.shard_lengths} records, "
         f"dataset_info.json says {lengths}; build it again"
       )
-    if is_there(f"{split}/{dataset_files.MANIFEST_FILE}"):
-      self._check_sizes(split, source)
     if indexed and self.index:
       self._check_index(source)
+    elif is_there(f"{split}/{dataset_files.MANIFEST_FILE}"):
+      self._check_sizes(split, source)
     return source
 
   def _check_index(self, source: RecordSource) -> None:
@@ -438,9 +446,9 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
   root = locations.at(data_dir)
   versions = dataset_files.versions(root / base)
   if version:
-    versions = {key: path for key, path in versions.items() if key == version}
+    versions = {key: each for key, each in versions.items() if key == version}
   if not versions:
     found = ", ".join(dataset_files.list_datasets(root)) or "no built dataset"
     raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
   newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
-  return Dataset(versions[newest], name=base)
+  return Dataset(root / base / newest, name=base, sizes=versions[newest])
