@@ -36,11 +36,11 @@ class EncodedVideos(feature_reader.FeatureReader):
   """Features of the current tower, in place of feature files."""
 
   encoded: Mapping[str, Mapping[str, features.VideoFeatures]]  # split -> id
-  facts: Mapping[str, Any]  # as `clap extract` notes them
+  metadata: Mapping[str, Any]  # as `clap extract` writes it
 
   @property
   def extraction(self):
-    return dict(self.facts)
+    return dict(self.metadata)
 
   def features(self, split: str):
     return self.encoded[split]
@@ -51,7 +51,7 @@ class Videos:
   """Opens the videos that the config names, split by split."""
 
   config: Any  # EndToEndConfig
-  facts: dict  # encoder.json: the shape of a clip
+  metadata: dict  # encoder.json: the shape of a clip
 
   @functools.cached_property
   def dataset(self) -> records.Dataset:
@@ -62,7 +62,7 @@ class Videos:
   @functools.cached_property
   def _cache(self) -> dict[str, frame_cache.FrameCache]:
     data = self.config.data
-    # Training, which reads most, gets the rest of the other two splits.
+    # A split that is used twice gets two shares of the memory.
     shares = collections.Counter()
     for split in (data.train_split, data.selection_split, data.eval_split):
       shares[split] += 1
@@ -72,9 +72,10 @@ class Videos:
     }
 
   def source(self, split: str) -> clip_sequences.ClipSequenceSource:
-    data, clip = self.config.data, clip_reader.ClipShape(**self.facts["clip"])
+    data = self.config.data
+    clip = clip_reader.ClipShape(**self.metadata["clip"])
     split_records = self.dataset.split(split)
-    # Of `clap eval`, another split.
+    # `clap eval` can open another split.
     cache = self._cache.get(split, frame_cache.FrameCache(0.0))
     return clip_sequences.ClipSequenceSource(
       split_records,
@@ -96,9 +97,9 @@ class Videos:
 class Evaluator(localization.Evaluator):
   """Computes the mAP of parameters on a split; encodes every clip."""
 
-  def __init__(self, config, facts, videos: Videos, task):
+  def __init__(self, config, metadata, videos: Videos, task):
     super().__init__(config, videos, task.localizer, videos.dataset.label_names)
-    self._facts = facts
+    self._metadata = metadata
     self._videos = videos
     self._sources: dict[str, clip_sequences.ClipSequenceSource] = {}
     self._padded_length = None  # every video is as long as the longest
@@ -149,9 +150,9 @@ class Evaluator(localization.Evaluator):
         num_threads=data.num_threads,
       ),
       encoded={split: encoded},
-      facts={
-        "encoder": self._facts["encoder"],
-        "seed": self._facts["seed"],
+      metadata={
+        "encoder": self._metadata["encoder"],
+        "seed": self._metadata["seed"],
         "dataset": data.dataset,
         "stride_sec": data.stride_sec,
         "parameters": "trained with the localizer",

@@ -19,11 +19,11 @@ from clap_jax.metrics import card, detection, intervals, tables
 from clap_jax.storage import locations
 from clap_jax.training import processes
 
-# The older protocol drops shorter instances, as shares of the video, from the
-# ground truth of multi-instance episodes, by shots.
+# Minimum instance length as a fraction of the video, by shots. The older
+# protocol drops shorter ground truth of multi-instance episodes.
 _LEGACY_MIN_SHARE = {1: 0.1, 5: 0.2}
 
-# Of one episode: segments in seconds (n, 2), scores (n,), class names.
+# Predictions of one episode: segments in seconds (n, 2), scores (n,), names.
 Found = tuple[np.ndarray, np.ndarray, list[str]]
 
 
@@ -43,14 +43,16 @@ class EvaluationConfig:
   ways: tuple[int, ...] = config_lib.ranged(minimum=1)
   shots: tuple[int, ...] = config_lib.ranged(minimum=1)
   instances: tuple[str, ...] = config_lib.choice(*episodes_lib.INSTANCES)
-  min_episodes: int = config_lib.ranged(minimum=1)  # whole runs, two or more
-  seed: int = config_lib.ranged(minimum=0)  # of the episodes, for all encoders
+  min_episodes: int = config_lib.ranged(minimum=1)  # in two or more whole runs
+  seed: int = config_lib.ranged(minimum=0)  # of drawing, for all encoders
   temperature: float = config_lib.ranged(above=0.0)  # of nearest prototype
-  legacy_qat: bool  # the older protocol, for comparison with its numbers
+  legacy_qat: bool  # uses the older protocol, to compare with its results
 
   def __post_init__(self):
     if not (self.ways and self.shots and self.instances):
-      raise ValueError("ways, shots and instances must hold at least one each.")
+      raise ValueError(
+        "ways, shots and instances need at least one value each."
+      )
     if self.legacy_qat and set(self.ways) != {1}:
       raise ValueError(f"legacy_qat is 1-way: ways must be (1,): {self.ways}.")
 
@@ -189,7 +191,7 @@ class Evaluator:
     """Draws the episodes of the selection and the evaluation split.
 
     Raises:
-      ValueError: a split has too few videos of the classes for them.
+      ValueError: if a split has too few videos of the classes.
     """
     data = self._config.data
     drawings = {

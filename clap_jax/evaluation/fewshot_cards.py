@@ -69,8 +69,8 @@ def facts_of(
     "episodes_seed": drawn.facts["seed"],
     "num_episodes": drawn.num_episodes,
     "num_runs": num_runs,
-    "interval_rule": f"95 %, Student's t over {num_runs} runs: how much the "
-    "draw of the support moves the mean, for these videos and this model",
+    "interval_rule": f"95 %, Student's t over {num_runs} runs: how the mean "
+    "varies with the drawn support, for these videos and this model",
   }
 
 

@@ -233,7 +233,7 @@ def check_scored(split: queries.GroundingSplit, protocol: str) -> None:
   """Checks that the protocol can score every query of a split.
 
   Raises:
-    ValueError: a query lacks the saliency scores of QVHighlights' protocol.
+    ValueError: if a query lacks the saliency scores of QVHighlights' protocol.
   """
   for query in split.queries if protocol == QVHIGHLIGHTS else ():
     if query.saliency is None:
@@ -346,7 +346,7 @@ def whole_clips(answer: Answer) -> np.ndarray:
 
 
 def calibration_of(absence: dict) -> calibration.AbsenceCalibration:
-  """Returns the calibration from the facts of a model."""
+  """Returns the calibration from the metadata of a model."""
   return calibration.AbsenceCalibration(
     absence["slope"], absence["offset"], absence["threshold"]
   )

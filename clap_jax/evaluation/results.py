@@ -63,7 +63,7 @@ def read(directory: locations.PathLike) -> list[dict]:
   rows = document.get("rows") if isinstance(document, dict) else None
   if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
     raise ValueError(
-      f"{path} holds no results; expected an object with rows, a list of "
+      f"{path} is not a results file; expected an object with rows, a list of "
       "objects"
     )
   return rows

@@ -24,7 +24,7 @@ def class_vectors(
 
   A vector is the mean over prompts.
 
-  Raises as `text_vectors`.
+  Raises: see `text_vectors`.
   """
   vectors = text_vectors(directory)
   return lambda names: class_texts.mean_over_prompts(
@@ -40,15 +40,15 @@ def text_vectors(
   These are the pooled outputs of the tower, before any projection.
 
   Raises:
-    FileNotFoundError: the directory has no imported weights.
-    ValueError: the weights have no text tower.
+    FileNotFoundError: if the directory has no imported weights.
+    ValueError: if the weights have no text tower.
   """
   directory = cache.directory_of(directory)
-  arrays, facts = weights.read(directory)
-  settings = facts["settings"]
+  arrays, metadata = weights.read(directory)
+  settings = metadata["settings"]
   if _TOWER not in settings:
     raise ValueError(
-      f"{directory} holds no text tower; import one, for example with `clap "
+      f"{directory} contains no text tower; import one, for example with `clap "
       "import MODEL --source bert`."
     )
   pieces = vocabulary.load(directory / TOKENIZER_FILE)

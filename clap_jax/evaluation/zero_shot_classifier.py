@@ -121,7 +121,7 @@ def fit(
   """Fits the regression on the segments of `classes`.
 
   Raises:
-    ValueError: there is no segment of these classes.
+    ValueError: if there is no segment of these classes.
   """
   segments = segments.of(classes)
   if not len(segments.labels):
@@ -187,7 +187,7 @@ def choose(
   """Chooses the best options for seen and unseen classes of the folds.
 
   Raises:
-    ValueError: a fold has no segment of seen or of unseen classes.
+    ValueError: if a fold has no segment of seen or of unseen classes.
   """
   total: dict[Choice, float] = dict.fromkeys(
     itertools.starmap(Choice, itertools.product(RIDGES, SCALES, PENALTIES)), 0.0
@@ -282,7 +282,7 @@ class ZeroShotClassifier:
 
   space: TextProjection
   vectors: Callable[[Sequence[str]], np.ndarray]  # names -> (c, p)
-  seen: frozenset[str]  # names that lose the penalty
+  seen: frozenset[str]  # names that get the penalty
   top_classes: int  # per segment; 0: all
 
   def best(

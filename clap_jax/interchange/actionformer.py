@@ -20,7 +20,7 @@ def _convolution(pattern: str, target: str) -> tuple[rules.Rule, ...]:
 
 
 def _block_rules(part: str, target: str) -> tuple[rules.Rule, ...]:
-  """Rules of the blocks of one part of the backbone."""
+  """Returns the rules of the blocks of one part of the backbone."""
   block, ours = rf"backbone\.{part}\.(\d+)\.", rf"params/{target}_\1"
   made = [
     *_norm(rf"{block}ln1", f"{ours}/attention_norm"),

@@ -1,8 +1,8 @@
 """Converts ActionFormer's YAML to a config of the localization trainer.
 
-`read` completes a file with the values that the public program takes where it
-states none; actionformer_run translates the whole of it. What has no
-counterpart here is an error, unless it only says where the program runs.
+`read` adds the public program's defaults to a file; actionformer_run translates
+the result. Values without a counterpart here are errors, unless they only
+describe where the program runs.
 """
 
 import os
@@ -18,11 +18,11 @@ from clap_jax.models.actionformer_config import ActionFormerConfig
 from clap_jax.storage import untrusted
 
 _MAX_BYTES = 1 << 20
-# Section -> key -> value where a file states none.
+# Maps section -> key -> default value.
 _DEFAULTS_FILE = pathlib.Path(__file__).with_name("actionformer_defaults.yaml")
-_EVERYWHERE = 1e9  # strides; a radius that leaves no point out
+_EVERYWHERE = 1e9  # radius in strides that includes all points
 
-# Of the file itself: where it runs, and what it copies from other sections.
+# Keys of the public program that describe where it runs or repeat sections.
 _OTHER_KEYS = (
   "dataset_name",
   "devices",
@@ -34,7 +34,7 @@ _OTHER_KEYS = (
 )
 _COPIED_KEYS = ("input_dim", "num_classes", "max_seq_len")
 _COPIED_SECTIONS = ("train_cfg", "test_cfg")
-# Values that the model here is built for.
+# The only values that the model here supports.
 _ONLY = {
   ("model", "backbone_type"): "convTransformer",
   ("model", "fpn_type"): "identity",
@@ -46,15 +46,15 @@ _NMS_METHODS = ("soft", "none")
 
 
 class ConfigurationError(ValueError):
-  """A file that does not hold a configuration of ActionFormer."""
+  """Raised if a file is not a configuration of ActionFormer."""
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a file; every key of the public program has a value in the result.
+  """Reads a file and adds the public program's defaults.
 
   Raises:
-    ConfigurationError: it is no such file, has unknown keys, or values that the
-      model here is not built for.
+    ConfigurationError: if it is no such file, or has unknown keys or values
+      that the model here does not support.
   """
   text = untrusted.read_text(path, max_bytes=_MAX_BYTES)
   defaults = yaml.safe_load(untrusted.read_text(_DEFAULTS_FILE))
@@ -65,8 +65,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     raise ConfigurationError(f"{path}: not YAML: {reason:.300}") from None
   if not isinstance(found, dict):
     raise ConfigurationError(
-      f"{path}: holds a {type(found).__name__}, expected sections "
-      f"{', '.join(defaults)}; give the .yaml of the checkpoint."
+      f"{path}: got a {type(found).__name__}, expected the sections "
+      f"{', '.join(defaults)}; pass the .yaml of the checkpoint."
     )
   try:
     return _completed(found, defaults)
@@ -102,17 +102,16 @@ def _completed(
     value = result[section][key]
     if value != only:
       raise ValueError(
-        f"{section}.{key} is {value!r:.60}; this model is built for {only!r} "
-        "alone."
+        f"{section}.{key} is {value!r:.60}; this model supports only {only!r}."
       )
   return result
 
 
 def model_config(values: Mapping[str, Any]) -> ActionFormerConfig:
-  """The model of a file that `read` read.
+  """Returns the model config of the result of `read`.
 
   Raises:
-    ValueError: values are of another type, or do not fit each other.
+    ValueError: if values have another type or contradict each other.
   """
   model, train = values["model"], values["train_cfg"]
   num_stem_convs, num_stem_blocks, num_branches = numbers(
@@ -141,7 +140,7 @@ def model_config(values: Mapping[str, Any]) -> ActionFormerConfig:
     stem_kernel_size=whole(model, "model", "embd_kernel_size"),
     stem_norm=bool(model["embd_with_ln"]),
     num_stem_blocks=num_stem_blocks,
-    # Up to 1 is the whole sequence.
+    # A size up to 1 means the whole sequence.
     windows=tuple(
       size if size > 1 else -1
       for size in numbers(windows, int, "model.n_mha_win_size")
@@ -171,7 +170,7 @@ def model_config(values: Mapping[str, Any]) -> ActionFormerConfig:
 
 
 def input_width(values: Mapping[str, Any]) -> int:
-  """Channels of a feature, over all streams."""
+  """Returns the channels of a feature, summed over all streams."""
   width = values["dataset"]["input_dim"]
   if isinstance(width, list | tuple):
     return sum(numbers(width, int, "dataset.input_dim"))
@@ -179,17 +178,17 @@ def input_width(values: Mapping[str, Any]) -> int:
 
 
 def num_classes(values: Mapping[str, Any]) -> int:
-  """Outputs of the class head."""
+  """Returns the number of outputs of the class head."""
   return whole(values["dataset"], "dataset", "num_classes")
 
 
 def max_length(values: Mapping[str, Any]) -> int:
-  """Steps of a training sequence."""
+  """Returns the number of steps of a training sequence."""
   return whole(values["dataset"], "dataset", "max_seq_len")
 
 
 def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
-  """The loss of a file that `read` read."""
+  """Returns the loss config of the result of `read`."""
   train, section = values["train_cfg"], "train_cfg"
   samples = train["center_sample"]
   if samples not in ("radius", "none"):
@@ -208,7 +207,7 @@ def loss_config(values: Mapping[str, Any]) -> losses.NormalizedLossConfig:
 def decode_config(
   values: Mapping[str, Any],
 ) -> actionformer_decoding.ActionFormerDecodeConfig:
-  """Returns the decoding options of a file, without its outside classifier."""
+  """Returns the decoding config, without the external classifier."""
   test, section = values["test_cfg"], "test_cfg"
   method = test["nms_method"]
   if method not in _NMS_METHODS:
@@ -224,7 +223,7 @@ def decode_config(
     sigma=number(test, section, "nms_sigma") if method == "soft" else 0.0,
     min_score=number(test, section, "min_score"),
     class_wise=class_wise,
-    # The public program votes only where classes suppress each other.
+    # The public program votes only if classes suppress each other.
     vote_iou=number(test, section, "voting_thresh") if votes else 0.0,
     min_candidate_score=number(test, section, "pre_nms_thresh"),
     min_length=number(test, section, "duration_thresh"),
@@ -232,7 +231,7 @@ def decode_config(
 
 
 def _streams(values) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """(widths, projected widths) of the feature streams; () of a single one."""
+  """Returns (widths, projected widths) of the streams; () for a single one."""
   given = values["dataset"]["input_dim"], values["model"]["embd_dim"]
   if not any(isinstance(value, list | tuple) for value in given):
     return (), ()
@@ -246,17 +245,17 @@ def _streams(values) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def whole(values, section: str, key: str) -> int:
-  """The whole number of a key."""
+  """Returns the integer value of a key."""
   return numbers([values[key]], int, f"{section}.{key}")[0]
 
 
 def number(values, section: str, key: str) -> float:
-  """The number of a key."""
+  """Returns the numeric value of a key."""
   return numbers([values[key]], float, f"{section}.{key}")[0]
 
 
 def numbers(values, kind: type, name: str, *, count: int | None = None):
-  """A tuple of numbers; ValueError where they are others than asked."""
+  """Returns a tuple of `kind`; raises a ValueError for other values."""
   kinds = (int,) if kind is int else (int, float)
   if not isinstance(values, list | tuple) or not all(
     type(value) in kinds for value in values

@@ -8,22 +8,22 @@ from typing import Any
 
 from clap_jax.interchange import actionformer_config as configuration
 
-# Data set -> the protocol that its benchmark is scored by.
+# Maps datasets to the protocols of their benchmarks.
 _PROTOCOLS = {
   "thumos": "thumos14",
   "anet": "activitynet",
   "ego4d": "ego4d_mq",
 }
-_EMA_DECAY = 0.999  # of every public run
-# How the public program puts an outside classifier on its detections.
+_EMA_DECAY = 0.999  # in every public run
+# How the public program applies an external classifier to its detections.
 _CLASSIFIER = {"top_classes": 2, "combination": "geometric_mean"}
 
 
 def run_config(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A config of the localization trainer, as `clap train` reads it.
+  """Returns a config of the localization trainer for `clap train`.
 
   Raises:
-    ValueError: a value has no counterpart here.
+    ValueError: if a value has no counterpart here.
   """
   classifier = values["test_cfg"]["ext_score_file"] or ""
   return {
@@ -89,13 +89,15 @@ def _data(values) -> dict[str, Any]:
 
 
 def _folders(dataset) -> tuple[str, tuple[str, ...]]:
-  """(the folder of all features, the file of a video in each stream)."""
+  """Returns (features folder, file name pattern of each stream)."""
   given = dataset["feat_folder"] or "features"
   folders = [given] if isinstance(given, str) else given
   if not isinstance(folders, list | tuple) or not all(
     isinstance(folder, str) for folder in folders
   ):
-    raise ValueError(f"dataset.feat_folder: got {given!r:.60}, not a folder.")
+    raise ValueError(
+      f"dataset.feat_folder: got {given!r:.60}, expected a folder or folders."
+    )
   name = "".join(
     (str(dataset["file_prefix"] or ""), "{id}", str(dataset["file_ext"]))
   )
@@ -120,7 +122,7 @@ def _split(values, key: str, default: str) -> str:
 
 
 def _epochs(values) -> tuple[float, float]:
-  """Epochs of the warm-up, and those after it."""
+  """Returns the number of epochs of the warm-up and after it."""
   opt = values["opt"]
   warmup = (
     configuration.number(opt, "opt", "warmup_epochs") if opt["warmup"] else 0.0

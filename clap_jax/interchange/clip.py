@@ -1,8 +1,8 @@
-"""Imports CLIP's text and image towers, of OpenAI and open_clip.
+"""Imports CLIP's text and image towers from OpenAI and open_clip.
 
-Both share their names; those of Hugging Face stand in clip_huggingface.
-OpenAI's were trained with QuickGELU, most of open_clip with GELU: that is the
-whole difference between the two sources, and no weight tells it.
+Both use the same weight names; clip_huggingface maps those of Hugging Face.
+OpenAI's models were trained with QuickGELU, most of open_clip with GELU. This
+is the only difference between the two sources, and the weights do not show it.
 """
 
 import math
@@ -14,8 +14,8 @@ from clap_jax.interchange import clip_huggingface, rules
 from clap_jax.interchange import source as source_lib
 from clap_jax.models import frames, variants
 
-_PREFIX = r"(?:state_dict\.)?(?:module\.)?"  # of open_clip's own training
-_IN_TEXT = rf"{_PREFIX}(?:text\.)?"  # of its towers that are built apart
+_PREFIX = r"(?:state_dict\.)?(?:module\.)?"  # open_clip's training checkpoints
+_IN_TEXT = rf"{_PREFIX}(?:text\.)?"  # open_clip's custom text towers
 _VISUAL = rf"{_PREFIX}visual\."
 _TEXT = rf"{_IN_TEXT}transformer\.resblocks\.(\d+)\."
 _IMAGE = rf"{_VISUAL}transformer\.resblocks\.(\d+)\."
@@ -32,8 +32,8 @@ def _projections(blocks: str, *names: str, leaf: str) -> tuple[str, ...]:
 
 
 RULES = (
-  # The image tower. Attention over time starts from that over space, with an
-  # output of zero: see FILLINGS.
+  # Image tower. Attention over time is initialized from attention over space,
+  # with an output of zero; see FILLINGS.
   rules.Rule(
     rf"{_VISUAL}conv1\.weight",
     ("params/video_tower/embed/kernel",),
@@ -88,7 +88,7 @@ RULES = (
       r"mlp\.c_proj": "mlp/down",
     },
   ),
-  # The text tower.
+  # Text tower.
   rules.same(
     rf"{_IN_TEXT}token_embedding\.weight", "params/text_tower/embedding"
   ),
@@ -145,7 +145,7 @@ FILLINGS = (
 )
 
 
-# Regex under OpenAI's names or Hugging Face's.
+# Regexes that match both OpenAI's names and Hugging Face's.
 _PATCHES = rf"{_VISUAL}conv1\.weight|{_HF_IMAGE}patch_embedding\.weight"
 _PLACES = (
   rf"{_VISUAL}positional_embedding|{_HF_IMAGE}position_embedding\.weight"
@@ -201,10 +201,10 @@ def _text_settings(tensors, options) -> dict:
 
 
 def _recoloured(tensors, colours: frames.ColourScale) -> dict:
-  """Moves another scaling of colours into the patch weights, exactly.
+  """Folds another colour normalization into the patch weights, exactly.
 
-  A patch is a linear map of colours: another spread scales its weights, and
-  another mean adds the same to every patch, as the positions of patches do.
+  The patch embedding is linear in the colours. Another deviation scales its
+  weights; another mean adds a constant to every patch, as its position does.
   """
   changed = dict(tensors)
   (patch_key,) = _keys(tensors, _PATCHES)
@@ -229,7 +229,7 @@ def _keys(tensors, pattern: str) -> list[str]:
 
 
 def _projection_width(tensors) -> int:
-  """(width, d) at OpenAI; a linear layer (d, width) at Hugging Face."""
+  """Returns d of OpenAI's (width, d) or Hugging Face's (d, width) weights."""
   for pattern, axis in (
     (r"(text|visual)_projection\.weight", 0),
     (rf"{_IN_TEXT}text_projection|{_VISUAL}proj", 1),
@@ -237,7 +237,7 @@ def _projection_width(tensors) -> int:
     for key in tensors:
       if re.fullmatch(pattern, key) and tensors[key].ndim == 2:
         return tensors[key].shape[axis]
-  raise ValueError("The weights have no projection into a shared space.")
+  raise ValueError("The weights have no projection to a shared space.")
 
 
 def _size(tensors, prefixes, table, options) -> str:
@@ -250,7 +250,7 @@ def _size(tensors, prefixes, table, options) -> str:
     width=width,
     depth=max(source_lib.count(tensors, rf"{p}.*") for p in prefixes),
     mlp_width=mlp_width,
-    num_heads=options.num_heads or width // 64,  # as all of the family have
+    num_heads=options.num_heads or width // 64,  # as in the whole family
   )
 
 

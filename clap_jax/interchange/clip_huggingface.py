@@ -1,6 +1,7 @@
 """Maps weight names of Hugging Face's CLIPModel to CLIP's.
 
-The same towers as in clip.py, with each projection of attention on its own.
+The towers are those of clip.py, with a separate weight for each projection of
+the attention.
 """
 
 from clap_jax.interchange import rules
@@ -11,12 +12,11 @@ IMAGE_LAYER = r"vision_model\.encoder\.layers\.(\d+)\."
 TEXT_BLOCKS = "params/text_tower/blocks/layers"
 VIDEO_BLOCKS = "params/video_tower/blocks/layers"
 
-# What a config.json must say where it says anything, for each activation.
-_TOWERS = ("", "text_config.", "vision_config.")  # "": one tower alone
+_TOWERS = ("", "text_config.", "vision_config.")  # "" for a single tower
 
 
 def requires(activation: str) -> dict[str, str | float]:
-  """Keys of config.json, with dots, and the values towers here are built to."""
+  """Returns the values that config.json must have, by dotted keys."""
   return {
     f"{tower}{key}": value
     for tower in _TOWERS
@@ -32,7 +32,7 @@ def _space_and_time(name: str, leaf: str) -> tuple[str, ...]:
 
 
 def _attention_of_images(part: str) -> tuple[rules.Rule, ...]:
-  """Attention over time starts from that over space."""
+  """Returns rules that initialize attention over time from that over space."""
   key, name = rf"{IMAGE_LAYER}self_attn\.{part}_proj", f"{{}}/{part}"
   return (
     rules.Rule(
@@ -56,7 +56,7 @@ RULES = (
     r"vision_model\.embeddings\.position_embedding\.weight",
     "params/video_tower/space_positions",
   ),
-  # Spelled so there.
+  # The name is misspelled in the source.
   rules.same(
     r"vision_model\.pre_layrnorm\.weight",
     "params/video_tower/embedding_norm/scale",

@@ -11,9 +11,9 @@ from clap_jax.storage import untrusted
 
 _HUGGING_FACE = "config.json"
 _MAX_BYTES = 16 << 20
-_MAX_DEPTH = 8  # of what is looked at
+_MAX_DEPTH = 8  # of nested dictionaries
 _OPEN_CLIP = "open_clip_config.json"
-# What Hugging Face puts before the keys of CLIP's towers, by Options.tower.
+# Hugging Face's prefixes of the keys of CLIP's towers, by Options.tower.
 _TOWERS = {
   "both": {"text_config.", "vision_config."},
   "text": {"text_config."},
@@ -24,15 +24,14 @@ _TOWERS = {
 def with_heads(
   options: source_lib.Options, file: pathlib.Path, *, source: source_lib.Source
 ) -> source_lib.Options:
-  """Fills in the number of heads from Hugging Face's config.
+  """Adds the number of heads of Hugging Face's config to the options.
 
   Args:
-    options: those the user gave; a number of heads there stays.
-    source: what they are taken for.
+    options: options of the user; a number of heads in them is kept.
+    source: the chosen source of the weights.
 
   Raises:
-    ValueError: if a config beside the weights says that they are of another
-      kind.
+    ValueError: if a config beside the weights describes another kind.
   """
   config, of_open_clip = map(file.with_name, (_HUGGING_FACE, _OPEN_CLIP))
   values = _read(config)
@@ -136,7 +135,7 @@ def _check(path, values, requires) -> None:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-  """Values of nested dictionaries by their keys, joined by dots."""
+  """Flattens nested dictionaries; joins their keys by dots."""
   flat = {}
   waiting = [((), values)]
   while waiting:

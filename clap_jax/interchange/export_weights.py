@@ -1,9 +1,9 @@
-"""Exports a trained run to files of other programs.
+"""Exports a pre-training run for other programs.
 
-`weights.safetensors` with `manifest.json` (see training.weights), `tokenizer`,
-and both towers as StableHLO: `video_tower.stablehlo` turns clips into features
-in the shared space, `text_tower.stablehlo` turns tokens into them. They take
-the weights as an argument, by name, and any batch size.
+It writes `weights.safetensors` with `manifest.json` (see training.weights),
+`tokenizer`, and both towers as StableHLO: `video_tower.stablehlo` maps clips
+and `text_tower.stablehlo` maps tokens to the shared space. The programs take
+the weights by name as an argument, and any batch size.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from clap_jax.training import paths, weights, workdir
 VIDEO_FILE = "video_tower.stablehlo"
 TEXT_FILE = "text_tower.stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
-_SCALARS = r"/logit_(scale|bias)$"  # without them no model can be set up
-# Settings that change how, not what, is computed: others may choose their own.
+_SCALARS = r"/logit_(scale|bias)$"  # needed to apply the model
+# Settings that affect speed and memory, not the result; not exported.
 _HOW_TO_COMPUTE = (
   "attention",
   "batch_norm_groups",
@@ -36,7 +36,7 @@ _HOW_TO_COMPUTE = (
   "remat",
   "remat_policy",
 )
-# float32 sums in another order; both are compared in the unit ball.
+# Allows for another order of float32 sums; outputs are unit vectors.
 _TOLERANCE = 1e-4
 
 
@@ -44,23 +44,23 @@ _TOLERANCE = 1e-4
 class Tower:
   """An exported tower; both return unit vectors float32 (b, d)."""
 
-  call: Callable[..., jax.Array]  # (name -> array, inputs...)
-  names: tuple[str, ...]  # of the weights it takes
+  call: Callable[..., jax.Array]  # (arrays by name, inputs...)
+  names: tuple[str, ...]  # names of the weights it takes
 
 
 def export(model: str | os.PathLike, out: str | os.PathLike) -> dict[str, Any]:
-  """Writes a finished pre-training run to `out`; returns the manifest.
+  """Exports a finished pre-training run to `out` and returns the manifest.
 
-  What was written is read back, called, and compared with the run itself.
+  The written programs are loaded, called, and compared with the run.
 
   Raises:
-    FileNotFoundError: if `model` is no finished pre-training run.
-    FileExistsError: if `out` holds weights.
-    RuntimeError: if what was written does not give what the run gives.
+    FileNotFoundError: if `model` is not a finished pre-training run.
+    FileExistsError: if `out` already contains weights.
+    RuntimeError: if the outputs of the export and the run differ.
   """
   out = pathlib.Path(out)
   if (out / weights.MANIFEST_FILE).exists():
-    raise FileExistsError(f"{out} holds weights already; give another --out.")
+    raise FileExistsError(f"{out} already contains weights; use another --out.")
   encoder = encoder_lib.load_encoder(model)
   out.mkdir(parents=True, exist_ok=True)
   flat = {
@@ -80,27 +80,27 @@ def export(model: str | os.PathLike, out: str | os.PathLike) -> dict[str, Any]:
       "inputs": [f"{s.dtype}{list(map(str, s.shape))}" for s in shapes],
     }
   output.write_bytes(out / "tokenizer", encoder.tokenizer.model)
-  weights.write(out, flat, _facts(encoder) | {"files": files})
-  _, facts = weights.read(out)
+  weights.write(out, flat, _metadata(encoder) | {"files": files})
+  _, metadata = weights.read(out)
   check(encoder, out)
-  return facts
+  return metadata
 
 
 def load_tower(directory: str | os.PathLike, file: str) -> Tower:
-  """Reads an exported tower back.
+  """Loads an exported tower.
 
   Raises:
-    FileNotFoundError: if the directory holds no export.
-    ValueError: if the file is not the one the manifest vouches for.
+    FileNotFoundError: if the directory contains no export.
+    ValueError: if the file's hash differs from the manifest.
   """
   directory = pathlib.Path(directory)
   path = directory / weights.MANIFEST_FILE
   if not path.is_file() or not (directory / file).is_file():
-    raise FileNotFoundError(f"{directory} holds no export with {file}.")
+    raise FileNotFoundError(f"{directory} contains no export with {file}.")
   document = untrusted.read_json(weights.MANIFEST_FILE, folder=directory)
   try:
-    facts = document["files"][file]
-    expected, names = facts["sha256"], tuple(facts["weights"])
+    metadata = document["files"][file]
+    expected, names = metadata["sha256"], tuple(metadata["weights"])
   except (KeyError, TypeError) as error:
     raise ValueError(f"{path} does not describe {file}: {error!r}") from error
   if weights.sha256(file, folder=directory) != expected:
@@ -110,7 +110,7 @@ def load_tower(directory: str | os.PathLike, file: str) -> Tower:
 
 
 def check(encoder: encoder_lib.Encoder, directory: str | os.PathLike) -> None:
-  """Compares an export with the encoder it was made from, on random inputs.
+  """Compares an export with its encoder on random inputs.
 
   Raises:
     RuntimeError: if they differ.
@@ -134,7 +134,7 @@ def check(encoder: encoder_lib.Encoder, directory: str | os.PathLike) -> None:
 
 
 def _towers(encoder: encoder_lib.Encoder):
-  """(file, function, shapes of its inputs, regex on its weights) of each."""
+  """Returns (file, function, input shapes, weight regex) of each tower."""
   config = encoder.config
   model = dual_encoder.DualEncoder(config)
   (batch,) = jax.export.symbolic_shape("b")
@@ -176,8 +176,8 @@ def _drawn(rng, batch, shape, config):
   return rng.integers(0, high, sides).astype(shape.dtype)
 
 
-def _facts(encoder: encoder_lib.Encoder) -> dict[str, Any]:
-  """Describes the weights and their origin."""
+def _metadata(encoder: encoder_lib.Encoder) -> dict[str, Any]:
+  """Returns the manifest entries on the weights and their origin."""
   directory = encoder.directory
 
   def read(name):

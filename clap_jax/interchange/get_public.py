@@ -11,9 +11,9 @@ from clap_jax.interchange import source as source_lib
 from clap_jax.models import frames
 from clap_jax.public_weights import cache, fetching, table
 
-# Options of an import that decide how clips are cut.
+# Import options that determine the clip shape.
 _OF_CLIPS = ("num_frames", "tubelet_frames")
-# What the manifest of an import keeps of the record of its files.
+# Keys of the cache record that the import's manifest repeats.
 _RECORDED = ("name", "source", "revision", "licence")
 
 
@@ -22,9 +22,9 @@ class Got:
   """Result of `get`.
 
   Attributes:
-    record: of the files; see fetching.fetch.
-    directory: of the imported encoder.
-    imported: what became of the weights; None if they had been imported before.
+    record: record of the files; see fetching.fetch.
+    directory: directory of the imported encoder.
+    imported: result of the import; None if an earlier call imported it.
   """
 
   record: dict[str, Any]
@@ -33,7 +33,7 @@ class Got:
 
   @property
   def sha256(self) -> str:
-    """The hash of the weights, or of the index of their files."""
+    """Returns the hash of the weights file, or of its index."""
     (found,) = (
       file["sha256"]
       for file in self.record["files"]
@@ -55,31 +55,32 @@ def get(
 ) -> Got:
   """Fetches a checkpoint into the cache and imports it.
 
-  What is there stays. Several calls for one name wait for each other.
+  Cached files are not fetched again. Concurrent calls for a name wait for each
+  other.
 
   Args:
-    out: the directory to import to, instead of the cache's own.
-    place: an address or a folder instead of the publisher's.
-    revision: of a repository on the Hub, instead of the table's.
-    sha256: file name -> expected hash; see fetching.fetch.
-    options: of the import, instead of the table's; with `out` only.
-    on_wait: called before another call is waited for.
-    on_progress: called with every block that comes.
+    out: directory of the import; None uses the cache.
+    place: address or folder to use instead of the publisher's.
+    revision: revision of the Hub repository to use instead of the table's.
+    sha256: maps file names to expected hashes; see fetching.fetch.
+    options: import options to use instead of the table's; only with `out`.
+    on_wait: called before waiting for another call.
+    on_progress: called after each block.
 
   Raises:
-    ValueError: there is no such name, a file is not what it should be, or the
-      weights do not fit their source.
-    DownloadError: the connection failed again and again.
-    FileExistsError: `out` holds weights.
+    ValueError: if the name is unknown, a file has another hash, or the weights
+      do not fit their source.
+    DownloadError: if the connection fails repeatedly.
+    FileExistsError: if `out` already contains weights.
   """
   entry = table.find(name)
   if options and out is None:
     raise ValueError(
-      f"{', '.join(f'--{key}' for key in options)}: only with --out, for what "
-      "has the name is imported as the table says."
+      f"{', '.join(f'--{key}' for key in options)}: only allowed with --out; "
+      "imports into the cache use the table's options."
     )
   if out is not None and (pathlib.Path(out) / cache.MANIFEST).exists():
-    raise FileExistsError(f"{out} holds weights already; give another --out.")
+    raise FileExistsError(f"{out} already contains weights; use another --out.")
   with cache.locked(entry.name, on_wait):
     if out is None and cache.is_there(entry.name):
       record = cache.read_record(entry.name)
@@ -105,7 +106,7 @@ def _import(entry, fetched, target, given) -> import_weights.Imported:
   if entry.clip and not set(given) & set(_OF_CLIPS):
     clip = {"clip": dict(entry.clip), "stride_sec": entry.stride_sec}
   options = dict(entry.options)
-  if not clip:  # those of single frames suit no clips of several
+  if not clip:  # the table's single-frame options do not fit longer clips
     options = {k: v for k, v in options.items() if k not in _OF_CLIPS}
   public = {key: fetched.record[key] for key in _RECORDED}
   tokenizer = fetched.tokenizer and fetched.folder / fetched.tokenizer
@@ -115,6 +116,6 @@ def _import(entry, fetched, target, given) -> import_weights.Imported:
     out=target,
     options=source_lib.Options(**(options | dict(given))),
     tokenizer=tokenizer,
-    facts={"public": public, **clip},
+    metadata={"public": public, **clip},
     colours=entry.colours and frames.ColourScale(*entry.colours),
   )

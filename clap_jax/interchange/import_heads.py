@@ -1,7 +1,7 @@
 """Imports public checkpoints of heads to a directory.
 
-The directory is like that of a finished run: facts and config of the head, with
-weights in the place of checkpoints.
+The directory resembles that of a finished run: metadata and config of the head,
+with weights instead of checkpoints.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ class ImportedHead:
   file: str
   unwrapped: tuple[str, ...]  # see wrappers.Unwrapped
   label_names: tuple[str, ...]
-  settings: Mapping[str, Any]  # of the model
-  flags: tuple[str, ...]  # that `clap train` needs to start from it
+  settings: Mapping[str, Any]  # model settings
+  flags: tuple[str, ...]  # flags of `clap train` to start from it
 
 
 def import_actionformer(
@@ -64,17 +64,17 @@ def import_actionformer(
   """Converts a checkpoint of public ActionFormer with its configuration.
 
   Args:
-    config_file: the .yaml that it was trained with.
+    config_file: the .yaml of its training.
     out: the directory to write.
-    labels: names of the classes in the order of the class head, one per line,
-      or the annotations (.json) with "label" and "label_id"; None for none.
-    choice: one of wrappers.WEIGHTS; None for the moving average, which public
-      evaluation takes, where there is one.
+    labels: class names in the order of the class head, one per line, or
+      annotations (.json) with "label" and "label_id"; None numbers the classes.
+    choice: one of wrappers.WEIGHTS; None for the moving average if there is
+      one, as in the public evaluation.
 
   Raises:
-    ValueError: the configuration is of another model, or the checkpoint of
-      another configuration; every problem is listed.
-    FileExistsError: `out` holds weights or a run.
+    ValueError: if the configuration is of another model or does not fit the
+      checkpoint; all problems are listed.
+    FileExistsError: if `out` already contains weights or a run.
   """
   out = pathlib.Path(out)
   _check_free(out)
@@ -85,21 +85,21 @@ def import_actionformer(
     raise ValueError(f"{config_file}: {error}") from None
   num_classes = actionformer_config.num_classes(values)
   names, are_stated = _label_names(labels, num_classes)
-  facts = localizers.model_metadata(
+  metadata = localizers.model_metadata(
     config, names, actionformer_config.input_width(values)
   )
-  facts |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
+  metadata |= {"use_ema": False, imported_heads.NAMES_STATED: are_stated}
   file = weight_files.find(path)
   conversion, unwrapped = _converted(
-    file, localizers.make_task(facts), actionformer.RULES, choice
+    file, localizers.make_task(metadata), actionformer.RULES, choice
   )
-  # No checkpoint has the average that its loss was divided by at the end.
+  # Checkpoints do not contain the final running average of the normalizer.
   start = np.asarray(config.loss.normalizer_start, np.float32)
   return _written(
     out,
     "actionformer",
     config=config,
-    facts=facts,
+    metadata=metadata,
     model_file=localization.MODEL_FILE,
     file=file,
     conversion=conversion,
@@ -119,14 +119,14 @@ def import_moment_detr(
 
   Args:
     out: the directory to write.
-    options_file: the opt.json that its training wrote; None for that beside
-      the checkpoint.
-    choice: one of wrappers.WEIGHTS; None for the model's.
+    options_file: the opt.json of its training; None for the file beside the
+      checkpoint.
+    choice: one of wrappers.WEIGHTS; None for the model's weights.
 
   Raises:
-    ValueError: the options are of another model, or the checkpoint of other
-      options; every problem is listed.
-    FileExistsError: `out` holds weights or a run.
+    ValueError: if the options are of another model or do not fit the
+      checkpoint; all problems are listed.
+    FileExistsError: if `out` already contains weights or a run.
   """
   out = pathlib.Path(out)
   _check_free(out)
@@ -136,15 +136,15 @@ def import_moment_detr(
   try:
     width = moment_detr_options.video_width(weight_files.read(file))
     config = registry.resolve(moment_detr_options.run_config(options, width))
-    facts = grounding.model_metadata(
+    metadata = grounding.model_metadata(
       config, **moment_detr_options.input_sizes(options, width)
     )
   except ValueError as error:
     raise ValueError(f"{options_file}: {error}") from None
-  facts |= {"use_ema": False, "absence": None}
+  metadata |= {"use_ema": False, "absence": None}
   conversion, unwrapped = _converted(
     file,
-    grounding.make_task(facts),
+    grounding.make_task(metadata),
     moment_detr.rules_of(config.detr),
     choice or wrappers.MODEL,
   )
@@ -152,7 +152,7 @@ def import_moment_detr(
     out,
     "moment_detr",
     config=config,
-    facts=facts,
+    metadata=metadata,
     model_file=grounding.MODEL_FILE,
     file=file,
     conversion=conversion,
@@ -161,10 +161,10 @@ def import_moment_detr(
 
 
 def _check_free(out: pathlib.Path) -> None:
-  """Raises a FileExistsError if the directory holds a head or a run."""
+  """Raises a FileExistsError if the directory contains a head or a run."""
   for name in (weights.MANIFEST_FILE, workdir_lib.CONFIG_FILE):
     if (out / name).exists():
-      raise FileExistsError(f"{out} has {name} already; give another --out.")
+      raise FileExistsError(f"{out} already has {name}; use another --out.")
 
 
 def _written(
@@ -172,21 +172,21 @@ def _written(
   source: str,
   *,
   config: Any,
-  facts: dict[str, Any],
+  metadata: dict[str, Any],
   model_file: str,
   file: pathlib.Path,
   conversion: rules.Conversion,
   unwrapped: tuple[str, ...],
   others: Mapping[str, np.ndarray] | None = None,
 ) -> ImportedHead:
-  """Writes the directory of a head; `others` are no parameters."""
-  settings = facts["model" if source == "actionformer" else "detr"]
+  """Writes the directory of a head; `others` are arrays besides parameters."""
+  settings = metadata["model" if source == "actionformer" else "detr"]
   files = config.data.files
-  facts |= metadata_lib.encoder_metadata(
+  metadata |= metadata_lib.encoder_metadata(
     {"encoder": files.encoder, "files": dataclasses.asdict(files)}
   )
   out.mkdir(parents=True, exist_ok=True)
-  metadata_lib.write(out / model_file, facts)
+  metadata_lib.write(out / model_file, metadata)
   workdir_lib.write_config(out, config)
   weights.write(
     out,
@@ -207,14 +207,14 @@ def _written(
     conversion=conversion,
     file=file.name,
     unwrapped=unwrapped,
-    label_names=tuple(facts.get("label_names", ())),
+    label_names=tuple(metadata.get("label_names", ())),
     settings=settings,
-    flags=(f"--config.start.imported={out}", *imported_heads.flags(facts)),
+    flags=(f"--config.start.imported={out}", *imported_heads.flags(metadata)),
   )
 
 
 def _converted(file, task, head_rules, choice):
-  """(conversion, what was unwrapped) of the weights of a head."""
+  """Returns (conversion, lines on unwrapping) of the weights of a head."""
   tensors = weight_files.read(file)
   if choice is None:
     has_average = any(key.startswith("state_dict_ema.") for key in tensors)
@@ -250,7 +250,7 @@ def _converted(file, task, head_rules, choice):
 def _label_names(
   labels: str | os.PathLike | None, num_classes: int
 ) -> tuple[tuple[str, ...], bool]:
-  """The names of all classes, and whether they are stated."""
+  """Returns the names of all classes, and True if they were given."""
   if labels is None:
     if num_classes == 1:
       return ("action",), True
@@ -262,8 +262,8 @@ def _label_names(
     names = _names_of_lines(labels)
   if len(names) != num_classes or len(set(names)) != num_classes:
     raise ValueError(
-      f"--labels: {labels} names {len(set(names))} classes, the class head has "
-      f"{num_classes}; give each once, in the order of the head."
+      f"--labels: {labels} names {len(set(names))} classes, but the class head "
+      f"has {num_classes}; list each once, in the order of the head."
     )
   return names, True
 
@@ -273,9 +273,10 @@ def _names_of_lines(path) -> tuple[str, ...]:
 
 
 def _names_of_annotations(path, num_classes: int) -> tuple[str, ...]:
-  """Class names in the order of "label_id"; a class without any is "class i".
+  """Returns class names in the order of "label_id".
 
-  EPIC-KITCHENS has numbers of nouns that no segment of the two splits has.
+  A class without a name is "class i": EPIC-KITCHENS has nouns that no segment
+  of the two splits has.
   """
   try:
     file = own_files.read_json(pathlib.Path(path), AnnotationFile())

@@ -1,7 +1,7 @@
 """Imports public weights to a directory for `clap train`.
 
-Runs on the CPU and needs no framework but this one: safetensors and NumPy
-archives are read by their libraries, PyTorch files by torch_file.
+It runs on the CPU and needs no other framework: the libraries of safetensors
+and NumPy read their files, torch_file reads those of PyTorch.
 """
 
 import dataclasses
@@ -47,14 +47,14 @@ SOURCES = {
 
 TOKENIZER_FILE = "tokenizer.json"
 _NO_TOKENIZER = (
-  "no tokenizer lies beside the weights; texts need theirs: import again with "
-  "--tokenizer"
+  "there is no tokenizer beside the weights, but texts need it; import again "
+  "with --tokenizer"
 )
 _RECOLOURED = (
-  "colours were scaled in another way for these weights: the patch weights and "
-  "positions are changed to give the same"
+  "these weights expect another colour normalization; it was folded into the "
+  "patch weights and positions"
 )
-# Sizes of what a source does not cover; nothing of it is kept.
+# Placeholder sizes of parameters that a source lacks; they are dropped.
 ELSEWHERE = {
   "video_size": "micro",
   "text_size": "micro",
@@ -76,8 +76,8 @@ class Imported:
   settings: dict[str, Any]  # fields of DualEncoderConfig
   num_parameters: int
   conversion: rules.Conversion
-  clips: Mapping[str, Any]  # of the config: see source.Source
-  file: str  # within the directory that was given
+  clips: Mapping[str, Any]  # config keys, see source.Source
+  file: str  # name of the weights file
   unwrapped: tuple[str, ...]  # see wrappers.Unwrapped
 
   @property
@@ -103,28 +103,27 @@ def import_weights(
   options: source_lib.Options | None = None,
   tokenizer: str | os.PathLike | None = None,
   choice: str = wrappers.MODEL,
-  facts: Mapping[str, Any] | None = None,
+  metadata: Mapping[str, Any] | None = None,
   colours: frames.ColourScale | None = None,
 ) -> Imported:
-  """Converts a file, or a directory as Hugging Face lays it out.
+  """Converts a weights file, or a directory in Hugging Face's layout.
 
   Args:
     path: .safetensors, .npz, a PyTorch file, the index of such files, or a
       directory with one of them.
     source: a key of SOURCES.
-    options: what the weights do not say.
+    options: settings that the weights do not contain.
     tokenizer: tokenizer.json, vocab.txt (WordPiece), or vocab.json beside
-      merges.txt (BPE); None for what lies beside the weights, if anything.
+      merges.txt (BPE); None for a file beside the weights, if there is one.
     choice: one of wrappers.WEIGHTS.
-    facts: more of the weights, for their manifest.
-    colours: the scale of colours that the weights expect, where no config
-      beside them states it; None for the tower's own.
+    metadata: additional entries of the manifest.
+    colours: colour normalization of the weights, if no config file states it;
+      None for the tower's own.
 
   Raises:
-    ValueError: listing every key without a rule, every parameter without a
-      value and every shape that differs; or if the file is damaged or asks for
-      more than tensors.
-    FileExistsError: if `out` holds weights.
+    ValueError: if the file is damaged or contains more than tensors, or if
+      keys, parameters or shapes do not match; all of them are listed.
+    FileExistsError: if `out` already contains weights.
   """
   if source not in SOURCES:
     raise ValueError(
@@ -132,7 +131,7 @@ def import_weights(
     )
   path, out = pathlib.Path(path), pathlib.Path(out)
   if (out / weights.MANIFEST_FILE).exists():
-    raise FileExistsError(f"{out} holds weights already; give another --out.")
+    raise FileExistsError(f"{out} already contains weights; use another --out.")
   file = weight_files.find(path)
   resolved = config_lib.resolve(
     source_lib.Options, dataclasses.asdict(options or source_lib.Options())
@@ -146,15 +145,15 @@ def import_weights(
     pieces = _vocabulary(tokenizer, file)
   elif tokenizer is not None:
     raise ValueError(
-      f"No text tower is imported: leave the tokenizer {tokenizer} out."
+      f"No text tower is imported; omit the tokenizer {tokenizer}."
     )
   if pieces is not None and settings["vocab_size"] != pieces.vocab_size:
     raise ValueError(
-      f"The tokenizer has {pieces.vocab_size} pieces, the weights "
-      f"{settings['vocab_size']}: it belongs to others."
+      f"The tokenizer has {pieces.vocab_size} pieces, but the weights expect "
+      f"{settings['vocab_size']}; pass the tokenizer of these weights."
     )
   written = {
-    **(facts or {}),
+    **(metadata or {}),
     "kind": "import",
     "source": source,
     "file": file.name,
@@ -183,7 +182,7 @@ def import_weights(
 
 
 def _converted(file, source, options, *, choice, colours):
-  """(settings, conversion, what was unwrapped) of a file of weights."""
+  """Returns (settings, conversion, lines on unwrapping) of a weights file."""
   unwrapped = wrappers.unwrap(
     weight_files.read(file),
     is_known=lambda key: any(
@@ -210,16 +209,17 @@ def convert(
   source: source_lib.Source,
   options: source_lib.Options,
 ) -> tuple[dict[str, Any], rules.Conversion]:
-  """(fields of DualEncoderConfig that the weights decide, the weights).
+  """Converts tensors of a source.
 
-  Of one tower alone, `options.tower`, where that is asked for: the other's keys
-  are then left out.
+  Returns:
+    The fields of DualEncoderConfig that the weights determine, and the weights.
+    If `options.tower` names one tower, the other's keys are left out.
   """
   settings = source.settings(tensors, options)
   if options.tower != "both":
     if f"{options.tower}_tower" not in settings:
       raise ValueError(
-        f"{source.name} has no {options.tower} tower: leave --tower out."
+        f"{source.name} has no {options.tower} tower; omit --tower."
       )
     source = _rules_of(source, options.tower)
   config = dual_encoder.DualEncoderConfig(**(ELSEWHERE | settings))
@@ -240,7 +240,7 @@ def convert(
 
 
 def _rules_of(source: source_lib.Source, tower: str) -> source_lib.Source:
-  """The source of one tower alone."""
+  """Restricts a source to one tower."""
   own = f"params/{tower}_"
   chosen = tuple(
     rule
@@ -253,7 +253,7 @@ def _rules_of(source: source_lib.Source, tower: str) -> source_lib.Source:
 
 
 def parameter_shapes(config: dual_encoder.DualEncoderConfig) -> dict[str, Any]:
-  """Shapes of all parameters of both towers by name."""
+  """Returns the shapes of all parameters of both towers by name."""
   side = config.image_size
   shapes = jax.eval_shape(
     dual_encoder.DualEncoder(config).init,

@@ -33,7 +33,7 @@ def _attention(pattern: str, target: str) -> tuple[rules.Rule, ...]:
 
 
 def _layer(part: str, norms: tuple[str, ...]) -> tuple[rules.Rule, ...]:
-  """Rules of the layers of the encoder or the decoder."""
+  """Returns the rules of the layers of the encoder or the decoder."""
   theirs, ours = rf"transformer\.{part}\.layers\.(\d+)", rf"params/{part}_\1"
   made = [
     *_attention(rf"{theirs}\.self_attn", f"{ours}/attention"),
@@ -80,7 +80,7 @@ _RULES = (
 
 
 def rules_of(config: MomentDetrConfig) -> tuple[rules.Rule, ...]:
-  """The rules for the checkpoints of a configuration."""
+  """Returns the rules for the checkpoints of a configuration."""
   if not config.text_positions:
     unused = rules.left_out(rf"{_POSITIONS}\..*", "use_txt_pos is false")
     return (*_RULES, unused)

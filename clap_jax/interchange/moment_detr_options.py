@@ -1,8 +1,8 @@
 """Converts Moment-DETR's opt.json to a config of the grounding trainer.
 
-What a file does not state about features is not done to them: without
-"ctx_mode" no times are added, without "no_norm_vfeat" and "no_norm_tfeat"
-nothing is normalized.
+Missing options of features mean no processing: without "ctx_mode" no time
+channels are added, without "no_norm_vfeat" and "no_norm_tfeat" nothing is
+normalized.
 """
 
 import os
@@ -17,7 +17,7 @@ from clap_jax.storage import untrusted
 
 _MAX_BYTES = 1 << 20
 _SECTION = "opt"  # in messages
-# Of the model: every file states them.
+# Model options, which every file must state.
 _REQUIRED = (
   "hidden_dim",
   "nheads",
@@ -33,7 +33,7 @@ _REQUIRED = (
   "max_q_l",
   "max_v_l",
 )
-# Key -> value where a file states none.
+# Maps keys to default values.
 _DEFAULTS: Mapping[str, Any] = {
   "dropout": 0.1,
   "input_dropout": 0.5,
@@ -64,10 +64,10 @@ _DEFAULTS: Mapping[str, Any] = {
   "n_epoch": 200,
   "bsz": 32,
   "grad_clip": 0.1,
-  # Not of the public program: widths of the folders of v_feat_dirs.
+  # Not an option of the public program: widths of the v_feat_dirs.
   "v_feat_dims": None,
 }
-# Values that the model here is built for.
+# The only values that the model here supports.
 _ONLY = {
   "position_embedding": ("sine", "v2"),
   "span_loss_type": ("l1",),
@@ -80,21 +80,21 @@ _FLAGS = (
   "no_norm_vfeat",
   "no_norm_tfeat",
 )
-# Part of the name of a public folder of features -> their width.
+# Maps parts of the names of public feature folders to feature widths.
 _STREAM_WIDTHS = {"slowfast": 2304, "clip": 512, "resnet": 2048}
 _DECAY_FACTOR = 0.1
 _FIRST_NORM = "input_vid_proj.0.LayerNorm.weight"
 
 
 class OptionsError(ValueError):
-  """A file that is not an opt.json of this model."""
+  """Raised if a file is not an opt.json of this model."""
 
 
 def beside(checkpoint: str | os.PathLike) -> pathlib.Path:
-  """The options that lie beside a checkpoint.
+  """Finds the options file beside a checkpoint.
 
   Raises:
-    FileNotFoundError: there are none.
+    FileNotFoundError: if there is none.
   """
   path = pathlib.Path(checkpoint)
   names = ("opt.json", path.with_suffix(".json").name)
@@ -102,29 +102,29 @@ def beside(checkpoint: str | os.PathLike) -> pathlib.Path:
     if path.with_name(name).is_file():
       return path.with_name(name)
   raise FileNotFoundError(
-    f"beside {checkpoint} there is neither {' nor '.join(names)}; give the "
-    "options that it was trained with as --config."
+    f"{checkpoint} has neither {' nor '.join(names)} beside it; pass the "
+    "options of its training as --config."
   )
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a file; every option that is used has a value in the result.
+  """Reads a file and adds the defaults of the options that are used.
 
   Options of where and how the public program runs are left out.
 
   Raises:
-    OptionsError: it is no such file, or has values that the model here is not
-      built for.
+    OptionsError: if it is no such file, or has values that the model here does
+      not support.
   """
   found = untrusted.read_json(path, max_bytes=_MAX_BYTES)
   if not isinstance(found, dict):
     raise OptionsError(
-      f"{path}: holds a {type(found).__name__}, expected an object of options."
+      f"{path}: got a {type(found).__name__}, expected an object of options."
     )
   missing = [key for key in _REQUIRED if key not in found]
   if missing:
     raise OptionsError(
-      f"{path}: lacks {', '.join(missing)}; give the opt.json that the "
+      f"{path}: lacks {', '.join(missing)}; pass the opt.json that the "
       "training wrote beside the checkpoint."
     )
   options = {key: found[key] for key in _REQUIRED}
@@ -134,8 +134,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
   for key, values in _ONLY.items():
     if options[key] not in values:
       raise OptionsError(
-        f"{path}: {key} is {options[key]!r:.60}; this model is built for "
-        f"{' and '.join(values)} alone."
+        f"{path}: {key} is {options[key]!r:.60}; this model supports only "
+        f"{' and '.join(values)}."
       )
   for key in _FLAGS:
     if not isinstance(options[key], bool):
@@ -146,36 +146,36 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def video_width(tensors: Mapping[str, np.ndarray]) -> int:
-  """Channels that the model of a checkpoint takes, with those of times.
+  """Returns the model's input channels, including time channels.
 
   Raises:
-    OptionsError: it is no checkpoint of Moment-DETR.
+    OptionsError: if it is not a checkpoint of Moment-DETR.
   """
   for key, tensor in tensors.items():
     if key.endswith(_FIRST_NORM) and tensor.ndim == 1:
       return len(tensor)
   raise OptionsError(
-    f"the checkpoint has no {_FIRST_NORM}; it is none of Moment-DETR."
+    f"the checkpoint has no {_FIRST_NORM}; expected one of Moment-DETR."
   )
 
 
 def input_sizes(options: Mapping[str, Any], width: int) -> dict[str, int]:
-  """Sizes of the features and the texts, for the facts of a head.
+  """Returns the sizes of features and texts for a head's metadata.
 
   Args:
-    options: that `read` read.
-    width: of `video_width`.
+    options: result of `read`.
+    width: result of `video_width`.
 
   Raises:
-    ValueError: the options state another width.
+    ValueError: if the options state another width.
   """
   times = 2 if _has_times(options) else 0
   stated = whole(options, _SECTION, "v_feat_dim")
-  # The public program adds those of times after it has written the file.
+  # The public program adds time channels after writing the file.
   if stated not in (width, width - times):
     raise ValueError(
-      f"v_feat_dim is {stated}, the checkpoint's model takes {width} channels, "
-      f"{times} of them times."
+      f"v_feat_dim is {stated}, but the checkpoint's model takes {width} "
+      f"channels, of which {times} are time channels."
     )
   return {
     "feature_width": width - times,
@@ -185,14 +185,14 @@ def input_sizes(options: Mapping[str, Any], width: int) -> dict[str, int]:
 
 
 def run_config(options: Mapping[str, Any], width: int) -> dict[str, Any]:
-  """A config of the grounding trainer, as `clap train` reads it.
+  """Returns a config of the grounding trainer for `clap train`.
 
   Args:
-    options: that `read` read.
-    width: of `video_width`.
+    options: result of `read`.
+    width: result of `video_width`.
 
   Raises:
-    ValueError: a value has no counterpart here.
+    ValueError: if a value has no counterpart here.
   """
   return {
     "trainer": "grounding",
@@ -245,7 +245,7 @@ def _model(options, width: int) -> dict[str, Any]:
 
 
 def _stream_widths(options, width: int) -> tuple[int, ...]:
-  """Widths of the streams that are normalized; () for none."""
+  """Returns the widths of normalized streams; () without normalization."""
   if options["no_norm_vfeat"]:
     return ()
   total = input_sizes(options, width)["feature_width"]
@@ -268,8 +268,8 @@ def _stream_widths(options, width: int) -> tuple[int, ...]:
     )
   if sum(widths) != total or 0 in widths:
     raise ValueError(
-      f"the streams {', '.join(folders)} have widths {widths}, together not "
-      f"{total}; add them to the file as "
+      f"the widths {widths} of the streams {', '.join(folders)} do not sum to "
+      f"{total}; add the right ones to the file as "
       '"v_feat_dims": [...].'
     )
   return widths

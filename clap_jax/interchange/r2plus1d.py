@@ -1,7 +1,7 @@
 """Imports R(2+1)D weights of torchvision, IG-65M and TSP.
 
-The three share their names, which are those of torchvision's VideoResNet; TSP
-wraps them in a checkpoint with two heads, optimizer and arguments.
+All three use the weight names of torchvision's VideoResNet; TSP wraps them in a
+checkpoint with two heads, optimizer and arguments.
 """
 
 from clap_jax.interchange import rules

@@ -1,9 +1,9 @@
 """Ordered rules that map another program's names and layouts to ours.
 
-A rule's regex must match a whole key; the first that does decides. Its targets
-are names of ours, with the regex's groups filled in; "name[3]" is layer 3 of a
-parameter that stacks its layers along its first axis. A rule without targets
-says that the key is left out on purpose, and why.
+The first rule whose regex matches the whole key applies. Its targets are our
+names, with the regex's groups filled in; "name[3]" is layer 3 of a parameter
+that stacks its layers along its first axis. A rule without targets leaves the
+key out on purpose and gives the reason.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def same(pattern: str, target: str) -> Rule:
 
 
 def transposed(pattern: str, target: str) -> Rule:
-  """A linear layer: (out, in) there, (in, out) here."""
+  """Returns the rule of a linear layer: (out, in) -> (in, out)."""
   return Rule(pattern, (target,), "transpose")
 
 
@@ -41,16 +41,16 @@ def left_out(pattern: str, reason: str) -> Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Filling:
-  """A parameter that the source does not have, and what it starts from."""
+  """A parameter that the source lacks, and its initial value."""
 
-  pattern: str  # of our name, whole
+  pattern: str  # matches our whole name
   value: float
   reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-  """Weights under our names, and what became of every key."""
+  """Weights under our names, and the keys that were left out or filled."""
 
   weights: dict[str, np.ndarray]
   left_out: dict[str, str]  # key -> reason
@@ -59,7 +59,7 @@ class Conversion:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """Context of a transform, besides its array."""
+  """Arguments of a transform besides its array."""
 
   tensors: Tensors
   patch: tuple[int, int, int] = (1, 1, 1)  # of the video tower
@@ -75,20 +75,20 @@ def _thirds_transposed(array, context):
 
 
 def _convolution(array, _):
-  """(out, in, t, y, x) -> (t, y, x, in, out)."""
+  """Transposes (out, in, t, y, x) to (t, y, x, in, out)."""
   return (array.transpose(2, 3, 4, 1, 0),)
 
 
 def _tubelet(array, _):
-  """A patch convolution (out, in, t, y, x) -> (t * y * x * in, out)."""
+  """Reshapes patch weights (out, in, t, y, x) to (t * y * x * in, out)."""
   return (array.transpose(2, 3, 4, 1, 0).reshape(-1, array.shape[0]),)
 
 
 def _inflated_tubelet(array, context):
-  """A patch convolution of images (out, in, y, x), spread over `patch[0]`.
+  """Spreads an image patch convolution (out, in, y, x) over `patch[0]` frames.
 
-  Each frame of a tubelet gets an equal share, so that a still tubelet gives
-  what its image gave.
+  Each frame of a tubelet gets an equal share, so that the output for a still
+  tubelet equals that for its image.
   """
   frames = context.patch[0]
   spread = np.repeat(array[:, :, None] / frames, frames, axis=2)
@@ -96,12 +96,12 @@ def _inflated_tubelet(array, context):
 
 
 def _convolution_1d(array, _):
-  """(out, in, t) -> (t * in, out): one product of shifted copies."""
+  """Reshapes (out, in, t) to (t * in, out), a product of shifted copies."""
   return (array.transpose(2, 1, 0).reshape(-1, array.shape[0]),)
 
 
 def _depthwise_convolution_1d(array, _):
-  """(width, 1, t) -> (t, width)."""
+  """Transposes (width, 1, t) to (t, width)."""
   if array.ndim != 3 or array.shape[1] != 1:
     raise ValueError("expected (width, 1, time)")
   return (array[:, 0].T,)
@@ -115,12 +115,12 @@ def _twice(function):
 
 
 def _positions(array, context):
-  """The first positions, as many as texts have tokens at most."""
+  """Returns the first positions, up to the maximum text length."""
   return (array[: context.max_text_length],)
 
 
 def _positions_with_first_token_type(array, context):
-  """Positions plus the embedding of token type 0, the only one texts have."""
+  """Adds the embedding of token type 0, the only one used, to positions."""
   name = "embeddings.token_type_embeddings.weight"
   found = [
     tensor for key, tensor in context.tensors.items() if key.endswith(name)
@@ -131,17 +131,17 @@ def _positions_with_first_token_type(array, context):
 
 
 def _heads_in(array, _):
-  """Layers of (in, heads, width) -> layers of (in, heads * width)."""
+  """Reshapes layers of (in, heads, width) to layers of (in, heads * width)."""
   return (array.reshape(*array.shape[:2], -1),)
 
 
 def _heads_bias(array, _):
-  """Layers of (heads, width) -> layers of (heads * width)."""
+  """Reshapes layers of (heads, width) to layers of (heads * width)."""
   return (array.reshape(array.shape[0], -1),)
 
 
 def _heads_out(array, context):
-  """Layers of (out, heads, width) -> layers of (heads * width, out)."""
+  """Reshapes layers of (out, heads, width) to (heads * width, out)."""
   return (_heads_in(array, context)[0].transpose(0, 2, 1),)
 
 
@@ -189,14 +189,14 @@ def convert(
   """Applies the rules and checks the result against the parameters here.
 
   Args:
-    tensors: the source's, by key.
-    rules: ordered; every key must match one.
-    fillings: of parameters the source lacks.
-    expected: our name -> anything with a shape; all that must be there.
+    tensors: tensors of the source by key.
+    rules: ordered rules; every key must match one.
+    fillings: values of parameters that the source lacks.
+    expected: maps our names to objects with the expected shape.
 
   Raises:
-    ValueError: listing every key without a rule, every parameter without a
-      value, every name that is none here and every shape that differs.
+    ValueError: if keys have no rule, parameters no value, or names or shapes
+      do not match; all of them are listed.
   """
   placed, left, problems = _place(tensors, rules, context)
   weights = {}
@@ -229,7 +229,7 @@ def convert(
 
 
 def _place(tensors, rules, context):
-  """(our name -> layer -> array, key -> reason to leave it out, problems)."""
+  """Returns (arrays by name and layer, reasons by omitted key, problems)."""
   placed: dict[str, dict[int | None, np.ndarray]] = {}
   left, problems = {}, []
   for key in sorted(tensors):
@@ -260,7 +260,7 @@ def _place(tensors, rules, context):
 
 
 def _fill(weights, fillings, expected) -> dict[str, str]:
-  """Adds what the source lacks; returns name -> reason."""
+  """Adds parameters that the source lacks; returns reasons by name."""
   filled = {}
   for name, leaf in expected.items():
     for filling in fillings:

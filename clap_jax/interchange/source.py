@@ -1,4 +1,4 @@
-"""A source of weights: its rules and the resulting tower."""
+"""Defines a source of weights: its rules and the resulting towers."""
 
 import dataclasses
 import re
@@ -10,8 +10,8 @@ from clap_jax.interchange import rules as rules_lib
 from clap_jax.models import variants
 
 TOWERS = ("both", "video", "text")
-# Name on the command line -> one line for --help, where loading the rules of
-# every family would take longer than printing.
+# Help text by name on the command line, kept here because --help must not load
+# the rules of all families.
 FAMILIES = {
   "r2plus1d": "R(2+1)D-18/-34 of torchvision, IG-65M or TSP (.pth, "
   ".safetensors)",
@@ -21,7 +21,7 @@ FAMILIES = {
   "videomae": "video transformers in the form of VideoMAE",
   "videoprism": "VideoPrism's video encoder (flax .npz)",
 }
-# Sources of heads on features, likewise; see import_heads.py.
+# The same for heads on features; see import_heads.py.
 HEAD_FAMILIES = {
   "actionformer": "a head of public ActionFormer (.pth.tar), with --config",
   "moment_detr": "a head of public Moment-DETR (.ckpt), with --config",
@@ -30,7 +30,7 @@ HEAD_FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options that weights do not state; None takes the source's own."""
+  """Settings that weights do not contain; None uses the source's default."""
 
   # Of a clip, where the tower learns positions in time.
   num_frames: int = config_lib.ranged(default=16, minimum=1)
@@ -48,21 +48,19 @@ class Source:
   """A family of public weights.
 
   Attributes:
-    name: on the command line, out of FAMILIES.
-    rules: ordered; see rules.convert.
-    covers: regex on our names: every parameter it finds must get a value.
-    settings: (tensors, options) -> fields of DualEncoderConfig that the weights
-      decide, for `options.tower`.
-    fillings: of parameters that the family lacks.
-    requires: what a config.json or open_clip_config.json beside the weights
-      must say where it says anything, nested keys joined by dots: the tower
-      here is built for these values alone.
-    clips: keys of the config with values: how the clips were made that the
-      weights have seen.
-    recoloured: (tensors, scale of colours) -> tensors that give with CLIP's
-      scale what these give with that one.
-    clips_said: key of `clips` -> key of a config.json beside the weights that
-      says another value.
+    name: name on the command line, a key of FAMILIES.
+    rules: ordered rules; see rules.convert.
+    covers: regex of our names that must get a value.
+    settings: maps (tensors, options) to the fields of DualEncoderConfig that
+      the weights determine, for `options.tower`.
+    fillings: values of parameters that the family lacks.
+    requires: the only supported values of config.json and
+      open_clip_config.json, by dotted keys; missing keys are accepted.
+    clips: config values of the clips that the weights were trained on.
+    recoloured: maps (tensors, colour normalization) to tensors with the same
+      outputs under CLIP's normalization.
+    clips_said: maps keys of `clips` to keys of a config.json that overrides
+      them.
   """
 
   name: str
@@ -77,11 +75,10 @@ class Source:
 
 
 def find(tensors: rules_lib.Tensors, pattern: str, *, axes: int):
-  """The tensor whose whole key matches.
+  """Returns the tensor whose whole key matches.
 
   Raises:
-    ValueError: if there is none, or more than one, or if it has not that many
-      axes.
+    ValueError: if not exactly one matches, or it has another number of axes.
   """
   found = [key for key in tensors if re.fullmatch(pattern, key)]
   if len(found) != 1:
@@ -100,7 +97,7 @@ def find(tensors: rules_lib.Tensors, pattern: str, *, axes: int):
 
 
 def count(tensors: rules_lib.Tensors, pattern: str) -> int:
-  """Counts the different first groups of the keys that match a pattern."""
+  """Counts the distinct first groups of the keys that match a pattern."""
   matches = (re.fullmatch(pattern, key) for key in tensors)
   return len({match[1] for match in matches if match})
 
@@ -113,7 +110,7 @@ def size_name(
   mlp_width: int,
   num_heads: int,
 ) -> str:
-  """The name that `table` has for a size; ValueError if it has none."""
+  """Returns the name of a size in `table`; raises a ValueError without one."""
   return variants.name_of_size(
     table,
     variants.TransformerSize(
@@ -125,14 +122,14 @@ def size_name(
 def block_rules(
   prefix: str, target: str, names: dict[str, str]
 ) -> tuple[rules_lib.Rule, ...]:
-  """Rules of the linear layers and norms of a stack of blocks.
+  """Returns rules of the linear layers and norms of a stack of blocks.
 
   Args:
-    prefix: regex before the block's own names, with the layer as its group.
-    target: our stack, without the layer.
-    names: regex of a layer there -> our name of a linear layer or, where it
-      begins with "norm", of a norm. Norms may have TensorFlow's gamma and beta,
-      as bert-base-uncased does.
+    prefix: regex before the names in a block, with the layer as its group.
+    target: name of our stack, without the layer.
+    names: maps regexes of the source's layers to our names of linear layers,
+      or of norms if they begin with "norm". Norms may have TensorFlow's gamma
+      and beta, as in bert-base-uncased.
   """
   made = []
   for theirs, ours in names.items():

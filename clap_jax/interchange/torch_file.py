@@ -1,10 +1,9 @@
 """Reads tensors of PyTorch files without PyTorch or unpickling.
 
 A `.pth` file is a program for a stack machine that may call any function of any
-module; torch_program follows it without the means to do so. Both layouts are
-read: the zip archive of PyTorch 1.6 and later, that of TorchScript included, as
-OpenAI's CLIP is published, and the one before it, in which IG-65M and early
-torchvision weights lie.
+module; torch_program interprets it without calling anything. Two layouts are
+read: the zip archive of PyTorch 1.6 and later, including TorchScript (OpenAI's
+CLIP), and the older one (IG-65M and early torchvision weights).
 """
 
 import io
@@ -26,21 +25,20 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_BYTES = 64 << 30
 _MAX_PROGRAM_BYTES = 64 << 20
-_MAX_ITEMS = 1 << 22  # of all containers, each time that it is met
-_MAX_NODES = 1 << 18  # containers and tensors among them
+_MAX_ITEMS = 1 << 22  # items of all containers, counted at each visit
+_MAX_NODES = 1 << 18  # containers and tensors
 _MAX_PATH = 1 << 10  # characters
-_MAX_SHARING = 16  # tensors of one number, on average
+_MAX_SHARING = 16  # mean number of tensors that share a number
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Every tensor of the file by its path: "model.fc.weight".
+  """Reads every tensor of a file by its path, such as "model.fc.weight".
 
-  Parts of nested dictionaries are joined by dots; bfloat16 becomes float32.
+  Keys of nested dictionaries are joined by dots; bfloat16 becomes float32.
 
   Raises:
-    TorchFileError: naming what the file asks for that is no tensor, or what of
-      it is damaged.
-    OSError: it cannot be opened.
+    TorchFileError: if the file is damaged or uses more than tensors.
+    OSError: if it cannot be opened.
   """
   path = pathlib.Path(path)
   try:
@@ -89,7 +87,7 @@ def _read_zip(archive: archives.Archive):
   root = programs[0].removesuffix("data.pkl")
 
   def member(name: str, max_bytes: int) -> bytes:
-    # PyTorch packs nothing; what is packed might unpack to anything.
+    # PyTorch never compresses members; others might decompress to any size.
     return archive.read(f"{root}{name}", max_bytes=max_bytes, stored=True)
 
   has_order = f"{root}byteorder" in archive.names
@@ -97,7 +95,7 @@ def _read_zip(archive: archives.Archive):
     raise TorchFileError("its numbers are big-endian: save it again.")
   tree, wanted = torch_program.run(
     io.BytesIO(member("data.pkl", _MAX_PROGRAM_BYTES)),
-    # torch.jit.save lays the module's code beside it; it is not looked at.
+    # torch.jit.save adds the module's code, which is not read.
     scripted=any(n.startswith(f"{root}code/") for n in archive.names),
   )
   storages = {
@@ -130,7 +128,7 @@ def _read_legacy(file: BinaryIO):
       raise TorchFileError(
         f"storage {key} has {count} numbers, expected {storage.count}."
       )
-    # Reading sets aside what it is asked for before it finds the end.
+    # read() allocates the requested size before it finds the end of the file.
     left = untrusted.size_of(file) - file.tell()
     body = file.read(min(count * storage.dtype.itemsize, left))
     storages[key] = _numbers(body, storage)
@@ -150,9 +148,9 @@ def _numbers(body: bytes, storage: torch_program.Storage) -> np.ndarray:
 
 
 def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
-  """Tensors anywhere in `tree` by their path; all else is left behind."""
+  """Returns all tensors in `tree` by path; other values are dropped."""
   tensors = {}
-  arrays: dict[int, np.ndarray] = {}  # one for all places of a tensor
+  arrays: dict[int, np.ndarray] = {}  # one per tensor, also if it recurs
   free_bytes = _MAX_SHARING * sum(
     numbers.nbytes for numbers in storages.values()
   )
@@ -167,7 +165,7 @@ def _tensors_of(tree, storages) -> dict[str, np.ndarray]:
 
 
 def _leaves(tree) -> Iterator[tuple[str, torch_program.Tensor]]:
-  """(path, tensor) of all; containers may hold others often, or themselves."""
+  """Yields (path, tensor) of all; containers may repeat or be cyclic."""
   waiting, num_nodes, num_items = [("", tree)], 0, 0
   while waiting:
     path, node = waiting.pop()
@@ -186,10 +184,10 @@ def _leaves(tree) -> Iterator[tuple[str, torch_program.Tensor]]:
       if not isinstance(child, dict | list | tuple | torch_program.Tensor):
         continue
       inner = f"{path}.{key}" if path else str(key)
-      if len(inner) > _MAX_PATH:  # a container within itself
+      if len(inner) > _MAX_PATH:  # for example a container in itself
         raise TorchFileError(f"is nested too deeply: {inner[:40]!r}...")
       children.append((inner, child))
-    # Counted before they are queued: a list may hold itself 10,000 times.
+    # Counted before queuing: a list may contain itself 10,000 times.
     num_nodes += len(children)
     if num_nodes > _MAX_NODES or num_items > _MAX_ITEMS:
       raise TorchFileError(f"has more than {_MAX_NODES} parts.")
@@ -205,7 +203,7 @@ def _array(tensor: torch_program.Tensor, numbers: np.ndarray) -> np.ndarray:
   sane = tensor.offset >= 0 and all(
     n >= 0 for n in (*tensor.shape, *tensor.strides)
   )
-  # No more elements than numbers: a stride of 0 could ask for any size.
+  # At most as many elements as numbers: a stride of 0 allows any size.
   if not sane or (size and last >= numbers.size) or size > numbers.size:
     raise TorchFileError(
       f"a tensor of shape {tensor.shape}, strides {tensor.strides}, offset "

@@ -1,9 +1,8 @@
 """Interprets the pickle opcodes of PyTorch files without execution.
 
-Its instructions are read by the disassembler of the standard library and
-followed on a machine of our own that knows numbers, texts, containers and
-tensors. It has no way to import or call anything: what a file asks for beyond
-that list is refused by name.
+The standard library's disassembler reads the instructions, and a stack machine
+of our own interprets them. It supports numbers, texts, containers and tensors,
+and cannot import or call anything: other names are refused.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-# Name of a storage class -> how its numbers lie in the file.
+# Maps storage classes to the type of their numbers in the file.
 _STORAGES = {
   "DoubleStorage": np.dtype("<f8"),
   "FloatStorage": np.dtype("<f4"),
@@ -29,13 +28,13 @@ _STORAGES = {
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _ORDERED_DICT = "collections OrderedDict"
-# TorchScript's classes, and what it puts around lists of one type.
+# TorchScript's classes and its wrappers of typed lists.
 _SCRIPTED = "__torch__."
 _SCRIPTED_LISTS = tuple(
   f"torch.jit._pickle build_{kind}list"
   for kind in ("int", "double", "bool", "tensor")
 )
-# Found beside the tensors of training checkpoints; taken as empty, dropped.
+# Other objects in training checkpoints; read as empty and dropped.
 _INERT = (
   "argparse Namespace",
   # Hyper-parameters of Lightning's checkpoints.
@@ -62,24 +61,24 @@ _ADMITTED = (
 )
 
 
-# Whole programs of published weights have a few hundred thousand.
+# Programs of published weights have up to a few hundred thousand.
 _MAX_INSTRUCTIONS = 1 << 22
-# Items that an instruction takes over from a container made before; a program
-# can name one container any number of times.
+# Items copied from earlier containers; a program can copy one container any
+# number of times.
 _MAX_COPIED_ITEMS = 1 << 19
 _MAX_PROGRAM_BYTES = 64 << 20
-MAX_DIMENSIONS = 64  # as PyTorch
-# No number of bytes or elements needs more, and integers of any width can be
-# made to collide as keys of a dictionary.
+MAX_DIMENSIONS = 64  # PyTorch's limit
+# Enough for any number of bytes or elements; wider integers could be made to
+# collide as dictionary keys.
 _MAX_INTEGER_BITS = 96
 
 
 class TorchFileError(ValueError):
-  """The file is damaged, of another kind, or asks for more than tensors."""
+  """Raised if a file is damaged, of another kind, or uses more than tensors."""
 
 
 class Global(NamedTuple):
-  name: str  # "module name", as the file spells it
+  name: str  # "module name", as in the file
 
 
 class Inert(NamedTuple):
@@ -87,7 +86,7 @@ class Inert(NamedTuple):
 
 
 class Scripted(dict):
-  """Attributes of a TorchScript module; of its class nothing is kept."""
+  """The attributes of a TorchScript module, without its class."""
 
 
 class Storage(NamedTuple):
@@ -108,12 +107,15 @@ class Tensor:
 def run(
   file: BinaryIO, *, scripted: bool = False
 ) -> tuple[Any, dict[str, Storage]]:
-  """Follows one program up to its end: (result, storages it refers to).
+  """Runs one program.
 
   Args:
-    file: at the program's beginning.
-    scripted: whether its archive is TorchScript's: objects of the classes it
-      defines are then taken as dictionaries of their attributes.
+    file: file at the start of the program.
+    scripted: whether the archive is TorchScript's; objects of its own classes
+      are then read as dictionaries of their attributes.
+
+  Returns:
+    The result, and the storages that it refers to.
   """
   machine = _Machine(scripted=scripted)
   program, num_instructions = _Program(file), 0
@@ -136,9 +138,9 @@ def run(
 
 
 class _Program:
-  """The bytes of one program, whose reads are bounded.
+  """The bytes of one program, with bounded reads.
 
-  A text may claim any length, and a line may go on to the end of the file.
+  A text may claim any length, and a line may extend to the end of the file.
   """
 
   def __init__(self, file: BinaryIO):
@@ -195,7 +197,7 @@ _LITERALS = (
 
 
 class _Machine:
-  """The stack machine, without a way to call anything."""
+  """A stack machine that cannot call anything."""
 
   def __init__(self, *, scripted: bool):
     self._scripted = scripted
@@ -332,7 +334,7 @@ class _Machine:
 
   def _storage(self, reference: Any) -> Storage:
     # ("storage", class, key, device, count[, view metadata of old files])
-    # What is refused is not shown: nested containers have no end.
+    # The value is not shown, because nested containers may be endless.
     if not isinstance(reference, tuple) or len(reference) < 5:
       raise TorchFileError("an unknown reference.")
     kind, storage_class, key, _, count = reference[:5]
@@ -404,7 +406,7 @@ def _is_scripted(name: str) -> bool:
 
 
 def _pairs(items: list[Any]) -> dict:
-  # The hash of what is nested goes as deep as a file wants.
+  # Hashing nested values would recurse as deep as the file says.
   for key in items[::2]:
     if not isinstance(key, str | int | float | bytes | None):
       kind = "tuple" if isinstance(key, tuple) else type(key).__name__

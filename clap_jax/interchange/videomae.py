@@ -24,7 +24,7 @@ RULES = (
     rf"{_PATCHES}\.weight", ("params/video_tower/embed/kernel",), "tubelet"
   ),
   rules.same(rf"{_PATCHES}\.bias", "params/video_tower/embed/bias"),
-  # The authors' names.
+  # Names of the authors' code.
   rules.Rule(
     rf"{_BLOCK}attn\.qkv\.weight",
     tuple(rf"{_BLOCKS}/attention/{part}/kernel[\1]" for part in "qkv"),
@@ -44,7 +44,7 @@ RULES = (
       r"mlp\.fc2": "mlp/down",
     },
   ),
-  # Hugging Face's names.
+  # Names of Hugging Face.
   rules.same(
     rf"{_HF_LAYER}attention\.attention\.([qv])_bias",
     rf"{_BLOCKS}/attention/\2/bias[\1]",

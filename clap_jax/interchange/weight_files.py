@@ -8,7 +8,7 @@ import numpy as np
 from clap_jax.interchange import torch_file
 from clap_jax.storage import arrays, tensors, untrusted
 
-# What a directory of weights may call them, first come first served.
+# Names of weights files in a directory, by precedence.
 _NAMES = (
   "model.safetensors",
   "open_clip_model.safetensors",
@@ -17,13 +17,13 @@ _NAMES = (
   "model.safetensors.index.json",
   "pytorch_model.bin.index.json",
 )
-# Of another precision or kind, such as model.fp16.safetensors.
+# Variants of another precision or kind, such as model.fp16.safetensors.
 _VARIANTS = (
   "model.*.safetensors",
   "open_clip_model.*.safetensors",
   "pytorch_model.*.bin",
 )
-_SHARD = "-of-"  # in the names of files that an index joins
+_SHARD = "-of-"  # part of the names of shards
 _INDEX_SUFFIX = ".index.json"
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _MAX_INDEX_BYTES = 64 << 20
@@ -31,14 +31,14 @@ _MAX_SHARDS = 1 << 10
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:
-  """The file of weights that a path means.
+  """Finds the weights file of a path.
 
   Args:
-    path: a file, or a directory as Hugging Face lays it out.
+    path: a file, or a directory in Hugging Face's layout.
 
   Raises:
-    FileNotFoundError: it is neither.
-    ValueError: the directory holds several variants and none without.
+    FileNotFoundError: if it is neither.
+    ValueError: if the directory contains several variants and no plain file.
   """
   path = pathlib.Path(path)
   if not path.is_dir():
@@ -56,7 +56,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
   )
   if len(variants) > 1:
     raise ValueError(
-      f"{path} holds several files of weights; give one of them: "
+      f"{path} contains several files of weights; pass one of them: "
       f"{', '.join(file.name for file in variants)}."
     )
   if not variants:
@@ -68,14 +68,11 @@ def find(path: str | os.PathLike) -> pathlib.Path:
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays of a file of weights by their names there.
-
-  Of an index of several files, those of all.
+  """Reads the arrays of a weights file, or of all files of an index, by name.
 
   Raises:
-    ValueError: the kind of file is unknown, or it is damaged.
-    FileNotFoundError: there is no such file, or one that the index names is
-      missing.
+    ValueError: if the kind of file is unknown or a file is damaged.
+    FileNotFoundError: if the file, or one in the index, does not exist.
   """
   path = pathlib.Path(path)
   if path.name.endswith(_INDEX_SUFFIX):
@@ -117,7 +114,7 @@ def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
         "all files."
       )
   for name in sorted(names):
-    # Links are followed: a download's cache is made of them.
+    # Links are followed: download caches consist of links.
     for key, array in read(index.parent / name).items():
       if places.get(key) != name:
         raise ValueError(

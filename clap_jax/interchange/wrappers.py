@@ -1,9 +1,9 @@
 """Unwraps the containers, averages and states that training programs save.
 
-A checkpoint of a trainer holds the weights under a name ("state_dict",
-"model", ...), perhaps twice (a moving average beside them), with the states of
-optimizers and random generators beside them; compilers and trainers of many
-devices put further names in front of every key.
+A training checkpoint contains the weights under a name ("state_dict",
+"model", ...), sometimes also their moving average, and the states of optimizers
+and random generators. Compilers and distributed trainers add prefixes to every
+key.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ _AVERAGES = (
 _TRANSPARENT = re.compile(
   r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# First parts of keys beside the weights, where the source has no such keys.
+# First parts of keys of training states, unless the source has such keys.
 _STATES = re.compile(
   r"(?:.*_)?(?:optim|optimizers?|scheduler|lr_schedulers?|scaler|amp|rng|"
   r"random|rngs?|generator)(?:_.*)?|"
@@ -64,19 +64,19 @@ _STATES = re.compile(
   r"args|cfg|configs?|hparams|hyper_parameters|callbacks|loops|loss|"
   r"criterion|metrics?|history|logs?"
 )
-# How the reason ends why another copy of the weights is left out.
+# End of the reason why another copy of the weights is left out.
 TAKEN_INSTEAD = "are taken instead"
 _STATE_REASON = "state of the training"
 
 
 @dataclasses.dataclass(frozen=True)
 class Unwrapped:
-  """Weights without what was around them.
+  """Weights without containers and training states.
 
   Attributes:
-    tensors: key, as the model's own program names it -> array.
-    left_out: key of the file -> reason.
-    removed: what was removed, one line each, for the user.
+    tensors: maps the model's own keys to arrays.
+    left_out: maps keys of the file to reasons.
+    removed: messages on what was removed.
   """
 
   tensors: Tensors
@@ -90,14 +90,13 @@ def unwrap(
   """Removes containers, prefixes and states of the training.
 
   Args:
-    tensors: by the keys of the file, nested ones joined by dots.
-    is_known: whether the source has a rule for a key.
-    weights: one of WEIGHTS: which to take where a moving average lies beside
-      the weights.
+    tensors: arrays by the keys of the file, nested ones joined by dots.
+    is_known: returns True if the source has a rule for a key.
+    weights: one of WEIGHTS, the weights to use if there is a moving average.
 
   Raises:
-    ValueError: several containers may be meant, two keys become one, or there
-      is no moving average and one is asked for.
+    ValueError: if there are several possible containers, two keys become one,
+      or a requested moving average is missing.
   """
   work = _Work(tensors)
   work.rename_all(lambda key: _TRANSPARENT.sub("", key))
@@ -112,8 +111,8 @@ def unwrap(
       chosen, took_average = averages, True
     if len(chosen) > 1:
       raise ValueError(
-        f"the weights lie under each of {', '.join(chosen)}; save the one that "
-        "is meant alone"
+        f"there are weights under each of {', '.join(chosen)}; save one of "
+        "them alone"
       )
     if not chosen:
       chosen = work.common_prefix(is_known)
@@ -122,8 +121,8 @@ def unwrap(
     work.take(chosen[0], instead_of=[*models, *averages])
   if weights == EMA and not took_average:
     raise ValueError(
-      "the weights hold no moving average (looked for "
-      f"{', '.join(_AVERAGES)}); leave --weights ema out"
+      "the weights contain no moving average (expected one of "
+      f"{', '.join(_AVERAGES)}); omit --weights ema"
     )
   return Unwrapped(
     {new: tensors[old] for new, old in work.keys.items()},
@@ -133,7 +132,7 @@ def unwrap(
 
 
 class _Work:
-  """Keys on their way from those of the file to those of the model."""
+  """The mapping of the model's keys to those of the file, step by step."""
 
   def __init__(self, keys: Iterable[str]):
     self.keys: dict[str, str] = {key: key for key in keys}  # new -> old
@@ -156,14 +155,14 @@ class _Work:
     self.keys = renamed
 
   def leave_states(self, is_known: Callable[[str], bool]) -> None:
-    """Leaves out what a training program keeps beside the weights."""
+    """Leaves out the states of a training program."""
     for key, old in list(self.keys.items()):
       if _STATES.fullmatch(key.partition(".")[0]) and not is_known(key):
         del self.keys[key]
         self.left_out[old] = _STATE_REASON
 
   def common_prefix(self, is_known: Callable[[str], bool]) -> list[str]:
-    """The one first part of all keys, where the source has no such keys."""
+    """Returns the common first part of all keys, unless the source has it."""
     first = {key.partition(".")[0] for key in self.keys}
     rest = [key.partition(".")[2] for key in self.keys]
     if (
@@ -176,7 +175,7 @@ class _Work:
     return []
 
   def take(self, part: str, *, instead_of: list[str]) -> None:
-    """Removes a container's name; leaves out the others of its kind."""
+    """Removes a container's name and leaves out its alternatives."""
     others = [name for name in instead_of if name != part]
     kept: dict[str, str] = {}
     num_taken = 0
@@ -193,7 +192,7 @@ class _Work:
       kept[key] = old
     if not num_taken:  # a tensor of this very name
       raise ValueError(
-        f"{part} is a tensor, expected the weights below it; save a state_dict"
+        f"{part} is a tensor, expected named weights; save a state_dict"
       )
     self.keys = kept
     line = f"took the {num_taken} tensors under {part}"

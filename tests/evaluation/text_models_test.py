@@ -64,5 +64,5 @@ def test_what_has_no_text_tower_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="clap import"):
     text_models.class_vectors(tmp_path)
   weights.write(tmp_path, {"params/x": np.zeros(1)}, {"settings": {}})
-  with pytest.raises(ValueError, match="holds no text tower"):
+  with pytest.raises(ValueError, match="contains no text tower"):
     text_models.class_vectors(tmp_path)

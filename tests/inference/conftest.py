@@ -22,6 +22,6 @@ def image_encoder(tmp_path_factory):
     source="open_clip",
     out=folder / "out",
     options=source_lib.Options(num_heads=2, num_frames=1, tubelet_frames=1),
-    facts={"clip": {"clip_sec": 0.04}, "stride_sec": 1.0},
+    metadata={"clip": {"clip_sec": 0.04}, "stride_sec": 1.0},
   )
   return encoder_lib.load_encoder(folder / "out")

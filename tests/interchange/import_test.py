@@ -291,7 +291,7 @@ def test_a_tokenizer_beside_the_weights_or_none(tmp_path, capsys):
     f"--json={tmp_path / 'a.json'}",
   ]
   run(*arguments, "--out", tmp_path / "without")
-  assert "tokenizer.json (no tokenizer lies" in capsys.readouterr().err
+  assert "tokenizer.json (there is no tokenizer" in capsys.readouterr().err
   flags = json.loads((tmp_path / "a.json").read_text())["flags"]
   assert "--config.model.text_tower=clip" in flags
   assert not any("data.tokenizer" in flag for flag in flags)
