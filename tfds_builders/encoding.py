@@ -1,11 +1,11 @@
 """Encodes frames as the training store's H.264 mp4 files.
 
-One stream, yuv420p, a key frame every 16 frames (closed groups), no B-frames,
-the index in front: a random clip of a few seconds decodes from the key frame
-before it, and presentation order is decoding order. The encoder runs on one
-thread and without macroblock-tree look-ahead, whose vector code reads memory
-that it has not written when a side is no multiple of 64 px: the same frames
-then give the same bytes.
+A file has one stream, yuv420p, a key frame every 16 frames (closed groups), no
+B-frames and the index in front: a random clip of a few seconds decodes from the
+key frame before it, and presentation order is decoding order. Equal frames give
+equal bytes: the encoder uses one thread and no macroblock-tree look-ahead,
+whose vector code reads uninitialised memory unless sides are multiples of 64
+px.
 """
 
 import os
@@ -44,17 +44,16 @@ def write_mp4(
   """Encodes (h, w, 3) uint8 RGB frames of even sides into `path`.
 
   Codec "mjpeg" stores each frame as a JPEG picture instead, every one a key
-  frame; the other settings then mean nothing. `even_quantizer` spends no bits
-  on what pleases an eye: less error for equal bytes.
+  frame, and ignores the other settings. `even_quantizer` disables perceptual
+  optimisations: less error for equal bytes.
 
-  Nothing stands at `path` until the file is complete: it is written beside it
-  and renamed.
+  The file is written under another name and renamed when complete.
 
   Returns:
     The number of frames.
 
   Raises:
-    ValueError: without frames, or if they are not RGB of even sides.
+    ValueError: there are no frames, or they are not RGB of even sides.
   """
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -74,8 +73,8 @@ def write_mp4(
 def _encode(frames, path, *, fps, settings):
   count = 0
   rate = Fraction(fps).limit_denominator(1001)
-  # A name, not a file object: the second pass that moves the index to the
-  # front has to open the file again.
+  # A name, not a file object: the second pass, which moves the index to the
+  # front, opens the file again.
   with av.open(
     str(path),
     "w",
@@ -126,7 +125,7 @@ def _add_stream(container, image, *, rate, codec, options):
 
 
 def count_frames(path: pathlib.Path) -> int:
-  """Frames of an mp4 file by its packets; decodes nothing, 0 if broken."""
+  """Counts the packets of an mp4 file; decodes nothing, returns 0 if broken."""
   try:
     with (
       untrusted.open_file(path, max_bytes=1 << 40) as file,

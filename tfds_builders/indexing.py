@@ -18,21 +18,21 @@ from clap_jax.storage import (
   tfrecord,
 )
 
-_PARTS = ".indexing"  # of an index that is not finished
+_PARTS = ".indexing"  # folder of an unfinished index
 
 
 class Indexed(NamedTuple):
-  """Counts of the records of an indexed dataset, and its errors."""
+  """Counts of the records of an indexed dataset, and errors."""
 
   records: int
-  divided: int  # those whose clips are read by themselves
-  damaged: list[str]  # errors of records, which are left as they are
+  divided: int  # records whose clips can be read separately
+  damaged: list[str]  # errors of records, which are not changed
 
 
 def index_shard(
   shard: tfrecord.ShardReader,
 ) -> tuple[record_index.ShardIndex, list[str]]:
-  """Reads a shard; its index, and the errors of records that are damaged.
+  """Reads a shard; returns its index and the errors of damaged records.
 
   A video that is damaged or cannot be divided gets no blocks.
   """
@@ -59,12 +59,12 @@ def index_shard(
 
 
 def _blocks_of(data: bytes) -> tuple[int, float, int, np.ndarray] | None:
-  """(place of the video in the data, reach in s, checksum of id, blocks)."""
+  """Returns (offset of the video, reach in s, checksum of its id, blocks)."""
   try:
     fields = tf_example_pb2.Example.FromString(data).features.feature
     video = fields["video"].bytes_list.value[0]
     id_checksum = framing.masked_crc32c(fields["id"].bytes_list.value[0])
-  except Exception as error:  # protobuf raises many kinds
+  except Exception as error:  # protobuf raises various errors
     raise VideoError(f"the record does not parse: {error}") from error
   divided = blocks.divide(video)
   if divided is None:
@@ -85,9 +85,10 @@ def index_dataset(
   *,
   on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Indexed:
-  """Writes the index of a dataset, which appears whole.
+  """Writes the index of a dataset atomically.
 
-  Each shard's part is kept until then: after a kill, the same call goes on.
+  The parts of finished shards are kept until then: after a kill, the same call
+  resumes.
   """
   parts = output.make_folder(directory / _PARTS, folder=directory)
 
@@ -98,7 +99,7 @@ def index_dataset(
       if index.num_bytes == shard.num_bytes:
         return index, []
     except (ValueError, LookupError, FileNotFoundError):
-      pass  # there is none, or a damaged one
+      pass  # missing or damaged
     index, damaged = index_shard(shard)
     if not damaged:
       content = record_index.to_bytes([index])

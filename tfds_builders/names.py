@@ -5,9 +5,9 @@ import types
 
 from tfds_builders.motion_sprites import sizes
 
-# The form in which a video is kept.
+# Forms in which videos are stored.
 STORES = ("h264", "jpeg", "original")
-# Datasets of the field and their configs; "" where there is but one form.
+# Published datasets and their configs; "" if there is only one.
 ANNOTATED = {
   "activitynet": ("localization", "captions"),
   "charades": ("",),
@@ -24,7 +24,7 @@ ANNOTATED = {
   "thumos14": ("",),
   "youcook2": ("",),
 }
-# Of the user's own videos, under any name of the user's.
+# Datasets of the user's own videos, under any name.
 OWN = ("folder", "trimmed")
 RUNNERS = ("threads", "beam")
 NAMES = (
@@ -42,5 +42,5 @@ NAMES = (
 
 
 def builder_module(base: str) -> types.ModuleType:
-  """The module of a dataset's builder; `read` in it reads annotations."""
+  """Returns the module of a dataset's builder; its `read` reads annotations."""
   return importlib.import_module(f"tfds_builders.{base}.{base}_dataset_builder")

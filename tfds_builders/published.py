@@ -1,6 +1,6 @@
 """Converts published annotations to ActivityNet-style JSON.
 
-For those who have features and no videos: what a builder reads, without it.
+It serves users who have features but no videos to build.
 """
 
 import os
@@ -10,7 +10,7 @@ from clap_jax.annotations import source_files
 from tfds_builders import names
 from tfds_builders.tool_exports import converting
 
-# Each video stands in one split there.
+# In these datasets each video is in one split.
 NAMES = tuple(
   "/".join(filter(None, (name, config)))
   for name, configs in names.ANNOTATED.items()
@@ -23,12 +23,12 @@ def convert(path: str | os.PathLike, name: str) -> converting.Converted:
   """Reads a file or a folder of annotations.
 
   Args:
-    path: the annotations as their authors publish them.
+    path: the annotations as published by their authors.
     name: one of NAMES.
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: an unknown name, files that are not in shape, or no span.
+    ValueError: the name is unknown, a file is malformed, or no span is usable.
   """
   if name not in NAMES:
     raise ValueError(f"unknown dataset {name!r}; choose {', '.join(NAMES)}")

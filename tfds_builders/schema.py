@@ -1,4 +1,4 @@
-"""The record schema that every builder writes."""
+"""Defines the record schema of all builders."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 
 def make_features(class_names: Sequence[str]) -> tfds.features.FeaturesDict:
-  """One example per video; times in seconds, spans are [start, end).
+  """Defines one example per video; times in seconds, spans are [start, end).
 
   `video` is one complete mp4 (H.264, yuv420p, closed groups of 16 frames, no
   B-frames, index in front); `background` holds the maximal spans longer than

@@ -1,4 +1,4 @@
-"""Base class of the TFDS builders of all datasets."""
+"""Defines the base class of the TFDS builders of all datasets."""
 
 import inspect
 import pathlib
@@ -13,11 +13,11 @@ from tfds_builders import collection, schema, shards, transcoding
 
 
 class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """The builder of a plan of videos; see `collection.Plan`.
+  """TFDS builder of a plan of videos; see `collection.Plan`.
 
-  `tfds_builders.build` writes the shards in parallel and asks this class only
-  for the dataset's description; TFDS's own `download_and_prepare` works too,
-  one video after the other. Without a plan a builder can only be described.
+  `tfds_builders.build` writes the shards in parallel and uses this class only
+  for the dataset's description; TFDS's `download_and_prepare` works too, one
+  video after the other. Without a plan a builder only has a description.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -25,7 +25,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   DESCRIPTION: ClassVar[str] = ""
 
   def __init__(self, *, plan: collection.Plan | None = None, **kwargs):
-    """Takes TFDS's own arguments besides `plan`."""
+    """Creates a builder; other arguments are those of TFDS."""
     self.plan = plan
     super().__init__(**kwargs)
 
@@ -64,8 +64,8 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if record is not None:
           yield item.id, record
 
-  # TFDS prints these two past every log setting; the callers show progress,
-  # and nothing here is ever downloaded.
+  # TFDS prints these two despite all log settings; callers show progress, and
+  # nothing is ever downloaded.
   def _log_download_done(self) -> None:
     pass
 
@@ -76,11 +76,11 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def make(
   module: str, description: str, *, configs: Iterable[str] = ()
 ) -> type[VideoBuilder]:
-  """Makes the builder class of a dataset's module, which TFDS names it by.
+  """Makes the builder class of a dataset's module, which gives it its name.
 
-  The module also has `read(files, config)`, which reads the annotation files
-  that somebody put into a folder. It raises FileNotFoundError if one is not
-  there, and ValueError if one is not in shape.
+  The module also has `read(files, config)`, which reads local annotation files.
+  It raises a FileNotFoundError if one is missing, and a ValueError if one is
+  malformed.
   """
   return types.new_class(
     "Builder",

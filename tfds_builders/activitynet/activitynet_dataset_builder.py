@@ -43,7 +43,7 @@ def _expect_frames(file, path: pathlib.Path | None):
 
 
 def _with_captions(labels, files):
-  """One entry per video and caption split, with its segments."""
+  """Returns an entry per video and caption split, with its segments."""
   file = AnnotationFile(
     class_names=labels.labels(),
     name_of=lambda name: name.removeprefix("v_"),

@@ -21,7 +21,7 @@ Builder = video_builder.make(
 def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads Charades_v1_{train,test}.csv, or else charades.json.
 
-  Charades_v1_classes.txt names the classes; without it they are called c000 to
+  Charades_v1_classes.txt names the classes; without it their names are c000 to
   c156.
   """
   del config
@@ -53,12 +53,12 @@ def _read_row(file, row, where, split):
 def file_of_classes(
   path: pathlib.Path | None, names: dict[int, str]
 ) -> AnnotationFile:
-  """An empty file with the classes of lines `c012 Some name` or `12 Some name`.
+  """Returns an empty file with classes of lines `c012 Some name` or `12 Name`.
 
-  Without a path the classes are those of `names`.
+  Without a path the classes are `names`.
 
   Raises:
-    ValueError: if the numbers are not those of `names`.
+    ValueError: the numbers are not those of `names`.
   """
   if path is not None:
     expected, names = names, {}

@@ -1,7 +1,7 @@
 """TFDS builder of Charades-STA: sentences with their moments in Charades.
 
 There is no validation split: build with `selection_percent`, so that no
-checkpoint is chosen on `test`.
+checkpoint is selected on `test`.
 """
 
 from clap_jax.annotations import annotation_file, own_files, source_files

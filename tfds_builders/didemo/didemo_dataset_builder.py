@@ -20,8 +20,7 @@ Builder = video_builder.make(
 def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads {train,val,test}_data.json.
 
-  Of the moments that several annotators chose, the most frequent one is taken,
-  of equally frequent ones the first.
+  A description gets the moment that most annotators chose, on a tie the first.
   """
   del config
   file = AnnotationFile(class_names=[])
@@ -43,7 +42,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
 
 
 def _moment(times: object) -> tuple[float | None, float | None]:
-  """(start, end) in seconds of the steps that most annotators chose."""
+  """Returns (start, end) in seconds of the most frequent moment."""
   chosen = [
     annotation_file.pair(pair)
     for pair in (times if isinstance(times, list) else ())
@@ -55,6 +54,6 @@ def _moment(times: object) -> tuple[float | None, float | None]:
   )
   if not counts:
     return None, None
-  # Of equal counts, that which was met first.
+  # On a tie the first one.
   ((first, last), _) = counts.most_common(1)[0]
   return first * _STEP_SEC, (last + 1) * _STEP_SEC

@@ -1,6 +1,6 @@
 """TFDS builder of Ego4D's moments (MQ) and natural-language queries (NLQ).
 
-A video is a clip of the benchmark, called by its clip_uid.
+A video is a clip of the benchmark, named by its clip_uid.
 """
 
 from clap_jax.annotations import ego4d, source_files

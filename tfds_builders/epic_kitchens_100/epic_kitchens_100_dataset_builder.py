@@ -1,6 +1,6 @@
 """TFDS builder of EPIC-KITCHENS-100 action detection, by verb or by noun.
 
-The task scores verbs and nouns apart, so each is a config.
+The task scores verbs and nouns separately, so each is a config.
 """
 
 from clap_jax.annotations import annotation_file, source_files
@@ -10,7 +10,7 @@ from tfds_builders import names, video_builder
 
 _SPLITS = {"train": "train", "validation": "validation"}
 _CHALLENGE = {"train": "training", "validation": "validation"}
-_CHALLENGE_FPS = 30.0  # the frames that the detection challenge counts
+_CHALLENGE_FPS = 30.0  # frames per second of the detection challenge
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration")
 _CHALLENGE_COLUMNS = ("video", "start", "stop")
 
@@ -25,9 +25,9 @@ Builder = video_builder.make(
 def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads EPIC_100_{train,validation}.csv and the classes of the config.
 
-  The detection challenge's training.csv and validation.csv, also with `c2_`
-  before their names, stand in for a missing one of them: their times are
-  frames at 30 per second, and they have no narrations.
+  The detection challenge's training.csv and validation.csv, also with the
+  prefix `c2_`, replace missing ones: their times are frames at 30 per second,
+  and they have no narrations.
   """
   file = _file_of_classes(files, config)
   for split, stem in _SPLITS.items():
@@ -47,7 +47,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
 
 
 def _file_of_classes(files, config):
-  """An empty file with the classes; the second list of nouns has all ids."""
+  """Returns an empty file with the classes."""
   path = files.find(
     f"EPIC_100_{config}_classes_v2.csv", f"EPIC_100_{config}_classes.csv"
   )
@@ -78,7 +78,7 @@ def _read_frames(file, row, where, *, split, label):
 
 
 def expect_lengths(file: AnnotationFile, files: SourceFiles) -> None:
-  """States the videos' lengths of EPIC_100_video_info.csv, if it is found."""
+  """Adds the videos' lengths in EPIC_100_video_info.csv, if it exists."""
   path = files.find_optional("EPIC_100_video_info.csv")
   if path is None:
     return

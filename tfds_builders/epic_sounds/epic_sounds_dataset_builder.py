@@ -1,4 +1,4 @@
-"""TFDS builder of EPIC-SOUNDS: sounds of EPIC-KITCHENS-100's videos."""
+"""TFDS builder of EPIC-SOUNDS: sounds in EPIC-KITCHENS-100's videos."""
 
 from clap_jax.annotations import source_files
 from clap_jax.annotations.annotation_file import AnnotationFile

@@ -15,14 +15,14 @@ TEXTURE_SIDE = 256
 class Camera:
   """Motion of the camera and the light per frame; lengths in frame units."""
 
-  offset: np.ndarray  # (n, 2) x, y by which everything in view is displaced
+  offset: np.ndarray  # (n, 2) x, y displacement of everything in view
   scroll: np.ndarray  # (n, 2) further displacement of the backdrop alone
   brightness: np.ndarray  # (n,) factor
   backdrop: np.ndarray  # (n,) index of the texture in view
 
 
 def _smooth_noise(rng, low, high):
-  """Periodic noise with wave numbers between low and high, in [0, 1]."""
+  """Makes periodic noise in [0, 1] with wave numbers from low to high."""
   side = TEXTURE_SIDE
   spectrum = np.fft.rfft2(rng.standard_normal((side, side)))
   rate = np.hypot(
@@ -34,7 +34,7 @@ def _smooth_noise(rng, low, high):
 
 
 def _pattern(rng, name):
-  """A periodic (side, side) pattern in [0, 1]."""
+  """Makes a periodic (side, side) pattern in [0, 1]."""
   side = TEXTURE_SIDE
   y, x = np.mgrid[:side, :side] / side
   if name == "cloudy":
@@ -52,7 +52,7 @@ def _pattern(rng, name):
 
 
 def make_texture(rng: np.random.Generator, name: str) -> np.ndarray:
-  """A muted (TEXTURE_SIDE, TEXTURE_SIDE, 3) uint8 texture of that name."""
+  """Makes a muted texture by name: uint8 (TEXTURE_SIDE, TEXTURE_SIDE, 3)."""
   pattern = 0.75 * _pattern(rng, name) + 0.25 * _smooth_noise(rng, 2, 24)
   base = rng.uniform(45, 115)
   ends = base + rng.uniform(-22, 22, (2, 3))
@@ -75,7 +75,7 @@ def view_texture(
 def still_camera(
   rng: np.random.Generator, num_frames: int, *, fps: float
 ) -> Camera:
-  """A fixed camera before a slowly scrolling backdrop."""
+  """Returns a fixed camera before a slowly scrolling backdrop."""
   velocity = rng.uniform(-4.0, 4.0, 2)
   scroll = np.arange(num_frames)[:, None] / fps * velocity
   return Camera(
@@ -89,7 +89,7 @@ def still_camera(
 def add_pan(
   camera: Camera, rng: np.random.Generator, start: int, end: int
 ) -> tuple[float, float]:
-  """Pans out and back between two frames; returns the way the camera turns."""
+  """Adds a pan out and back between two frames; returns its direction."""
   angle = rng.integers(4) * np.pi / 2
   way = np.round(np.array([np.cos(angle), np.sin(angle)]))
   bump = 0.5 - 0.5 * np.cos(2 * np.pi * np.linspace(0, 1, end - start))
@@ -100,12 +100,12 @@ def add_pan(
 def add_tremble(
   camera: Camera, rng: np.random.Generator, start: int, end: int
 ) -> None:
-  """The whole picture jitters between two frames."""
+  """Adds jitter of the picture between two frames."""
   camera.offset[start:end] += rng.normal(0, 1.6, (end - start, 2))
 
 
 def add_flicker(
   camera: Camera, rng: np.random.Generator, start: int, end: int
 ) -> None:
-  """The light flickers between two frames."""
+  """Adds flicker of the light between two frames."""
   camera.brightness[start:end] *= rng.uniform(0.6, 1.25, end - start)

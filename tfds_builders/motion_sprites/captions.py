@@ -1,8 +1,8 @@
-"""Natural captions of actions and of what happens between them.
+"""Generates natural captions of actions and of events between them.
 
-Everything a caption says is read off the poses after they were computed, so
-that direction and relation are true. Some templates are held out: only splits
-other than train and selection use them.
+Captions describe the computed poses, so that directions and relations are true.
+Some templates are held out: only splits other than train and selection use
+them.
 """
 
 import numpy as np
@@ -103,7 +103,7 @@ BACKGROUND_TEMPLATES = {
   ),
   "drift": ("{sprites} drift slowly", "{sprites} float about aimlessly"),
   "cut": ("the scene cuts to {ground}", "a cut to {ground}, {sprites} rest"),
-  # What near_misses.py adds to any of these.
+  # Additions of near_misses.py to any of these.
   "stir": (
     "a sprite stirs and stops",
     "for a moment one of {sprites} stirs",
@@ -167,7 +167,7 @@ def _way(vector):
 
 
 def _travel_words(rng, looks, action, poses):
-  """Direction or relation of a travelling action, true to the poses."""
+  """Describes the direction or relation of a travelling action by the poses."""
   path = poses[action.actor, action.start : action.end, :2]
   vector = path[-1] - path[0]
   options = [
@@ -241,7 +241,7 @@ def caption_action(
   ground: str,
   split: str,
 ) -> str:
-  """One caption of one action."""
+  """Returns a caption of an action."""
   templates = TEMPLATES
   if (
     choreography.may_hold_out(split) and rng.random() < HELD_OUT_TEMPLATE_SHARE
@@ -270,13 +270,13 @@ def caption_event(
   split: str,
   near_kinds: set[str],
 ) -> str:
-  """One caption of one background event.
+  """Returns a caption of a background event.
 
-  `way` is where the camera turns, `near_kinds` which near misses are seen.
+  `way` is the camera's direction, `near_kinds` the visible near misses.
   """
   kind, path = event.kind, poses[:, event.start : event.end, :2]
   moved = np.ptp(path, axis=1).max() > 3.0
-  if kind != "cut" and moved:  # nobody rests: say what is true
+  if kind != "cut" and moved:  # no sprite rests: describe that
     kind = "drift"
   elif kind == "drift" and not moved:
     kind = "rest"

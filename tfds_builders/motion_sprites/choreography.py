@@ -30,7 +30,7 @@ _EVENTS = {
 
 @dataclasses.dataclass
 class Action:
-  """One sprite performing one verb."""
+  """A sprite that performs a verb."""
 
   actor: int
   start: int
@@ -52,18 +52,18 @@ class Event:
 
 
 def is_held_out(colour: str, shape: str, verb: str) -> bool:
-  """Whether only validation may show this combination (about one in ten)."""
+  """Returns True if only validation may show a combination (one in ten)."""
   key = f"{colour}/{shape}/{verb}".encode()
   return zlib.crc32(key) % 10 == 0
 
 
 def may_hold_out(split: str) -> bool:
-  """Whether a split may show held-out combinations and templates."""
+  """Returns True if a split may show held-out combinations and templates."""
   return split not in ("train", "selection")
 
 
 def draw_looks(rng: np.random.Generator) -> list[sprites.Look]:
-  """Two to four sprites, no two of the same colour and shape."""
+  """Draws two to four sprites, no two of the same colour and shape."""
   looks = []
   for _ in range(int(rng.integers(2, 5))):
     while True:
@@ -78,7 +78,7 @@ def draw_looks(rng: np.random.Generator) -> list[sprites.Look]:
 
 
 def _choose_verb(rng, look, unused, earlier, *, split):
-  """A verb for this actor, or None if there is none left that is allowed."""
+  """Draws an allowed verb for an actor; None if none is left."""
   held_out = [v for v in unused if is_held_out(look.colour, look.shape, v)]
   if may_hold_out(split):
     if held_out and rng.random() < HELD_OUT_SHARE:
@@ -104,7 +104,7 @@ def draw_schedule(
   gap_sec: tuple[float, float],
   verb_names: tuple[str, ...] = verbs.CLASS_NAMES,
 ) -> list[Action]:
-  """Draws the actions of a video in the order of their starts."""
+  """Draws the actions of a video, sorted by start."""
   unused = [str(v) for v in rng.permutation(verb_names)]
   free_from = [0.0] * len(looks)
   actions: list[Action] = []
@@ -145,7 +145,7 @@ def draw_schedule(
 
 
 def _event_odds(distractors: float) -> list[float]:
-  """The probabilities of _EVENTS; more distractors, less rest."""
+  """Returns the probabilities of _EVENTS; more distractors, less rest."""
   if distractors == 1.0:
     return list(_EVENTS.values())
   busy = 1.0 - _EVENTS["rest"]
@@ -163,9 +163,9 @@ def draw_events(
   fps: float,
   distractors: float = 1.0,
 ) -> list[Event]:
-  """Draws the events between the actions, and at times behind them.
+  """Draws the events between actions, and sometimes during them.
 
-  `distractors` is a factor on how often it is anything but rest.
+  `distractors` is a factor on the frequency of events other than rest.
   """
   events = []
   gaps = packing.background_spans(
@@ -186,7 +186,7 @@ def draw_events(
 
 
 def _resting_pose(rng, taken):
-  """A random pose, away from the positions taken if there is room."""
+  """Draws a pose, away from occupied positions if there is room."""
   for _ in range(12):
     xy = rng.uniform(EDGE + 3, sprites.FRAME_UNITS - EDGE - 3, 2)
     if all(np.hypot(*(xy - other)) > 19 for other in taken):
@@ -206,7 +206,7 @@ def _resting_pose(rng, taken):
 
 
 def _aim(rng, motion, xy, others):
-  """Turns the travel to where there is room, at times to or from a sprite."""
+  """Directs the travel to free space, sometimes to or from a sprite."""
   ways = [
     np.array([np.cos(a), np.sin(a)]) for a in rng.uniform(0, 2 * np.pi, 10)
   ]
@@ -231,7 +231,7 @@ def _aim(rng, motion, xy, others):
 
 
 def _act(pose, action, home, *, fps):
-  """Writes the poses of one action; `home` is the resting pose it leaves."""
+  """Writes the poses of an action; `home` is the resting pose before it."""
   time_sec = np.arange(action.end - action.start) / fps
   channels = verbs.perform(action.motion, time_sec)
   weight = np.minimum(1.0, (time_sec + 1.0 / fps) / SETTLE_SEC)
@@ -246,9 +246,9 @@ def _act(pose, action, home, *, fps):
 
 
 def _fit(rng, motion, home, others, *, fps):
-  """The home moved as little as keeps the motion in the frame.
+  """Moves the home as little as needed to keep the motion in the frame.
 
-  If that is on top of another sprite, a random position that is farther away.
+  If that overlaps another sprite, the home is a random farther position.
   """
   time_sec = np.arange(round(motion.duration_sec * fps)) / fps
   channels = verbs.perform(motion, time_sec)
@@ -277,7 +277,7 @@ def _idle(pose, start, end, before, after):
 
 
 def _drift(rng, poses, actions, event, *, distractors):
-  """Lets each sprite that rests throughout the event wander and come back."""
+  """Moves each sprite that rests during the event away and back."""
   u = np.linspace(0.0, 1.0, event.end - event.start)[:, None]
   for actor in range(poses.shape[0]):
     busy = any(
@@ -289,7 +289,7 @@ def _drift(rng, poses, actions, event, *, distractors):
       wander = sum(np.sin(np.pi * (k + 1) * u) * ways[k] for k in range(3))
       span = poses[actor, event.start : event.end, :2]
       span += wander
-      if distractors > 1.0:  # far enough to leave the frame
+      if distractors > 1.0:  # far enough to exit the frame
         span[:] = span.clip(EDGE, sprites.FRAME_UNITS - EDGE)
       turn = distractors * rng.normal(0, 0.5) * np.sin(np.pi * u[:, 0])
       poses[actor, event.start : event.end, 2] += turn
@@ -305,7 +305,7 @@ def choreograph(
   fps: float,
   distractors: float = 1.0,
 ) -> np.ndarray:
-  """Poses (sprites, n, 6). Aims the travel of `actions` in place."""
+  """Computes poses (sprites, n, 6); directs travels of `actions` in place."""
   poses = np.zeros((num_sprites, num_frames, 6))
   rests: list[np.ndarray] = []
   for _ in range(num_sprites):
@@ -317,7 +317,7 @@ def choreograph(
     key=lambda s: s[:2],
   )
   for start, _, action in steps:
-    if action is None:  # the scene changes: everybody is somewhere else
+    if action is None:  # the scene changes: all sprites are elsewhere
       fresh: list[np.ndarray] = []
       for actor in range(num_sprites):
         _idle(poses[actor], cursors[actor], start, rests[actor], rests[actor])

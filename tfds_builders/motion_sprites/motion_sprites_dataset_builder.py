@@ -20,7 +20,7 @@ Builder = video_builder.make(
 
 
 def make_plan(document: dict, rendered: pathlib.Path) -> collection.Plan:
-  """The plan of what `render.render` wrote into a folder."""
+  """Returns the plan of a folder written by `render.render`."""
   items = {split: [] for split in sizes.SPLITS}
   for video_id, entry in document["database"].items():
     items[entry["subset"]].append(_make_item(video_id, entry, rendered))

@@ -1,7 +1,7 @@
-"""Background events that resemble actions.
+"""Generates background events that resemble actions.
 
-Three kinds, none of them annotated: half a motion that stops and goes back
-("half"), a motion of half the usual size ("small"), and a whole action of a
+There are three kinds, none annotated: half a motion that stops and returns
+("half"), a motion of half the usual size ("small"), and an action of a
 bystander, a grey shape outside the vocabulary of sprites ("bystander"). All are
 of base classes: no stage of few-shot localization sees a hidden class as
 background.
@@ -15,7 +15,7 @@ from tfds_builders.motion_sprites import choreography, sprites, verbs
 
 KINDS = ("half", "small", "bystander")
 RETURN_SEC = 0.5  # back into the resting pose
-_MIN_SEC = 1.1  # of a near miss, its return included
+_MIN_SEC = 1.1  # duration of a near miss, including its return
 _PAUSE_SEC = 0.5  # between two in one event
 _HALF = 0.5
 _WITHOUT_SIZE = ("spins", "rolls")  # half of a turn is as fast a turn: no miss
@@ -23,7 +23,7 @@ _WITHOUT_SIZE = ("spins", "rolls")  # half of a turn is as fast a turn: no miss
 
 @dataclasses.dataclass(frozen=True)
 class NearMiss:
-  """One of them; in frames, the return into the resting pose included."""
+  """A near miss; in frames, including the return to the resting pose."""
 
   kind: str
   actor: int  # of the sprites; of a bystander its own number, 0
@@ -33,7 +33,7 @@ class NearMiss:
 
 
 def class_names(names: tuple[str, ...]) -> tuple[str, ...]:
-  """The classes among `names` that near misses may look like."""
+  """Returns the classes among `names` that near misses may resemble."""
   base = tuple(name for name in names if name in verbs.CLASS_SPLITS["base"])
   return base or names
 
@@ -50,8 +50,8 @@ def draw(
 ) -> list[NearMiss]:
   """Draws `per_event` near misses on average for each event between actions.
 
-  Every event has random numbers of its own, so that more of them leave those
-  that are there as they are, as far as their time allows.
+  Every event has its own random numbers, so that additional ones do not change
+  existing ones, as far as their time allows.
   """
   seeds = rng.integers(2**32, size=len(events))
   found = []
@@ -70,7 +70,7 @@ def draw(
 
 
 def _slots(event, count: int, *, fps: float) -> list[tuple[int, int]]:
-  """At most `count` spans of an event, as many as fit, with pauses between."""
+  """Returns at most `count` spans of an event that fit, with pauses between."""
   pause = round(_PAUSE_SEC * fps)
   length = event.end - event.start + pause
   count = min(count, length // (round(_MIN_SEC * fps) + pause))
@@ -82,7 +82,7 @@ def _slots(event, count: int, *, fps: float) -> list[tuple[int, int]]:
 def _draw_one(
   rng, start: int, end: int, *, num_sprites: int, names, fps: float
 ) -> NearMiss:
-  """A near miss somewhere in [start, end)."""
+  """Draws a near miss within [start, end)."""
   kind, verb = str(rng.choice(KINDS)), str(rng.choice(names))
   if kind == "small" and verb in _WITHOUT_SIZE:
     kind = "half"
@@ -132,7 +132,7 @@ def perform(poses: np.ndarray, near: NearMiss, *, fps: float) -> None:
 
 
 def _to_middle(near: NearMiss, span) -> tuple[float, float]:
-  """The way from a sprite to the middle of the frame, where there is room."""
+  """Returns the direction from a sprite to the middle of the frame."""
   way = sprites.FRAME_UNITS / 2 - span[0, :2]
   if verbs.VERBS[near.motion.verb].horizontal:
     way = np.array([np.sign(way[0]) or 1.0, 0.0])
@@ -147,7 +147,7 @@ def draw_bystander(
   *,
   fps: float,
 ) -> tuple[list[sprites.Look], np.ndarray]:
-  """The look and the poses (1, n, 6) of the bystander; neither if it rests."""
+  """Returns look and poses (1, n, 6) of the bystander; none if it rests."""
   acted = [near for near in near_misses if near.kind == "bystander"]
   if not acted:
     return [], np.zeros((0, num_frames, 6))

@@ -3,7 +3,7 @@
   python -m tfds_builders.motion_sprites.render --size demo --out DIR
 
 writes DIR/<split>/<id>.mp4 and DIR/annotations.json. A second run of the same
-command keeps the files that are complete and renders the others again.
+command keeps complete files and renders the others.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tfds_builders.motion_sprites import scene, sizes
 ANNOTATIONS_NAME = "annotations.json"
 FINGERPRINT_NAME = "rendered_with.json"
 
-Progress = Callable[[int, int], None]  # videos done, videos in all
+Progress = Callable[[int, int], None]  # videos done, total
 
 
 def render_video(
@@ -34,9 +34,9 @@ def render_video(
   config: sizes.SpritesConfig,
   path: pathlib.Path,
 ) -> dict:
-  """Renders one video into `path`; returns its annotations (scene.annotate).
+  """Renders a video to `path`; returns its annotations (scene.annotate).
 
-  Any split name works: `unseen`, say, gives videos that no named split has.
+  Any split name works: `unseen`, for example, gives videos of no named split.
   """
   made = scene.make_scene(seed, split, index=index, config=config)
   path = pathlib.Path(path)
@@ -57,7 +57,7 @@ def _render_one(job) -> dict:
 
 
 def _fingerprint(config):
-  """Fingerprint of the rendered bytes, besides the number of videos."""
+  """Returns a fingerprint of the rendered bytes, except the video count."""
   return {
     "dataset": "motion_sprites",
     "scene_version": scene.SCENE_VERSION,
@@ -71,7 +71,7 @@ def _fingerprint(config):
 
 
 def _claim_folder(out, config):
-  """Refuses a folder that holds another rendering; marks it as this one."""
+  """Refuses a folder with another rendering; marks it as this one."""
   marker, mine = out / FINGERPRINT_NAME, _fingerprint(config)
   if marker.exists():
     other = untrusted.read_json(marker)
@@ -102,16 +102,16 @@ def render(
   Args:
     config: the size; see `sizes.CONFIGS`.
     out: folder for <split>/<id>.mp4 and annotations.json.
-    num_workers: processes; by default one per core that this one may use.
-    limit: at most that many videos per split.
-    on_progress: called with (videos done, videos in all).
+    num_workers: number of processes; by default one per usable core.
+    limit: maximum number of videos per split.
+    on_progress: called with (videos done, total).
 
   Returns:
     The content of annotations.json: {"classes": [...], "class_splits": {...},
     "database": {id: annotations}}.
 
   Raises:
-    ValueError: if `out` holds something else.
+    ValueError: `out` has other content.
   """
   out = pathlib.Path(out)
   _claim_folder(out, config)
@@ -146,7 +146,7 @@ def _run(jobs, num_workers):
   if workers == 1 or len(jobs) < 32:
     yield from map(_render_one, jobs)
     return
-  # Not fork: the parent may hold threads (TensorFlow, JAX) by now.
+  # Not fork: the parent may have threads (TensorFlow, JAX).
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(
     workers, mp_context=context

@@ -18,15 +18,15 @@ from tfds_builders.motion_sprites import (
   verbs,
 )
 
-# Part of every seed and of the rendered folder's fingerprint: raise it with
-# any change of what is drawn, said or annotated.
+# Part of every seed and of the rendered folder's fingerprint: increase it with
+# any change of pictures, captions or annotations.
 SCENE_VERSION = 3
 BACKGROUND_CAPTION_SHARE = 0.6
 
 
 @dataclasses.dataclass
 class Scene:
-  """All that is needed to draw a video; nothing is drawn yet."""
+  """Everything needed to draw a video."""
 
   video_id: str
   split: str
@@ -40,11 +40,11 @@ class Scene:
   textures: list[str]
   texture_seed: int
   captions: list[dict]
-  # What annotations say the actions' boundaries are, in frames (actions, 2);
-  # where they are, but for the noise of a variant.
+  # Annotated boundaries of the actions, in frames (actions, 2); the true ones,
+  # except for the noise of a variant.
   stated: np.ndarray
   near_misses: list[near_misses.NearMiss]
-  bystanders: list[sprites.Look]  # whom no annotation names
+  bystanders: list[sprites.Look]  # not annotated
   bystander_poses: np.ndarray  # (bystanders, n, 6)
 
   @property
@@ -65,7 +65,7 @@ def _rng(config, seed, split, index):
 
 
 def _set_camera(rng, events, num_frames, *, fps):
-  """The camera, the texture names and, by event, where the camera turns."""
+  """Returns camera, texture names and, by event, the camera's direction."""
   camera = backgrounds.still_camera(rng, num_frames, fps=fps)
   textures = [str(rng.choice(backgrounds.TEXTURES))]
   ways = []
@@ -89,7 +89,7 @@ def _set_camera(rng, events, num_frames, *, fps):
 
 
 def _write_captions(rng, vague_rng, scene, ways, *, ambiguity):
-  """Captions; `vague_rng` decides which name too little, whatever the share."""
+  """Writes captions; `vague_rng` selects vague ones."""
 
   def ground(frame):
     return scene.textures[scene.camera.backdrop[frame]]
@@ -136,7 +136,7 @@ def _write_captions(rng, vague_rng, scene, ways, *, ambiguity):
 
 
 def _stated_boundaries(rng, config, actions, *, num_frames, split):
-  """Frames (actions, 2), moved at random where training may see them."""
+  """Returns frames (actions, 2), moved at random in training splits."""
   spans = np.array([(a.start, a.end) for a in actions], np.float64)
   spans = spans.reshape(-1, 2)
   if not config.boundary_noise or choreography.may_hold_out(split):
@@ -149,10 +149,10 @@ def _stated_boundaries(rng, config, actions, *, num_frames, split):
 def make_scene(
   seed: int, split: str, *, index: int, config: sizes.SpritesConfig
 ) -> Scene:
-  """Draws a scene; the same arguments give the same scene, always.
+  """Draws a scene, a pure function of its arguments.
 
-  Any split name works: names other than train and selection may show what is
-  held out, as validation does.
+  Any split name works: names other than train and selection may show held-out
+  combinations, as validation does.
   """
   rng = _rng(config, seed, split, index)
   fps = int(rng.choice(config.fps))
@@ -181,7 +181,7 @@ def make_scene(
     distractors=config.distractors,
   )
   camera, textures, ways = _set_camera(rng, events, num_frames, fps=fps)
-  # What a variant adds has numbers of its own: what it leaves stays the same.
+  # Additions of a variant have their own random numbers: the rest is unchanged.
   near_rng = _rng(config, seed, f"near misses in {split}", index)
   found = near_misses.draw(
     near_rng,
@@ -233,15 +233,15 @@ def make_scene(
 
 
 def class_names(config: sizes.SpritesConfig) -> tuple[str, ...]:
-  """The classes of a size or variant."""
+  """Returns the classes of a size or variant."""
   return verbs.CLASS_NAMES[: config.num_classes]
 
 
 def annotate(scene: Scene) -> dict:
-  """The annotations of a scene, JSON-ready; times in seconds."""
+  """Returns the annotations of a scene as JSON types; times in seconds."""
   fps = scene.fps
   segments = [tuple((span / fps).tolist()) for span in scene.stated]
-  # What tells of an action is told of its stated time.
+  # Captions of an action have its annotated time.
   stated = {
     (a.start / fps, a.end / fps): list(segment)
     for a, segment in zip(scene.actions, segments, strict=True)
@@ -296,7 +296,7 @@ def _make_textures(seed, names):
 
 
 def draw(scene: Scene, frames: slice = slice(None)) -> np.ndarray:
-  """The frames of a scene, or some of them: (n, size, size, 3) uint8 RGB."""
+  """Draws all or some frames of a scene: (n, size, size, 3) uint8 RGB."""
   textures = _make_textures(scene.texture_seed, tuple(scene.textures))
   camera = backgrounds.Camera(
     *(values[frames] for values in vars(scene.camera).values())

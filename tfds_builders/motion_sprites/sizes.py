@@ -1,7 +1,7 @@
-"""The named sizes of motion_sprites, and variants with one property changed.
+"""Defines sizes of motion_sprites, and variants with changed properties.
 
-A variant is called SIZE-PARAMETER_VALUE, more of them in a row: demo-gaps_2,
-demo-distractors_0-noise_0.1. Its videos draw from the same random numbers.
+A variant is named SIZE-PARAMETER_VALUE, with one or more parameters:
+demo-gaps_2, demo-distractors_0-noise_0.1. It uses the same random numbers.
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ class SpritesConfig:
   gap_sec: tuple[float, float] = (1.5, 5.0)  # between the actions
   seed: int = 0
   distractors: float = 1.0  # movement that is no action; 0 none, 1 as usual
-  num_classes: int | None = None  # the first so many verbs; None all
+  num_classes: int | None = (
+    None  # number of verbs, the first ones; None for all
+  )
   # Boundaries outside of validation move by up to this share of the action.
   boundary_noise: float = 0.0
   ambiguity: float = 0.0  # share of train's action captions that are vague
@@ -33,7 +35,7 @@ class SpritesConfig:
 
   @property
   def size(self) -> str:
-    """The size that this is, or is a variant of."""
+    """Returns the size, also of a variant."""
     return self.name.partition("-")[0]
 
 
@@ -87,7 +89,7 @@ def _setting(field: str):
   return lambda config, value: dataclasses.replace(config, **{field: value})
 
 
-# Parameter -> (least value, greatest value, what it does to a size).
+# Parameter -> (minimum, maximum, function that changes a size).
 PARAMETERS = {
   "gaps": (0.1, 10.0, _longer_gaps),  # factor on the time between actions
   "distractors": (0.0, 3.0, _setting("distractors")),
@@ -101,11 +103,10 @@ PARAMETERS = {
 
 
 def get_config(name: str) -> SpritesConfig:
-  """The size or variant of that name.
+  """Returns a size or variant by name.
 
   Raises:
-    ValueError: if there is no such size or parameter, or a value is out of
-      range.
+    ValueError: the size or parameter is unknown, or a value is out of range.
   """
   size, *changes = name.split("-")
   if size not in CONFIGS:

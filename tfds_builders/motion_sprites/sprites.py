@@ -7,7 +7,7 @@ import numpy as np
 from tfds_builders.motion_sprites import backgrounds
 
 FRAME_UNITS = 64.0  # lengths are in units of a frame 64 wide and high
-CHUNK_FRAMES = 64  # drawn together; bounds the memory of a long video
+CHUNK_FRAMES = 64  # drawn together, to bound memory
 MARK_COLOUR = (25.0, 25.0, 25.0)
 
 COLOURS = {
@@ -20,7 +20,7 @@ COLOURS = {
   "orange": (250, 145, 30),
   "white": (240, 240, 240),
 }
-OUTSIDE_COLOURS = {"grey": (150, 150, 150)}  # of no sprite that is named
+OUTSIDE_COLOURS = {"grey": (150, 150, 150)}  # for bystanders
 _PAINTS = COLOURS | OUTSIDE_COLOURS
 SIZES = {"small": (7.0, 8.0), "large": (9.6, 10.6)}  # radius, frame units
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -41,7 +41,7 @@ class Look:
 
 
 def _star_gauge(u, v):
-  """A five-pointed star: straight edges between tips and notches."""
+  """Returns the gauge of a five-pointed star."""
   sector = 2 * np.pi / 5
   angle = np.abs((np.arctan2(v, u) + sector / 2) % sector - sector / 2)
   distance = np.hypot(u, v)
@@ -69,12 +69,12 @@ def _gauge(shape, u, v):
 
 
 def _coverage(gauge, edge_px):
-  """Share of a pixel inside, from the gauge and the radius in pixels."""
+  """Computes the share of a pixel inside from gauge and radius in pixels."""
   return np.clip((1.0 - gauge) * edge_px + 0.5, 0.0, 1.0)
 
 
 def _sprite_patches(look, pose, *, unit_px, half):
-  """Alpha (n, k, k) and mark (n, k, k) around each frame's position."""
+  """Computes alpha and mark (n, k, k) around each frame's position."""
   x, y, angle, scale, stretch, opacity = pose.T.astype(np.float32)
   side = np.arange(-half, half + 1, dtype=np.float32)
   dx = side[None, None, :] - ((x * unit_px) % 1.0)[:, None, None]
@@ -111,7 +111,7 @@ def _blend(canvas, look, pose, *, unit_px, margin):
   width = 2 * half + 1
   limit = canvas.shape[1] - width
   for index, (left, top) in enumerate(corners):
-    if 0 <= left <= limit and 0 <= top <= limit:  # else it is out of sight
+    if 0 <= left <= limit and 0 <= top <= limit:  # otherwise not visible
       patch = canvas[index, top : top + width, left : left + width]
       patch *= keep[index]
       patch += paint[index]
@@ -130,8 +130,8 @@ def draw_frames(
   Args:
     looks: the sprites, the last one on top.
     poses: (sprites, n, 6) by POSE_CHANNELS, in frame units and radians.
-    camera: what the camera does in the n frames.
-    textures: the backdrops that `camera.backdrop` points at.
+    camera: motion of the camera in the n frames.
+    textures: the backdrops that `camera.backdrop` indexes.
     size_px: side of the square frames.
 
   Returns:

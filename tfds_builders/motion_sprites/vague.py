@@ -1,8 +1,7 @@
-"""Ambiguous captions.
+"""Generates ambiguous captions.
 
 "something spins", "a shape moves left": true of their action and of many
-others. Which of two ways a caption is vague is drawn: it leaves out who acts,
-or also which of several motions it is.
+others. A vague caption omits the actor, or at random also the exact motion.
 """
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from tfds_builders.motion_sprites import choreography
 
 SUBJECTS = ("something", "a shape", "a sprite", "one of them")
-# The motion alone, without turn, direction or relation.
+# Only the motion, without turn, direction or relation.
 CLASS_WORDS = {
   "slides": "slides",
   "rolls": "rolls",
@@ -35,7 +34,7 @@ CLASS_WORDS = {
   "fades": "fades",
   "blinks": "blinks",
 }
-# What several classes have in common, with the words for it.
+# Groups of similar classes, with words for them.
 GROUPS = {
   "travels": (("slides", "rolls", "zigzags", "hops"), ("moves {way}",)),
   "moves": (
@@ -50,11 +49,11 @@ GROUPS = {
   ),
   "look": (("fades", "blinks"), ("gets faint and clear", "changes")),
 }  # fmt: skip
-_CLASS_SHARE = 0.5  # of the vague captions name the class
+_CLASS_SHARE = 0.5  # share of vague captions that name the class
 
 
 def group_of(verb: str) -> str:
-  """The group of a class."""
+  """Returns the group of a class."""
   return next(name for name, (members, _) in GROUPS.items() if verb in members)
 
 
@@ -63,7 +62,7 @@ def caption(
   action: choreography.Action,
   poses: np.ndarray,
 ) -> str:
-  """A caption that is true of the action and names too little."""
+  """Returns a true but vague caption of an action."""
   subject = str(rng.choice(SUBJECTS))
   if rng.random() < _CLASS_SHARE:
     return f"{subject} {CLASS_WORDS[action.verb]}"
@@ -73,14 +72,14 @@ def caption(
 def group_phrases(
   action: choreography.Action, poses: np.ndarray
 ) -> tuple[str, ...]:
-  """Words that describe the action and its group of classes."""
+  """Returns words that describe the action and its group of classes."""
   way = way_of(action, poses)
   phrases = GROUPS[group_of(action.verb)][1]
   return tuple(phrase.format(way=way) for phrase in phrases)
 
 
 def way_of(action: choreography.Action, poses: np.ndarray) -> str:
-  """Left, right, up or down, whichever says most of a travel; "" for none."""
+  """Returns the main direction of a travel (left, right, up, down), or ""."""
   if group_of(action.verb) != "travels":
     return ""
   path = poses[action.actor, action.start : action.end, :2]

@@ -1,4 +1,4 @@
-"""Motion verbs: pose of a sprite during an action.
+"""Defines motion verbs: poses of a sprite during an action.
 
 All lengths are in units of a frame that is 64 wide and 64 high; the renderer
 scales them. x grows to the right and y grows *downwards*, so that a growing
@@ -6,9 +6,9 @@ angle turns clockwise on the screen.
 
 A motion function takes seconds since the start of the action and returns the
 pose channels that it animates. x, y and angle are offsets that start at zero,
-so that no jump gives the start of an action away; scale, stretch and opacity
-are absolute and run over the ranges that resting sprites have as well, so that
-one frame does not tell an acting sprite from a resting one.
+so that no jump reveals the start of an action; scale, stretch and opacity are
+absolute and within the ranges of resting sprites, so that one frame does not
+distinguish an acting sprite from a resting one.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Channels = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-  """One performance of a verb; every number is drawn once per action."""
+  """A performance of a verb; numbers are drawn once per action."""
 
   verb: str
   duration_sec: float
@@ -40,7 +40,7 @@ class Motion:
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-  """A class of action: its motion and the ranges its parameters come from."""
+  """An action class: its motion and the ranges of its parameters."""
 
   function: Callable[[np.ndarray, Motion], Channels]
   period_sec: tuple[float, float]
@@ -51,7 +51,7 @@ class Verb:
 
 
 def _triangle(cycles: np.ndarray) -> np.ndarray:
-  """Triangle wave of period 1 in [-1, 1], zero and rising at 0."""
+  """Computes a triangle wave of period 1 in [-1, 1], zero and rising at 0."""
   return 1.0 - 4.0 * np.abs((cycles + 0.25) % 1.0 - 0.5)
 
 
@@ -308,5 +308,5 @@ def draw_motion(
 
 
 def perform(motion: Motion, time_sec: np.ndarray) -> Channels:
-  """The animated pose channels at `time_sec` since the action's start."""
+  """Returns the animated pose channels `time_sec` after the action's start."""
   return VERBS[motion.verb].function(time_sec, motion)

@@ -18,10 +18,10 @@ Builder = video_builder.make(
 
 
 def read(files: SourceFiles, config: str) -> AnnotationFile:
-  """Reads multithumos.json, and the names of the classes where they are found.
+  """Reads multithumos.json, and the names of the classes if found.
 
-  class_list.txt of the official archive has them; without it the classes are
-  called class_01 to class_65.
+  class_list.txt of the official archive has them; without it the names are
+  class_01 to class_65.
   """
   del config
   file = charades_dataset_builder.file_of_classes(

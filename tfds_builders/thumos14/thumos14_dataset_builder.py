@@ -14,7 +14,7 @@ from clap_jax.annotations.annotation_file import AnnotationFile
 from clap_jax.annotations.source_files import SourceFiles
 from tfds_builders import video_builder
 
-# Its annotations belong to another, longer video; and one has none at all.
+# The annotations of one belong to another, longer video; the other has none.
 EXCLUDED = {
   "video_test_0000270": "its annotations run far beyond its end: wrong labels",
   "video_test_0001292": "no segment of any class, only ambiguous ones",
@@ -32,7 +32,7 @@ def read(files: SourceFiles, config: str) -> AnnotationFile:
   """Reads the official text files, or else a JSON file of the community.
 
   Only the text files have the ambiguous spans, which are neither action nor
-  background; they are read beside a JSON file too where they are found.
+  background; they are read in addition to a JSON file if found.
   """
   del config
   file = _ThumosFile()
@@ -72,7 +72,7 @@ def _read_ambiguous(file, path, split):
 
 
 class _ThumosFile(AnnotationFile):
-  """The community's JSON files call the validation videos those of training."""
+  """Annotations of community JSON files, which name validation "training"."""
 
   def split_of(self, value: object) -> str:
     split = super().split_of(value)

@@ -25,10 +25,10 @@ _NONE = ("", "NA", "N/A", "nan")
 
 
 def read(export: Export) -> None:
-  """Reads either form; it is told by the columns.
+  """Reads either form, which the columns determine.
 
   Raises:
-    ValueError: it has no header of BORIS.
+    ValueError: the file has no header of BORIS.
   """
   request = export.request
   text = text_tables.read_text(
@@ -54,7 +54,7 @@ def read(export: Export) -> None:
 
 
 def _preamble(text, path) -> tuple[int, str | None]:
-  """(lines before the header, media file named there)."""
+  """Returns (number of lines before the header, media file named there)."""
   media = None
   lines = text_tables.split_lines(text)
   for number, line in enumerate(lines[:_MAX_PREAMBLE_ROWS]):
@@ -79,7 +79,7 @@ def _video(row, media) -> str | None:
 
 
 def _common(export, table, num_lines, media):
-  """(row, where, video, behavior) of the rows that have a video."""
+  """Yields (row, where, video, behavior) of the rows that have a video."""
   for row in table:
     where = f"line {row.line + num_lines}"
     video = _video(row, media)

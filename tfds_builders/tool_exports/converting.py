@@ -1,4 +1,4 @@
-"""Turns exports of annotation tools into the JSON that `folder` reads."""
+"""Converts exports of annotation tools to the JSON that `folder` reads."""
 
 import dataclasses
 import os
@@ -24,8 +24,8 @@ class Converted:
 
   Attributes:
     document: ActivityNet-style JSON.
-    rejected: {"where", "video", "reason"} of every row that is no segment.
-    notes: what was assumed.
+    rejected: {"where", "video", "reason"} of every row that is not a segment.
+    notes: assumptions, as texts.
   """
 
   document: dict
@@ -44,14 +44,14 @@ def convert(
   """Reads an export.
 
   Args:
-    path: the file that the tool wrote.
+    path: file written by the tool.
     tool: one of TOOLS.
     fps, video, encoding: see `export.Request`.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: an unknown tool, a file that is none of its exports, or one
-      without a usable segment; the message has the first reasons.
+    ValueError: the tool is unknown, the file is not one of its exports or has
+      no usable segment; the message has the first reasons.
   """
   if tool not in _READERS:
     raise ValueError(f"unknown tool {tool!r}; choose one of {', '.join(TOOLS)}")
@@ -72,9 +72,9 @@ def convert(
 
 
 def converted(file: AnnotationFile, source: str, notes: list[str]) -> Converted:
-  """Makes JSON of annotations; videos without any span are left out.
+  """Converts annotations to JSON; videos without any span are left out.
 
-  A captioned span is an annotation with a "caption" in the place of a "label".
+  A captioned span is an annotation with a "caption" instead of a "label".
   """
   database = {}
   for name, entry in file.entries.items():
@@ -98,5 +98,5 @@ def converted(file: AnnotationFile, source: str, notes: list[str]) -> Converted:
 
 
 def describe(note: dict) -> str:
-  """One rejected row in a line."""
+  """Describes a rejected row in one line."""
   return f"{note['where']}: {note['video']}: {note['reason']}"

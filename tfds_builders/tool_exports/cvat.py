@@ -12,11 +12,11 @@ _STEP = re.compile(r"step\s*=\s*(\d+)")
 def read(export: Export) -> None:
   """Reads "CVAT for video 1.1" and the tags of "CVAT for images 1.1".
 
-  A track is a segment wherever it is not outside; frames with one tag that
-  follow each other are one.
+  A track is a segment while it is not outside; consecutive frames with the same
+  tag are one segment.
 
   Raises:
-    ValueError: it is not such XML.
+    ValueError: the file is not such XML.
   """
   path = export.request.path
   root = xml_tree.read(path)
@@ -45,7 +45,7 @@ class _Tasks:
     self._source = next((n.text for n in nodes if n.tag == "source"), None)
 
   def video(self, node) -> str | None:
-    """The source of the node's task; its name where it has none."""
+    """Returns the source of the node's task; its name if it has none."""
     task = self._task(node)
     for tag in ("source", "name"):
       found = task.child(tag) if task else None
@@ -61,7 +61,7 @@ class _Tasks:
     return next((f.text.strip() for f in found if f is not None), None)
 
   def step(self, node) -> int:
-    """Frames from one annotated frame to the next."""
+    """Returns the number of frames from one annotated frame to the next."""
     task = self._task(node)
     found = task.child("frame_filter") if task else None
     match = _STEP.search(found.text) if found is not None else None
@@ -108,7 +108,7 @@ def _read_track(export, track, tasks):
 
 
 def _read_tags(export, root, tasks):
-  """Tags of images or frames: runs of frames with the same one."""
+  """Adds runs of images or frames with the same tag as segments."""
   found: dict[tuple, list[tuple[int, int]]] = {}
   tasks_of = {}
   for node in root.children:
@@ -141,7 +141,7 @@ def _read_tags(export, root, tasks):
 
 
 def _runs(frames, step):
-  """((first frame, its line), last frame) of runs without a gap."""
+  """Yields ((first frame, its line), last frame) of runs without a gap."""
   first = previous = frames[0]
   for frame in frames[1:]:
     if frame[0] > previous[0] + step:

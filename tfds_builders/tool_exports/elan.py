@@ -8,7 +8,7 @@ from tfds_builders.tool_exports import xml_tree
 from tfds_builders.tool_exports.export import MAX_BYTES, Export
 
 _MS_PER_SEC = 1000.0
-# Time formats that ELAN writes side by side, the most exact first.
+# Time formats that ELAN writes in parallel, the most exact first.
 _FORMATS = (("msec", "ms"), ("ss.msec", "sec"), ("hh:mm:ss.ms", "sec"))
 _TIME = re.compile(r"(begin|end|duration)\s*time\b\W*(.*)|(duration)\W*(.*)")
 _FIXED = ("tier", "participant", "annotator", "file", "file name", "file path")
@@ -18,10 +18,10 @@ _COMMA_TIME = re.compile(r"[\d:]*\d,\d+")
 
 
 def read(export: Export) -> None:
-  """Reads text or .eaf by the ending.
+  """Reads text or .eaf, depending on the extension.
 
   Raises:
-    ValueError: it is neither.
+    ValueError: the file is neither.
   """
   if export.request.path.suffix.lower() == ".eaf":
     _read_eaf(export)
@@ -53,7 +53,7 @@ def _read_text(export):
 
 
 def _with_points(cells: list[str], delimiter: str) -> list[str]:
-  """The cells, times with a decimal comma written with a point."""
+  """Returns the cells; times get a decimal point instead of a comma."""
   if delimiter == ",":
     return cells
   return [
@@ -82,7 +82,7 @@ class _Header:
     self.has_times = any(
       {"begin", "end"} <= set(t) for t in self.times.values()
     )
-    # "Annotation" is the text of every row; else each tier has its column.
+    # "Annotation" is the text of every row; otherwise each tier is a column.
     own = [c for c, n in self.texts.items() if n.casefold() == "annotation"]
     self.texts = {c: self.texts[c] for c in own} or self.texts
 
@@ -116,7 +116,7 @@ class _Header:
 
 
 def _add_bare_row(export, cells, where):
-  """A row without a header: tier, [participant,] begin, end, ..., text."""
+  """Adds a row without header: tier, [participant,] begin, end, ..., text."""
   clocks = [i for i, cell in enumerate(cells) if _CLOCK.fullmatch(cell)]
   if len(clocks) < 2:
     clocks = [i for i, cell in enumerate(cells) if _is_plain_time(cell)]
@@ -198,7 +198,7 @@ def _add_aligned(export, video, ends, text, where):
 
 
 def _from_url(address: str | None) -> str | None:
-  """The path of a file: or relative address, or the text itself."""
+  """Returns the path of a file: or relative address, or else the text."""
   if address and address.startswith(("file:", "./", "../")):
     return urllib.parse.unquote(address.removeprefix("file:"))
   return address

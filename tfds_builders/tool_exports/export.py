@@ -1,4 +1,4 @@
-"""The result that every reader of a tool's export fills in."""
+"""Defines the input and the result of readers of tools' exports."""
 
 import dataclasses
 import pathlib
@@ -6,20 +6,20 @@ import pathlib
 from clap_jax.annotations import annotation_file
 from clap_jax.storage import video_names
 
-MAX_BYTES = 1 << 28  # of an export, read whole
-# Where an export counts frames and does not state their rate.
+MAX_BYTES = 1 << 28  # maximum size of an export
+# Rate of exports that count frames and do not state it.
 ASSUMED_FPS = 25.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A file, and what it may lack.
+  """A file, and options for information that it may lack.
 
   Attributes:
     path: the export.
     fps: frames per second of the videos, for exports that count frames.
     video: name of the video, for exports of one video that do not name it.
-    encoding: of a table that is neither UTF-8 nor UTF-16.
+    encoding: encoding of a table that is neither UTF-8 nor UTF-16.
   """
 
   path: pathlib.Path
@@ -29,7 +29,7 @@ class Request:
 
 
 class Export:
-  """The segments of an export, what was rejected, and what was assumed."""
+  """The segments of an export, rejected rows, and assumptions."""
 
   def __init__(self, request: Request):
     self.request = request
@@ -43,18 +43,18 @@ class Export:
     self.file.add(entry, "segments", span=(start, end, label), where=where)
 
   def reject(self, video: str | None, reason: str, *, where: str) -> None:
-    """Notes a row that is not a segment."""
+    """Records a row that is not a segment."""
     self.file.reject(where, self._name(video), reason, split="train")
 
   def length(self, video: str | None, duration_sec: object) -> None:
-    """States a video's length, where the export has it."""
+    """Records a video's length if the export has it."""
     entry = self.file.entries.get(self._name(video))
     duration_sec = annotation_file.positive(duration_sec)
     if entry and duration_sec:
       entry.expected_duration_sec = duration_sec
 
   def fps(self, stated: object = None) -> float:
-    """Frames per second: as asked for, as stated, or assumed with a note."""
+    """Returns the frame rate: requested, stated, or assumed with a note."""
     if self.request.fps is not None:
       return self.request.fps
     found = annotation_file.positive(stated)
@@ -67,12 +67,12 @@ class Export:
     return found or ASSUMED_FPS
 
   def note(self, text: str) -> None:
-    """Something that was assumed; each is listed once."""
+    """Records an assumption, once."""
     if text not in self.notes:
       self.notes.append(text)
 
   def _name(self, video: str | None) -> str:
-    """The video's base name; what the export lacks is asked for."""
+    """Returns the video's base name, or the name of the request or file."""
     found = video_names.base(video) if video else ""
     if found:
       return found

@@ -9,7 +9,7 @@ from tfds_builders.tool_exports.export import MAX_BYTES, Export
 
 _VIDEO_KEYS = ("video", "video_url", "url", "media", "audio", "file")
 _FPS_KEYS = ("fps", "frame_rate", "framerate", "frameRate")
-# Label Studio puts a few digits of a hash before the name of an upload.
+# Label Studio prefixes the name of an upload with digits of a hash.
 _UPLOAD = re.compile(r"(?:^|/)upload/(?:\d+/)?[A-Za-z0-9]{3,8}-(?=.)")
 _LABEL_KEYS = (
   "timelinelabels",
@@ -24,7 +24,7 @@ def read(export: Export) -> None:
   """Reads a list of tasks.
 
   Raises:
-    ValueError: it is not one.
+    ValueError: the file is not one.
   """
   path = export.request.path
   document = untrusted.read_json(path, max_bytes=MAX_BYTES)
@@ -69,7 +69,7 @@ def _is_media(value):
 
 
 def _file_name(address: str) -> str:
-  """The name that an uploaded file had before the upload."""
+  """Returns the name that a file had before its upload."""
   address, _, query = address.partition("?")
   if "local-files" in address and query.startswith("d="):
     address = query.removeprefix("d=").partition("&")[0]
@@ -79,7 +79,7 @@ def _file_name(address: str) -> str:
 
 
 def _results(task, where):
-  """(place, result) of the annotations, or of the fields of JSON-MIN."""
+  """Yields (place, result) of annotations, or of the fields of JSON-MIN."""
   if isinstance(task.get("annotations"), list):
     for index, annotation in enumerate(task["annotations"]):
       if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
@@ -120,7 +120,7 @@ def _read_result(export, video, result, where, *, fps):
 
 
 def _spans(export, value, *, fps) -> list[tuple]:
-  """(start, end) in seconds of one result; frames are divided by the rate."""
+  """Yields (start, end) of a result in seconds; converts frames."""
   ranges = value.get("ranges")
   if isinstance(ranges, list):  # frames
     return [
@@ -129,9 +129,9 @@ def _spans(export, value, *, fps) -> list[tuple]:
       if isinstance(item, dict)
     ]
   sequence = value.get("sequence")
-  if isinstance(sequence, list):  # of a rectangle that follows an object
+  if isinstance(sequence, list):  # a rectangle that follows an object
     return _visible(export, sequence, fps, last=value.get("framesCount"))
-  if "start" in value and "end" in value:  # of sound: seconds
+  if "start" in value and "end" in value:  # sound: seconds
     return [(value["start"], value["end"])]
   return []
 
@@ -143,9 +143,9 @@ def _of_frames(export, start, end, fps):
 
 
 def _visible(export, sequence, fps, *, last) -> list[tuple]:
-  """Spans of a track: from a key frame to the next that is not enabled.
+  """Yields spans of a track: from a key frame to the next disabled one.
 
-  A track that is never disabled lasts to the `last` frame or, where that is
+  A track that is never disabled lasts to the `last` frame or, if that is
   unknown, to its last key frame.
   """
   frames = [

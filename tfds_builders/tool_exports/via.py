@@ -16,7 +16,7 @@ def read(export: Export) -> None:
   """Reads a project saved as JSON.
 
   Raises:
-    ValueError: it is not one.
+    ValueError: the file is not one.
   """
   path = export.request.path
   document = untrusted.read_json(path, max_bytes=MAX_BYTES)
@@ -60,7 +60,7 @@ def _dict(value):
 
 
 def _video(parts, view: str) -> tuple[str, str | None]:
-  """(name, reason why there is none) of the file that a view shows."""
+  """Returns (name, reason if there is none) of the file in a view."""
   shown = _dict(_dict(parts.get("view")).get(view)).get("fid_list")
   files = shown if isinstance(shown, list) else [view]
   if len(files) != 1:
@@ -73,10 +73,10 @@ def _video(parts, view: str) -> tuple[str, str | None]:
 
 
 def _labels(values, attributes) -> tuple[list[str], str | None]:
-  """(labels, reason why there is none) of one segment's attributes.
+  """Returns (labels, reason if there are none) of a segment's attributes.
 
-  The only attribute with a value is the label, or else the one that is called
-  label, class, action or the like. Chosen options are given by their names.
+  The label is the only attribute with a value, or else the one named label,
+  class, action or similar. Selected options are returned by name.
   """
   given = {str(k): v for k, v in values.items() if v not in (None, "")}
   if len(given) > 1:

@@ -14,7 +14,7 @@ _MAX_NODES = 20_000_000
 
 @dataclasses.dataclass(slots=True)
 class Node:
-  """An element with its text; the text of inner elements is theirs."""
+  """An element with its own text, without that of its children."""
 
   tag: str
   attributes: dict[str, str]
@@ -26,7 +26,7 @@ class Node:
     return self.attributes.get(name)
 
   def child(self, *tags: str) -> "Node | None":
-    """The first descendant by this path of tags."""
+    """Returns the first descendant by this path of tags."""
     node = self
     for tag in tags:
       node = next((n for n in node.children if n.tag == tag), None)
@@ -35,7 +35,7 @@ class Node:
     return node
 
   def walk(self) -> Iterator["Node"]:
-    """The node and all below it, in the order of the file."""
+    """Yields the node and its descendants in file order."""
     waiting = [self]
     while waiting:
       node = waiting.pop()
@@ -44,7 +44,7 @@ class Node:
 
 
 class _Builder:
-  """Makes nodes of the parser's events."""
+  """Builds nodes from the parser's events."""
 
   def __init__(self, parser):
     self.root: Node | None = None
@@ -80,8 +80,8 @@ def read(path: str | os.PathLike) -> Node:
   """Returns the root element.
 
   Raises:
-    UntrustedFileError: not a file that can be opened safely, or too large.
-    ValueError: not XML, or XML with a document type, entities or too many
+    UntrustedFileError: the file cannot be opened safely or is too large.
+    ValueError: not XML, or it has a document type, entities or too many
       elements.
   """
   content = untrusted.read_bytes(path, max_bytes=MAX_BYTES)

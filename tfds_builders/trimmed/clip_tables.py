@@ -1,8 +1,8 @@
-"""Reads annotation files of trimmed clips: a row a clip, with attributes.
+"""Reads annotation files of trimmed clips: one row per clip, with attributes.
 
-A table, a list of objects, JSON lines, or an object of videos. A row names the
-video and its label and may have a caption, a subset and a group; every other
-column is an attribute, such as the person or the view.
+A file is a table, a list of objects, JSON lines, or an object of videos. A row
+names the video and its label and may have a caption, a subset and a group; all
+other columns are attributes, such as the person or the view.
 """
 
 import pathlib
@@ -24,10 +24,11 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
 
 
 def read(files: source_files.SourceFiles) -> ClipList:
-  """Reads one file by its ending.
+  """Reads a file according to its extension.
 
   Raises:
-    ValueError: another ending, not in shape, or with times of segments.
+    ValueError: the extension is unknown, or the file is malformed or has times
+      of segments.
   """
   path, found = files.use(files.root), ClipList()
   for where, row in _rows(path, files.encoding):
@@ -135,7 +136,7 @@ def _clip(row: dict, where: str) -> Clip:
 
 
 def _only_label(given) -> str:
-  """The label of ActivityNet's form, of which a clip has one."""
+  """Returns the label in ActivityNet's form, of which a clip has one."""
   if not given:
     return ""
   items = given if isinstance(given, list) else []
@@ -146,7 +147,7 @@ def _only_label(given) -> str:
 
 
 def _texts(value) -> list[str]:
-  """One caption, or a list of them, as text or under "text"."""
+  """Returns captions: one or a list, each a text or an object with "text"."""
   values = value if isinstance(value, list) else [value]
   texts = [v.get("text") if isinstance(v, dict) else v for v in values]
   if any(not isinstance(text, str) for text in texts if text is not None):

@@ -1,4 +1,4 @@
-"""Trimmed clips and their annotations."""
+"""Defines trimmed clips and their annotations."""
 
 import collections
 import dataclasses
@@ -16,13 +16,13 @@ _HASH_DIGITS = 8
 
 @dataclasses.dataclass
 class Clip:
-  """One clip that shows one action from end to end.
+  """A clip that shows one action from start to end.
 
-  `label` is "" where the clip has none, `subset` None where no file states
-  one. Clips of one `group` (a source video, a person) stay in one split.
+  `label` is "" if the clip has none, `subset` None if no file states one. Clips
+  of one `group` (a source video, a person) stay in one split.
   """
 
-  name: str  # its path below the folder of videos, or a name of it
+  name: str  # path below the folder of videos, or a name
   label: str
   where: str
   subset: str | None = None
@@ -31,14 +31,14 @@ class Clip:
   captions: list[str] = dataclasses.field(default_factory=list)
 
   def values(self) -> dict[str, str]:
-    """The attributes, and what every clip has."""
+    """Returns the attributes with label and group."""
     own = {"label": self.label, "group": self.group}
     return {key: value for key, value in own.items() if value} | self.attributes
 
 
 @dataclasses.dataclass
 class ClipList:
-  """Clips by name; `file` holds what was rejected, and the classes' order."""
+  """Clips by name; `file` has rejected rows and the order of classes."""
 
   clips: dict[str, Clip] = dataclasses.field(default_factory=dict)
   file: annotation_file.AnnotationFile = dataclasses.field(
@@ -46,7 +46,7 @@ class ClipList:
   )
 
   def add(self, clip: Clip) -> None:
-    """Adds a clip, or the captions of one that is known; rejects others."""
+    """Adds a clip, or captions of a known clip; rejects contradictions."""
     try:
       if clip.label:
         clip.label = _text(clip.label, clip.where)
@@ -74,7 +74,7 @@ class ClipList:
     known.captions += [t for t in clip.captions if t not in known.captions]
 
   def check_groups(self) -> None:
-    """Refuses lists that part a group.
+    """Refuses lists that split a group.
 
     Raises:
       ValueError: clips of one group are in two splits.
@@ -97,14 +97,14 @@ def _text(text: str, where: str) -> str:
 def to_annotations(
   listed: ClipList, *, background: Iterable[str]
 ) -> annotation_file.AnnotationFile:
-  """Every clip as a video with a segment and captions from end to end.
+  """Converts clips to videos with a segment and captions from start to end.
 
   Args:
     listed: clips whose splits are assigned.
     background: classes whose clips get no segment.
 
   Raises:
-    ValueError: no clip is of one of these classes, or all are.
+    ValueError: one of these classes has no clip, or they are all classes.
   """
   file, background = listed.file, set(background)
   labels = {clip.label for clip in listed.clips.values()} - {""}
@@ -129,10 +129,10 @@ def to_annotations(
 
 
 def unique_ids(names: Iterable[str]) -> Callable[[str], str]:
-  """Makes ids of names as `packing.id_from_name`; a hash separates equal ones.
+  """Returns a function from names to unique ids; see `packing.id_from_name`.
 
-  "(a)b.avi" and "a_b.avi" of one folder would have the same id, and some names
-  are longer than an id.
+  A hash is added to equal ids, such as of "(a)b.avi" and "a_b.avi", and to
+  names longer than an id.
   """
   slugs = {name: video_names.slug(video_names.stem(name)) for name in names}
   counts = collections.Counter(slugs.values())
@@ -150,5 +150,5 @@ def unique_ids(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def path_part(text: str) -> str:
-  """A text as one part of a relative path."""
+  """Converts a text to one part of a relative path."""
   return text.replace("/", "_").replace("\\", "_").strip(".") or "_"

@@ -1,9 +1,9 @@
-"""Joins trimmed clips to one recording in a child process.
+"""Joins trimmed clips into one recording in a child process.
 
-The parent never decodes. The child is given open files; it prints which clip
-it is at, so that a clip that kills it is named and left out, and the others
-are joined without it. Every clip is decoded once to check it and to measure
-it, and once more while the recording is encoded.
+The parent never decodes. The child receives open files and prints the number of
+its current clip, so that a clip that kills it is named and left out, and the
+others are joined. Every clip is decoded once to check and measure it, and again
+while the recording is encoded.
 """
 
 import collections
@@ -30,11 +30,11 @@ from tfds_builders.trimmed.settings import MIN_CLIP_SEC
 
 @dataclasses.dataclass
 class Joined:
-  """The joined recordings of the clips, by their place in the order.
+  """Results of joining clips, by their index.
 
   Attributes:
     facts: fps, num_frames, height, width, duration_sec; None without frames.
-    frames: frames of each clip in the recording.
+    frames: number of frames of each clip in the recording.
     broken: reason for each clip that is left out.
   """
 
@@ -49,13 +49,13 @@ def join_apart(
   *,
   limits: transcoding.StoreLimits,
 ) -> Joined:
-  """Writes the clips one after the other to `target`.
+  """Writes the clips to `target`, one after the other.
 
-  The frame rate is the highest of the clips', within `limits`; pictures of
-  another shape than most get black bars. Nothing is written if all are broken.
+  The frame rate is the highest of the clips, within `limits`; clips of another
+  aspect ratio than most get black bars. Nothing is written if all are broken.
 
   Raises:
-    OSError: where the disk takes no more.
+    OSError: the disk is full or not writable.
   """
   joined = Joined()
   while joined.facts is None and len(joined.broken) < len(paths):
@@ -78,7 +78,7 @@ def join_apart(
 
 
 def _run_child(files, target, limits, joined) -> None:
-  """Starts the child once; fills `joined` by what it prints."""
+  """Starts the child once; fills `joined` from its output."""
   command = confinement.command(
     "tfds_builders.trimmed.joining",
     json.dumps(
@@ -105,12 +105,12 @@ def _run_child(files, target, limits, joined) -> None:
     output, reason = error.stdout or b"", "decoding took too long"
   finally:
     for partial in target.parent.glob(f".{target.name}.*.tmp"):
-      partial.unlink(missing_ok=True)  # what a killed child leaves
+      partial.unlink(missing_ok=True)  # left by a killed child
   place, is_over = None, False
   for line in output.decode().splitlines():
     try:
       message = json.loads(line)
-    except ValueError:  # the last line of a child that was killed
+    except ValueError:  # last line of a killed child
       break
     if "disk" in message:
       raise OSError(message["disk"], os.strerror(message["disk"]), target)
@@ -132,11 +132,11 @@ def _say(**message) -> None:
 
 @contextlib.contextmanager
 def _at(place: int, limits: VideoLimits) -> Iterator[None]:
-  """Names the clip that is decoded and gives it its time.
+  """Reports the current clip and starts its time limit.
 
   Raises:
-    VideoError: for all that can be wrong with the clip.
-    OSError: the disk takes no more.
+    VideoError: the clip cannot be joined.
+    OSError: the disk is full or not writable.
   """
   _say(at=place)
   confinement.allow_seconds(limits)
@@ -151,7 +151,7 @@ def _at(place: int, limits: VideoLimits) -> Iterator[None]:
 def _measure(
   file: BinaryIO, limits: transcoding.StoreLimits
 ) -> tuple[float, tuple[int, int]]:
-  """(frame rate, (height, width)) of a clip; decodes all of it."""
+  """Returns (frame rate, (height, width)) of a clip; decodes all of it."""
   fps = transcoding.store_rate(file, limits=limits)
   written = transcoding.Written()
   with video_reader.open_video(file, limits=limits.source) as opened:
@@ -169,7 +169,7 @@ def _measure(
 
 
 def _with_bars(image: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
-  """The image scaled into (height, width), centred on black."""
+  """Scales an image into (height, width), centred on black."""
   if image.shape[:2] == sides:
     return image
   factor = min(s / own for s, own in zip(sides, image.shape[:2], strict=True))
@@ -192,7 +192,7 @@ def join(
   *,
   limits: transcoding.StoreLimits,
 ) -> None:
-  """Joins open files in their order and prints what becomes of each."""
+  """Joins open files in order and prints the result of each."""
   measured = {}
   for place, file in files.items():
     try:
@@ -233,7 +233,7 @@ def join(
 
 
 def main(argv: list[str]) -> int:
-  """The child: open files, target and limits as JSON."""
+  """Runs the child process on open files, target and limits as JSON."""
   request = json.loads(argv[0])
   fields = request["limits"]
   limits = transcoding.StoreLimits(

@@ -1,7 +1,7 @@
-"""Reads trimmed sets in the layouts in which they are published.
+"""Reads trimmed datasets in their published layouts.
 
-Class folders, the split lists of UCF101 and HMDB51, and the CSV files of
-Kinetics; tables of one's own are read by `clip_tables`.
+These are class folders, the split lists of UCF101 and HMDB51, and the CSV files
+of Kinetics; `clip_tables` reads custom tables.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from tfds_builders.trimmed import clip_tables
 from tfds_builders.trimmed.clips import Clip, ClipList
 
 _UCF101 = re.compile(r"v_(?P<label>[A-Za-z]+)_(?P<group>g\d+)_c\d+")
-# The name of the source, the class, and what is visible in the clip.
+# Name of the source, class, and visible body part.
 _HMDB51_TAGS = r"_[a-z]_(?:nm|cm)_np\w_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+"
 _UCF101_LINE = re.compile(r"(\S+)(?:\s+\d+)?")
 _UCF101_CLASS = re.compile(r"(\d+)\s+(\S+)")
@@ -31,12 +31,12 @@ def read(
 
   Args:
     files: an annotation file or a folder of them, None for class folders.
-    names: the video files below the folder of videos.
+    names: names of the video files below the folder of videos.
     fold: number of the split lists of UCF101 and HMDB51.
 
   Raises:
-    ValueError: the files are of no known layout or not in shape.
-    FileNotFoundError: the lists of that fold are not there.
+    ValueError: the files are malformed or in no known layout.
+    FileNotFoundError: the lists of that fold are missing.
   """
   if files is None:
     return read_folders(names)
@@ -59,14 +59,14 @@ def read(
 
 
 def is_youtube(files: source_files.SourceFiles | None) -> bool:
-  """Whether the clips have ids of YouTube, which differ by case alone."""
+  """Returns True if clips have YouTube ids, which may differ only in case."""
   return files is not None and any(
     _is_kinetics(files, path) for path in files.find_all("*.csv")
   )
 
 
 def _group(stem: str, label: str) -> str:
-  """The source of a clip of UCF101 or HMDB51, "" for others."""
+  """Returns the source of a clip of UCF101 or HMDB51, "" for others."""
   ucf101 = _UCF101.fullmatch(stem)
   if ucf101:
     return f"{ucf101['label']}_{ucf101['group']}"
@@ -75,7 +75,7 @@ def _group(stem: str, label: str) -> str:
 
 
 def read_folders(names: Iterable[str]) -> ClipList:
-  """CLASS/FILE, or SPLIT/CLASS/FILE where all outer folders are splits."""
+  """Reads CLASS/FILE, or SPLIT/CLASS/FILE if all outer folders are splits."""
   found = ClipList()
   parts = {name: pathlib.PurePosixPath(name).parts for name in names}
   deep = [own for own in parts.values() if len(own) > 1]
@@ -106,11 +106,11 @@ def read_folders(names: Iterable[str]) -> ClipList:
 
 
 def read_ucf101(files: source_files.SourceFiles, fold: int) -> ClipList:
-  """trainlistNN.txt, testlistNN.txt and, for their order, classInd.txt.
+  """Reads trainlistNN.txt, testlistNN.txt and the class order of classInd.txt.
 
   Raises:
     ValueError: a group is in both lists.
-    FileNotFoundError: the lists are not there.
+    FileNotFoundError: the lists are missing.
   """
   found = ClipList()
   for subset in ("train", "test"):
@@ -146,10 +146,10 @@ def _class_order(path, found) -> list[str]:
 
 
 def read_hmdb51(files: source_files.SourceFiles, fold: int) -> ClipList:
-  """CLASS_test_splitN.txt: 1 is train, 2 is test, 0 is left out.
+  """Reads CLASS_test_splitN.txt: 1 is train, 2 is test, 0 is left out.
 
   Raises:
-    FileNotFoundError: no list of that fold is there.
+    FileNotFoundError: the lists of that fold are missing.
   """
   found, suffix = ClipList(), f"_test_split{fold}.txt"
   paths = files.find_all(f"*{suffix}")
@@ -196,7 +196,7 @@ def _is_kinetics(files, path) -> bool:
 def read_kinetics(
   files: source_files.SourceFiles, paths: Iterable[pathlib.Path]
 ) -> ClipList:
-  """Rows of label, youtube_id, time_start, time_end, split.
+  """Reads rows of label, youtube_id, time_start, time_end, split.
 
   The times are those of the source: the trimmed file is
   <youtube_id>_<start>_<end> with six digits each, in any folder.

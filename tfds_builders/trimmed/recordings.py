@@ -1,8 +1,8 @@
 """Plans and writes untrimmed recordings made of trimmed clips.
 
-Everything follows from the clips, the settings and the seed. The recordings
-lie as mp4 files with one annotation file of ActivityNet's form, and are packed
-as they are. A second run of the same command keeps those that are complete.
+The result depends only on clips, settings and seed. Recordings are mp4 files
+with one annotation file in ActivityNet's form, and are packed unchanged. A
+second run of the same command keeps complete ones.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from tfds_builders.trimmed.settings import TrimmedSettings
 
 ANNOTATIONS_NAME = "annotations.json"
 MARKER_NAME = "joined_with.json"
-FORMAT = 1  # raise it when equal clips give other bytes
+FORMAT = 1  # increase it if equal clips give other bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ def arrange(
   clip_of: Mapping[pathlib.Path, clips.Clip],
   settings: TrimmedSettings,
 ) -> dict[str, list[Recording]]:
-  """The recordings of each split.
+  """Returns the recordings of each split.
 
-  Clips that share the constant attributes are put into an order by hashes with
-  the seed and cut into runs of equal length.
+  Clips that share the constant attributes are ordered by seeded hashes and
+  divided into runs of equal length.
 
   Raises:
     ValueError: a clip lacks an attribute.
@@ -113,7 +113,7 @@ def write(
 
 
 def _claim_folder(out):
-  """Refuses a folder that holds something else; marks it as this one."""
+  """Refuses a folder with other content; marks it as this one."""
   output.check_links(out)
   marker, mine = out / MARKER_NAME, {"dataset": "trimmed"}
   if out.is_dir() and any(out.iterdir()):
@@ -137,7 +137,7 @@ def _remove_others(recordings, out):
 
 
 def _digest(recording, limits):
-  """Changes with whatever the bytes depend on, but a clip's content."""
+  """Returns a hash of all that the bytes depend on, except clips' content."""
   facts = []
   for item in recording.items:
     status = item.path.stat()
@@ -147,7 +147,7 @@ def _digest(recording, limits):
 
 
 def _write_one(recording, out, limits) -> joining.Joined:
-  """Joins one recording, unless it is there already."""
+  """Joins one recording unless it exists."""
   target = out / recording.split / f"{recording.id}.mp4"
   note, digest = target.with_suffix(".json"), _digest(recording, limits)
   if note.is_file():
@@ -170,7 +170,7 @@ def _write_one(recording, out, limits) -> joining.Joined:
 
 
 def describe(recording: Recording, joined: joining.Joined) -> dict:
-  """The entry of annotations.json; times are those of frames."""
+  """Returns the entry of annotations.json; times are those of frames."""
   fps, start = joined.facts["fps"], 0
   entry = {
     "subset": recording.split,
@@ -199,7 +199,7 @@ def make_plan(
   done: Mapping[str, joining.Joined],
   out: pathlib.Path,
 ) -> collection.Plan:
-  """The plan that packs the recordings; broken clips go to the manifests.
+  """Returns the plan to pack the recordings; lists broken clips in manifests.
 
   Raises:
     NothingUsableError: every clip is broken.

@@ -1,27 +1,27 @@
-"""Options of `clap build trimmed` besides videos and annotations."""
+"""Defines options of `clap build trimmed` besides videos and annotations."""
 
 import dataclasses
 import os
 
 MIN_CLIP_SEC = 0.1  # shorter clips show no action
-MAX_CLIPS = 100  # of a recording: each is an open file of one process
+MAX_CLIPS = 100  # per recording: each is an open file of one process
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrimmedSettings:
-  """Flags of the builder; a class of its own so that others refuse them.
+  """Flags of the builder; other builders refuse them.
 
   Attributes:
-    split_by: attribute that decides on the split of a clip.
+    split_by: attribute that determines the split of a clip.
     splits: "train=S001,S007;validation=S019", or a JSON file of {split:
       [values]}; without it the values are split by their hashes.
     fold: number of the official split lists of UCF101 and HMDB51.
-    background: classes that stay in without a label.
+    background: classes to keep without a label.
     captions: JSON file of templates; see `templates`.
-    join: join clips to untrimmed recordings.
+    join: whether to join clips into untrimmed recordings.
     constant: attributes that all clips of a recording share.
-    clips_per_recording: at most; the clips of a group are spread evenly.
-    seed: of the order of the clips.
+    clips_per_recording: maximum number; clips of a group are spread evenly.
+    seed: seed of the order of clips.
   """
 
   split_by: str = ""
@@ -55,6 +55,6 @@ class TrimmedSettings:
 
 
 def parse_list(text: str | None) -> tuple[str, ...]:
-  """The names of a list parted by commas, without doubles."""
+  """Splits a comma-separated list into its distinct names."""
   names = [name.strip() for name in (text or "").split(",")]
   return tuple(dict.fromkeys(filter(None, names)))

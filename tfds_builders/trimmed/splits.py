@@ -11,21 +11,21 @@ from tfds_builders import collection
 from tfds_builders.trimmed.clips import Clip, ClipList
 from tfds_builders.trimmed.settings import TrimmedSettings, parse_list
 
-VALIDATION_PERCENT = 20  # of the groups, where nothing states the splits
+VALIDATION_PERCENT = 20  # of the groups, if nothing states the splits
 _OTHERS = "*"
 
 
 def assign(
   listed: ClipList, settings: TrimmedSettings, *, selection_percent: int
 ) -> None:
-  """Gives every clip its split.
+  """Assigns a split to every clip.
 
   Args:
-    settings: an attribute and its values win over what files state.
-    selection_percent: of the groups of train that go to `selection`.
+    settings: an attribute and its values take precedence over files.
+    selection_percent: percentage of the groups of train to move to `selection`.
 
   Raises:
-    ValueError: an attribute or value is unknown, or a split stays empty.
+    ValueError: an attribute or value is unknown, or a split is empty.
   """
   clips = list(listed.clips.values())
   if settings.split_by:
@@ -46,7 +46,7 @@ def assign(
 
 
 def value_of(clip: Clip, attribute: str, *, flag: str) -> str:
-  """An attribute that a flag names.
+  """Returns the attribute that a flag names.
 
   Raises:
     ValueError: the clip lacks it.
@@ -61,7 +61,7 @@ def value_of(clip: Clip, attribute: str, *, flag: str) -> str:
 
 
 def _read_splits(given: str) -> dict[str, str]:
-  """Value -> split, of "train=a,b;validation=c" or a JSON file."""
+  """Reads splits by value from "train=a,b;validation=c" or a JSON file."""
   if given.lower().endswith(".json"):
     document = source_files.load_json(given)
     lists = document.items() if isinstance(document, dict) else ()
@@ -107,9 +107,9 @@ def _apply(clips, split_of, attribute) -> None:
 
 
 def _share(clips: Iterable[Clip], percent: int, *, salt: str) -> set[int]:
-  """Ids of the clips of a share of the groups, chosen by their hashes.
+  """Selects the clips of a share of the groups by hashes; returns their ids.
 
-  Where every group is of one class, the share is spread over the classes.
+  If every group has one class, the share is spread over the classes.
 
   Raises:
     ValueError: there is only one group.
@@ -122,7 +122,7 @@ def _share(clips: Iterable[Clip], percent: int, *, salt: str) -> set[int]:
   for group, found in labels.items():
     rank = collection.record_order(group, salt)
     strata[min(found) if of_one_class else ""].append((rank, group))
-  # A quarter of the way through its class comes before half of the way.
+  # Sorts groups by their relative position in their class.
   ordered = sorted(
     ((place + 0.5) / len(ranked), *member)
     for ranked in strata.values()

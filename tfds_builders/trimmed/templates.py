@@ -11,17 +11,17 @@ from tfds_builders.trimmed.clips import Clip, ClipList
 
 @dataclasses.dataclass(frozen=True)
 class Templates:
-  """Sentences with names of attributes, and words for values of these."""
+  """Sentences with names of attributes, and words for their values."""
 
-  name: str  # of the file
+  name: str  # name of the file
   texts: tuple[str, ...]
   words: dict[str, dict[str, str]]
 
   def caption(self, clip: Clip) -> list[str]:
-    """The captions of a clip, by a template that its name decides on.
+    """Returns captions of a clip from a template chosen by its name.
 
-    One for each caption that the clip has, where templates use {caption};
-    none where it lacks an attribute of every template.
+    There is one for each caption of the clip, which templates may use as
+    {caption}; none if it lacks an attribute of every template.
     """
     values = clip.values()
     values = {k: self.words.get(k, {}).get(v, v) for k, v in values.items()}
@@ -36,16 +36,16 @@ class Templates:
 
 
 def _fields(template: str) -> set[str]:
-  """The names between braces.
+  """Returns the names between braces.
 
   Raises:
-    ValueError: anything but a name stands there.
+    ValueError: there is something other than a name.
   """
   fields = set()
   for _, field, form, conversion in string.Formatter().parse(template):
     if field is None:
       continue
-    # Dots and brackets would reach into Python's objects.
+    # Dots and brackets would access Python objects.
     if not field or form or conversion or set(field) & set(".[]"):
       raise ValueError(f"{{{field}}} is not a name of an attribute")
     fields.add(field)
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike) -> Templates:
   """Reads {"templates": ["..."], "words": {attribute: {value: word}}}.
 
   Raises:
-    ValueError: it is not in this shape.
+    ValueError: the file is malformed.
   """
   document = source_files.load_json(path)
   if not isinstance(document, dict):

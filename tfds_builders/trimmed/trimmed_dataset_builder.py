@@ -1,4 +1,4 @@
-"""TFDS builder of trimmed clips, as they are or joined to recordings."""
+"""TFDS builder of trimmed clips, unchanged or joined into recordings."""
 
 import pathlib
 from collections.abc import Callable
@@ -32,20 +32,20 @@ def make_plan(
   selection_percent: int,
   on_progress: Callable[[int, int], None],
 ) -> collection.Plan:
-  """Reads the clips and their splits; writes the recordings, if wanted.
+  """Reads the clips and their splits; writes recordings if configured.
 
   Args:
-    files: annotation file or folder; None for folders named by class.
+    files: annotation files; None for folders named by class.
     settings: see `TrimmedSettings`.
-    joined_folder: where the recordings and their annotations are written.
-    workers: recordings that are written at a time.
-    subset: clips, or recordings, per split at most.
-    selection_percent: of the groups of train that go to `selection`.
-    on_progress: called with (recordings written, in all).
+    joined_folder: output folder of recordings and their annotations.
+    workers: number of recordings to write at a time.
+    subset: maximum number of clips, or recordings, per split.
+    selection_percent: percentage of the groups of train to move to `selection`.
+    on_progress: called with (recordings written, total).
 
   Raises:
     ValueError: inputs or settings cannot be used.
-    FileNotFoundError: an input is not there.
+    FileNotFoundError: an input is missing.
   """
   captions = templates.load(settings.captions) if settings.captions else None
   videos = collection.VideoFiles(folder, any_case=not layouts.is_youtube(files))
@@ -79,12 +79,12 @@ def make_plan(
 def _by_file(
   listed: clips.ClipList, videos: collection.VideoFiles
 ) -> dict[pathlib.Path, clips.Clip]:
-  """The clips that are there; a second label of a file is rejected."""
+  """Returns the existing clips; rejects a second label of a file."""
   found: dict[pathlib.Path, clips.Clip] = {}
   for name, clip in list(listed.clips.items()):
     try:
       path = videos.find(name)
-    except ValueError:  # several files: goes to the manifest later
+    except ValueError:  # several files: noted in the manifest later
       continue
     if path is None:
       continue
