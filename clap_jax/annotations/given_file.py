@@ -140,6 +140,8 @@ def read(path: locations.Location, **options) -> GivenFile:
     if path.is_dir():
       thumos.read_folder(path, file)
     elif suffix not in _SUFFIXES:
+      if not path.exists():  # more to the point than its ending
+        raise FileNotFoundError(f"{path}: No such file or directory")
       raise ValueError(
         f"unknown kind of annotations; expected {', '.join(_SUFFIXES)}"
       )

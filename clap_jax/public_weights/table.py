@@ -300,8 +300,8 @@ def find(name: str) -> Entry:
   like = similar(name)
   hint = f"did you mean {' or '.join(like)}? " if like else ""
   raise ValueError(
-    f"{name!r:.100} is not a name of public weights; {hint}See "
-    "`clap get --list`."
+    f"{name!r:.100} is not a name of public weights; {hint}`clap get --list` "
+    "prints the names."
   )
 
 

@@ -142,7 +142,7 @@ def describe(name: str) -> Topology:
   if path is None or not pathlib.Path(path).is_file():
     raise FileNotFoundError(
       "The TPU compiler is not installed; install it with "
-      "`pip install clap_jax[tpu-compile]` (the package libtpu)."
+      "`pip install -e .[tpu-compile]` in the checkout (the package libtpu)."
     )
   # Read when the library is loaded: no search for a cloud machine's metadata,
   # and no lock on chips that this process never touches.

@@ -186,6 +186,12 @@ def test_a_problem_is_listed_with_its_place(tmp_path, name, content, problem):
     given_file.read(path)
 
 
+@pytest.mark.parametrize("name", ["missing", "missing.json", "missing.csv"])
+def test_a_missing_file_is_missing_whatever_its_ending(tmp_path, name):
+  with pytest.raises(FileNotFoundError, match="missing"):
+    given_file.read(tmp_path / name)
+
+
 def test_the_names_of_class_numbers_must_be_unique(tmp_path):
   path = tmp_path / "a.json"
   for numbers, problem in (((0, 1), None), ((0, 0), "0"), (("a", 1), "'a'")):

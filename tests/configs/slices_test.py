@@ -26,7 +26,7 @@ NAMES = sorted(
 )
 needs_libtpu = pytest.mark.skipif(
   topology.library_path() is None,
-  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+  reason="no TPU compiler: pip install -e .[tpu-compile]",
 )
 
 

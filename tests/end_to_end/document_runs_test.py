@@ -147,7 +147,7 @@ def type_section(clone: Clone, place: str, request, given=None) -> None:
       clone.type(command)
   if left_out:
     pytest.skip(
-      f"no TPU compiler (pip install clap_jax[tpu-compile]) for {left_out}"
+      f"no TPU compiler (pip install -e .[tpu-compile]) for {left_out}"
     )
 
 

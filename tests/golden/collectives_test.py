@@ -75,7 +75,7 @@ def test_on_simulated_devices():
 @pytest.mark.slow
 @pytest.mark.skipif(
   topology.library_path() is None,
-  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+  reason="no TPU compiler: pip install -e .[tpu-compile]",
 )
 def test_on_a_tpu_slice():
   slice_ = topology.describe("v5e:2x2")

@@ -16,7 +16,7 @@ FACTS = abstract.DataFacts(
 )
 needs_libtpu = pytest.mark.skipif(
   topology.library_path() is None,
-  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+  reason="no TPU compiler: pip install -e .[tpu-compile]",
 )
 
 

@@ -9,7 +9,7 @@ from tests.training import tiny_run, tiny_task
 
 needs_libtpu = pytest.mark.skipif(
   topology.library_path() is None,
-  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+  reason="no TPU compiler: pip install -e .[tpu-compile]",
 )
 
 

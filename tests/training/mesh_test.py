@@ -111,7 +111,7 @@ def test_a_batch_is_placed_by_shard():
 
 @pytest.mark.skipif(
   topology.library_path() is None,
-  reason="no TPU compiler: pip install clap_jax[tpu-compile]",
+  reason="no TPU compiler: pip install -e .[tpu-compile]",
 )
 @pytest.mark.parametrize(
   "name",
