@@ -15,7 +15,7 @@ from clap_jax.evaluation import (
   fewshot_methods,
   results,
 )
-from clap_jax.metrics import card, detection, intervals, tables
+from clap_jax.metrics import card, detection, intervals, protocols, tables
 from clap_jax.storage import locations
 from clap_jax.training import processes
 
@@ -83,7 +83,7 @@ class Evaluator:
     self._reader = reader
     self._methods = fewshot_methods.Methods(config, reader)
     self._classes = split
-    self._protocol = detection.protocol_named(config.protocol)
+    self._protocol = protocols.PROTOCOLS[config.protocol]
     self._novel_videos: dict[str, episode_batches.EpisodeVideos] = {}
     self._seen = fewshot_cards.check_seen(
       reader.extraction, split, allow=config.allow_seen_classes

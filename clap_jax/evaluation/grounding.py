@@ -146,7 +146,7 @@ class Evaluator:
         unit="percent",
         **facts,
       )
-    protocol = grounding.protocol_named(config.protocol)
+    protocol = grounding.PROTOCOLS[config.protocol]
     return self._reader.card(
       split,
       task="grounding",
@@ -213,7 +213,7 @@ def _moment_metrics(found: SplitPredictions, protocol: str) -> dict[str, float]:
   return grounding.evaluate(
     {key: answer.windows for key, answer in found.answers.items()},
     {query.id: query.windows for query in found.split.queries},
-    grounding.protocol_named(protocol),
+    grounding.PROTOCOLS[protocol],
   )
 
 

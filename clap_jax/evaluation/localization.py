@@ -15,9 +15,8 @@ from clap_jax import types
 from clap_jax.data import feature_reader, pipeline
 from clap_jax.evaluation import predictor as predictor_lib
 from clap_jax.evaluation import results
-from clap_jax.metrics import detection, tables, video_classifier
+from clap_jax.metrics import detection, protocols, tables, video_classifier
 from clap_jax.models.suppression import SuppressionConfig
-from clap_jax.ops import nms
 from clap_jax.storage import locations, output
 from clap_jax.training import processes
 
@@ -42,7 +41,7 @@ class Evaluator:
     """Takes a trainer's config and a feature_reader.FeatureReader."""
     self._config, self._reader, self._task = config, reader, task
     self._label_names = label_names
-    self._protocol = detection.protocol_named(config.protocol)
+    self._protocol = protocols.PROTOCOLS[config.protocol]
     self._padded_length = task.padded_length
     names = reader.dataset.label_names
     if not (config.classifier.path or set(names) & set(label_names)):
@@ -210,7 +209,7 @@ def merged(
   if len(parts) == 1:
     return parts[0]
   size = num_windows * len(parts[0].mask)
-  joined = nms.Candidates(
+  joined = types.Detections(
     *(
       np.concatenate(
         [
@@ -224,14 +223,13 @@ def merged(
       for columns in zip(*parts, strict=True)
     )
   )
-  kept = jax.device_get(_suppress(joined, decode))
-  return types.Detections(*kept)
+  return jax.device_get(_suppress(joined, decode))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _suppress(
-  candidates: nms.Candidates, decode: SuppressionConfig
-) -> nms.Candidates:
+  candidates: types.Detections, decode: SuppressionConfig
+) -> types.Detections:
   return decode.suppress(candidates)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from clap_jax.data import class_texts, clips
 from clap_jax.inference import encoder as encoder_lib
 from clap_jax.ops import nms
+from clap_jax.types import Detections
 
 METHOD = "zero-shot similarity"
 # Sentences that a video without the moment should match better.
@@ -243,9 +244,9 @@ def absence_probability(logits: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _soft_nms(*fields: jax.Array) -> nms.Candidates:
+def _soft_nms(*fields: jax.Array) -> Detections:
   return nms.soft_nms(
-    nms.Candidates(*fields),
+    Detections(*fields),
     num_kept=_NUM_KEPT,
     sigma=_SIGMA,
     min_score=_MIN_SCORE,

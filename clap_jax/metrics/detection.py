@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from clap_jax.metrics import matching, proposals, thumos_kit
-from clap_jax.metrics.protocols import PROTOCOLS, Protocol
+from clap_jax.metrics.protocols import Protocol
 from clap_jax.metrics.tables import (
   DetectionTable,
   SegmentTable,
@@ -33,20 +33,6 @@ class ClassResults:
   num_positives: np.ndarray  # int64 (c,)
   average_precision: np.ndarray  # float64 (c, t)
   recall: np.ndarray | None  # float64 (c, t, k), Recall@kx; None if not asked
-
-
-def protocol_named(name: str) -> Protocol:
-  """Looks a protocol up.
-
-  Raises:
-    ValueError: unknown name; the message lists the choices.
-  """
-  if name not in PROTOCOLS:
-    raise ValueError(
-      f"unknown detection protocol: got {name!r}; expected one of "
-      f"{', '.join(PROTOCOLS)}"
-    )
-  return PROTOCOLS[name]
 
 
 def evaluate(

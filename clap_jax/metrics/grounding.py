@@ -57,20 +57,6 @@ PROTOCOLS: dict[str, GroundingProtocol] = {
 }
 
 
-def protocol_named(name: str) -> GroundingProtocol:
-  """Looks a protocol up.
-
-  Raises:
-    ValueError: unknown name; the message lists the choices.
-  """
-  if name not in PROTOCOLS:
-    raise ValueError(
-      f"unknown grounding protocol: got {name!r}; expected one of "
-      f"{', '.join(PROTOCOLS)}"
-    )
-  return PROTOCOLS[name]
-
-
 def evaluate(
   predictions: Mapping[str, np.ndarray],
   ground_truth: Mapping[str, np.ndarray | Sequence[Sequence[float]]],

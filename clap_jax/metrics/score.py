@@ -161,7 +161,7 @@ def detection_inputs(
   Raises:
     As `score`.
   """
-  rules = detection.protocol_named(protocol)
+  rules = PROTOCOLS[protocol]
   return _read_detection(
     rules,
     _Request(

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from clap_jax.models.suppression import SuppressionConfig
-from clap_jax.ops import nms
 from clap_jax.ops.points import PointPredictions, level_sizes, point_segments
 from clap_jax.types import Detections
 
@@ -36,13 +35,7 @@ def decode(
 ) -> Detections:
   """Computes the detections of every video, best first, entirely in XLA."""
   found = candidates(predictions, num_levels=num_levels, config=config)
-  kept = jax.vmap(config.suppress)(found)
-  return Detections(
-    segments=kept.segments,
-    scores=kept.scores,
-    labels=kept.labels,
-    mask=kept.mask,
-  )
+  return jax.vmap(config.suppress)(found)
 
 
 def candidates(
@@ -50,7 +43,7 @@ def candidates(
   *,
   num_levels: int,
   config: ActionFormerDecodeConfig,
-) -> nms.Candidates:  # every field with a leading b
+) -> Detections:
   """Returns the best (point, class) pairs of each level, before suppression."""
   num_points, num_classes = predictions.class_logits.shape[1:]
   num_steps = _num_steps(num_points, num_levels)
@@ -67,7 +60,7 @@ def candidates(
     chosen = jnp.take_along_axis(own, (index // num_classes)[..., None], axis=1)
     is_long = chosen[..., 1] - chosen[..., 0] > config.min_length
     parts.append(
-      nms.Candidates(
+      Detections(
         segments=chosen,
         scores=jnp.maximum(best, 0.0),
         labels=(index % num_classes).astype(jnp.int32),
@@ -75,7 +68,7 @@ def candidates(
       )
     )
     start += size
-  return nms.Candidates(
+  return Detections(
     *(jnp.concatenate(fields, axis=1) for fields in zip(*parts, strict=True))
   )
 

@@ -49,8 +49,8 @@ class GtadDecodeConfig(SuppressionConfig):
       )
 
   def suppress_within(
-    self, candidates: nms.Candidates, *, num_steps: int
-  ) -> nms.Candidates:
+    self, candidates: Detections, *, num_steps: int
+  ) -> Detections:
     """Suppresses a sequence's candidates; see `SuppressionConfig`."""
     low, high = self.decay_iou
     if not (self.sigma and max(low, high)):
@@ -77,10 +77,9 @@ def decode(
   proposals = predictions.proposals
   # These differ between videos; the proposals are the same for all.
   videos = predictions._replace(proposals=None)
-  kept = jax.vmap(lambda one: _decode_one(one, proposals, config=config))(
+  return jax.vmap(lambda one: _decode_one(one, proposals, config=config))(
     videos
   )
-  return Detections(*kept)
 
 
 def _decode_one(
@@ -88,7 +87,7 @@ def _decode_one(
   proposals: proposal_ops.Proposals,
   *,
   config: GtadDecodeConfig,
-) -> nms.Candidates:
+) -> Detections:
   sigmoid, mask = jax.nn.sigmoid, video.mask
   allowed = video.proposal_mask
   end = proposals.start + proposals.duration - 1
@@ -127,7 +126,7 @@ def _decode_one(
   )
   segments = jnp.asarray(proposal_ops.proposal_segments(proposals))
   return config.suppress_within(
-    nms.Candidates(
+    Detections(
       segments=segments[index // count],
       scores=jnp.maximum(scores, 0.0),
       labels=label.reshape(-1)[index].astype(jnp.int32),

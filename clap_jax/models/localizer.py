@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from clap_jax.models.heads import HeadConfig, PointHead
 from clap_jax.models.pyramid import Pyramid, PyramidConfig, join_levels
 from clap_jax.models.suppression import SuppressionConfig
-from clap_jax.ops import nms
 from clap_jax.ops.points import PointPredictions, point_segments
 from clap_jax.types import Detections
 
@@ -98,8 +97,7 @@ def decode_segments(
 ) -> Detections:
   """Computes `decode` for scored segments of any head."""
   keep_one = jax.vmap(lambda s, c, m: _decode_one(s, c, m, config=config))
-  kept = keep_one(segments, scores, mask)
-  return Detections(*kept)
+  return keep_one(segments, scores, mask)
 
 
 def _decode_one(
@@ -108,14 +106,14 @@ def _decode_one(
   point_mask: jax.Array,  # bool (p,)
   *,
   config: DecodeConfig,
-) -> nms.Candidates:
+) -> Detections:
   num_points, num_classes = scores.shape
   long_enough = segments[:, 1] - segments[:, 0] >= config.min_length
   scores = jnp.where((point_mask & long_enough)[:, None], scores, -1.0)
   best, index = jax.lax.top_k(
     scores.reshape(-1), min(config.num_candidates, num_points * num_classes)
   )
-  candidates = nms.Candidates(
+  candidates = Detections(
     segments=segments[index // num_classes],
     scores=jnp.maximum(best, 0.0),
     labels=(index % num_classes).astype(jnp.int32),

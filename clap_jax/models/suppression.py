@@ -3,6 +3,7 @@
 import dataclasses
 
 from clap_jax.ops import nms
+from clap_jax.types import Detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SuppressionConfig:
         f"{self.sigma} and {self.vote_iou}."
       )
 
-  def suppress(self, candidates: nms.Candidates) -> nms.Candidates:
+  def suppress(self, candidates: Detections) -> Detections:
     """Returns the best `num_kept` candidates of a video, best first."""
     if not self.sigma:
       kept = nms.best_candidates(

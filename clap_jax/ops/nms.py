@@ -1,40 +1,32 @@
 """Suppresses overlapping segments greedily, with static shapes.
 
-All functions process one video; vmap over a batch. They return exactly
-`num_kept` entries, best first, and mask those without a segment (zero segment,
-score and label). Ties are broken by input order.
+All functions process the segments of one video, in any order and without a
+batch axis; vmap over a batch. Scores are >= 0. They return exactly `num_kept`
+entries, best first, and mask those without a segment (zero segment, score and
+label). Ties are broken by input order.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from clap_jax.ops import segments as segment_ops
+from clap_jax.types import Detections
 
 # Marks a segment that is taken, invalid or suppressed; below every score.
 _GONE = -1.0
 
 
-class Candidates(NamedTuple):
-  """Scored segments of one video, in any order."""
-
-  segments: jax.Array  # float32 (n, 2)
-  scores: jax.Array  # float32 (n,), >= 0
-  labels: jax.Array  # int32 (n,)
-  mask: jax.Array  # bool (n,)
-
-
 def soft_nms(
-  candidates: Candidates,
+  candidates: Detections,
   *,
   num_kept: int,
   sigma: float,
   min_score: float,
   class_wise: bool,
   least_iou: jax.Array | None = None,
-) -> Candidates:
+) -> Detections:
   """Computes Gaussian soft-NMS: picks decay others by exp(-IoU^2 / sigma).
 
   Kept scores are the decayed ones and never increase. Class-wise, the result
@@ -69,12 +61,12 @@ def soft_nms(
 
 
 def vote(
-  kept: Candidates,
-  candidates: Candidates,
+  kept: Detections,
+  candidates: Detections,
   *,
   iou_threshold: float,
   class_wise: bool,
-) -> Candidates:
+) -> Detections:
   """Replaces kept segments by a mean of the candidates that overlap them.
 
   The weight is score times IoU of every candidate (scores before suppression)
@@ -94,8 +86,8 @@ def vote(
 
 
 def best_candidates(
-  candidates: Candidates, *, num_kept: int, min_score: float
-) -> Candidates:
+  candidates: Detections, *, num_kept: int, min_score: float
+) -> Detections:
   """Returns the best `num_kept` candidates without suppression."""
   return _greedy(
     candidates,
@@ -107,13 +99,13 @@ def best_candidates(
 
 
 def _greedy(
-  candidates: Candidates,
+  candidates: Detections,
   *,
   num_kept: int,
   min_score: float,
   class_wise: bool,
   rescale: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-) -> Candidates:
+) -> Detections:
   """Takes the best and rescales the rest by their IoU with it, k times."""
 
   # XLA needs fixed shapes: `num_kept` steps over all candidates, where those
@@ -132,7 +124,7 @@ def _greedy(
   scores = jnp.where(enough, candidates.scores, _GONE)
   _, (index, kept_scores) = jax.lax.scan(pick, scores, length=num_kept)
   mask = (kept_scores >= 0) & (kept_scores >= min_score)
-  return Candidates(
+  return Detections(
     segments=jnp.where(mask[:, None], candidates.segments[index], 0.0),
     scores=jnp.where(mask, kept_scores, 0.0),
     labels=jnp.where(mask, candidates.labels[index], 0),

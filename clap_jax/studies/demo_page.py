@@ -10,7 +10,7 @@ from clap_jax.data import records
 from clap_jax.evaluation import grounding as grounding_evaluation
 from clap_jax.evaluation import localization
 from clap_jax.media import decode
-from clap_jax.metrics import detection, prediction_files
+from clap_jax.metrics import prediction_files, protocols
 from clap_jax.report import content, page, result_table, run_files
 from clap_jax.storage import untrusted
 from clap_jax.studies import orchestrator
@@ -154,7 +154,7 @@ def _diagnoses(store, dataset, rows) -> list[content.Diagnosed]:
     run_files.diagnosed(
       prediction_files.read_detections(workdir / localization.PREDICTIONS_FILE),
       truth,
-      protocol=detection.protocol_named("motion_sprites"),
+      protocol=protocols.PROTOCOLS["motion_sprites"],
       duration_sec={info.id: info.duration_sec for info in infos},
       name=encoder,
       where=f"{dataset.name}, {_SPLIT}, {workdir.parent.parent.name}",

@@ -25,14 +25,14 @@ import time
 
 import numpy as np
 
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, protocols, tables
 from clap_jax.metrics.score import score
 from tests.benchmarks import running
 from tests.metrics import loop_oracle
 
 _NUM_VIDEOS, _NUM_CLASSES, _PER_VIDEO = 4728, 200, 200
 _ROUNDS = 5
-_PROTOCOL = detection.PROTOCOLS["activitynet"]
+_PROTOCOL = protocols.PROTOCOLS["activitynet"]
 
 
 def synthetic_set(seed: int = 0):

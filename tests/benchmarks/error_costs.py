@@ -16,7 +16,7 @@ import numpy as np
 
 from clap_jax.data import records
 from clap_jax.evaluation import localization
-from clap_jax.metrics import detection, diagnosis, prediction_files
+from clap_jax.metrics import diagnosis, prediction_files, protocols
 from clap_jax.storage import untrusted
 from clap_jax.studies import artifacts
 from tests.benchmarks import running
@@ -48,7 +48,7 @@ def diagnosed(
     head.dataset,
     head.config["data"]["eval_split"],
   )
-  protocol = detection.protocol_named(head.config["protocol"])
+  protocol = protocols.PROTOCOLS[head.config["protocol"]]
   path = store.directory(head.name) / localization.PREDICTIONS_FILE
   return diagnosis.diagnose(
     prediction_files.read_detections(path),

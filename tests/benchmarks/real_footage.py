@@ -20,7 +20,7 @@ import sys
 
 import numpy as np
 
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, protocols, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = ("fold", "encoder", "seed", "task", "metric", "value")
@@ -227,7 +227,7 @@ def chance_maps(videos: dict) -> list[float]:
       score=rng.random(len(clips)).tolist(),
       video_names=tuple(videos),
     )
-    protocol = detection.protocol_named("motion_sprites")
+    protocol = protocols.PROTOCOLS["motion_sprites"]
     metrics = detection.evaluate(detections, segments, protocol)
     values.append(metrics["average_map"])
   return values

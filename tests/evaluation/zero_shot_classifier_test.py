@@ -7,7 +7,7 @@ import pytest
 
 from clap_jax.data import features
 from clap_jax.evaluation import zero_shot_classifier
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, protocols, tables
 
 GRID = features.FeatureGrid(start_sec=0.0, stride_sec=1.0, clip_sec=2.0)
 
@@ -109,7 +109,7 @@ def test_precision_is_that_of_the_evaluator(top_classes):
       end_sec=[1.0] * len(chosen),
       label=[str(labels[i]) for i in chosen],
     )
-    protocol = detection.PROTOCOLS["motion_sprites"]
+    protocol = protocols.PROTOCOLS["motion_sprites"]
     means.append(detection.evaluate(table, truth, protocol)["average_map"])
   assert got == pytest.approx(2 * means[0] * means[1] / sum(means), abs=1e-12)
 

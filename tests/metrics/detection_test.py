@@ -12,7 +12,7 @@ from clap_jax.metrics import detection, protocols
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from tests.metrics import loop_oracle
 
-ACTIVITYNET = detection.PROTOCOLS["activitynet"]
+ACTIVITYNET = protocols.PROTOCOLS["activitynet"]
 HALF = dataclasses.replace(ACTIVITYNET, thresholds=(0.5,))
 
 
@@ -146,10 +146,10 @@ def test_equality_with_the_threshold_is_a_hit_unless_strict():
   strict = dataclasses.replace(HALF, thumos_kit=True, interpolated=False)
   assert average_map(half, truth, strict) == 0
   for name in ("multithumos", "thumos14", "activitynet", "ego4d_mq"):
-    for threshold in detection.PROTOCOLS[name].thresholds:
+    for threshold in protocols.PROTOCOLS[name].thresholds:
       at = predicted(("v", "a", 0, round(threshold, 2), 1.0))
       one = dataclasses.replace(
-        detection.PROTOCOLS[name], thresholds=(threshold,)
+        protocols.PROTOCOLS[name], thresholds=(threshold,)
       )
       assert average_map(at, truths(("v", "a", 0, 1)), one) == 1
 
@@ -225,7 +225,7 @@ def test_top_k_keeps_the_best_of_every_video():
 
 def test_recall_at_kx_counts_k_per_ground_truth():
   protocol = dataclasses.replace(
-    detection.PROTOCOLS["ego4d_mq"], thresholds=(0.5,), recall_at=(1, 2)
+    protocols.PROTOCOLS["ego4d_mq"], thresholds=(0.5,), recall_at=(1, 2)
   )
   truth = truths(("v", "a", 0, 1), ("v", "a", 5, 6), ("w", "b", 0, 1))
   predictions = predicted(
@@ -280,7 +280,7 @@ def test_average_recall_equals_the_loop(per_video):
     score=rng.random(count),
   )
   truth = truths(*((f"v{i % 5}", "a", i / 4, i / 4 + 1.5) for i in range(12)))
-  protocol = detection.PROTOCOLS["activitynet_proposals"]
+  protocol = protocols.PROTOCOLS["activitynet_proposals"]
   metrics = detection.evaluate(predictions, truth, protocol)
   recall, area = slow_average_recall(predictions, truth, protocol.thresholds)
   assert metrics["auc"] == pytest.approx(area, abs=1e-12)
@@ -289,14 +289,14 @@ def test_average_recall_equals_the_loop(per_video):
 
 
 def test_proposals_without_predictions():
-  protocol = detection.PROTOCOLS["activitynet_proposals"]
+  protocol = protocols.PROTOCOLS["activitynet_proposals"]
   metrics = detection.evaluate(predicted(), truths(("v", "a", 0, 1)), protocol)
   assert set(metrics.values()) == {0.0}
 
 
 def test_thumos_kit_ignores_ambiguous_regions():
   protocol = dataclasses.replace(
-    detection.PROTOCOLS["thumos14_official"], thresholds=(0.5,)
+    protocols.PROTOCOLS["thumos14_official"], thresholds=(0.5,)
   )
   truth = truths(("v", "a", 0, 4), ("v", "Ambiguous", 8, 12))
   on_ambiguous = ("v", "a", 11, 15, 0.9)
@@ -305,14 +305,14 @@ def test_thumos_kit_ignores_ambiguous_regions():
   assert average_map(predicted(wrong, right), truth, protocol) == 0.5
   # The ActivityNet-style protocol drops the region and counts it wrong.
   plain = dataclasses.replace(
-    detection.PROTOCOLS["thumos14"], thresholds=(0.5,)
+    protocols.PROTOCOLS["thumos14"], thresholds=(0.5,)
   )
   assert average_map(predicted(on_ambiguous, right), truth, plain) == 0.5
 
 
 def test_thumos_kit_does_not_interpolate_and_lets_ground_truth_choose():
   protocol = dataclasses.replace(
-    detection.PROTOCOLS["thumos14_official"], thresholds=(0.5,)
+    protocols.PROTOCOLS["thumos14_official"], thresholds=(0.5,)
   )
   truth = truths(("v", "a", 0, 4), ("w", "a", 0, 4))
   predictions = predicted(
@@ -325,9 +325,7 @@ def test_thumos_kit_does_not_interpolate_and_lets_ground_truth_choose():
   assert average_map(predictions, truth, protocol) == pytest.approx(expected)
 
 
-def test_unknown_names_list_the_choices():
-  with pytest.raises(ValueError, match="expected one of activitynet"):
-    detection.protocol_named("activity_net")
+def test_columns_of_different_lengths_are_refused():
   with pytest.raises(ValueError, match="different lengths"):
     SegmentTable.from_columns(
       video=["v"], label=["a"], start_sec=[0, 1], end_sec=[1]

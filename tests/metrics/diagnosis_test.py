@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clap_jax.metrics import detection, diagnosis
+from clap_jax.metrics import detection, diagnosis, protocols
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
 PROTOCOL = dataclasses.replace(
-  detection.PROTOCOLS["activitynet"], thresholds=(0.5,)
+  protocols.PROTOCOLS["activitynet"], thresholds=(0.5,)
 )
 TRUTH = SegmentTable.from_columns(
   video=["v", "v", "v"],
@@ -80,7 +80,7 @@ def test_average_map_is_that_of_the_protocol():
     score=rng.random(80),
   )
   truth = table.take(np.arange(0, 80, 8))
-  protocol = detection.PROTOCOLS["activitynet_opentad"]
+  protocol = protocols.PROTOCOLS["activitynet_opentad"]
   result = diagnosis.diagnose(table, truth, protocol, limit_factor=1000)
   expected = detection.evaluate(table, truth, protocol)["average_map"]
   assert result.average_map == pytest.approx(expected, abs=1e-12)
@@ -90,7 +90,7 @@ def test_average_map_is_that_of_the_protocol():
 
 
 def test_bins_are_published_or_fifths():
-  protocol = detection.PROTOCOLS["motion_sprites"]
+  protocol = protocols.PROTOCOLS["motion_sprites"]
   truth = SegmentTable.from_columns(
     video=["v"] * 20,
     label=["a"] * 20,
@@ -102,5 +102,5 @@ def test_bins_are_published_or_fifths():
   assert bins["coverage"] == (0.12, 0.22, 0.31, 0.41)
   assert "num_instances" not in bins  # all alike: nothing to compare
   for name in ("activitynet", "activitynet_opentad", "thumos14"):
-    known = diagnosis.bins_of(detection.PROTOCOLS[name], truth)
+    known = diagnosis.bins_of(protocols.PROTOCOLS[name], truth)
     assert known == diagnosis.BINS[name.partition("_")[0]]

@@ -89,8 +89,6 @@ def test_several_answers_and_empty_input():
   assert set(grounding.evaluate({}, truth, CHARADES).values()) == {0.0}
   with pytest.raises(ValueError, match="empty"):
     grounding.evaluate({}, {}, CHARADES)
-  with pytest.raises(ValueError, match="expected one of charades_sta"):
-    grounding.protocol_named("charades")
 
 
 def test_absence_score():

@@ -15,6 +15,7 @@ from clap_jax.metrics import (
   highlight_files,
   highlights,
   prediction_files,
+  protocols,
 )
 from clap_jax.metrics.score import score
 from tests.metrics import loop_oracle
@@ -171,7 +172,7 @@ def test_ground_truth_files_score_themselves(
   """Annotations given back as predictions are perfect in every form."""
   num_videos, num_segments = counts
   [path] = files(shared_data, truth)
-  rules = detection.PROTOCOLS[protocol]
+  rules = protocols.PROTOCOLS[protocol]
   split = ground_truth_files.read_ground_truth(
     path, subset=rules.subset, label_field=rules.label_field
   )
@@ -202,7 +203,7 @@ def test_real_predictions_equal_the_loop(shared_data):
     "anet_val_jittered_predictions.json",
     "activity_net.v1-3.rebuilt.json",
   )
-  protocol = detection.PROTOCOLS["activitynet"]
+  protocol = protocols.PROTOCOLS["activitynet"]
   truth = ground_truth_files.read_ground_truth(
     truth_path, subset=protocol.subset
   ).table

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from clap_jax.ops import nms
+from clap_jax.types import Detections
 
 SOFT = {"sigma": 0.5, "min_score": 0.01, "class_wise": True}
 
@@ -11,7 +12,7 @@ def random_candidates(seed, n=40, num_classes=3):
   rng = np.random.default_rng(seed)
   start = rng.uniform(0, 30, n)
   segments = np.stack([start, start + rng.uniform(1, 15, n)], axis=-1)
-  return nms.Candidates(
+  return Detections(
     segments=segments.astype(np.float32),
     scores=rng.uniform(0, 1, n).astype(np.float32),
     labels=rng.integers(0, num_classes, n).astype(np.int32),
@@ -97,7 +98,7 @@ def test_order_of_input_does_not_matter_and_vmap_agrees():
 
 
 def test_ties_go_to_the_first_and_nothing_yields_nothing():
-  candidates = nms.Candidates(
+  candidates = Detections(
     segments=np.float32([[0, 4], [1, 5], [20, 21]]),
     scores=np.float32([0.5, 0.5, 0.5]),
     labels=np.int32([0, 0, 0]),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from clap_jax.metrics import detection, diagnosis
+from clap_jax.metrics import diagnosis, protocols
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 from clap_jax.report import diagnosis_figures, page, run_files
 
@@ -29,7 +29,7 @@ def diagnosed():
   return run_files.diagnosed(
     PREDICTIONS,
     TRUTH,
-    protocol=detection.PROTOCOLS["motion_sprites"],
+    protocol=protocols.PROTOCOLS["motion_sprites"],
     duration_sec={"v": 100.0},
     name="<clap>",
     where="toy & sprites",

@@ -10,7 +10,7 @@ import pytest
 from clap_jax import config as config_lib
 from clap_jax.data import feature_reader
 from clap_jax.evaluation import localization as evaluation
-from clap_jax.metrics import detection
+from clap_jax.metrics import detection, protocols
 from clap_jax.trainers import localization, localizers, registry
 from clap_jax.types import Detections
 from configs import localization_sprites
@@ -82,7 +82,7 @@ def test_the_truth_scores_one(parts):
   )
   truth = evaluation.ground_truth(reader, "train")
   assert len(table) == len(truth) == 15
-  protocol = detection.protocol_named(config.protocol)
+  protocol = protocols.PROTOCOLS[config.protocol]
   metrics = detection.evaluate(table, truth, protocol)
   assert metrics["average_map"] == pytest.approx(1.0)
 

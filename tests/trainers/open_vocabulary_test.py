@@ -7,7 +7,7 @@ from clap_jax import config as config_lib
 from clap_jax.data import features
 from clap_jax.evaluation import zero_shot_classifier
 from clap_jax.inference import model_directory, predict
-from clap_jax.metrics import detection, tables
+from clap_jax.metrics import detection, protocols, tables
 from clap_jax.trainers import registry
 from configs import localization_open_sprites
 from tests.configs import keys
@@ -59,7 +59,7 @@ def test_names_compete_and_scores_multiply():
   truth = tables.SegmentTable.from_columns(
     video=["v"], start_sec=[5.0], end_sec=[8.0], label=["c"]
   )
-  protocol = detection.PROTOCOLS["motion_sprites"]
+  protocol = protocols.PROTOCOLS["motion_sprites"]
   assert detection.evaluate(table, truth, protocol)["average_map"] == 1.0
 
 
