@@ -1,9 +1,9 @@
 """Builds shards with Apache Beam (extra `beam`).
 
-Each element is one shard job. It is written by the very function that threads
-run, which is idempotent: a bundle that Beam retries, or runs twice at a time,
-leaves the same files. Every worker reads and writes the locations in the jobs:
-addresses, or paths on a file system that all of them mount.
+Each element is one shard job, run by the same idempotent function as on
+threads: a bundle that Beam retries, or runs twice at a time, leaves the same
+files. Every worker reads and writes the locations in the jobs: addresses, or
+paths on a file system that all of them mount.
 """
 
 import concurrent.futures
@@ -37,15 +37,15 @@ def build_all(
   """Runs the jobs as a pipeline and waits for it.
 
   Args:
-    folder: where they go; all workers reach it.
-    options: of the pipeline, e.g. --runner=FlinkRunner,
+    folder: folder of the shards; all workers reach it.
+    options: options of the pipeline, e.g. --runner=FlinkRunner,
       --flink_master=host:8081; by default Beam's runner on this machine.
 
   Returns:
     The done-files in the order of the jobs.
 
   Raises:
-    ValueError: if Beam is not installed or ended without all shards.
+    ValueError: Beam is not installed, or ended without all shards.
   """
   beam, pipeline_options = _import_beam()
   shards.clean(folder, jobs)
@@ -65,6 +65,6 @@ def build_all(
   if missing:
     raise ValueError(
       f"the pipeline ended without {len(missing)} of {len(jobs)} shards, "
-      f"{missing[0]} first; do all workers reach {folder}?"
+      f"{missing[0]} first; check that all workers reach {folder}"
     )
   return done

@@ -1,9 +1,9 @@
 """Builds a dataset by name: TFRecord shards, their index and manifests.
 
-Everything is written into `.building-...` under the data folder and moved to
-its place when it is complete, so that a finished dataset is a whole one. A
-build that was killed goes on with the shards that it had not finished. Inputs
-and the data folder may be in buckets; nothing is ever downloaded from a site.
+All files are written into `.building-...` under the data folder and moved to
+their place when complete, so that finished datasets are whole. A killed build
+resumes with its unfinished shards. Inputs and the data folder may be in
+buckets; nothing is ever downloaded from a site.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from tfds_builders.trimmed.settings import MIN_CLIP_SEC, TrimmedSettings
 
 _NUM_PROBED = 8  # videos whose length is read before the work
 
-Progress = Callable[[str, int, int], None]  # stage, videos done, in all
+Progress = Callable[[str, int, int], None]  # stage, videos done, total
 
 VERSION = "1.0.0"
 
@@ -74,7 +74,7 @@ def _only_one_build(work: locations.Location):
   output.check_writable(output.make_folder(work) / "manifest.json")
   if links := [path for path in work.rglob("*") if path.is_symlink()]:
     raise output.OutputError(
-      f"{links[0]} is a symbolic link, which no build makes; remove {work}"
+      f"{links[0]} is a symbolic link; expected a build's folder; remove {work}"
     )
   with contextlib.ExitStack() as stack:
     try:
@@ -113,12 +113,12 @@ def _plan_sprites(request):
   return names.builder_module("motion_sprites").make_plan(document, rendered)
 
 
-# What reading a document raises that has a list where an object should be.
+# Errors of reading a document with a list instead of an object.
 _OTHER_FORM = (AttributeError, IndexError, KeyError, TypeError, RecursionError)
 
 
 def _plan_videos(request):
-  """Videos and annotations that somebody put there."""
+  """Plans the user's videos and annotations."""
   module = names.builder_module(request.base)
   files = source_files.SourceFiles(
     request.annotations,
@@ -131,8 +131,8 @@ def _plan_videos(request):
     used = ", ".join(source["file"] for source in files.used)
     raise ValueError(
       f"{used or request.annotations}: not in the form of {request.base} "
-      f"({type(error).__name__}: {str(error)[:200]}); expected is what "
-      f"tfds_builders/{request.base}/README.md describes."
+      f"({type(error).__name__}: {str(error)[:200]}); see "
+      f"tfds_builders/{request.base}/README.md for the expected form"
     ) from error
   file.sources = files.used
   is_folder = request.base == "folder"
@@ -146,7 +146,7 @@ def _plan_videos(request):
 
 
 def _plan_trimmed(request):
-  """Clips of one action each, as they are or joined to recordings."""
+  """Plans clips of one action each, unchanged or joined into recordings."""
   files = None
   if request.trimmed.join:
     folders = request.videos, request.data_dir
@@ -172,16 +172,16 @@ _PLANNERS = {"motion_sprites": _plan_sprites, "trimmed": _plan_trimmed}
 
 
 def _check_first_lengths(plan, limits) -> None:
-  """Looks at a few videos for times of another unit, before all are decoded.
+  """Checks the unit of times on a few videos, before all are decoded.
 
   Raises:
-    NothingUsableError: the times of all of them are no seconds.
+    NothingUsableError: no video has times in seconds.
   """
   items = [item for group in plan.items.values() for item in group]
   stride = -(-len(items) // _NUM_PROBED)
   lengths = []
   for item in items[::stride]:
-    # What is wrong with it is noted when it is packed.
+    # Errors are noted when it is packed.
     with contextlib.suppress(VideoError, OSError, untrusted.UntrustedFileError):
       with untrusted.open_file(item.path, max_bytes=limits.max_bytes) as file:
         length = guard.probe(file, limits=limits).duration_sec
@@ -190,7 +190,7 @@ def _check_first_lengths(plan, limits) -> None:
 
 
 def published_files(base: str) -> dict[str, str]:
-  """SHA-256 -> name of the annotation files that are known of a dataset."""
+  """Returns names of a dataset's known annotation files by SHA-256."""
   path = pathlib.Path(__file__).with_name(base) / "checksums.tsv"
   if not path.exists():
     return {}
@@ -199,10 +199,10 @@ def published_files(base: str) -> dict[str, str]:
 
 
 def _resolve_inputs(request):
-  """Fills `videos` and `annotations` in from `manual_dir`.
+  """Sets `videos` and `annotations` from `manual_dir`.
 
   Raises:
-    ValueError: if a dataset is given what it does not take.
+    ValueError: an input is missing, or the dataset does not take it.
   """
   given = request.videos, request.annotations
   if request.base == "motion_sprites":
@@ -234,7 +234,7 @@ def _resolve_inputs(request):
 
 
 def _inside(manual_dir, name):
-  """manual_dir/<name> where there is one, else manual_dir."""
+  """Returns manual_dir/<name> if it exists, else manual_dir."""
   folder = manual_dir / name
   return folder if folder.is_dir() else manual_dir
 
@@ -277,21 +277,21 @@ def build(
     videos: folder of videos; by default `manual_dir`/videos, or `manual_dir`.
     annotations: annotation file, or folder of such; by default
       `manual_dir`/annotations, or `manual_dir`.
-    manual_dir: what somebody put on this machine by hand; for motion_sprites
-      the rendered folder, by default `data_dir`/rendered/<name>.
-    subset: at most that many videos per split.
-    selection_percent: of the videos of `train` that go to a split
+    manual_dir: folder of manually downloaded files; for motion_sprites the
+      rendered folder, by default `data_dir`/rendered/<name>.
+    subset: maximum number of videos per split.
+    selection_percent: percentage of the videos of `train` to move to a split
       `selection`, for datasets without one.
-    encoding: of an annotation table that is neither UTF-8 nor UTF-16.
-    trimmed: of the dataset `trimmed`: its splits, captions and recordings.
-    overwrite: replace a finished dataset of that name.
-    limits: the form of the stored videos, and what is not even tried.
-    workers: shards that are written at a time; by default one per processor.
-    runner: threads of this process, or beam.
-    runner_options: of Beam's pipeline, e.g. --runner=FlinkRunner.
-    on_start: called with the path of a video before work on it begins, from
+    encoding: encoding of an annotation table that is neither UTF-8 nor UTF-16.
+    trimmed: splits, captions and recordings of the dataset `trimmed`.
+    overwrite: whether to replace a finished dataset of that name.
+    limits: form of the stored videos, and limits on the sources.
+    workers: number of shards to write at a time; by default one per processor.
+    runner: "threads" of this process, or "beam".
+    runner_options: options of Beam's pipeline, e.g. --runner=FlinkRunner.
+    on_start: called with the path of a video before it is processed, from
       several threads.
-    on_progress: called with (stage, videos done, videos in all).
+    on_progress: called with (stage, videos done, total).
 
   Returns:
     {"name", "directory": path, "manifests": {split: manifest}, "unlisted":
@@ -301,10 +301,10 @@ def build(
     "classes_not_in_train": {split: [classes]}}.
 
   Raises:
-    ValueError: for unknown names and inputs that cannot be used.
-    FileExistsError: if the dataset is there and `overwrite` is off, or if
-      another process is building it.
-    FileNotFoundError: if an input is not there.
+    ValueError: the name is unknown, or inputs cannot be used.
+    FileExistsError: the dataset exists and `overwrite` is off, or another
+      process is building it.
+    FileNotFoundError: an input is missing.
   """
   base, config = _parse_name(name)
   _check_numbers(subset, workers, runner)
@@ -340,8 +340,8 @@ def build(
   whole = final / packing.INFO_FILE if is_object else final
   if whole.exists() and not overwrite:
     raise FileExistsError(
-      f"{final} is finished already; use it as it is, or pass overwrite=True "
-      "(--overwrite) to replace it"
+      f"{final} already exists; use it, or pass overwrite=True (--overwrite) "
+      "to replace it"
     )
   work = (
     request.data_dir / f".building-{'-'.join(filter(None, _parse_name(name)))}"
@@ -381,7 +381,7 @@ def build(
 
 
 def _classes_not_in_train(manifests) -> dict[str, list[str]]:
-  """Per split, classes with segments there and none in train."""
+  """Returns classes by split with segments in it and none in train."""
   if "train" not in manifests:
     return {}
   trained = set(manifests["train"]["segments_per_class"])
@@ -393,7 +393,7 @@ def _classes_not_in_train(manifests) -> dict[str, list[str]]:
 
 
 def _altered(base, manifests) -> list[str]:
-  """Annotation files that have the name of a published one and not its hash."""
+  """Returns annotation files with a published one's name but another hash."""
   published = published_files(base)
   altered = set()
   for manifest in manifests.values():
@@ -416,7 +416,7 @@ def _build_shards(
   on_start,
   check,
 ):
-  """Writes the dataset into its place; fills the plan's manifests."""
+  """Writes the dataset to its place; fills the plan's manifests."""
   import tensorflow_datasets as tfds  # noqa: PLC0415  0.5 s
 
   from tfds_builders import finishing, shards  # noqa: PLC0415

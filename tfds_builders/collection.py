@@ -1,7 +1,7 @@
 """Matches videos with annotations.
 
 The plan is a pure function of the annotation files and of the names, sizes and
-times of the video files. Which videos can be decoded turns out later, shard by
+times of the video files. Videos that cannot be decoded are detected later, by
 shard.
 """
 
@@ -18,19 +18,19 @@ from clap_jax.media import formats
 from clap_jax.storage import locations, video_names
 from tfds_builders import packing
 
-MIN_SPAN_SEC = 0.1  # what has to remain of a clipped span
-_MAX_FPS = 240.0  # of videos that people annotate by frame
+MIN_SPAN_SEC = 0.1  # minimum length of a clipped span
+_MAX_FPS = 240.0  # of videos annotated by frame
 _NUM_DESCRIBED = 3
-CLIP_SLACK_SEC = 0.1  # rounding of a video's end, not worth a mention
+CLIP_SLACK_SEC = 0.1  # rounding of a video's end, not reported
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """One video to be packed.
+  """A video to pack.
 
-  `version` changes with the content of the file, as far as a listing has it.
-  `facts` are those of a file that is packed as it is, in the words of
-  `packing.make_record`; None for a video that has to be transcoded.
+  `version` changes with the content of the file, as far as a listing shows it.
+  `facts` is the metadata of a file to pack unchanged, as `packing.make_record`
+  takes it; None for a video to transcode.
   """
 
   id: str
@@ -46,10 +46,10 @@ class Item:
 
 
 class NothingUsableError(ValueError):
-  """No video, or no span of any video, can be used.
+  """Raised if no video, or no span of any video, can be used.
 
   Attributes:
-    manifests: per split, with every reason.
+    manifests: manifest of each split, with every reason.
   """
 
   def __init__(self, message: str, manifests: dict[str, dict]):
@@ -71,7 +71,7 @@ class VideoFiles:
   """The video files below a folder."""
 
   def __init__(self, folder: locations.Location, *, any_case: bool = False):
-    """Lists them; `any_case` as in `video_names.NameIndex`."""
+    """Lists the files; `any_case` as in `video_names.NameIndex`."""
     if not folder.is_dir():
       raise FileNotFoundError(f"no folder of videos at {folder}")
     self.folder = folder
@@ -81,10 +81,10 @@ class VideoFiles:
     self._index = video_names.NameIndex(self.by_name, any_case=any_case)
 
   def find(self, name: str) -> locations.Location | None:
-    """The file an annotation names, or None; see `video_names`.
+    """Returns the file that an annotation names, or None; see `video_names`.
 
     Raises:
-      ValueError: if several files have that name, in one folder or in several.
+      ValueError: several files have that name, in one or several folders.
     """
     found = self._index.find(name)
     return None if found is None else self.by_name[found]
@@ -97,7 +97,7 @@ def fit_spans(
   video_id: str,
   notes: dict,
 ) -> list[tuple[float, float, str]]:
-  """Clips spans to [0, duration]; notes what was repaired or rejected."""
+  """Clips spans to [0, duration]; notes repaired and rejected ones."""
   kept = []
   for span in spans:
     start, end = max(0.0, span.start_sec), min(duration_sec, span.end_sec)
@@ -138,7 +138,7 @@ def record_order(video_id: str, split: str) -> int:
 
 
 def _assign_ids(file, videos, manifest_of, make_id):
-  """(entry, id, path) of what can be tried; the rest goes to manifests."""
+  """Yields (entry, id, path) of usable entries; notes others in manifests."""
   root, taken, tried = videos.folder.resolve(), {}, []
   for entry, path in _with_files(file, videos, manifest_of, make_id):
     manifest = manifest_of(entry.subset)
@@ -178,10 +178,10 @@ def _refuse(manifest, entry, reason):
 
 
 def _with_files(file, videos, manifest_of, make_id):
-  """(entry, path) of the videos that are there, each file for one name.
+  """Yields (entry, path) of the existing videos, each file for one name.
 
-  Names of one file are one video where they differ by folders, ending or case
-  alone; where their folders contradict each other, none of them has it.
+  Names of one file are one video if they differ only in folders, extension or
+  case; if their folders contradict each other, none gets the file.
   """
   found: dict[locations.Location, list] = {}
   for entry in file.entries.values():
@@ -208,7 +208,7 @@ def _with_files(file, videos, manifest_of, make_id):
 
 
 def _one_per_split(file, entries, file_name, manifest_of):
-  """The entries of one file, those of one split made one."""
+  """Returns the entries of one file, merged by split."""
   names = {entry.name for entry in entries}
   stem = video_names.stem(file_name)
   exact = [n for n in names if video_names.stem(n) == stem]
@@ -249,16 +249,15 @@ def make_plan(
   """Plans the annotated videos that exist, in record order.
 
   Args:
-    subset: at most that many present videos per split, the first named.
-    selection_percent: of the videos of `train` that go to `selection`, so
-      that nothing is ever chosen on the split that is reported; which ones
-      follows from their ids alone.
-    make_id: record id of an entry's name; raises ValueError for unsafe names.
+    subset: maximum number of existing videos per split, the first ones.
+    selection_percent: percentage of the videos of `train` to move to
+      `selection`, so that nothing is selected on the reported split; the ids
+      determine the choice.
+    make_id: maps an entry's name to a record id; raises a ValueError if unsafe.
 
   Raises:
-    NothingUsableError: if no video is there, or the times of all are of
-      another unit.
-    ValueError: if selection_percent leaves a split empty.
+    NothingUsableError: no video exists, or all times are in another unit.
+    ValueError: selection_percent leaves a split empty.
   """
   manifests: dict[str, dict] = {}
   if selection_percent:
@@ -365,16 +364,16 @@ def check_unit(
   videos: Iterable[tuple[str, float | None, Sequence[Span]]],
   manifests: dict[str, dict],
 ) -> None:
-  """Refuses times that are frames or milliseconds in the place of seconds.
+  """Refuses times in frames or milliseconds instead of seconds.
 
-  They are where every span ends beyond its video and half of them begin
-  there; one video with such spans is reported with the others' losses.
+  Times are refused if every span ends, and half of them begin, beyond their
+  video; a single video with such spans is reported as a loss.
 
   Args:
     videos: (id, length, spans); videos of unknown length are left out.
 
   Raises:
-    NothingUsableError: naming the unit that the times look like.
+    NothingUsableError: the times look like another unit, which it names.
   """
   spans = [
     (span, duration_sec, video_id)
@@ -402,7 +401,7 @@ def check_unit(
 
 
 def list_losses(manifests: dict[str, dict]) -> list[str]:
-  """Every span and video that is left out, with its place and the reason."""
+  """Lists every omitted span and video with its place and the reason."""
   losses = []
   for split, manifest in manifests.items():
     for key in ("rejected", "corrupt"):
@@ -417,7 +416,7 @@ def list_losses(manifests: dict[str, dict]) -> list[str]:
 
 
 def describe_losses(manifests: dict[str, dict]) -> str:
-  """The first reasons and how many there are, for an error message."""
+  """Describes the first reasons and their number for an error message."""
   losses = list_losses(manifests)
   first = "; ".join(losses[:_NUM_DESCRIBED]) or "none"
   more = len(losses) - _NUM_DESCRIBED

@@ -35,16 +35,16 @@ def finish(
   limits: transcoding.StoreLimits,
   subset: int | None,
 ) -> dict[str, locations.Location]:
-  """Writes all of a dataset but its shards into the local folder `target`.
+  """Writes a dataset except its shards into the local folder `target`.
 
-  Shards without a record are left out and the others numbered anew. Fills the
+  Shards without a record are left out and the others renumbered. Fills the
   manifests of the builder's plan.
 
   Returns:
     The shards by their names in the dataset.
 
   Raises:
-    NothingUsableError: if no video, or no span of any, could be used.
+    NothingUsableError: no video, or no span of any, could be used.
   """
   plan, splits, indices, placed = builder.plan, [], [], {}
   for split, group in jobs.items():
@@ -170,10 +170,10 @@ def write_checksums(
 ) -> None:
   """Writes SHA256SUMS over all files, as `sha256sum --check` reads it.
 
-  Not over the index, which may be made anew and has checksums of its own.
+  The index is left out: it may be recreated and has its own checksums.
 
   Args:
-    directory: the files.
+    directory: folder of the files.
     shards: name -> SHA-256 of those that are elsewhere.
   """
   digests = dict(shards or {})

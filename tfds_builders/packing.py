@@ -1,6 +1,6 @@
 """Writes the records and manifests of every builder.
 
-Ids, records, background spans, the `.idx` sidecars and `manifest.json`.
+These are ids, records, background spans, `.idx` files and `manifest.json`.
 """
 
 import json
@@ -16,7 +16,7 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 INFO_FILE = "dataset_info.json"  # without it there is no dataset
 MIN_BACKGROUND_SEC = 0.5
-# A video within these of its stated length is taken for the one annotated.
+# A video within these of its stated length is taken as the annotated one.
 DURATION_TOLERANCE_SEC = 0.5
 FRAMES_TOLERANCE = 15
 DURATION_TOLERANCE = 0.02
@@ -27,7 +27,7 @@ def check_id(video_id: str) -> str:
   """Returns the id.
 
   Raises:
-    ValueError: if it is not 1 to 128 letters, digits, `_` or `-`.
+    ValueError: it is not 1 to 128 letters, digits, `_` or `-`.
   """
   if not isinstance(video_id, str) or not ID_PATTERN.fullmatch(video_id):
     raise ValueError(
@@ -38,13 +38,13 @@ def check_id(video_id: str) -> str:
 
 
 def id_from_name(name: str) -> str:
-  """A safe id from a relative file name: `a/b c.mp4` gives `a_b_c`.
+  """Makes a safe id from a relative file name: `a_b_c` from `a/b c.mp4`.
 
-  Names in other scripts end in a hash, so that no two of them are one.
+  Ids of names in other scripts end with a hash, to be unique.
 
   Raises:
-    ValueError: for names that leave their folder, control characters, names
-      that are empty or too long.
+    ValueError: the name leaves its folder, has control characters, or is empty
+      or too long.
   """
   if not is_relative_name(name):
     raise ValueError(
@@ -56,7 +56,7 @@ def id_from_name(name: str) -> str:
 
 
 def is_relative_name(name: str) -> bool:
-  """Whether a name stays within its folder and has no control characters."""
+  """Returns True if a name stays in its folder, without control characters."""
   return not (
     name.startswith(("/", "~"))
     or "\\" in name
@@ -66,10 +66,11 @@ def is_relative_name(name: str) -> bool:
 
 
 def id_from_key(key: str) -> str:
-  """A safe id from a dataset's own video id, whose dots become `_`.
+  """Makes a safe id from a dataset's video id; replaces dots by `_`.
 
   Raises:
-    ValueError: if it is anything but letters, digits, `_`, `-` and inner dots.
+    ValueError: it has other characters than letters, digits, `_`, `-` and inner
+      dots.
   """
   if not _KEY_PATTERN.fullmatch(key) or ".." in key:
     raise ValueError(
@@ -82,7 +83,7 @@ def id_from_key(key: str) -> str:
 def background_spans(
   segments: list[tuple[float, float]], length: float, *, longer_than: float
 ) -> list[tuple[float, float]]:
-  """Maximal [start, end) spans of [0, length) that no segment covers."""
+  """Returns the maximal spans of [0, length) that no segment covers."""
   spans, cursor = [], 0
   for start, end in [*sorted(segments), (length, length)]:
     if start - cursor > longer_than:
@@ -104,11 +105,11 @@ def make_record(
   captions: list[tuple[float, float, str]],
   ambiguous: Sequence[tuple[float, float]] = (),
 ) -> dict:
-  """One example in the order and units of `schema.make_features`.
+  """Makes an example in the order and units of `schema.make_features`.
 
-  Segments are (start_sec, end_sec, label), captions (start_sec, end_sec,
-  text); both are sorted by time here. Background is what neither a segment
-  nor an `ambiguous` span covers.
+  Segments are (start_sec, end_sec, label), captions (start_sec, end_sec, text);
+  both get sorted by time. Background is covered by neither a segment nor an
+  `ambiguous` span.
   """
   spans = background_spans(
     [*(s[:2] for s in segments), *ambiguous],
@@ -136,11 +137,10 @@ def make_record(
 
 
 def new_manifest(split: str) -> dict:
-  """The manifest of a split nothing has been put into yet.
+  """Makes the manifest of an empty split.
 
-  `annotated` counts what the annotation files hold of the split; `segments`
-  and `captions` what is in the records. `videos` and `sources` tell what the
-  records were made from.
+  `annotated` counts the split's content of the annotation files; `segments` and
+  `captions` that of the records. `videos` and `sources` describe the sources.
   """
   return {
     "split": split,
@@ -192,11 +192,11 @@ def describe(record: dict) -> dict:
 
 
 def add_to_manifest(manifest: dict, note: dict) -> None:
-  """Counts one video by the note that its shard has of it."""
+  """Counts one video by the note in its shard."""
   for key in ("repaired", "rejected"):
     manifest[key] += note[key]
   source = {k: note[k] for k in ("bytes", "sha256") if k in note}
-  # Other than the first stream, or pieces that follow each other.
+  # Not the first stream, or several joined parts.
   source |= {k: note[k] for k in ("stream", "joined") if note.get(k)}
   manifest["videos"][note["id"]] = source
   if "corrupt" in note:
@@ -218,7 +218,7 @@ def add_to_manifest(manifest: dict, note: dict) -> None:
 
 
 def _compare(manifest, note, source):
-  """Expected against actual length, into the lists of mismatches."""
+  """Compares expected and actual length; adds to the lists of mismatches."""
   for key, tolerance in (
     ("duration_sec", (DURATION_TOLERANCE_SEC, DURATION_TOLERANCE)),
     ("frames", (FRAMES_TOLERANCE, DURATION_TOLERANCE)),
@@ -234,11 +234,11 @@ def _compare(manifest, note, source):
 
 
 def _note_damage(manifest, note):
-  """Videos that are stored although they are not what their files promise.
+  """Notes stored videos that differ from what their files state.
 
-  Frames that decode with errors or are missing, an end elsewhere, or a gap
-  between two frames where a decoder stepped over damage; a screen recording of
-  varying rate may have such gaps by right.
+  These have damaged or missing frames, another end, or a gap between two frames
+  where the decoder skipped damage; a screen recording of varying rate may have
+  valid gaps.
   """
   frames, duration_sec = note["frames"][1], note["duration_sec"][1]
   claimed = note["claimed"] or {}
@@ -263,7 +263,7 @@ def _note_damage(manifest, note):
 
 
 def write_json(path: locations.PathLike, value: object) -> None:
-  """Writes a JSON file that is complete or not there."""
+  """Writes a JSON file atomically."""
   output.write_text(path, json.dumps(value, indent=1) + "\n")
 
 

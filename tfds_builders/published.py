@@ -44,7 +44,7 @@ def convert(path: str | os.PathLike, name: str) -> converting.Converted:
   lengthless = sum("duration" not in video for video in database.values())
   if lengthless:
     found.notes.append(
-      f"{lengthless} videos have no duration there; training needs it: name a "
+      f"{lengthless} videos have no duration, which training needs: name a "
       "CSV with the columns id and length in data.durations"
     )
   return found

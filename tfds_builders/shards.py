@@ -34,7 +34,7 @@ from clap_jax.storage import (
 )
 from tfds_builders import collection, indexing, packing, schema, transcoding
 
-FORMAT = 5  # raise it when equal jobs give other bytes
+FORMAT = 5  # increase it if equal jobs give other bytes
 VIDEOS_PER_SHARD = 64
 _MIN_SHARDS = 4
 METADATA, INDEX, _DONE = _ENDS = ".metadata", ".index", ".done.json"
@@ -44,7 +44,7 @@ MAX_RECORD_BYTES = (2 << 30) - (1 << 20)  # protocol buffers end at 2 GiB
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-  """One shard to be written."""
+  """A shard to write."""
 
   name: str
   items: tuple[collection.Item, ...]
@@ -53,19 +53,19 @@ class ShardJob:
 
   @functools.cached_property
   def digest(self) -> str:
-    """Changes with whatever the bytes depend on."""
+    """Returns a hash of everything that the bytes depend on."""
     facts = [FORMAT, av.__version__, dataclasses.asdict(self)]
     text = json.dumps(facts, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
   @property
   def stem(self) -> str:
-    """The name of its shard, with which its other files begin."""
+    """Returns the name of the shard, the prefix of its other files."""
     return f"{self.name}.{self.digest[:16]}"
 
   @property
   def file_names(self) -> tuple[str, ...]:
-    """Its files, in the order in which they appear."""
+    """Returns the files in the order in which they are written."""
     return tuple(f"{self.stem}{end}" for end in ("", *_ENDS))
 
 
@@ -79,7 +79,7 @@ def serialize(features, record: dict) -> bytes:
 def make_jobs(
   plan: collection.Plan, *, limits: transcoding.StoreLimits
 ) -> dict[str, list[ShardJob]]:
-  """Equal runs of the items of each split, at least four where possible."""
+  """Divides each split's items into equal runs, at least four if possible."""
   jobs: dict[str, list[ShardJob]] = {}
   for split, items in plan.items.items():
     count = max(_MIN_SHARDS, -(-len(items) // VIDEOS_PER_SHARD))
@@ -98,10 +98,10 @@ def make_jobs(
 
 
 def _stored(item, source, limits, scratch):
-  """(encoded video, facts) of an item, whose file is open.
+  """Returns (encoded video, metadata) of an item, whose file is open.
 
   Raises:
-    VideoError: if the source cannot be stored.
+    VideoError: the source cannot be stored.
   """
   if item.facts is not None:
     source.seek(0)
@@ -124,11 +124,10 @@ def _read(file: BinaryIO) -> bytes:
 
 
 def _opened(item, limits, note) -> BinaryIO | None:
-  """The file of an item, of an object a copy; None if it cannot be read.
+  """Opens an item's file, or a copy of an object; None if unreadable.
 
   Raises:
-    OSError: the bucket refuses, or there is no room for the copy: no fault of
-      the video.
+    OSError: the bucket refuses access, or there is no space for the copy.
   """
   try:
     source = untrusted.open_file(item.path, max_bytes=limits.source.max_bytes)
@@ -153,12 +152,12 @@ def pack_item(
   scratch: pathlib.Path,
   has_classes: bool,
 ) -> tuple[dict, dict | None]:
-  """A note for the manifest, and the record unless the video is unusable.
+  """Returns a note for the manifest, and the record of a usable video.
 
-  In a dataset without classes what its captions cover is no background.
+  In a dataset without classes, captions cover foreground.
 
   Raises:
-    OSError: where the disk takes no more, or a bucket does not answer.
+    OSError: the disk is full, or a bucket does not answer.
   """
   note = {"id": item.id, "repaired": [], "rejected": []}
   source = _opened(item, limits, note)
@@ -197,7 +196,7 @@ def pack_item(
 
 
 def read_done(job: ShardJob, folder: locations.Location) -> dict | None:
-  """Reads the done-file of a job; None unless its shard is there."""
+  """Reads the done-file of a job; None unless its shard exists."""
   try:
     done = untrusted.read_json(f"{job.stem}{_DONE}", folder=folder)
     size = (folder / job.stem).stat().st_size
@@ -217,7 +216,7 @@ def build_shard(
 ) -> dict:
   """Writes the files of a job, its done-file last; idempotent.
 
-  Besides the shard: its records without videos, and its index.
+  Other files are its records without videos, and its index.
 
   Returns:
     {"job", "records", "bytes", "sha256", "notes"}; see `pack_item`.
@@ -285,7 +284,7 @@ def build_all(
   on_start: Callable[[str], None],
   on_video: Callable[[], None],
 ) -> list[dict]:
-  """Runs the jobs on threads; each decodes in processes of its own.
+  """Runs the jobs on threads; each decodes in its own processes.
 
   The first error stops the build after the shards in flight.
   """
@@ -305,7 +304,7 @@ def build_all(
 
 
 def clean(folder: locations.Location, jobs: Sequence[ShardJob]) -> None:
-  """Removes what a killed build, or one of other settings, left."""
+  """Removes files of killed builds and of builds with other settings."""
   kept = {name for job in jobs for name in job.file_names}
   for leftover in folder.iterdir():
     if leftover.name in kept:

@@ -1,10 +1,10 @@
 """Transcodes local videos to the training store's format.
 
-Decoders crash, hang and swell on hostile files, so the parent never decodes:
-each video is handed, as an open file, to a child process with limits on
-memory, processor time and wall time. The child opens a stream of bytes in one
-of a few containers recognised by their first bytes, never a name, so that no
-playlist or address inside the file is followed.
+Decoders crash, hang or exhaust memory on hostile files, so the parent never
+decodes: a child process with limits on memory, CPU time and wall time receives
+each video as an open file. The child opens a stream of bytes in one of a few
+containers recognised by their first bytes, never a name, so that no playlist or
+address inside the file is followed.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from tfds_builders import encoding
 from tfds_builders.names import STORES
 
 _MIN_SIDE_PX = 16
-# Errors of the disk and not of a video.
+# Errors of the disk, not of a video.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreLimits:
-  """The form of the stored video, and what is not even tried.
+  """Form of the stored video, and limits on its source.
 
   `store` is h264 (closed groups of 16 frames, so that a clip decodes from the
   key frame before it), jpeg (each frame a JPEG picture, for comparison), or
@@ -61,7 +61,7 @@ class StoreLimits:
 
 
 def _target_size(frame, aspect, limits):
-  """(width, height) of the store: square pixels, even sides, scaled down."""
+  """Returns the stored (width, height): square pixels, even, scaled down."""
   width, height = frame.width * aspect, float(frame.height)
   factor = min(1.0, limits.short_side_px / min(width, height))
   return tuple(max(16, 2 * round(x * factor / 2)) for x in (width, height))
@@ -69,7 +69,7 @@ def _target_size(frame, aspect, limits):
 
 @dataclasses.dataclass
 class Written:
-  """The stored video, for after the encoding."""
+  """Frame count, size and duration of a stored video."""
 
   num_frames: int = 0
   height: int = 0
@@ -91,7 +91,7 @@ def _to_image(frame, size):
 
 
 def frames_on_grid(opened, *, fps, limits, written) -> Iterator[np.ndarray]:
-  """Image k is what is on the screen at k / fps; stills are repeated.
+  """Yields the images shown at k / fps; repeats stills.
 
   Before its first picture a video shows that picture.
   """
@@ -113,7 +113,7 @@ def frames_on_grid(opened, *, fps, limits, written) -> Iterator[np.ndarray]:
 def transcode(
   source: IO[bytes], target: pathlib.Path, *, limits: StoreLimits
 ) -> dict:
-  """Decodes an open file and stores it at `target`; trusts nothing.
+  """Decodes an untrusted open file and stores it at `target`.
 
   Time counts from a player's zero, see `clap_jax.media.video_reader`. The rate
   is that of the source's motion, at most `limits.max_fps`; a variable rate
@@ -127,8 +127,8 @@ def transcode(
     header, None where it states nothing.
 
   Raises:
-    VideoError: with the reason.
-    OSError: where the disk takes no more.
+    VideoError: the video cannot be stored, with the reason.
+    OSError: the disk is full or not writable.
   """
   run = _check_only if limits.store == "original" else _encode
   try:
@@ -142,8 +142,8 @@ def transcode(
   if written.duration_sec < limits.min_duration_sec:
     target.unlink(missing_ok=True)
     raise VideoError(
-      f"too short: {written.duration_sec:.2f} s, at least "
-      f"{limits.min_duration_sec} s are needed"
+      f"too short: {written.duration_sec:.2f} s; expected at least "
+      f"{limits.min_duration_sec} s"
     )
   if limits.store == "original":
     _copy(source, target)
@@ -172,20 +172,20 @@ def transcode(
 
 
 def check_sides(opened: video_reader.OpenVideo) -> None:
-  """Refuses pictures that are too small to be scaled.
+  """Refuses pictures that are too small to scale.
 
   Raises:
     VideoError: a side is shorter than 16 px.
   """
   if min(opened.info.height, opened.info.width) < _MIN_SIDE_PX:
     raise VideoError(
-      f"{opened.info.width} x {opened.info.height} pixels; at least "
-      f"{_MIN_SIDE_PX} a side are needed"
+      f"{opened.info.width} x {opened.info.height} pixels; expected "
+      f"at least {_MIN_SIDE_PX} per side"
     )
 
 
 def store_rate(source: IO[bytes], *, limits: StoreLimits) -> float:
-  """Frames per second of the stored video: of the motion, within the cap.
+  """Returns the stored video's frame rate: that of the motion, within limits.
 
   Raises:
     VideoError: the video cannot be opened.
@@ -197,7 +197,7 @@ def store_rate(source: IO[bytes], *, limits: StoreLimits) -> float:
 
 
 def _encode(source, target, *, limits):
-  """Writes the store's file; (frame rate, what was written, the video)."""
+  """Writes the stored file; returns (frame rate, Written, the open video)."""
   fps = store_rate(source, limits=limits)
   written = Written()
   with video_reader.open_video(source, limits=limits.source) as opened:
@@ -215,7 +215,7 @@ def _encode(source, target, *, limits):
 
 
 def _check_only(source, target, *, limits):
-  """Decodes everything and keeps nothing; as `_encode`."""
+  """Decodes everything and stores nothing; returns as `_encode`."""
   del target
   written = Written()
   with video_reader.open_video(source, limits=limits.source) as opened:
@@ -239,11 +239,11 @@ def _copy(source, target):
 def transcode_apart(
   source: pathlib.Path | BinaryIO, target: pathlib.Path, *, limits: StoreLimits
 ) -> dict:
-  """`transcode` in a child process that cannot take this one down.
+  """Runs `transcode` in a child process.
 
   Raises:
-    VideoError: also when the child crashes or runs out of time.
-    OSError: where the disk takes no more: that is not the video's fault.
+    VideoError: as `transcode`, or the child crashed or ran out of time.
+    OSError: the disk is full or not writable.
   """
   command = confinement.command(
     "tfds_builders.transcoding",
@@ -266,7 +266,7 @@ def transcode_apart(
     ) from error
   finally:
     for partial in target.parent.glob(f".{target.name}.*.tmp"):
-      partial.unlink(missing_ok=True)  # what a killed child leaves
+      partial.unlink(missing_ok=True)  # left by a killed child
   try:
     answer = json.loads(done.stdout.decode().splitlines()[-1])
   except (ValueError, IndexError):
@@ -281,7 +281,7 @@ def transcode_apart(
 
 
 def main(argv: list[str]) -> int:
-  """The child: limits as JSON and the target; the video on standard input."""
+  """Runs the child on limits as JSON, a target and the video on stdin."""
   fields = json.loads(argv[0])
   limits = StoreLimits(**fields | {"source": VideoLimits(**fields["source"])})
   confinement.confine(limits.source)

@@ -40,7 +40,7 @@ _TS_SYNC = 0x47
 
 
 def sniff(head: bytes) -> str | None:
-  """FFmpeg's name of the container with these first bytes, if accepted."""
+  """Returns FFmpeg's name of an accepted container by its first bytes."""
   if head[4:8] in _MOV_BOXES:
     return "mov"
   if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -57,10 +57,10 @@ def sniff(head: bytes) -> str | None:
 
 
 def has_video_name(path: str | os.PathLike) -> bool:
-  """Whether a file is looked at in a folder of videos.
+  """Returns True if a file in a folder of videos is read.
 
-  Hidden files are not: beside `a.mp4`, other systems leave `._a.mp4`, which is
-  no video.
+  Hidden files are ignored: other systems add `._a.mp4` to `a.mp4`, which is not
+  a video.
   """
   path = pathlib.PurePath(path)
   return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES
@@ -69,9 +69,10 @@ def has_video_name(path: str | os.PathLike) -> bool:
 def versions_of_videos(
   folder: locations.Location,
 ) -> dict[str, tuple[int | str, ...]]:
-  """Videos below a folder by relative name, sorted; nothing hidden.
+  """Lists videos below a folder by relative name, sorted; ignores hidden ones.
 
-  With what changes with their content, see `locations.versions_below`.
+  Each has a value that changes with its content; see
+  `locations.versions_below`.
   """
   return {
     name: version
@@ -82,6 +83,6 @@ def versions_of_videos(
 
 
 def list_videos(folder: str | os.PathLike) -> list[pathlib.Path]:
-  """Paths of the videos below a local folder."""
+  """Lists the paths of the videos below a local folder."""
   folder = pathlib.Path(folder)
   return [folder / name for name in versions_of_videos(folder)]

@@ -80,7 +80,7 @@ class Export:
       return self.request.video
     stem = self.request.path.stem
     self.note(
-      f"the export names no video: {stem!r}, the name of the file, is taken; "
-      "give --video if it has another"
+      f"the export names no video: the file's name {stem!r} is used; give "
+      "--video if it has another"
     )
     return stem

@@ -23,7 +23,7 @@ def read(export: Export) -> None:
   parts = document if isinstance(document, dict) else {}
   if "_via_img_metadata" in parts:
     raise ValueError(
-      f"{path} is a project of VIA 2, which has images alone; expected VIA 3"
+      f"{path} is a project of VIA 2, which has only images; expected VIA 3"
     )
   if not all(isinstance(parts.get(k), dict) for k in ("file", "metadata")):
     raise ValueError(

@@ -115,7 +115,7 @@ def to_annotations(
       f"{', '.join(sorted(labels)[:20])}"
     )
   if labels and not labels - background:
-    raise ValueError("--background names every class; leave one to be found")
+    raise ValueError("--background names every class; leave out at least one")
   for clip in listed.clips.values():
     entry = file.entry(clip.name, clip.subset, clip.where)
     whole = (0.0, WHOLE_VIDEO_SEC)

@@ -162,8 +162,8 @@ def _measure(
       pass
   if written.duration_sec < MIN_CLIP_SEC or not written.num_frames:
     raise VideoError(
-      f"too short: {written.duration_sec:.2f} s, at least {MIN_CLIP_SEC} s "
-      "are needed"
+      f"too short: {written.duration_sec:.2f} s; expected at least "
+      f"{MIN_CLIP_SEC} s"
     )
   return fps, (written.height, written.width)
 

@@ -71,7 +71,7 @@ def load(path: str | os.PathLike) -> Templates:
   if not texts or not is_words or set(document) - {"templates", "words"}:
     raise ValueError(
       f'{path}: expected {{"templates": ["{{person}} is {{label}}", ...]}} '
-      'and, at will, "words": {attribute: {value: word}}'
+      'and optionally "words": {attribute: {value: word}}'
     )
   for text in texts:
     try:
