@@ -21,6 +21,10 @@ _PLANNING_THREADS = 2
 class TrainingSource(Protocol[BatchT_co]):
   """An endless source of items, each a function of (seed, index)."""
 
+  def __len__(self) -> int:
+    """Returns the number of items of an epoch."""
+    ...
+
   def item(self, index: int, *, seed: int) -> Any: ...
 
   def collate(self, examples: Sequence, *, batch_size: int) -> BatchT_co: ...

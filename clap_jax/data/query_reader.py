@@ -50,6 +50,7 @@ class QueryFiles:
 class GroundingData(feature_reader.FeatureData):
   """Features, and the number of queries per video of a batch."""
 
+  selection_split: str  # calibrates absence
   queries_per_video: int = config_lib.ranged(minimum=1)
   absent_per_video: int = config_lib.ranged(minimum=0)  # of other videos
   queries: QueryFiles | None = None  # instead of a built dataset's captions
@@ -59,10 +60,6 @@ class GroundingData(feature_reader.FeatureData):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.selection_split is None:
-      raise ValueError(
-        "selection_split is None; grounding calibrates absence on that split."
-      )
     self.check_plain("grounding")
     if self.queries is None:
       return

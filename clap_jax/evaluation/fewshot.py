@@ -36,7 +36,7 @@ class TrainingShape:
   instances: str = config_lib.choice(*episodes_lib.INSTANCES)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
   """Episodes of an evaluation: all ways, shots and instances combined."""
 
@@ -284,7 +284,7 @@ class Evaluator:
         {f"{setting}/{method}/{name}": interval.mean},
         encoder=self._reader.extraction["encoder"],
         seed=config.loop.seed,
-        dataset=config.data.dataset,
+        dataset=self._reader.dataset.name,
         split=split,
         task="fewshot",
         card=shared | {"interval_95": [interval.low, interval.high]},
@@ -315,7 +315,8 @@ class Evaluator:
         fewshot_cards.METHODS[method],
       ),
     )
-    novel = self._reader.dataset.class_ids(self._classes.novel)
+    names = self._reader.dataset.label_names
+    novel = {names.index(name) for name in self._classes.novel}
     have = {info.id for info in self._videos_of_novel(split).examples}
     without_features = [
       info.id

@@ -188,15 +188,14 @@ def _on_one_device(params):
     if not isinstance(leaf, jax.Array):
       return leaf
     if not leaf.is_fully_replicated:
-      leaf = jax.device_put(leaf, _replicated(leaf))
+      assert isinstance(leaf.sharding, jax.sharding.NamedSharding)
+      whole = jax.sharding.PartitionSpec()
+      leaf = jax.device_put(
+        leaf, jax.sharding.NamedSharding(leaf.sharding.mesh, whole)
+      )
     return leaf.addressable_data(0)
 
   return jax.tree.map(local, params)
-
-
-def _replicated(leaf: jax.Array) -> jax.sharding.Sharding:
-  mesh = leaf.sharding.mesh
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def _both(
@@ -250,14 +249,11 @@ def _highlight_metrics(
   check_scored(found.split, QVHIGHLIGHTS)
   predictions, truths = [], []
   for query in found.split.queries:
+    assert query.saliency is not None  # as checked above
     answer = found.answers.get(query.id)
-    size = len(query.saliency)
-    windows, saliency = np.zeros((1, 3)), np.zeros(size)  # a miss
-    if answer is not None:
-      windows, saliency = (
-        whole_clips(answer),
-        answer.saliency,
-      )
+    windows, saliency = np.zeros((1, 3)), np.zeros(len(query.saliency))
+    if answer is not None:  # else a miss
+      windows, saliency = whole_clips(answer), answer.saliency
     predictions.append(highlights.QueryPrediction(query.id, windows, saliency))
     truths.append(
       highlights.QueryTruth(
@@ -356,14 +352,15 @@ def write_predictions(
   found: SplitPredictions, workdir: locations.Location, *, absence: dict | None
 ) -> None:
   """Writes an entry per query, best moments first, for `clap score`."""
-  fitted = absence and calibration_of(absence)
+  fitted = calibration_of(absence) if absence else None
   document = [
     {
       "query_id": key,
       "video": answer.query.video_id,
       "query": answer.query.text,
       "segment": list(answer.query.windows[0]),
-      "absence": fitted and float(fitted.probability(answer.absence_logit)),
+      "absence": fitted
+      and float(fitted.probability(np.array(answer.absence_logit))),
       "predictions": answer.windows.tolist(),
     }
     for key, answer in found.answers.items()

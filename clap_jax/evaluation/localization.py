@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clap_jax import config as config_lib
@@ -211,14 +212,16 @@ def merged(
   size = num_windows * len(parts[0].mask)
   joined = types.Detections(
     *(
-      np.concatenate(
-        [
-          *columns,
-          np.zeros(
-            (size - sum(map(len, columns)), *columns[0].shape[1:]),
-            columns[0].dtype,
-          ),
-        ]
+      jnp.asarray(
+        np.concatenate(
+          [
+            *columns,
+            np.zeros(
+              (size - sum(map(len, columns)), *columns[0].shape[1:]),
+              columns[0].dtype,
+            ),
+          ]
+        )
       )
       for columns in zip(*parts, strict=True)
     )

@@ -63,7 +63,7 @@ class MomentSearch:
       mask[row, : len(part)] = True
     return EncodedVideo(
       windows=self._encode(params, padded, mask),
-      starts=np.pad(np.int32(starts), (0, count - len(starts))),
+      starts=np.pad(np.array(starts, np.int32), (0, count - len(starts))),
       valid=np.arange(count) < len(starts),
       num_steps=length,
       window_steps=window_steps,

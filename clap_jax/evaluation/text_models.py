@@ -1,6 +1,7 @@
 """Encodes texts with an imported text tower."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +61,12 @@ def text_vectors(
     style=text_transformer.STYLES[settings[_TOWER]],
   )
   params = jax.tree.map(jnp.asarray, paths.nest(arrays)["params"][_TOWER])
-  pooled = jax.jit(
-    lambda tokens, mask: model.apply({"params": params}, tokens, mask).pooled
-  )
+
+  @jax.jit
+  def pooled(tokens: np.ndarray, mask: np.ndarray) -> jax.Array:
+    # Flax adds the state that `mutable` would return.
+    output = model.apply({"params": params}, tokens, mask)
+    return cast(text_transformer.TextOutput, output).pooled
 
   def vectors_of(texts: Sequence[str]) -> np.ndarray:
     tokens, mask = pieces.encode(texts, length=length)

@@ -271,8 +271,11 @@ def load(path: locations.Location) -> TextProjection:
     )
   with arrays.open_npz(path) as archive:
     return TextProjection(
-      *(archive[name] for name in ("kernel", "offset", "centre")),
-      *(float(archive[name]) for name in ("scale", "seen_penalty")),
+      kernel=archive["kernel"],
+      offset=archive["offset"],
+      centre=archive["centre"],
+      scale=float(archive["scale"]),
+      seen_penalty=float(archive["seen_penalty"]),
     )
 
 

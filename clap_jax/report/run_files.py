@@ -23,14 +23,14 @@ _ROW_TYPES = {
 }
 
 
-def result_rows(results: Mapping[str, Any]) -> list[dict]:
-  """Checks and returns the rows of a results.json document.
+def check_result_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+  """Checks the rows of a results.json document.
 
   Raises:
     ValueError: a row lacks a key, or has a value of another type; the message
       names the row and the keys.
   """
-  for index, row in enumerate(results["rows"]):
+  for index, row in enumerate(rows):
     missing = [key for key in _ROW_TYPES if key not in row]
     if missing:
       raise ValueError(
@@ -43,7 +43,6 @@ def result_rows(results: Mapping[str, Any]) -> list[dict]:
           f"Row {index} of the results: {key} is {row[key]!r:.60}, which is of "
           "another type."
         )
-  return results["rows"]
 
 
 def _entries(path: str | pathlib.Path) -> Iterator[dict]:

@@ -39,7 +39,7 @@ def write(
     commands: that make them again.
     notes: what the reader must know.
   """
-  run_files.result_rows({"rows": rows})  # checks them
+  run_files.check_result_rows(rows)
   name = rows[0]["dataset"]
   dataset = records.open_dataset(store.directory("data"), name)
   measured = {row["encoder"] for row in rows}

@@ -28,7 +28,7 @@ _MAX_CLIP_PIXELS = 1 << 28
 Prepare = Callable[[state_lib.TrainState], state_lib.TrainState]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
   """Options of the towers; the data completes a DualEncoderConfig."""
 

@@ -8,6 +8,8 @@ which parts of the tower stay frozen.
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -105,9 +107,11 @@ class EndToEndTask:
     """Encodes clips uint8 (m, t, height, width, 3) to float32 (m, d)."""
     # The temperature belongs to the module's root; no feature depends on it.
     unused = {"logit_scale": jnp.zeros(()), "logit_bias": jnp.zeros(())}
-    return self.encoder.apply(
+    feature = self.encoder.apply(
       {"params": tower | unused}, clips, method="video_feature"
     )
+    # Flax adds the state that `mutable` would return.
+    return cast(jax.Array, feature)
 
   def features(self, params, clips: jax.Array) -> jax.Array:
     """Encodes clips (b, n, t, height, width, 3) to features (b, n, d)."""
@@ -263,7 +267,7 @@ def _trained_head(config, start, videos, task) -> dict:
   return {"localizer": params}
 
 
-def _init_encoder(encoder: dual_encoder.DualEncoder, rng) -> dict:
+def _init_encoder(encoder: dual_encoder.DualEncoder, rng) -> Mapping[str, Any]:
   """Initializes the parameters of both towers."""
   config = encoder.config
   side, length = config.image_size, config.max_text_length

@@ -6,6 +6,7 @@ an encoder that has never seen them.
 """
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from clap_jax.evaluation import results
 from clap_jax.losses import localization as losses
 from clap_jax.metrics import protocols
 from clap_jax.models import fewshot_matcher, heads, localizer, pyramid
+from clap_jax.ops import points
 from clap_jax.storage import locations
 from clap_jax.storage import metadata as metadata_lib
 from clap_jax.trainers import abstract, fit
@@ -80,7 +82,7 @@ class FewshotTask:
     return self.model.init(rng, batch)
 
   def loss(self, params, batch: types.EpisodeBatch, rng):
-    predictions = self.model.apply(
+    predictions = self._apply(
       params, batch, deterministic=False, rngs={"dropout": rng}
     )
     truth = types.LocalizationBatch(
@@ -93,11 +95,11 @@ class FewshotTask:
     )
     sums = losses.localization_loss(predictions, truth, config=self.loss_config)
     metrics = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
-    return sum(metrics.values()), metrics
+    return sum(metrics.values(), jnp.zeros(())), metrics
 
   def predict(self, params, batch: types.EpisodeBatch) -> types.Detections:
     """Detects segments in the queries; labels are indices of ways."""
-    predictions = self.model.apply(params, batch)
+    predictions = self._apply(params, batch)
     return localizer.decode(predictions, config=self.decode_config)
 
   def encode(self, params, videos):
@@ -108,8 +110,13 @@ class FewshotTask:
     self, params, batch: types.EpisodeBatch
   ) -> types.Detections:
     """Runs `predict` on videos encoded by `encode`."""
-    predictions = self.model.apply(params, batch, method="match")
+    predictions = self._apply(params, batch, method="match")
     return localizer.decode(predictions, config=self.decode_config)
+
+  def _apply(self, params, batch, **options) -> points.PointPredictions:
+    # Flax adds the state that `mutable` would return.
+    output = self.model.apply(params, batch, **options)
+    return cast(points.PointPredictions, output)
 
 
 def train(config: FewshotConfig, workdir) -> list[dict]:

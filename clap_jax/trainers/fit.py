@@ -16,7 +16,7 @@ from clap_jax.training import fit as fit_lib
 from clap_jax.training import mesh as mesh_lib
 from clap_jax.training import task as task_lib
 
-T = TypeVar("T")
+T = TypeVar("T", bound=task_lib.Task)
 
 
 def fit(

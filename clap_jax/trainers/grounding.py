@@ -125,7 +125,7 @@ class GroundingTask:
       jax.random.fold_in(rng, 2),
     )
     scalars = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
-    return sum(scalars.values()), scalars
+    return sum(scalars.values(), jnp.zeros(())), scalars
 
   def encode(self, params, features, mask):
     """Encodes windows (w, t, d) of one video for `answer`."""

@@ -78,8 +78,13 @@ def numbered_names(
 class NamedClasses(Protocol):
   """Classes of a dataset."""
 
-  label_names: Sequence[str]
-  label_ids: Mapping[int, str]  # number -> class, where annotations state it
+  @property
+  def label_names(self) -> Sequence[str]: ...
+
+  @property
+  def label_ids(self) -> Mapping[int, str]:
+    """Returns the class by number, where annotations state it."""
+    ...
 
 
 def class_names(
@@ -147,7 +152,7 @@ def starter(
   arrays = {n: a for n, a in arrays.items() if n.startswith("params/")}
   found = metadata_lib.read(start.imported, model_file)
   _check_same_model(found, facts, place=start.imported)
-  if "label_names" in facts:
+  if dataset is not None:
     here = facts["label_names"]
     names = class_names(found, dataset, place=start.imported)
     order = _order(names, here, place=start.imported)

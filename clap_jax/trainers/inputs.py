@@ -174,7 +174,7 @@ def _dataset(config: Any, data_dir: str) -> dict[str, str]:
   if not (directory / names[0]).is_file():
     names = ["dataset_info.json"]
     names += [
-      str(path.relative_to(directory))
+      locations.name_below(path, directory)
       for pattern in ("*/manifest.json", f"*/{records.METADATA_FILE}")
       for path in sorted(directory.glob(pattern))
     ]

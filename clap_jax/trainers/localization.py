@@ -12,7 +12,7 @@ make_task = localizers.make_task
 
 
 def abstract_run(
-  config: localizers.AnyLocalizationConfig, facts: abstract.DataFacts
+  config: localizers.AnyHeadConfig, facts: abstract.DataFacts
 ) -> abstract.AbstractRun:
   """Returns the task and its batch shapes; see trainers/abstract.py."""
   names = config.class_names([str(i) for i in range(facts.num_classes)])
@@ -28,7 +28,7 @@ def abstract_run(
   return abstract.AbstractRun(task, batch)
 
 
-def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
+def train(config: localizers.AnyHeadConfig, workdir) -> list[dict]:
   """Trains or resumes the run in `workdir`; returns its result rows."""
   workdir = locations.at(workdir)
   reader = feature_reader.FeatureReader(config.data)
@@ -59,7 +59,7 @@ def train(config: localizers.AnyLocalizationConfig, workdir) -> list[dict]:
 
 
 def evaluate(
-  config: localizers.AnyLocalizationConfig, workdir, *, split=None
+  config: localizers.AnyHeadConfig, workdir, *, split=None
 ) -> list[dict]:
   """Evaluates a finished run, by default on its `eval_split`."""
   facts, task, params = fit.restored(

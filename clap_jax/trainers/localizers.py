@@ -4,10 +4,12 @@ A head is a task (see training/task.py) with `detect`, made from config sections
 in training and from its facts, plain JSON, in inference.
 """
 
+import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -124,13 +126,17 @@ class ActionFormerConfig(AnyLocalizationConfig):
     return imported_heads.starter(self.start, facts, **options)
 
 
+AnyHeadConfig = LocalizationConfig | SubgraphConfig | ActionFormerConfig
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FeatureTask:
+class FeatureTask(abc.ABC):
   """Base task of heads, from feature sequences to detections.
 
   Attributes:
     takes_any_length: whether one pass takes a sequence of any length; otherwise
       one longer than `max_length` is cut to windows.
+    model: maps features (b, t, d) and a mask (b, t) to predictions.
     max_length: number of steps of a training sequence.
     feature_width: number of channels of a feature.
     channels: (means, deviations) to standardize features with, or None.
@@ -140,6 +146,7 @@ class FeatureTask:
   # Steps of a video that inference takes whole, if more than others do; see
   # inference/sequences.py.
   whole_steps: ClassVar[int] = 0
+  model: nn.Module
   max_length: int
   feature_width: int
   channels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -149,7 +156,17 @@ class FeatureTask:
     mask = jnp.ones((1, self.max_length), bool)
     return self.model.init(rng, features, mask)
 
-  def predict(self, params, batch: types.LocalizationBatch):
+  @abc.abstractmethod
+  def loss(
+    self, params, batch: types.LocalizationBatch, rng
+  ) -> tuple[jax.Array, Mapping[str, jax.Array] | task_lib.Tracked]:
+    """See training/task.py."""
+
+  @abc.abstractmethod
+  def detect(self, params, features, mask) -> types.Detections:
+    """Detects segments in features (b, t, d) with a mask (b, t)."""
+
+  def predict(self, params, batch: types.LocalizationBatch) -> types.Detections:
     return self.detect(params, batch.features, batch.mask)
 
   def padded_length(self, num_steps: int) -> int:
@@ -162,6 +179,12 @@ class FeatureTask:
       return features
     mean, deviation = (jnp.asarray(values) for values in self.channels)
     return (features - mean) / deviation
+
+  def _apply(self, params, features, mask, **options) -> Any:
+    """Returns the predictions of the head's model."""
+    return self.model.apply(
+      params, self.standardized(features), mask, **options
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,20 +211,19 @@ class PointTask(FeatureTask):
     )
 
   def loss(self, params, batch: types.LocalizationBatch, rng):
-    predictions = self.model.apply(
+    predictions = self._apply(
       params,
-      self.standardized(batch.features),
+      batch.features,
       batch.mask,
       deterministic=False,
       rngs={"dropout": rng},
     )
     sums = losses.localization_loss(predictions, batch, config=self.loss_config)
     metrics = {k: total / jnp.maximum(n, 1.0) for k, (total, n) in sums.items()}
-    return sum(metrics.values()), metrics
+    return sum(metrics.values(), jnp.zeros(())), metrics
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detects segments in features (b, t, d) with a mask (b, t)."""
-    predictions = self.model.apply(params, self.standardized(features), mask)
+    predictions = self._apply(params, features, mask)
     return localizer.decode(predictions, config=self.decode_config)
 
 
@@ -263,7 +285,6 @@ class ActionFormerTask(FeatureTask):
     )
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detects segments in features (b, t, d) with a mask (b, t)."""
     return actionformer_decoding.decode(
       self._apply(params, features, mask),
       num_levels=len(self.model.config.windows),
@@ -271,12 +292,8 @@ class ActionFormerTask(FeatureTask):
     )
 
   def _apply(self, params, features, mask, **options):
-    return self.model.apply(
-      {"params": params["params"]},
-      self.standardized(features),
-      mask,
-      **options,
-    )
+    model_params = {"params": params["params"]}
+    return super()._apply(model_params, features, mask, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -303,9 +320,9 @@ class SubgraphTask(FeatureTask):
 
   def loss(self, params, batch: types.LocalizationBatch, rng):
     dropout_rng, draw_rng = jax.random.split(rng)
-    predictions = self.model.apply(
+    predictions = self._apply(
       params,
-      self.standardized(batch.features),
+      batch.features,
       batch.mask,
       deterministic=False,
       rngs={"dropout": dropout_rng},
@@ -313,11 +330,10 @@ class SubgraphTask(FeatureTask):
     metrics = proposal_losses.proposal_loss(
       predictions, batch, config=self.loss_config, rng=draw_rng
     )
-    return sum(metrics.values()), metrics
+    return sum(metrics.values(), jnp.zeros(())), metrics
 
   def detect(self, params, features, mask) -> types.Detections:
-    """Detects segments in features (b, t, d) with a mask (b, t)."""
-    predictions = self.model.apply(params, self.standardized(features), mask)
+    predictions = self._apply(params, features, mask)
     return gtad_decoding.decode(predictions, config=self.decode_config)
 
 

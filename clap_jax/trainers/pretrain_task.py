@@ -1,6 +1,7 @@
 """Defines the contrastive, class and region losses of pre-training."""
 
 import dataclasses
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ class PretrainTask:
   def _objective(self, output, pairs, *, axis_names=mesh_lib.BATCH_AXES):
     """Computes (loss, metrics) of the outputs of a whole batch."""
     config = self.loss_config
-    total, metrics = 0.0, {}
+    total, metrics = jnp.zeros(()), {}
     share = pairs.action_share
     if config.contrastive_weight:
       # A caption is only half true of a clip across a boundary: no pair.
@@ -149,9 +150,15 @@ class PretrainTask:
       total = total + config.region_weight * value
     return total, metrics
 
-  def _encode(self, params, part: types.ClipBatch):
+  def _encode(
+    self, params, part: types.ClipBatch
+  ) -> dual_encoder.DualEncoderOutput:
     """Returns the per-item outputs of the model."""
-    output = self.model.apply(params, part.frames, part.tokens, part.token_mask)
+    # Flax adds the state that `mutable` would return.
+    output = cast(
+      dual_encoder.DualEncoderOutput,
+      self.model.apply(params, part.frames, part.tokens, part.token_mask),
+    )
     return output._replace(logit_scale=None, logit_bias=None)
 
   def _with_scalars(self, params, output):
@@ -169,9 +176,7 @@ class PretrainTask:
     return self._with_scalars(params, output)
 
   def predict(self, params, batch: types.ClipBatch):
-    output = self.model.apply(
-      params, batch.frames, batch.tokens, batch.token_mask
-    )
+    output = self._encode(params, batch)
     return {"video": output.video, "text": output.text}
 
 

@@ -23,7 +23,7 @@ class Ahead(Generic[T]):
     """
     self._items = items
     self._room = threading.Semaphore(depth + 1)
-    self._ready: queue.SimpleQueue[tuple[T | None, BaseException | None]] = (
+    self._ready: queue.SimpleQueue[tuple[T] | BaseException] = (
       queue.SimpleQueue()
     )
     self._is_closed = False
@@ -36,12 +36,12 @@ class Ahead(Generic[T]):
   def __next__(self) -> T:
     if self._is_closed:
       raise StopIteration
-    item, error = self._ready.get()
-    if error is not None:
-      self._ready.put((None, error))  # the next call raises it as well
-      raise error
+    made = self._ready.get()
+    if isinstance(made, BaseException):
+      self._ready.put(made)  # the next call raises it as well
+      raise made
     self._room.release()
-    return item
+    return made[0]
 
   def close(self) -> None:
     """Stops the thread after the current item and waits for it."""
@@ -56,8 +56,8 @@ class Ahead(Generic[T]):
         self._room.acquire()
         if self._is_closed:
           break
-        self._ready.put((next(items), None))
+        self._ready.put((next(items),))
     except BaseException as error:  # raised in the caller's thread
-      self._ready.put((None, error))
+      self._ready.put(error)
     finally:
       getattr(self._items, "close", lambda: None)()

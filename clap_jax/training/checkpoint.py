@@ -225,6 +225,7 @@ class Checkpoints:
 
   def _start_sealing(self) -> None:
     """Writes the manifest in a thread, since it reads the whole save."""
+    assert self._pending is not None  # as the callers check
     step, tree, metadata = self._pending
     self._pending = None
     self._sealing = threading.Thread(

@@ -181,7 +181,7 @@ def verify(directory: locations.Location) -> dict[str, Any]:
 def _files_below(directory: locations.Location) -> list[str]:
   """Returns all entries but folders, including links, pipes and devices."""
   return sorted(
-    path.relative_to(directory).as_posix()
+    locations.name_below(path, directory)
     for path in directory.rglob("*")
     if path.is_symlink() or not path.is_dir()
   )

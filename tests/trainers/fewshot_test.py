@@ -184,7 +184,7 @@ def test_an_encoder_that_saw_the_novel_classes_is_refused(
   scores = fewshot_evaluation.Evaluator(
     allowed, reader, class_splits.class_split(str(split_file))
   )
-  card = card_of(allowed, scores)
+  card = row_of(scores)["card"]
   assert any("allow_seen_classes is on" in note for note in card["notes"])
   spins = allowed_truths(reader)
   assert card["num_ground_truths"] == spins * card["num_runs"]
@@ -205,7 +205,7 @@ def test_videos_without_features_are_missing_on_the_card(
     feature_reader.FeatureReader(config.data),
     class_splits.class_split(str(split_file)),
   )
-  card = card_of(config, scores)
+  card = row_of(scores)["card"]
   assert (card["num_missing"], card["missing"]) == (1, ["video_001"])
 
 
@@ -224,15 +224,15 @@ def test_an_encoder_that_saw_validation_classes_is_said_to_have():
   assert "validation classes ['b']" in note
 
 
-def card_of(config, scores) -> dict:
-  """The card of predictions that found nothing."""
-  (drawn,) = scores.draw_all("train").values()
+def row_of(scores) -> dict:
+  """A result row of predictions that found nothing."""
+  drawn, *_ = scores.draw_all("train").values()
   nothing = (np.zeros((0, 2)), np.zeros(0), [])
   rows = scores._rows_of(
     "1way_1shot", "prototypes", drawn, [nothing] * drawn.num_episodes, "train"
   )
   assert {row["value"] for row in rows} == {0.0}
-  return rows[0]["card"]
+  return rows[0]
 
 
 def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
@@ -243,10 +243,40 @@ def test_the_older_protocol_says_so_on_its_card(toy_directory, split_file):
   scores = fewshot_evaluation.Evaluator(
     config, reader, class_splits.class_split(str(split_file))
   )
-  card = card_of(config, scores)
+  card = row_of(scores)["card"]
   assert any("LEGACY PROTOCOL" in note for note in card["notes"])
   assert card["ground_truth_filter"] == "shorter than 0.1 of the video"
   assert card["num_episodes"] == 200
+
+
+def test_an_annotation_file_in_place_of_a_dataset(
+  toy_directory, split_file, tmp_path
+):
+  built = feature_reader.FeatureReader(resolved(toy_directory, split_file).data)
+  names = built.dataset.label_names
+  path = tmp_path / "own.json"
+  entries = {
+    info.id: {
+      "duration": info.duration_sec,
+      "subset": "train",
+      "annotations": [
+        {"segment": segment.tolist(), "label": names[label]}
+        for segment, label in zip(info.segments, info.labels, strict=True)
+      ],
+    }
+    for info in built.examples("train")
+  }
+  path.write_text(json.dumps({"database": entries}))
+  config = resolved(
+    toy_directory,
+    split_file,
+    **{"data.dataset": None, "data.annotations": str(path)},
+  )
+  reader = feature_reader.FeatureReader(config.data)
+  scores = fewshot_evaluation.Evaluator(
+    config, reader, class_splits.class_split(str(split_file))
+  )
+  assert row_of(scores)["dataset"] == "own"
 
 
 def test_a_filter_that_leaves_nothing_is_found_before_the_work(
