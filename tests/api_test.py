@@ -1,4 +1,4 @@
-"""The Python interface answers as the commands do, and loads nothing early."""
+"""Tests that the Python API equals the commands and is imported lazily."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def model(folder):
 
 
 def clap(folder, *arguments) -> dict:
-  """The JSON document of a command with the same encoder."""
+  """Returns the JSON output of a command with the same encoder."""
   out = folder / "command.json"
   words = [str(word) for word in (*arguments, "--json", out)]
   assert main.main(words) == 0

@@ -38,7 +38,7 @@ def test_one_row_per_metric_with_the_keys_of_the_contract():
   assert second["metric"] == "miou"
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_results_are_read(tmp_path):
   assert results.read(tmp_path) == []
   path = results.write(tmp_path, rows(map=0.25))
   assert path == tmp_path / "results.json"

@@ -60,7 +60,7 @@ def test_a_class_is_the_mean_of_its_prompts(written):
   assert got.shape == (13, variants.TEXT_SIZES["micro"].width)
 
 
-def test_what_has_no_text_tower_is_refused(tmp_path):
+def test_weights_without_a_text_tower_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="clap import"):
     text_models.class_vectors(tmp_path)
   weights.write(tmp_path, {"params/x": np.zeros(1)}, {"settings": {}})

@@ -104,7 +104,7 @@ def test_files_appear_once_and_are_not_overwritten(document, tmp_path):
   export.write(document, out, overwrite=True)
 
 
-def test_page_embeds_the_video_and_escapes_what_people_wrote(document):
+def test_page_embeds_the_video_and_escapes_texts(document):
   text = export.player.render(document["videos"][0])
   assert 'src="data:video/mp4;base64,' in text
   assert "<b>" not in text and html.escape("a <b> -") in text
@@ -112,7 +112,7 @@ def test_page_embeds_the_video_and_escapes_what_people_wrote(document):
   assert "no such moment" in text and "://" not in text
 
 
-def test_page_of_a_video_that_is_gone_says_so(document):
+def test_page_of_a_missing_video_states_it(document):
   entry = document["videos"][0] | {"video": "/nowhere/gone.mp4"}
   text = export.player.render(entry)
   assert "gone.mp4 was not found" in text and "<video" not in text

@@ -1,4 +1,4 @@
-"""Extraction against a direct decode and encode; what it does when stopped."""
+"""Tests extraction against direct encoding, and its resumption."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_features_are_those_of_clips_decoded_one_by_one(
   assert found.features.std(axis=0).max() > 0
 
 
-def test_the_file_is_as_the_contract_says(extracted):
+def test_the_file_follows_the_contract(extracted):
   with np.load(extracted / "video_000.npz", allow_pickle=False) as arrays:
     shapes = {key: arrays[key].shape for key in arrays.files}
     assert arrays["features"].dtype == np.float32
@@ -202,7 +202,7 @@ def test_texts_are_not_written_or_removed_through_a_link(
   assert [path.name for path in out.iterdir()] == ["texts"]
 
 
-def test_files_of_others_are_not_overwritten(encoder, dataset, tmp_path):
+def test_foreign_files_are_not_overwritten(encoder, dataset, tmp_path):
   np.savez(tmp_path / "thesis.npz", results=np.ones(3))
   for overwrite in (False, True):
     with pytest.raises(FileExistsError, match=r"extracted\.json"):

@@ -91,7 +91,7 @@ def test_another_stride_than_that_of_training_is_refused(load):
   assert load(known, stride_sec=16 / 15).localizer
 
 
-def test_a_head_on_features_of_others(load):
+def test_a_head_on_imported_features(load):
   known = {"length": "resize", "files": FILES}
   model = load(known, needs_encoder=False)
   assert model.encoder is None and model.stride_sec == pytest.approx(16 / 15)

@@ -1,4 +1,4 @@
-"""An index folder that was received from others."""
+"""Tests reading of untrusted index folders."""
 
 import json
 import os

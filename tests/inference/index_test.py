@@ -1,4 +1,4 @@
-"""An index of a folder: what is encoded, kept, refused, and found."""
+"""Tests building, resuming and searching an index."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_videos_that_cannot_be_among_the_best_are_skipped(tmp_path):
   assert found == pytest.approx(expected)
 
 
-def test_a_moment_spans_what_stands_out_and_is_found_once():
+def test_a_moment_spans_its_peak_and_is_found_once():
   scores = np.full(20, 0.1, np.float32)
   scores[5:9] = [0.6, 0.9, 0.8, 0.58]
   scores[14] = 0.7
@@ -112,7 +112,7 @@ def test_an_index_is_of_one_encoder(encoder, folder, tmp_path):
     _build(encoder, folder, folder)
 
 
-def test_what_is_not_an_index_is_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="clap index"):
     index_lib.open_index(tmp_path)
   with pytest.raises(FileNotFoundError, match="no videos"):

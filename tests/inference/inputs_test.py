@@ -120,7 +120,7 @@ def test_resized_as_in_training(encoder, path):
     (FILES | {"names": ["{id}_a.npy", "{id}_b.npy"]}, 8, "joined from"),
   ],
 )
-def test_what_cannot_be_placed_in_time_is_listed(
+def test_features_without_timing_are_listed(
   encoder, tmp_path, files, width, message
 ):
   other = tmp_path / "other.npy"

@@ -19,7 +19,7 @@ def test_names_of_every_editor(tmp_path, encoding, end):
   ("content", "word"),
   [(b"", "one per line"), (b"a\nz\xfcr\n", "line 2"), (b"PK\x03\x04", "Excel")],
 )
-def test_what_names_no_class(tmp_path, content, word):
+def test_malformed_label_files(tmp_path, content, word):
   path = tmp_path / "labels.txt"
   path.write_bytes(content)
   with pytest.raises(ValueError, match=rf"labels\.txt.*{word}"):

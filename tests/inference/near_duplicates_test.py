@@ -1,4 +1,4 @@
-"""Frames that are encoded once, and moments that stay as they were."""
+"""Tests that near duplicates are encoded once and moments do not change."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_a_slow_change_is_noticed():
   assert passed(clips_of(*frames)) == ([0.0, 2.0, 4.0], [0, 0, 1, 1, 2, 2])
 
 
-def test_what_comes_back_is_encoded_again():
+def test_removed_and_restored_videos_are_encoded_again():
   frames = [flat(0), flat(9), flat(0)]
   assert passed(clips_of(*frames)) == ([0.0, 1.0, 2.0], [0, 1, 2])
 

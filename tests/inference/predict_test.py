@@ -1,4 +1,4 @@
-"""Predictions for files: their shape, their seconds, what is refused."""
+"""Tests predictions for files: form, times, and invalid requests."""
 
 import dataclasses
 import json

@@ -64,7 +64,7 @@ def test_features_are_those_of_all_clips(encoder, long_video):
   assert told == [float(i) for i in range(len(whole))]
 
 
-def test_windows_find_what_one_look_finds(encoder, long_video, monkeypatch):
+def test_windows_find_the_same_as_one_pass(encoder, long_video, monkeypatch):
   model = toy_model.make_model(encoder)
   task, facts, params = model.localizer
   # All candidates, so that the kept ones do not depend on the window.
@@ -115,7 +115,7 @@ def test_queries_and_examples_over_windows(
   assert seen[-1] == (68.0, pytest.approx(70.0))
 
 
-def test_one_moment_found_by_two_windows_is_told_once():
+def test_a_moment_of_two_windows_is_listed_once():
   def moment(start, end, score, name="a", window=0):
     return video_predictor.Moment(np.array([start, end]), score, name, window)
 

@@ -299,7 +299,7 @@ def test_imported_weights_without_a_tokenizer(imported, tmp_path):
     model_directory.load_model(tmp_path / "other")
 
 
-def test_a_parameter_that_is_missing(imported, tmp_path):
+def test_a_missing_parameter_raises(imported, tmp_path):
   arrays, facts = weights.read(imported)
   arrays.pop("params/text_projection/kernel")
   weights.write(tmp_path / "other", arrays, facts)
@@ -424,7 +424,7 @@ def test_a_pre_training_workdir_is_a_model(tmp_path, monkeypatch, encoder):
   assert model.stride_sec == model_directory.DEFAULT_STRIDE_SEC
 
 
-def test_a_head_that_is_missing_names_the_encoder(encoder, video):
+def test_a_missing_head_error_names_the_encoder(encoder, video):
   model = dataclasses.replace(toy_model.make_model(encoder), grounder=None)
   with pytest.raises(ValueError, match="zero-shot"):
     predict.predict(model, [video], queries=["it spins"])

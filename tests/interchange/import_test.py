@@ -643,7 +643,7 @@ def test_safetensors_of_a_type_that_is_not_read(tmp_path):
     ('{"model_type": "clip", "text_config": {}}', "hidden_act is 'quick_gelu'"),
   ],
 )
-def test_a_config_beside_the_weights_that_is_none(tmp_path, text, message):
+def test_an_invalid_config_beside_the_weights(tmp_path, text, message):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(ValueError, match=message):
     config_beside.with_heads(

@@ -150,7 +150,7 @@ def test_wrapped_weights_are_the_weights(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("name", WITH_AVERAGE)
-def test_the_moving_average_is_taken_where_asked_for(tmp_path, name):
+def test_the_moving_average_is_used_on_request(tmp_path, name):
   path = write(tmp_path / "a.pth", WRAPPED[name])
   done, found = imported(path, tmp_path / "out", choice="ema")
   np.testing.assert_array_equal(found, embedding(AVERAGE))
@@ -183,7 +183,7 @@ def test_the_command_prints_what_it_chose(tmp_path, capsys):
     (prefixed("model.") | MODEL, {}, "both become"),
   ],
 )
-def test_what_is_ambiguous_is_refused(tmp_path, tree, options, message):
+def test_ambiguous_containers_are_refused(tmp_path, tree, options, message):
   path = write(tmp_path / "a.pth", tree)
   with pytest.raises(ValueError, match=message):
     imported(path, tmp_path / "out", **options)

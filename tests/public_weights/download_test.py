@@ -1,4 +1,4 @@
-"""Downloads that break off, start over, and are refused."""
+"""Tests downloads: resumed, restarted and refused ones."""
 
 import json
 import pathlib
@@ -47,7 +47,7 @@ def test_a_whole_file(site, path):
   assert [p.name for p in path.parent.glob("a.part*")] == ["a.part"]
 
 
-def test_a_connection_that_is_cut_goes_on(site, path):
+def test_a_broken_connection_is_resumed(site, path):
   site.cuts[NAME] = [100_000, 50_000]
   assert get(site, path) == BODY
   assert site.asked_for(NAME) == [None, "bytes=100000-", "bytes=150000-"]
@@ -113,7 +113,7 @@ def test_part_of_another_address_starts_over(site, path):
     '{"address": "ADDRESS", "validator": "a\\r\\nX: y", "total": 3}',
   ],
 )
-def test_a_state_that_is_none_starts_over(site, path, state):
+def test_an_invalid_state_starts_over(site, path, state):
   path.write_bytes(SECRET)
   state = state.replace("ADDRESS", site.address + NAME)
   path.with_name("a.part.json").write_text(state)
@@ -129,7 +129,7 @@ def test_a_link_is_not_written_through(site, path, tmp_path):
   assert other.read_bytes() == SECRET
 
 
-def test_a_server_that_is_busy_is_asked_again(site, path):
+def test_a_busy_server_is_retried(site, path):
   site.statuses[NAME] = [503, 429]
   assert get(site, path) == BODY
 

@@ -79,7 +79,7 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def run(*arguments, out=None, code=0) -> dict:
-  """The document of a command."""
+  """Returns the JSON output of a command."""
   words = [str(argument) for argument in arguments]
   if out is not None:
     words += ["--json", str(out)]
@@ -412,7 +412,7 @@ def test_an_index_that_cannot_be_followed(site, monkeypatch, index):
   run("get", name, "--from", f"{site.address}/minilm", code=2)
 
 
-def test_a_record_that_is_damaged(site, monkeypatch, cache_folder, capsys):
+def test_a_damaged_record(site, monkeypatch, cache_folder, capsys):
   set_entry(monkeypatch, OPEN_CLIP, options=MICRO)
   run("get", OPEN_CLIP, "--from", site.folder / "laion")
   record = cache_folder / OPEN_CLIP / "source.json"

@@ -1,4 +1,4 @@
-"""Other users, pages and host names get nothing without the token."""
+"""Tests that other users, pages and host names need the token."""
 
 import asyncio
 import os
@@ -159,7 +159,7 @@ def test_pages_of_other_origins_are_refused(client, origin, status):
     ("same-site", 403),
   ],
 )
-def test_what_another_page_shows_as_an_image_asks_nothing(client, site, status):
+def test_image_requests_of_other_pages_are_refused(client, site, status):
   """No origin comes with it, but how far its page is."""
   headers = COOKIE | ({"sec-fetch-site": site} if site else {})
   assert client.get("/api/x", headers=headers).status_code == status

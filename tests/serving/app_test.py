@@ -167,7 +167,7 @@ def test_fifty_questions_at_once_are_answered_right(served, video):
     assert answer.json() == alone[number % 20].json()
 
 
-def test_what_is_too_much_at_once_is_refused_politely(model):
+def test_too_many_requests_are_refused_politely(model):
   app = toy_server.make_app(model, limits={"max_jobs": 3})
   with toy_server.client(app) as client:
     uploaded = client.post("/api/videos", content=built_dataset.encode_mp4(48))

@@ -162,7 +162,7 @@ def test_upload_ask_play_and_search(browser, address, tmp_path):
   page.close()
 
 
-def test_a_file_that_is_not_a_video_is_explained(browser, address, tmp_path):
+def test_other_files_are_explained(browser, address, tmp_path):
   page, _ = _page(browser)
   page.goto(address)
   text = tmp_path / "letter.mp4"

@@ -29,7 +29,7 @@ def is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_half_open_connections_are_closed_and_others_answered():
+def test_half_open_connections_are_closed():
   with (
     toy_server.running(lambda port: hello, http=Impatient) as port,
     contextlib.ExitStack() as stack,

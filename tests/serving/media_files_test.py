@@ -56,7 +56,7 @@ def pipe(folder):
     lambda _: pathlib.Path(""),
   ],
 )
-def test_what_is_not_a_regular_video_is_not_opened(tmp_path, make):
+def test_only_regular_videos_are_opened(tmp_path, make):
   path = make(tmp_path)
   content = (
     path.read_bytes()

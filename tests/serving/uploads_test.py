@@ -1,4 +1,4 @@
-"""Uploads are few, small, in time, of videos, and leave nothing behind."""
+"""Tests the limits of uploads, and that they leave no files."""
 
 import collections
 import concurrent.futures
@@ -92,7 +92,7 @@ def test_kept_videos_make_room_within_the_budget(model):
       assert len(list(decoder.folder.iterdir())) == 1
 
 
-def test_a_budget_that_is_spent_refuses(model):
+def test_an_exhausted_budget_refuses(model):
   with served(model, max_stored_bytes=MIB) as client:
     response = client.post("/api/videos", content=VIDEO)
     assert response.status_code == 503 and response.headers["retry-after"]
@@ -108,7 +108,7 @@ def test_a_full_disk_refuses_before_the_body(model, monkeypatch):
     assert client.post("/api/videos", content=VIDEO).status_code == 200
 
 
-def test_few_at_once_and_what_takes_too_long_leaves_nothing(model):
+def test_uploads_are_limited_and_slow_ones_are_removed(model):
   decoder = Decoder()
   with served(model, decoder, max_at_once=1, decode_sec=1.0) as client:
     decoder.go_on.clear()
@@ -192,7 +192,7 @@ def test_stalled_and_slow_bodies_are_cut(slow_server):
   assert send(port, length=len(VIDEO), blocks=[VIDEO]) == 200
 
 
-def test_what_is_not_a_video_is_cut_after_its_first_bytes(slow_server):
+def test_other_files_are_rejected_by_their_first_bytes(slow_server):
   port, _ = slow_server
   assert send(port, blocks=[b"<html>" * 100]) == 400  # the body does not end
 
@@ -250,7 +250,7 @@ def test_leftovers_of_killed_servers_alone_are_removed(tmp_path, monkeypatch):
   assert (tmp_path / "elsewhere" / "files" / "a.upload").exists()
 
 
-def test_a_file_that_is_there_is_not_written_through(tmp_path):
+def test_an_existing_file_is_not_overwritten(tmp_path):
   victim = tmp_path / "victim"
   victim.write_text("mine")
   (tmp_path / "a.upload").symlink_to(victim)
