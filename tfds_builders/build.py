@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 import pathlib
-import threading
 from collections.abc import Callable
 
 from clap_jax.annotations import source_files
@@ -376,20 +375,8 @@ def build(
     "unlisted": plan.unlisted,
     "altered": _altered(base, plan.manifests),
     "losses": collection.list_losses(plan.manifests),
-    "classes_not_in_train": _classes_not_in_train(plan.manifests),
+    "classes_not_in_train": collection.classes_not_in_train(plan.manifests),
   }
-
-
-def _classes_not_in_train(manifests) -> dict[str, list[str]]:
-  """Returns classes by split with segments in it and none in train."""
-  if "train" not in manifests:
-    return {}
-  trained = set(manifests["train"]["segments_per_class"])
-  found = {
-    split: sorted(set(manifest["segments_per_class"]) - trained)
-    for split, manifest in manifests.items()
-  }
-  return {split: classes for split, classes in found.items() if classes}
 
 
 def _altered(base, manifests) -> list[str]:
@@ -435,7 +422,7 @@ def _build_shards(
       folder,
       workers=workers,
       on_start=on_start,
-      on_video=_counter(request.on_progress, plan),
+      on_progress=request.on_progress,
     )
   logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS on its conventions
   maker = names.builder_module(request.base).Builder
@@ -456,17 +443,3 @@ def _build_shards(
     )
     check()
     finishing.publish(documents, placed, request.directory)
-
-
-def _counter(on_progress, plan):
-  """Counts videos of all threads."""
-  lock, done = threading.Lock(), 0
-  total = sum(len(items) for items in plan.items.values())
-
-  def count():
-    nonlocal done
-    with lock:
-      done += 1
-      on_progress("pack", done, total)
-
-  return count

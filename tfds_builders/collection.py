@@ -415,6 +415,18 @@ def list_losses(manifests: dict[str, dict]) -> list[str]:
   return losses
 
 
+def classes_not_in_train(manifests) -> dict[str, list[str]]:
+  """Returns classes by split with segments in it and none in train."""
+  if "train" not in manifests:
+    return {}
+  trained = set(manifests["train"]["segments_per_class"])
+  found = {
+    split: sorted(set(manifest["segments_per_class"]) - trained)
+    for split, manifest in manifests.items()
+  }
+  return {split: classes for split, classes in found.items() if classes}
+
+
 def describe_losses(manifests: dict[str, dict]) -> str:
   """Describes the first reasons and their number for an error message."""
   losses = list_losses(manifests)

@@ -15,8 +15,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
@@ -282,12 +284,19 @@ def build_all(
   *,
   workers: int,
   on_start: Callable[[str], None],
-  on_video: Callable[[], None],
+  on_progress: Callable[[str, int, int], None],
 ) -> list[dict]:
   """Runs the jobs on threads; each decodes in its own processes.
 
   The first error stops the build after the shards in flight.
   """
+  lock, numbers = threading.Lock(), itertools.count(1)
+  total = sum(len(job.items) for job in jobs)
+
+  def on_video():
+    with lock:
+      on_progress("pack", next(numbers), total)
+
   clean(folder, jobs)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     runs = [

@@ -55,7 +55,7 @@ class RecordSource:
       shards: shard files within the folder.
       name: name of the split, for messages.
       metadata: file of the records without videos.
-      sizes: sizes of shards in a bucket, by name; opened concurrently.
+      sizes: sizes of shards in a bucket, by name.
       index: index by shard name; None reads the sidecar of each shard.
     """
     self.name = name
@@ -72,11 +72,8 @@ class RecordSource:
         offsets=None if known is None else known.records["offset"],
       )
 
-    if sizes is None:
-      self._shards = list(map(open_shard, shards))
-    else:
-      with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        self._shards = list(pool.map(open_shard, shards))
+    with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+      self._shards = list(pool.map(open_shard, shards))
     self._ends = np.cumsum([len(shard) for shard in self._shards])
     self._metadata: MetadataTable | None = None
     self._ids: dict[int, str] = {}  # by position, where the metadata says so
@@ -307,8 +304,7 @@ class Dataset:
         f"{num_absent} annotated ones are not{built}; not comparable with "
         "scores of the whole split"
       )
-    rejected = len(manifest.get("rejected", ()))
-    if rejected:
+    if rejected := len(manifest.get("rejected", ())):
       parts.append(
         f"{rejected} annotations of {split} could not be used, see rejected in "
         "its manifest.json"
@@ -445,10 +441,9 @@ def open_dataset(data_dir: locations.PathLike, name: str) -> Dataset:
     )
   root = locations.at(data_dir)
   versions = dataset_files.versions(root / base)
-  if version:
-    versions = {key: each for key, each in versions.items() if key == version}
-  if not versions:
+  wanted = [key for key in versions if version in ("", key)]
+  if not wanted:
     found = ", ".join(dataset_files.list_datasets(root)) or "no built dataset"
     raise DatasetError(f"no dataset {name!r} in {root}; there is {found}")
-  newest = max(versions, key=lambda key: [int(n) for n in key.split(".")])
+  newest = max(wanted, key=lambda key: [int(n) for n in key.split(".")])
   return Dataset(root / base / newest, name=base, sizes=versions[newest])
