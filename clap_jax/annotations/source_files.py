@@ -72,7 +72,9 @@ class SourceFiles:
     self.used: list[dict] = []
     self._is_file = self.root.is_file()
     if not self._is_file and not self.root.is_dir():
-      raise FileNotFoundError(f"no folder of annotations at {self.root}")
+      raise FileNotFoundError(
+        f"annotations: there is no file or folder {self.root}"
+      )
 
   def find(self, *patterns: str) -> locations.Location:
     """Returns the only file that matches the first matching pattern.

@@ -203,3 +203,8 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"header|UTF-8|expected"):
       read(tmp_path / name)
+
+
+def test_a_missing_path_is_not_called_a_folder(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"no file or folder .*own\.csv"):
+    source_files.SourceFiles(tmp_path / "own.csv")
