@@ -244,7 +244,7 @@ def _roofline(document, chip, moved) -> dict:
   return {
     "roofline_step_sec": seconds[bound] if moved is not None else None,
     "roofline_bound": bound if moved is not None else None,
-    "roofline_sec": seconds if moved is not None else None,
+    "roofline": seconds if moved is not None else None,
     "peaks": {
       "flops_per_sec": chip.flops_per_sec,
       "hbm_bytes_per_sec": chip.hbm_bytes_per_sec,
