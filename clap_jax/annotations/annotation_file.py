@@ -52,9 +52,9 @@ class Entry:
   """Annotations of a video.
 
   `ambiguous` spans are neither action nor background. The `expected_*` are
-  what the dataset's authors state of the video, None where they do not, as are
-  `fps` and `covered_sec`, the seconds that features of the video stand for.
-  `counted` is its share of what AnnotationFile counts.
+  values stated by the dataset's authors or None, as are `fps` and
+  `covered_sec`, the seconds that features of the video cover. `counted` is its
+  share of what AnnotationFile counts.
   """
 
   name: str

@@ -76,7 +76,7 @@ class AnnotatedVideos:
 
   @property
   def label_ids(self) -> dict[int, str]:
-    """Returns the class name by number, where annotations have a "label_id".
+    """Returns class names by number, if annotations have a "label_id".
 
     Raises:
       ValueError: two classes have one number, or one class has two.
@@ -91,7 +91,7 @@ class AnnotatedVideos:
     return tuple(self._file.marked_subsets())
 
   def covered_sec(self) -> dict[str, float]:
-    """Returns the seconds that evenly spread features cover, where stated."""
+    """Returns the seconds that evenly spread features cover, if stated."""
     return {
       name: entry.covered_sec
       for name, entry in self._file.entries.items()

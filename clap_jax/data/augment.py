@@ -9,7 +9,7 @@ from clap_jax import config as config_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentOptions:
-  """Options of augmentation; keep flipping off where texts name directions."""
+  """Options of augmentation; do not flip if texts name directions."""
 
   # Up to this many pixels, the edge repeated.
   shift_px: int = config_lib.ranged(default=0, minimum=0)

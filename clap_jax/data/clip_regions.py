@@ -67,7 +67,7 @@ def background_regions(
   clip_sec: float,
   hidden_classes: frozenset[int],
 ) -> list[Region]:
-  """Returns background spans of at least half a clip, else action prevails."""
+  """Returns background spans of at least half a clip."""
   return _without_hidden(
     [
       Region(example, float(start_sec), float(end_sec), NO_CLASS_ID)
@@ -115,7 +115,7 @@ def _without_hidden(
 
 
 def draw_start(region: Region, clip_sec: float, fraction: float) -> float:
-  """Draws a start: uniform where the clip fits, else centred, at least 0.
+  """Draws a start >= 0: uniform if the clip fits, else centred.
 
   A clip that would exceed the video or the free span is moved back.
   """

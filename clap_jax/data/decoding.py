@@ -158,7 +158,7 @@ class DecodingProcesses:
   def submit(
     self, request: dict[str, Any], memory: SharedArray
   ) -> concurrent.futures.Future:
-    """Asks for a clip in memory; done when it is there, or with its error."""
+    """Requests a clip; the future is done once it is written or has failed."""
     job = _Job(request, memory)
     with self._lock:
       if self._is_closed:
@@ -168,7 +168,7 @@ class DecodingProcesses:
     return job.done
 
   def close(self) -> None:
-    """Ends the workers; what is not done is cancelled."""
+    """Ends the workers; cancels unfinished requests."""
     with self._lock:
       if self._is_closed:
         return
@@ -206,7 +206,7 @@ class DecodingProcesses:
       job.done.cancel()
 
   def _replace(self, slot: int, sent: collections.deque[_Job]) -> bool:
-    """Starts another worker, unless all are to end, with the same clips."""
+    """Starts another worker with the same clips unless the pool is closed."""
     with self._lock:
       if self._is_closed:
         return False

@@ -130,11 +130,11 @@ class FeatureReader:
       raise FileNotFoundError(
         f"{self.config.features_dir} holds no extracted features (no "
         f"{EXTRACTION_FILE}). Run `clap extract` first, or correct "
-        "data.features_dir; features that others made need a section "
+        "data.features_dir; imported features need a section "
         "data.files, see configs/localization_activitynet.py."
       )
-    facts = metadata_lib.read(path.parent, path.name)
-    if not facts.get("finished", True):
+    metadata = metadata_lib.read(path.parent, path.name)
+    if not metadata.get("finished", True):
       raise ValueError(
         f"`clap extract` has not finished {self.config.features_dir}: run it "
         "again; existing files are kept."
@@ -142,12 +142,12 @@ class FeatureReader:
     # Ids alone are ambiguous: every size of a dataset counts from zero. An
     # annotation file has no name to compare.
     built = self.config.annotations is None
-    if built and facts["dataset"] != self.dataset.name:
+    if built and metadata["dataset"] != self.dataset.name:
       raise ValueError(
-        f"{self.config.features_dir} holds features of {facts['dataset']}, but "
-        f"data.dataset is {self.dataset.name}; correct one of them."
+        f"{self.config.features_dir} holds features of {metadata['dataset']}, "
+        f"but data.dataset is {self.dataset.name}; correct one of them."
       )
-    return facts
+    return metadata
 
   @functools.cached_property
   def options(self) -> feature_windows.SequenceOptions:
@@ -435,15 +435,15 @@ class FeatureReader:
 
   def _note(self) -> str:
     """Describes the encoder of the features."""
-    facts = self.extraction
+    metadata = self.extraction
     if self.config.files is not None:
       length = self.config.length
       if length == "resize":
         length = f"resized to {self.config.max_length}"
       files = self.config.files.describe()
-      return f"features of encoder {facts['encoder']!r}: {files}; {length}"
+      return f"features of encoder {metadata['encoder']!r}: {files}; {length}"
     return (
-      f"features of encoder {facts['encoder']!r}, seed {facts['seed']}, stride "
-      f"{facts['stride_sec']} s, parameters {facts['parameters']}, of "
-      f"{facts['dataset']}"
+      f"features of encoder {metadata['encoder']!r}, seed {metadata['seed']}, "
+      f"stride {metadata['stride_sec']} s, parameters "
+      f"{metadata['parameters']}, of {metadata['dataset']}"
     )

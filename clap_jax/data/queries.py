@@ -66,7 +66,7 @@ def read_vectors(path: locations.PathLike) -> QueryVectors:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundingSplit:
-  """Queries of a split and facts of their videos.
+  """Queries of a split and metadata of their videos.
 
   Attributes:
     queries: queries of all videos of the split, including those without
@@ -175,8 +175,8 @@ def swapped_queries(
 ) -> dict[str, list[int]]:
   """Draws as many negative queries for each video as it has queries of its own.
 
-  The result depends on the split and the seed alone, so that every head and
-  encoder is evaluated on the same queries.
+  The result depends only on split and seed, so that every head and encoder is
+  evaluated on the same queries.
   """
   strangers = NegativeQueries(split)
   counts: dict[str, int] = {}

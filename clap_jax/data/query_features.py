@@ -25,7 +25,7 @@ def read(
 
   Args:
     pattern: file name, with {id} for the query's id.
-    asked: the queries; those of equal text share the vectors of the first.
+    asked: queries; those of equal text share the vectors of the first.
 
   Raises:
     FeatureError: no query has a file, or a file holds no token vectors of the

@@ -140,8 +140,8 @@ class Tokenizer:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns tokens int32 (n, length) and a mask bool (n, length).
 
-    Every row begins with the begin piece and ends with the end piece, also
-    when it is cut to the length; an empty text is these two alone.
+    Every row begins with the begin piece and ends with the end piece, also when
+    it is cut to the length; an empty text has only these two.
     """
     return framed(
       [self._pieces(text) for text in texts],

@@ -23,7 +23,7 @@ def after_stage(
   """Extends a training history by one stage.
 
   Args:
-    before: facts of the run that the stage started from; {} if it has none;
+    before: metadata of the run that the stage started from; {} if it has none;
       None for random initial parameters.
     dataset: name of the stage's training dataset.
     classes: classes whose segments it saw.

@@ -80,7 +80,7 @@ def _explained(problem: str) -> Iterator[None]:
   """Turns errors of the library into a ValueError.
 
   The library raises plain Exception, and PanicException, which is not even an
-  Exception, where its own code fails on a file.
+  Exception, if its own code fails on a file.
   """
   try:
     yield
