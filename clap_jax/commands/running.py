@@ -149,7 +149,7 @@ def _sweep(args) -> dict:
     if value is not None and value < 1:
       raise ValueError(f"{flag}: expected 1 or more, got {value}.")
   store = artifacts.ArtifactStore(pathlib.Path(args.workdir))
-  runner, given_up = jobs.Processes(), []
+  runner, pruned = jobs.Processes(), []
 
   def resolve(overrides):
     flags = args.overrides + sweep.flags(overrides)
@@ -163,7 +163,7 @@ def _sweep(args) -> dict:
     if not args.metric:
       raise ValueError("--trials needs --metric, such as average_map.")
     resolve({})
-    runs, given_up = search.search(
+    runs, pruned = search.search(
       module.space(),
       runner,
       store,
@@ -178,7 +178,7 @@ def _sweep(args) -> dict:
     store,
     metric=args.metric,
     title=f"Sweep of {args.config}",
-    given_up=given_up,
+    pruned=pruned,
   )
   for entry in table.unfinished:
     console.print(f"{entry.name}: {entry.outcome} {entry.reason}", markup=False)

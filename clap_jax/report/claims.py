@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from clap_jax.metrics import intervals
 from clap_jax.report import metric_names, result_table
 
-ALPHA = 0.05  # of the whole family, after Holm's correction
+ALPHA = 0.05  # for the whole family, after Holm's correction
 HOLDS, DOES_NOT_HOLD = "holds", "does not hold"
 TOO_FEW_SEEDS = "too few seeds"
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """One row of a study is better than another by one metric of a task."""
+  """A claim that one row of a study beats another by one metric of a task."""
 
   better: str
   than: str
@@ -28,18 +28,18 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """The verdict of the seeds so far on a claim."""
+  """The verdict on a claim from the seeds so far."""
 
   claim: Claim
   dataset: str
-  differences: tuple[float, ...]  # better minus than, by seed
-  interval: intervals.Interval  # of their mean, 95 %, not corrected
+  differences: tuple[float, ...]  # better minus than, one per seed
+  interval: intervals.Interval  # 95 % interval of their mean, not corrected
   p: float  # two-sided
   corrected_p: float
   verdict: str
 
   def as_dict(self) -> dict:
-    """The verdict as JSON values; a line of claims.csv."""
+    """Returns the verdict as JSON values, a line of claims.csv."""
     return {
       "dataset": self.dataset,
       **dataclasses.asdict(self.claim),
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def csv_text(verdicts: Sequence[Verdict]) -> str:
-  """The verdicts as a table."""
+  """Formats the verdicts as CSV."""
   return result_table.csv_text([verdict.as_dict() for verdict in verdicts])
 
 
@@ -66,8 +66,8 @@ def judge(
 ) -> list[Verdict]:
   """Judges all claims, as one family per dataset.
 
-  A claim with too few seeds stays in the family with p = 1, so that the others
-  are corrected for all that were named.
+  A claim with too few seeds stays in the family with p = 1, so that the
+  correction counts all stated claims.
   """
   verdicts = []
   for dataset in table.datasets:

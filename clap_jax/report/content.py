@@ -1,9 +1,8 @@
 """The content of a report as frozen dataclasses.
 
-Whoever runs the stages fills these in; the other modules of this folder only
-draw them. Times are seconds from the start of a video, segments are
-[start, end), and every text may hold anything: it is escaped when drawn.
-Fields without a default are required.
+Callers fill them in; the other modules of this folder only draw them. Times
+are seconds from the start of a video, segments are [start, end), and texts
+need no escaping.
 """
 
 import dataclasses
@@ -15,8 +14,9 @@ from markupsafe import Markup
 
 from clap_jax.metrics import diagnosis
 
-TASKS = ("localization", "fewshot", "grounding", "retrieval")  # on the page
-# The encoders of the comparison, in the order of its rows.
+# Order of the tasks on the page.
+TASKS = ("localization", "fewshot", "grounding", "retrieval")
+# Encoders of the comparison, in the order of its rows.
 ENCODERS = {
   "random": "towers without training",
   "tac": "trimmed action classification: cross-entropy over the classes, on "
@@ -32,14 +32,14 @@ ENCODERS = {
 class Curve:
   """One line of a chart: `values[i]` was measured at `steps[i]`."""
 
-  name: str  # an encoder's name first ("clap", "clap seed 1") sets the colour
+  name: str  # its first word, an encoder ("clap seed 1"), sets the colour
   steps: Sequence[float]
   values: Sequence[float]  # NaN breaks the line
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-  """Curves over the same axes, overlaid."""
+  """Overlaid curves on the same axes."""
 
   title: str
   curves: Sequence[Curve] = ()
@@ -79,8 +79,8 @@ class Segment:
     ends = (self.start_sec, self.end_sec)
     if not all(math.isfinite(value) for value in ends) or ends[0] > ends[1]:
       raise ValueError(
-        f"Segment {self.label!r} runs from {ends[0]} to {ends[1]} s; expected"
-        " finite seconds, the start not after the end."
+        f"Segment {self.label!r} is from {ends[0]} to {ends[1]} s; expected"
+        " finite seconds with start <= end."
       )
 
 
@@ -88,7 +88,7 @@ class Segment:
 class Track:
   """The predictions of one model, in any order."""
 
-  name: str  # for example the encoder
+  name: str  # of the encoder, for example
   segments: Sequence[Segment] = ()
 
 
@@ -99,12 +99,12 @@ class Query:
   text: str
   moments: Sequence[Segment] = ()  # ground truth; empty if unknown
   tracks: Sequence[Track] = ()
-  absent: bool | None = None  # True: the model says it does not occur
+  absent: bool | None = None  # True: predicted not to occur in the video
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoTimeline:
-  """A video with what happens in it and what was predicted."""
+  """A video with ground truth and predictions."""
 
   video_id: str
   duration_sec: float
@@ -132,7 +132,7 @@ class VideoTimeline:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command that repeats part of what the report shows."""
+  """A command that repeats a part of the report."""
 
   purpose: str
   command: str
@@ -142,17 +142,16 @@ class Command:
 class Diagnosed:
   """The diagnosis of one detector."""
 
-  name: str  # for example the encoder
+  name: str  # of the encoder, for example
   where: str  # dataset and split
   diagnosis: diagnosis.Diagnosis
-  # Characteristic -> what its bins are, in words.
+  # Characteristic -> description of its bins.
   bin_notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def frame_times(duration_sec: float, num_frames: int) -> np.ndarray:
-  """Times (num_frames,) at which a timeline expects its frames, in seconds.
+  """Returns the times (num_frames,) of a timeline's frames, in seconds.
 
-  The strip is cut into equal cells and each frame stands in the middle of its
-  cell, so the strip and the time axis agree.
+  They are the middles of equal cells, so the strip and the time axis agree.
   """
   return (np.arange(num_frames) + 0.5) * duration_sec / max(num_frames, 1)

@@ -1,4 +1,4 @@
-"""Parallel coordinates: settings of runs, and what came of them."""
+"""Draws parallel coordinates: settings and results of runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ def shown(value: Any) -> str:
 
 
 def parallel_coordinates(table: sweep_table.SweepTable) -> Markup:
-  """A line per finished run across one axis per override and the metric.
+  """Draws a line per finished run across the axes of overrides and metric.
 
-  Numbers have a linear axis, a logarithmic one if they span a factor of
-  twenty; other values are spread evenly. "" where nothing can be compared.
+  Numbers have a linear axis, or a logarithmic one if they span a factor of
+  twenty; other values are spread evenly. Returns "" for fewer than two runs.
   """
   entries = [e for e in table.ranked if math.isfinite(table.value(e))]
   if len(entries) < 2 or not table.metric:
@@ -73,7 +73,7 @@ def _y(place: float) -> float:
 
 
 def _places(values: Sequence[Any]) -> list[float]:
-  """Heights from 0 to 1."""
+  """Returns heights from 0 to 1."""
   if all(_is_number(value) for value in values):
     numbers = [float(value) for value in values]
     if min(numbers) > 0 and max(numbers) / min(numbers) >= 20:

@@ -1,4 +1,4 @@
-"""Curves of losses and metrics as SVG."""
+"""Draws curves of losses and metrics as SVG."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from clap_jax.report import content, palette
 _WIDTH, _HEIGHT = 420, 262
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 40
 _MAX_POINTS = 300
-_MAX_MARKED = 12  # points: so few were measured one by one
+_MAX_MARKED = 12  # curves of at most this many points get dots
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 6")
 
 
 def chart_svg(chart: content.Chart) -> Markup:
-  """The chart as an SVG element, or "" when it holds no finite value."""
+  """Draws the chart as an SVG element; "" if it has no finite value."""
   lines = [_arrays(curve) for curve in chart.curves]
   if not any(np.isfinite(values).any() for _, values in lines):
     return Markup("")
@@ -52,14 +52,14 @@ def chart_svg(chart: content.Chart) -> Markup:
 
 
 def dash_of(curves: Sequence[content.Curve], index: int) -> str:
-  """Dash pattern that separates curves of one colour."""
+  """Returns the dash pattern that separates curves of one colour."""
   names = [palette.encoder_class(c.name, index=i) for i, c in enumerate(curves)]
   earlier = names[:index].count(names[index])
   return _DASHES[earlier % len(_DASHES)]
 
 
 def _arrays(curve: content.Curve) -> tuple[np.ndarray, np.ndarray]:
-  """Steps and values; NaN for what is not finite."""
+  """Returns steps and values, with NaN for values that are not finite."""
   values = np.asarray(curve.values, np.float64)
   return (
     np.asarray(curve.steps, np.float64),
@@ -91,7 +91,7 @@ def _scale(
   x_range: tuple[float, float],
   y_range: tuple[float, float],
 ) -> np.ndarray:
-  """Pixel positions (n, 2); NaN stays NaN."""
+  """Returns pixel positions (n, 2); NaN stays NaN."""
   x_fraction = (xs - x_range[0]) / (x_range[1] - x_range[0])
   y_fraction = (ys - y_range[0]) / (y_range[1] - y_range[0])
   return np.stack(
@@ -104,9 +104,9 @@ def _scale(
 
 
 def _moving_average(values: np.ndarray, *, width: float) -> np.ndarray:
-  """Mean weighted by a Gaussian of `width` entries around each; NaN stays.
+  """Smooths with a centred Gaussian of `width` entries; NaN stays NaN.
 
-  Centred, so that it does not lag behind; near the ends it uses what is there.
+  Near the ends, the weights of the existing entries are normalised.
   """
   reach = math.ceil(3 * width)
   kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
@@ -136,13 +136,13 @@ def _path(points: np.ndarray, *, css: str, dash: str = "") -> Markup:
 
 
 def _dots(points: np.ndarray, *, css: str) -> Markup:
-  """A dot, the cap of a line without length, at each point."""
+  """Draws a dot, the round cap of a zero-length line, at each point."""
   commands = [f"M{x:.1f} {y:.1f}h0.1" for x, y in points if math.isfinite(y)]
   return Markup('<path class="{}" d="{}"/>').format(css, "".join(commands))
 
 
 def linear_ticks(low: float, high: float, *, about: int) -> list[float]:
-  """Round values from `low` to `high`, about as many as asked."""
+  """Returns about `about` round values from `low` to `high`."""
   rough = (high - low) / max(about, 1)
   magnitude = 10 ** math.floor(math.log10(rough))
   step = next(m for m in (1, 2, 5, 10) if m * magnitude >= rough * 0.999)

@@ -1,4 +1,4 @@
-"""Writes the page of a dataset: numbers and annotated videos."""
+"""Writes the page of a dataset: statistics and annotated videos."""
 
 import os
 import pathlib
@@ -44,7 +44,7 @@ def render(
   videos: Mapping[str, Sequence[content.VideoTimeline]],
   thumbnail_height: int,
 ) -> str:
-  """The page as text; the same arguments give the same bytes."""
+  """Renders the page; the same arguments give the same bytes."""
   labels = {
     segment.label
     for group in videos.values()
@@ -60,7 +60,7 @@ def render(
       splits=[
         {
           "name": split,
-          "facts": _facts(numbers),
+          "counts": _counts(numbers),
           "classes": list(numbers["segments_per_class"].items())[:_TOP_CLASSES],
           "most": max(numbers["segments_per_class"].values(), default=1),
           "num_classes": numbers["classes"],
@@ -76,12 +76,12 @@ def render(
   )
 
 
-def _facts(numbers: Mapping) -> list[tuple[str, str]]:
+def _counts(numbers: Mapping) -> list[tuple[str, str]]:
   share = numbers["action_share"]
-  facts = [
+  return [
     ("videos", f"{numbers['videos']:,}"),
-    ("missing, corrupt, left out", _lost(numbers)),
-    ("other length than annotated", str(numbers["duration_mismatches"])),
+    ("missing, corrupt, excluded", _lost(numbers)),
+    ("length differs from annotation", str(numbers["duration_mismatches"])),
     ("footage", f"{numbers['hours']:.2f} h"),
     ("length of a video", _range(numbers["duration_sec"], "s")),
     ("frames per second", ", ".join(numbers["fps"])),
@@ -96,7 +96,6 @@ def _facts(numbers: Mapping) -> list[tuple[str, str]]:
       f"{numbers['repaired_spans']:,}, {numbers['rejected_spans']:,}",
     ),
   ]
-  return facts
 
 
 def _lost(numbers: Mapping) -> str:
@@ -105,7 +104,7 @@ def _lost(numbers: Mapping) -> str:
 
 
 def _range(quantiles: Sequence[float] | None, unit: str) -> str:
-  """Median with the least and the greatest."""
+  """Formats the median with the minimum and the maximum."""
   if quantiles is None:
     return "none"
   least, _, median, _, greatest = quantiles

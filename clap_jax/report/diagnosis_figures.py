@@ -22,12 +22,12 @@ CHARACTERISTICS = {
 
 
 def error_class(kind: str) -> str:
-  """CSS class of an error kind, the same in every figure."""
+  """Returns the CSS class of an error kind, the same in every figure."""
   return f"err-{ERROR_KINDS.index(kind)}"
 
 
 def profile_svg(diagnosis: Diagnosis) -> Markup:
-  """Stacked shares of the error kinds, for the best G, 2G, ... predictions."""
+  """Draws shares of error kinds in the best G, 2G, ... predictions."""
   parts = [_y_axis(1.0)]
   slot = (_WIDTH - _LEFT - _RIGHT) / max(len(diagnosis.profile), 1)
   for number, shares in enumerate(diagnosis.profile):
@@ -53,7 +53,7 @@ def profile_svg(diagnosis: Diagnosis) -> Markup:
 
 
 def gain_svg(diagnosis: Diagnosis) -> Markup:
-  """Gain of the average mAP without each error type."""
+  """Draws the gain of average mAP without each error kind."""
   gains = diagnosis.map_gain
   top = _round_up(max([*gains.values(), 0.0]))
   parts = [_y_axis(top)]
@@ -77,7 +77,7 @@ def gain_svg(diagnosis: Diagnosis) -> Markup:
 
 
 def sensitivity_svg(bins: dict[str, dict[str, float]]) -> Markup:
-  """Recall and average mAP of the actions of each bin, side by side."""
+  """Draws recall and average mAP of the actions in each bin."""
   parts = [_y_axis(1.0)]
   slot = (_WIDTH - _LEFT - _RIGHT) / max(len(bins), 1)
   for number, (name, values) in enumerate(bins.items()):
@@ -106,17 +106,17 @@ def sensitivity_svg(bins: dict[str, dict[str, float]]) -> Markup:
 def figures(
   item: content.Diagnosed,
 ) -> list[tuple[str, str, Markup]]:
-  """(title, note, SVG) of everything to show of one diagnosis."""
+  """Returns (title, note, SVG) of each figure of a diagnosis."""
   found = item.diagnosis
   shown = [
     (
-      "What the best predictions are",
-      "G is the number of actions of the class; 2G are the next as many.",
+      "Errors of the best predictions",
+      "G is the number of actions of the class; 2G are the next G predictions.",
       profile_svg(found),
     ),
     (
-      "What each error costs",
-      f"Rise of average mAP, {found.average_map:.3f}, if it did not happen. "
+      "Cost of each error",
+      f"Gain of average mAP, {found.average_map:.3f}, without the error. "
       f"{found.missed:.1%} of the actions are missed.",
       gain_svg(found),
     ),
@@ -125,8 +125,7 @@ def figures(
     shown.append(
       (
         CHARACTERISTICS[name],
-        item.bin_notes.get(name, "")
-        + " Percentages: share of the actions in the bin.",
+        item.bin_notes.get(name, "") + " Percentages: share of the actions.",
         sensitivity_svg(bins),
       )
     )
@@ -136,7 +135,7 @@ def figures(
 def bin_note(
   bounds: Sequence[float], *, names: Sequence[str], unit: str
 ) -> str:
-  """Words for the bounds of a characteristic's bins."""
+  """Describes the bounds of a characteristic's bins."""
   texts = [f"{bound:g}" for bound in bounds]
   parts = [f"{names[0]}: up to {texts[0]}{unit}"]
   parts += [

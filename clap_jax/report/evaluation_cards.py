@@ -1,4 +1,4 @@
-"""Evaluation cards of results: what numbers share, and what sets each apart."""
+"""Groups evaluation cards of results into common and differing entries."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from clap_jax.report import metric_names
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """A single number with the entries of its card that others do not share."""
+  """A number with the entries of its card that differ from the others'."""
 
   encoder: str
   metric: str
@@ -24,14 +24,14 @@ class Cards:
   """The cards of one task on one dataset."""
 
   common: tuple[tuple[str, str], ...]
-  differing: tuple[str, ...]  # names of the other entries
+  differing: tuple[str, ...]  # names of the differing entries
   numbers: tuple[Number, ...]
 
 
 def by_place(
   rows: Sequence[Mapping[str, Any]],
 ) -> dict[tuple[str, str], Cards]:
-  """(dataset, task) -> the cards of its rows of results.json."""
+  """Returns (dataset, task) -> the cards of its rows of results.json."""
   groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
   for row in rows:
     groups.setdefault((row["dataset"], row["task"]), []).append(row)
@@ -61,7 +61,7 @@ def _cards(rows: Sequence[Mapping[str, Any]]) -> Cards:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, str]:
-  """Returns the card as text, without what the row itself states."""
+  """Returns the card as text, without values that the row states."""
   return {
     str(key): _text(value)
     for key, value in (row.get("card") or {}).items()

@@ -11,7 +11,7 @@ _JPEG_QUALITY = 72
 
 
 def data_uri(frame: np.ndarray, *, height: int) -> str:
-  """A uint8 (h, w, 3) frame as a JPEG of at most `height` pixels."""
+  """Encodes a uint8 (h, w, 3) frame as a JPEG of at most `height` pixels."""
   image = Image.fromarray(np.ascontiguousarray(frame))
   if image.height > height:
     width = max(1, round(image.width * height / image.height))
@@ -23,6 +23,6 @@ def data_uri(frame: np.ndarray, *, height: int) -> str:
 
 
 def evenly(count: int, *, at_most: int) -> Sequence[int]:
-  """Indices of up to `at_most` of `count` frames, each amid an equal cell."""
+  """Returns indices of up to `at_most` evenly spaced frames of `count`."""
   kept = min(count, at_most)
   return [int((index + 0.5) * count / kept) for index in range(kept)]

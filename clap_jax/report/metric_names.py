@@ -13,10 +13,10 @@ TASK_TITLES = {
 TASK_QUESTIONS = {
   "retrieval": "Does a caption find its clip among all others?",
   "localization": "Which actions happen, and from when to when?",
-  "fewshot": "The same for classes known from a few examples only.",
-  "grounding": "At which moment does what a sentence says happen?",
+  "fewshot": "The same, for classes known only from a few examples.",
+  "grounding": "When does the event that a sentence describes happen?",
 }
-PRIMARY = {  # patterns of the headline metric of a task, best choice first
+PRIMARY = {  # patterns of a task's headline metric, in order of preference
   "retrieval": (r"(t2v|text_to_video).*\br@?1$", r"\br(ecall)?@?1$"),
   "localization": (r"^average_map$", r"^map"),
   "fewshot": (
@@ -28,7 +28,7 @@ PRIMARY = {  # patterns of the headline metric of a task, best choice first
 }
 _TIOU = (
   "tIoU, temporal intersection over union, is the overlap of two segments"
-  " divided by the time that either covers."
+  " divided by their union."
 )
 _DIRECTIONS = {
   "t2v": "text → video",
@@ -40,7 +40,7 @@ _DIRECTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class MetricName:
-  """A metric for the reader."""
+  """Name and meaning of a metric on a page."""
 
   text: str
   meaning: str
@@ -48,7 +48,7 @@ class MetricName:
 
 
 def describe(metric: str) -> MetricName:
-  """The name and meaning of a metric key; an unknown key stands for itself."""
+  """Returns the name and meaning of a metric key; unknown keys are kept."""
   direction, rest = _split_direction(metric)
   found = _describe_plain(rest)
   if not direction:
@@ -81,9 +81,9 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
   (
     r"map@([\d.]+)",
     "mAP@{0}",
-    "Mean over classes of the average precision; a detection counts when"
-    " class and tIoU ≥ {0} agree with a ground-truth segment that no better"
-    " detection has taken. " + _TIOU,
+    "Mean over classes of the average precision; a detection is correct if it"
+    " overlaps a segment of its class with tIoU ≥ {0} that no detection of"
+    " higher score has matched. " + _TIOU,
   ),
   (
     r"r@?(\d+)@([\d.]+)",
@@ -105,13 +105,13 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
   (
     r"absent_auroc",
     "absent: AUROC",
-    "How well the absence score tells queries of other videos from those of"
-    " the video itself; 0.5 is chance.",
+    "How well the absence score separates queries of other videos from"
+    " queries of the video itself; 0.5 is chance.",
   ),
   (
     r"absent_(f1|precision|recall)",
     "absent: {0}",
-    "Of the decision “no such moment” at the threshold that was chosen on the"
+    "Quality of the decision “no such moment” at the threshold chosen on the"
     " selection split; half the queries are absent.",
   ),
 )
@@ -119,8 +119,8 @@ _LOWER_IS_BETTER = (
   (
     r"absent_calibration_error",
     "absent: calibration error",
-    "Mean difference between the stated probability of absence and how often"
-    " it came true, over ten bins.",
+    "Mean difference between the predicted probability of absence and the"
+    " share of absent queries, over ten bins.",
   ),
   (
     r"med(?:r|ian_rank)",
@@ -146,7 +146,7 @@ def _describe_plain(metric: str) -> MetricName:
 
 
 def primary(task: str, metrics: list[str]) -> str:
-  """The headline metric among `metrics` (not empty) for a task."""
+  """Returns the headline metric for a task among `metrics` (not empty)."""
   for pattern in PRIMARY.get(task, ()):
     for metric in metrics:
       if re.search(pattern, metric):
@@ -155,7 +155,7 @@ def primary(task: str, metrics: list[str]) -> str:
 
 
 def format_value(value: float | None) -> str:
-  """Three decimals below 1, fewer above, "n/a" for what is not finite."""
+  """Formats three decimals up to 1, fewer above; "n/a" if not finite."""
   if value is None or not math.isfinite(value):
     return "n/a"
   if abs(value) <= 1:
@@ -164,7 +164,7 @@ def format_value(value: float | None) -> str:
 
 
 def format_seconds(seconds: float | None) -> str:
-  """A wall time for people: "0.4 s", "42 s", "2 min 05 s", "1 h 03 min"."""
+  """Formats a wall time: "0.4 s", "42 s", "2 min 05 s", "1 h 03 min"."""
   if seconds is None or not math.isfinite(seconds):
     return "n/a"
   if seconds < 9.95:

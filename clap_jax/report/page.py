@@ -29,39 +29,39 @@ from clap_jax.report import (
 from clap_jax.storage import output
 
 MAX_BYTES = 8_000_000
-_OPEN_TIMELINES = 4  # the others are folded away
-_THUMBNAIL_HEIGHTS = (72, 48, 32, 20)  # the first that keeps the page small
+_OPEN_TIMELINES = 4  # the others are folded
+# In pixels; the first that keeps the page below MAX_BYTES is used.
+_THUMBNAIL_HEIGHTS = (72, 48, 32, 20)
 _FOLDER = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Everything on the page; a section without content is left out."""
+  """Content of the page; a section without content is left out."""
 
   title: str
   subtitle: str = ""
   key_figures: Sequence[tuple[str, str]] = ()  # ("Training videos", "320"), ...
-  notes: Sequence[str] = ()  # caveats the reader must know
-  method: bool = False  # explain the method
+  notes: Sequence[str] = ()  # caveats
+  method: bool = False  # explains the method
   verdicts: Sequence[claims.Verdict] = ()
   table: result_table.ResultTable | None = None
-  # Of results.json, whose evaluation cards are shown.
+  # Rows of results.json, whose evaluation cards are shown.
   rows: Sequence[Mapping[str, Any]] = ()
   figures: Sequence[content.Figure] = ()
   charts: Sequence[content.Chart] = ()
   diagnoses: Sequence[content.Diagnosed] = ()
   timelines: Sequence[content.VideoTimeline] = ()
-  unseen: Sequence[content.VideoTimeline] = ()  # videos that no stage has read
+  unseen: Sequence[content.VideoTimeline] = ()  # videos that no stage read
   listings: Sequence[content.Listing] = ()
-  failed: Sequence[tuple[str, str]] = ()  # what, why
+  failed: Sequence[tuple[str, str]] = ()  # (name, reason)
   commands: Sequence[content.Command] = ()
 
 
 def write_report(path: str | os.PathLike, report: Report) -> pathlib.Path:
-  """Writes the report to `path` and returns it.
+  """Writes the report to `path`, whole or not at all; returns the path.
 
-  The file is replaced at once or not at all, and depends on the content only:
-  the same content gives the same bytes.
+  The same content gives the same bytes.
 
   Raises:
     ValueError: the page would exceed 8 MB even with the smallest frames.
@@ -73,10 +73,10 @@ def write_report(path: str | os.PathLike, report: Report) -> pathlib.Path:
 
 
 def render(report: Report) -> str:
-  """The page as text, with frames as large as its size limit allows.
+  """Renders the page with frames as large as its size limit allows.
 
   Raises:
-    ValueError: as `write_report`.
+    ValueError: the page would exceed 8 MB even with the smallest frames.
   """
   return largest_allowed(
     lambda height: _render(report, thumbnail_height=height),
@@ -85,7 +85,7 @@ def render(report: Report) -> str:
 
 
 def environment(folder: pathlib.Path = _FOLDER) -> jinja2.Environment:
-  """The templates of a folder; whatever is filled in is escaped."""
+  """Returns the environment of a folder's templates; it escapes values."""
   made = jinja2.Environment(
     loader=jinja2.FileSystemLoader(folder),
     autoescape=True,
@@ -103,14 +103,14 @@ def environment(folder: pathlib.Path = _FOLDER) -> jinja2.Environment:
 
 
 def style() -> str:
-  """The style sheet of every page."""
+  """Reads the style sheet of all pages."""
   return (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
 def largest_allowed(
   render_at: Callable[[int], str], thumbnail_heights: Sequence[int]
 ) -> str:
-  """The page with the largest thumbnails that its size limit allows.
+  """Renders the page with the largest thumbnails that fit its size limit.
 
   Raises:
     ValueError: the page would be too large even with the smallest frames.
@@ -160,13 +160,13 @@ def _render(report: Report, *, thumbnail_height: int) -> str:
 
 
 def source_hash(source: str) -> str:
-  """Returns the source of a policy that allows this inline text alone."""
+  """Returns the policy source that allows this inline text only."""
   digest = hashlib.sha256(source.encode("utf-8")).digest()
   return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 def _interval(interval: intervals.Interval) -> str:
-  """A mean and half of its interval, as far as there are any."""
+  """Formats a mean and half of its interval, as far as they are finite."""
   if not math.isfinite(interval.mean):
     return "–"
   text = metric_names.format_value(interval.mean)
@@ -176,7 +176,7 @@ def _interval(interval: intervals.Interval) -> str:
 
 
 def _claims(verdicts: Sequence[claims.Verdict]) -> dict[str, dict]:
-  """Dataset -> its verdicts, and their plot."""
+  """Returns dataset -> its verdicts and their plot."""
   found = {}
   for dataset in dict.fromkeys(verdict.dataset for verdict in verdicts):
     own = [verdict for verdict in verdicts if verdict.dataset == dataset]
@@ -187,7 +187,7 @@ def _claims(verdicts: Sequence[claims.Verdict]) -> dict[str, dict]:
 def _threshold_charts(
   table: result_table.ResultTable,
 ) -> list[content.Chart]:
-  """mAP over the tIoU thresholds, one curve per row."""
+  """Charts mAP over the tIoU thresholds, one curve per row."""
   charts = []
   for dataset in table.datasets:
     metrics = [

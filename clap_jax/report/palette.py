@@ -1,7 +1,7 @@
-"""Colours: one per encoder everywhere, one hue per class in a report.
+"""Assigns colours: one per encoder everywhere, one hue per class in a report.
 
-Colours are CSS classes and hues rather than values, so that the style sheet
-can answer light, dark and print with the right lightness for each.
+Colours are CSS classes and hues, so that the style sheet can set the lightness
+for light, dark and print.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _GOLDEN_ANGLE_DEG = 137.508  # spreads any number of hues around the circle
 
 
 def encoder_class(name: str, *, index: int = 0) -> str:
-  """CSS class for an encoder's name, or for the `index`-th other curve."""
+  """Returns the CSS class of an encoder, or of the `index`-th other curve."""
   words = name.replace("_", " ").split()  # clap_no_masks is a kind of clap
   if words and words[0] in content.ENCODERS:
     return f"enc-{words[0]}"
@@ -20,7 +20,7 @@ def encoder_class(name: str, *, index: int = 0) -> str:
 
 
 def label_hues(labels: Iterable[str]) -> dict[str, int]:
-  """A hue in degrees for each label, the same whatever their order."""
+  """Assigns a hue in degrees to each label, independent of their order."""
   names = sorted(set(labels))
   return {
     name: round(28 + index * _GOLDEN_ANGLE_DEG) % 360

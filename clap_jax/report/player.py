@@ -1,7 +1,7 @@
 """Writes the page of one video with playable moments.
 
-The page needs nothing but itself. A small video in a container that browsers
-play is embedded; a larger one is linked by its local address, with a note.
+The page is self-contained: a small video in a container that browsers play is
+embedded; any other video is linked by its local address, with a note.
 """
 
 import base64
@@ -25,12 +25,11 @@ _MEDIA_TYPES = {
 
 
 def render(entry: Mapping[str, Any], *, source: str | None = None) -> str:
-  """The page as text.
+  """Renders the page.
 
   Args:
-    entry: one of the "videos" of a predictions document.
-    source: address of the video for the player; by default the file itself,
-      embedded or linked.
+    entry: an entry of "videos" in a predictions document.
+    source: address of the video; None: the file itself, embedded or linked.
   """
   path = pathlib.Path(entry["video"])
   note = ""
@@ -63,7 +62,7 @@ def _inline(suffix: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-  """No text that is filled in can run, even if it were not escaped."""
+  """Returns the policy that stops inserted text from running as code."""
   return (
     "default-src 'none'; media-src 'self' data: file:; "
     f"style-src '{page.source_hash(style)}'; "
@@ -73,9 +72,9 @@ def _policy(style: str, script: str) -> str:
 
 
 def groups(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """Moments by label or query, best first; queries without any stay listed.
+  """Groups moments by label or query, best first; keeps empty queries.
 
-  Each has "name", "is_query", "absent" (None where nothing is said), "hue" and
+  Each group has "name", "is_query", "absent" (None: not predicted), "hue" and
   "moments" with their place on the axis in percent.
   """
   absence = entry.get("absence") or {}
@@ -100,8 +99,8 @@ def groups(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
   ]
 
 
-def _absent(said: Any) -> bool | None:
-  return said["absent"] if isinstance(said, Mapping) else None
+def _absent(absence: Any) -> bool | None:
+  return absence["absent"] if isinstance(absence, Mapping) else None
 
 
 def _top(found: list) -> float:
@@ -123,7 +122,7 @@ def _placed(found, duration_sec: float, top: float) -> dict[str, Any]:
 
 
 def _source(path: pathlib.Path) -> tuple[str, str]:
-  """(address, note for the reader)."""
+  """Returns (address, note for the reader)."""
   media_type = _MEDIA_TYPES.get(path.suffix.lower())
   if not path.is_file():
     return "", f"{path.name} was not found; only the moments are shown."

@@ -1,4 +1,4 @@
-"""Results over seeds: means, 95 % intervals, paired differences."""
+"""Computes means, 95 % intervals and paired differences over seeds."""
 
 import csv
 import dataclasses
@@ -13,9 +13,9 @@ from clap_jax.report import content, metric_names
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 Place = tuple[str, str, str]  # dataset, task, metric
-# Of results.csv, from which everything else can be computed again. Programs
+# Columns of results.csv, from which all other tables can be computed. Programs
 # that read it by position rely on the seven before head_seed, which is empty
-# where no head is trained.
+# for tasks without a trained head.
 RAW_COLUMNS = (
   "dataset", "split", "encoder", "seed", "task", "metric", "value", "head_seed"
 )  # fmt: skip
@@ -23,28 +23,28 @@ RAW_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One row's values of one metric, and how far the reference is from them."""
+  """One row's values of one metric, and their difference to the reference."""
 
   values: Mapping[int, float]  # seed -> value, finite
   estimate: intervals.Interval
-  # Reference minus this row on the seeds that both have; a mean of NaN where
-  # there is none, or the row is the reference.
+  # Reference minus this row on their common seeds; its mean is NaN without
+  # common seeds and for the reference itself.
   difference: intervals.Interval
   num_pairs: int
 
   @property
   def is_clear(self) -> bool:
-    """Whether the interval of the difference leaves 0 out."""
+    """Returns True if the interval of the difference excludes 0."""
     low, high = self.difference.low, self.difference.high
     return bool(low > 0 or high < 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResultTable:
-  """Everything that was measured so far."""
+  """All measurements so far."""
 
-  titles: Mapping[str, str]  # row -> what it is, in the order of the rows
-  reference: str  # "" compares nothing
+  titles: Mapping[str, str]  # row -> description, in the order of the rows
+  reference: str  # row that the others are compared with; "": none
   values: Mapping[tuple[Place, str], Mapping[int, float]]  # (place, row)
 
   @classmethod
@@ -55,14 +55,14 @@ class ResultTable:
     titles: Mapping[str, str],
     reference: str,
   ) -> "ResultTable":
-    """From rows of results.json, which may lack any of the runs.
+    """Builds a table from rows of results.json; runs may be missing.
 
     The value of a seed is the mean over the heads that were trained on its
-    encoder; a seed that lacks one of a task's heads, or whose value is not
-    finite, is left out.
+    encoder; a seed that lacks one of a task's heads, or has a value that is
+    not finite, is left out.
 
     Raises:
-      ValueError: two rows give one number twice.
+      ValueError: two rows hold the same measurement.
     """
     single: dict[tuple[Place, str], dict[int, dict[Any, float]]] = {}
     heads: dict[tuple[str, str], set] = {}
@@ -91,7 +91,7 @@ class ResultTable:
 
   @property
   def places(self) -> tuple[Place, ...]:
-    """Returns the measured places; tasks in the order of every report."""
+    """Returns the measured places, in the order of tasks on all pages."""
     order = {task: index for index, task in enumerate(content.TASKS)}
     found = dict.fromkeys(place for place, _ in self.values)
     return tuple(sorted(found, key=lambda p: order.get(p[1], len(order))))
@@ -105,7 +105,12 @@ class ResultTable:
     return tuple(dict.fromkeys(dataset for dataset, _, _ in self.places))
 
   def metrics(self, task: str, dataset: str = "") -> tuple[str, ...]:
-    """Metrics of a task, the headline first; no counts. "": on any dataset."""
+    """Lists the metrics of a task, headline first, without counts.
+
+    Args:
+      task: task of the metrics.
+      dataset: dataset of the metrics; "": any.
+    """
     names = dict.fromkeys(
       m for d, t, m in self.places if t == task and dataset in ("", d)
     )
@@ -133,7 +138,7 @@ class ResultTable:
     )
 
   def summary(self) -> list[dict]:
-    """One entry per place and row, as JSON values."""
+    """Returns one entry per place and row, as JSON values."""
     entries = []
     for dataset, task, metric in self.places:
       for row in self.rows:
@@ -143,14 +148,14 @@ class ResultTable:
     return entries
 
   def csv(self) -> str:
-    """`summary` as a table."""
+    """Formats `summary` as CSV."""
     return csv_text(self.summary())
 
 
 def _means(
   seeds: Mapping[int, Mapping[Any, float]], *, num_heads: int
 ) -> dict[int, float]:
-  """Seed -> mean over its heads, where all are there and finite."""
+  """Returns seed -> mean over its heads, if all are present and finite."""
   return {
     seed: sum(of_heads.values()) / num_heads
     for seed, of_heads in seeds.items()
@@ -165,7 +170,7 @@ def _entry(dataset, task, metric, row, cell: Cell) -> dict:
     "task": task,
     "metric": metric,
     "row": row,
-    "status": "exploratory",  # the named claims stand in claims.csv
+    "status": "exploratory",  # the stated claims are in claims.csv
     "seeds": len(cell.values),
     "mean": cell.estimate.mean,
     "low_95": _finite(cell.estimate.low),
@@ -182,7 +187,7 @@ def _finite(value: float) -> float | None:
 
 
 def rows_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Every number of results.json, one per line, without its card."""
+  """Formats every number of results.json as CSV, without its card."""
   return csv_text([{key: row[key] for key in RAW_COLUMNS} for row in rows])
 
 

@@ -27,22 +27,25 @@ def check_result_rows(rows: Iterable[Mapping[str, Any]]) -> None:
   """Checks the rows of a results.json document.
 
   Raises:
-    ValueError: a row lacks a key, or has a value of another type; the message
-      names the row and the keys.
+    ValueError: a row lacks a key, or has a value of another type.
   """
   for index, row in enumerate(rows):
     missing = [key for key in _ROW_TYPES if key not in row]
     if missing:
       raise ValueError(
         f"Row {index} of the results lacks {missing}; it has {sorted(row)}."
-        f" Expected all of {list(_ROW_TYPES)}."
       )
     for key, kind in _ROW_TYPES.items():
       if not isinstance(row[key], kind):
         raise ValueError(
-          f"Row {index} of the results: {key} is {row[key]!r:.60}, which is of "
-          "another type."
+          f"Row {index} of the results: {key} is {row[key]!r:.60}; expected "
+          f"{_type_names(kind)}."
         )
+
+
+def _type_names(kind: type | tuple[type, ...]) -> str:
+  kinds = kind if isinstance(kind, tuple) else (kind,)
+  return " or ".join(one.__name__ for one in kinds)
 
 
 def _entries(path: str | pathlib.Path) -> Iterator[dict]:
@@ -57,10 +60,10 @@ def _entries(path: str | pathlib.Path) -> Iterator[dict]:
 
 
 def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
-  """The scalar `key` of a metrics.jsonl file over its steps.
+  """Reads the scalar `key` of a metrics.jsonl file over its steps.
 
-  A step written twice (a run that was killed and resumed) counts once, with
-  its last value; a line cut off by a crash is ignored.
+  If a resumed run wrote a step twice, the last value counts; a line cut off by
+  a crash is ignored.
   """
   values = {}
   for entry in _entries(path):
@@ -74,7 +77,7 @@ def curve(path: str | pathlib.Path, key: str, *, name: str) -> content.Curve:
 
 
 def scalar_keys(path: str | pathlib.Path) -> tuple[str, ...]:
-  """Every scalar that a metrics.jsonl file has at any step, in order."""
+  """Lists the scalars of a metrics.jsonl file at any step, in order."""
   keys: dict[str, None] = {}
   for entry in _entries(path):
     keys |= dict.fromkeys(entry)
@@ -90,10 +93,10 @@ def diagnosed(
   name: str,
   where: str,
 ) -> content.Diagnosed:
-  """The diagnosis of predictions.
+  """Diagnoses predictions.
 
   Args:
-    truth: the annotations of the split.
+    truth: annotations of the split.
     duration_sec: video -> length; None leaves coverage out.
     where: dataset and split.
   """
@@ -117,7 +120,7 @@ def diagnosed(
 def segments(
   predictions: Iterable[Mapping[str, Any]],
 ) -> tuple[content.Segment, ...]:
-  """Segments from dicts with start_sec, end_sec and label or query, score."""
+  """Converts dicts of start_sec, end_sec, label or query, and score."""
   return tuple(
     content.Segment(
       start_sec=float(entry["start_sec"]),

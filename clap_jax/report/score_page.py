@@ -18,7 +18,7 @@ def write(
   blocked_videos_path: str | pathlib.Path | None,
   classifier: score.Classifier | None,
 ) -> pathlib.Path:
-  """Writes the page of what `metrics.score.score` gave for these arguments."""
+  """Writes the page of reports that `metrics.score.score` returned."""
   name = pathlib.Path(predictions_path).name
   truth_name = pathlib.Path(ground_truth_path).name
   rows = [

@@ -1,4 +1,4 @@
-"""Plots of means with their 95 % intervals and the single values."""
+"""Plots means with their 95 % intervals and single values."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from clap_jax.report import claims, curves, metric_names, palette, result_table
 
 _WIDTH, _ROW_HEIGHT, _LEFT, _RIGHT = 640, 26, 185, 20
 _AXIS_HEIGHT = 30
-_CLAIM_LEFT = 320  # room for the words of a claim
+_CLAIM_LEFT = 320  # space for the text of a claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Strip:
   name: str
   interval: intervals.Interval
   dots: Sequence[float] = ()
-  row: str = ""  # whose colour it has; "": that of its name
+  row: str = ""  # row that sets the colour; "": the strip's name
 
 
 def of_claims(verdicts: Sequence[claims.Verdict]) -> Markup:
-  """The difference of each claim, a dot per seed."""
+  """Plots the difference of each claim, with a dot per seed."""
   strips = [
     Strip(str(v.claim), v.interval, v.differences, row=v.claim.than)
     for v in verdicts
@@ -37,7 +37,7 @@ def of_claims(verdicts: Sequence[claims.Verdict]) -> Markup:
 def of_table(
   table: result_table.ResultTable,
 ) -> dict[tuple[str, str], dict[str, Any]]:
-  """(dataset, task) -> the plots of its headline metric."""
+  """Returns (dataset, task) -> the plots of its headline metric."""
   plots = {}
   for dataset, task in dict.fromkeys(place[:2] for place in table.places):
     metric = table.primary(task, dataset)
@@ -70,7 +70,7 @@ def of_table(
 def strips_svg(
   strips: Sequence[Strip], *, label: str, left: int = _LEFT
 ) -> Markup:
-  """Means with their intervals and the single values, one row each."""
+  """Plots means with their intervals and single values, one per line."""
   strips = [strip for strip in strips if math.isfinite(strip.interval.mean)]
   if not strips:
     return Markup("")

@@ -1,4 +1,4 @@
-"""The runs of a sweep and their results as one table."""
+"""Collects the runs of a sweep and their results in one table."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 from clap_jax.report import content, result_table
 
-DONE, STOPPED, FAILED, GIVEN_UP = "done", "stopped", "failed", "given up"
+DONE, STOPPED, FAILED, PRUNED = "done", "stopped", "failed", "pruned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Entry:
   """One run of a sweep."""
 
   name: str
-  outcome: str  # DONE, STOPPED, FAILED or GIVEN_UP
+  outcome: str  # DONE, STOPPED, FAILED or PRUNED
   reason: str  # of a failure
   overrides: Mapping[str, Any]  # config key -> value
   metrics: Mapping[str, float | None]  # task/split/metric -> value
@@ -24,23 +24,23 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class SweepTable:
-  """All runs, in the order they were asked for."""
+  """All runs, in their planned order."""
 
   entries: tuple[Entry, ...]
-  keys: tuple[str, ...]  # that any run overrides
-  metrics: tuple[str, ...]  # that any run has
-  metric: str | None  # by which runs are ranked; None if there is none yet
+  keys: tuple[str, ...]  # config keys that any run overrides
+  metrics: tuple[str, ...]  # metrics of any run
+  metric: str | None  # metric that ranks the runs; None: no metrics yet
 
   @classmethod
   def of(cls, entries: Sequence[Entry], *, metric: str | None) -> "SweepTable":
     """Collects the columns.
 
     Args:
-      metric: task/split/metric or its last part; None for the first one that
-        is an average, or the first one.
+      metric: task/split/metric or its last part; None: the first average, or
+        the first metric.
 
     Raises:
-      ValueError: if the runs have metrics, but not this one.
+      ValueError: the runs have metrics, but not this one.
     """
     keys = dict.fromkeys(key for entry in entries for key in entry.overrides)
     metrics = tuple(
@@ -49,13 +49,13 @@ class SweepTable:
     return cls(tuple(entries), tuple(keys), metrics, _chosen(metrics, metric))
 
   def value(self, entry: Entry) -> float:
-    """Returns the value that ranks the entry; NaN without one."""
+    """Returns the value that ranks the entry, or NaN."""
     value = entry.metrics.get(self.metric) if self.metric else None
     return math.nan if value is None else float(value)
 
   @property
   def ranked(self) -> tuple[Entry, ...]:
-    """The best first; those without a value last, in their order."""
+    """Returns the entries, best first; those without a value last."""
 
     def rank(entry):
       value = self.value(entry)
@@ -83,7 +83,7 @@ def _chosen(metrics: Sequence[str], wanted: str | None) -> str | None:
 
 
 def csv_text(table: SweepTable) -> str:
-  """One line per run: name, outcome, every override, every metric, reason."""
+  """Formats one line per run: name, outcome, overrides, metrics, reason."""
   return result_table.csv_text(
     [
       {"run": entry.name, "outcome": entry.outcome}

@@ -1,8 +1,7 @@
-"""Layout of a video's timeline: truth above predictions on one time axis.
+"""Lays out a video's timeline: truth above predictions on one time axis.
 
 Positions are percentages of the video's duration, so that the page can draw a
-timeline at any width. Segments that overlap are stacked in lanes. What a
-colour, an opacity and a tick mark mean is said once on the page.
+timeline at any width. Overlapping segments are stacked in lanes.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ import numpy as np
 from clap_jax.metrics import overlap
 from clap_jax.report import content, curves, images
 
-HIT_TIOU = 0.5  # a prediction at least this close to a truth gets a tick mark
+HIT_TIOU = 0.5  # predictions with at least this tIoU get a tick mark
 MAX_ACTIONS = 10  # predictions drawn and judged per row
 MAX_MOMENTS = 5  # the same for a query
 _STRIP_ASPECT = 14.0  # width of a strip over its height
@@ -49,7 +48,7 @@ class Row:
 
   @property
   def summary(self) -> str:
-    """The row in words, for those who do not see it."""
+    """Describes the row in words, for screen readers."""
     if not self.bars:
       return f"{self.name}: nothing"
     return f"{self.name}: " + "; ".join(bar.title for bar in self.bars)
@@ -88,10 +87,10 @@ def layout(
   hues: Mapping[str, int],
   thumbnail_height: int,
 ) -> Timeline:
-  """Places everything known of a video.
+  """Lays out the ground truth and predictions of a video.
 
-  Of each prediction track the `MAX_ACTIONS` (for a query `MAX_MOMENTS`) best
-  scores are drawn and judged; the number of the others is kept.
+  Draws and judges the `MAX_ACTIONS` (for a query `MAX_MOMENTS`) best scores of
+  each prediction track; counts the others.
   """
   panels = []
   if video.ground_truth or video.tracks or not video.queries:
@@ -126,7 +125,7 @@ def layout(
 
 
 def tiou(first: content.Segment, second: content.Segment) -> float:
-  """Temporal intersection over union of two segments; 0 if both are empty."""
+  """Computes the tIoU of two segments; 0 if both are empty."""
   ends = [
     np.array([segment.start_sec, segment.end_sec], np.float64)
     for segment in (first, second)
@@ -135,7 +134,7 @@ def tiou(first: content.Segment, second: content.Segment) -> float:
 
 
 def assign_lanes(segments: Sequence[content.Segment]) -> list[int]:
-  """The first free lane for each segment, in the order given."""
+  """Assigns the first free lane to each segment, in order."""
   taken: list[list[content.Segment]] = []
   lanes = []
   for segment in segments:
@@ -207,7 +206,7 @@ def _bars(
   truth: Sequence[content.Segment] | None,
   hues: Mapping[str, int],
 ) -> tuple[Bar, ...]:
-  """Bars of `segments`, judged against `truth` unless that is None or empty."""
+  """Places `segments` as bars, judged against `truth` if there is any."""
   top = max((segment.score or 0.0 for segment in segments), default=0.0)
   bars = []
   for segment, lane in zip(segments, assign_lanes(segments), strict=True):
@@ -238,7 +237,7 @@ def _bars(
 
 
 def _alpha(score: float | None, top: float) -> float:
-  """Opacity: 1 for truth and for the best score of a row, less below."""
+  """Returns the opacity: 1 for truth and the best score, less below."""
   if score is None or top <= 0:
     return 1.0
   return round(0.15 + 0.85 * max(score, 0.0) / top, 3)

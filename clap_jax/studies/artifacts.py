@@ -1,8 +1,8 @@
-"""Artifacts, the store that keeps them, and the jobs that make them.
+"""Artifacts of studies, their store, and the jobs that make them.
 
 WORKDIR/NAME/                an artifact: a dataset, features, a training run
-WORKDIR/NAME/artifact.json   written when it is whole: wall time, the artifact
-WORKDIR/NAME/failure.json    why it could not be made, last time
+WORKDIR/NAME/artifact.json   its fields and wall time, written when complete
+WORKDIR/NAME/failure.json    the reason of its last failure
 """
 
 import contextlib
@@ -30,32 +30,32 @@ TOKENIZER_FILE = "tokenizer.model"
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-  """One thing that is made once and kept."""
+  """A dataset, features or a training run, made once and kept."""
 
-  kind: str  # data, start, pretrain, features; or a training run of its own
-  name: str  # its folder below the workdir
-  label: str  # for people
-  config: dict  # JSON values, without the places of this machine
-  key: str = ""  # a hash of all that it depends on, see fingerprints.py
-  row: str = ""  # "" for what all rows share
+  kind: str  # data, start, pretrain, features, or the task of a head
+  name: str  # folder below the workdir
+  label: str  # shown to users
+  config: dict  # JSON values, without local paths
+  key: str = ""  # hash of all that it depends on, see fingerprints.py
+  row: str = ""  # "" if all rows share it
   seed: int = 0
   dataset: str = ""
-  inputs: dict[str, str] = dataclasses.field(  # role -> name of what is read
+  inputs: dict[str, str] = dataclasses.field(  # role -> name of an artifact
     default_factory=dict
   )
-  head_seed: int | None = None  # of a head; its seed among one encoder's heads
+  head_seed: int | None = None  # distinguishes the heads of one encoder
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Artifacts that one process makes, in their order."""
+  """Artifacts that one process makes, in order."""
 
   label: str
   artifacts: tuple[Artifact, ...]
 
   @property
   def name(self) -> str:
-    """The name of its files."""
+    """Returns the stem of the job's file names."""
     readable = re.sub(r"[^A-Za-z0-9=._+-]+", "_", self.label)
     key = self.artifacts[0].key[:8]
     return f"{readable}-{key}" if key else readable
@@ -74,11 +74,11 @@ class ArtifactStore:
     return (self.directory(name) / RECORD_FILE).is_file()
 
   def record(self, name: str) -> dict:
-    """The fields of an artifact that is made, and its wall_sec."""
+    """Returns the fields of a finished artifact and its wall_sec."""
     return untrusted.read_json(self.directory(name) / RECORD_FILE)
 
   def failure(self, name: str) -> str | None:
-    """The reason why an artifact could not be made; None without one."""
+    """Returns the reason of an artifact's failure, or None."""
     path = self.directory(name) / FAILURE_FILE
     return untrusted.read_json(path)["reason"] if path.is_file() else None
 
@@ -95,10 +95,10 @@ class ArtifactStore:
 
 
 def make_all(artifacts: Sequence[Artifact], store: ArtifactStore) -> list[str]:
-  """Makes what is missing; returns the names of those that failed.
+  """Makes missing artifacts; returns the names of those that failed.
 
-  One that fails is noted with its reason, and so are those that read it; the
-  others go on.
+  The reason of each failure is recorded, also for artifacts that depend on it;
+  the others continue.
   """
   failed = []
   for artifact in artifacts:
@@ -109,7 +109,7 @@ def make_all(artifacts: Sequence[Artifact], store: ArtifactStore) -> list[str]:
       if missing:
         raise RuntimeError(f"not made: {', '.join(missing)}")
       make(artifact, store)
-    except Exception as error:  # isolated: the rest goes on
+    except Exception as error:  # must not stop the other artifacts
       failed.append(artifact.name)
       store.note_failure(
         artifact.name,
@@ -120,7 +120,7 @@ def make_all(artifacts: Sequence[Artifact], store: ArtifactStore) -> list[str]:
 
 
 def make(artifact: Artifact, store: ArtifactStore) -> None:
-  """Makes one artifact, or goes on with it where it was left."""
+  """Makes one artifact, or resumes an interrupted one."""
   console.print(artifact.label, style="bold")
   directory = store.directory(artifact.name)
   output.make_folder(directory, folder=store.workdir)
@@ -186,7 +186,7 @@ def places(artifact: Artifact, inputs: Inputs) -> dict[str, str]:
   found = {}
   if "data" in inputs:
     found["data.data_dir"] = str(inputs["data"])
-    if "tokenizer" in artifact.config["data"]:  # not of heads
+    if "tokenizer" in artifact.config["data"]:  # configs of heads have none
       found["data.tokenizer"] = str(inputs["data"] / TOKENIZER_FILE)
   if "features" in inputs:
     found["data.features_dir"] = str(inputs["features"])

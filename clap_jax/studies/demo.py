@@ -1,12 +1,12 @@
-"""The whole path on the embedded dataset: a study whose folders have names.
+"""Runs all stages on the embedded dataset: a study with readable folders.
 
 WORKDIR/
   data/rendered/motion_sprites/SIZE/   mp4 files and annotations.json
   data/motion_sprites/SIZE/1.0.0/      TFRecords, index, manifests
   data/tokenizer.model
-  models/SEED/ENCODER/                 model.json: what `clap predict` takes
+  models/SEED/ENCODER/                 model.json, for `clap predict --model`
     pretrain/ features/ localization/ grounding/
-  models/SEED/start/pretrain/          where tac and clap start from
+  models/SEED/start/pretrain/          start of tac and clap
   unseen/                              a video that no stage reads, predictions
   results.json  report.html
 """
@@ -33,18 +33,19 @@ from configs.parts import pretraining
 from tfds_builders.motion_sprites import render, sizes
 
 _TASKS = ("localization", "grounding")
-_KEYS = ("encoder", "seed", "dataset", "split", "task", "metric")  # of a row
+# Keys that identify a result row.
+_KEYS = ("encoder", "seed", "dataset", "split", "task", "metric")
 _NOTES = (
   "The masked contrastive loss is a reconstruction from the abstract of "
-  "arXiv 2204.12293, not the paper's own formula.",
+  "arXiv 2204.12293, not the paper's formula.",
   "tac and clap start from one trimmed-classification checkpoint and "
   "train for the same number of further steps; random is untrained.",
   "clap adds the masked contrastive loss over action clips, background "
-  "clips and captions, and the region loss, to the class loss that tac "
-  "goes on with; all weights were chosen on the selection split.",
-  "Another seed of a head alone moves average mAP by about 0.02.",
-  "motion_sprites is procedural; its numbers compare encoders and say "
-  "nothing about real footage.",
+  "clips and captions, and the region loss, to tac's class loss; all weights "
+  "were chosen on the selection split.",
+  "Another seed of a head alone changes average mAP by about 0.02.",
+  "motion_sprites is procedural: its numbers compare encoders and do not "
+  "predict results on real footage.",
 )
 
 
@@ -55,11 +56,11 @@ def run(
   seeds: tuple[int, ...] = (0,),
   encoders: tuple[str, ...] = ("random", "tac", "clap"),
 ) -> dict:
-  """Makes what is missing; returns results.json, with the count of failures.
+  """Makes missing artifacts; returns the result rows and the failed runs.
 
   Raises:
-    ValueError: for an unknown encoder, with the choices; for no encoder or no
-      seed; for the workdir of a demo of another size.
+    ValueError: an encoder is unknown, there is no encoder or no seed, or the
+      workdir holds a demo of another size.
   """
   settings.check_known("encoders", encoders, pretraining.ENCODERS)
   if not encoders:
@@ -78,7 +79,7 @@ def run(
       if artifact.kind in (artifacts.PRETRAIN, *_TASKS)
       for row in results.read(store.directory(artifact.name))
     ]
-    # Rows of other encoders and seeds stay: their models are here as well.
+    # Keep the rows of other encoders and seeds: their models are kept too.
     by_key = {tuple(row[k] for k in _KEYS): row for row in [*before, *made]}
     results.write(store.workdir, list(by_key.values()))
 
@@ -104,8 +105,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   """Writes WORKDIR/report.html from the files of a demo.
 
   Raises:
-    FileNotFoundError: there are no results.
-    ValueError: the results are empty or not those of a demo.
+    FileNotFoundError: the results are missing.
+    ValueError: the results are empty or not from a demo.
   """
   store = artifacts.ArtifactStore(pathlib.Path(workdir))
   path = store.workdir / results.RESULTS_FILE
@@ -131,7 +132,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
 def plan(
   size: str, seeds: Iterable[int], encoders: Iterable[str]
 ) -> planning.Steps:
-  """The jobs of a demo, in one order whatever that of the encoders."""
+  """Plans the jobs of a demo; the order of `encoders` has no effect."""
   encoders = set(encoders)
   config = settings.StudyConfig(
     title="clap_jax demo",
@@ -168,7 +169,7 @@ def _name_of(kind: str, *, row: str, seed: int) -> str:
 def _command(
   artifact: artifacts.Artifact, store: artifacts.ArtifactStore, size: str
 ) -> str:
-  """The command that makes an artifact again."""
+  """Returns the command that makes an artifact again."""
   own = store.directory(artifact.name)
   inputs = {role: store.directory(n) for role, n in artifact.inputs.items()}
   if artifact.kind == artifacts.DATA:
@@ -196,7 +197,7 @@ def _command(
 
 
 def _check_size(root: pathlib.Path, size: str) -> None:
-  """Features and models of another size must not pass for those of this one."""
+  """Raises a ValueError if the workdir holds a demo of another size."""
   rendered = root / "data" / "rendered" / "motion_sprites"
   others = {path.name for path in rendered.glob("*")} - {size}
   if others:
@@ -209,7 +210,7 @@ def _check_size(root: pathlib.Path, size: str) -> None:
 def _write_model(
   store: artifacts.ArtifactStore, state: orchestrator.State, name: str
 ) -> None:
-  """Writes model.json where an encoder and its heads are made."""
+  """Writes model.json if the encoder and its heads are finished."""
   if all(f"{name}/{task}" in state.records for task in _TASKS):
     (features,) = (a for a in state.made if a.name == f"{name}/features")
     model_directory.write_model(
@@ -222,7 +223,7 @@ def _write_model(
 
 
 def _predict_unseen(root: pathlib.Path, size: str, name: str) -> None:
-  """Renders a video of a split of its own; asks by class and by text."""
+  """Renders a video of a separate split; predicts by class and by text."""
   unseen, model_dir = root / demo_page.UNSEEN, root / name
   answered = unseen / "model_used.json"  # written last
   trained = model_dir / "grounding" / results.RESULTS_FILE  # read last
@@ -259,7 +260,7 @@ def _predict_unseen(root: pathlib.Path, size: str, name: str) -> None:
 
 
 def _action_captions(truth: dict) -> list[str]:
-  """Captions whose interval is that of an action."""
+  """Returns the captions whose interval is that of an action."""
   actions = {tuple(entry["segment"]) for entry in truth["annotations"]}
   return [
     entry["text"]

@@ -1,4 +1,4 @@
-"""The page of a demo, from the files that its artifacts hold."""
+"""Writes the page of a demo from the files of its artifacts."""
 
 import pathlib
 import statistics
@@ -18,8 +18,8 @@ from clap_jax.studies.artifacts import ArtifactStore
 from clap_jax.training import writer
 
 UNSEEN = "unseen"
-_NUM_FRAMES = 14  # of a timeline's strip
-_NUM_TIMELINES = 80  # validation videos drawn, at most
+_NUM_FRAMES = 14  # in the strip of a timeline
+_NUM_TIMELINES = 80  # maximum number of drawn validation videos
 _SPLIT = "validation"
 
 
@@ -34,10 +34,10 @@ def write(
   """Writes WORKDIR/report.html.
 
   Args:
-    rows: of results.json, at least one.
-    state: of the demo's artifacts.
-    commands: that make them again.
-    notes: what the reader must know.
+    rows: rows of results.json, at least one.
+    state: progress of the demo's artifacts.
+    commands: commands that make the artifacts again.
+    notes: caveats.
   """
   run_files.check_result_rows(rows)
   name = rows[0]["dataset"]
@@ -76,7 +76,7 @@ def model_name(encoder: str, seed: int) -> str:
 def _first_models(
   store: ArtifactStore, rows: list[dict], task: str
 ) -> dict[str, pathlib.Path]:
-  """Encoder -> the run of a task's head, of the first seed."""
+  """Returns encoder -> the run of its head for a task, for the first seed."""
   seed = min(row["seed"] for row in rows)
   names = [r["encoder"] for r in rows if (r["seed"], r["task"]) == (seed, task)]
   return {
@@ -86,11 +86,7 @@ def _first_models(
 
 
 def outcome(rows: list[dict]) -> str:
-  """States which encoder came first in each task, whichever it was.
-
-  Args:
-    rows: result rows; the mean over seeds decides.
-  """
+  """Names the encoder with the best mean over seeds in each task."""
   firsts = []
   for task, metric in (
     ("localization", "average_map"),
@@ -164,7 +160,7 @@ def _diagnoses(store, dataset, rows) -> list[content.Diagnosed]:
 
 
 def _strip(video, duration_sec: float) -> np.ndarray:
-  """Frames in the middle of equal cells of the time axis."""
+  """Returns frames from the middle of equal cells of the time axis."""
   times = content.frame_times(duration_sec, _NUM_FRAMES)
   decoded = decode.decode_video(video, size=96)
   index = np.abs(decoded.timestamps[None] - times[:, None]).argmin(axis=1)
@@ -218,7 +214,7 @@ def _timelines(store, dataset, rows) -> list[content.VideoTimeline]:
 def _queries(
   workdirs: dict[str, pathlib.Path],
 ) -> dict[str, list[content.Query]]:
-  """The first query of each video with the moments of every encoder."""
+  """Returns each video's first query with the moments of every encoder."""
   found = {
     encoder: {
       (entry["video"], entry["query"]): entry
@@ -288,6 +284,6 @@ def _unseen(store) -> list[content.VideoTimeline]:
         )
       ],
       queries=queries,
-      note="Rendered for this page; no stage has read it before.",
+      note="Rendered for this page; no other stage has read it.",
     )
   ]

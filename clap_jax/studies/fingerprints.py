@@ -1,9 +1,9 @@
 """Hashes the code and config that a result depends on.
 
-Two artifacts with one key are one artifact. A key holds the config, the keys of
-the artifacts that are read, the versions of the libraries that compute, and the
-code: the syntax trees of a module and of all modules of this
-repository that it imports, without comments and docstrings.
+Artifacts with equal keys are the same artifact. A key covers the config, the
+keys of the input artifacts, the versions of the computing libraries, and the
+code: the syntax trees of a module and of all modules of this repository that
+it imports, without comments and docstrings.
 """
 
 import ast
@@ -22,12 +22,12 @@ _LIBRARIES = ("av", "flax", "jax", "jaxlib", "numpy", "optax", "sentencepiece")
 def artifact_key(
   *, kind: str, config: Any, inputs: dict[str, str], modules: tuple[str, ...]
 ) -> str:
-  """The key of an artifact: 16 hexadecimal digits.
+  """Returns the key of an artifact: 16 hexadecimal digits.
 
   Args:
-    kind: what is made.
-    config: JSON values that decide how; no paths.
-    inputs: role -> key of an artifact that is read.
+    kind: kind of the artifact.
+    config: its config as JSON values, without paths.
+    inputs: role -> key of an input artifact.
     modules: names of the modules that make it.
   """
   document = {
@@ -43,13 +43,13 @@ def artifact_key(
 
 @functools.cache
 def libraries() -> dict[str, str]:
-  """Versions of the libraries that numbers depend on."""
+  """Returns the versions of the libraries that numbers depend on."""
   return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 @functools.cache
 def code_hash(module: str) -> str:
-  """A hash of a module and of all that it imports from this repository."""
+  """Hashes a module and all that it imports from this repository."""
   digest = hashlib.sha256()
   for name in sorted(_closure(module)):
     digest.update(f"{name}\n{_tree(name)}\n".encode())
@@ -68,9 +68,9 @@ def _closure(module: str) -> set[str]:
 
 @functools.cache
 def _path(module: str) -> pathlib.Path | None:
-  """The file of a module of this repository; None if there is none.
+  """Returns the file of a module of this repository, or None.
 
-  Found by its name alone: importing it could run optional packages.
+  Finds it by its name: importing it could need optional packages.
   """
   root, *rest = module.split(".")
   spec = importlib.util.find_spec(root) if root in _ROOTS else None
@@ -87,19 +87,19 @@ def _path(module: str) -> pathlib.Path | None:
 def _source(module: str) -> ast.Module:
   path = _path(module)
   if path is None:
-    raise ModuleNotFoundError(f"no module {module!r} in this repository")
+    raise ModuleNotFoundError(f"this repository has no module {module!r}")
   return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @functools.cache
 def _imports(module: str) -> tuple[str, ...]:
-  """Modules of this repository that are imported anywhere in a module."""
+  """Lists the modules of this repository that a module imports anywhere."""
   names = []
   for node in ast.walk(_source(module)):
     if isinstance(node, ast.Import):
       names += [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.module:
-      # `from package.module import thing` names the module or the thing.
+      # `from package.module import name`: the name may be a module.
       names += [f"{node.module}.{alias.name}" for alias in node.names]
       names.append(node.module)
   return tuple(name for name in names if _path(name))
@@ -107,8 +107,9 @@ def _imports(module: str) -> tuple[str, ...]:
 
 @functools.cache
 def _tree(module: str) -> str:
-  """The syntax of a module: no positions, comments or docstrings."""
-  tree = ast.parse(ast.unparse(_source(module)))  # the cached one stays
+  """Dumps the syntax of a module without positions, comments, docstrings."""
+  # Parsed again, so that the cached tree is not changed.
+  tree = ast.parse(ast.unparse(_source(module)))
   documented = (
     ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
   )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Runs jobs, each in a process of its own or all in this one.
+"""Runs jobs, each in its own process or all in this one.
 
-WORKDIR/jobs/NAME.json, NAME.log   what a process was to make, its output
+WORKDIR/jobs/NAME.json, NAME.log   the artifacts of a process, its output
 """
 
 import contextlib
@@ -21,7 +21,7 @@ FOLDER = "jobs"
 
 
 class Processes:
-  """Runs each job in a process of its own, which may die of anything."""
+  """Runs each job in its own process, so that a crash stops no other job."""
 
   def __init__(self):
     self._running: dict[str, subprocess.Popen] = {}
@@ -31,7 +31,7 @@ class Processes:
   def run_all(
     self, jobs: Sequence[Job], store: ArtifactStore, *, parallel: int
   ) -> Iterator[Job]:
-    """Runs `parallel` jobs at a time; yields each once it has ended."""
+    """Runs `parallel` jobs at a time; yields each when it ends."""
     with futures.ThreadPoolExecutor(max_workers=parallel) as pool:
       pending = {pool.submit(self.run, job, store): job for job in jobs}
       for future in futures.as_completed(pending):
@@ -39,7 +39,7 @@ class Processes:
         yield pending[future]
 
   def run(self, job: Job, store: ArtifactStore) -> None:
-    """Runs a job to its end; a process that dies is noted as a failure."""
+    """Runs a job and waits; records a crash of its process as a failure."""
     if self.stopping:
       return
     path = store.workdir / FOLDER / f"{job.name}.json"
@@ -57,14 +57,14 @@ class Processes:
       )
 
   def _wait(self, job: Job, command: Sequence[str], log: pathlib.Path) -> int:
-    """The exit code of a command, whose output is added to `log`."""
+    """Runs a command, appends its output to `log`, returns its exit code."""
     with output.open_appending(log) as lines:
       process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines
       )
       with self._lock:
         self._running[job.name] = process
-      if self.stopping:  # asked to while it was being started
+      if self.stopping:  # requested while the process was starting
         process.terminate()
       code = process.wait()
       with self._lock:
@@ -72,14 +72,14 @@ class Processes:
     return code
 
   def stop(self, job: Job) -> None:
-    """Asks one job to save and leave."""
+    """Asks one job to save and exit."""
     with self._lock:
       process = self._running.get(job.name)
       if process is not None:
         process.terminate()
 
   def stop_all(self) -> None:
-    """No job is started any more; those under way save and leave."""
+    """Starts no further job; asks running jobs to save and exit."""
     self.stopping = True
     with self._lock:
       for process in self._running.values():
@@ -87,7 +87,7 @@ class Processes:
 
   @contextlib.contextmanager
   def stopped_by_signals(self) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask all processes to save and leave."""
+    """Calls `stop_all` on SIGTERM and Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
       yield
       return
@@ -103,7 +103,7 @@ class Processes:
 
 
 class InThisProcess:
-  """Runs jobs here: without starting processes, and without protection."""
+  """Runs jobs in this process; a crash of one stops all."""
 
   stopping = False
 
@@ -116,7 +116,7 @@ class InThisProcess:
       yield job
 
   def stopped_by_signals(self) -> contextlib.AbstractContextManager:
-    """Nothing to do: what is under way takes signals itself."""
+    """Does nothing: the running stage handles signals itself."""
     return contextlib.nullcontext()
 
 

@@ -1,6 +1,6 @@
-"""Runs jobs step by step: what is made is kept, what fails stops no other.
+"""Runs jobs step by step; keeps finished artifacts, continues after failures.
 
-A second call makes what is missing and what failed.
+A second call makes missing and failed artifacts.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from clap_jax.training import workdir as workdir_lib
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """Progress of some artifacts: records of those made, reasons of failures."""
+  """Progress of artifacts: records of the finished, reasons of failures."""
 
   artifacts: Sequence[Artifact]
-  records: Mapping[str, dict]  # name -> record, of what is made
+  records: Mapping[str, dict]  # name -> record of a finished artifact
   failed: Sequence[tuple[str, str]]  # label, reason
 
   @classmethod
@@ -45,7 +45,7 @@ class State:
     return [a for a in self.artifacts if a.name not in self.records]
 
   def wall_sec(self) -> dict[str, tuple[int, float]]:
-    """Kind -> (artifacts made, seconds in all)."""
+    """Returns kind -> (number of finished artifacts, total seconds)."""
     totals: dict[str, tuple[int, float]] = {}
     for artifact in self.made:
       count, total = totals.get(artifact.kind, (0, 0.0))
@@ -54,7 +54,11 @@ class State:
     return totals
 
   def remaining(self) -> tuple[float, bool]:
-    """Seconds for the rest by the mean of each kind; whether all are known."""
+    """Estimates the remaining seconds from the mean of each kind.
+
+    Returns:
+      (seconds, True if the mean of every missing kind is known).
+    """
     totals = self.wall_sec()
     kinds = [artifact.kind for artifact in self.missing]
     seconds = sum(
@@ -63,16 +67,16 @@ class State:
     return seconds, all(kind in totals for kind in kinds)
 
   def listing(self) -> content.Listing:
-    """The time that was spent, for a page."""
+    """Returns the time spent, as a table of a page."""
     time = metric_names.format_seconds
     return content.Listing(
       "Time",
-      ("Kind", "Artifacts made", "In all", "Each"),
+      ("Kind", "Artifacts", "Total", "Mean"),
       [
         (kind, str(count), time(total), time(total / count))
         for kind, (count, total) in self.wall_sec().items()
       ],
-      note="An interrupted artifact counts the time of its last part alone.",
+      note="For a resumed artifact, the time since it was resumed.",
     )
 
   def __str__(self) -> str:
@@ -88,15 +92,15 @@ def run(
   parallel: int = 1,
   on_change: Callable[[State], object] = lambda state: None,
 ) -> State:
-  """Makes what is missing.
+  """Makes missing artifacts.
 
   Args:
-    store: of the workdir, which may serve several studies.
+    store: store of the workdir, which several studies may share.
     on_change: called before the first job and after every one; the last call
-      gets the state that is returned.
+      gets the returned state.
 
   Raises:
-    WorkdirBusyError: another call is at work there.
+    WorkdirBusyError: another call uses the workdir.
   """
   artifacts = planning.artifacts_of(steps)
   with workdir_lib.locked(store.workdir), runner.stopped_by_signals():
@@ -104,7 +108,7 @@ def run(
       if not store.has(artifact.name):  # tried again
         store.forget_failure(artifact.name)
     state = State.of(artifacts, store)
-    console.print(f"{state} are made")
+    console.print(f"{state} are finished")
     on_change(state)
     for step in steps:
       waiting = [
@@ -117,7 +121,7 @@ def run(
       for job in runner.run_all(waiting, store, parallel=parallel):
         state = State.of(artifacts, store)
         on_change(state)
-        if not runner.stopping:  # then the others end without a word
+        if not runner.stopping:
           console.print(f"{job.label}: {state}{_time_left(state, parallel)}")
   for label, reason in state.failed:
     console.print(f"failed: {label}: {reason}", markup=False)
@@ -129,6 +133,6 @@ def _time_left(state: State, parallel: int) -> str:
   if not state.missing:
     return ""
   if not seconds:
-    return "; how long the rest takes is not known yet"
+    return "; remaining time not known yet"
   about = "" if is_known else "at least "
   return f", {about}{metric_names.format_seconds(seconds / parallel)} left"

@@ -1,4 +1,4 @@
-"""Plans a study: artifacts to make, in jobs that run one after the other."""
+"""Plans a study: the artifacts to make, grouped into jobs and steps."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ from tfds_builders.motion_sprites import sizes
 
 # Reads "FILE.py:argument" to a ConfigDict; see commands/configs.py.
 ReadConfig = Callable[[str], Any]
-# Jobs that do not read from each other; each step may read from those before.
+# The jobs of a step are independent; they may read from earlier steps.
 Steps = Sequence[Sequence[Job]]
 
 _DATA_MODULES = (
@@ -31,7 +31,7 @@ _DATA_MODULES = (
   "tfds_builders.shards",
 )
 _FEATURE_MODULES = ("clap_jax.inference.extract",)
-_HEAD_SEED_STEP = 1000  # between the seeds of the heads of one encoder
+_HEAD_SEED_STEP = 1000  # difference of the seeds of one encoder's heads
 
 
 def plan(
@@ -40,15 +40,14 @@ def plan(
   read: ReadConfig,
   name_of: Callable[..., str] | None = None,
 ) -> Steps:
-  """All that a study needs; the seeds outermost, so that each ends whole.
+  """Plans all artifacts of a study, seed by seed.
 
   Args:
-    read: reads the config files that it names.
-    name_of: function from kind, row and seed of an artifact to its folder; None
-      for a folder by the hash of all that the artifact depends on.
+    read: reads the config files that the study names.
+    name_of: function from kind, row and seed of an artifact to its folder;
 
   Raises:
-    ValueError: one of the configs is wrong anywhere.
+    ValueError: one of the configs is invalid.
   """
   planner = _Planner(config, read, name_of)
   data = {name: planner.data(name) for name in config.datasets}
@@ -73,7 +72,7 @@ def _one_each(artifacts: Iterable[Artifact]) -> list[Job]:
 
 
 def artifacts_of(steps: Steps) -> list[Artifact]:
-  """Every artifact once, in the order in which they are made."""
+  """Lists every artifact once, in the order of making."""
   found = {
     artifact.name: artifact
     for step in steps
@@ -95,7 +94,8 @@ class _Planner:
     self._config = config
     self._read = read
     self._name_of = name_of
-    self._known: dict[tuple[str, str], dict] = {}  # rows share their heads
+    # Rows share the configs of their heads.
+    self._known: dict[tuple[str, str], dict] = {}
 
   def data(self, dataset: str) -> Artifact:
     size = sizes.get_config(dataset.partition("/")[2])
@@ -126,7 +126,7 @@ class _Planner:
     config["data"]["eval_split"] = self._config.split
     if start is not None and row.trained:
       inputs["start"] = start
-      config["sampling"]["stream"] = 1  # other clips than the start has seen
+      config["sampling"]["stream"] = 1  # not the clips of the start
     pretrain = self._trained(PRETRAIN, config, inputs, row=row.name, seed=seed)
     features = self._artifact(
       FEATURES,
@@ -180,7 +180,7 @@ class _Planner:
     )
 
   def _resolved(self, name: str, overrides: dict) -> dict:
-    """JSON values of a config, found right."""
+    """Returns a checked config as JSON values."""
     request = (name, repr(overrides))
     if request not in self._known:
       self._known[request] = self._read_with(name, overrides)
@@ -238,7 +238,7 @@ class _Planner:
 
 
 def _set(config, key: str, value: Any, name: str) -> None:
-  """Sets "a.b" of a ConfigDict; a key that is not there is an error."""
+  """Sets "a.b" of a ConfigDict, or raises a ValueError if it is unknown."""
   *path, last = key.split(".")
   section = config
   for part in path:

@@ -1,4 +1,4 @@
-"""Charts of a study over a property of its datasets."""
+"""Draws a study's results over a property of its datasets."""
 
 import functools
 import pathlib
@@ -16,7 +16,7 @@ def charts(
   made: Sequence[Artifact],
   store: ArtifactStore,
 ) -> list[content.Chart]:
-  """Per property and task, the rows' means and their differences."""
+  """Charts the rows' means and differences, per property and task."""
   folders = {a.dataset: store.directory(a.name) for a in made if a.kind == DATA}
   found = []
   for item in config.properties.values():
@@ -29,9 +29,9 @@ def charts(
   return found
 
 
-@functools.cache  # the page is written after every job, a dataset stays
+@functools.cache  # the page is written after every job
 def _background_share(directory: pathlib.Path, dataset: str) -> float:
-  """The share of the training videos' time that no action covers."""
+  """Returns the share of the training videos' time without an action."""
   source = records.open_dataset(directory, dataset).split("train")
   infos = source.metadata(on_corrupt="skip").examples
   background_sec = sum(

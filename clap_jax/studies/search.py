@@ -1,8 +1,8 @@
 """Searches a config's space() adaptively.
 
-Optuna proposes the points (tree-structured Parzen estimators) and gives up runs
-whose evaluations lie below the median of the earlier ones at the same step. It
-is an extra: pip install "clap_jax[study]".
+Optuna proposes the points (tree-structured Parzen estimators) and prunes runs
+whose metric is below the median of earlier runs at the same step. It is an
+extra: pip install "clap_jax[study]".
 """
 
 import importlib
@@ -24,7 +24,7 @@ from clap_jax.training import writer
 
 STUDY_FILE = "study.log"
 _POLL_SEC = 2.0
-_WARM_UP_TRIALS = 4  # before any is given up
+_WARM_UP_TRIALS = 4  # trials before the first is pruned
 
 
 def search(
@@ -38,30 +38,30 @@ def search(
   metric: str,
   seed: int,
 ) -> tuple[list[sweep.Run], list[sweep.Run]]:
-  """Makes runs up to `num_trials` in all, counting those of earlier calls.
+  """Runs trials until there are `num_trials`, including earlier calls'.
 
   Args:
     space: key -> ("uniform", low, high), ("log_uniform", low, high), or a
       tuple of values.
-    store: of the sweep; its workdir also keeps Optuna's study.
+    store: store of the sweep; its workdir also keeps Optuna's study.
     resolve: overrides -> the dataclass of the run's config.
-    metric: to be maximised: the last part of its name, like "average_map".
+    metric: metric to maximise: the last part of its name, like "average_map".
 
   Returns:
-    (runs, those of them that were given up).
+    (runs, the runs among them that were pruned).
 
   Raises:
     ValueError: Optuna is not installed, the space is empty, or a finished run
-      is of another config.
+      has another config.
   """
   if importlib.util.find_spec("optuna") is None:
     raise ValueError('--trials needs Optuna: pip install "clap_jax[study]".')
   optuna = importlib.import_module("optuna")  # an extra
 
   if not space:
-    raise ValueError("space() of the config has no axes.")
+    raise ValueError("space() of the config is empty; expected config keys.")
   states = optuna.trial.TrialState
-  lock, runs, given_up = threading.Lock(), {}, {}
+  lock, runs, pruned = threading.Lock(), {}, {}
 
   def planned(overrides) -> sweep.Run:
     (run,) = sweep.plan([overrides], store, resolve=resolve)
@@ -75,14 +75,14 @@ def search(
       run = planned(
         {key: _suggest(trial, key, axis) for key, axis in space.items()}
       )
-    is_given_up = _try(trial, run, runner, store, metric)
+    is_pruned = _try(trial, run, runner, store, metric)
     outcome = sweep.outcome(run, store)
     value = _result(run, store, metric)
     with lock:
       if value is not None:
         study.tell(trial, value)
-      elif is_given_up:
-        given_up[run.artifact.name] = run
+      elif is_pruned:
+        pruned[run.artifact.name] = run
         study.tell(trial, state=states.PRUNED)
       elif outcome == sweep_table.FAILED:
         study.tell(trial, state=states.FAIL)
@@ -94,17 +94,17 @@ def search(
       for trial in study.trials
       if trial.state in (states.COMPLETE, states.PRUNED)
     ]
-    for trial in known:  # they belong into the summary too
+    for trial in known:  # the summary includes them
       run = planned(trial.params)
       if trial.state == states.PRUNED:
-        given_up[run.artifact.name] = run
+        pruned[run.artifact.name] = run
     with futures.ThreadPoolExecutor(max_workers=parallel) as pool:
       list(pool.map(one, range(max(num_trials - len(known), 0))))
-  return list(runs.values()), list(given_up.values())
+  return list(runs.values()), list(pruned.values())
 
 
 def _open_study(workdir: pathlib.Path, seed: int):
-  """Optuna's study of a workdir; trials that were stopped are queued again."""
+  """Opens the Optuna study of a workdir; queues stopped trials again."""
   optuna = importlib.import_module("optuna")  # an extra
 
   optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -118,7 +118,7 @@ def _open_study(workdir: pathlib.Path, seed: int):
     load_if_exists=True,
     pruner=optuna.pruners.MedianPruner(n_startup_trials=_WARM_UP_TRIALS),
   )
-  # A search that goes on must not propose its first points again.
+  # A resumed search must not propose its first points again.
   study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
   states = optuna.trial.TrialState
   for trial in study.trials:
@@ -137,8 +137,8 @@ def _suggest(trial, key: str, axis: tuple) -> Any:
 
 
 def _try(trial, run, runner, store, metric) -> bool:
-  """Runs a trial; whether it was given up since its evaluations lag behind."""
-  given_up, over = threading.Event(), threading.Event()
+  """Runs a trial; returns True if it was pruned."""
+  pruned, over = threading.Event(), threading.Event()
   directory = store.directory(run.artifact.name)
   reported: set[int] = set()
 
@@ -152,7 +152,7 @@ def _try(trial, run, runner, store, metric) -> bool:
     while not over.wait(_POLL_SEC):
       report()
       if reported and trial.should_prune():
-        given_up.set()
+        pruned.set()
         runner.stop(run.job)
         return
 
@@ -163,12 +163,12 @@ def _try(trial, run, runner, store, metric) -> bool:
     runner.run(run.job, store)
   over.set()
   watcher.join()
-  report()  # the last ones: later trials are measured by them
-  return given_up.is_set() and sweep.outcome(run, store) == sweep_table.STOPPED
+  report()  # the last evaluations, to which later trials are compared
+  return pruned.is_set() and sweep.outcome(run, store) == sweep_table.STOPPED
 
 
 def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
-  """Step -> the metric on the selection split, as far as it is written."""
+  """Returns step -> the metric on the selection split, as far as written."""
   path = workdir / writer.METRICS_FILE
   if not path.is_file():
     return {}
@@ -190,10 +190,10 @@ def evaluations(workdir: pathlib.Path, metric: str) -> dict[int, float]:
 def _result(run: sweep.Run, store: ArtifactStore, metric: str) -> float | None:
   """Returns the objective: the last evaluation on the selection split.
 
-  Never the split that is looked at once, at the end.
+  The test split, evaluated once at the end, must not guide the search.
 
   Raises:
-    ValueError: if the run is done and has no such metric.
+    ValueError: the run is finished and lacks the metric.
   """
   directory = store.directory(run.artifact.name)
   if not registry.is_finished(directory):

@@ -1,4 +1,4 @@
-"""Settings of a study: rows, seeds, datasets, and the configs they run."""
+"""Settings of a study: rows, seeds, datasets and configs."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -14,76 +14,76 @@ Override = tuple[str, Any]  # config key, value
 class RowConfig:
   """One encoder of the comparison."""
 
-  name: str  # in results
-  title: str  # for people
-  encoder: str  # the argument `encoder` of the pre-training config
-  overrides: tuple[Override, ...] = ()  # of that config
-  trained: bool = True  # False: the untrained tower, which starts from nothing
+  name: str  # in result files
+  title: str  # on pages
+  encoder: str  # argument `encoder` of the pre-training config
+  overrides: tuple[Override, ...] = ()  # overrides of that config
+  trained: bool = True  # False: random weights, without pre-training
 
 
 @dataclasses.dataclass(frozen=True)
 class PropertyConfig:
-  """A parameter of the dataset that is varied while the others stay."""
+  """A parameter of the dataset that is varied while the others are fixed."""
 
   title: str
-  parameter: str  # of a dataset's name, like "gaps" in demo-gaps_2.0
+  parameter: str  # in the dataset's name, like "gaps" in demo-gaps_2.0
   values: tuple[float, ...]
-  default: float  # the value of the dataset without that parameter
+  default: float  # value of a dataset whose name lacks the parameter
   x_label: str
-  measure_background: bool = False  # plot over the share that it makes
-  rows: tuple[str, ...] = ()  # that it is measured with; (): all of the study
+  measure_background: bool = False  # plot over the measured background share
+  rows: tuple[str, ...] = ()  # measured rows; (): all of the study
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-  """Everything `clap study` reads of its config."""
+  """Config of `clap study`."""
 
   title: str
   dataset: str  # without varied parameters
-  size: str  # the first argument of the configs below
-  pretrain: str  # config files
+  size: str  # first argument of the configs below
+  pretrain: str  # config file of pre-training
   tasks: dict[str, str]  # task -> config file of its head
   seeds: tuple[int, ...] = config_lib.ranged(minimum=0)
-  # Every encoder is scored by so many trainings of each head, and their mean.
+  # Trainings of each head; an encoder's score is their mean.
   head_seeds: int = config_lib.ranged(default=3, minimum=1)
-  split: str = "validation"  # that every task and retrieval are scored on
+  split: str = "validation"  # evaluation split of all tasks
   rows: tuple[RowConfig, ...] = ()
-  reference: str = ""  # the row that the others are compared with
-  # Named before anything is measured and corrected as one family; every other
-  # comparison is exploratory.
+  reference: str = ""  # row that the others are compared with
+  # Stated before the measurement and corrected as one family; all other
+  # comparisons are exploratory.
   claims: tuple[claims_lib.Claim, ...] = ()
   min_seeds: int = config_lib.ranged(default=8, minimum=2)  # to judge a claim
-  start: str = ""  # encoder of the run that all rows start from; "": nothing
-  start_overrides: tuple[Override, ...] = ()  # of that run's config
-  # Of data/class_splits.py: pre-training sees its base classes alone, and the
-  # task "fewshot" is judged on its novel ones. "": it sees all.
+  start: str = ""  # encoder of the run that all rows start from; "": none
+  start_overrides: tuple[Override, ...] = ()  # overrides of that run's config
+  # Name in data/class_splits.py: pre-training uses its base classes, the task
+  # "fewshot" its novel classes. "": pre-training uses all classes.
   class_split: str = ""
   stride_sec: float = config_lib.ranged(default=0.5, above=0.0)
   vocab_size: int = config_lib.ranged(default=512, minimum=1)
-  # Of a head's config, by task.
+  # Overrides of a head's config, by task.
   overrides: dict[str, tuple[Override, ...]] = dataclasses.field(
     default_factory=dict
   )
   properties: dict[str, PropertyConfig] = dataclasses.field(
     default_factory=dict
   )
-  notes: tuple[str, ...] = ()  # of the report
+  notes: tuple[str, ...] = ()  # caveats on the report
 
   def __post_init__(self):
     if not self.rows or not self.seeds:
-      raise ValueError("rows and seeds must hold at least one entry each.")
+      raise ValueError("rows or seeds is empty; give at least one of each.")
     if len(set(self.seeds)) < len(self.seeds):
-      raise ValueError(f"seeds holds one twice: {self.seeds}.")
+      raise ValueError(f"seeds has duplicates: {self.seeds}.")
     names = [row.name for row in self.rows]
     if len(set(names)) < len(names):
-      raise ValueError(f"rows holds one twice: {', '.join(names)}.")
+      raise ValueError(f"rows has duplicates: {', '.join(names)}.")
     check_known("reference", {self.reference} - {""}, names)
     check_known("overrides", self.overrides, self.tasks)
     if len(set(self.claims)) < len(self.claims):
-      raise ValueError("claims holds one twice.")
+      raise ValueError("claims has duplicates.")
 
   def rows_on(self, dataset: str) -> tuple[RowConfig, ...]:
-    """The rows that are measured on a dataset."""
+    """Returns the rows that are measured on a dataset."""
     if not self.properties:
       return self.rows
     names: set[str] = set()
@@ -94,7 +94,7 @@ class StudyConfig:
 
   @property
   def datasets(self) -> tuple[str, ...]:
-    """The dataset itself and its variants, each once, where any row is."""
+    """Returns the dataset and its variants that any row is measured on."""
     names = {} if self.properties else {self.dataset: None}
     for item in self.properties.values():
       names |= dict.fromkeys(variant(self, item, v) for v in item.values)
@@ -102,24 +102,24 @@ class StudyConfig:
 
 
 def variant(config: StudyConfig, item: PropertyConfig, value: float) -> str:
-  """The name of the dataset with one parameter changed."""
+  """Returns the name of the dataset with one parameter changed."""
   if value == item.default:
     return config.dataset
   return f"{config.dataset}-{item.parameter}_{value:g}"
 
 
 def check_known(key: str, names: Iterable[str], known: Iterable[str]) -> None:
-  """Raises a ValueError if one of the names is unknown, with the choices."""
+  """Raises a ValueError with the choices if one of the names is unknown."""
   unknown = sorted(set(names) - set(known))
   if unknown:
     raise ValueError(f"{key}: got {unknown}; choose from {', '.join(known)}.")
 
 
 def check_names(config: StudyConfig) -> None:
-  """Checks what the claims and properties of a whole study name.
+  """Checks the rows and tasks in the claims and properties of a study.
 
   Raises:
-    ValueError: one is about a row or a task that the study lacks.
+    ValueError: the study lacks a named row or task.
   """
   rows = [row.name for row in config.rows]
   for key, item in config.properties.items():
@@ -130,12 +130,12 @@ def check_names(config: StudyConfig) -> None:
 
 
 def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
-  """The study of some of its tasks; retrieval comes with pre-training.
+  """Limits a study to some tasks; pre-training always measures retrieval.
 
-  The claims stay one family, whichever of them can be judged.
+  The claims stay one family, even if some cannot be judged.
 
   Raises:
-    ValueError: if one is unknown, with the choices.
+    ValueError: a task is unknown.
   """
   check_known("tasks", names, config.tasks)
   return dataclasses.replace(
@@ -146,10 +146,10 @@ def with_tasks(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
 
 
 def with_rows(config: StudyConfig, names: tuple[str, ...]) -> StudyConfig:
-  """The study of some of its rows.
+  """Limits a study to some rows.
 
   Raises:
-    ValueError: if one is unknown, with the choices.
+    ValueError: a row is unknown.
   """
   check_known("rows", names, [row.name for row in config.rows])
   rows = tuple(row for row in config.rows if row.name in names)

@@ -1,7 +1,7 @@
-"""Runs a study, and writes its tables and its page as they grow.
+"""Runs a study and updates its tables and page after each job.
 
-WORKDIR/artifacts/   what was made, by the hash of all it depends on
-WORKDIR/jobs/        of each process: its artifacts (JSON) and its output (log)
+WORKDIR/artifacts/   artifacts, named by their keys
+WORKDIR/jobs/        artifacts (JSON) and output (log) of each process
 WORKDIR/results.json  results.csv  claims.csv  summary.csv  report.html
 """
 
@@ -36,15 +36,15 @@ def run(
   runner: jobs.Runner,
   parallel: int = 1,
 ) -> dict:
-  """Makes what is missing; returns what results.json holds.
+  """Makes missing artifacts; returns the document of results.json.
 
   Args:
-    workdir: of this study, or of several that share artifacts.
+    workdir: folder of the study; several studies may share it.
     read: reads the config files that the study names.
 
   Raises:
-    ValueError: one of the configs is wrong anywhere.
-    WorkdirBusyError: another study is at work there.
+    ValueError: one of the configs is invalid.
+    WorkdirBusyError: another study uses the workdir.
   """
   store = ArtifactStore(pathlib.Path(workdir))
   document: dict = {}
@@ -68,7 +68,7 @@ def _write(
   store: ArtifactStore,
   state: orchestrator.State,
 ) -> dict:
-  """Writes what there is so far."""
+  """Writes the results so far."""
   rows = [
     row | {"seed": artifact.seed, "head_seed": artifact.head_seed}
     for artifact in state.made
@@ -103,11 +103,11 @@ def _write(
 
 
 def read_rows(path: str | pathlib.Path) -> list[dict]:
-  """The rows of a results.csv.
+  """Reads the rows of a results.csv.
 
   Raises:
     TableError: the table cannot be read, or lacks a column.
-    ValueError: a cell holds something else than a number; with its line.
+    ValueError: a cell that must be a number is not.
   """
   columns = result_table.RAW_COLUMNS
   required = [name for name in columns if name != "head_seed"]
@@ -121,7 +121,7 @@ def _parsed(row: text_tables.Row, path) -> dict:
   }
   for name, kind in _NUMBERS.items():
     text = parsed[name]
-    if not text and name != "seed":  # no head is trained; no finite value
+    if not text and name != "seed":  # no trained head, or an undefined value
       parsed[name] = None
       continue
     try:
@@ -134,15 +134,15 @@ def _parsed(row: text_tables.Row, path) -> dict:
 
 
 def judge(rows: Sequence[dict], config: settings.StudyConfig) -> Judged:
-  """The table and the verdicts of a study's raw numbers.
+  """Returns the table and the verdicts for a study's raw numbers.
 
   Raises:
-    ValueError: the rows are of several splits, or hold a number twice.
+    ValueError: the rows have several splits or duplicates.
   """
   splits = sorted({row["split"] for row in rows})
   if len(splits) > 1:
     raise ValueError(
-      f"The rows are of the splits {', '.join(splits)}; a table is of one."
+      f"the rows have the splits {', '.join(splits)}; expected one split."
     )
   titles = {row.name: row.title for row in config.rows}
   others = dict.fromkeys(row["encoder"] for row in rows)
@@ -173,7 +173,7 @@ def write_tables(
     root / REPORT,
     page.Report(
       title=config.title,
-      subtitle=f"{state} are made."
+      subtitle=f"{state} are finished."
       if state.artifacts
       else "Computed from a table of raw numbers.",
       notes=config.notes,

@@ -1,6 +1,6 @@
-"""Many training runs of one config, each in a directory of its own.
+"""Runs one config with different overrides, each in its own directory.
 
-WORKDIR/runs/NAME/   the workdir of a run, as of `clap train`
+WORKDIR/runs/NAME/   the workdir of a run of `clap train`
 WORKDIR/summary.csv  summary.html
 """
 
@@ -49,11 +49,11 @@ class Run:
 def plan(
   points: Iterable[Overrides], store: ArtifactStore, *, resolve: Resolve
 ) -> list[Run]:
-  """The runs of a sweep, named after what they override.
+  """Plans the runs of a sweep, named by their overrides.
 
   Raises:
-    ValueError: there is none, two are the same, a config is wrong or not that
-      of a run which is finished, or links lead out of the workdir.
+    ValueError: there is no run, two are the same, a config is invalid or
+      differs from that of the finished run, or a path is a symbolic link.
   """
   for name in (SUMMARY_CSV, SUMMARY_HTML):
     output.check_links(store.workdir / name)
@@ -84,7 +84,7 @@ def _run(point: Overrides, store: ArtifactStore, resolve: Resolve) -> Run:
 
 
 def name_of(overrides: Overrides) -> str:
-  """A directory name: readable, safe, and another one for other overrides."""
+  """Returns a readable, safe directory name, unique per overrides."""
   text = json.dumps(dict(overrides), sort_keys=True, default=repr)
   digest = hashlib.sha256(text.encode()).hexdigest()[:8]
   words = [
@@ -98,19 +98,19 @@ def name_of(overrides: Overrides) -> str:
 
 
 def flags(overrides: Overrides) -> list[str]:
-  """Overrides as arguments of a command."""
+  """Converts overrides to command-line flags."""
   return [f"--config.{key}={value}" for key, value in overrides.items()]
 
 
 def outcome(
-  run: Run, store: ArtifactStore, given_up: Collection[Run] = ()
+  run: Run, store: ArtifactStore, pruned: Collection[Run] = ()
 ) -> str:
-  """Returns the outcome of a run: done, failed, given up or stopped."""
+  """Returns the outcome of a run: done, failed, pruned or stopped."""
   if registry.is_finished(store.directory(run.artifact.name)):
     return sweep_table.DONE
   if store.failure(run.artifact.name) is not None:
     return sweep_table.FAILED
-  return sweep_table.GIVEN_UP if run in given_up else sweep_table.STOPPED
+  return sweep_table.PRUNED if run in pruned else sweep_table.STOPPED
 
 
 def summarize(
@@ -119,22 +119,22 @@ def summarize(
   *,
   metric: str | None,
   title: str,
-  given_up: Collection[Run] = (),
+  pruned: Collection[Run] = (),
 ) -> sweep_table.SweepTable:
-  """Writes summary.csv and summary.html from what the runs left behind.
+  """Writes summary.csv and summary.html from the files of the runs.
 
   Raises:
-    ValueError: if no run has the metric.
+    ValueError: no run has the metric.
   """
-  entries = [_entry(run, store, outcome(run, store, given_up)) for run in runs]
+  entries = [_entry(run, store, outcome(run, store, pruned)) for run in runs]
   try:
-    table, complaint = sweep_table.SweepTable.of(entries, metric=metric), None
-  except ValueError as error:  # hours of runs are worth a summary all the same
-    table, complaint = sweep_table.SweepTable.of(entries, metric=None), error
+    table, failure = sweep_table.SweepTable.of(entries, metric=metric), None
+  except ValueError as error:  # write a summary even if the metric is wrong
+    table, failure = sweep_table.SweepTable.of(entries, metric=None), error
   output.write_text(store.workdir / SUMMARY_CSV, sweep_table.csv_text(table))
   page.write_report(store.workdir / SUMMARY_HTML, report(table, title))
-  if complaint is not None:
-    raise complaint
+  if failure is not None:
+    raise failure
   return table
 
 
@@ -144,12 +144,12 @@ def report(table: sweep_table.SweepTable, title: str) -> page.Report:
   return page.Report(
     title=title,
     subtitle=f"{len(table.entries)} runs, {len(table.unfinished)} of them not "
-    f"done.{ranked}",
+    f"finished.{ranked}",
     figures=[content.Figure("Settings and results", svg)] if svg else (),
     charts=_best_curves(table),
     listings=[
       content.Listing(
-        "All runs, the best first",
+        "All runs, best first",
         ("run", "outcome", *table.keys, *table.metrics),
         [
           (
@@ -170,7 +170,7 @@ def report(table: sweep_table.SweepTable, title: str) -> page.Report:
 
 
 def _best_curves(table: sweep_table.SweepTable) -> list[content.Chart]:
-  """A chart per scalar of the training record, of the best runs."""
+  """Charts every scalar of the training records of the best runs."""
   best = [entry for entry in table.ranked if entry.curves][:_NUM_CURVES]
   charts = []
   for key in dict.fromkeys(key for entry in best for key in entry.curves):
@@ -183,7 +183,7 @@ def _best_curves(table: sweep_table.SweepTable) -> list[content.Chart]:
 
 
 def document(table: sweep_table.SweepTable) -> dict:
-  """The sweep as JSON values; `failed_runs` counts those that failed."""
+  """Returns the sweep as JSON values; `failed_runs` counts failures."""
   return {
     "metric": table.metric,
     "failed_runs": sum(e.outcome == sweep_table.FAILED for e in table.entries),

@@ -1,8 +1,8 @@
-"""Makes the artifacts of one job, in a process of its own.
+"""Makes the artifacts of one job in its own process.
 
   python -m clap_jax.studies.worker WORKDIR JOB.json
 
-Exit codes: 0 all are made, or it was asked to stop; 3 some could not be made.
+Exit codes: 0 all are made, or the process was asked to stop; 3 some failed.
 """
 
 import os
@@ -20,16 +20,16 @@ _PARENT_POLL_SEC = 2.0
 
 
 def read_job(path: pathlib.Path) -> artifacts.Job:
-  """A job, as `jobs.Processes` writes it."""
+  """Reads a job that `jobs.Processes` wrote."""
   document = untrusted.read_json(path)
   made = tuple(artifacts.Artifact(**item) for item in document["artifacts"])
   return artifacts.Job(document["label"], made)
 
 
 def _leave_with_parent() -> None:
-  """Saves and leaves once the process that started this one is gone.
+  """Saves and exits when the parent process ends.
 
-  It would make artifacts that a new call makes as well.
+  Otherwise it would make the same artifacts as a new call.
   """
   parent = os.getppid()
 

@@ -10,7 +10,7 @@ from clap_jax.report import content
 
 @pytest.mark.parametrize("ends", [(3.0, 2.0), (math.nan, 1.0), (0.0, math.inf)])
 def test_segment_needs_finite_ordered_ends(ends):
-  with pytest.raises(ValueError, match="'spins' runs from"):
+  with pytest.raises(ValueError, match="'spins' is from"):
     content.Segment(*ends, "spins")
 
 

@@ -306,9 +306,9 @@ def test_properties_vary_one_thing_at_a_time():
   ("changes", "message"),
   [
     ({"seeds": ()}, "at least one"),
-    ({"seeds": (1, 1)}, "twice"),
+    ({"seeds": (1, 1)}, "duplicates"),
     ({"reference": "vlad"}, "choose from random"),
-    ({"claims": 2 * study("tiny").claims}, "claims holds one twice"),
+    ({"claims": 2 * study("tiny").claims}, "claims has duplicates"),
     ({"overrides": {"juggling": ()}}, "juggling"),
   ],
 )

@@ -59,7 +59,7 @@ class StandIn(jobs.Processes):
 def searched(runner, workdir, num_trials, metric="score"):
   """The runs of a search, and the outcome of each."""
   store = artifacts.ArtifactStore(workdir)
-  runs, given_up = search.search(
+  runs, pruned = search.search(
     SPACE,
     runner,
     store,
@@ -69,7 +69,7 @@ def searched(runner, workdir, num_trials, metric="score"):
     metric=metric,
     seed=0,
   )
-  return runs, [sweep.outcome(run, store, given_up) for run in runs]
+  return runs, [sweep.outcome(run, store, pruned) for run in runs]
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +92,11 @@ def test_the_search_stays_in_the_space_and_is_repeatable(tmp_path):
     assert overrides["kind"] in ("a", "b")
 
 
-def test_a_lagging_run_is_given_up(tmp_path):
+def test_a_lagging_run_is_pruned(tmp_path):
   runner = StandIn(lags=(6,))
   _, outcomes = searched(runner, tmp_path, 8)
   assert runner.stopped == [runner.made[6]]
-  assert outcomes.count("given up") == 1
+  assert outcomes.count("pruned") == 1
   assert outcomes.count("done") == 7
 
 
