@@ -210,7 +210,7 @@ def toy(tmp_path_factory) -> pathlib.Path:
 def test_a_wrong_key_is_found_before_the_first_run(toy, tmp_path):
   result = run(clap_sweep(toy, tmp_path / "w", {"optimizer.rate": (1,)}))
   assert result.returncode == 2
-  assert "no key 'rate'" in result.stderr
+  assert "unknown key 'rate'" in result.stderr
   assert not (tmp_path / "w").exists()
 
 
