@@ -1,39 +1,38 @@
 #!/usr/bin/env bash
-# Makes the project's own environment once, then runs one of:
+# Creates the project's environment once, then runs one of:
 #   ./launch.sh demo [--workdir DIR] [clap demo options]
 #   ./launch.sh test [pytest options]
 #   ./launch.sh train --config FILE --workdir DIR [clap train options]
 #   ./launch.sh sweep --config FILE --workdir DIR [clap sweep options]
 #   ./launch.sh clap COMMAND [options]     any other command of `clap`
-#   ./launch.sh install [cpu|cuda|tpu] [gcs] [s3]   the environment alone, for
-#                   that hardware and for the addresses gs:// and s3://
+#   ./launch.sh install [cpu|cuda|tpu] [gcs] [s3]   only creates the environment
+#                   for that hardware and for addresses gs:// and s3://
 #   ./launch.sh tpu VERB --name N --zone Z [options] [-- clap train options]
 # VERB: create, setup, train, sweep, status, logs, stop, delete. Options:
-#   --project P     all verbs; --direct, too: a slice without a queued resource
+#   --project P     all verbs; --direct: all verbs, no queued resource
 #   --type v5litepod-16 --runtime v2-alpha-tpuv5-lite --slices N
-#   --spot          create: cheaper, may be taken away; or --reserved, or
+#   --spot          create: cheaper, but preemptible; or --reserved, or
 #                   --reservation-project P: capacity that P has reserved
 #   --service-account EMAIL --network N --subnetwork N --labels K=V,K=V
 #   --internal-ips  create: no external addresses; the other verbs connect
 #                   from inside the network, or with --iap from outside
-#   --rev REVISION  the commit to ship (default HEAD); --tarball FILE instead
-#   --python PATH   setup: the workers' Python, 3.11 or newer; by default their
-#                   python3, or one that uv brings where that will not do
+#   --rev REVISION  setup: the commit to ship (default HEAD), or --tarball FILE
+#   --python PATH   setup: the workers' Python, 3.11 or newer (default: their
+#                   python3, or a download by uv if that is unsuitable)
 #   --env K=V       setup, train, sweep: a variable of the workers' processes;
-#                   may be repeated; no place for secrets, which `ps` shows
-#   --restart       train: make the slices again after a preemption, go on;
-#                   repeat the options of create and of setup
-#   sweep uses worker 0 alone: make a slice of one host, such as v5litepod-8
-#   --dry-run       print every command and run none
-# PYTHON names the interpreter that .venv is made from (3.11 or newer, with
-# venv). Without it python3 is taken, or one that uv brings where that will
-# not do.
+#                   repeatable; not for secrets, since `ps` shows it
+#   --restart       train: create the slices again after a preemption and
+#                   resume; repeat the options of create and of setup
+#   sweep uses worker 0 only: create a slice of one host, such as v5litepod-8
+#   --dry-run       print the commands without running them
+# Set PYTHON to the interpreter for .venv (3.11 or newer, with venv); the
+# default is python3, or a download by uv if that is unsuitable.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
-  sed -n '2,32s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,30s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
 fail() {
@@ -41,7 +40,7 @@ fail() {
   exit 2
 }
 
-# Everything that an environment is made from.
+# Inputs of an environment; a change of any installs it again.
 inputs=(requirements.txt constraints.txt requirements.lock
   requirements-build.lock requirements-tpu.lock requirements-cuda.lock
   requirements-gcs.lock requirements-s3.lock pyproject.toml)
@@ -55,10 +54,10 @@ setup() {
   fi
   find_python
   printf 'Installing into %s/.venv (a minute or two, once).\n' "$root" >&2
-  "$python" -m venv "$root/.venv" || fail "$python cannot make .venv."
+  "$python" -m venv "$root/.venv" || fail "$python cannot create .venv."
   if locks_fit; then
     pip_install --require-hashes -r "$root/requirements-build.lock"
-    # What comes as source is built by that setuptools, not by a download.
+    # Builds source packages with that setuptools, not with a download.
     pip_install --require-hashes --no-build-isolation \
       -r "$root/requirements.lock"
   else
@@ -68,7 +67,7 @@ setup() {
     pip_install -r "$root/requirements.txt" -c "$root/constraints.txt"
   fi
   pip_install --no-build-isolation --no-deps -e "$root"
-  # What was installed for an accelerator follows the new version of jax.
+  # Updates the packages of accelerators to the new version of jax.
   local group
   if [[ -f "$root/.venv/.groups" ]]; then
     while read -r group; do
@@ -78,21 +77,21 @@ setup() {
   printf '%s' "$stamp" > "$root/.venv/.ready"
 }
 
-# Sets `python` to PYTHON, to python3, or to one that uv brings.
+# Sets `python` to PYTHON, to python3, or to a Python that uv downloads.
 find_python() {
   python="${PYTHON:-python3}"
-  # Debian's python3 has no ensurepip, and makes no .venv, without python3-venv.
+  # Debian's python3 lacks ensurepip, and so venv, without python3-venv.
   if "$python" -c 'import ensurepip, sys, venv
 sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
     return
   fi
   [[ -z "${PYTHON:-}" ]] ||
     fail "PYTHON=$PYTHON: Python 3.11 or newer, with venv, is needed."
-  printf 'launch.sh: python3 is older than 3.11 or has no venv: uv brings' >&2
+  printf 'launch.sh: python3 is older than 3.11 or has no venv; uv downloads' >&2
   printf ' another.\n' >&2
   local tool
   tool="$(mktemp -d)"
-  # The hash holds for uv, and uv holds the hash of every Python it brings.
+  # pip checks the hash of uv, and uv that of every Python it downloads.
   if python3 -m pip install --quiet --disable-pip-version-check --no-deps \
       --require-hashes --target "$tool" -r "$root/requirements-uv.lock" &&
      "$tool/bin/uv" python install --no-config --no-bin 3.11; then
@@ -101,8 +100,8 @@ sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
   fi
   rm -r "$tool"
   [[ "$python" != python3 ]] ||
-    fail "Python 3.11 or newer, with venv, is needed and could not be brought:\
- install it (or pip for python3) and set PYTHON=/path/to/python3.11."
+    fail "Python 3.11 or newer, with venv, is needed; its download failed.\
+ Install it (or pip for python3) and set PYTHON=/path/to/python3.11."
 }
 
 pip_install() {
@@ -116,7 +115,7 @@ print(*sys.version_info[:2], sep=".", end=" ")
 print(platform.system(), platform.machine())'
 }
 
-# Whether the lock files were made and checked for this Python and machine.
+# Succeeds if the lock files are made and tested for this Python and machine.
 locks_fit() {
   [[ "$(platform)" =~ ^3\.(11|12|13)\ Linux\ (x86_64|aarch64)$ ]]
 }
@@ -131,7 +130,7 @@ install() {
   for group in "$@"; do
     case "$group" in
       cpu | cuda | tpu | gcs | s3) ;;
-      *) fail "install: got '$group'; choose of cpu, cuda, tpu, gcs and s3." ;;
+      *) fail "install: got '$group'; choose from cpu, cuda, tpu, gcs and s3." ;;
     esac
   done
   setup
@@ -167,8 +166,8 @@ case "$command" in
   test)
     setup
     cd "$root"
-    # A file's tests share what they make, so they stay in one process.
-    # In order of their names: files of few, long tests would else come last.
+    # Tests of a file share fixtures, so they stay in one process. Keep the
+    # order of names: otherwise files of few, long tests would come last.
     [[ $# -gt 0 ]] ||
       set -- --numprocesses 2 --dist loadfile --no-loadscope-reorder
     exec "$root/.venv/bin/python" -m pytest "$@"

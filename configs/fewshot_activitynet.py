@@ -2,9 +2,9 @@
 
 Argument: `SIZE[,instances=single|multi|all][,text][,legacy_qat][,seed=N]` with
 SIZE tiny or full. 160 base, 20 validation and 20 novel classes; queries and
-support are videos of the validation set. The features must be those of an
-encoder that was pre-trained with sampling.class_split="activitynet_160_20_20";
-most public encoders have seen the novel classes and are refused.
+support are videos of the validation set. The encoder of the features must be
+pre-trained with sampling.class_split="activitynet_160_20_20"; encoders that
+have seen the novel classes, as most public ones, are an error.
 """
 
 import ml_collections
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.data = datasets.motion_sprites("")
   config.data.dataset = "activitynet/localization"
   config.data.train_split = "train"
-  config.data.selection_split = "train"  # its validation classes
+  config.data.selection_split = "train"  # uses its validation classes
   config.data.eval_split = "validation"
   config.data.max_length = 256  # snippets
   fewshot.episodes(config, text=args["text"])

@@ -2,8 +2,8 @@
 
 Argument: `SIZE[,text][,legacy_qat][,seed=N]` with SIZE tiny, demo or full; all
 run on a CPU. `text` adds the class name to the match; `legacy_qat` evaluates
-under the older protocol's choices instead. The features must be those of an
-encoder pre-trained with `base_only`, see pretrain_sprites.py.
+under the older protocol. The encoder of the features must be pre-trained with
+`base_only`, see pretrain_sprites.py.
 """
 
 import ml_collections
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   arguments.update(config, SIZES, "size", args["size"])
   fewshot.legacy_qat(config, args["legacy_qat"])
   if args["legacy_qat"]:
-    # For others that protocol drops instances shorter than a tenth or a fifth
-    # of the video, which here are nearly all.
+    # On other datasets the protocol drops instances shorter than a tenth or a
+    # fifth of the video, which are nearly all instances here.
     config.evaluation.instances = ("single",)
   return config.lock()

@@ -4,14 +4,14 @@ Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
 detr.
 The features are the 500 principal components of C3D in one HDF5 file, as the
 ActivityNet challenge publishes them, resized to 256 steps; the annotations are
-JSON by video. Other features: say how they lie in data.files.
+JSON by video. For other features set data.files.
 
     clap texts --model runs/pretrain --queries train.json --queries val_1.json \
       --queries val_2.json --out texts/activitynet_captions.npz
     clap train --config=configs/grounding_activitynet_captions.py \
       --workdir=runs/anet_captions
 
-The map has the 64 clips and 1,104 candidates that 2D-TAN and VLG-Net publish.
+The map has 64 clips and 1,104 candidates, as in 2D-TAN and VLG-Net.
 """
 
 import ml_collections

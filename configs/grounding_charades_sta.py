@@ -2,17 +2,17 @@
 
 Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
 detr.
-The dataset has no validation split, and the test split never selects: a tenth
-of the training videos, published as clap_jax/data/held_out/charades_sta.txt,
-is the split "selection". The features are one .npy per video, resized to 64
-steps; durations come from the CSV files of Charades.
+The dataset has no validation split, and the test split must not select: a tenth
+of the training videos, listed in clap_jax/data/held_out/charades_sta.txt, is
+the split "selection". The features are one .npy per video, resized to 64 steps;
+durations are read from the CSV files of Charades.
 
     clap texts --model runs/pretrain --queries charades_sta_train.txt \
       --queries charades_sta_test.txt --out texts/charades_sta.npz
     clap train --config=configs/grounding_charades_sta.py \
       --workdir=runs/charades_sta
 
-The map has 16 clips and all 136 candidates, as 2D-TAN on this dataset.
+The map has 16 clips and all 136 candidates, as in 2D-TAN.
 """
 
 import ml_collections

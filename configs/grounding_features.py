@@ -1,8 +1,8 @@
 """Grounding of sentences on features and annotations of your own.
 
 Argument: `SIZE[,kind=KIND][,dataset=NAME][,seed=N]`, SIZE tiny or full, KIND
-pyramid, map or detr, NAME a key of DATASETS below, own by default.
-Nothing has to be written: every key is set by a flag.
+pyramid, map or detr, NAME a key of DATASETS below (default: own). Flags set
+every key, so that no config file has to be written.
 
     clap texts --model MODEL --queries FILE --out texts.npz
     clap train --config=configs/grounding_features.py --workdir=runs/own \
@@ -14,8 +14,8 @@ Nothing has to be written: every key is set by a flag.
 
 The annotations are a table with the columns video, start, end, caption, subset
 and video_duration, in seconds, or ActivityNet-style JSON whose annotations have
-a "caption". Files of the published forms, one per split, are set by
-`data.queries.files.SPLIT=FILE`, with `data.queries.texts` and a name for the
+a "caption". For annotations in a published format, set
+`data.queries.files.SPLIT=FILE` per split, `data.queries.texts`, a name for the
 results in `data.dataset`, and `None` for `data.annotations` and `data.texts`.
 For `data.files` see configs/localization_features.py. Absence is calibrated on
 `selection_split`.
@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   grounders.small(config, args)
   config.protocol = "charades_sta"  # R@1, R@5 at tIoU 0.3, 0.5, 0.7
   config.data = datasets.own(
-    texts="texts.npz",  # of `clap texts`
+    texts="texts.npz",  # written by `clap texts`
     selection_split="validation",  # calibrates absence
     queries_per_video=8,
     absent_per_video=2,  # queries of other videos

@@ -2,10 +2,10 @@
 
 Argument: `SIZE[,kind=KIND][,seed=N]`, SIZE tiny or full, KIND pyramid, map or
 detr: Moment-DETR at its published hyper-parameters, see docs/grounding.md.
-A tenth of the source videos of the training split, published as
-clap_jax/data/held_out/qvhighlights.txt, selects; the validation split reports
-(a test file with its windows can take its place). The features are two .npz
-per clip of 150 s, one step every two seconds.
+A tenth of the source videos of the training split, listed in
+clap_jax/data/held_out/qvhighlights.txt, selects; the validation split, or a
+test file with windows, reports. The features are two .npz per clip of 150 s,
+with one step every two seconds.
 
     clap texts --model runs/pretrain \
       --queries highlight_train_release.jsonl \
@@ -17,7 +17,7 @@ detr reads the public text features, one .npz per query, and needs no
 `clap texts`.
 
 The saliency of every step is learned from the annotators' scores; the run
-writes predictions.jsonl in the form of the benchmark's own evaluator.
+writes predictions.jsonl in the format of the benchmark's evaluator.
 """
 
 import ml_collections
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       "names": ("slowfast_features/{id}.npz", "clip_features/{id}.npz"),
       "key": "features",
       "timing": "frames",
-      "fps": 1.0,  # frames are seconds here
+      "fps": 1.0,  # a frame stands for a second
       "stride_frames": 2.0,
       "window_frames": 2.0,
       "encoder": "slowfast+clip",

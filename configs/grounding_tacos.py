@@ -9,8 +9,8 @@ are one HDF5 file of all videos, 16 frames every 16 frames at 29.4 fps.
       --queries test.json --out texts/tacos.npz
     clap train --config=configs/grounding_tacos.py --workdir=runs/tacos
 
-The pyramid sees the sequences whole, map and detr windows of 256 steps, map the
-3,101 candidates that VLG-Net publishes for 256 clips.
+The pyramid reads whole sequences, map and detr windows of 256 steps; the map
+has 3,101 candidates, as VLG-Net for 256 clips.
 """
 
 import ml_collections
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     batch_size=4,  # videos
     queries_per_video=32,
     absent_per_video=8,
-    # The map's windows are short, the pyramid takes most videos whole.
+    # The map reads short windows, the pyramid most videos whole.
     max_length=2048 if args["kind"] == "pyramid" else 256,
   )
   config.pyramid.num_levels = 8

@@ -8,10 +8,10 @@ for what each key became and what differs.
       --workdir=runs/thumos --config.data.features_dir=FOLDER \
       --config.data.annotations=FILE.json
 
-To go on from a public checkpoint, import it with `clap import --source
+To start from a public checkpoint, import it with `clap import --source
 actionformer` and add --config.start.imported=DIR. ActivityNet's recipes train
-one class for all actions; --config.classifier.path names the classifier that
-names them.
+one class for all actions; --config.classifier.path=FILE labels them by a video
+classifier.
 """
 
 import ml_collections
@@ -30,7 +30,7 @@ _OVERLAPPING = (
 
 
 def _ranges(num_levels: int) -> tuple:
-  """Reaches of EPIC-Kitchens and Ego4D, the coarsest without a limit."""
+  """Returns the ranges of EPIC-Kitchens and Ego4D; the coarsest is open."""
   low = _OVERLAPPING[num_levels - 1][0] if num_levels < 8 else 128
   return (*_OVERLAPPING[: num_levels - 1], (low, 10000))
 
@@ -105,14 +105,14 @@ _EGO4D = {
   "decode.sigma": 0.9,
   "loop.epochs": 15.0,
 }
-# Three streams, each with a projection of its own.
+# Three streams, each with its own projection.
 _EGO4D_TRIPLE = _EGO4D | {
   "data.features_dir": "features/ego4d",
   "model.width": 1024,
   "model.head_width": 1024,
   "model.num_heads": 16,
 }
-# Two streams, joined before the model.
+# Two streams, concatenated before the model.
 _EGO4D_PAIR = _EGO4D | {
   "data.features_dir": "features/ego4d",
   "model.width": 768,
@@ -220,7 +220,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.trainer = "localization"
   config.localizer = "actionformer"
   config.protocol = "thumos14"
-  # Of whole videos, in the place of the head's classes.
+  # Video classifier whose classes replace the head's.
   config.classifier = {"combination": "geometric_mean"}
   config.data = datasets.thumos() | {"ignored_videos": ()}
   # The defaults of the dataclasses are the recipe of THUMOS14.

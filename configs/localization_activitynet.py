@@ -3,16 +3,16 @@
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. The features are
 R(2+1)D-34 TSP's, 16 frames every 16 frames at 15 fps, named v_<id>.npy, as
 ActionFormer publishes them, or with `extracted` those of `clap extract`; the
-annotations are the official JSON. Other features: say how they lie in
-data.files, see `FeatureFiles`.
+annotations are the official JSON. For other features set data.files, see
+`FeatureFiles`.
 
     clap train --config=configs/localization_activitynet.py --workdir=DIR \
       --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
 
-Sizes and schedule are those published for ActionFormer on this data set
+Sizes and schedule are those published for ActionFormer on this dataset
 (resized to 192 steps, six levels, 15 epochs). The normaliser and the weight of
 the boundary loss, regularisation, crops, downsampling and suppression differ:
-see docs/localization.md. The classes are the head's own.
+see docs/localization.md. The head predicts the classes.
 """
 
 import ml_collections

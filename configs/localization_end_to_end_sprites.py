@@ -1,11 +1,11 @@
 """Localization on motion_sprites with the video tower in the loop.
 
-Argument: `SIZE[,frozen=PART][,seed=N]`; SIZE is tiny, demo or full, PART what
-of the tower stays as it was: none, stem, blocks (all but the pooling) or all.
-The tower is that of a finished pre-training, --config.tower.workdir=DIR, and
-the head, if wanted, that of a localization run on its frozen features,
---config.tower.localizer_workdir=DIR: then the boundaries' gradient that reaches
-the tower is of a head that knows them.
+Argument: `SIZE[,frozen=PART][,seed=N]`; SIZE is tiny, demo or full, PART the
+frozen part of the tower: none, stem, blocks (all but the pooling) or all.
+--config.tower.workdir=DIR is a finished pre-training run, which provides the
+tower. --config.tower.localizer_workdir=DIR is a localization run on its frozen
+features; its head starts the training, so that the first gradients of the tower
+come from a trained head.
 """
 
 import ml_collections
@@ -59,12 +59,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "stride_sec": 0.5,  # between the clips of a video
     "batch_size": 4,  # videos, over all devices
     "max_length": 64,  # clips
-    "crop_probability": 0.3,  # of a random temporal crop in training
+    "crop_probability": 0.3,  # probability of a random temporal crop
     "cache_mib": 2048.0,  # decoded videos kept in memory
-    "num_threads": 2,  # decoding ahead of the step
+    "num_threads": 2,  # decode ahead of the step
   }
   config.tower = {
-    "workdir": "runs/pretrain",  # of a finished pre-training
+    "workdir": "runs/pretrain",  # finished pre-training run
     "clips_per_step": 8,  # of each video, encoded together and recomputed
   }
   heads.small(config)

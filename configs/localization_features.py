@@ -1,8 +1,8 @@
 """Temporal action localization on features and annotations of your own.
 
 Argument: `SIZE[,dataset=NAME][,seed=N]`, SIZE tiny or full, NAME a key of
-DATASETS below, own by default. Nothing has to be written: every key is set by a
-flag; of the datasets those of protocol and timing are set.
+DATASETS below, which sets protocol and timing (default: own). Flags set every
+key, so that no config file has to be written.
 
     clap train --config=configs/localization_features.py --workdir=runs/own \
       --config.data.annotations=FILE --config.data.features_dir=FOLDER \
@@ -11,18 +11,17 @@ flag; of the datasets those of protocol and timing are set.
       --config.data.files.window_frames=16
 
 The annotations are ActivityNet-style JSON or a table with the columns video,
-start, end, label, subset and video_duration, in seconds. `data.files` says how
-the features are named and placed in time, see data/feature_files.py: `timing`
-"stored" is what `clap extract` writes; "frames" counts frames at any rate, for
-features at fixed seconds with fps 1; "even" spreads however many there are over
-each video.
+start, end, label, subset and video_duration, in seconds. `data.files` sets the
+names and timing of the features, see data/feature_files.py. `timing` is
+"stored" for files of `clap extract`; "frames" for a stride in frames, or in
+seconds with fps 1; "even" for features spread evenly over each video.
 """
 
 import ml_collections
 
 from configs.parts import arguments, datasets, heads, localizers
 
-_SLOWFAST = {  # of Ego4D: 32 frames every 16 at 30 fps
+_SLOWFAST = {  # Ego4D: 32 frames every 16 frames at 30 fps
   "data.files": {
     "names": ("{id}.npy",),
     "timing": "frames",

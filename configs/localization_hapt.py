@@ -6,9 +6,9 @@ statistics:
     python -m tests.tutorials.sensor_features RawData features/hapt
     clap train --config=configs/localization_hapt.py --workdir=runs/hapt
 
-The subset "validation" of the annotations is UCI's test subjects. Without
-`all`, five of the training subjects are held out to choose by; with it they are
-trained on and nothing is looked at during training. With `all` this is
+The subset "validation" of the annotations holds UCI's test subjects. Without
+`all`, five training subjects are held out for selection; with `all` they are
+trained on and there is no evaluation during training, as in
 configs/localization_features.py with these paths and this protocol.
 """
 

@@ -1,18 +1,17 @@
 """Open-vocabulary ActivityNet-1.3 on public TSP features.
 
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
-annotations as in configs/localization_activitynet.py. The classes come from a
-text tower that `clap import` has written, through a projection learned on the
-seen classes:
+annotations as in configs/localization_activitynet.py. Classes are encoded by an
+imported text tower and a projection that is learned on the seen classes:
 
     clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
       --out weights/minilm
     clap sweep --config=configs/localization_open_activitynet.py --workdir=DIR \
       --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
 
-runs the public zero-shot splits, ten with 75 % and ten with 50 % of the classes
-seen: LISTS/zero_shot_train_75_test_25/ActivityNet/train/split_0.list, the
-unseen classes in the same file of test/, LISTS being splits/ here.
+runs the public zero-shot splits, ten with 75 % and ten with 50 % seen classes:
+splits/zero_shot_train_75_test_25/ActivityNet/train/split_0.list lists the seen
+classes, the same file of test/ the unseen ones.
 """
 
 import ml_collections
@@ -26,7 +25,7 @@ _LIST = "splits/zero_shot_train_{}/ActivityNet/train/split_{}.list"
 
 
 def sweep():
-  """The public splits, ten of each ratio."""
+  """Returns the public splits, ten of each ratio."""
   return sweeps.together(
     {
       "classes.class_split": tuple(

@@ -1,10 +1,10 @@
 """Open-vocabulary localization on frozen features of motion_sprites.
 
 Argument: `SIZE[,seed=N]` with SIZE tiny, demo or full. The localizer is trained
-on the base classes of the split; the novel ones are found by their names. For a
-number that says zero-shot of the encoder too, extract the features with one of
-`configs/pretrain_sprites.py:SIZE,encoder=clap,base_only`. A text tower that
-never read the novel names cannot tell them; one that did may take its place:
+on the base classes of the split and finds the novel ones by their names. For a
+result that is zero-shot for the encoder too, extract the features with one of
+`configs/pretrain_sprites.py:SIZE,encoder=clap,base_only`. Its text tower has
+never read the novel names and cannot separate them; a public one can:
 
     clap import all-MiniLM-L6-v2/ --source bert --max_text_length 24 \
       --out weights/minilm
@@ -21,7 +21,7 @@ SLICES = {"demo": "v5e:1x1", "tiny": "v5e:1x1", "full": "v5e:1x1"}
 
 
 def sweep():
-  """Ten divisions of the classes each, 75 % and 50 % of them seen."""
+  """Returns ten class splits each with 75 % and 50 % seen classes."""
   return sweeps.together(
     {
       "classes.class_split": tuple(

@@ -2,16 +2,16 @@
 
 Argument: `SIZE[,seed=N]`, SIZE tiny or full. The features are of 16 frames
 every 4 frames, named <id>.npy; the annotations are ActionFormer's thumos14.json
-(or any JSON of ActivityNet's form with durations and fps). Other features: say
-how they lie in data.files, see `FeatureFiles`.
+(or any ActivityNet-style JSON with durations and fps). For other features set
+data.files, see `FeatureFiles`.
 
     clap train --config=configs/localization_thumos.py --workdir=runs/thumos \
       --config.data.features_dir=FOLDER --config.data.annotations=FILE.json
 
-Sizes are those of ActionFormer's public configuration for this data set
+Sizes are those of ActionFormer's public configuration for this dataset
 (sequences of 2304 steps, six levels, windows of 19); the 50 epochs are those of
 its first release. The normaliser, regularisation and downsampling differ: see
-docs/localization.md. The classes are the head's own.
+docs/localization.md. The head predicts the classes.
 """
 
 import ml_collections

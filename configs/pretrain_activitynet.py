@@ -2,27 +2,27 @@
 
 Argument: `SIZE[,encoder=NAME][,seed=N][,tsp_recipe]`. SIZE is full (R(2+1)D-34,
 TSP's encoder), transformer (ViT-B) or tiny; NAME a row of the comparison, as in
-configs/pretrain_sprites.py. Videos are the user's.
+configs/pretrain_sprites.py. You supply the videos.
 
     clap import r2plus1d_34.pth --source r2plus1d --out weights/ig65m
     clap train --config=configs/pretrain_activitynet.py \
       --config.start.imported=weights/ig65m --workdir=runs/clap_anet
 
-after `clap build` and `clap tokenizer`, see docs/pretraining.md.
+Run `clap build` and `clap tokenizer` first, see docs/pretraining.md.
 
-Clips are TSP's: 16 frames at 15 per second, resized to 128 x 171, a square of
-112 cut out. Of R(2+1)D the stem is frozen, and the rest learns ten times slower
-than heads and text tower. The paper's own hyper-parameters are not public;
-these have not been trained at this size, and are not tuned. A step of
-full takes 8,739 of 16,128 MiB of each of eight v5e chips, 19,958 of four;
-transformer takes 11,295 of one (`clap compile`).
+Clips are TSP's: 16 frames at 15 fps, resized to 128 x 171, cropped to a square
+of 112. The stem of R(2+1)D is frozen, and its other layers learn ten times
+slower than heads and text tower. The paper's hyper-parameters are not public;
+these are untuned and have not been trained at this size. A step of full takes
+8,739 of 16,128 MiB on each of eight v5e chips, or 19,958 on each of four;
+transformer takes 11,295 on one (`clap compile`).
 
-`tsp_recipe` has the schedule that TSP publishes instead: SGD, a batch of 64
-(for two GPUs) with statistics per 32 clips, eight epochs of about 2,436 steps,
-of which two are warm-up, and falls to a hundredth after the fourth and the
-sixth. With `encoder=tsp` it is that baseline, but for its global video feature,
-for bfloat16, for norm scales, which are not decayed, and for the clips: TSP
-draws five from each segment and epoch, of the dataset without captions.
+`tsp_recipe` uses TSP's published schedule: SGD, a batch of 64 (for two GPUs)
+with statistics per 32 clips, eight epochs of about 2,436 steps, two of them
+warm-up, and a learning rate divided by 100 after the fourth and the sixth. With
+`encoder=tsp` it is the TSP baseline, except for its global video feature,
+bfloat16, norm scales, which are not decayed, and clips: TSP draws five per
+segment and epoch from the dataset without captions.
 """
 
 import ml_collections
@@ -55,10 +55,10 @@ SIZES = {
   },
 }
 
-# What differs from a small run on motion_sprites.
+# Differences from a small run on motion_sprites.
 _DATASET = {
-  # Two annotators' captions of the same videos; grounding, too, selects on the
-  # first and tests on the second.
+  # Captions of two annotators for the same videos; like grounding, select on
+  # the first and test on the second.
   "data.selection_split": "val_1",
   "data.eval_split": "val_2",
   "data.batch_size": 256,

@@ -2,8 +2,8 @@
 
 Argument: `SIZE[,encoder=NAME][,seed=N][,base_only]`; SIZE is tiny, demo or
 full, NAME a row of the comparison: random, tac, tsp, clip, clap. `tiny` and
-`demo` run on two CPU cores, `full` on four chips of a v5e, of whose 16,128 MiB
-each it takes 9,268 (`clap compile`). `base_only` hides the validation and novel
+`demo` run on two CPU cores, `full` on four v5e chips, where it takes 9,268 of
+16,128 MiB each (`clap compile`). `base_only` hides the validation and novel
 classes of few-shot localization.
 """
 

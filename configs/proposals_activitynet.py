@@ -3,8 +3,8 @@
 Argument: `SIZE[,seed=N][,extracted]`, SIZE tiny or full. Features and
 annotations as in configs/localization_activitynet.py, every video resized to
 100 steps. Sizes, learning rate and schedule are G-TAD's; weight decay, clipping
-and the checkpoint that is kept differ, see docs/localization.md. The classes
-are the localizer's own, the best two of each candidate.
+and the kept checkpoint differ, see docs/localization.md. The localizer predicts
+the classes, two per candidate.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
 """G-TAD and BMN as their public code trains and evaluates them.
 
 Argument: `RECIPE[,seed=N]`, RECIPE a key of RECIPES below or tiny. Proposals
-are of one class; --config.classifier.path names the classifier of whole videos
-that labels them. See docs/localization.md for every difference that is left.
+are of one class; --config.classifier.path names the video classifier that
+labels them. docs/localization.md lists the remaining differences.
 
     clap train --config=configs/proposals_gtad.py:anet_tsp \
       --workdir=runs/gtad --config.data.features_dir=FOLDER \
@@ -18,7 +18,7 @@ _THUMOS = {
   "data": datasets.thumos()
   | {
     "features_dir": "features/thumos14_tsn",
-    # Five frames from one feature to the next; a step is what it stands for.
+    # Features are five frames apart; a step stands for five frames.
     "files": {
       "names": ("{id}_rgb.npy", "{id}_flow.npy"),
       "timing": "frames",
@@ -30,7 +30,7 @@ _THUMOS = {
     "max_length": 256,
     "length": "windows",
     "whole_share": 0.9,
-    "min_visible_share": 1e-6,  # whatever a window sees of a segment
+    "min_visible_share": 1e-6,  # keeps any visible part of a segment
     "crop_probability": 0.0,
     "ignored_videos": (),
   },
@@ -44,7 +44,7 @@ _THUMOS = {
   "decode.num_kept": 200,
   "decode.sigma": 0.46,
   "decode.boundary_filter": False,
-  "decode.max_steps": 59,  # of 300 frames and more none is kept
+  "decode.max_steps": 59,  # drops candidates of 300 frames or more
   "optimizer.learning_rate": 4e-5,
   "optimizer.gradient_clip": 1.0,
 }
@@ -65,7 +65,7 @@ RECIPES = {
   "anet_tsp": {},
   "bmn_anet_tsp": _BMN,
   "thumos_tsn": _THUMOS,
-  # TSP's authors: one stream, brought to as many features as TSN has.
+  # TSP's authors: one stream, projected to TSN's number of features.
   "thumos_tsp": _THUMOS
   | {
     "data.features_dir": "features/thumos14_tsp",
@@ -90,7 +90,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.loss = {}
   config.decode.update(
     {
-      "num_candidates": 20_000,  # all that there are
+      "num_candidates": 20_000,  # all candidates
       "min_score": 0.0,
       "class_wise": False,
       "ends_at_next_step": True,

@@ -1,7 +1,7 @@
-"""UCI HAPT with the sub-graph proposal localizer; small, for a CPU.
+"""UCI HAPT with the sub-graph proposal localizer; trains on a CPU.
 
-Argument: `SIZE[,seed=N]`, SIZE tiny or full. As configs/localization_hapt.py,
-on coarser windows so that 64 steps span the longest activity:
+Argument: `SIZE[,seed=N]`, SIZE tiny or full. Like configs/localization_hapt.py,
+with coarser windows, so that 64 steps span the longest activity:
 
     python -m tests.tutorials.sensor_features RawData features/hapt_coarse 32
     clap train --config=configs/proposals_hapt.py --workdir=runs/hapt_proposals

@@ -2,10 +2,10 @@
 
 Argument: `SIZE[,seed=N]`, SIZE tiny or full. Features and annotations as in
 configs/localization_thumos.py. Training draws windows of 256 steps around the
-actions; evaluation takes windows that overlap by half and merges what they
-find. Sizes are G-TAD's for this data set, the learning rate that of its paper;
-its public code trains at a tenth of it, for ten epochs of fixed windows. See
-docs/localization.md. The classes are the localizer's own.
+actions; evaluation merges the predictions of windows that overlap by half.
+Sizes are G-TAD's for this dataset, the learning rate is that of its paper; its
+public code trains at a tenth of it, for ten epochs of fixed windows. See
+docs/localization.md. The localizer predicts the classes.
 """
 
 import ml_collections

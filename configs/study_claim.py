@@ -1,20 +1,19 @@
-"""The paper's claim as an experiment: rows of encoders, four tasks, ten seeds.
+"""Tests the paper's claim: rows of encoders, four tasks, ten seeds.
 
 Argument: `SIZE[,selection][,all_classes][,scratch][,properties]` with SIZE
-tiny, demo or full. Every row
-has the same tower, initialisation, data and budget, and starts from the same
-trimmed-classification run of its seed; `scratch` starts from nothing instead.
-What pre-training sees are the base classes alone, so that one encoder per row
-serves all tasks, few-shot localization of novel classes among them;
-`all_classes` shows it all classes and leaves few-shot localization out.
-`properties` asks instead where the advantage of clap grows or vanishes: one
-property of the dataset is varied at a time, each value a dataset of its own, as
-motion_sprites/demo-gaps_2 is motion_sprites/demo with gaps twice as long.
+tiny, demo or full. Every row has the same tower, initialisation, data and
+budget, and starts from the trimmed-classification run of its seed; with
+`scratch` from random parameters. Pre-training uses the base classes alone, so
+that one encoder per row serves all tasks, including few-shot localization of
+novel classes; `all_classes` uses all classes and leaves few-shot localization
+out. `properties` instead measures where the advantage of clap grows or
+vanishes: it varies one property of the dataset at a time and makes a dataset
+per value, such as motion_sprites/demo-gaps_2 with gaps twice as long.
 
-Choices are made under `selection`: with seeds kept for choosing, scored on the
-selection split, few-shot on the classes of the class split's validation part.
-That split is twice as long there, since 5-way 5-shot needs six videos a class.
-The eight claims below were named before the seeds of the report were run; they
+Use `selection` for choices: it runs other seeds, scores on the selection split,
+and takes few-shot classes from the validation part of the class split. That
+split is then twice as large, since 5-way 5-shot needs six videos per class.
+The eight claims below were stated before the seeds of the report were run; they
 are judged on validation as one family.
 """
 
@@ -32,8 +31,8 @@ _FIVE = {
   "captions",
 }
 
-# What each of the other rows takes away from `clap`. A row that takes nothing
-# away from it, because clap has no such part, is left out.
+# Parts of `clap` that each other row removes. A row whose part clap lacks is
+# left out.
 _WITHOUT = {
   "tsp_clip": (
     "plain sum of tsp and clip: clap without mask rules and without texts of "
@@ -62,7 +61,7 @@ _WITHOUT = {
   ),
 }
 
-# Claims named beforehand: clap is better than each of these rows, each time.
+# Claims stated in advance: clap beats each of these rows by each metric.
 _BASELINES = ("tac", "tsp")
 _CLAIMED = (
   ("localization", "average_map"),
@@ -119,11 +118,10 @@ _PROPERTIES = {
   },
 }
 
-_VARIED_ROWS = ("tac", "clap")  # of a property that names none
+_VARIED_ROWS = ("tac", "clap")  # rows of properties that list none
 
-# The sizes that the configs of a study know. The start is three times as long
-# as the stage that is compared: what trimmed classification has to give should
-# be in it, as it is in public encoders.
+# Sizes of the study's configs. The start is three times as long as the compared
+# stage, so that trimmed classification has converged, as in public encoders.
 _SIZES = {
   "tiny": {
     "seeds": (0,),
@@ -139,14 +137,14 @@ def _row(name: str, title: str, encoder: str, overrides: tuple = ()) -> dict:
   return {
     "name": name,
     "title": title,
-    "encoder": encoder,  # of the pre-training config
+    "encoder": encoder,  # argument of the pre-training config
     "overrides": overrides,  # of that config
-    "trained": encoder != "random",  # starts from the run of the seed
+    "trained": encoder != "random",  # starts from the seed's start run
   }
 
 
 def _takes_away(overrides: tuple) -> bool:
-  """Whether overrides of clap change it at all."""
+  """Returns True if overrides change the config of clap."""
   clap = pretraining.pretraining(dataset="", encoder="clap", seed=0)
   arguments.update(clap, pretraining.ENCODERS, "encoder", "clap")
   flat = {
@@ -198,14 +196,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if hides:
     config.tasks["fewshot"] = "configs/fewshot_sprites.py"
     config.class_split = "motion_sprites"
-    if args["size"] == "tiny":  # its few videos show few of 22 classes
+    if args["size"] == "tiny":  # its videos show few of the 22 classes
       ways, config.class_split = 1, "motion_sprites_six"
       config.dataset = "motion_sprites/tiny-classes_6"
     config.overrides["fewshot"] = (
       ("evaluation.ways", (ways,)),
       ("class_split", config.class_split),
     )
-  config.seeds = tuple(range(10, 20))  # earlier ones have been looked at
+  config.seeds = tuple(range(10, 20))  # earlier seeds served for choices
   config.head_seeds = 3
   config.split = "validation"
   config.rows = (
@@ -225,7 +223,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if args["scratch"]:
     config.start_overrides = ()
   config.stride_sec = 0.5
-  config.vocab_size = 512  # at most; of the tokenizer
+  config.vocab_size = 512  # maximum size of the tokenizer
   config.notes = (
     "The masked contrastive loss is a reconstruction from the abstract of "
     "arXiv 2204.12293, not the paper's own formula.",
@@ -256,12 +254,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def _choose(config: ml_collections.ConfigDict, *, hides: bool) -> None:
-  """Other seeds, another split, and no look at the novel classes."""
+  """Sets other seeds and splits, which the report does not use."""
   config.title += ", on the selection split"
   config.split = "selection"
   config.dataset += "-selection_2"
   config.claims = ()
-  if config.size == "tiny":  # no validation classes, and one seed
+  if config.size == "tiny":  # it has no validation classes and one seed
     return
   config.seeds = tuple(range(100, 105))
   if hides:
@@ -272,7 +270,7 @@ def _choose(config: ml_collections.ConfigDict, *, hides: bool) -> None:
 
 
 def _vary(config: ml_collections.ConfigDict) -> None:
-  """Few rows on many datasets; few-shot's novel classes may not be there."""
+  """Sets few rows on many datasets, which may lack few-shot's classes."""
   config.title = "Where the advantage of clap grows or vanishes"
   config.properties = {
     name: {"rows": _VARIED_ROWS} | item for name, item in _PROPERTIES.items()

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# `./launch.sh tpu`: slices of Cloud TPU, from the user's own machine.
-# launch.sh sources it; worker.sh is its part on the slices' hosts.
+# Manages slices of Cloud TPU from the user's machine: `./launch.sh tpu`.
+# launch.sh sources this file; worker.sh runs on the slices' hosts.
 #
-# Names are checked against what Google Cloud allows and passed as arguments;
-# the one command that a remote shell reads is quoted word by word.
+# Names are checked against Google Cloud's rules and passed as arguments; the
+# only command for a remote shell is quoted word by word.
 : "${root:?launch.sh sources this file}"
 
 tpu_options() {
@@ -96,9 +96,9 @@ set_option() {
 }
 
 matches() {
-  # The value stands in a pattern match and nowhere else.
+  # The value is used in a pattern match only.
   [[ "$2" =~ $3 && "$2" != *$'\n'* ]] ||
-    fail "$1: got $(printf '%q' "$2"), which is no such name."
+    fail "$1: got $(printf '%q' "$2"), which is not a valid name."
 }
 
 matches_project() {
@@ -125,8 +125,8 @@ gcloud_tpu() { # GROUP VERB arguments...: gcloud compute tpus ... --zone ...
   run gcloud compute tpus "$@" "${place[@]}"
 }
 
-# Reaches workers of all slices in one call: a process waits 300 s for the
-# others to start, and slices that are called in turn would use that up.
+# Reaches the workers of all slices in one call: a process waits 300 s for the
+# others, which may be too short if slices start one after another.
 reach() { # ssh|scp all|NUMBER CONNECTIONS arguments...
   local verb="$1" worker="$2" connections="$3" how=()
   shift 3
@@ -179,7 +179,7 @@ tpu_create() {
     --runtime-version="$runtime" "${how[@]}"
 }
 
-# From now on the commit that --rev names today, whatever a branch does.
+# Resolves --rev to a commit, so that later changes of a branch do not matter.
 fix_revision() {
   local commit
   commit="$(git -C "$root" rev-parse --verify --quiet --end-of-options \
@@ -187,7 +187,7 @@ fix_revision() {
   revision="$commit"
 }
 
-# The words of --env and more, for the shell that starts a worker's process.
+# Quotes --env and other variables for the shell that starts a process.
 quoted_environment() { # NAME=VALUE...
   printf '%q ' env ${environment[@]+"${environment[@]}"} "$@"
 }
@@ -210,8 +210,8 @@ $(quoted_environment ${with[@]+"${with[@]}"})clap_jax/launch.sh install tpu gcs"
   [[ -z "$temporary" ]] || rm -r "$temporary"
 }
 
-# Compiled programs are run as they are found. The name of their folder under
-# the workdir is this user's secret: a workdir from others can bring no such.
+# JAX runs the compiled programs that it finds. The name of their folder under
+# the workdir is secret, so a workdir from others cannot contain programs.
 cache_key() {
   local file="${XDG_CONFIG_HOME:-$HOME/.config}/clap_jax/cache_key" key
   if [[ "$dry_run" == 1 ]]; then
@@ -228,7 +228,7 @@ cache_key() {
   printf '%s' "$key"
 }
 
-# Starts clap on these workers, which go on when the connection ends.
+# Starts clap on these workers; it continues when the connection ends.
 tpu_start() { # all|NUMBER and clap's own arguments
   local workers="$1" key
   shift
@@ -238,13 +238,13 @@ tpu_start() { # all|NUMBER and clap's own arguments
     "$workdir" "$@")"
 }
 
-# Sets `workdir`, the last --workdir that clap is given. The next setup replaces
-# clap_jax, where a relative one would lie.
+# Sets `workdir` to clap's last --workdir. A relative one would be in clap_jax,
+# which the next setup replaces.
 find_workdir() { # VERB
   local word before=""
   workdir=""
   for word in "${train_arguments[@]}"; do
-    case "$before" in # clap takes a beginning of --workdir, too
+    case "$before" in # clap accepts abbreviations of --workdir
       --w*=*) ;;
       --w*) check_workdir "$1" "$word" ;;
     esac
@@ -280,8 +280,8 @@ queued_state() {
   gcloud_tpu queued-resources describe "$name" --format='value(state.state)'
 }
 
-# What every worker reports of its process, see worker.sh; nothing from one that
-# cannot be reached.
+# Prints the state of every worker's process, see worker.sh; prints nothing for
+# an unreachable worker.
 run_state() {
   on_workers all "clap_jax/clap_jax/launcher/worker.sh state $name"
 }
@@ -312,7 +312,7 @@ restart_until_done() {
     case "$state" in
       ACTIVE)
         said="$(run_state)" || said=""
-        # Process 0 alone logs that it was asked to stop: one STOPPED is all.
+        # Only process 0 logs that it was asked to stop: one STOPPED suffices.
         if [[ "$said" == *RUNNING* ]]; then
           stopped=0
         elif [[ "$said" == *STOPPED* ]]; then
@@ -320,7 +320,7 @@ restart_until_done() {
           if [[ "$stopped" -ge 10 ]]; then
             printf 'launch.sh: %s was asked to stop and has saved, and its' \
               "$name" >&2
-            printf ' slice stays; start it again to go on.\n' >&2
+            printf ' slice stays; start it again to resume.\n' >&2
             return
           fi
         elif [[ "$said" == *ENDED* ]]; then
@@ -357,12 +357,12 @@ wait_until_active() {
   done
 }
 
-# A sweep's runs are processes of one host: more hosts would repeat them all.
+# A sweep runs its processes on one host; other hosts would repeat all runs.
 tpu_sweep() {
   [[ "$slices" == 1 ]] ||
     fail "tpu sweep: a sweep uses one host: leave out --slices."
   [[ "$restart" == 0 ]] ||
-    fail "tpu sweep: --restart is for train; run the sweep again to go on."
+    fail "tpu sweep: --restart is for train; run the sweep again to resume."
   [[ ${#train_arguments[@]} -gt 0 ]] ||
     fail "tpu sweep: give the options of clap sweep after --."
   find_workdir sweep
@@ -377,13 +377,13 @@ tpu_status() {
     state="$(queued_state)"
   fi
   printf '%s\n' "$state"
-  # A slice that is not there (READY: of its own) has no log to show.
+  # A missing slice has no log (READY is the state of a --direct slice).
   if [[ "$dry_run" == 1 || "$state" == ACTIVE || "$state" == READY ]]; then
     on_workers all "tail -n 1 ~/$name.log"
   fi
 }
 
-# All connections at once: none of them ends.
+# Opens all connections at once, since none of them ends.
 tpu_logs() {
   # shellcheck disable=SC2016  # $(hostname) is for the worker's shell
   reach ssh all all "$name" \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What `./launch.sh tpu` runs on each host of a slice, with the code beside it:
+# Runs on each host of a slice for `./launch.sh tpu`, beside the code:
 #   worker.sh start NAME WORKDIR clap's arguments...
 #   worker.sh state NAME
-# In the home folder lie NAME.log; NAME.pid, of clap; NAME.keeper, of the shell
-# that waits for it; NAME.rc, its exit code once it has ended. A preempted slice
-# takes them away, so WORKDIR/logs keeps a copy of each start's log.
+# The home folder holds NAME.log; NAME.pid of clap; NAME.keeper, the pid of the
+# shell that waits for clap; NAME.rc, the exit code of clap. Preemption deletes
+# them, so WORKDIR/logs keeps a copy of each start's log.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -17,7 +17,7 @@ start() { # NAME WORKDIR ARGUMENTS...: returns at once
   printf '%s\n' "$!" > ~/"$1.keeper"
 }
 
-# Runs clap to its end and writes down its exit code.
+# Runs clap and records its exit code.
 keep() { # NAME WORKDIR ARGUMENTS...
   local name="$1" workdir="$2" code=0 process warned=""
   shift 2
@@ -38,8 +38,8 @@ keep() { # NAME WORKDIR ARGUMENTS...
   printf '%s\n' "$code" > ~/"$name.rc"
 }
 
-# Keeps compiled programs for the next start, under a name that only the user
-# who launches has: JAX runs what it finds there.
+# Keeps compiled programs for the next start in a folder whose name is secret,
+# since JAX runs the programs that it finds there.
 use_cache() {
   if [[ -n "${JAX_COMPILATION_CACHE_DIR:-}" || -z "$workdir" ||
         -z "${CLAP_CACHE_KEY:-}" ]]; then
@@ -48,15 +48,15 @@ use_cache() {
   local folder="$workdir/compiled/$CLAP_CACHE_KEY"
   if [[ "$workdir" != gs://* ]]; then
     if [[ -L "$workdir/compiled" ]] || ! (umask 077 && mkdir -p "$folder"); then
-      printf 'worker.sh: %s cannot be made: programs are not kept.\n' "$folder"
+      printf 'worker.sh: cannot create %s; programs are not kept.\n' "$folder"
       return
     fi
   fi
   export JAX_COMPILATION_CACHE_DIR="$folder"
 }
 
-# Copies at most the last 16 MiB that this start has logged. A file system that
-# hangs holds the end of a run up by no more than half a minute.
+# Copies at most the last 16 MiB of this start's log. A file system that hangs
+# delays the end of a run by at most half a minute.
 copy_log() {
   if [[ -z "$workdir" ]] || timeout 30 "${BASH_SOURCE[0]}" copy "$log" \
       "$first_byte" "$workdir" "$copy"; then
@@ -76,7 +76,7 @@ copy() { # LOG FIRST_BYTE WORKDIR NAME
     [[ ! -L "$folder" ]] || return 1
     temporary="$(mktemp "$folder/.log.XXXXXX")"
   fi
-  # shellcheck disable=SC2064  # the name of now
+  # shellcheck disable=SC2064  # expand the name now
   trap "rm -f '$temporary'" EXIT
   tail -c "+$2" "$1" | tail -c 16777216 > "$temporary"
   if [[ "$3" == gs://* ]]; then
@@ -87,9 +87,9 @@ copy() { # LOG FIRST_BYTE WORKDIR NAME
   fi
 }
 
-# Prints RUNNING, STOPPED (it has saved and waits to be taken away) or ENDED and
-# the exit code, "none" if clap was killed together with its shell. What an
-# earlier start has left in the log does not count.
+# Prints RUNNING, STOPPED (it has saved and waits for the preemption) or ENDED
+# and the exit code, "none" if clap was killed together with its shell. Ignores
+# lines of earlier starts in the log.
 state() { # NAME
   local code
   code="$(cat ~/"$1.rc" 2> /dev/null)" || code=""

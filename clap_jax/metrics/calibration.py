@@ -12,40 +12,41 @@ _MAX_ITERATIONS = 100
 
 @dataclasses.dataclass(frozen=True)
 class AbsenceCalibration:
-  """Probability = sigmoid(slope * logit + offset); absent at the threshold.
+  """Maps absence logits to probabilities and decisions.
 
-  The probability is that of a query drawn half from the video and half from
-  other videos, as on the split that it was fitted on.
+  probability = sigmoid(slope * logit + offset), for queries of which half
+  belong to other videos, as on the split of the fit. A query is absent if its
+  probability is at least the threshold.
   """
 
   slope: float
   offset: float
-  threshold: float  # of the probability
+  threshold: float
 
   def probability(self, logits: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities of absence, in [0, 1]."""
+    """Returns calibrated probabilities of absence, in [0, 1]."""
     z = self.slope * np.asarray(logits, np.float64) + self.offset
     return 0.5 * (1 + np.tanh(z / 2))  # the sigmoid, without overflow
 
   def is_absent(self, logits: np.ndarray) -> np.ndarray:
-    """The decision of each query."""
+    """Returns True for each query that is predicted to be absent."""
     return self.probability(logits) >= self.threshold
 
 
 def fit_absence(
   logits: np.ndarray, *, is_absent: np.ndarray
 ) -> AbsenceCalibration:
-  """Fits slope and offset by Platt's method, the threshold by the best F1.
+  """Fits slope and offset by Platt's method and the threshold by the best F1.
 
-  The targets are drawn a little towards one half, which keeps the slope finite
-  where the two kinds are perfectly apart.
+  The targets are shifted slightly towards one half, which keeps the slope
+  finite if the two kinds are perfectly separable.
 
   Source: Platt, "Probabilistic outputs for support vector machines", 1999,
   section 2.2; Newton's method with step halving.
 
   Args:
-    logits: (q,) of the selection split, never of the one that is reported.
-    is_absent: bool (q,); both kinds must occur.
+    logits: (q,) logits on the selection split, never on the reported one.
+    is_absent: bool (q,); must contain both values.
 
   Raises:
     ValueError: one kind is missing, or a logit is not finite.
@@ -56,9 +57,9 @@ def fit_absence(
   num_present = len(x) - num_absent
   if not num_absent or not num_present or not np.isfinite(x).all():
     raise ValueError(
-      "calibration needs finite logits of both kinds of queries, got "
-      f"{num_present} present and {num_absent} absent ones; choose a "
-      "selection split with at least two videos that differ"
+      "calibration needs finite logits of present and absent queries, got "
+      f"{num_present} present and {num_absent} absent; choose a selection "
+      "split with at least two different videos"
     )
   target = np.where(
     is_absent, (num_absent + 1) / (num_absent + 2), 1 / (num_present + 2)
@@ -92,9 +93,10 @@ def fit_absence(
 def calibration_error(
   probability: np.ndarray, *, happened: np.ndarray
 ) -> float:
-  """Expected calibration error over ten equal bins of the probability.
+  """Computes the expected calibration error over ten equal bins.
 
-  The mean over queries of |mean probability - share that happened| of the bin.
+  This is the mean over queries of |mean probability - share of `happened`| in
+  the query's bin.
   """
   probability = np.asarray(probability, np.float64)
   happened = np.asarray(happened, np.float64)

@@ -1,4 +1,4 @@
-"""The evaluation card: the facts needed to compare two numbers."""
+"""Defines the evaluation card: the metadata needed to compare two numbers."""
 
 import dataclasses
 import hashlib
@@ -8,25 +8,24 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationCard:
-  """Everything that can move a score, reported with the score.
+  """Everything that affects a score, reported with the score.
 
-  The caller states fields that the evaluation cannot derive (class source,
-  seeds, NMS); "not stated" otherwise, never a guess.
+  The caller sets the fields that the evaluation cannot derive (class source,
+  seeds, NMS).
   """
 
   protocol: str
   task: str  # detection, proposals, grounding, highlights or retrieval
   split: str
-  # Of the ids of the split, so that two cards of equal hash used one split.
-  split_hash: str
+  split_hash: str  # hash of the split's ids; equal on the same split
   num_evaluated: int  # videos (queries for grounding) with a prediction
-  num_missing: int  # those of the split without one
+  num_missing: int  # videos or queries without a prediction
   missing: tuple[str, ...] = ()  # the first of them
   num_unknown: int = 0  # predictions of videos or queries outside the split
-  num_ignored_labels: int = 0  # predicted labels that the ground truth lacks
+  num_ignored_labels: int = 0  # predictions whose label is not annotated
   num_predictions: int = 0
   num_ground_truths: int = 0
-  num_tied_scores: int = 0  # predictions whose score another one shares
+  num_tied_scores: int = 0  # predictions that share their score with another
   ground_truth_filter: str = "none"
   nms: str = "as in the prediction file"
   top_k: str = "all predictions in the file"
@@ -39,7 +38,7 @@ class EvaluationCard:
   notes: tuple[str, ...] = ()
 
   def to_dict(self) -> dict[str, Any]:
-    """The card as JSON types."""
+    """Returns the card as JSON types."""
     return {
       field.name: _plain(getattr(self, field.name))
       for field in dataclasses.fields(self)
@@ -51,6 +50,6 @@ def _plain(value: Any) -> Any:
 
 
 def split_hash(ids: Iterable[str]) -> str:
-  """The first 16 hex digits of the SHA-256 of the sorted ids, one a line."""
+  """Returns 16 hex digits of the SHA-256 of the sorted ids, one per line."""
   text = "\n".join(sorted(ids)).encode()
   return hashlib.sha256(text).hexdigest()[:16]

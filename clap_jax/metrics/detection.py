@@ -1,12 +1,12 @@
-"""Temporal action localization: mAP, Recall@kx and average recall.
+"""Evaluates temporal action localization: mAP, Recall@kx, average recall.
 
     table = DetectionTable.from_columns(
       video=["a"], label=["jump"], start_sec=[1.0], end_sec=[2.5], score=[0.9]
     )
     evaluate(table, ground_truth, PROTOCOLS["activitynet"])
 
-Labels that the ground truth lacks are ignored, as in every public evaluator;
-predictions in videos that the ground truth lacks are counted as wrong.
+As in every public evaluator, predictions with labels that the ground truth
+lacks are ignored; predictions in videos that it lacks are false positives.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from clap_jax.metrics.tables import (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassResults:
-  """Results of every class that occurs in the ground truth."""
+  """Results of every class in the ground truth."""
 
   labels: tuple[str, ...]
   num_positives: np.ndarray  # int64 (c,)
   average_precision: np.ndarray  # float64 (c, t)
-  recall: np.ndarray | None  # float64 (c, t, k), Recall@kx; None if not asked
+  recall: np.ndarray | None  # float64 (c, t, k), Recall@kx, if the protocol's
 
 
 def evaluate(
@@ -42,11 +42,11 @@ def evaluate(
 
   Returns:
     map@0.50, ... and average_map (the mean over the thresholds), in [0, 1];
-    with Recall@kx also recall@1x@0.50, ...; for the task "proposals" ar@1, ...
-    and auc instead.
+    recall@1x@0.50, ... if the protocol has Recall@kx; ar@1, ... and auc instead
+    for the task "proposals".
 
   Raises:
-    ValueError: the ground truth holds no segment.
+    ValueError: the ground truth has no segment.
   """
   if protocol.task == "proposals":
     predictions, truth, _ = prepare(predictions, ground_truth, protocol)
@@ -69,12 +69,10 @@ def evaluate(
 def evaluate_classes(
   predictions: DetectionTable, ground_truth: SegmentTable, protocol: Protocol
 ) -> ClassResults:
-  """Scores every class of the ground truth on its own.
-
-  A class without predictions has AP 0.
+  """Scores every class of the ground truth; AP is 0 without predictions.
 
   Raises:
-    ValueError: the ground truth holds no segment.
+    ValueError: the ground truth has no segment.
   """
   predictions, truth, ambiguous = prepare(predictions, ground_truth, protocol)
   labels, label = np.unique(truth.label, return_inverse=True)
@@ -104,7 +102,8 @@ def prepare(
 ) -> tuple[DetectionTable, SegmentTable, SegmentTable]:
   """Applies the protocol's filters; returns predictions, truth, ambiguous.
 
-  Predicted videos are recoded: the ground truth's codes, then further ones.
+  Codes of predicted videos become the ground truth's; other videos get further
+  codes.
 
   Raises:
     ValueError: no ground-truth segment is left.
@@ -136,7 +135,7 @@ def prepare(
 def ranked(
   predictions: DetectionTable, truth: SegmentTable, protocol: Protocol
 ) -> DetectionTable:
-  """Predictions of the truth's classes: class by class, best score first."""
+  """Sorts predictions of the truth's classes by class, best score first."""
   label = translate_codes(
     predictions.label, names=predictions.label_names, to=truth.label_names
   )
@@ -182,10 +181,10 @@ def _average_precision(
 def _recall_at(
   predictions: DetectionTable, truth: SegmentTable, *, protocol: Protocol
 ) -> np.ndarray | None:
-  """Recall@kx: (c, t, k), or None where the protocol asks for none.
+  """Computes Recall@kx (c, t, k), or None if the protocol has none.
 
-  Of every class in every video the k * x best predictions count, x being the
-  number of its ground truths there; one prediction may find several of them.
+  Counts the k * x best predictions of each class in each video, x being its
+  number of ground truths there; one prediction may match several of them.
   """
   if not protocol.recall_at:
     return None

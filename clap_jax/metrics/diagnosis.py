@@ -1,18 +1,18 @@
 """Diagnoses detectors: error types, their cost, and sensitivity.
 
 After Alwassel et al., "Diagnosing Error in Temporal Action Detectors" (ECCV
-2018). Of every class the best G * limit_factor predictions are looked at, G
-being its number of ground truths. A prediction that takes a ground truth is a
-true positive; any other is named by the ground truth of *any* class in its
-video that it overlaps most:
+2018). The best G * limit_factor predictions of every class are diagnosed, G
+being its number of ground truths. A prediction that matches a ground truth is
+a true positive; the kind of any other depends on the ground truth of *any*
+class in its video that it overlaps most:
 
-    its own class    IoU >= threshold   double detection
+    same class       IoU >= threshold   double detection
     another class    IoU >= threshold   wrong label
-    its own class    IoU >= 0.1         localization
+    same class       IoU >= 0.1         localization
     another class    IoU >= 0.1         confusion
                      less               background
 
-A ground truth that nothing took is missed.
+A ground truth without a match is missed.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ ERROR_KINDS = (
 )
 _MIN_IOU = 0.1
 SIZE_NAMES = ("XS", "S", "M", "L", "XL")
-# Upper bounds of the bins; the last is open. From the paper's two data sets.
+# Upper bounds of the paper's bins for two datasets; the last bin is open.
 BINS = {
   "activitynet": {
     "length": (30, 60, 120, 180),  # seconds
@@ -59,10 +59,9 @@ def bins_of(
   *,
   duration_sec: Mapping[str, float] | None = None,
 ) -> dict[str, tuple[float, ...]]:
-  """The published bins of a data set, else fifths of its ground truth.
+  """Returns the published bins of a dataset, or fifths of its ground truth.
 
-  Bounds are rounded to two digits, so that they can be read; equal ones are
-  one bound.
+  Bounds of fifths are rounded to two digits; equal bounds are merged.
   """
   for name, bins in BINS.items():
     if protocol.name.startswith(name):
@@ -89,18 +88,18 @@ def bins_of(
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """The breakdown; fractions are averaged over the protocol's thresholds."""
+  """Errors of a detector; fractions are means over the thresholds."""
 
-  average_map: float  # over the predictions looked at
-  # Error kind -> share of the predictions looked at; the shares sum to 1.
+  average_map: float  # of the diagnosed predictions
+  # Error kind -> share of the diagnosed predictions; the shares sum to 1.
   shares: dict[str, float]
   # The same for the best G, the second G, ... predictions of every class.
   profile: tuple[dict[str, float], ...]
-  # Error kind -> rise of average mAP if its predictions were not there.
+  # Error kind -> gain of average mAP without its predictions.
   map_gain: dict[str, float]
-  missed: float  # share of ground truths that no prediction took
-  # Characteristic -> bin -> (share of the ground truths, average recall of
-  # them, average mAP if only they had to be found).
+  missed: float  # share of ground truths without a match
+  # Characteristic -> bin -> {"share" of the ground truths, their average
+  # "recall", "average_map" if they were the only ground truths}.
   sensitivity: dict[str, dict[str, dict[str, float]]]
 
 
@@ -117,14 +116,14 @@ def diagnose(
 
   Args:
     predictions, ground_truth: as in `detection.evaluate`.
-    protocol: its thresholds and filters apply; the THUMOS kit's matching does
-      not.
-    duration_sec: video -> length; without it there is no coverage.
+    protocol: protocol whose thresholds and filters apply; the matching of the
+      THUMOS kit does not.
+    duration_sec: video -> length; None leaves coverage out.
     bins: characteristic -> ascending inclusive upper bounds.
-    limit_factor: how many times the number of ground truths is looked at.
+    limit_factor: predictions per ground truth that are diagnosed.
 
   Raises:
-    ValueError: the ground truth holds no segment.
+    ValueError: the ground truth has no segment.
   """
   predictions, truth, _ = detection.prepare(predictions, ground_truth, protocol)
   predictions = detection.ranked(predictions, truth, protocol)
@@ -158,12 +157,12 @@ def diagnose(
 
 
 def _round_of(predictions: DetectionTable, truth: SegmentTable) -> np.ndarray:
-  """Returns how many times G better predictions of the class precede each."""
+  """Returns rank // G of each prediction in its class."""
   num_truth = np.bincount(truth.label, minlength=len(truth.label_names))
   size = np.bincount(predictions.label, minlength=len(truth.label_names))
   first = np.cumsum(size) - size
   rank = np.arange(len(predictions)) - first[predictions.label]
-  # Classes that the filters emptied have no ground truth: never looked at.
+  # Predictions of classes that the filters emptied are not diagnosed.
   return np.where(
     num_truth[predictions.label] > 0,
     rank // np.maximum(num_truth[predictions.label], 1),
@@ -190,10 +189,10 @@ def error_kinds(
   *,
   thresholds: Sequence[float],
 ) -> np.ndarray:
-  """(n, t) index into ERROR_KINDS of every prediction at every threshold.
+  """Returns indices (n, t) into ERROR_KINDS of predictions at thresholds.
 
-  Equal overlaps with ground truths of several classes: the first in file
-  order names the error. Labels are coded alike in both tables.
+  Of equal overlaps with several ground truths, the first in file order counts.
+  Both tables must share their label codes.
   """
   best_iou = np.zeros(len(predictions))
   best_label = np.full(len(predictions), -1)
@@ -203,7 +202,7 @@ def error_kinds(
     truth.segments,
     empty_pair=0.0,
   ):
-    # Slots hold ground truths in reversed order.
+    # Slots hold ground truths in reverse order.
     last = block.iou.shape[1] - 1
     slot = last - block.iou[:, ::-1].argmax(axis=1)
     rows = np.arange(len(slot))
@@ -243,7 +242,7 @@ def _average_map(
   without: np.ndarray | None = None,
   num_positives: np.ndarray | None = None,
 ) -> float:
-  """Average mAP; `without` (n, t) marks predictions to leave out."""
+  """Computes average mAP; `without` (n, t) marks excluded predictions."""
   num_classes = len(truth.label_names)
   if num_positives is None:
     num_positives = np.bincount(truth.label, minlength=num_classes)
@@ -283,10 +282,9 @@ def _sensitivity(
   characteristics: Mapping[str, np.ndarray],
   bins: Mapping[str, Sequence[float]],
 ) -> dict[str, dict[str, dict[str, float]]]:
-  """Recall and mAP of the ground truths of every bin.
+  """Computes share, recall and mAP of the ground truths of every bin.
 
-  For the mAP of a bin, ground truths outside it are neither to be found nor
-  wrong to be found: predictions that took them are left out.
+  The mAP of a bin excludes predictions that match ground truths outside it.
   """
   result: dict[str, dict[str, dict[str, float]]] = {}
   for name, upper_bounds in bins.items():

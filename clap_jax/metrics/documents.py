@@ -1,4 +1,4 @@
-"""Reads JSON, JSON lines and text, noting problems with their locations."""
+"""Reads JSON, JSON lines and text; logs problems with their locations."""
 
 import contextlib
 import gc
@@ -19,8 +19,8 @@ _PICKLES = (".pkl", ".pickle", ".pt", ".pth")
 def paused_collection() -> Iterator[None]:
   """Pauses the cyclic garbage collector.
 
-  A large file becomes a million small objects, none of them garbage; scanning
-  them again and again would more than double the time.
+  Its repeated scans of the millions of objects of a large file would more than
+  double the time.
   """
   was_enabled = gc.isenabled()
   gc.disable()
@@ -32,24 +32,23 @@ def paused_collection() -> Iterator[None]:
 
 
 def read_text(path: locations.Location, log: ProblemLog) -> str:
-  """The text of a file; see `text_tables.read_text`.
+  """Reads a text file; see `text_tables.read_text`.
 
   Raises:
-    MalformedFileError: a pickle, or not text.
+    MalformedFileError: the file is a pickle, or not text.
     OSError: the file cannot be opened.
   """
   if path.suffix in _PICKLES:
     log.fail(
       "",
-      f"got a pickle ({path.suffix}), which can run code when it is opened and "
-      "is refused; expected JSON. Convert it where you trust it: load the "
-      "dictionary of columns and write "
+      f"got a pickle ({path.suffix}), which can run code when opened; expected "
+      "JSON. If you trust the file, load its dictionary of columns and write "
       "json.dump({key: list(map(float, value)) or list(value), ...}, file) "
       "with the keys video-id, t-start, t-end, label, score",
     )
   try:
     return text_tables.read_text(path, max_bytes=_MAX_BYTES)
-  except ValueError as error:  # it names the file, and so does the log
+  except ValueError as error:  # the log adds the file's name itself
     log.fail("", str(error).removeprefix(f"{path}, "))
 
 
@@ -65,13 +64,16 @@ def read_json(path: locations.Location, log: ProblemLog) -> Any:
 def read_json_or_lines(
   path: locations.Location, log: ProblemLog
 ) -> tuple[Any, Iterable[tuple[str, Any]] | None]:
-  """One JSON document, or JSON lines as ("line 3", value), by the content.
+  """Reads a JSON document, or JSON lines as ("line 3", value).
 
-  A file is read by lines if it is called .jsonl, or if its first line is a
-  whole value and more follows. Lines that are not JSON become problems.
+  A file holds lines if its name ends in .jsonl, or if its first line is an
+  object and more lines follow. Invalid lines become problems.
+
+  Returns:
+    (document, None) or (None, lines).
 
   Raises:
-    MalformedFileError: a document that is not JSON.
+    MalformedFileError: the document is not JSON.
   """
   text = read_text(path, log)
   first_lines = list(itertools.islice(_lines(text), 2))
@@ -95,7 +97,7 @@ def _parsed(
     except MalformedFileError:
       if log.is_full:
         raise
-      continue  # noted; the next lines are read for their own problems
+      continue  # logged; later lines may have problems too
     yield location, value
 
 
@@ -113,10 +115,10 @@ def read_json_lines(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields ("line 3", object), or ("[2]", object) of a list of objects.
 
-  What is not an object becomes a problem.
+  Other values become problems.
 
   Raises:
-    MalformedFileError: neither JSON lines nor a JSON list.
+    MalformedFileError: the file is neither JSON lines nor a JSON list.
   """
   content, records = read_json_or_lines(path, log)
   if records is None:
@@ -140,7 +142,7 @@ def _parse(text: str, *, log: ProblemLog, location: str) -> Any:
 
 
 def kind(value: Any) -> str:
-  """A short name of a value for messages."""
+  """Describes a value briefly, for messages."""
   if isinstance(value, dict):
     return f"an object with the keys {sorted(map(str, value))[:8]}"
   if isinstance(value, list):
@@ -150,7 +152,7 @@ def kind(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-  """True for a finite int or float; a bool is not a number."""
+  """Returns True for a finite int or float; a bool is not a number."""
   try:
     return type(value) in (int, float) and math.isfinite(value)
   except OverflowError:  # an integer that no float holds
@@ -158,7 +160,7 @@ def is_number(value: Any) -> bool:
 
 
 def to_number(value: Any) -> float | None:
-  """The number a value holds, text allowed; None where it holds none."""
+  """Converts a number or its text to a float; returns None otherwise."""
   if isinstance(value, str):
     try:
       value = float(value)
@@ -168,7 +170,7 @@ def to_number(value: Any) -> float | None:
 
 
 def to_seconds(value: Any, *, decimal_comma: bool = False) -> float | None:
-  """Seconds of a number, its text or a clock time; None of anything else."""
+  """Converts a number, its text or a clock time to seconds, or None."""
   try:
     return text_tables.seconds(value, decimal_comma=decimal_comma)
   except ValueError:

@@ -1,4 +1,4 @@
-"""Reads ground truth of detection; see annotations.given_file for the forms."""
+"""Reads detection ground truth; annotations.given_file lists the formats."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from clap_jax.storage import locations
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundTruth:
-  """A split: its segments, its name, and names of its class numbers."""
+  """Segments of a split, the split's name, and names of class numbers."""
 
   table: SegmentTable
   split: str
@@ -24,13 +24,13 @@ def read_ground_truth(
   label_field: str = "label",
   needs_label: bool = True,
 ) -> GroundTruth:
-  """Reads the annotations of one subset (None: of every video).
+  """Reads the annotations of one subset (None: all videos).
 
-  Subsets are compared without case, and "val" is "validation"; a file that
-  marks no subset is read whole. Proposals need no label.
+  Names of subsets ignore case, and "val" is "validation"; a file without
+  subsets is read whole. Proposals need no label.
 
   Raises:
-    MalformedFileError: listing every problem, or the subsets there are.
+    MalformedFileError: the file has problems, or lacks the subset.
     OSError: the file cannot be opened.
   """
   file = given_file.read(path, label_field=label_field, needs_label=needs_label)

@@ -1,7 +1,7 @@
-"""Language grounding: R@n at IoU m, mean IoU, and "no such moment".
+"""Evaluates language grounding: R@n at IoU m, mean IoU, "no such moment".
 
-Predictions of a query are (k, 3) rows of start, end, score; they are ranked by
-score, equal scores in the order given. Missing or empty predictions miss.
+Predictions of a query are (k, 3) rows of start, end, score, ranked by score;
+ties keep their order. A query without predictions is a miss.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from clap_jax.metrics import overlap
 class GroundingProtocol:
   """A protocol that scores ranked windows by R@n, IoU=m.
 
-  Differences between public evaluators are options: strict (IoU > m instead of
-  >=) and hard non-maximum suppression before the top n are taken.
+  Public evaluators differ in `strict` (IoU > m instead of >=) and in hard
+  non-maximum suppression before the top n.
   """
 
   name: str
   iou_thresholds: tuple[float, ...]
   recall_at: tuple[int, ...] = (1, 5)
   strict: bool = False
-  nms_iou: float | None = None  # drop windows with IoU > this; None keeps all
+  nms_iou: float | None = None  # IoU above which NMS drops windows; None: off
 
 
 def _with_2d_tan(
   protocol: GroundingProtocol, *, nms_iou: float
 ) -> tuple[GroundingProtocol, GroundingProtocol]:
-  """A protocol and its variant in the manner of 2D-TAN."""
+  """Returns a protocol and its variant with the rules of 2D-TAN."""
   variant = dataclasses.replace(
     protocol, name=f"{protocol.name}_2dtan", strict=True, nms_iou=nms_iou
   )
@@ -65,17 +65,17 @@ def evaluate(
   """Scores every query of `ground_truth`.
 
   Args:
-    predictions: query id -> (k, 3) start, end, score. Queries that the ground
-      truth lacks are ignored.
-    ground_truth: query id -> (start, end), or (m, 2) where several windows
-      answer the query (the best fitting one counts).
+    predictions: query id -> (k, 3) start, end, score; queries outside the
+      ground truth are ignored.
+    ground_truth: query id -> (start, end), or (m, 2) if several windows answer
+      the query (the one of highest IoU counts).
     protocol: thresholds and rules.
 
   Returns:
-    r1@0.5, r5@0.7, ... and miou (of the best-scored window), in [0, 1].
+    r1@0.5, r5@0.7, ... and miou (of the first window), in [0, 1].
 
   Raises:
-    ValueError: no query to score.
+    ValueError: the ground truth is empty.
   """
   if not ground_truth:
     raise ValueError(
@@ -97,12 +97,12 @@ def overlap_table(
   ground_truth: Mapping[str, np.ndarray | Sequence[Sequence[float]]],
   protocol: GroundingProtocol,
 ) -> np.ndarray:
-  """(q, n) IoU of the n best windows of each query, 0 where there are fewer.
+  """Computes IoUs (q, n) of the n best windows per query; 0 if fewer.
 
   n is the largest of the protocol's recall_at.
   """
   width = max(protocol.recall_at)
-  # A query without windows keeps an empty one at -1, which overlaps nothing.
+  # The default window, empty at -1, overlaps nothing.
   windows = np.full((len(ground_truth), width, 2), -1.0)
   truths = [np.reshape(value, (-1, 2)) for value in ground_truth.values()]
   for row, query in enumerate(ground_truth):
@@ -118,9 +118,9 @@ def overlap_table(
 def rank_windows(
   windows: np.ndarray | Sequence, *, nms_iou: float | None
 ) -> np.ndarray:
-  """Windows (k, 3) by descending score, after hard suppression if asked.
+  """Sorts windows (k, 3) by descending score; applies hard NMS.
 
-  A window goes if its IoU with a better kept one is above `nms_iou`.
+  Drops a window if its IoU with a better kept one is above `nms_iou`.
   """
   windows = np.asarray(windows, np.float64).reshape(-1, 3)
   windows = windows[np.argsort(-windows[:, 2], kind="stable")]
@@ -137,12 +137,12 @@ def rank_windows(
 def absence(
   absence_score: np.ndarray, *, is_absent: np.ndarray, threshold: float
 ) -> dict[str, float]:
-  """Evaluates how well a score detects queries without a moment.
+  """Evaluates a score that detects queries without a moment.
 
   Args:
     absence_score: (q,) higher means "no such moment".
-    is_absent: (q,) True for the swapped queries.
-    threshold: a query is called absent at or above it; choose it on the
+    is_absent: (q,) True for queries of other videos.
+    threshold: lowest score of a query predicted absent; choose it on the
       selection split with `best_absence_threshold`.
 
   Returns:
@@ -151,9 +151,9 @@ def absence(
   """
   score = np.asarray(absence_score, np.float64)
   is_absent = np.asarray(is_absent, bool)
-  called = score >= threshold
-  correct = float((called & is_absent).sum())
-  precision = correct / called.sum() if called.any() else 0.0
+  predicted = score >= threshold
+  correct = float((predicted & is_absent).sum())
+  precision = correct / predicted.sum() if predicted.any() else 0.0
   recall = correct / is_absent.sum() if is_absent.any() else 0.0
   both = precision + recall
   return {
@@ -167,7 +167,7 @@ def absence(
 def best_absence_threshold(
   absence_score: np.ndarray, *, is_absent: np.ndarray
 ) -> float:
-  """The threshold of the best F1; the highest of several such."""
+  """Returns the threshold of the best F1; the highest in case of ties."""
   score = np.asarray(absence_score, np.float64)
   is_absent = np.asarray(is_absent, bool)
   order = np.argsort(-score, kind="stable")

@@ -14,7 +14,7 @@ def read_highlight_predictions(
   """Reads Moment-DETR's JSON lines with windows, saliency or both.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   log = ProblemLog(path)
@@ -61,7 +61,7 @@ def read_highlight_truth(
   """Reads the annotations of QVHighlights.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   file = given_file.read(path)
@@ -74,7 +74,7 @@ def read_highlight_truth(
       file.log.add(f"query {query}", str(error))
       continue
     if saliency is None:
-      file.log.add(f"query {query}", "got no saliency_scores; expected them")
+      file.log.add(f"query {query}", "saliency_scores is missing")
       continue
     truths.append(highlights.QueryTruth(query, windows, saliency))
   file.log.raise_if_any()

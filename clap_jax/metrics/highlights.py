@@ -1,11 +1,11 @@
-"""QVHighlights: moment retrieval and highlight detection.
+"""Evaluates moment retrieval and highlight detection of QVHighlights.
 
-Percentages rounded to two decimals under the names of the benchmark's
-standalone evaluator and, for R1 below 0.5 and the mean IoU of the first window,
-of the evaluators that came after it. Their choices are kept: moment retrieval
-averages the AP of every *query*, over its first ten windows; R1 and mIoU take
-the first window *as listed*; buckets keep the ground-truth windows of a length
-and the queries that have one.
+Returns percentages rounded to two decimals under the names of the benchmark's
+standalone evaluator; names of R1 below 0.5 and of the mean IoU are those of
+later evaluators. Follows their rules: moment retrieval averages the AP of every
+*query* over its first ten windows; R1 and mIoU take the first window *as
+listed*; a length bucket keeps the ground-truth windows of that length and the
+queries that have one.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from clap_jax.metrics import matching, overlap
 CLIP_SEC = 2  # saliency is annotated per clip of two seconds
 MAX_WINDOWS = 10
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-# Newer evaluators, such as CG-DETR's, print R1 at lower overlaps as well.
+# Newer evaluators, such as CG-DETR's, also print R1 at lower overlaps.
 RECALL_THRESHOLDS = (0.3, 0.35, 0.4, 0.45, *THRESHOLDS)
 # Lengths in seconds, (low, high]; the longest clip has 150 s.
 LENGTHS = {
@@ -28,13 +28,13 @@ LENGTHS = {
   "long": (30, 150),
   "full": (-np.inf, np.inf),
 }
-# The lowest annotator score of a positive clip, of 0 to 4.
+# Lowest annotator score, from 0 to 4, of a positive clip.
 SALIENCY_LEVELS = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryPrediction:
-  """A system's prediction for one query; None for a task it does not do."""
+  """A prediction for one query; None for a task without predictions."""
 
   query_id: str
   windows: np.ndarray | None  # (k, 3) start_sec, end_sec, score, as listed
@@ -56,7 +56,8 @@ def evaluate(
   """Returns the standalone evaluator's document; `brief` holds its summary.
 
   Raises:
-    ValueError: the two do not hold the same queries, each once.
+    ValueError: predictions and ground truth have different queries, or one
+      query twice.
   """
   truth_of = {truth.query_id: truth for truth in ground_truth}
   ids = [prediction.query_id for prediction in predictions]
@@ -108,7 +109,7 @@ def _moment_retrieval(
   *,
   bounds: tuple[float, float],
 ) -> dict[str, Any]:
-  """MR-mAP, MR-R1 and MR-mIoU against the windows of length in (low, high]."""
+  """Computes MR-mAP, MR-R1 and MR-mIoU for windows of length (low, high]."""
   kept, answers = [], []
   for prediction, truth in zip(predictions, truths, strict=True):
     length = truth.windows[:, 1] - truth.windows[:, 0]
@@ -146,7 +147,7 @@ def _moment_retrieval(
 def _query_average_precision(
   windows: Sequence[np.ndarray], answers: Sequence[np.ndarray]
 ) -> np.ndarray:
-  """(q, t) interpolated AP of every query: each is a class of its own."""
+  """Computes the interpolated AP (q, t) of every query, as if a class."""
   listed = [rows[:MAX_WINDOWS] for rows in windows]
   owner = np.repeat(np.arange(len(listed)), [len(rows) for rows in listed])
   rows = np.concatenate(listed)
@@ -170,7 +171,7 @@ def _highlights(
   *,
   level: int,
 ) -> dict[str, float]:
-  """HL-mAP (mean over annotators) and HL-Hit1 (any annotator agrees)."""
+  """Computes HL-mAP (mean over annotators) and HL-Hit1 (any annotator)."""
   num_clips = max(len(truth.saliency) for truth in truths)
   valid = np.zeros((len(truths), num_clips), bool)
   score = np.zeros((len(truths), num_clips))
@@ -183,7 +184,7 @@ def _highlights(
     size = len(truth.saliency)
     valid[row, :size] = True
     positive[row, :size] = truth.saliency >= level
-    # Clips that a system does not score count as 0, not as the lowest.
+    # Clips without a score have score 0, which need not be the lowest.
     scored = prediction.saliency[:size]
     score[row, : len(scored)] = scored
     top[row] = prediction.saliency.argmax()
@@ -202,10 +203,9 @@ def _highlights(
 def clip_average_precision(
   score: np.ndarray, positive: np.ndarray, *, valid: np.ndarray
 ) -> np.ndarray:
-  """AP of ranked clips: mean envelope precision where recall grows.
+  """Computes the AP of clips: mean envelope precision where recall grows.
 
-  Clips of equal score enter together, as one step of the curve. Without
-  positives the AP is 0.
+  Clips of equal score are one step of the curve. AP is 0 without positives.
 
   Args:
     score: (q, c). positive: (q, a, c) bool. valid: (q, c) bool.

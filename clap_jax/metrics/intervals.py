@@ -1,4 +1,4 @@
-"""Confidence intervals and tests of means over a few repetitions."""
+"""Computes confidence intervals and tests of means over a few runs."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ import scipy.stats
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """A mean with its 95 % confidence interval; NaN ends where it has none."""
+  """A mean with its 95 % confidence interval; NaN ends if it has none."""
 
   mean: float
   low: float
@@ -19,7 +19,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-  """Student's t over independent runs; needs at least two of them."""
+  """Computes Student's t interval over at least two independent runs."""
   runs = np.asarray(values, np.float64)
   if len(runs) < 2:
     raise ValueError(f"an interval needs at least 2 runs, got {len(runs)}")
@@ -30,7 +30,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def estimate(values: Sequence[float]) -> Interval:
-  """As `mean_interval`, for any number of values; of one, the mean alone."""
+  """Computes `mean_interval`, or the mean alone of fewer than two values."""
   if len(values) > 1:
     return mean_interval(values)
   mean = float(values[0]) if len(values) else math.nan
@@ -38,25 +38,24 @@ def estimate(values: Sequence[float]) -> Interval:
 
 
 def p_value(differences: Sequence[float]) -> float:
-  """Two-sided p of Student's t test that the mean of differences is 0.
+  """Returns the two-sided p of Student's t test for a mean of 0.
 
-  1.0 where there is no test: fewer than two differences, or all of them 0.
+  p is 1.0 for fewer than two differences, or if all are 0.
   """
   values = np.asarray(differences, np.float64)
   if len(values) < 2 or not values.any():
     return 1.0
-  if not np.ptp(values):  # the same difference each time: no spread at all
+  if not np.ptp(values):  # equal differences have no variance
     return 0.0
   found: Any = scipy.stats.ttest_1samp(values, 0.0)
   return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-  """Holm's step-down correction of the p values of one family of tests.
+  """Corrects the p values of one family of tests by Holm's step-down method.
 
-  Rejecting where the corrected value is below alpha keeps the probability of
-  one or more false rejections in the family below alpha, whatever the
-  dependence between the tests.
+  Rejecting corrected values below alpha keeps the probability of any false
+  rejection in the family below alpha, for any dependence between the tests.
   """
   corrected, largest = [0.0] * len(p_values), 0.0
   order = sorted(range(len(p_values)), key=lambda index: p_values[index])

@@ -1,8 +1,8 @@
-"""Assigns predictions to ground truth, and turns assignments into AP.
+"""Matches predictions to ground truth and computes AP from the matches.
 
-Matching is independent for every group (a class in a video), so instead of
-visiting predictions one by one this module visits *ranks*: round r settles the
-r-th prediction of all groups at once, for all thresholds at once.
+Groups (a class in a video) are independent, so this module iterates over
+*ranks* instead of predictions: round r matches the r-th prediction of all
+groups at once, for all thresholds at once.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from clap_jax.metrics import overlap
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
-# The largest block of (prediction, ground truth) pairs held at one time.
+# Maximum number of (prediction, ground truth) pairs in memory.
 _MAX_PAIRS = 1 << 21
 _PADDING = -1.0  # below every IoU and every threshold
 NEVER = np.iinfo(np.int64).max
@@ -24,8 +24,8 @@ class Groups:
   """Rows of two tables joined by an integer key.
 
   pred_rows and truth_rows are ordered by group; the *_start arrays hold the
-  first position of every group and the total at the end. Groups without ground
-  truth do not exist here; groups may have no prediction.
+  first position of every group and the total at the end. Every group has ground
+  truth; it may have no prediction.
   """
 
   pred_rows: np.ndarray
@@ -35,7 +35,7 @@ class Groups:
 
 
 def join(pred_key: np.ndarray, truth_key: np.ndarray) -> Groups:
-  """Groups rows of equal key, each group in the order of its rows."""
+  """Groups rows of equal key; keeps the order of rows in a group."""
   keys, truth_group = np.unique(truth_key, return_inverse=True)
   truth_rows = np.argsort(truth_group, kind="stable")
   truth_count = np.bincount(truth_group, minlength=len(keys))
@@ -55,7 +55,7 @@ def join(pred_key: np.ndarray, truth_key: np.ndarray) -> Groups:
 
 
 def join_by_class(predictions: DetectionTable, truth: SegmentTable) -> Groups:
-  """Groups rows of the same class and video; both tables share their codes."""
+  """Groups rows of equal class and video; both tables must share codes."""
   num_videos = len(predictions.video_names)
   return join(
     predictions.label * num_videos + predictions.video,
@@ -65,14 +65,14 @@ def join_by_class(predictions: DetectionTable, truth: SegmentTable) -> Groups:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-  """Some groups with all their IoUs, padded to the most ground truths.
+  """Several groups with their IoUs, padded to the largest group.
 
-  Slot 0 holds a group's *last* ground truth, so that the first maximum over
-  slots is the last of equal IoUs in file order.
+  Slot 0 holds a group's *last* ground truth, so that argmax over the slots
+  takes the last of equal IoUs in file order.
   """
 
   pred_rows: np.ndarray  # (n,) rows of the prediction table, group by group
-  group: np.ndarray  # (n,) group of each, counted within the block
+  group: np.ndarray  # (n,) index of each row's group in the block
   truth_rows: np.ndarray  # (g, k) rows of the ground-truth table, -1 padding
   iou: np.ndarray  # (n, k), -1 in padding
 
@@ -87,7 +87,7 @@ def blocks(
   """Yields all groups with predictions, in blocks of bounded size."""
   num_pred = np.diff(groups.pred_start)
   num_truth = np.diff(groups.truth_start)
-  # Groups with few ground truths apart from those with many: less padding.
+  # Blocks of groups of similar size need less padding.
   bucket = np.ceil(np.log2(np.maximum(num_truth, 1))).astype(np.int64)
   order = np.lexsort((num_truth, bucket))
   order = order[num_pred[order] > 0]
@@ -114,7 +114,7 @@ def blocks(
 def _ranges(
   starts: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Concatenates ranges; returns positions and the range of each."""
+  """Concatenates ranges; returns positions and the range index of each."""
   owner = np.repeat(np.arange(len(sizes)), sizes)
   first = np.cumsum(sizes) - sizes
   return starts[owner] + np.arange(len(owner)) - first[owner], owner
@@ -128,15 +128,15 @@ def greedy_hits(
   thresholds: np.ndarray,
   empty_pair: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Lets predictions, best first, take the free ground truth they fit best.
+  """Matches predictions, best first, to unmatched ground truths.
 
-  A prediction takes the free ground truth of its group with the highest IoU
-  if that IoU is at least the threshold, at every threshold on its own. Equal
-  IoUs: the last ground truth in file order.
+  At each threshold, a prediction matches the unmatched ground truth of its
+  group with the highest IoU if that is at least the threshold. Of equal IoUs,
+  the last ground truth in file order counts.
 
   Returns:
-    (n, t) bool, True where a prediction took a ground truth; (m, t) int64, the
-    prediction row that took each ground truth or -1. Rows follow the tables.
+    (n, t) bool, True for predictions with a match; (m, t) int64, the prediction
+    row that matches each ground truth, or -1. Rows are those of the tables.
   """
   num_thresholds = len(thresholds)
   hits = np.zeros((len(pred_segments), num_thresholds), bool)
@@ -144,7 +144,7 @@ def greedy_hits(
   for block in blocks(
     groups, pred_segments, truth_segments, empty_pair=empty_pair
   ):
-    # A prediction below every threshold takes nothing: settle the others.
+    # Predictions below every threshold have no match.
     able = np.flatnonzero(block.iou.max(axis=1) >= thresholds.min())
     _settle(block, able, thresholds=thresholds, hits=hits, taken_by=taken_by)
   return hits, taken_by
@@ -158,7 +158,7 @@ def _settle(
   hits: np.ndarray,
   taken_by: np.ndarray,
 ) -> None:
-  """Plays the rounds of one block; writes into hits and taken_by."""
+  """Matches one block rank by rank; writes into hits and taken_by."""
   group = block.group[able]
   size = np.bincount(group, minlength=len(block.truth_rows))
   rank = np.arange(len(able)) - np.repeat(np.cumsum(size) - size, size)
@@ -187,10 +187,10 @@ def first_hit_rank(
   thresholds: np.ndarray,
   empty_pair: float,
 ) -> np.ndarray:
-  """(m, t) rank in its group of the first prediction on each ground truth.
+  """Returns ranks (m, t) of the first prediction that hits each ground truth.
 
-  Rank 0 is the group's first prediction; `NEVER` where no prediction reaches
-  the threshold. One prediction may hit several ground truths.
+  Rank 0 is the group's first prediction; `NEVER` if no prediction reaches the
+  threshold. One prediction may hit several ground truths.
   """
   ranks = np.full((len(truth_segments), len(thresholds)), NEVER)
   for block in blocks(
@@ -214,15 +214,14 @@ def average_precision(
   num_positives: np.ndarray,
   interpolated: bool,
 ) -> np.ndarray:
-  """AP of every class and threshold.
+  """Computes the AP of every class and threshold.
 
   Args:
     hits: (n, t) bool; rows of one class are adjacent, best score first.
     owner: (n,) class of each row, ascending.
     num_positives: (c,) ground truths per class, at least 1.
-    interpolated: area under the precision envelope (all points, VOC 2010 and
-      later); otherwise the mean over ground truths of the precision at the
-      rank that found them.
+    interpolated: True: area under the precision envelope (all points, VOC 2010
+      and later); False: mean over ground truths of the precision at their hit.
 
   Returns:
     (c, t) float64; 0 for a class without predictions.
@@ -247,11 +246,10 @@ def average_precision(
 
 
 def _envelope(precision: np.ndarray, owner: np.ndarray) -> np.ndarray:
-  """The best precision at this or a later row of the same class.
+  """Returns the best precision at this or a later row of the same class.
 
-  Precision rises only at hits, so the hits alone decide the envelope. One
-  running maximum serves all classes: values become their places in sorted
-  order, lifted so that an earlier class outranks every later one.
+  One running maximum serves all classes: precisions become indices in sorted
+  order plus an offset that is larger for earlier classes.
   """
   if not len(precision):
     return precision

@@ -1,4 +1,4 @@
-"""Matches names of predicted videos to the ground truth's."""
+"""Matches names of predicted videos to names in the ground truth."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,11 @@ from clap_jax.storage import video_names
 def with_known_names(
   predictions: DetectionTable, known: Sequence[str]
 ) -> tuple[DetectionTable, list[str]]:
-  """Matches names where none is known: YouTube's "v_", endings, folders."""
+  """Renames videos if none is known: by the prefix "v_", or as file names.
+
+  Returns:
+    The predictions and a note for the evaluation card, if any.
+  """
   names, known_names = predictions.video_names, set(known)
   if not names or known_names & set(names):
     return predictions, []
@@ -34,10 +38,10 @@ def with_known_names(
 def _matched_names(
   names: Sequence[str], known: Iterable[str]
 ) -> tuple[str, ...] | None:
-  """Names with those that mean a known video replaced; None without any.
+  """Replaces names that match a known video as file names.
 
-  Files may name videos with ending or folder, or in another Unicode form. A
-  name of several videos stays, as do two that mean one.
+  Ignores suffixes, folders and Unicode forms; keeps a name that matches several
+  videos. Returns None if no name matches, or two names match one video.
   """
   index = video_names.NameIndex(sorted(known), any_case=False)
   found: dict[str, str] = {}

@@ -1,14 +1,14 @@
-"""Temporal intersection over union, as the evaluators define it.
+"""Computes temporal intersection over union, as public evaluators do.
 
-All functions broadcast; segments are [start, end) in one unit. They share no
-code with `clap_jax.ops`: a test checks that the two agree.
+All functions broadcast; segments are [start, end) in any unit. They share no
+code with `clap_jax.ops`; a test checks that the two agree.
 """
 
 import numpy as np
 
 
 def intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """Length shared by segments (..., 2) and (..., 2); 0 where disjoint."""
+  """Computes the overlap length of segments (..., 2); 0 if disjoint."""
   start = np.maximum(first[..., 0], second[..., 0])
   end = np.minimum(first[..., 1], second[..., 1])
   return np.maximum(end - start, 0.0)
@@ -17,11 +17,11 @@ def intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def iou(
   predicted: np.ndarray, truth: np.ndarray, *, empty_pair: float
 ) -> np.ndarray:
-  """IoU of segments (..., 2) and (..., 2), in float64.
+  """Computes the IoU of segments (..., 2), in float64.
 
-  The union is the sum of the lengths less the intersection, the form (and the
-  order of operations) of the ActivityNet evaluators. Two segments of zero
-  length have no union: their value is `empty_pair`.
+  The union is the sum of the lengths minus the intersection, in the order of
+  operations of the ActivityNet evaluators. Two segments of zero length have
+  the value `empty_pair`.
   """
   shared = intersection(predicted, truth)
   union = (
@@ -34,10 +34,9 @@ def iou(
 
 
 def hull_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-  """Intersection over the hull of both segments; 0 where the hull is empty.
+  """Computes intersection over hull of two segments; 0 if it is empty.
 
-  Equal to the IoU where the segments overlap, and 0 like it where they do
-  not; the form of the grounding and THUMOS14 evaluators.
+  Equals the IoU; the form of the grounding and THUMOS14 evaluators.
   """
   hull = np.maximum(first[..., 1], second[..., 1]) - np.minimum(
     first[..., 0], second[..., 0]

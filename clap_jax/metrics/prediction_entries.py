@@ -1,7 +1,7 @@
 """Parses one scored segment under common field names.
 
 The plain names are "segment" ([start, end] in seconds), "score" and "label";
-`plain` rewrites every other spelling into them.
+`plain` converts other names to them.
 """
 
 import math
@@ -11,7 +11,7 @@ from clap_jax.annotations.given_file import NO_LABEL
 from clap_jax.annotations.problems import ProblemLog
 from clap_jax.metrics import documents
 
-# The first present one is taken.
+# The first present field counts.
 VIDEO_FIELDS = (
   "video",
   "video_id",
@@ -38,22 +38,22 @@ COLUMNS = (*VIDEO_FIELDS, *TIME_FIELDS, *_SCORE_FIELDS, *_LABEL_FIELDS)
 
 
 def video_of(entry: dict[str, Any]) -> str | None:
-  """The video that an entry names, or None."""
+  """Returns the video that an entry names, or None."""
   name = _first(entry, VIDEO_FIELDS)
   return str(name) if type(name) in (str, int) else None
 
 
 def holds_entries(value: Any) -> bool:
-  """True for a list, or an object with a field that should hold one."""
+  """Returns True for a list, or an object with a field for a list."""
   if not isinstance(value, dict):
     return isinstance(value, list)
   return any(name in value for name in ("segments", *_LIST_FIELDS))
 
 
 def nested_entries(value: Any) -> list[Any] | None:
-  """The predictions of one video, however they are wrapped; None if not.
+  """Returns the predictions of one video as a list, or None.
 
-  A list; an object that holds the list; or parallel lists "segments",
+  Accepts a list, an object that holds one list, or parallel lists "segments",
   "scores" and "labels" of equal length.
   """
   if isinstance(value, list):
@@ -76,7 +76,7 @@ def nested_entries(value: Any) -> list[Any] | None:
 
 
 def plain(entry: Any, *, label_field: str, needs_label: bool) -> Any:
-  """The entry with the plain names; what is missing stays missing."""
+  """Converts an entry to the plain names; adds no missing fields."""
   if not isinstance(entry, dict):
     return entry
   result = {}
@@ -100,7 +100,7 @@ def plain(entry: Any, *, label_field: str, needs_label: bool) -> Any:
 
 
 def label_of(entry: dict[str, Any], field: str) -> Any:
-  """The label of an entry; None where it has none."""
+  """Returns the label of an entry, or None."""
   if field in entry:
     return entry[field]
   if field == "action" and "verb" in entry and "noun" in entry:
@@ -109,7 +109,7 @@ def label_of(entry: dict[str, Any], field: str) -> Any:
 
 
 def explain(entry: Any, location: str, log: ProblemLog) -> None:
-  """Adds every reason why a plain entry cannot be read."""
+  """Logs every reason why a plain entry is invalid."""
   if not isinstance(entry, dict):
     log.add(
       location,
@@ -125,7 +125,7 @@ def explain(entry: Any, location: str, log: ProblemLog) -> None:
   ):
     got = segment if isinstance(segment, list) else documents.kind(segment)
     got = "nothing" if "segment" not in entry else got
-    log.add(f"{location}.segment", f"got {got}; expected [start, end] in sec")
+    log.add(f"{location}.segment", f"got {got}; expected [start, end] seconds")
   elif not segment[0] <= segment[1] or math.inf in map(abs, segment):
     log.add(
       f"{location}.segment",

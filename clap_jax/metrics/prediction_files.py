@@ -1,13 +1,13 @@
-"""Reads prediction files: every form becomes one table, or a list of problems.
+"""Reads prediction files of all formats into one table, or lists problems.
 
-Detections: ActivityNet's JSON, which OpenTAD writes too ({"results": {video:
-[{"label", "score", "segment"}]}}; EPIC-KITCHENS adds "verb", "noun", "action";
-Ego4D writes "detect_results"), with or without the outer object; ActionFormer's
-JSON ({"database": {video: [{"label_id", "scores", "segment"}]}}) and its
-columns ("video-id", "t-start", "t-end", "label", "score") as JSON, .npz or
-CSV; a list or JSON lines of entries that name their video; the THUMOS14 text
-(video start end class score); what `clap predict --json` writes. Field names
-may differ as in `prediction_entries`.
+Formats: ActivityNet's and OpenTAD's JSON ({"results": {video: [{"label",
+"score", "segment"}]}}; EPIC-KITCHENS adds "verb", "noun", "action"; Ego4D
+writes "detect_results"), with or without the outer object; ActionFormer's JSON
+({"database": {video: [{"label_id", "scores", "segment"}]}}) and its columns
+("video-id", "t-start", "t-end", "label", "score") as JSON, .npz or CSV; a list
+or JSON lines of entries that name their video; the THUMOS14 text (video start
+end class score); the output of `clap predict --json`. `prediction_entries`
+lists other accepted field names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ class _Rows:
     self.end_sec: list[float] = []
     self.label: list[str] = []
     self.score: list[float] = []
-    self.location: list[Any] = []  # of each row; made a text when needed
+    self.location: list[Any] = []  # of each row; formatted when needed
 
   def extend(
     self,
@@ -66,7 +66,7 @@ class _Rows:
     columns: tuple[list, list, list, list],
     indices: Sequence[int],
   ) -> None:
-    """Adds start, end, label and score of entries of one video."""
+    """Adds columns of start, end, label and score for one video."""
     start, end, label, value = columns
     self.video.extend([video] * len(start))
     self.start_sec.extend(start)
@@ -79,7 +79,7 @@ class _Rows:
     """Checks the numbers of all rows at once and builds the table.
 
     Raises:
-      MalformedFileError: anything in the file was wrong.
+      MalformedFileError: the file has problems.
     """
     start, end, score = map(_floats, (self.start_sec, self.end_sec, self.score))
     finite = np.isfinite(start) & np.isfinite(end) & np.isfinite(score)
@@ -112,17 +112,17 @@ def read_detections(
   label_names: Mapping[str, str] | None = None,
   needs_label: bool = True,
 ) -> DetectionTable:
-  """Reads scored segments in any of the forms above.
+  """Reads scored segments in any of the formats above.
 
   Args:
-    path: the file; the form is recognised by its content.
-    label_field: which label of an EPIC-KITCHENS entry counts; files without it
-      are read by their "label".
-    label_names: class number -> name, for files that hold numbers.
-    needs_label: False for proposals, which may come without a class.
+    path: the file, whose content decides the format.
+    label_field: label of an EPIC-KITCHENS entry to use; "label" if the file
+      lacks it.
+    label_names: class number -> name, for files with class numbers.
+    needs_label: False for proposals, which may lack a class.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   reader = _Reader(ProblemLog(path), label_field, needs_label)
@@ -149,7 +149,7 @@ def read_detections(
 
 
 class _Reader:
-  """Reads one file; problems of all its parts go into one log."""
+  """Reads one file and logs its problems."""
 
   def __init__(self, log: ProblemLog, label_field: str, needs_label: bool):
     self.log = log
@@ -157,7 +157,7 @@ class _Reader:
     self._needs_label = needs_label
 
   def document(self, content: Any) -> DetectionTable:
-    """One JSON document."""
+    """Reads one JSON document."""
     if content and isinstance(content, list):
       return self.entries((f"[{i}]", entry) for i, entry in enumerate(content))
     got = documents.kind(content)
@@ -192,14 +192,14 @@ class _Reader:
       if columns is not None:
         rows.extend(video, columns, range(len(entries)))
         continue
-      for index, entry in enumerate(entries):  # other names, or wrong: where?
+      for index, entry in enumerate(entries):  # other field names, or invalid
         columns = self._columns_of_one(entry, f"{root}[{video!r}][{index}]")
         if columns is not None:
           rows.extend(video, columns, [index])
     return rows.finish(form=root.replace("{", "{{") + "[{0!r}][{1}]")
 
   def _columns_of_one(self, entry: Any, location: str):
-    """Columns of one entry; None, with its problems noted, if malformed."""
+    """Returns the columns of one entry, or logs its problems."""
     plain = entries_lib.plain(
       entry, label_field=self._label_field, needs_label=self._needs_label
     )
@@ -209,7 +209,7 @@ class _Reader:
     return columns
 
   def entries(self, items: Iterable[tuple[str, Any]]) -> DetectionTable:
-    """Entries that name their video, or objects with a video's entries."""
+    """Reads entries that name their video, or objects of a video's entries."""
     rows = _Rows(self.log)
     for location, item in items:
       video = entries_lib.video_of(item) if isinstance(item, dict) else None
@@ -228,7 +228,7 @@ class _Reader:
     return rows.finish(form="{0}")
 
   def columns(self, content: dict[str, Any]) -> DetectionTable:
-    """Parallel lists, one entry per prediction."""
+    """Reads parallel lists with one entry per prediction."""
     log = self.log
     needed = [n for n in _COLUMNS if n != "label" or self._needs_label]
     for name in needed:
@@ -238,9 +238,7 @@ class _Reader:
     log.raise_if_any()
     sizes = {name: len(content[name]) for name in needed}
     if len(set(sizes.values())) > 1:
-      log.fail(
-        "", f"got columns of different lengths {sizes}; expected one each"
-      )
+      log.fail("", f"got columns of lengths {sizes}; expected equal lengths")
     rows = zip(*(content[name] for name in needed), strict=True)
     return self.entries(
       (f"row {row}", dict(zip(needed, values, strict=True)))
@@ -248,7 +246,7 @@ class _Reader:
     )
 
   def csv(self, text: str) -> DetectionTable:
-    """Lines with a header of field names."""
+    """Reads a table with a header of field names."""
     table = self._table(text)
     if not table.columns:
       self.log.fail(
@@ -280,7 +278,7 @@ class _Reader:
       raise MalformedFileError(self.log.path, [str(error)]) from error
 
   def text(self, text: str) -> DetectionTable:
-    """Lines "video start end class score"; classes by number or name."""
+    """Reads lines "video start end class score" (class number or name)."""
     rows = _Rows(self.log)
     for number, line in enumerate(text_tables.split_lines(text), start=1):
       fields = line.split()
@@ -306,7 +304,7 @@ class _Reader:
 def _columns_of(
   entries: list[Any], label_field: str
 ) -> tuple[list, list, list, list] | None:
-  """Start, end, label and score of entries; None if any is not plain."""
+  """Returns start, end, label and score columns; None if not all are plain."""
   try:
     segments = [entry["segment"] for entry in entries]
     scores = [entry["score"] for entry in entries]
@@ -338,7 +336,7 @@ def _floats(values: Sequence[float]) -> np.ndarray:
 
 
 def _value_of(key: str, text: str, *, decimal_comma: bool) -> float | str:
-  """The value of a cell: a name, a time, or a number where it is one."""
+  """Converts a cell to a number or a time in seconds if possible."""
   if key in entries_lib.VIDEO_FIELDS:
     return text
   try:
@@ -356,5 +354,5 @@ def _npz_columns(path: locations.Location, log: ProblemLog) -> dict[str, Any]:
       return {name: archive[name].tolist() for name in archive}
   except FileNotFoundError:
     raise
-  except Exception as error:  # damaged archives raise a dozen kinds
+  except Exception as error:  # damaged archives raise many types
     log.fail("", f"not an .npz of plain columns: {error}")

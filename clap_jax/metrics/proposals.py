@@ -1,4 +1,4 @@
-"""Average recall of proposals against their average number."""
+"""Computes average recall of proposals over their average number."""
 
 import numpy as np
 
@@ -6,20 +6,20 @@ from clap_jax.metrics import matching
 from clap_jax.metrics.protocols import Protocol
 from clap_jax.metrics.tables import DetectionTable, SegmentTable
 
-_MAX_AVERAGE_NUMBER = 100  # the axis of the curve ends here
+_MAX_AVERAGE_NUMBER = 100  # end of the curve's axis
 
 
 def average_recall(
   predictions: DetectionTable, truth: SegmentTable, protocol: Protocol
 ) -> dict[str, float]:
-  """AR@k for the protocol's k, and the normalised area under the curve.
+  """Computes AR@k for the protocol's k and the normalised area under the curve.
 
-  Every video contributes the same *share* of its proposals, best first, chosen
-  so that the average over videos is 1, 2, ..., 100. Recall is the share of
+  Every video contributes the same *share* of its proposals, best first, so
+  that the average over videos is 1, 2, ..., 100. Recall is the share of
   annotations with a proposal at or above the threshold, averaged over the
-  thresholds. Videos are those with at least one annotation; labels are
-  ignored. Two empty segments do not match here. As in the public evaluator,
-  the share is that of *all* proposals in the file, other videos' included.
+  thresholds. Only videos with an annotation count; labels are ignored. Two
+  empty segments do not match. As in the public evaluator, the share is that of
+  *all* proposals in the file, including those of other videos.
   """
   num_in_file = len(predictions)
   order = np.lexsort((-predictions.score, predictions.video))
@@ -33,7 +33,7 @@ def average_recall(
   if not len(predictions):
     return {**{f"ar@{k}": 0.0 for k in protocol.recall_at}, "auc": 0.0}
   wanted = _MAX_AVERAGE_NUMBER * len(videos)
-  # At most the share that gives 100 on average is ever looked at.
+  # Use at most the share that gives 100 on average.
   used = np.minimum((held * (wanted / num_in_file)).astype(np.int64), held)
   if not used.sum():
     return {**{f"ar@{k}": 0.0 for k in protocol.recall_at}, "auc": 0.0}

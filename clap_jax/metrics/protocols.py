@@ -1,10 +1,10 @@
-"""Named detection protocols: all settings that affect a score."""
+"""Defines named detection protocols: all settings that affect a score."""
 
 import dataclasses
 import math
 
-# Values the ActivityNet and ActionFormer evaluators obtain by dividing an
-# interval; 0.9 comes out one step lower, which keeps equality a hit.
+# The ActivityNet and ActionFormer evaluators divide an interval, which gives
+# one step less than 0.9; an IoU of 0.9 is then a hit.
 _ACTIVITYNET = (
   0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95,
 )  # fmt: skip
@@ -15,28 +15,27 @@ _TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 class Protocol:
   """A protocol that scores predictions at each threshold.
 
-  Ties of equal scores: "input_order" keeps the order of the file, a stable
-  rule that gives the same result everywhere; "reversed_numpy_sort" repeats
-  what the public Python evaluators happen to do, which depends on NumPy's
-  unstable sort. Ties of equal IoU go to the last ground truth in file order.
+  Rules for equal scores: "input_order" keeps the order of the file and is
+  deterministic; "reversed_numpy_sort" is that of the public Python evaluators,
+  which depends on NumPy's unstable sort. Of ground truths of equal IoU, the
+  last in file order counts.
   """
 
   name: str
   thresholds: tuple[float, ...]  # temporal IoU, ascending
-  subset: str | None  # the split it is reported on; None takes every video
+  subset: str | None  # scored split; None: all videos
   task: str = "detection"  # or "proposals"
-  # Area under the precision envelope, or precision averaged over hits.
+  # True: area under the precision envelope; False: mean precision at hits.
   interpolated: bool = True
-  # IoU > threshold instead of >=, ground truth choosing its prediction.
-  thumos_kit: bool = False
-  # Value of two segments of zero length: math.inf matches, 0 does not.
+  thumos_kit: bool = False  # rules of thumos_kit.py
+  # IoU of two segments of zero length: math.inf matches, 0 does not.
   empty_pair: float = 0.0
-  drop_degenerate: bool = True  # empty and repeated ground truth
+  drop_degenerate: bool = True  # drops empty and repeated ground truth
   duplicate_tolerance_sec: float = 1e-3
-  ambiguous_label: str | None = None  # regions where nothing is counted wrong
+  ambiguous_label: str | None = None  # label of regions that are not scored
   label_field: str = "label"
   recall_at: tuple[int, ...] = ()  # the k of Recall@kx, or of AR@k
-  top_k: int | None = None  # best predictions kept per video; None keeps all
+  top_k: int | None = None  # best predictions used per video; None: all
   tie_rule: str = "input_order"
 
 
@@ -45,17 +44,17 @@ def _named(*protocols: Protocol) -> dict[str, Protocol]:
   if len(named) < len(protocols):
     names = [protocol.name for protocol in protocols]
     twice = sorted({name for name in names if names.count(name) > 1})
-    raise ValueError(f"protocols registered twice: {', '.join(twice)}")
+    raise ValueError(f"duplicate protocols: {', '.join(twice)}")
   return named
 
 
-# The official evaluator keeps every annotation, and its 0 / 0 passes every
-# threshold: an empty prediction on an empty annotation is a hit.
+# The official evaluator keeps every annotation; its 0 / 0 is a hit at every
+# threshold for an empty prediction and an empty annotation.
 _OFFICIAL_ACTIVITYNET = {"drop_degenerate": False, "empty_pair": math.inf}
 
 PROTOCOLS: dict[str, Protocol] = _named(
   Protocol("activitynet", _ACTIVITYNET, "validation", **_OFFICIAL_ACTIVITYNET),
-  # As OpenTAD scores it; its block list is given by the caller.
+  # OpenTAD's rules; the caller supplies its block list.
   Protocol("activitynet_opentad", _ACTIVITYNET, "validation"),
   Protocol(
     "activitynet_proposals",

@@ -3,8 +3,8 @@
 Predictions, ranked by score or as listed: Moment-DETR's JSON lines ("qid",
 "pred_relevant_windows"), TimeChat's JSON ({query: {"timestamp": [[start,
 end]]}}), {"results": {query: [{"segment", "score"}]}} with or without the outer
-object, lists by video with one list of windows per sentence, and what `clap
-predict --json` or a grounding run writes. A record without an id is matched by
+object, lists by video with one list of windows per sentence, and the output of
+`clap predict --json` or a grounding run. A record without an id is matched by
 its video and sentence. Ground truth: QVHighlights's JSON lines, captions by
 video ({"timestamps", "sentences"}, the query ids being "<video>_<index>"), the
 Charades-STA text (line numbers from 0) and TimeChat's annotations.
@@ -41,7 +41,7 @@ _WINDOW_FIELDS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryAnswers:
-  """Windows (m, 2) that answer each query, and how texts name queries."""
+  """Windows (m, 2) that answer each query, and the ids of query texts."""
 
   windows: dict[str, np.ndarray]
   id_of_text: dict[tuple[str, str], str]  # (video, sentence), normalised
@@ -52,8 +52,7 @@ class WindowPredictions:
   """Windows (k, 3) of each query: start_sec, end_sec, score."""
 
   windows: dict[str, np.ndarray]
-  # The file lists the queries it was asked, so others are not misses.
-  is_sample: bool
+  is_sample: bool  # the file covers a sample: other queries are no misses
 
 
 def read_windows(
@@ -61,13 +60,13 @@ def read_windows(
   *,
   id_of_text: Mapping[tuple[str, str], str] | None = None,
 ) -> WindowPredictions:
-  """Reads ranked windows; without scores the order given is the ranking.
+  """Reads ranked windows; without scores, their order is the ranking.
 
   Args:
-    id_of_text: see QueryAnswers; for records that give no id.
+    id_of_text: see QueryAnswers; for records without an id.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   log = ProblemLog(path)
@@ -85,7 +84,7 @@ def read_windows(
 def _records_of(
   content: Any, log: ProblemLog
 ) -> tuple[list[tuple[str, Any]], bool]:
-  """(place, record) of a document's queries; whether it lists those asked."""
+  """Returns (location, record) of a document's queries, and is_sample."""
   root = content if isinstance(content, dict) else {}
   if isinstance(root.get("videos"), list):
     return _records_of_predict(root["videos"], log), False
@@ -119,7 +118,7 @@ def _records_of(
 
 
 def _is_by_sentence(answer: Any) -> bool:
-  """True for a list of lists of windows, one per sentence of a video."""
+  """Returns True for lists of windows, one per sentence of a video."""
   return (
     isinstance(answer, list)
     and any(isinstance(e, list) and e for e in answer)
@@ -132,7 +131,7 @@ def _is_by_sentence(answer: Any) -> bool:
 
 
 def _texts_of(answer: Any) -> bool:
-  """True for a list of records that name their sentence."""
+  """Returns True for a list of records that hold their sentence."""
   return isinstance(answer, list) and any(
     isinstance(record, dict) and any(name in record for name in _TEXT_FIELDS)
     for record in answer
@@ -205,7 +204,7 @@ def _read_record(
 
 
 def _with_scores(listed: list[Any], scores: list[Any]) -> list[Any]:
-  """Scores from a list beside the windows, where these have none."""
+  """Adds the scores of a separate list to windows without scores."""
   if len(listed) != len(scores) or not all(
     isinstance(window, list) and len(window) == 2 for window in listed
   ):
@@ -214,7 +213,7 @@ def _with_scores(listed: list[Any], scores: list[Any]) -> list[Any]:
 
 
 def _nested(value: Any) -> Any:
-  """One window [start, end] as a list of windows."""
+  """Wraps a single window [start, end] in a list."""
   single = (
     isinstance(value, list)
     and len(value) in (2, 3)
@@ -234,7 +233,7 @@ def _text_key(video: str, text: str) -> tuple[str, str]:
 def query_id(
   record: dict[str, Any], seen: Any, location: str, log: ProblemLog
 ) -> str:
-  """The id of a record; a missing or repeated one is noted."""
+  """Returns the id of a record; logs a missing or repeated one."""
   name = next((n for n in _ID_FIELDS if record.get(n) is not None), "qid")
   query = record.get(name)
   if type(query) not in (int, str):
@@ -247,7 +246,7 @@ def query_id(
 def windows_of(
   listed: Any, location: str, log: ProblemLog, *, scored: bool = False
 ) -> np.ndarray:
-  """(k, 3); problems are noted and their rows left out."""
+  """Returns windows (k, 3); logs invalid ones and leaves them out."""
   if not isinstance(listed, list):
     log.add(location, f"got {documents.kind(listed)}; expected a list")
     return np.zeros((0, 3))
@@ -286,7 +285,7 @@ def read_query_answers(path: locations.Location) -> QueryAnswers:
   """Reads the windows that answer each query.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   windows: dict[str, np.ndarray] = {}

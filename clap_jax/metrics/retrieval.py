@@ -1,4 +1,4 @@
-"""Retrieval between videos and texts: R@k and ranks, with many positives."""
+"""Evaluates retrieval between videos and texts: R@k and ranks."""
 
 from collections.abc import Sequence
 
@@ -14,25 +14,24 @@ def evaluate(
 ) -> dict[str, float]:
   """Scores a similarity matrix in both directions.
 
-  A text and a video match where their text ids are equal, so captions that
-  say the same are positives of each other's videos. The rank of a query is
-  that of its best positive. Candidates of equal similarity: the average rank
-  of the tied block is *not* used; negatives tied with the best positive count
-  as ranked before it, so a constant similarity earns nothing.
+  A text and a video match if their text ids are equal, so equal captions are
+  positives of each other's videos. The rank of a query is that of its best
+  positive. Negatives tied with the best positive rank before it, so a constant
+  similarity scores worst.
 
   Args:
-    similarity: (v, q) score of every video with every text.
-    video_text_id: (v,) id of the text of each video; -1 for none.
+    similarity: (v, q) similarity of every video with every text.
+    video_text_id: (v,) text id of each video; -1 for none.
     text_id: (q,) id of each text; -1 for none.
     recall_at: the k of R@k.
 
   Returns:
-    text_to_video/r@k, text_to_video/median_rank, text_to_video/mean_rank, the
-    same under video_to_text, in [0, 1] and ranks from 1; and num_queries of
-    each direction: queries without any positive are left out.
+    text_to_video/r@k in [0, 1], text_to_video/median_rank and mean_rank from 1,
+    text_to_video/num_queries, and the same under video_to_text. Queries without
+    a positive are left out.
 
   Raises:
-    ValueError: shapes disagree or a similarity is not finite.
+    ValueError: the shapes disagree or a similarity is not finite.
   """
   similarity = np.asarray(similarity, np.float64)
   video_text_id, text_id = np.asarray(video_text_id), np.asarray(text_id)
@@ -66,10 +65,10 @@ def evaluate(
 def best_positive_rank(
   similarity: np.ndarray, positive: np.ndarray
 ) -> np.ndarray:
-  """Rank from 1 of the best positive of each row that has one.
+  """Returns the rank, from 1, of the best positive of each row with one.
 
-  similarity, positive: (q, n). Only negatives at least as similar rank before
-  it.
+  similarity and positive are (q, n). Negatives that are at least as similar
+  rank before it.
   """
   has_positive = positive.any(axis=1)
   similarity, positive = similarity[has_positive], positive[has_positive]

@@ -1,4 +1,4 @@
-"""Scores a prediction file under named protocols, each with its card."""
+"""Scores a prediction file under named protocols, with evaluation cards."""
 
 import dataclasses
 import pathlib
@@ -27,7 +27,7 @@ from clap_jax.storage import locations
 
 _MAX_LISTED = 20
 _QVHIGHLIGHTS = "qvhighlights"
-# The names of grounding protocols here; detection has a motion_sprites too.
+# Grounding protocols; a name that detection has too gets a suffix.
 _GROUNDING = {
   (f"{name}_grounding" if name in PROTOCOLS else name): protocol
   for name, protocol in grounding.PROTOCOLS.items()
@@ -36,7 +36,7 @@ _GROUNDING = {
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """An outside classifier of whole videos; see metrics/video_classifier.py."""
+  """An external video classifier; see metrics/video_classifier.py."""
 
   path: str
   top_classes: int
@@ -57,12 +57,12 @@ class _Request:
 
   @property
   def needs_label(self) -> bool:
-    """Whether the labels of the file itself count."""
+    """Returns True if the labels of the file are used."""
     return self.classifier is None
 
 
 def protocol_names() -> tuple[str, ...]:
-  """Every name that `score` takes."""
+  """Returns every protocol name that `score` accepts."""
   return (*PROTOCOLS, *_GROUNDING, _QVHIGHLIGHTS)
 
 
@@ -76,34 +76,35 @@ def score(
   class_source: str = "not stated",
   classifier: Classifier | None = None,
 ) -> list[dict[str, Any]]:
-  """Scores one file under each protocol; all or nothing.
+  """Scores one file under each protocol.
 
   Args:
-    predictions_path: see prediction_files and query_files for the forms.
-    ground_truth_path: see ground_truth_files and query_files.
-    protocols: names out of `protocol_names()`.
-    subset: the split; None takes the *first* protocol's own for all, so that
-      their numbers compare. A file that marks no subset is scored whole.
+    predictions_path: predictions; prediction_files and query_files list the
+      formats.
+    ground_truth_path: annotations; see ground_truth_files and query_files.
+    protocols: names from `protocol_names()`.
+    subset: scored split; None: the *first* protocol's, for all protocols, so
+      that their numbers compare. A file without subsets is scored whole.
     blocked_videos_path: JSON list of videos to leave out (detection).
-    class_source: where the labels come from, for the card.
-    classifier: labels the proposals by an outside classifier (detection); None
-      leaves the labels of the file.
+    class_source: origin of the labels, for the card.
+    classifier: external classifier that labels the proposals (detection); None
+      keeps the labels of the file.
 
   Returns:
     {"card": {...}, "metrics": {...}} per protocol, as JSON types. Metrics are
     fractions, except for qvhighlights, whose evaluator prints percentages.
 
   Raises:
-    MalformedFileError: a file cannot be read; lists every problem.
-    ValueError: unknown protocol.
+    MalformedFileError: a file has problems.
+    ValueError: a protocol is unknown.
     OSError: a file cannot be opened.
   """
   protocols = [name.strip().lower().replace("-", "_") for name in protocols]
   unknown = [name for name in protocols if name not in protocol_names()]
   if unknown or not protocols:
     raise ValueError(
-      f"unknown protocol: got {', '.join(unknown) or 'none'}; expected names "
-      f"out of {', '.join(protocol_names())}"
+      f"unknown protocol: got {', '.join(unknown) or 'none'}; choose from "
+      f"{', '.join(protocol_names())}"
     )
   request = _Request(
     predictions=locations.at(predictions_path),
@@ -131,14 +132,14 @@ def _score_one(name: str, request: _Request) -> dict[str, Any]:
 
 
 def own_subset(protocols: Sequence[str]) -> str | None:
-  """The split of the first detection protocol; the others share it."""
+  """Returns the split of the first detection protocol, for all protocols."""
   own = [PROTOCOLS[name].subset for name in protocols if name in PROTOCOLS]
   return own[0] if own else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionInputs:
-  """Inputs of a detection protocol, read and checked."""
+  """Checked inputs of a detection protocol."""
 
   protocol: Protocol
   predictions: DetectionTable
@@ -156,10 +157,10 @@ def detection_inputs(
   blocked_videos_path: pathlib.Path | str | None = None,
   classifier: Classifier | None = None,
 ) -> DetectionInputs:
-  """Reads what `score` would score; for what goes beyond its numbers.
+  """Reads the inputs that `score` reads, for further analysis.
 
   Raises:
-    As `score`.
+    MalformedFileError, ValueError, OSError: see `score`.
   """
   rules = PROTOCOLS[protocol]
   return _read_detection(
@@ -229,8 +230,8 @@ def _read_detection(protocol: Protocol, request: _Request) -> DetectionInputs:
       [
         f"no video in common with {request.ground_truth} (subset "
         f"{truth.split!r}): got {list(predictions.video_names[:3])}, expected "
-        f"names like {list(table.video_names[:3])}; another subset is chosen "
-        "with --subset"
+        f"names like {list(table.video_names[:3])}; choose another subset with "
+        "--subset"
       ],
     )
   if request.classifier is not None and protocol.task == "detection":
@@ -257,7 +258,7 @@ def _read_detection(protocol: Protocol, request: _Request) -> DetectionInputs:
 def _classify(
   predictions: DetectionTable, classifier: Classifier, videos: Sequence[str]
 ) -> DetectionTable:
-  """Predictions of the split's videos under the classifier's labels."""
+  """Labels predictions of the split's videos with the classifier."""
   others = set(predictions.video_names) - set(videos)
   return video_classifier.classify(
     predictions.without_videos(others),
@@ -337,7 +338,7 @@ def _detection_card(
 
 
 def _num_tied(predictions: DetectionTable) -> int:
-  """Predictions whose score another one of their class has too."""
+  """Counts predictions that share their score with another of their class."""
   order = np.lexsort((predictions.score, predictions.label))
   label, value = predictions.label[order], predictions.score[order]
   same = (label[1:] == label[:-1]) & (value[1:] == value[:-1])
@@ -371,7 +372,7 @@ def _score_grounding(
     scored = {query: answers[query] for query in answers if query in windows}
     notes.append(
       f"the file lists {len(scored)} of {len(answers)} queries; only these are "
-      "scored, a listed query without a window is a miss"
+      "scored; a listed query without a window is a miss"
     )
   card = EvaluationCard(
     protocol=protocol.name,

@@ -1,8 +1,8 @@
-"""Ground truth and predictions as flat NumPy columns.
+"""Stores ground truth and predictions as flat NumPy columns.
 
-A column of names is stored as integer codes and the tuple of names, so
-that hundreds of thousands of rows are sorted, joined and grouped by NumPy.
-Rows keep the order of the file they came from: it decides ties.
+A column of names is stored as integer codes and a tuple of names, so that NumPy
+sorts, joins and groups hundreds of thousands of rows. Rows keep the order of
+their file, which decides ties.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def encode_names(
 def translate_codes(
   codes: np.ndarray, *, names: Sequence[str], to: Sequence[str]
 ) -> np.ndarray:
-  """Rewrites codes into `names` as codes into `to`; -1 where `to` lacks it."""
+  """Converts codes into `names` to codes into `to`; -1 if `to` lacks it."""
   code_of = {name: code for code, name in enumerate(to)}
   table = np.array([code_of.get(name, -1) for name in names], np.int64)
   return table[codes] if len(codes) else np.zeros(0, np.int64)
@@ -38,8 +38,8 @@ def translate_codes(
 class SegmentTable:
   """Labelled segments, one row each, in file order.
 
-  video_names may list videos without any row: they were part of the split and
-  are counted on the evaluation card.
+  video_names may list videos without rows: they belong to the split and the
+  evaluation card counts them.
   """
 
   video_names: tuple[str, ...]
@@ -58,11 +58,11 @@ class SegmentTable:
 
   @property
   def segments(self) -> np.ndarray:
-    """(n, 2) start and end in seconds."""
+    """Returns (n, 2) start and end in seconds."""
     return np.stack([self.start_sec, self.end_sec], axis=-1)
 
   def take(self, rows: np.ndarray) -> Self:
-    """The same table with only these rows (indices or a mask)."""
+    """Returns a table of these rows (indices or a mask)."""
     columns = {
       field.name: getattr(self, field.name)[rows]
       for field in dataclasses.fields(self)
@@ -71,7 +71,7 @@ class SegmentTable:
     return dataclasses.replace(self, **columns)
 
   def without_videos(self, names: Collection[str]) -> Self:
-    """The same table without these videos, and without their names."""
+    """Returns a table without these videos and their names."""
     kept = tuple(name for name in self.video_names if name not in names)
     video = translate_codes(self.video, names=self.video_names, to=kept)
     return dataclasses.replace(self, video=video, video_names=kept).take(
@@ -112,7 +112,7 @@ class SegmentTable:
     """Builds a table from columns of names and numbers of equal length.
 
     Raises:
-      ValueError: columns of different lengths.
+      ValueError: the columns differ in length.
     """
     video_code, all_videos = encode_names(video, known=video_names)
     label_code, all_labels = encode_names(label, known=label_names)
@@ -125,8 +125,8 @@ class SegmentTable:
     sizes.update(video=len(video_code), label=len(label_code))
     if len(set(sizes.values())) > 1:
       raise ValueError(
-        f"columns of different lengths: got {sizes}; expected one entry per "
-        "segment in every column"
+        f"got columns of lengths {sizes}; expected one entry per segment in "
+        "every column"
       )
     return cls(
       video_names=all_videos,
@@ -147,11 +147,10 @@ class DetectionTable(SegmentTable):
 def drop_degenerate(
   table: SegmentTable, *, duplicate_tolerance_sec: float
 ) -> SegmentTable:
-  """Ground-truth hygiene: no empty segment, no repeated annotation.
+  """Drops empty segments and repeated annotations.
 
-  Drops segments that do not end after they start, and every segment whose two
-  ends are within the tolerance of an earlier kept one of the same video and
-  label (both inclusive).
+  A segment is repeated if both its ends are within the tolerance (inclusive) of
+  an earlier kept one of the same video and label.
   """
   keep = table.length_sec > 0
   table = table.take(keep)
@@ -170,7 +169,7 @@ def drop_degenerate(
 
 
 def keep_best_per_video(table: DetectionTable, *, top_k: int) -> DetectionTable:
-  """The `top_k` best-scored rows of every video; ties by file order."""
+  """Returns the `top_k` best rows of every video; ties by file order."""
   order = np.lexsort((-table.score, table.video))
   video = table.video[order]
   first_of_video = np.flatnonzero(np.diff(video, prepend=-1))

@@ -1,12 +1,11 @@
-"""The rules of the THUMOS14 evaluation kit, which differ in every step.
+"""Implements the rules of the THUMOS14 evaluation kit.
 
-Ground truth chooses: each annotation, in file order, takes the free prediction
-of its class and video with the highest IoU if that is *above* the threshold
-(equal IoUs: the better score, then the earlier prediction). A prediction that
-takes nothing and touches an ambiguous region is left out. AP is not
-interpolated: the precision at every hit, summed, over the number of
-annotations. Predictions of equal score are ordered by their videos'
-names, then as in the file.
+Each annotation, in file order, matches the unmatched prediction of its class
+and video with the highest IoU if that is *above* the threshold (of equal IoUs:
+the better score, then the earlier prediction). A prediction without a match
+that overlaps an ambiguous region is left out. AP is not interpolated: the sum
+of the precisions at hits over the number of annotations. Predictions of equal
+score are ordered by video name, then as in the file.
 
 Source: the kit of the THUMOS Challenge 2014, http://crcv.ucf.edu/THUMOS14/
 """
@@ -26,10 +25,10 @@ def average_precision(
   *,
   thresholds: Sequence[float],
 ) -> np.ndarray:
-  """AP of every class and threshold, (c, t).
+  """Computes the AP (c, t) of every class and threshold.
 
-  Labels and videos of the predictions are coded as in `truth`; codes beyond
-  belong to videos that the truth lacks.
+  Labels and videos of the predictions must have the codes of `truth`; videos
+  that it lacks have further codes.
   """
   name_order = np.argsort(np.argsort(np.array(predictions.video_names)))
   predictions = predictions.take(
@@ -62,7 +61,7 @@ def average_precision(
 def _hits(
   predictions: DetectionTable, truth: SegmentTable, *, thresholds: np.ndarray
 ) -> np.ndarray:
-  """(n, t) True where an annotation chose the prediction."""
+  """Returns (n, t), True for predictions that an annotation matches."""
   groups = matching.join_by_class(predictions, truth)
   pred_segments, truth_segments = predictions.segments, truth.segments
   hits = np.zeros((len(predictions), len(thresholds)), bool)
@@ -90,7 +89,7 @@ def _hits(
 def _touches(
   predictions: DetectionTable, ambiguous: SegmentTable
 ) -> np.ndarray:
-  """(n,) True where a prediction shares time with an ambiguous region."""
+  """Returns (n,), True for predictions that overlap an ambiguous region."""
   groups = matching.join(predictions.video, ambiguous.video)
   touches = np.zeros(len(predictions), bool)
   for block in matching.blocks(

@@ -1,10 +1,11 @@
 """Combines proposals with class scores of an external video classifier.
 
-The published way to label class-agnostic proposals; it alone moves ActivityNet
-by points, so the card has to name it. Forms: {video: {"class", "score"}} (the
-best class alone), {"results": {video: [{"label", "score"}]}}, {"results":
-{video: [score, ...]}, "class": [name, ...]}, and an .npy matrix over the test
-videos of THUMOS14 (row i is video_test_{i + 1}) and the 101 classes of UCF101.
+This is the published way to label class-agnostic proposals; it changes mAP on
+ActivityNet by several points, so the card names it. Formats: {video: {"class",
+"score"}} (only the best class), {"results": {video: [{"label", "score"}]}},
+{"results": {video: [score, ...]}, "class": [name, ...]}, and an .npy matrix of
+the test videos of THUMOS14 (row i is video_test_{i + 1}) and the 101 classes of
+UCF101.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ _NUM_UCF_CLASSES = 101
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScores:
-  """Scores (v, c) of videos by class; 0 where the file has none."""
+  """Class scores (v, c) of videos; 0 if the file has none."""
 
   videos: dict[str, int]  # name without "v_" -> row
   label_names: tuple[str, ...]
@@ -36,10 +37,10 @@ class VideoScores:
 
 
 def read_video_scores(path: pathlib.Path | str) -> VideoScores:
-  """Reads any of the forms above.
+  """Reads any of the formats above.
 
   Raises:
-    MalformedFileError: listing every problem.
+    MalformedFileError: the file has problems.
     OSError: the file cannot be opened.
   """
   place = locations.at(path)
@@ -75,7 +76,7 @@ def read_video_scores(path: pathlib.Path | str) -> VideoScores:
 
 
 def _pairs(value: Any, names: list[str]) -> list[tuple[Any, Any]] | None:
-  """(class, score) of one video; None where it cannot be read."""
+  """Returns (class, score) pairs of one video, or None if invalid."""
   if isinstance(value, dict) and {"class", "score"} <= set(value):
     return [(value["class"], value["score"])]
   if not isinstance(value, list) or not value:
@@ -119,17 +120,19 @@ def classify(
   top_classes: int,
   combination: str,
 ) -> DetectionTable:
-  """Proposals under the best classes of their videos; own labels are dropped.
+  """Labels proposals with the best classes of their videos.
 
-  Of proposals with equal ends in one video the best-scored counts.
+  Ignores labels of the proposals. Of proposals with equal ends in one video,
+  the one of highest score counts.
 
   Args:
-    top_classes: labels per proposal; classes of score 0 are none.
+    top_classes: maximum number of labels per proposal; classes of score 0 are
+      left out.
     combination: "product" of the two scores, or their "geometric_mean".
 
   Raises:
-    ValueError: videos with proposals that the classifier lacks, or an unknown
-      combination.
+    ValueError: a video with proposals has no class scores, or an option is
+      invalid.
   """
   if combination not in COMBINATIONS or top_classes < 1:
     raise ValueError(
@@ -141,8 +144,8 @@ def classify(
   missing = [proposals.video_names[c] for c, row in rows.items() if row is None]
   if missing:
     raise ValueError(
-      f"the classifier has no scores of {len(missing)} videos with proposals: "
-      f"{', '.join(missing[:10])}; use one that covers the split"
+      f"the classifier has no scores for {len(missing)} videos with proposals: "
+      f"{', '.join(missing[:10])}; use a classifier that covers the split"
     )
   proposals = _distinct(proposals)
   row = np.array([rows[code] for code in proposals.video], np.int64)
@@ -166,7 +169,7 @@ def classify(
 
 
 def _distinct(table: DetectionTable) -> DetectionTable:
-  """The best-scored row of every video and segment, in file order."""
+  """Returns the best row of every video and segment, in file order."""
   order = np.lexsort(
     (-table.score, table.end_sec, table.start_sec, table.video)
   )
@@ -179,7 +182,7 @@ def _distinct(table: DetectionTable) -> DetectionTable:
 def describe(
   path: pathlib.Path | str, *, top_classes: int, combination: str
 ) -> str:
-  """The class source for an evaluation card."""
+  """Describes the class source for an evaluation card."""
   return (
     f"external classifier {locations.at(path).name}, top {top_classes} classes "
     f"per video, {combination.replace('_', ' ')} of the scores"

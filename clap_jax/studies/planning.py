@@ -45,6 +45,7 @@ def plan(
   Args:
     read: reads the config files that the study names.
     name_of: function from kind, row and seed of an artifact to its folder;
+      None: folders are named by the keys of the artifacts.
 
   Raises:
     ValueError: one of the configs is invalid.

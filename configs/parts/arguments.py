@@ -5,15 +5,15 @@ def parse_arg(arg: str, **defaults):
   """Parses "size,key=value,flag" into typed values.
 
   Args:
-    arg: comma-separated; a first item without "=" sets the first default when
-      that one is a string; a later bare item sets a boolean to True.
-    **defaults: name -> default; the default's type is the value's type.
+    arg: comma-separated items; a first item without "=" sets the first default
+      if that is a string; a later item without "=" sets a boolean to True.
+    **defaults: name -> default, whose type is the value's type.
 
   Returns:
     A dict with every name of `defaults`.
 
   Raises:
-    ValueError: for an unknown or repeated name or a value of the wrong type.
+    ValueError: a name is unknown or repeated, or a value has the wrong type.
   """
   values, given = dict(defaults), set()
   first = next(iter(defaults), None)
@@ -56,7 +56,7 @@ def update(config, table: dict, name: str, key: str) -> None:
   """Applies the row `key` of a table of overrides.
 
   Raises:
-    ValueError: if the table has no such row.
+    ValueError: the table has no such row.
   """
   if key not in table:
     raise ValueError(f"Unknown {name} {key!r}; choose from {sorted(table)}.")
@@ -66,7 +66,7 @@ def update(config, table: dict, name: str, key: str) -> None:
 def override(config, values: dict) -> None:
   """Sets "a.b" -> value.
 
-  A duration replaces its other spellings: "loop.steps" drops "loop.epochs".
+  A duration replaces its other units: "loop.steps" drops "loop.epochs".
   """
   for path, value in values.items():
     section, _, last = path.rpartition(".")

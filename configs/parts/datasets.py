@@ -1,29 +1,29 @@
-"""Sections `data` of the heads."""
+"""Returns the sections `data` of the heads."""
 
 from ml_collections import config_dict
 
 
 def motion_sprites(size: str) -> dict:
-  """The data section of both heads on motion_sprites."""
+  """Returns the data section of both heads on motion_sprites."""
   return {
     "dataset": f"motion_sprites/{size}",
     "data_dir": "data",
-    "features_dir": "features",  # what `clap extract` wrote
+    "features_dir": "features",  # written by `clap extract`
     "train_split": "train",
     "selection_split": "selection",
     "eval_split": "validation",
     "batch_size": 16,
     "max_length": 64,  # snippets
-    "crop_probability": 0.3,  # of a random temporal crop in training
+    "crop_probability": 0.3,  # probability of a random temporal crop
     "num_threads": 1,
   }
 
 
 def activitynet(*, extracted: bool = False) -> dict:
-  """The data section of ActivityNet-1.3 on features.
+  """Returns the data section of ActivityNet-1.3 on features.
 
   Args:
-    extracted: of `clap extract`; else the public ones of TSP.
+    extracted: True: features of `clap extract`; False: TSP's public ones.
   """
   data = {
     "annotations": "annotations/activity_net.v1-3.min.json",
@@ -52,7 +52,7 @@ def activitynet(*, extracted: bool = False) -> dict:
 
 
 def thumos() -> dict:
-  """The data section of THUMOS14 on public two-stream I3D features."""
+  """Returns the data section of THUMOS14 on public two-stream I3D features."""
   return {
     "annotations": "annotations/thumos14.json",
     "features_dir": "features/thumos14_i3d",
@@ -71,15 +71,18 @@ def thumos() -> dict:
     "crop_probability": 1.0,
     "num_threads": 2,
     "ignored_labels": ("Ambiguous",),
-    # Wrong labels; no action.
+    # Videos with wrong labels or without an action.
     "ignored_videos": ("video_test_0000270", "video_test_0001292"),
   }
 
 
 def hapt(*, select: bool) -> dict:
-  """The data section of UCI HAPT; `select` holds training subjects out.
+  """Returns the data section of UCI HAPT.
 
   tests/tutorials/sensor_features.py writes its files.
+
+  Args:
+    select: holds training subjects out for selection.
   """
   return {
     "annotations": "features/hapt/annotations.json",
@@ -100,9 +103,9 @@ def hapt(*, select: bool) -> dict:
 
 
 def own(**others) -> dict:
-  """The data section of features and annotations of one's own.
+  """Returns the data section of your own features and annotations.
 
-  Every key of it may be set by a flag; these are the ones to look at.
+  Flags may set every key; these are the ones to check.
   """
   return {
     "annotations": "annotations.json",  # or a table, see docs/own_features.md
@@ -122,7 +125,7 @@ def own(**others) -> dict:
 
 
 def queries_on_files(**others) -> dict:
-  """The data section of a grounder on annotation and feature files."""
+  """Returns the data section of a grounder on annotation and feature files."""
   return {
     "train_split": "train",
     "selection_split": "selection",

@@ -1,10 +1,10 @@
-"""Grounders: pyramid, map and detr."""
+"""Adds the sections of grounders: pyramid, map and detr."""
 
 from configs.parts import arguments, heads
 
 
 def small(config, args) -> None:
-  """The sections of a grounder that trains on two CPU cores."""
+  """Adds the sections of a grounder that trains on two CPU cores."""
   config.trainer = "grounding"
   config.kind = args["kind"]  # pyramid | map | detr
   heads.small(config)
@@ -21,7 +21,7 @@ def small(config, args) -> None:
       "mlp_width": 256,
       "input_dropout_rate": 0.1,
     }
-    # Windows without annotators' scores, and queries of other videos.
+    # Windows have no annotators' scores; use queries of other videos.
     config.loss = {"absent_moments": True, "detr": {"annotated_pairs": False}}
     config.decode = detr_decode()
     config.optimizer.weight_decay = 1e-4
@@ -29,12 +29,12 @@ def small(config, args) -> None:
 
 
 def loss() -> dict:
-  """The loss of the pyramid and the map."""
+  """Returns the loss of the pyramid and the map."""
   return {"listwise_weight": 0.5}
 
 
 def detr_decode() -> dict:
-  """Every moment of detr, as it is."""
+  """Returns the decoding of detr, which keeps every moment unchanged."""
   return {
     "num_kept": 10,  # moments per query
     "num_candidates": 10,
@@ -45,7 +45,7 @@ def detr_decode() -> dict:
 
 
 def _moment_detr(config, args) -> None:
-  """The sections of Moment-DETR as published, but its data.
+  """Adds the sections of Moment-DETR as published, without data.
 
   Source: the defaults of the public program, and its train.sh.
   """
@@ -75,25 +75,25 @@ def _moment_detr(config, args) -> None:
       "background_weight": 0.1,
       "saliency_margin": 0.2,
       "max_windows": 5,
-      "annotated_pairs": False,  # nobody scored highlights
+      "annotated_pairs": False,  # there are no annotated highlights
     }
   }
   config.decode = detr_decode()
   config.optimizer = {
     "learning_rate": 1e-4,
     "weight_decay": 1e-4,
-    "schedule": "constant",  # it would fall after 400 epochs
+    "schedule": "constant",  # the first decay is after 400 epochs
     "gradient_clip": 0.1,
   }
   config.loop = {"epochs": 200.0, "seed": args["seed"], "log_every_steps": 50}
 
 
 def benchmark(config, args) -> None:
-  """The sections of a benchmark's grounder but its data and its protocol.
+  """Adds the sections of a benchmark's grounder, without data and protocol.
 
-  Width, learning rate and window are those of SnAG on TACoS, which has others
-  elsewhere and five text layers; the map's clips and candidates stand in the
-  benchmark's own file. detr is Moment-DETR as on QVHighlights.
+  Width, learning rate and window are those of SnAG on TACoS; SnAG differs on
+  other benchmarks and has five text layers. The benchmark's file sets the map's
+  clips and candidates. detr is Moment-DETR as on QVHighlights.
   """
   config.trainer = "grounding"
   config.kind = args["kind"]  # pyramid | map | detr
@@ -115,7 +115,7 @@ def benchmark(config, args) -> None:
     _moment_detr(config, args)
 
 
-# "full" is what the benchmarks' files say.
+# "full" uses the values of the benchmarks' files.
 SIZES = {
   "tiny": {
     "pyramid.width": 16,
@@ -128,7 +128,7 @@ SIZES = {
   "full": {},
 }
 
-# The same of kind=detr alone.
+# The same for kind=detr.
 _DETR_SIZES = {
   "tiny": {"detr.width": 16, "detr.num_heads": 2, "detr.mlp_width": 32},
   "demo": {},
@@ -137,7 +137,7 @@ _DETR_SIZES = {
 
 
 def resize(config, table: dict, args) -> None:
-  """Applies the row of a table of sizes that the argument names."""
+  """Applies the row of a size table that the config's argument names."""
   arguments.update(config, table, "size", args["size"])
   if config.kind == "detr":
     arguments.override(config, _DETR_SIZES[args["size"]])

@@ -10,7 +10,7 @@ def small(config) -> None:
   config.pyramid = {
     "width": 64,
     "block": "conv",  # conv | attention
-    "num_heads": 4,  # of attention; grounders fuse sentences with as many
+    "num_heads": 4,  # attention heads, also in a grounder's fusion
     "num_stem_convs": 1,
     "window_steps": 7,
   }
@@ -28,7 +28,7 @@ def optimizer() -> dict:
   }
 
 
-# Sizes of heads on motion_sprites; "demo" is what their files say.
+# Sizes of heads on motion_sprites; "demo" uses the values of their files.
 SIZES = {
   "tiny": {
     "pyramid.width": 16,
@@ -48,7 +48,7 @@ SIZES = {
   },
 }
 
-# Sizes of heads on the features of a benchmark; "full" is what their files say.
+# Sizes of heads on a benchmark; "full" uses the values of their files.
 BENCHMARK_SIZES = {
   "tiny": {
     "pyramid.width": 16,

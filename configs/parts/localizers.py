@@ -1,19 +1,19 @@
-"""The anchor-free and the sub-graph localizer on benchmarks."""
+"""Adds the sections of the anchor-free and the sub-graph localizer."""
 
 from configs.parts import datasets, heads
 
 
 def points(config, args) -> None:
-  """The sections of the anchor-free localizer that benchmarks share.
+  """Adds the sections of the anchor-free localizer that benchmarks share.
 
-  What ActionFormer's public configurations have in common; the benchmark's own
-  file adds data, protocol, duration and what differs.
+  They are common to ActionFormer's public configurations; the benchmark's file
+  adds data, protocol, duration and differences.
   """
   config.trainer = "localization"
   config.pyramid = {
     "num_levels": 6,
     "num_stem_blocks": 2,
-    "mlp_ratio": 4.0,  # hidden over outer width
+    "mlp_ratio": 4.0,  # hidden width / outer width
   }
   config.head = {}
   config.decode = {"num_candidates": 2000}
@@ -22,9 +22,9 @@ def points(config, args) -> None:
 
 
 def points_on_own_features(config, args) -> None:
-  """The anchor-free localizer on unscaled features, small enough for a CPU.
+  """Adds the sections of a small anchor-free localizer on unscaled features.
 
-  Everything but the data and the protocol.
+  It trains on a CPU. The caller adds data and protocol.
   """
   config.trainer = "localization"
   config.pyramid = {
@@ -33,7 +33,7 @@ def points_on_own_features(config, args) -> None:
     "block": "conv",
     "window_steps": 9,
     "dropout_rate": 0.2,
-    "normalize_input": False,  # standardized instead
+    "normalize_input": False,  # features are standardized instead
   }
   config.head = {"num_convs": 1, "dropout_rate": 0.2}
   config.decode = {"num_kept": 200}  # detections per recording
@@ -43,7 +43,7 @@ def points_on_own_features(config, args) -> None:
 
 
 def points_on_activitynet(config, args) -> None:
-  """The anchor-free localizer on ActivityNet-1.3, data and all."""
+  """Adds all sections of the anchor-free localizer on ActivityNet-1.3."""
   points(config, args)
   config.protocol = "activitynet"
   config.data = datasets.activitynet(extracted=args["extracted"])
@@ -57,10 +57,10 @@ def points_on_activitynet(config, args) -> None:
 
 
 def subgraph(config, args) -> None:
-  """The sections of the sub-graph localizer that benchmarks share.
+  """Adds the sections of the sub-graph localizer that benchmarks share.
 
-  What G-TAD publishes for ActivityNet, which the dataclasses have as defaults;
-  the benchmark's own file adds data, protocol, duration and what differs.
+  The dataclasses' defaults are G-TAD's settings for ActivityNet; the
+  benchmark's file adds data, protocol, duration and differences.
   """
   config.trainer = "localization"
   config.localizer = "subgraph"
@@ -80,7 +80,7 @@ def _run(config, args) -> None:
   config.checkpoint = {"save_every_percent": 20.0}
 
 
-# Sizes of the sub-graph localizer; "full" is what the files say.
+# Sizes of the sub-graph localizer; "full" uses the values of the files.
 SUBGRAPH_SIZES = {
   "tiny": {
     "graph.width": 16,
@@ -102,5 +102,5 @@ def text_classes(class_split: str) -> dict:
   return {
     "class_split": class_split,  # a name, or a .json or .list file
     "top_classes": 0,  # labels per proposal; 0: all
-    "text_scale": 0.0,  # of the softmax over classes; 0: the towers' own
+    "text_scale": 0.0,  # scale of the softmax over classes; 0: the towers'
   }

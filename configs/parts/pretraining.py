@@ -1,8 +1,8 @@
-"""Pre-training: the rows of the comparison and the sections of a run."""
+"""Defines pre-training: the rows of the comparison and a run's sections."""
 
 from ml_collections import config_dict
 
-# What each row of the comparison trains on; everything else is shared.
+# Settings of each row of the comparison; all others are shared.
 ENCODERS = {
   "random": {"loop.steps": 0, "optimizer.warmup_steps": 0},
   "tac": {
@@ -16,8 +16,8 @@ ENCODERS = {
     "loss.region_weight": 1.0,
   },
   "clip": {"loss.preset": "unmasked", "sampling.action_only": True},
-  # The region loss adds what a contrastive loss states weakly: most background
-  # has no text. Weights were chosen on the selection split (docs/the_claim.md).
+  # The region loss complements the contrastive loss, since most background has
+  # no text. Weights were chosen on the selection split (docs/the_claim.md).
   "clap": {
     "loss.contrastive_weight": 0.2,
     "loss.class_weight": 1.0,
@@ -32,7 +32,7 @@ ENCODERS = {
 def pretraining(
   *, dataset: str, encoder: str, seed: int, class_split: str = ""
 ) -> config_dict.ConfigDict:
-  """A run of pre-training, in numbers that suit two CPU cores."""
+  """Returns the config of a pre-training run on two CPU cores."""
   config = config_dict.ConfigDict()
   config.trainer = "pretrain"
   config.encoder = encoder
@@ -45,7 +45,7 @@ def pretraining(
     "eval_split": "validation",
     "batch_size": 64,  # clips, over all devices
     "cache_mib": 2048.0,  # decoded videos kept in memory
-    "num_threads": 2,  # decoding ahead of the step
+    "num_threads": 2,  # decode ahead of the step
   }
   config.clip = {
     "clip_sec": 2.0,
@@ -54,24 +54,24 @@ def pretraining(
   }
   config.sampling = {
     "text_source": "captions",  # or labels, captions_and_labels, ...
-    "background_share": 0.5,  # of all clips
+    "background_share": 0.5,  # share of background clips
     "action_only": False,
     "same_video_background": False,  # background from the action's video
-    "clips_per_video": 1,  # clips in a row that come from one video
-    "stream": 0,  # another number draws other clips under the same seed
-    "hidden_classes": (),  # names that pre-training must not see
-    # "" or a class split: its base classes alone are seen
+    "clips_per_video": 1,  # consecutive clips from one video
+    "stream": 0,  # another number draws other clips with the same seed
+    "hidden_classes": (),  # names of classes to exclude
+    # Class split whose base classes alone are used; "": all classes.
     "class_split": class_split,
   }
-  # Neither flips nor colours: captions name directions and colours.
+  # No flips or colour changes: captions name directions and colours.
   config.augment = {"shift_px": 4}
   config.model = {
     "video_size": "tiny",
     "text_size": "tiny",
-    "patch": (4, 16, 16),  # frames, px, px; of a transformer
+    "patch": (4, 16, 16),  # frames, px, px; for transformers
     "projection_width": 128,
     "max_text_length": 40,  # tokens
-    "motion_gain": 5.0,  # of differences from the clip's mean; 0: colours only
+    "motion_gain": 5.0,  # gain of differences from the clip's mean; 0: off
     "remat": True,
     "dtype": "float32",
   }
@@ -84,7 +84,7 @@ def pretraining(
     "implementation": "auto",
   }
   config.start = {
-    "workdir": "",  # of the run to start from; "": random parameters
+    "workdir": "",  # run to start from; "": random parameters
     "parameters": ("video_tower/", "class_head/"),  # regexes on names
   }
   config.optimizer = {

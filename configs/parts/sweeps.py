@@ -1,10 +1,10 @@
-"""Builds the overrides of a config file's `sweep()`."""
+"""Builds the overrides of a config's `sweep()`."""
 
 import itertools
 
 
 def grid(axes: dict):
-  """Every combination of the axes' values, as overrides for `sweep()`.
+  """Returns every combination of the axes' values as overrides.
 
   Args:
     axes: key -> values, as in {"optimizer.learning_rate": (1e-3, 1e-4)}.
@@ -14,13 +14,13 @@ def grid(axes: dict):
 
 
 def together(axes: dict):
-  """The first values of all axes, the second ones, and so on.
+  """Returns the first values of all axes, the second values, and so on.
 
   Raises:
-    ValueError: if the axes differ in length.
+    ValueError: the axes differ in length.
   """
   lengths = {key: len(values) for key, values in axes.items()}
   if len(set(lengths.values())) > 1:
-    raise ValueError(f"Axes that go together differ in length: {lengths}.")
+    raise ValueError(f"The axes differ in length: {lengths}.")
   for values in zip(*axes.values(), strict=True):
     yield dict(zip(axes, values, strict=True))

@@ -14,7 +14,7 @@ def test_an_old_python_without_venv_gets_another(image):
   install, calls, folder, *_ = image
   result = install("tpu")
   assert result.returncode == 0, result.stderr
-  assert "uv brings another" in result.stderr
+  assert "uv downloads another" in result.stderr
   assert locks(calls()) == [
     "requirements-uv.lock",
     "requirements-build.lock",

@@ -308,7 +308,7 @@ def test_every_problem_is_listed_with_its_location(tmp_path):
       '{"video-id": ["a"], "t-start": [0], "t-end": [1], "label": ["x"],'
       ' "score": []}',
       "p.json",
-      "different lengths",
+      "columns of lengths",
     ),
     ("no archive", "p.npz", "not an .npz"),
     (
@@ -332,7 +332,7 @@ def test_bytes_that_are_not_text(tmp_path):
 
 
 def test_unknown_protocol_and_subset(tmp_path):
-  with pytest.raises(ValueError, match="expected names out of activitynet"):
+  with pytest.raises(ValueError, match="choose from activitynet"):
     score_one(tmp_path, activitynet_form(), protocols=["coco"])
   problems = problems_of(tmp_path, activitynet_form(), subset="test")
   assert "['training', 'validation']" in problems[0]

@@ -69,7 +69,7 @@ def test_the_best_class_alone(tmp_path):
   path = tmp_path / "top1.json"
   path.write_text(json.dumps({"v_a": {"class": "jump", "score": 0.5}}))
   scores = video_classifier.read_video_scores(path)
-  with pytest.raises(ValueError, match="no scores of 1 videos"):
+  with pytest.raises(ValueError, match="no scores for 1 videos"):
     classify(scores)
   with pytest.raises(ValueError, match="combination 'sum'"):
     classify(scores, combination="sum")
