@@ -334,5 +334,5 @@ def test_columns_of_different_lengths_are_refused():
 
 def test_a_protocol_is_registered_once():
   one = protocols.Protocol("one", (0.5,), "validation")
-  with pytest.raises(ValueError, match="twice: one"):
+  with pytest.raises(ValueError, match="duplicate protocols: one"):
     protocols._named(one, one)

@@ -302,7 +302,7 @@ def test_every_problem_is_listed_with_its_location(tmp_path):
     ("[" * 100_000, "p.json", "nested too deeply"),
     ("a 0 1 jump\na 0 1 jump 0.5", "p.txt", "line 1"),
     ("a 0 x jump 0.5", "p.txt", "line 1"),
-    ("", "p.pkl", "refused"),
+    ("", "p.pkl", "can run code"),
     ('{"video-id": ["a"], "t-start": [0]}', "p.json", "expected an object"),
     (
       '{"video-id": ["a"], "t-start": [0], "t-end": [1], "label": ["x"],'
