@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -61,6 +62,16 @@ def pytest_runtest_teardown(item, nextitem):
     _release_memory()
     _kept_mib = _resident_mib()
   return result
+
+
+def developer_tool(name: str) -> str:
+  """The program `name`, of this environment or the system; skips without."""
+  beside = pathlib.Path(sys.prefix, "bin")
+  path = os.pathsep.join((str(beside), os.environ["PATH"]))
+  program = shutil.which(name, path=path)
+  if program is None:
+    pytest.skip(f'{name} is not installed: pip install "clap_jax[dev]"')
+  return program
 
 
 def _release_memory() -> None:

@@ -1,10 +1,8 @@
 """The launcher's usage; its installation is tested by using it."""
 
 import os
-import pathlib
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -41,11 +39,7 @@ def test_it_parses(script):
 
 
 def test_shellcheck():
-  beside = pathlib.Path(sys.prefix, "bin")
-  path = os.pathsep.join((str(beside), os.environ["PATH"]))
-  program = shutil.which("shellcheck", path=path)
-  if program is None:
-    pytest.skip('shellcheck is not installed: pip install "clap_jax[dev]"')
+  program = conftest.developer_tool("shellcheck")
   result = subprocess.run(
     [program, "--external-sources", *map(str, SCRIPTS)],
     cwd=conftest.REPOSITORY,

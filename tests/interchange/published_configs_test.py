@@ -8,6 +8,7 @@ import yaml
 from clap_jax import config as config_lib
 from clap_jax.interchange import actionformer_config, actionformer_run
 from clap_jax.trainers import registry
+from clap_jax.training import workdir
 from tests.interchange import published_heads
 
 # What the public files state, without the places of their data.
@@ -26,18 +27,8 @@ UNSTATED = (
 )
 
 
-def flattened(values, prefix=""):
-  flat = {}
-  for key, value in values.items():
-    if isinstance(value, dict):
-      flat |= flattened(value, f"{prefix}{key}.")
-    else:
-      flat[f"{prefix}{key}"] = value
-  return flat
-
-
 def compared(config):
-  flat = flattened(config_lib.as_dict(registry.resolve(config)))
+  flat = workdir.flattened(config_lib.as_dict(registry.resolve(config)))
   return {
     key: value
     for key, value in flat.items()

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -100,11 +99,7 @@ def test_the_image_is_installed_from_the_locks(
 
 
 def test_hadolint():
-  beside = pathlib.Path(sys.prefix, "bin")
-  path = os.pathsep.join((str(beside), os.environ["PATH"]))
-  program = shutil.which("hadolint", path=path)
-  if program is None:
-    pytest.skip('hadolint is not installed: pip install "clap_jax[dev]"')
+  program = conftest.developer_tool("hadolint")
   result = subprocess.run(
     [program, str(ROOT / "Dockerfile")],
     capture_output=True,
@@ -287,11 +282,7 @@ def test_slurm(machine, tmp_path):
 
 
 def test_shellcheck():
-  beside = pathlib.Path(sys.prefix, "bin")
-  path = os.pathsep.join((str(beside), os.environ["PATH"]))
-  program = shutil.which("shellcheck", path=path)
-  if program is None:
-    pytest.skip('shellcheck is not installed: pip install "clap_jax[dev]"')
+  program = conftest.developer_tool("shellcheck")
   scripts = [str(DEPLOY / name) for name in ("xpk.sh", "slurm.sbatch")]
   result = subprocess.run(
     [program, *scripts], capture_output=True, text=True, check=False

@@ -8,6 +8,7 @@ from clap_jax import config as config_lib
 from clap_jax.commands import configs
 from clap_jax.data import class_splits
 from clap_jax.studies import fingerprints, planning, settings
+from clap_jax.training import workdir
 from configs.parts import pretraining
 
 CLAIM = "configs/study_claim.py"
@@ -141,10 +142,10 @@ def test_eleven_rows_share_tower_data_start_and_budget(claim):
 
 
 def test_each_ablation_changes_one_thing(claim):
-  clap = flat(of(claim, "pretrain", "clap").config)
+  clap = workdir.flattened(of(claim, "pretrain", "clap").config)
 
   def changes(row):
-    other = flat(of(claim, "pretrain", row).config)
+    other = workdir.flattened(of(claim, "pretrain", row).config)
     return {
       key: other.get(key)
       for key in {*clap, *other} - {"encoder"}
@@ -176,16 +177,6 @@ def test_a_row_that_takes_nothing_from_clap_is_left_out(monkeypatch):
   names = [row.name for row in study("demo").rows]
   assert "clap_no_region" not in names
   assert "clap_no_background" in names
-
-
-def flat(config, prefix=""):
-  found = {}
-  for key, value in config.items():
-    if isinstance(value, dict):
-      found |= flat(value, f"{prefix}{key}.")
-    else:
-      found[f"{prefix}{key}"] = value
-  return found
 
 
 def test_novel_classes_are_hidden_from_every_stage(claim):

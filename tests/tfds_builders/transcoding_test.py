@@ -12,6 +12,7 @@ import pytest
 from clap_jax.media import formats
 from clap_jax.media.errors import VideoError
 from clap_jax.media.limits import VideoLimits
+from tests.tfds_builders import video_corpus
 from tfds_builders import encoding, transcoding
 
 LIMITS = transcoding.StoreLimits(source=VideoLimits(max_decode_sec=60.0))
@@ -170,14 +171,7 @@ def test_limits_hold(tmp_path, limits, reason):
 
 def test_sound_without_pictures_is_refused(tmp_path):
   path = tmp_path / "a.mp4"
-  with av.open(str(path), "w") as out:
-    stream = out.add_stream("aac", rate=16_000, layout="mono")
-    frame = av.AudioFrame.from_ndarray(
-      np.zeros((1, 16_000), np.float32), format="fltp", layout="mono"
-    )
-    frame.sample_rate = 16_000
-    out.mux(stream.encode(frame))
-    out.mux(stream.encode(None))
+  video_corpus.write_sound(path)
   with pytest.raises(VideoError, match="no video stream"):
     transcoding.transcode_apart(path, tmp_path / "b.mp4", limits=LIMITS)
 

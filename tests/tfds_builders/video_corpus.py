@@ -178,6 +178,12 @@ def _no_videos(folder: pathlib.Path) -> Iterator[Case]:
     (folder / name).write_bytes(content)
     yield Case(folder / name, "refused")
   path = folder / "audio_only.mp4"
+  write_sound(path)
+  yield Case(path, "refused")
+
+
+def write_sound(path: pathlib.Path) -> None:
+  """A file with one audio stream and no pictures."""
   with av.open(str(path), "w") as container:
     stream = container.add_stream("aac", rate=16_000, layout="mono")
     frame = av.AudioFrame.from_ndarray(
@@ -186,7 +192,6 @@ def _no_videos(folder: pathlib.Path) -> Iterator[Case]:
     frame.sample_rate = 16_000
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
-  yield Case(path, "refused")
 
 
 def _png(width: int, height: int) -> bytes:
