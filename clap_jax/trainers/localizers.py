@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -146,7 +145,7 @@ class FeatureTask(abc.ABC):
   # Steps of a video that inference takes whole, if more than others do; see
   # inference/sequences.py.
   whole_steps: ClassVar[int] = 0
-  model: nn.Module
+  model: localizer.Localizer | actionformer.ActionFormer | gtad.GtadLocalizer
   max_length: int
   feature_width: int
   channels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
