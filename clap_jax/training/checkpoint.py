@@ -6,6 +6,7 @@ a bucket: a move is then a copy within it and a deletion.
 """
 
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,12 @@ import orbax.checkpoint as ocp
 
 from clap_jax.storage import locations, objects, output
 from clap_jax.training import manifest, paths, processes, step_folders
+
+# Orbax warns at every part of a step that is read alone: the metadata lie
+# beside the parts, in the folder of the step.
+logging.getLogger("absl").addFilter(
+  lambda record: "_CHECKPOINT_METADATA" not in record.getMessage()
+)
 
 CHECKPOINT_DIRECTORY = "checkpoints"
 _PARAMS, _REST = "params", "rest"

@@ -1,3 +1,4 @@
+import logging
 import random
 import shutil
 
@@ -216,3 +217,10 @@ def test_saving_does_not_see_a_later_donation(tmp_path):
   checkpoints.close()
   params, _ = checkpoint.restore_params(tmp_path)
   np.testing.assert_array_equal(params["x"], np.arange(2**22))
+
+
+def test_parts_that_are_read_alone_are_no_warning(caplog):
+  logger = logging.getLogger("absl")
+  logger.warning("Metadata file does not exist: %s", "/_CHECKPOINT_METADATA")
+  logger.warning("another")
+  assert [record.getMessage() for record in caplog.records] == ["another"]
