@@ -164,7 +164,7 @@ def _writing_object(
       _send(file, file.name, path)
 
 
-def _send(file: BinaryIO, name: str, path: ObjectPath) -> None:
+def _send(file: IO[bytes], name: str, path: ObjectPath) -> None:
   """Writes an object from an open file of a name."""
   if untrusted.size_of(file) > _MAX_SENT_AT_ONCE:
     objects.upload(path.scheme, path.key, name)
