@@ -3,7 +3,7 @@
 Artifacts with equal keys are the same artifact. A key covers the config, the
 keys of the input artifacts, the versions of the computing libraries, and the
 code: the syntax trees of a module and of all modules of this repository that
-it imports, without comments and docstrings.
+it imports, without comments and docstrings, and the tables beside these.
 """
 
 import ast
@@ -16,6 +16,7 @@ import pathlib
 from typing import Any
 
 _ROOTS = ("clap_jax", "tfds_builders")
+_TABLES = frozenset({".json", ".tsv", ".txt", ".yaml"})
 _LIBRARIES = ("av", "flax", "jax", "jaxlib", "numpy", "optax", "sentencepiece")
 
 
@@ -49,11 +50,31 @@ def libraries() -> dict[str, str]:
 
 @functools.cache
 def code_hash(module: str) -> str:
-  """Hashes a module and all that it imports from this repository."""
+  """Hashes a module and all that it imports from this repository.
+
+  Includes the tables in the modules' folders and in folders of tables below
+  them, such as class splits.
+  """
   digest = hashlib.sha256()
+  folders = set()
   for name in sorted(_closure(module)):
     digest.update(f"{name}\n{_tree(name)}\n".encode())
+    folders.add(_path(name).parent)
+  for path in sorted(path for folder in folders for path in _tables(folder)):
+    digest.update(f"{path.name}\n".encode())
+    digest.update(hashlib.sha256(path.read_bytes()).digest())
   return digest.hexdigest()
+
+
+def _tables(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Lists the tables of a folder and of its subfolders without modules."""
+  found = []
+  for path in folder.iterdir():
+    if path.is_dir() and not any(path.glob("*.py")):
+      found += _tables(path)
+    elif path.suffix in _TABLES:
+      found.append(path)
+  return found
 
 
 def _closure(module: str) -> set[str]:

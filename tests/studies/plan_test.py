@@ -218,7 +218,7 @@ def test_keys_follow_what_is_read(claim):
   assert shared == {"data", "start", "pretrain"}
 
 
-def test_a_key_holds_the_code_but_not_its_comments(tmp_path, monkeypatch):
+def test_a_key_covers_code_and_tables_but_not_comments(tmp_path, monkeypatch):
   folder = tmp_path / "clap_jax"
   folder.mkdir()
   (folder / "__init__.py").touch()
@@ -245,6 +245,12 @@ def test_a_key_holds_the_code_but_not_its_comments(tmp_path, monkeypatch):
   )
   assert key(code.replace("+", "-")) != before
   assert key(code, other="X = 2\n") != before
+  (folder / "splits").mkdir()
+  (folder / "splits" / "a.json").write_text("[1]")
+  with_table = key(code)
+  assert with_table != before
+  (folder / "splits" / "a.json").write_text("[2]")
+  assert key(code) not in (before, with_table)
   for cache in caches:
     cache.cache_clear()
 
