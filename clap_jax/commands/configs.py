@@ -161,7 +161,10 @@ def load(name: str) -> ml_collections.ConfigDict:
   module = load_module(file)
   if not hasattr(module, "get_config"):
     raise ValueError(f"--config: {file} has no function get_config(arg='').")
-  config = module.get_config(*[argument] if colon else [])
+  try:
+    config = module.get_config(*[argument] if colon else [])
+  except ValueError as error:
+    raise ValueError(f"--config: {name}: {error}") from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(
       f"--config: get_config of {file} returned {type(config).__name__}, "

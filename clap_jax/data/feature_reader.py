@@ -255,7 +255,7 @@ class FeatureReader:
       ValueError: lists every problem: a split is missing, has nothing to score,
         or its features and annotations cannot be used.
     """
-    flags = {"split": split}
+    flags = {"--split": split}
     if split is None:
       flags = duration_checks.split_flags(self.config)
 

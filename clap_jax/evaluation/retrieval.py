@@ -45,9 +45,9 @@ class Evaluator:
     """Returns retrieval rows, or one on the omission without captions."""
     config = self._config
     if self._reader.num_captions(split):
-      task, metrics, notes = "retrieval", self(params, split), ()
+      metrics, notes = self(params, split), ()
     else:
-      task, metrics = "pretraining", {"num_captions": 0.0}
+      metrics = {"num_captions": 0.0}
       notes = (f"retrieval is skipped: {split} has no captions",)
       processes.print_on_first(notes[0])
     return results.rows_of(
@@ -56,18 +56,18 @@ class Evaluator:
       seed=config.loop.seed,
       dataset=config.data.dataset,
       split=split,
-      task=task,
-      card=self._card(split, task=task, notes=notes),
+      task="retrieval",
+      card=self._card(split, notes=notes),
     )
 
-  def _card(self, split: str, *, task: str, notes: tuple[str, ...]) -> dict:
+  def _card(self, split: str, *, notes: tuple[str, ...]) -> dict:
     dataset = self._reader.dataset
     infos = dataset.split(split).metadata(on_corrupt="skip")
     ids = [info.id for info in infos.examples]
     subset = dataset.subset_note(split)
     return card.EvaluationCard(
       protocol="retrieval: one clip per caption, equal texts are one query",
-      task=task,
+      task="retrieval",
       split=split,
       split_hash=card.split_hash(ids),
       num_evaluated=len(ids),

@@ -242,3 +242,8 @@ def test_a_shipped_config_is_found_from_any_folder(
 def test_a_config_that_is_nowhere(name):
   with pytest.raises(FileNotFoundError, match=r"configs/\w+\.py"):
     configs.load(name)
+
+
+def test_a_wrong_argument_names_the_config():
+  with pytest.raises(ValueError, match=r"--config: .*sprites\.py:huge: .*huge"):
+    configs.load("configs/pretrain_sprites.py:huge")
