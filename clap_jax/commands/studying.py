@@ -64,7 +64,9 @@ def add_study(commands) -> None:
 
 def _study(args) -> dict:
   if (args.name == "recompute") != (args.csv is not None):
-    raise ValueError("recompute needs a CSV file; other studies take none.")
+    raise ValueError(
+      "recompute needs a results.csv; other studies take no file."
+    )
   config = _config(args)
   if args.csv is not None:
     return _recompute(args, config)

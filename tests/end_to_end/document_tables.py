@@ -51,6 +51,10 @@ NOT_RUN = {
   "python -m tests.faults.soak": "takes an hour",
   "clap train --config=... --workdir=...": "a form: the dots are the reader's; "
   "processes that meet are run by tests/faults/processes_test.py",
+  "clap build activitynet --manual_dir gs://BUCKET/activitynet": (
+    "needs a bucket with the videos of ActivityNet; "
+    "tests/tfds_builders/bucket_test.py builds small ones in emulators"
+  ),
   "clap import r2plus1d_34.pth": "the public weights are not at hand; "
   "tests/interchange/import_test.py imports random ones of that shape",
   "clap train --config=configs/pretrain_activitynet.py "

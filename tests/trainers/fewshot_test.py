@@ -439,7 +439,7 @@ def test_intervals():
   [
     ({"data.crop_probability": 0.3}, "crop_probability must be 0"),
     ({"evaluation.legacy_qat": True, "evaluation.ways": (5,)}, "1-way"),
-    ({"evaluation.ways": ()}, "at least one each"),
+    ({"evaluation.ways": ()}, "at least one value each"),
     ({"evaluation.shots": (0,)}, r"evaluation\.shots"),
     ({"evaluation.instances": ("few",)}, "choose from all, single, multi"),
     ({"matcher.num_heads": 3}, r"matcher\.num_heads is 3"),
