@@ -59,7 +59,8 @@ def code_hash(module: str) -> str:
   folders = set()
   for name in sorted(_closure(module)):
     digest.update(f"{name}\n{_tree(name)}\n".encode())
-    folders.add(_path(name).parent)
+    if (path := _path(name)) is not None:
+      folders.add(path.parent)
   for path in sorted(path for folder in folders for path in _tables(folder)):
     digest.update(f"{path.name}\n".encode())
     digest.update(hashlib.sha256(path.read_bytes()).digest())
