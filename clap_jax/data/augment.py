@@ -17,10 +17,15 @@ class AugmentOptions:
     default=0.0, minimum=0.0, maximum=1.0
   )
   # Up to this fraction of 255 added or taken.
-  brightness: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
+  brightness: float = config_lib.ranged(default=0.0, minimum=0.0)
   # Gains of all channels, and of each, in [1 - x, 1 + x].
-  contrast: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
-  colour: float = config_lib.ranged(default=0.0, minimum=0.0, maximum=1.0)
+  contrast: float = config_lib.ranged(default=0.0, minimum=0.0)
+  colour: float = config_lib.ranged(default=0.0, minimum=0.0)
+
+  def __post_init__(self):
+    for name in ("brightness", "contrast", "colour"):
+      if not getattr(self, name) < 1:
+        raise ValueError(f"{name} must be below 1, got {getattr(self, name)}.")
 
 
 def augment_clip(

@@ -249,3 +249,6 @@ def test_augmentation():
   still = np.repeat(frames[:1], 3, axis=0)
   moved = augment_clip(still, AugmentOptions(shift_px=2), seed=1)
   assert (moved == moved[:1]).all() and shifted.shape == frames.shape
+  for value in (1.0, 1.5):
+    with pytest.raises(ValueError, match="brightness"):
+      AugmentOptions(brightness=value)
