@@ -87,7 +87,7 @@ class ClipReader:
 
   def training_source(self) -> clip_source.ClipSource:
     records_of = self.dataset.split(self.data.train_split)
-    infos = records_of.metadata(on_corrupt="skip").examples
+    infos = self.dataset.examples(self.data.train_split)
     sampler = clips.ClipSampler(
       infos,
       self.sampling,
@@ -113,7 +113,7 @@ class ClipReader:
   def captioned_clips(self, split: str) -> clip_source.EvaluationClipSource:
     """Returns one clip per caption of a split, for retrieval."""
     records_of = self.dataset.split(split)
-    infos = records_of.metadata(on_corrupt="skip").examples
+    infos = self.dataset.examples(split)
     return clip_source.EvaluationClipSource(
       self._caption_clips(infos),
       self._loader(records_of, infos),

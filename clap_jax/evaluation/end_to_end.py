@@ -74,12 +74,11 @@ class Videos:
   def source(self, split: str) -> clip_sequences.ClipSequenceSource:
     data = self.config.data
     clip = clip_reader.ClipShape(**self.metadata["clip"])
-    split_records = self.dataset.split(split)
     # `clap eval` can open another split.
     cache = self._cache.get(split, frame_cache.FrameCache(0.0))
     return clip_sequences.ClipSequenceSource(
-      split_records,
-      split_records.metadata(on_corrupt="skip").examples,
+      self.dataset.split(split),
+      self.dataset.examples(split),
       clips=clip_sequences.ClipOptions(
         clip_sec=clip.clip_sec,
         stride_sec=data.stride_sec,

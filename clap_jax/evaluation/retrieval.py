@@ -62,8 +62,7 @@ class Evaluator:
 
   def _card(self, split: str, *, notes: tuple[str, ...]) -> dict:
     dataset = self._reader.dataset
-    infos = dataset.split(split).metadata(on_corrupt="skip")
-    ids = [info.id for info in infos.examples]
+    ids = [info.id for info in dataset.examples(split)]
     subset = dataset.subset_note(split)
     return card.EvaluationCard(
       protocol="retrieval: one clip per caption, equal texts are one query",
@@ -71,7 +70,7 @@ class Evaluator:
       split=split,
       split_hash=card.split_hash(ids),
       num_evaluated=len(ids),
-      num_missing=len(infos.corrupt),
+      num_missing=len(dataset.damaged(split)),
       notes=((subset,) if subset else ()) + notes,
       seeds=(self._config.loop.seed,),
     ).to_dict()

@@ -32,8 +32,7 @@ def charts(
 @functools.cache  # the page is written after every job
 def _background_share(directory: pathlib.Path, dataset: str) -> float:
   """Returns the share of the training videos' time without an action."""
-  source = records.open_dataset(directory, dataset).split("train")
-  infos = source.metadata(on_corrupt="skip").examples
+  infos = records.open_dataset(directory, dataset).examples("train")
   background_sec = sum(
     float(end_sec - start_sec)
     for info in infos
