@@ -5,7 +5,6 @@ whose metric is below the median of earlier runs at the same step. It is an
 extra: pip install "clap_jax[study]".
 """
 
-import importlib
 import importlib.util
 import json
 import math
@@ -56,7 +55,7 @@ def search(
   """
   if importlib.util.find_spec("optuna") is None:
     raise ValueError('--trials needs Optuna: pip install "clap_jax[study]".')
-  optuna = importlib.import_module("optuna")  # an extra
+  import optuna  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
   if not space:
     raise ValueError("space() of the config is empty; expected config keys.")
@@ -105,7 +104,7 @@ def search(
 
 def _open_study(workdir: pathlib.Path, seed: int):
   """Opens the Optuna study of a workdir; queues stopped trials again."""
-  optuna = importlib.import_module("optuna")  # an extra
+  import optuna  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   backend = optuna.storages.journal.JournalFileBackend(
