@@ -14,8 +14,8 @@ from clap_jax import main
 from clap_jax.data import records
 from clap_jax.storage import leases, locations, objects, output, untrusted
 from tests import object_store
-from tests.tfds_builders import transcoding_test
-from tfds_builders import build, collection, shards, transcoding
+from tests.tfds_builders import shards_test, transcoding_test
+from tfds_builders import collection, shards, transcoding
 
 NAMES = ("v0.mp4", "broken.mp4", "v1.mp4")
 DATASET = "folder/default/1.0.0"
@@ -39,7 +39,7 @@ def source(tmp_path_factory):
 def local(source, tmp_path_factory):
   """Relative name -> MD5 of the files of a build on a disk."""
   out = tmp_path_factory.mktemp("local")
-  _build(source, out)
+  shards_test.build_folder(source, out)
   return {
     path.relative_to(out / DATASET).as_posix(): hashlib.md5(
       path.read_bytes(), usedforsecurity=False
@@ -72,16 +72,6 @@ def _sent(source, url):
   for path in source.iterdir():
     output.copy(path, videos / path.name)
   return videos
-
-
-def _build(videos, out, **options):
-  return build.build(
-    "folder",
-    data_dir=out,
-    videos=videos,
-    annotations=locations.at(videos) / "a.csv",
-    **options,
-  )
 
 
 def _content(out):
@@ -123,9 +113,9 @@ def test_a_build_of_fewer_videos_leaves_none_of_the_old_objects(
   bucket, remote, here
 ):
   out = f"{bucket.url}/data"
-  _build(remote, out)
+  shards_test.build_folder(remote, out)
   before = _content(out)
-  _build(remote, out, subset=1, overwrite=True)
+  shards_test.build_folder(remote, out, subset=1, overwrite=True)
   names = {name for name in _content(out) if "tfrecord-" in name}
   assert len(names) == 2 < sum("tfrecord-" in name for name in before)
   [record] = (
@@ -139,7 +129,9 @@ def test_an_object_that_vanishes_is_left_out_and_listed(bucket, remote, here):
     if path.endswith("v1.mp4"):
       locations.at(path).unlink()
 
-  built = _build(remote, f"{bucket.url}/data", on_start=on_start)
+  built = shards_test.build_folder(
+    remote, f"{bucket.url}/data", on_start=on_start
+  )
   manifest = built["manifests"]["train"]
   reasons = {entry["id"]: entry["reason"] for entry in manifest["corrupt"]}
   assert manifest["present"] == 1 and reasons.keys() == {"v1", "broken"}
@@ -202,7 +194,7 @@ def test_workers_without_a_common_folder_and_a_kill(
     return build_all(jobs, folder, **options)
 
   monkeypatch.setattr(shards, "build_all", spread)
-  _build(remote, f"{bucket.url}/data")
+  shards_test.build_folder(remote, f"{bucket.url}/data")
   assert [pathlib.PurePath(path).name for path in started] == ["v1.mp4"]
   assert _content(f"{bucket.url}/data") == local
 
@@ -213,9 +205,9 @@ def test_a_second_build_at_one_place_is_refused(bucket, remote, monkeypatch):
 
   def on_start(path):
     with pytest.raises(FileExistsError, match="another build"):
-      _build(remote, out)
+      shards_test.build_folder(remote, out)
 
-  _build(remote, out, subset=1, on_start=on_start)
+  shards_test.build_folder(remote, out, subset=1, on_start=on_start)
 
 
 def test_beam_workers_build_the_same_bytes(bucket, remote, local, monkeypatch):
@@ -224,7 +216,7 @@ def test_beam_workers_build_the_same_bytes(bucket, remote, local, monkeypatch):
   options = "--direct_num_workers=2", "--direct_running_mode=multi_processing"
   out = f"{bucket.url}/data"
   monkeypatch.setattr(shards, "_write_shard", None)
-  _build(remote, out, runner="beam", runner_options=options)
+  shards_test.build_folder(remote, out, runner="beam", runner_options=options)
   assert _content(out) == local
 
 

@@ -55,7 +55,7 @@ def source(tmp_path_factory):
   return folder
 
 
-def _build(source, out, **options):
+def build_folder(source, out, **options):
   return build.build(
     "folder",
     data_dir=out,
@@ -232,7 +232,7 @@ def test_clock_zone_locale_seed_and_order_change_no_byte(
 @pytest.mark.parametrize("store", transcoding.STORES)
 def test_every_store_gives_clips(source, tmp_path, store):
   limits = transcoding.StoreLimits(store=store)
-  _build(source, tmp_path, limits=limits, subset=2)
+  build_folder(source, tmp_path, limits=limits, subset=2)
   dataset = open_dataset(tmp_path, "folder/default")
   manifest = dataset.manifest("train")
   assert manifest["store"]["form"] == store
@@ -287,7 +287,7 @@ def _job(path, class_names=()):
 
 
 def test_shards_without_a_usable_video_are_left_out(source, tmp_path):
-  result = _build(source, tmp_path, workers=3)
+  result = build_folder(source, tmp_path, workers=3)
   manifest = result["manifests"]["train"]
   assert manifest["present"] == NUM_VIDEOS
   assert [c["id"] for c in manifest["corrupt"]] == ["broken"]
@@ -304,8 +304,8 @@ def test_shards_without_a_usable_video_are_left_out(source, tmp_path):
 
 def test_beam_writes_the_same_bytes(source, tmp_path):
   pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
-  _build(source, tmp_path / "threads")
-  _build(source, tmp_path / "beam", runner="beam")
+  build_folder(source, tmp_path / "threads")
+  build_folder(source, tmp_path / "beam", runner="beam")
   assert _checksums(tmp_path / "beam") == _checksums(tmp_path / "threads")
 
 
@@ -326,4 +326,4 @@ def test_runners_and_numbers_are_checked(source, tmp_path):
     ({"selection_percent": 100}, "expected 1 to 99"),
   ):
     with pytest.raises(ValueError, match=message):
-      _build(source, tmp_path, **options)
+      build_folder(source, tmp_path, **options)
